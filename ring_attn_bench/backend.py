@@ -1,0 +1,77 @@
+"""The contract that an attention kernel meets to be run by the ring. It knows nothing of ranks.
+
+Shapes, here and in every backend: B batch, M rows (queries), N keys, H query heads, G key heads
+(G divides H; head h reads key head h // (H // G)), D head dim of q and k, E head dim of v.
+
+    q (B, M, H, D)   k (B, N, G, D)   v (B, N, G, E)   out, dout (B, M, H, E)   lse, delta (B, H, M)
+
+Every tensor may be a view with any strides but a contiguous last dim; lse and delta may be cut
+out of longer rows. The rows of a block are all of q and its keys all of k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ring_attn_bench.block import Block, Form
+    from ring_attn_bench.problem import Problem, Score
+
+
+class Backend(Protocol):
+    """A kernel behind one seam: two calls, and an answer to "can you?" that comes before them.
+
+    name: its name in the registry.
+    forms: the blocks it can compute; the ring cuts everything else into these, or refuses.
+    needs_delta: whether `backward` reads `delta` (the ring then computes it, once for all launches).
+    worker_environment: by device type, environment variables that its process must start with.
+    """
+
+    name: str
+    forms: frozenset[Form]
+    needs_delta: bool
+    worker_environment: ClassVar[Mapping[str, Mapping[str, str]]]
+
+    def unsupported(self, problem: Problem) -> str | None:
+        """Why the problem cannot be computed, or None. Asked once, before anything runs."""
+        ...
+
+    def version(self) -> str:
+        """The version of the code that computes, for the records."""
+        ...
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """Attention inside the block.
+
+        Returns out (B, M, H, E), in q's dtype or wider, and lse (B, H, M), float32 (float64 for
+        float64 inputs), natural log, of the scaled (and capped and biased) scores. A row that
+        sees no key has out 0 and lse -inf.
+        """
+        ...
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        delta: Tensor | None,
+        block: Block,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The block's share of dq, dk, dv, in q's dtype or wider.
+
+        out, lse and delta (the sum over E of dout * out) are those of the whole row, over every
+        key of the sequence, not of this block: with them the share is the exact summand
+        (Dao 2023, FlashAttention-2, algorithm 2).
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The harness: suites to cases, cases to samples, samples to records."""

@@ -1,0 +1,272 @@
+"""One finished measurement as one JSON line that stands alone: written at once, read by the report.
+
+A record is one case x contestant x direction. `records.jsonl` is append-only; every other output
+(tables, CSV, plots) is made from it and can be made again without a GPU.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ring_attn_bench.errors import InvalidArgument
+
+SCHEMA = 1
+
+
+class Frozen(BaseModel):
+    """A value that cannot change and has no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Direction(StrEnum):
+    """What was run: out from q, k, v; the gradients from dout; or both in one go."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    FORWARD_BACKWARD = "forward_backward"
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The results that this direction gives."""
+        forward, backward = ("out", "lse"), ("dq", "dk", "dv")
+        return {
+            Direction.FORWARD: forward,
+            Direction.BACKWARD: backward,
+            Direction.FORWARD_BACKWARD: forward + backward,
+        }[self]
+
+
+class Status(StrEnum):
+    """How a measurement ended."""
+
+    OK = "ok"
+    WRONG = "wrong"
+    """It ran, and a result is further from the float64 oracle than the tolerance allows."""
+    UNSUPPORTED = "unsupported"
+    """It refused, with a reason: an answer, not a failure."""
+    OOM = "oom"
+    """It did not fit into memory: an answer, not a failure."""
+    ERROR = "error"
+    """It raised or crashed."""
+    TIMEOUT = "timeout"
+    """It did not end within the suite's time limit."""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a run with such a record has something wrong with it."""
+        return self in {Status.WRONG, Status.ERROR, Status.TIMEOUT}
+
+
+class Case(Frozen):
+    """What is computed, whoever computes it. Lengths are in tokens."""
+
+    batch: int
+    seqlen_total: int
+    world_size: int
+    heads_q: int
+    heads_kv: int
+    head_dim: int
+    dtype: str
+    causal: bool
+    window: tuple[int, int] = (-1, -1)
+    softcap: float = 0.0
+    deterministic: bool = False
+
+    @property
+    def seqlen_per_gpu(self) -> int:
+        """Tokens that each rank holds."""
+        return self.seqlen_total // self.world_size
+
+    @property
+    def name(self) -> str:
+        """A readable slug, unique within a run: b1_s32768_w4_h32-8_d128_bfloat16_causal."""
+        parts = [
+            f"b{self.batch}",
+            f"s{self.seqlen_total}",
+            f"w{self.world_size}",
+            f"h{self.heads_q}-{self.heads_kv}",
+            f"d{self.head_dim}",
+            self.dtype,
+            "causal" if self.causal else "full",
+        ]
+        if self.window != (-1, -1):
+            parts.append(f"window{self.window[0]}_{self.window[1]}")
+        if self.softcap:
+            parts.append(f"softcap{self.softcap:g}")
+        if self.deterministic:
+            parts.append("deterministic")
+        return "_".join(parts)
+
+
+class Contestant(Frozen):
+    """Who computes it: a kernel in our ring, over a partition and a transport."""
+
+    backend: str
+    partition: str
+    transport: str
+    """`p2p`, or `loopback` for all ranks in one process."""
+    slots: int = 2
+    """Landing areas for keys on their way."""
+    gradients: str = "float32"
+    """The dtype in which dk, dv partials travel: `float32` or `input`."""
+
+    @property
+    def name(self) -> str:
+        """A readable slug, unique within a case: triton/zigzag/p2p."""
+        extra = "" if self.slots == 2 else f"/{self.slots}slots"
+        extra += "" if self.gradients == "float32" else f"/gradients-{self.gradients}"
+        return f"{self.backend}/{self.partition}/{self.transport}{extra}"
+
+
+class TensorError(Frozen):
+    """How far one result is from the float64 oracle, over all ranks; bound is what was allowed."""
+
+    max_abs: float | None
+    """None if a value is not finite where the oracle's is."""
+    rmse: float | None
+    rel_l2: float | None
+    """Norm of the difference over norm of the oracle's."""
+    bound_max_abs: float
+    bound_rmse: float
+    pytorch_max_abs: float
+    """The same for plain PyTorch in the same precision on the same inputs."""
+    pytorch_rmse: float
+    one_gpu_max_abs: float | None = None
+    """The same for the same kernel without a ring; None where it cannot run alone."""
+    one_gpu_rmse: float | None = None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the result is within its bounds."""
+        if self.max_abs is None or self.rmse is None:
+            return False
+        return self.max_abs <= self.bound_max_abs and self.rmse <= self.bound_rmse
+
+
+class Accuracy(Frozen):
+    """The errors of a direction's results, and what they were compared with."""
+
+    oracle: str
+    """`full` float64, or `sampled` rows of it."""
+    oracle_rows: int
+    """Query rows compared, of each batch entry and head."""
+    tensors: dict[str, TensorError]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether every result is within its bounds."""
+        return all(error.is_right for error in self.tensors.values())
+
+
+class Samples(Frozen):
+    """Raw times in milliseconds, one list for each iteration with one time for each rank."""
+
+    ring: list[list[float]]
+    """The contestant as it is."""
+    twin: list[list[float]] = Field(default_factory=list)
+    """The same launches with keys taken from local buffers: no communication."""
+    one_gpu: list[list[float]] = Field(default_factory=list)
+    """The same kernel in one call of one GPU's share of the work, on every GPU at once."""
+    stop: str = ""
+    """Why sampling ended: `precise`, `max_samples` or `time`."""
+
+
+class Speed(Frozen):
+    """What is known about time and work. Present only where the results are right."""
+
+    samples: Samples
+    useful_flops: int
+    """Of the whole case, all ranks together, from the exact area of the mask."""
+    executed_flops: int
+    """Of what was launched."""
+    one_gpu_flops: float | None = None
+    """Of the one-GPU call; its time is scaled by useful_flops / world_size over this."""
+
+
+class Memory(Frozen):
+    """Peak bytes beyond the inputs during a call, for each rank."""
+
+    peak_extra_bytes: list[int]
+
+
+class Record(Frozen):
+    """One case, contestant and direction: how it ended, how right, how fast, how large, and where."""
+
+    schema_version: int = SCHEMA
+    run: str
+    suite: str
+    case: Case
+    contestant: Contestant
+    direction: Direction
+    status: Status
+    reason: str = ""
+    stderr: list[str] = Field(default_factory=list)
+    """The last lines that a dead worker group wrote."""
+    accuracy: Accuracy | None = None
+    speed: Speed | None = None
+    memory: Memory | None = None
+    interpreted: bool = False
+    """Whether the kernel ran in an interpreter, which has errors but no speed."""
+    backend_version: str = ""
+    environment: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    command: str = ""
+    """The command that measures this record alone."""
+    started_at: str = ""
+    seconds: float = 0.0
+    """Wall time of the whole measurement, set-up included."""
+
+    @model_validator(mode="after")
+    def _speed_only_if_right(self) -> Self:
+        if self.speed is not None and self.status is not Status.OK:
+            raise ValueError(f"a record of status {self.status.value!r} must not carry a speed")
+        if self.status is not Status.OK and not self.reason:
+            raise ValueError(f"a record of status {self.status.value!r} needs its reason")
+        return self
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What identifies the record within a run."""
+        return self.case.name, self.contestant.name, self.direction.value
+
+
+def append(path: Path, record: Record) -> None:
+    """Writes the record as one line and waits until it is on disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(record.model_dump_json(exclude_defaults=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The records of a `records.jsonl` or `records.jsonl.gz`; a last line cut off by a crash is skipped.
+
+    Raises InvalidArgument for any other line that is no record.
+    """
+    lines = _lines(path)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield Record.model_validate_json(line)
+        except ValidationError as error:
+            if number == len(lines):
+                return
+            first = error.errors()[0]
+            raise InvalidArgument(
+                f"{path}, line {number}: not a record ({first['msg']} at {first['loc']})."
+            ) from None
+
+
+def _lines(path: Path) -> list[str]:
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return file.readlines()
+    return path.read_text(encoding="utf-8").splitlines()

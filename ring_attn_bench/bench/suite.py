@@ -1,0 +1,195 @@
+"""A suite file (TOML) as a frozen value, checked in full before any process is launched."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from ring_attn_bench import registry
+from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen
+from ring_attn_bench.errors import SuiteError, UnknownName
+from ring_attn_bench.partition import PARTITIONS, get_partition
+
+Positive = Annotated[int, Field(gt=0)]
+Heads = Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")]
+Window = tuple[int, int]
+NonEmpty = Annotated[list[Any], Field(min_length=1)]
+
+
+class Timing(Frozen):
+    """When to stop sampling. A sample is one call on every rank, the slowest rank counting."""
+
+    enabled: bool = True
+    warmup: Annotated[int, Field(ge=0)] = 3
+    min_samples: Annotated[int, Field(ge=3)] = 10
+    max_samples: Positive = 50
+    precision: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Sampling ends when the 95 % interval of the median is within this share of it."""
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    """... or when this long has been spent on one contestant and direction."""
+
+
+class Check(Frozen):
+    """How results are compared with float64."""
+
+    full_up_to: Positive = 8192
+    """Longest sequence that is compared row by row; beyond it, sampled rows are."""
+    sampled_rows: Positive = 256
+
+
+class Grid(Frozen):
+    """Every combination of its lists is one case x contestant."""
+
+    backends: Annotated[list[str], Field(min_length=1)]
+    partitions: Annotated[list[str], Field(min_length=1)] = ["zigzag"]
+    gradients: Annotated[list[Literal["float32", "input"]], Field(min_length=1)] = ["float32"]
+    slots: Annotated[list[Positive], Field(min_length=1)] = [2]
+    seqlen_per_gpu: Annotated[list[Positive], Field(min_length=1)]
+    batch: Annotated[list[Positive], Field(min_length=1)] = [1]
+    heads: Annotated[list[Heads], Field(min_length=1)]
+    """Query heads and key heads, "32:8"."""
+    head_dim: Annotated[list[Positive], Field(min_length=1)]
+    dtype: Annotated[
+        list[Literal["float16", "bfloat16", "float32", "float64"]], Field(min_length=1)
+    ]
+    causal: Annotated[list[bool], Field(min_length=1)] = [True]
+    window: Annotated[list[Window], Field(min_length=1)] = [(-1, -1)]
+    """flash-attn's window_size: keys before and after a query, -1 for all."""
+    softcap: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [0.0]
+    deterministic: Annotated[list[bool], Field(min_length=1)] = [False]
+    directions: Annotated[list[Direction], Field(min_length=1)] = list(Direction)
+
+    @field_validator("backends")
+    @classmethod
+    def _known_backends(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in registry.backends():
+                raise ValueError(str(UnknownName("backend", name, registry.backends())))
+        return names
+
+    @field_validator("partitions")
+    @classmethod
+    def _known_partitions(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in PARTITIONS:
+                raise ValueError(str(UnknownName("partition", name, PARTITIONS)))
+        return names
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide(cls, heads: list[str]) -> list[str]:
+        for pair in heads:
+            heads_q, heads_kv = map(int, pair.split(":"))
+            if heads_q % heads_kv:
+                raise ValueError(
+                    f"{pair!r}: the {heads_q} query heads must be a multiple of the "
+                    f"{heads_kv} key heads"
+                )
+        return heads
+
+
+class Entry(Frozen):
+    """One case x contestant of a suite, and the directions wanted of it."""
+
+    case: Case
+    contestant: Contestant
+    directions: tuple[Direction, ...]
+
+
+class Suite(Frozen):
+    """What to run."""
+
+    name: str
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    world_size: Positive | None = None
+    """Ranks; None is what the machine has: a rank for each GPU, 4 by loopback on one, 2 on a CPU."""
+    case_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """Time limit for one command to a worker group; what does not answer by then is killed."""
+    timing: Timing = Timing()
+    check: Check = Check()
+    grid: Annotated[list[Grid], Field(min_length=1)]
+
+    def entries(self, world_size: int, transport: str) -> tuple[Entry, ...]:
+        """The suite on that many ranks, without repetitions; raises SuiteError if one cannot be dealt."""
+        found: dict[tuple[str, str], Entry] = {}
+        for grid in self.grid:
+            for entry in _entries(grid, world_size, transport):
+                found.setdefault((entry.case.name, entry.contestant.name), entry)
+        return tuple(found.values())
+
+
+def _entries(grid: Grid, world_size: int, transport: str) -> Iterator[Entry]:
+    shapes = product(
+        grid.dtype, grid.causal, grid.window, grid.softcap, grid.deterministic,
+        grid.heads, grid.head_dim, grid.batch, grid.seqlen_per_gpu,
+    )  # fmt: skip
+    for dtype, causal, window, softcap, deterministic, heads, head_dim, batch, seqlen in shapes:
+        heads_q, heads_kv = map(int, heads.split(":"))
+        case = Case(
+            batch=batch,
+            seqlen_total=seqlen * world_size,
+            world_size=world_size,
+            heads_q=heads_q,
+            heads_kv=heads_kv,
+            head_dim=head_dim,
+            dtype=dtype,
+            causal=causal,
+            window=window,
+            softcap=softcap,
+            deterministic=deterministic,
+        )
+        contestants = product(grid.partitions, grid.backends, grid.slots, grid.gradients)
+        for partition, backend, slots, gradients in contestants:
+            get_partition(partition).tokens_per_rank(case.seqlen_total, world_size)
+            contestant = Contestant(
+                backend=backend,
+                partition=partition,
+                transport=transport,
+                slots=slots,
+                gradients=gradients,
+            )
+            yield Entry(case=case, contestant=contestant, directions=tuple(grid.directions))
+
+
+def load(path: Path) -> Suite:
+    """The suite in a TOML file.
+
+    Raises SuiteError, one sentence with file, key and what is allowed, for anything else.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SuiteError(f"cannot read suite {path}: {error.strerror or error}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path} is not valid TOML: {error}.") from None
+    try:
+        return Suite.model_validate(table)
+    except ValidationError as error:
+        raise SuiteError(f"{path}: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first thing wrong, with its key and, for an unknown key, the keys that there are."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    more = f" ({error.error_count() - 1} more problems)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        *table, unknown = problem["loc"]
+        known = _model_at(table).model_fields
+        text = str(UnknownName("key", str(unknown), known))
+        where = f"in {'.'.join(map(str, table))}: " if table else ""
+        return f"{where}{text}{more}"
+    got = "" if problem["type"] in {"missing", "value_error"} else f", got {problem['input']!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}{got}.{more}"
+
+
+def _model_at(loc: list[int | str]) -> type[Frozen]:
+    models: dict[str, type[Frozen]] = {"grid": Grid, "timing": Timing, "check": Check}
+    return models[str(loc[0])] if loc else Suite

@@ -1,0 +1,59 @@
+"""Every error this project raises on purpose, as one small tree.
+
+RingAttnBenchError
+├── InvalidArgument (ValueError)      what the caller passed cannot be right
+│   └── SuiteError                    ... in a suite file
+├── UnknownName (ValueError)          no backend, partition or transport of that name
+├── Unsupported                       a right question, which this backend cannot answer
+├── BackendUnavailable                the backend cannot run on this machine
+└── NoProcessGroup (RuntimeError)     a ring was asked for where no ranks are connected
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RingAttnBenchError(Exception):
+    """Base of every deliberate error; its text is one or two sentences: what, got, allowed."""
+
+
+class InvalidArgument(RingAttnBenchError, ValueError):
+    """An argument that no backend could accept."""
+
+
+class SuiteError(InvalidArgument):
+    """A suite file that cannot be run as written."""
+
+
+class UnknownName(RingAttnBenchError, ValueError):
+    """A name that is not in a table; says which names are, and the nearest one."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        nearest = get_close_matches(name, names, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+class Unsupported(RingAttnBenchError):
+    """A backend was asked for something that it does not do; the reason is the text."""
+
+    def __init__(self, backend: str, reason: str) -> None:
+        super().__init__(f"backend {backend!r} cannot run this: {reason}")
+        self.backend = backend
+        self.reason = reason
+
+
+class BackendUnavailable(RingAttnBenchError):
+    """A backend that cannot be loaded here; says why and, where known, the command that helps."""
+
+    def __init__(self, backend: str, reason: str) -> None:
+        super().__init__(f"backend {backend!r} is unavailable here: {reason}")
+        self.backend = backend
+        self.reason = reason
+
+
+class NoProcessGroup(RingAttnBenchError, RuntimeError):
+    """A ring function was called in a process that belongs to no process group."""

@@ -1,0 +1,95 @@
+"""What is to be computed, as frozen values: the mask, the scores and the shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ring_attn_bench.positions import Band
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DtypeName = Literal["float16", "bfloat16", "float32", "float64"]
+DTYPES: tuple[DtypeName, ...] = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which keys a query may see, by global position.
+
+    causal: no key after the query.
+    window_left, window_right: at most that many keys before and after it; None is unlimited.
+    Causal and a window mean both at once, as in flash-attn.
+    """
+
+    causal: bool = False
+    window_left: int | None = None
+    window_right: int | None = None
+
+    @classmethod
+    def from_window_size(cls, causal: bool, window_size: tuple[int, int]) -> Mask:
+        """From flash-attn's arguments, where a negative size is unlimited."""
+        left, right = window_size
+        return cls(causal, None if left < 0 else left, None if right < 0 else right)
+
+    @property
+    def band(self) -> Band:
+        """The allowed distances query - key."""
+        right = 0 if self.causal else self.window_right
+        return Band(None if right is None else -right, self.window_left)
+
+    @property
+    def has_window(self) -> bool:
+        """Whether a side is limited by more than causality."""
+        return self.window_left is not None or (
+            self.window_right is not None and not self.causal
+        )
+
+    def __str__(self) -> str:
+        kind = "causal" if self.causal else "full"
+        if not self.has_window:
+            return kind
+        left = "inf" if self.window_left is None else self.window_left
+        right = 0 if self.causal else "inf" if self.window_right is None else self.window_right
+        return f"{kind}, window ({left}, {right})"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a score comes from q and k before the softmax.
+
+    s = softmax_scale * q.k;  s = softcap * tanh(s / softcap) if softcap > 0;
+    s = s - alibi_slope * |i - j| with global positions i, j (flash-attn 2's bias).
+
+    alibi_slopes: float32, (heads_q,) or (batch, heads_q), or None.
+    """
+
+    softmax_scale: float
+    softcap: float = 0.0
+    alibi_slopes: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One attention call over the whole sequence, as a backend is asked about it before it runs."""
+
+    batch: int
+    seqlen: int
+    heads_q: int
+    heads_kv: int
+    head_dim: int
+    head_dim_v: int
+    dtype: DtypeName
+    device: Literal["cpu", "cuda"]
+    mask: Mask = Mask()
+    softcap: float = 0.0
+    alibi: bool = False
+    dropout_p: float = 0.0
+    deterministic: bool = False
+    backward: bool = True
+
+    @property
+    def group_size(self) -> int:
+        """Query heads for each key head."""
+        return self.heads_q // self.heads_kv
