@@ -181,9 +181,7 @@ def plan(layout: Layout, rank: int, forms: frozenset[Form]) -> Plan | str:
     for index, (offsets, pieces) in enumerate(zip(layout.offsets, lowered, strict=True)):
         steps.append(_step(layout, rank, index, offsets, pieces, flags))
         flags = flags[len(pieces) :]
-    finished = [
-        launch.rows for step in steps for launch in step.launches if launch.last
-    ]
+    finished = [launch.rows for step in steps for launch in step.launches if launch.last]
     return Plan(
         rank,
         layout.world_size,
@@ -226,7 +224,8 @@ def _pieces(
     rows = layout.chunks(rank)
     if offsets == (0,):
         return lower(rows, rows, layout.band, forms)
-    landed, at = [], 0
+    landed: list[Chunk] = []
+    at = 0
     for fetch in _fetches(layout, rank, offsets):
         landed.extend(chunks(_spans_of(layout, fetch), at))
         at += len(fetch.tokens)
@@ -283,7 +282,7 @@ def _first_flags(ranges: list[Range], length: int) -> tuple[list[bool], bool]:
     It must where a range is touched only in part, or where something is never touched; then no
     range counts as first.
     """
-    left = (Range(0, length),)
+    left: tuple[Range, ...] = (Range(0, length),)
     flags = []
     for wanted in ranges:
         rest = _without_all(left, wanted)

@@ -42,9 +42,7 @@ class Mask:
     @property
     def has_window(self) -> bool:
         """Whether a side is limited by more than causality."""
-        return self.window_left is not None or (
-            self.window_right is not None and not self.causal
-        )
+        return self.window_left is not None or (self.window_right is not None and not self.causal)
 
     def __str__(self) -> str:
         kind = "causal" if self.causal else "full"

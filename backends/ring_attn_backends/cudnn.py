@@ -1,0 +1,114 @@
+"""cuDNN's fused attention as torch ships it, called below SDPA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.block import Block, Form
+from ring_attn_bench.errors import BackendUnavailable, Unsupported
+from ring_attn_bench.problem import Problem, Score
+
+_cudnn = torch.ops.aten
+
+
+class CudnnBackend:
+    """cuDNN's fused attention as torch ships it: Ampere and newer, fp16 and bf16."""
+
+    name = "cudnn"
+    # its causal mask starts at the top left, bottom right elsewhere: the same for a square block
+    forms = frozenset({Form.FULL, Form.CAUSAL})
+    needs_delta = False
+    worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+
+    def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise BackendUnavailable(self.name, "there is no CUDA device that torch can use")
+        if torch.version.hip is not None or not torch.backends.cudnn.is_available():
+            raise BackendUnavailable(self.name, "this torch was built without cuDNN")
+
+    def unsupported(self, problem: Problem) -> str | None:
+        """What torch's operator does not pass on, and what its kernels were not built for."""
+        if problem.device != "cuda":
+            return "it runs on CUDA only"
+        if problem.dtype not in {"float16", "bfloat16"}:
+            return f"it computes in float16 and bfloat16 only, not {problem.dtype}"
+        if problem.dropout_p:
+            return f"it is called without dropout (dropout_p is {problem.dropout_p})"
+        if problem.softcap:
+            return f"torch's operator for it has no softcap (softcap is {problem.softcap})"
+        if problem.alibi:
+            return "torch's operator for it has no ALiBi"
+        if problem.deterministic:
+            return "torch does not pass determinism on to it"
+        for dim in (problem.head_dim, problem.head_dim_v):
+            if dim > 128 or dim % 8:
+                return f"it needs a head dim of at most 128, a multiple of 8 (got {dim})"
+        if torch.cuda.get_device_capability() < (8, 0):
+            return "it needs sm_80 or newer"
+        return None
+
+    def version(self) -> str:
+        """cuDNN's, and that of the torch it is called through."""
+        return f"cudnn {torch.backends.cudnn.version()}, torch {torch.__version__}"
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """One call; out and lse as the contract has them."""
+        self._refuse_one_key(k)
+        out, lse, *_ = _forward(q, k, v, block.form is Form.CAUSAL, score.softmax_scale)
+        return out.transpose(1, 2), lse.reshape(lse.shape[:3])
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        delta: Tensor | None,
+        block: Block,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The kernel forms delta itself, from the whole row's out."""
+        self._refuse_one_key(k)
+        # torch keeps its cuDNN graphs by the shapes and strides of q, k, v alone: out, dout and
+        # lse must have the same strides in every call, or a later one is read by an earlier's
+        out, dout = out.to(q.dtype).contiguous(), dout.to(q.dtype).contiguous()
+        lse = lse.contiguous()
+        if _lse_dims(q.device) == 4:
+            lse = lse[..., None]
+        no_dropout = q.new_empty((), dtype=torch.int64)  # the two random states, not read at p = 0
+        dq, dk, dv = _cudnn._scaled_dot_product_cudnn_attention_backward(
+            *(x.transpose(1, 2) for x in (dout, q, k, v, out)), lse, no_dropout, no_dropout,
+            None, None, None, q.shape[1], k.shape[1], 0.0, block.form is Form.CAUSAL,
+            scale=score.softmax_scale,
+        )  # fmt: skip
+        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+
+    def _refuse_one_key(self, k: Tensor) -> None:
+        if k.shape[1] == 1:
+            raise Unsupported(self.name, "cuDNN has no attention over a single key")
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, ...]:
+    """torch's operator with its log-sum-exp, heads first in and out."""
+    result: tuple[Tensor, ...] = _cudnn._scaled_dot_product_cudnn_attention(
+        *(x.transpose(1, 2) for x in (q, k, v)), None, True, 0.0, causal, False, scale=scale
+    )
+    return result
+
+
+@cache
+def _lse_dims(device: torch.device) -> int:
+    """3 or 4: torch's operators changed their mind, but backward takes what forward gives."""
+    probe = torch.zeros(1, 64, 1, 64, dtype=torch.float16, device=device)
+    return _forward(probe, probe, probe, False, 1.0)[1].dim()

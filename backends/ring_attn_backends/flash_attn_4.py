@@ -1,0 +1,145 @@
+"""The flash-attn-4 package: FlashAttention in CuTe DSL, for Hopper and datacenter Blackwell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import version
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.block import Block, Form
+from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.positions import Band, Range
+from ring_attn_bench.problem import Problem, Score
+
+_ARCHITECTURES = (9, 10, 11)  # consumer Blackwell (12) lacks softcap and determinism in backward
+
+
+class FlashAttn4Backend:
+    """The flash-attn-4 package (CuTe DSL): Hopper and datacenter Blackwell, fp16 and bf16."""
+
+    name = "flash_attn_4"
+    forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
+    needs_delta = False
+    worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+
+    def __init__(self) -> None:
+        try:
+            self._package = import_module("flash_attn.cute.interface")
+        except Exception as error:  # the package and its compiler break each other now and then
+            reason = f"importing flash_attn.cute failed with {type(error).__name__}: {error}"
+            command = "pip install 'flash-attn-4[cu13]==4.0.0b36'"
+            raise BackendUnavailable(self.name, f"{reason}; try: {command}") from error
+        if not torch.cuda.is_available():
+            raise BackendUnavailable(self.name, "there is no CUDA device that torch can use")
+
+    def unsupported(self, problem: Problem) -> str | None:
+        """What the package has no argument for, and what its kernels cannot hold."""
+        if problem.device != "cuda":
+            return "it runs on CUDA only"
+        if problem.dtype not in {"float16", "bfloat16"}:
+            return f"it computes in float16 and bfloat16 only, not {problem.dtype}"
+        if problem.dropout_p:
+            return f"it has no dropout (dropout_p is {problem.dropout_p})"
+        if problem.alibi:
+            return "it has no ALiBi"
+        architecture, _ = torch.cuda.get_device_capability()
+        if architecture not in _ARCHITECTURES:
+            return f"it is used on sm_90, sm_100 and sm_110 only, not on sm_{architecture}x"
+        dims = problem.head_dim, problem.head_dim_v
+        if problem.backward and problem.group_size > 1 and dims[0] != dims[1]:
+            return f"with fewer key heads its backward needs one head dim for q and v (got {dims})"
+        try:
+            self._package._validate_head_dims(*dims, architecture, 8)  # 8 elements are 16 bytes
+        except AssertionError as error:
+            return str(error)
+        return None
+
+    def version(self) -> str:
+        """The package's, and the compiler's that builds its kernels."""
+        return (
+            f"flash-attn-4 {version('flash-attn-4')}, cutlass-dsl {version('nvidia-cutlass-dsl')}"
+        )
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """One call over the rows and keys that see each other."""
+        rows, keys = _seen(block, q, k)
+        inner, k, v = q[:, rows.slice], k[:, keys.slice], v[:, keys.slice]
+        # five values in 4.0.0b36, two before
+        out, lse, *_ = self._package._flash_attn_fwd(
+            inner, k, v, return_lse=True, **_options(block, score, rows, keys)
+        )
+        if len(rows) == q.shape[1]:
+            return out, lse
+        whole_out = out.new_zeros(*q.shape[:3], v.shape[3])
+        whole_lse = lse.new_full((*lse.shape[:2], q.shape[1]), float("-inf"))
+        whole_out[:, rows.slice], whole_lse[:, :, rows.slice] = out, lse
+        return whole_out, whole_lse
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        delta: Tensor | None,
+        block: Block,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The package forms delta itself, from the whole row's out."""
+        rows, keys = _seen(block, q, k)
+        inner, dout, out = (x.to(q.dtype)[:, rows.slice] for x in (q, dout, out))
+        dq, dk, dv = self._package._flash_attn_bwd(
+            inner, k[:, keys.slice], v[:, keys.slice], out, dout,
+            lse[:, :, rows.slice].contiguous(),  # its preprocessing assumes dense rows
+            deterministic=deterministic, **_options(block, score, rows, keys),
+        )  # fmt: skip
+        return _pasted(dq, rows, q), _pasted(dk, keys, k), _pasted(dv, keys, v)
+
+
+def _seen(block: Block, q: Tensor, k: Tensor) -> tuple[Range, Range]:
+    """Rows that see a key and keys that a row sees; all of them, in any block that `lower` cuts.
+
+    Without the others neither side of a window is negative, which the package gets wrong.
+    """
+    band, size = _band(block), (q.shape[1], k.shape[1])
+    return band.visible_rows(*size), band.visible_keys(*size)
+
+
+def _band(block: Block) -> Band:
+    band = block.index_band
+    assert band is not None  # the form would be GENERAL
+    return band
+
+
+def _options(
+    block: Block, score: Score, rows: Range, keys: Range
+) -> dict[str, float | bool | int | None]:
+    """Mask and scores in the package's words: its windows are aligned at the bottom right."""
+    band = _band(block).shifted(keys.start - rows.start)
+    shift = len(keys) - len(rows)
+    return {
+        "softmax_scale": score.softmax_scale,
+        "softcap": score.softcap,
+        "causal": block.form is Form.CAUSAL,
+        "window_size_left": None if band.high is None else band.high + shift,
+        "window_size_right": None if band.low is None else -band.low - shift,
+    }
+
+
+def _pasted(gradient: Tensor, inside: Range, like: Tensor) -> Tensor:
+    """The gradient of all tokens, zero where the kernel did not look."""
+    if len(inside) == like.shape[1]:
+        return gradient
+    whole = torch.zeros_like(like)
+    whole[:, inside.slice] = gradient
+    return whole

@@ -1,0 +1,110 @@
+"""One ring that any attention kernel plugs into, and the harness that settles which to use.
+
+Names are loaded when they are first used: importing the package imports neither torch nor a kernel.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ring_attn_bench.errors import (
+        BackendUnavailable,
+        InvalidArgument,
+        NoProcessGroup,
+        RingAttnBenchError,
+        UnknownName,
+        Unsupported,
+    )
+    from ring_attn_bench.ring.context import (
+        RingContext,
+        RingOptions,
+    )
+    from ring_attn_bench.ring_attention import (
+        ring_attn_func,
+        ring_flash_attn_func,
+        ring_flash_attn_kvpacked_func,
+        ring_flash_attn_qkvpacked_func,
+        stripe_flash_attn_func,
+        stripe_flash_attn_kvpacked_func,
+        stripe_flash_attn_qkvpacked_func,
+        triton_ring_flash_attn_func,
+        triton_ring_flash_attn_kvpacked_func,
+        triton_ring_flash_attn_qkvpacked_func,
+        zigzag_ring_flash_attn_func,
+        zigzag_ring_flash_attn_kvpacked_func,
+        zigzag_ring_flash_attn_qkvpacked_func,
+    )
+    from ring_attn_bench.sharding import (
+        join_shards,
+        position_ids,
+        shard,
+        unshard,
+    )
+
+_MODULES = {
+    "BackendUnavailable": "ring_attn_bench.errors",
+    "InvalidArgument": "ring_attn_bench.errors",
+    "NoProcessGroup": "ring_attn_bench.errors",
+    "RingAttnBenchError": "ring_attn_bench.errors",
+    "UnknownName": "ring_attn_bench.errors",
+    "Unsupported": "ring_attn_bench.errors",
+    "RingContext": "ring_attn_bench.ring.context",
+    "RingOptions": "ring_attn_bench.ring.context",
+    "ring_attn_func": "ring_attn_bench.ring_attention",
+    "ring_flash_attn_func": "ring_attn_bench.ring_attention",
+    "ring_flash_attn_kvpacked_func": "ring_attn_bench.ring_attention",
+    "ring_flash_attn_qkvpacked_func": "ring_attn_bench.ring_attention",
+    "stripe_flash_attn_func": "ring_attn_bench.ring_attention",
+    "stripe_flash_attn_kvpacked_func": "ring_attn_bench.ring_attention",
+    "stripe_flash_attn_qkvpacked_func": "ring_attn_bench.ring_attention",
+    "triton_ring_flash_attn_func": "ring_attn_bench.ring_attention",
+    "triton_ring_flash_attn_kvpacked_func": "ring_attn_bench.ring_attention",
+    "triton_ring_flash_attn_qkvpacked_func": "ring_attn_bench.ring_attention",
+    "zigzag_ring_flash_attn_func": "ring_attn_bench.ring_attention",
+    "zigzag_ring_flash_attn_kvpacked_func": "ring_attn_bench.ring_attention",
+    "zigzag_ring_flash_attn_qkvpacked_func": "ring_attn_bench.ring_attention",
+    "join_shards": "ring_attn_bench.sharding",
+    "position_ids": "ring_attn_bench.sharding",
+    "shard": "ring_attn_bench.sharding",
+    "unshard": "ring_attn_bench.sharding",
+}
+
+__all__ = [
+    "BackendUnavailable",
+    "InvalidArgument",
+    "NoProcessGroup",
+    "RingAttnBenchError",
+    "RingContext",
+    "RingOptions",
+    "UnknownName",
+    "Unsupported",
+    "join_shards",
+    "position_ids",
+    "ring_attn_func",
+    "ring_flash_attn_func",
+    "ring_flash_attn_kvpacked_func",
+    "ring_flash_attn_qkvpacked_func",
+    "shard",
+    "stripe_flash_attn_func",
+    "stripe_flash_attn_kvpacked_func",
+    "stripe_flash_attn_qkvpacked_func",
+    "triton_ring_flash_attn_func",
+    "triton_ring_flash_attn_kvpacked_func",
+    "triton_ring_flash_attn_qkvpacked_func",
+    "unshard",
+    "zigzag_ring_flash_attn_func",
+    "zigzag_ring_flash_attn_kvpacked_func",
+    "zigzag_ring_flash_attn_qkvpacked_func",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

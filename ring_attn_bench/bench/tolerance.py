@@ -1,0 +1,82 @@
+"""When a result is right: its error against the float64 oracle, beside that of plain PyTorch.
+
+A result may be out by at most twice what plain PyTorch in the same precision is out by (three
+times for gradients, which go through two more roundings), plus a floor of a few units in the last
+place, for what a lucky baseline leaves no room for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MULTIPLES = {"out": 2.0, "lse": 2.0, "dq": 3.0, "dk": 3.0, "dv": 3.0}
+"""By result: the multiple of plain PyTorch's error that is allowed."""
+
+FLOOR_ULPS = 4.0
+"""Without a floor a sound float32 kernel fails one case in ten; with this one, one in 800."""
+
+LSE_SHARE = 1 / 8
+"""An lse error d scales a block's weight by 1 + d: an eighth of an ulp of out stays invisible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """The largest and the root mean square of some values: an error's, or a reference's size."""
+
+    max_abs: float
+    rmse: float
+
+    def within(self, bounds: Deviation) -> bool:
+        """Whether both are at most the bounds; never, if a value is not finite."""
+        return self.max_abs <= bounds.max_abs and self.rmse <= bounds.rmse
+
+    def __str__(self) -> str:
+        return f"max {self.max_abs:.3g}, rms {self.rmse:.3g}"
+
+
+def error(result: Tensor, truth: Tensor) -> Deviation:
+    """How far a result is from the truth; infinitely, where one is finite and the other is not."""
+    difference = (result.to(torch.float64) - truth.to(torch.float64)).abs()
+    # -inf against -inf, the lse of a row that sees nothing, is no difference
+    return _deviation(torch.where(result == truth, 0.0, difference))
+
+
+def size(truth: Tensor) -> Deviation:
+    """How large the truth is, infinite values left out."""
+    return _deviation(torch.where(truth.isfinite(), truth.to(torch.float64), 0.0).abs())
+
+
+def baseline_arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """The arithmetic that plain PyTorch's error in `dtype` is measured in.
+
+    Float64 cannot be measured against itself: its error is taken from float32's, see `bounds`.
+    """
+    return torch.float32 if dtype is torch.float64 else dtype
+
+
+def bounds(name: str, dtype: torch.dtype, baseline: Deviation, reference: Deviation) -> Deviation:
+    """What the error of the result `name` of inputs in `dtype` may be.
+
+    baseline: plain PyTorch's error, in `baseline_arithmetic(dtype)`; rounding errors are
+    proportional to the unit in the last place, so float32's are scaled down for float64.
+    reference: the size of the truth.
+    """
+    ulp = torch.finfo(dtype).eps
+    fine = min(ulp, torch.finfo(torch.float32).eps)  # of sums, and of lse in any dtype
+    scale = MULTIPLES[name] * ulp / torch.finfo(baseline_arithmetic(dtype)).eps
+    margin = LSE_SHARE * ulp if name == "lse" else 0.0
+    floor = FLOOR_ULPS * (fine if name == "lse" else ulp)
+    return Deviation(
+        scale * baseline.max_abs + floor * reference.max_abs + margin,
+        scale * baseline.rmse + FLOOR_ULPS * fine * reference.rmse + margin,
+    )
+
+
+def _deviation(values: Tensor) -> Deviation:
+    if not values.numel():
+        return Deviation(0.0, 0.0)
+    finite = values.nan_to_num(nan=float("inf"), posinf=float("inf"))
+    return Deviation(finite.max().item(), finite.square().mean().sqrt().item())

@@ -1,0 +1,44 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from math import floor, isfinite, log10
+
+_KIBI = 1024
+
+
+def digits(value: float | None, significant: int = 3) -> str:
+    """Rounded to that many significant digits, never as a power of ten; empty for None."""
+    if value is None:
+        return ""
+    if not value or not isfinite(value):
+        return f"{value:g}"
+    decimals = significant - 1 - floor(log10(abs(value)))
+    return f"{round(value, decimals):,.{max(0, decimals)}f}"
+
+
+def power(value: float | None) -> str:
+    """As 1.2e-03; empty for None."""
+    return "" if value is None else f"{value:.1e}"
+
+
+def times(value: float | None) -> str:
+    """A ratio, as 1.02x; empty for None."""
+    return "" if value is None else f"{digits(value)}x"
+
+
+def percent(value: float | None) -> str:
+    """Without its sign, which the column's head has; empty for None."""
+    return "" if value is None else f"{value:.1f}"
+
+
+def tokens(count: int) -> str:
+    """8192 as 8K, 1048576 as 1M, 1000 as 1,000."""
+    if count % _KIBI**2 == 0:
+        return f"{count // _KIBI**2}M"
+    return f"{count // _KIBI}K" if count % _KIBI == 0 else f"{count:,}"
+
+
+def plural(count: int, noun: str) -> str:
+    """1 rank, 2 ranks."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

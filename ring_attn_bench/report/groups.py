@@ -1,0 +1,115 @@
+"""Which rows belong in one table or one figure, and what to call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.formats import plural
+
+Key = TypeVar("Key", bound=Hashable)
+WHO = ("backend", "partition", "transport", "slots", "gradients")
+"""The columns that say who computed a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What rows must share to be drawn together: all of a case but length, mask and direction."""
+
+    world_size: int
+    batch: int
+    heads_q: int
+    heads_kv: int
+    head_dim: int
+    dtype: str
+    window: tuple[int | None, int | None]
+    softcap: float | None
+    deterministic: bool
+
+    @classmethod
+    def of(cls, row: Row) -> Shape:
+        """The row's."""
+        return cls(
+            row.world_size, row.batch, row.heads_q, row.heads_kv, row.head_dim, row.dtype,
+            (row.window_left, row.window_right), row.softcap, row.deterministic,
+        )  # fmt: skip
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What is not plain attention, in words."""
+        left, right = ("all" if size is None else str(size) for size in self.window)
+        found = (
+            f"window {left}-{right}" if self.window != (None, None) else "",
+            f"softcap {self.softcap:g}" if self.softcap else "",
+            "deterministic" if self.deterministic else "",
+        )
+        return tuple(text for text in found if text)
+
+    @property
+    def title(self) -> str:
+        """For people: batch 1, heads 32:8 of 128, bfloat16."""
+        heads = f"heads {self.heads_q}:{self.heads_kv} of {self.head_dim}"
+        return ", ".join((f"batch {self.batch}", heads, self.dtype, *self.extras))
+
+    @property
+    def slug(self) -> str:
+        """For file names: w4_b1_h32-8_d128_bfloat16."""
+        heads = f"h{self.heads_q}-{self.heads_kv}_d{self.head_dim}"
+        parts = (f"w{self.world_size}", f"b{self.batch}", heads, self.dtype, *self.extras)
+        return "_".join(parts).replace(" ", "")
+
+
+def group(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    """The rows by key, groups and rows in the order of the file."""
+    found: dict[Key, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def by_shape(rows: Iterable[Row]) -> dict[Shape, list[Row]]:
+    """One group for each shape."""
+    return group(rows, Shape.of)
+
+
+def mask(row: Row) -> str:
+    """causal or full."""
+    return "causal" if row.causal else "full"
+
+
+def machine(rows: Sequence[Row]) -> str:
+    """What the rows ran on: 4 x NVIDIA H200."""
+    places = dict.fromkeys(_place(row) for row in rows)
+    return " / ".join(places)
+
+
+def device(rows: Sequence[Row]) -> str:
+    """What one rank is called in units: GPU, or rank on a CPU."""
+    return "GPU" if any(row.gpu for row in rows) else "rank"
+
+
+def varying(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
+    """Those of the columns that differ between the rows; backend always."""
+    return tuple(
+        name for name in names if name == "backend" or len({getattr(row, name) for row in rows}) > 1
+    )
+
+
+def constants(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
+    """The other columns, in words for a caption: partition zigzag."""
+    fixed = [name for name in names if name not in varying(rows, names)]
+    return tuple(f"{name} {getattr(rows[0], name)}" for name in fixed)
+
+
+def label(row: Row, names: Sequence[str]) -> str:
+    """The row's contestant by these columns: triton/zigzag."""
+    words = {"slots": f"{row.slots} slots", "gradients": f"{row.gradients} gradients"}
+    return "/".join(words.get(name, str(getattr(row, name))) for name in names)
+
+
+def _place(row: Row) -> str:
+    if row.transport == "loopback":
+        return f"{plural(row.world_size, 'rank')} in one process on {row.gpu or 'a CPU'}"
+    return f"{row.world_size} x {row.gpu}" if row.gpu else plural(row.world_size, "CPU rank")

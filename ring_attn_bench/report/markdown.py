@@ -1,0 +1,137 @@
+"""report.md: what was measured, where and how; every table and picture; how to see it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ring_attn_bench.bench.record import Record
+from ring_attn_bench.report import tables
+from ring_attn_bench.report.columns import MEANINGS, NESTED, TENSORS, Row
+from ring_attn_bench.report.formats import plural
+from ring_attn_bench.report.groups import group, machine
+from ring_attn_bench.report.rows import latest, rows
+from ring_attn_bench.report.tables.table import Table, escape
+
+_HOW = """\
+- A **latency** is the median over iterations of the time of the slowest rank. ± is the larger side
+  of the median's 95 % confidence interval, from order statistics (binomial, no assumption about
+  the distribution); it is empty below 6 samples.
+- **TFLOP/s** count *useful* work from the exact area of the mask: 4 x area x heads x head_dim x
+  batch for a forward, 2.5 times that for a backward, 3.5 times for both; divided by ranks and
+  latency.
+- **% of 1 GPU** is the speed of the ring beside the same kernel in one call on one GPU, at
+  one GPU's share of the useful work. 100 would be a ring that costs nothing.
+- **% of twin** is the speed beside the same launches on local keys. What is missing to 100 is
+  communication.
+- **Memory** is the peak beyond the inputs during a call, the largest over ranks.
+- **Errors** are against float64. A result is *wrong* if it exceeds its bound in max_abs or rmse. A
+  bound is a small multiple of the error that plain PyTorch in the same precision makes on the same
+  inputs, with a floor for rounding. *x PyTorch* and *x 1 GPU* are ratios of rmse: to plain PyTorch,
+  and to the same kernel without a ring. *of bound* is the share of the allowed error that is used.
+- A row that is wrong has no speed, and an interpreted kernel has none either. An empty cell means
+  that a figure does not apply. `unsupported` and `oom` are answers, not failures."""
+
+
+def report(records: Iterable[Record], pictures: Sequence[Path], skipped: Sequence[str]) -> str:
+    """The page; pictures are paths relative to it."""
+    found = latest(records)
+    lines = rows(found)
+    parts = (
+        f"# Ring attention on {escape(machine(lines))}",
+        _about(lines),
+        *_verdict(lines),
+        "## Speed",
+        *_pictures(pictures, ("throughput",)),
+        *_speed(lines),
+        "## Errors",
+        *_pictures(pictures, ("errors",)),
+        *(table.markdown() for table in tables.accuracy(lines)),
+        "## Memory",
+        *_pictures(pictures, ("memory",)),
+        *(f"{text}" for text in skipped),
+        "## How it was measured",
+        _HOW,
+        "## Where it was measured",
+        _environment(found),
+        "## Again",
+        _again(lines),
+        "## Columns of results.csv",
+        _glossary(),
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _about(lines: Sequence[Row]) -> str:
+    suites = ", ".join(dict.fromkeys(row.suite for row in lines))
+    dates = sorted(row.started_at for row in lines if row.started_at)
+    when = f", measured {dates[0]} to {dates[-1]}" if dates else ""
+    contestants = plural(len({row.contestant for row in lines}), "contestant")
+    cases = plural(len({row.case for row in lines}), "case")
+    return escape(f"Suite {suites}{when}: {contestants}, {cases}, {plural(len(lines), 'record')}.")
+
+
+def _verdict(lines: Sequence[Row]) -> Iterator[str]:
+    yield "## Verdict"
+    yield tables.counts(lines).markdown()
+    for failure in tables.failures(lines):
+        where = "; ".join(failure.where())
+        command = failure.rows[0].command
+        again = f"<br>again: `{command}`" if command else ""
+        title = f"**{failure.status.value}: {escape(failure.contestant)}**"
+        yield f"- {title}: {escape(failure.reason)}<br>in {escape(where)}{again}"
+
+
+def _speed(lines: Sequence[Row]) -> Iterator[str]:
+    """First the sweeps, then every case, folded away if there were sweeps."""
+    sweeps = tables.overview(lines)
+    yield from (table.markdown() for table in sweeps)
+    for table in tables.speed(lines):
+        yield _folded(table) if sweeps else table.markdown()
+
+
+def _folded(table: Table) -> str:
+    return (
+        f"<details><summary>{escape(table.caption)}</summary>\n\n{table.markdown()}\n\n</details>"
+    )
+
+
+def _pictures(paths: Sequence[Path], topics: Sequence[str]) -> Iterator[str]:
+    for path in paths:
+        if path.name.startswith(tuple(topics)):
+            yield f"![{path.stem.replace('_', ' ')}]({path.as_posix()})"
+
+
+def _environment(records: Sequence[Record]) -> str:
+    """Every fact, with all the values that it had."""
+    facts: dict[str, list[str]] = {}
+    for record in records:
+        for name, value in record.environment.items():
+            if value is not None and str(value) not in facts.setdefault(name, []):
+                facts[name].append(str(value))
+    kernels = group(rows(records), lambda row: f"{row.backend} {row.backend_version or ''}".strip())
+    facts["backends"] = list(kernels)
+    body = tuple((name, ", ".join(values)) for name, values in facts.items() if values)
+    return Table("Environment", ("fact", "value"), body, names=2).markdown()
+
+
+def _again(lines: Sequence[Row]) -> str:
+    """One command for each backend; the file has one for each row."""
+    firsts = [found[0] for found in group(lines, lambda row: row.backend).values()]
+    commands = [f"# {row.contestant}, {row.direction.value}\n{row.command}" for row in firsts
+                if row.command]  # fmt: skip
+    shown = "\n".join(["```sh", *commands, "```"]) if commands else ""
+    text = "Every row of `results.csv` has its own command in the column `command`. For example:"
+    made = "This page, `results.csv` and the plots are made from the records alone, without a GPU."
+    return "\n\n".join(part for part in (made, text if shown else "", shown) if part)
+
+
+def _glossary() -> str:
+    """Each column once; the five tensors' columns by their pattern."""
+    lines: dict[str, str] = {}
+    for name, meaning in MEANINGS.items():
+        tensor, _, key = name.partition("_")
+        nested = tensor in TENSORS and any(key in kind.model_fields for kind in NESTED.values())
+        pattern = f"{{{','.join(TENSORS)}}}_{key}" if nested else name
+        lines.setdefault(pattern, meaning)
+    return "\n".join(f"- `{name}`: {escape(meaning)}" for name, meaning in lines.items())

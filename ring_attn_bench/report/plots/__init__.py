@@ -1,0 +1,49 @@
+"""PNG pictures of rows, one file for each topic; drawn from what results.csv holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.groups import by_shape
+from ring_attn_bench.report.plots.canvas import save
+from ring_attn_bench.report.plots.errors import draw_errors
+from ring_attn_bench.report.plots.memory import draw_memory
+from ring_attn_bench.report.plots.style import Style
+from ring_attn_bench.report.plots.throughput import draw_throughput
+
+__all__ = ["Gallery", "draw"]
+
+_TOPICS = {"throughput": draw_throughput, "errors": draw_errors, "memory": draw_memory}
+_WHY_NONE = {
+    "throughput": "no record has a speed: nothing ran to its end, was timed, and was right, "
+    "or all kernels were interpreted",
+    "errors": "no record was compared with the oracle",
+    "memory": "no record has a peak of GPU memory",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """The files that were drawn, and a sentence for each topic in which there was nothing."""
+
+    paths: tuple[Path, ...]
+    skipped: tuple[str, ...]
+
+
+def draw(rows: Sequence[Row], folder: Path) -> Gallery:
+    """Draws every topic for every shape, as folder/throughput_w4_b1_h32-8_d128_bfloat16.png."""
+    style = Style.of(rows)
+    paths: list[Path] = []
+    skipped: list[str] = []
+    for topic, picture in _TOPICS.items():
+        before = len(paths)
+        for shape, found in by_shape(rows).items():
+            figure = picture(found, style)
+            if figure is not None:
+                paths.append(save(figure, folder / f"{topic}_{shape.slug}.png"))
+        if len(paths) == before:
+            skipped.append(f"No {topic} plot: {_WHY_NONE[topic]}.")
+    return Gallery(tuple(paths), tuple(skipped))

@@ -1,0 +1,88 @@
+"""Horizontal bars, one for each contestant, with a word where there is no figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ring_attn_bench.bench.record import Status
+from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.formats import digits
+from ring_attn_bench.report.groups import group, label, varying
+from ring_attn_bench.report.plots.canvas import GREY, footnote, grid_of, pairs, panels
+from ring_attn_bench.report.plots.style import Style
+
+Value = Callable[[Row], float | None]
+Interval = Callable[[Row], tuple[float, float]]
+_WIDTH = 3.2
+_BAR = 0.21
+
+
+def draw_bars(
+    rows: Sequence[Row],
+    style: Style,
+    title: str,
+    unit: str,
+    value: Value,
+    interval: Interval | None = None,
+) -> Figure:
+    """A panel for each mask and direction; contestants in one order, the largest figure on top."""
+    who = varying(rows)
+    contestants = group(rows, lambda row: label(row, who))
+    names = sorted(
+        contestants, key=lambda name: max(value(row) or 0.0 for row in contestants[name])
+    )
+    grid = grid_of(rows)
+    shape, size = (len(grid), len(grid[0])), (_WIDTH, _BAR * len(names) + 0.7)
+    figure, axes = panels(rows, title, shape, size)
+    for panel, heading, found in pairs(axes, grid):
+        panel.set_title(heading, fontsize=9)
+        by_name = {label(row, who): row for row in found}
+        _draw(panel, [by_name.get(name) for name in names], style, value, interval)
+    _label(axes, names, unit)
+    footnote(figure, "Thin lines: 95 % confidence interval of the median." if interval else "")
+    return figure
+
+
+def _draw(
+    axes: Axes,
+    rows: Sequence[Row | None],
+    style: Style,
+    value: Value,
+    interval: Interval | None,
+) -> None:
+    top = max((value(row) or 0.0 for row in rows if row), default=0.0)
+    axes.set_xlim(0, 1.25 * top or 1.0)  # room for the figures beside the bars
+    for place, row in enumerate(rows):
+        if row is None:
+            continue
+        length = value(row)
+        if length is None:
+            axes.text(0.01 * top, place, f" {_word(row)}", va="center", fontsize=7, color=GREY)
+            continue
+        sides = interval(row) if interval else (0.0, 0.0)
+        axes.barh(
+            place, length, height=0.75, color=style.colour(row), hatch=style.hatch(row),
+            edgecolor="white", linewidth=0,
+        )  # fmt: skip
+        if any(sides):
+            axes.errorbar(length, place, xerr=[[sides[0]], [sides[1]]], color=GREY, capsize=2)
+        axes.text(length + sides[1], place, f" {digits(length)}", va="center", fontsize=7)
+
+
+def _word(row: Row) -> str:
+    if row.status is not Status.OK:
+        return row.status.value
+    return "interpreted" if row.interpreted else "not measured"
+
+
+def _label(axes: Sequence[Sequence[Axes]], names: Sequence[str], unit: str) -> None:
+    for line in axes:
+        for place, panel in enumerate(line):
+            panel.grid(visible=False, axis="y")
+            panel.set_ylim(-0.6, len(names) - 0.4)
+            panel.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
+    for panel in axes[-1]:
+        panel.set_xlabel(unit, fontsize=8)

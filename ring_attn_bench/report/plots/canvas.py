@@ -1,0 +1,91 @@
+"""A figure of panels with its title, legend and footnote; no screen, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ring_attn_bench.bench.record import Direction
+from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.groups import Shape, constants, machine
+
+GRID = "#DDDDDD"
+GREY = "#555555"
+_DPI = 150
+_LETTERS_PER_INCH = 14.5
+
+
+def panels(
+    rows: Sequence[Row],
+    title: str,
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    share: Literal["none", "all"] = "none",
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of lines x columns panels, each of that width and height in inches."""
+    down, across = shape
+    figure = Figure(
+        figsize=(max(size[0] * across, 7.0), size[1] * down + 0.8), dpi=_DPI, layout="constrained"
+    )
+    where = "; ".join((f"{machine(rows)}, {Shape.of(rows[0]).title}", *constants(rows)))
+    heading = f"{title}\n{folded(figure, where)}"
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=10, linespacing=1.4)
+    grid = figure.subplots(down, across, squeeze=False, sharey=share)
+    for axes in grid.flat:
+        plain(axes)
+    return figure, [list(line) for line in grid]
+
+
+def plain(axes: Axes) -> None:
+    """No box, and a grid that stays behind the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=8, color=GREY)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def grid_of(rows: Sequence[Row]) -> list[list[tuple[str, list[Row]]]]:
+    """Title and rows of each panel: a line for each mask, a column for each direction."""
+    masks = [causal for causal in (True, False) if any(row.causal is causal for row in rows)]
+    directions = [found for found in Direction if any(row.direction is found for row in rows)]
+    return [[_panel(rows, causal, found) for found in directions] for causal in masks]
+
+
+def _panel(rows: Sequence[Row], causal: bool, direction: Direction) -> tuple[str, list[Row]]:
+    found = [row for row in rows if row.causal is causal and row.direction is direction]
+    mask = "causal" if causal else "full"
+    return f"{direction.value.replace('_', ' + ')}, {mask}", found
+
+
+def pairs(
+    axes: Sequence[Sequence[Axes]], grid: Sequence[Sequence[tuple[str, list[Row]]]]
+) -> Iterator[tuple[Axes, str, list[Row]]]:
+    """Each panel with its title and rows."""
+    for line, contents in zip(axes, grid, strict=True):
+        for panel, (title, rows) in zip(line, contents, strict=True):
+            yield panel, title, rows
+
+
+def footnote(figure: Figure, text: str) -> None:
+    """Small print below the panels."""
+    if text:
+        shown = "\n".join(folded(figure, line) for line in text.splitlines())
+        figure.supxlabel(shown, x=0.01, ha="left", fontsize=7.5, color=GREY, linespacing=1.4)
+
+
+def folded(figure: Figure, text: str) -> str:
+    """The text in lines as wide as the figure."""
+    return fill(text, int(figure.get_figwidth() * _LETTERS_PER_INCH))
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes the picture, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path

@@ -1,0 +1,94 @@
+"""Errors by tensor and backend: beside plain PyTorch's, and beside what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ring_attn_bench.bench.record import Status
+from ring_attn_bench.report.columns import TENSORS, Ratios, Row
+from ring_attn_bench.report.groups import group
+from ring_attn_bench.report.plots.canvas import GREY, footnote, panels
+from ring_attn_bench.report.plots.legend import legend
+from ring_attn_bench.report.plots.style import Style
+
+_PANEL = (4.6, 3.2)
+_FLOOR = 1e-3
+"""A ratio of 0 cannot be drawn on a logarithmic axis; it and all smaller ones are drawn here."""
+_WIDTH = 0.8
+"""Of the five tensors' slots, how much the backends' points fill."""
+
+Ratio = Callable[[Ratios], float | None]
+
+
+def draw_errors(rows: Sequence[Row], style: Style) -> Figure | None:
+    """A point for each record and tensor; None if no record has errors."""
+    compared = [row for row in rows if any(ratio.of_bound for ratio in row.ratios.values())]
+    if not compared:
+        return None
+    figure, axes = panels(compared, "Errors against the float64 oracle", (1, 2), _PANEL)
+    left, right = axes[0]
+    _draw(left, compared, style, lambda ratio: ratio.vs_pytorch)
+    _draw(right, compared, style, lambda ratio: ratio.of_bound)
+    left.set_ylabel("rmse / rmse of PyTorch in the same precision", fontsize=8)
+    right.set_ylabel("share of the allowed error (max_abs or rmse)", fontsize=8)
+    left.set_title("1: as exact as plain PyTorch", fontsize=9)
+    right.set_title("1: the bound; above it is wrong", fontsize=9)
+    legend(figure, compared, style, lines=False)
+    footnote(figure, _small_print(compared))
+    return figure
+
+
+def _draw(axes: Axes, rows: Sequence[Row], style: Style, ratio: Ratio) -> None:
+    backends = group(rows, lambda row: row.backend)
+    for place, found in enumerate(backends.values()):
+        shift = _WIDTH * ((place + 0.5) / len(backends) - 0.5)
+        for wrong in (False, True):
+            points = [row for row in found if (row.status is Status.WRONG) is wrong]
+            _points(axes, points, shift, style, ratio)
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(range(len(TENSORS)), TENSORS)
+    axes.set_xlim(-0.5, len(TENSORS) - 0.5)
+    axes.grid(visible=False, axis="x")
+
+
+def _points(axes: Axes, rows: Sequence[Row], shift: float, style: Style, ratio: Ratio) -> None:
+    """Of one backend; those of wrong records have a ring around them."""
+    found = [
+        (place + shift, max(value, _FLOOR))
+        for row in rows
+        for place, tensor in enumerate(TENSORS)
+        if (value := ratio(row.ratios[tensor])) is not None
+    ]
+    if not found:
+        return
+    across, up = zip(*found, strict=True)
+    axes.plot(
+        across, up, linestyle="", color=style.colour(rows[0]), marker=style.marker(rows[0]),
+        markersize=4.5, alpha=0.6, markeredgewidth=0,
+    )  # fmt: skip
+    if rows[0].status is Status.WRONG:
+        axes.plot(
+            across, up, linestyle="", marker="o", markersize=10, fillstyle="none", color="#CC0000"
+        )
+
+
+def _small_print(rows: Sequence[Row]) -> str:
+    text = "A point is one record: a contestant, length, mask and direction."
+    if any(row.status is Status.WRONG for row in rows):
+        text += " Ringed: records whose result is wrong."
+    endless = sum(_is_endless(row) for row in rows)
+    if endless:
+        text += f" Not drawn: {endless} with values that are not finite."
+    return text
+
+
+def _is_endless(row: Row) -> bool:
+    return any(row.errors[tensor].max_abs is None for tensor in row.direction.tensors)

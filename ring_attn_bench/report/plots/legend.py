@@ -1,0 +1,52 @@
+"""What colours, lines and fillings mean, to the right of the panels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.groups import group, label, varying
+from ring_attn_bench.report.plots.canvas import GREY
+from ring_attn_bench.report.plots.style import Style, variant
+
+_VARIANT = ("transport", "slots", "gradients")
+
+
+def legend(figure: Figure, rows: Sequence[Row], style: Style, lines: bool = True) -> None:
+    """Backends by colour and marker; with `lines`, partitions and variants where they differ."""
+    handles = list(_backends(rows, style, lines))
+    if lines:
+        handles += [*_partitions(rows, style), *_variants(rows, style)]
+    figure.legend(
+        handles=handles, loc="outside right upper", frameon=False, fontsize=8, handlelength=3
+    )
+
+
+def _backends(rows: Sequence[Row], style: Style, lines: bool) -> Iterator[Line2D]:
+    for name, found in group(rows, lambda row: row.backend).items():
+        first = found[0]
+        yield Line2D(
+            [], [], label=name, color=style.colour(first), marker=style.marker(first),
+            linestyle="-" if lines else "", markersize=6,
+        )  # fmt: skip
+
+
+def _partitions(rows: Sequence[Row], style: Style) -> Iterator[Line2D]:
+    found = group(rows, lambda row: row.partition)
+    if len(found) > 1:
+        for name, (first, *_) in found.items():
+            yield Line2D([], [], label=name, color=GREY, linestyle=style.line(first))
+
+
+def _variants(rows: Sequence[Row], style: Style) -> Iterator[Line2D]:
+    found = group(rows, variant)
+    names = [name for name in varying(rows, _VARIANT) if name in _VARIANT]
+    if len(found) > 1:
+        for first, *_ in found.values():
+            yield Line2D(
+                [], [], label=label(first, names), color=GREY, linestyle="", marker="o",
+                fillstyle=style.fill(first),
+            )  # fmt: skip

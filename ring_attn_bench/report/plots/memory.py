@@ -1,0 +1,28 @@
+"""Peak GPU memory beyond the inputs, at the longest sequence at which anything ran."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.formats import tokens
+from ring_attn_bench.report.plots.bars import draw_bars
+from ring_attn_bench.report.plots.style import Style
+
+
+def draw_memory(rows: Sequence[Row], style: Style) -> Figure | None:
+    """A bar for each contestant; None without any peak."""
+    measured = [row for row in rows if peak(row) is not None]
+    if not measured:
+        return None
+    longest = max(row.seqlen_per_gpu for row in measured)
+    found = [row for row in rows if row.seqlen_per_gpu == longest]
+    title = f"Peak extra memory at {tokens(longest)} tokens per GPU"
+    return draw_bars(found, style, title, "MiB beyond the inputs, largest over ranks", peak)
+
+
+def peak(row: Row) -> float | None:
+    """The row's, if its results were right."""
+    return row.peak_extra_mib if row.status.value == "ok" else None

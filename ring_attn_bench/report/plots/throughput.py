@@ -1,0 +1,83 @@
+"""Useful TFLOP/s by sequence length, a panel for each mask and direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.formats import tokens
+from ring_attn_bench.report.groups import WHO, device, group, label
+from ring_attn_bench.report.plots.bars import draw_bars
+from ring_attn_bench.report.plots.canvas import footnote, grid_of, pairs, panels
+from ring_attn_bench.report.plots.legend import legend
+from ring_attn_bench.report.plots.missing import missing
+from ring_attn_bench.report.plots.style import Style
+
+_PANEL = (3.5, 2.7)
+
+
+def draw_throughput(rows: Sequence[Row], style: Style) -> Figure | None:
+    """Lines over the lengths, or bars if there is only one; None without any speed."""
+    if all(row.tflops_per_gpu is None for row in rows):
+        return None
+    lengths = sorted({row.seqlen_per_gpu for row in rows})
+    unit = f"useful TFLOP/s per {device(rows)}"
+    if len(lengths) == 1:
+        title = f"Throughput at {tokens(lengths[0])} tokens per {device(rows)}"
+        return draw_bars(rows, style, title, unit, _rate, interval)
+    grid = grid_of(rows)
+    shape = (len(grid), len(grid[0]))
+    figure, axes = panels(rows, "Throughput by sequence length", shape, _PANEL, share="all")
+    for panel, title, found in pairs(axes, grid):
+        panel.set_title(title, fontsize=9)
+        _length_axis(panel, lengths)
+        _draw(panel, found, style)
+    for line in axes:
+        line[0].set_ylabel(unit, fontsize=8)
+    for panel in axes[-1]:
+        panel.set_xlabel(f"tokens per {device(rows)}", fontsize=8)
+    axes[0][0].set_ylim(bottom=0)
+    legend(figure, rows, style)
+    footnote(figure, _small_print(rows))
+    return figure
+
+
+def _draw(axes: Axes, rows: Sequence[Row], style: Style) -> None:
+    """One line for each contestant, broken where it has no figure."""
+    for found in group(rows, lambda row: label(row, WHO)).values():
+        found.sort(key=lambda row: row.seqlen_per_gpu)
+        first = found[0]
+        missing_value = float("nan")
+        axes.errorbar(
+            [row.seqlen_per_gpu for row in found],
+            [missing_value if row.tflops_per_gpu is None else row.tflops_per_gpu for row in found],
+            yerr=tuple(zip(*(interval(row) for row in found), strict=True)),
+            color=style.colour(first), marker=style.marker(first), linestyle=style.line(first),
+            fillstyle=style.fill(first), markersize=4.5, linewidth=1.3, capsize=2, elinewidth=1,
+        )  # fmt: skip
+
+
+def interval(row: Row) -> tuple[float, float]:
+    """How far the rate's 95 % interval reaches down and up; the slowest end is the lowest rate."""
+    rate, latency = row.tflops_per_gpu, row.latency_ms
+    if rate is None or latency is None or not row.latency_ms_lo or not row.latency_ms_hi:
+        return 0.0, 0.0
+    return rate - rate * latency / row.latency_ms_hi, rate * latency / row.latency_ms_lo - rate
+
+
+def _rate(row: Row) -> float | None:
+    return row.tflops_per_gpu
+
+
+def _length_axis(axes: Axes, lengths: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, [tokens(length) for length in lengths])
+    axes.minorticks_off()
+
+
+def _small_print(rows: Sequence[Row]) -> str:
+    bars = "Bars: 95 % confidence interval of the median."
+    return "\n".join(text for text in (bars, missing(rows)) if text)

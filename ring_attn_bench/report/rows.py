@@ -1,0 +1,169 @@
+"""Record -> Row: every summary figure of the report is computed here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ring_attn_bench.bench.record import Accuracy, Case, Contestant, Record, TensorError
+from ring_attn_bench.report.columns import COLUMNS, KINDS, TENSORS, Errors, Ratios, Row
+from ring_attn_bench.report.statistics import summarize
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_MIB = 2**20
+_DTYPES: dict[type, str] = {bool: "boolean", int: "Int64", float: "Float64"}
+
+
+def latest(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Of records with the same key, which a resumed run may write, the last one."""
+    return tuple({record.key: record for record in records}.values())
+
+
+def rows(records: Iterable[Record]) -> tuple[Row, ...]:
+    """One row for each case x contestant x direction."""
+    return tuple(row(record) for record in latest(records))
+
+
+def row(record: Record) -> Row:
+    """The record as one line."""
+    return Row(
+        direction=record.direction,
+        status=record.status,
+        reason=_one_line(record.reason),
+        **_case(record.case),
+        **_contestant(record.contestant),
+        **_speed(record),
+        **_memory(record),
+        **_accuracy(record.accuracy),
+        **_provenance(record),
+    )
+
+
+def frame(rows: Sequence[Row]) -> DataFrame:
+    """The rows as a table whose columns have types that know empty cells."""
+    from pandas import DataFrame
+
+    cells = [row.cells() for row in rows]
+    dtypes = {name: _DTYPES.get(KINDS[name], "string") for name in COLUMNS}
+    return DataFrame(cells, columns=list(COLUMNS), dtype=object).astype(dtypes)
+
+
+def _case(case: Case) -> dict[str, Any]:
+    left, right = (None if size < 0 else size for size in case.window)
+    return {
+        "case": case.name,
+        "seqlen_per_gpu": case.seqlen_per_gpu,
+        "window_left": left,
+        "window_right": right,
+        "softcap": case.softcap or None,
+        **case.model_dump(exclude={"window", "softcap"}),
+    }
+
+
+def _contestant(contestant: Contestant) -> dict[str, Any]:
+    return {"contestant": contestant.name, **contestant.model_dump()}
+
+
+def _speed(record: Record) -> dict[str, Any]:
+    """Nothing for an interpreter's times, which say nothing about a kernel."""
+    speed, case = record.speed, record.case
+    ring = summarize(speed.samples.ring) if speed else None
+    if record.interpreted or speed is None or ring is None or not ring.median:
+        return {}
+    seconds = ring.median / 1e3
+    return {
+        "latency_ms": ring.median,
+        "latency_ms_lo": ring.low,
+        "latency_ms_hi": ring.high,
+        "tflops_per_gpu": speed.useful_flops / case.world_size / seconds / 1e12,
+        "tokens_per_s": case.batch * case.seqlen_total / seconds,
+        "samples": ring.count,
+        "stop": speed.samples.stop or None,
+        "spread": ring.spread,
+        "executed_over_useful_flops": _ratio(speed.executed_flops, speed.useful_flops),
+        **_beside(record, ring.median),
+    }
+
+
+def _beside(record: Record, latency: float) -> dict[str, Any]:
+    """The twin's and the single GPU's times, and how near the ring comes to them."""
+    assert record.speed is not None
+    speed = record.speed
+    twin, alone = summarize(speed.samples.twin), summarize(speed.samples.one_gpu)
+    cells: dict[str, Any] = {}
+    if twin:
+        cells |= {"twin_ms": twin.median, "percent_of_twin": 100 * twin.median / latency}
+    if alone and speed.one_gpu_flops:
+        share = speed.useful_flops / record.case.world_size
+        ideal = alone.median * share / speed.one_gpu_flops
+        cells |= {"one_gpu_ms": ideal, "percent_of_one_gpu": 100 * ideal / latency}
+    return cells
+
+
+def _memory(record: Record) -> dict[str, Any]:
+    """Nothing on a CPU, whose allocator keeps no peak."""
+    peaks = record.memory.peak_extra_bytes if record.memory else []
+    if not peaks or not record.environment.get("gpu"):
+        return {}
+    return {"peak_extra_mib": max(peaks) / _MIB}
+
+
+def _accuracy(accuracy: Accuracy | None) -> dict[str, Any]:
+    found = accuracy.tensors if accuracy else {}
+    return {
+        "errors": {name: _errors(found.get(name)) for name in TENSORS},
+        "ratios": {name: _ratios(found.get(name)) for name in TENSORS},
+        "oracle": accuracy.oracle if accuracy else None,
+        "oracle_rows": accuracy.oracle_rows if accuracy else None,
+    }
+
+
+def _errors(error: TensorError | None) -> Errors:
+    if error is None:
+        return Errors()
+    return Errors(max_abs=error.max_abs, rmse=error.rmse, rel_l2=error.rel_l2)
+
+
+def _ratios(error: TensorError | None) -> Ratios:
+    if error is None:
+        return Ratios()
+    shares = (
+        _ratio(error.max_abs, error.bound_max_abs),
+        _ratio(error.rmse, error.bound_rmse),
+    )
+    return Ratios(
+        vs_pytorch=_ratio(error.rmse, error.pytorch_rmse),
+        vs_one_gpu=_ratio(error.rmse, error.one_gpu_rmse),
+        of_bound=max((share for share in shares if share is not None), default=None),
+    )
+
+
+def _ratio(value: float | None, of: float | None) -> float | None:
+    """Empty where there is nothing to compare with."""
+    return None if value is None or not of else value / of
+
+
+def _provenance(record: Record) -> dict[str, Any]:
+    environment = record.environment
+    commit = environment.get("commit")
+    return {
+        "interpreted": record.interpreted,
+        "backend_version": record.backend_version or None,
+        **{name: _text(environment.get(name)) for name in ("gpu", "torch", "triton")},
+        "commit": f"{commit}-dirty" if commit and environment.get("dirty") else _text(commit),
+        "run": record.run,
+        "suite": record.suite,
+        "started_at": record.started_at or None,
+        "seconds": record.seconds,
+        "command": record.command or None,
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value in (None, "") else str(value)
+
+
+def _one_line(text: str) -> str | None:
+    return " ".join(text.split()) or None

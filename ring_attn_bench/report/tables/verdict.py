@@ -1,0 +1,66 @@
+"""How it ended: how many rows of each status, and everything that is wrong, with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+
+from ring_attn_bench.bench.record import Status
+from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.formats import plural
+from ring_attn_bench.report.groups import group
+from ring_attn_bench.report.tables.table import WIDTH, Table
+
+_CASES_SHOWN = 3
+
+
+def counts(rows: Sequence[Row]) -> Table:
+    """Rows by backend and status."""
+    present = [status for status in Status if any(row.status is status for row in rows)]
+    backends = group(rows, lambda row: row.backend)
+    body = [(name, *_counts(found, present)) for name, found in backends.items()]
+    if len(body) > 1:
+        body.append(("all", *_counts(rows, present)))
+    headers = ("backend", *(status.value for status in present), "all")
+    bad = sum(row.status.is_failure for row in rows)
+    verdict = f"{plural(bad, 'failure')} in {plural(len(rows), 'record')}"
+    return Table(verdict, headers, tuple(body))
+
+
+def _counts(rows: Sequence[Row], statuses: Sequence[Status]) -> tuple[str, ...]:
+    found = [sum(row.status is status for row in rows) for status in statuses]
+    return tuple(str(count or "") for count in (*found, len(rows)))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One contestant failing for one reason, in one or several cases."""
+
+    status: Status
+    contestant: str
+    reason: str
+    rows: tuple[Row, ...]
+
+    def terminal(self) -> str:
+        """A heading, the reason, where, and how to see it again."""
+        lines = [f"{self.status.value}: {self.contestant}", f"    {self.reason}"]
+        lines += [f"    in {where}" for where in self.where()]
+        lines += [f"    again: {self.rows[0].command}"] if self.rows[0].command else []
+        return "\n".join(fill(line, WIDTH, subsequent_indent="      ") for line in lines)
+
+    def where(self) -> Iterator[str]:
+        """The first few cases and directions."""
+        cases = group(self.rows, lambda row: row.case)
+        for name, found in list(cases.items())[:_CASES_SHOWN]:
+            yield f"{name} ({', '.join(row.direction.value for row in found)})"
+        if len(cases) > _CASES_SHOWN:
+            yield f"{len(cases) - _CASES_SHOWN} more cases"
+
+
+def failures(rows: Sequence[Row]) -> list[Failure]:
+    """All of them, wrong results first, in the order of Status."""
+    bad = [row for row in rows if row.status.is_failure]
+    bad.sort(key=lambda row: list(Status).index(row.status))
+    groups = group(bad, lambda row: (row.status, row.contestant, row.reason or ""))
+    return [Failure(*key, tuple(found)) for key, found in groups.items()]

@@ -1,0 +1,60 @@
+"""The whole report from one file of records, and its short form for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ring_attn_bench.bench.record import Record, read
+from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.report import tables
+from ring_attn_bench.report.rows import latest, rows
+
+
+def write_report(records_path: Path, out_dir: Path) -> list[Path]:
+    """Writes results.csv, report.md and plots/*.png into the folder; the paths of these files.
+
+    Raises InvalidArgument if there are no records.
+    """
+    # Here, so that a summary for the terminal needs neither pandas nor matplotlib.
+    from ring_attn_bench.report import csv, plots
+    from ring_attn_bench.report.markdown import report
+
+    records = _records(records_path)
+    lines = rows(records)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    table, page = out_dir / "results.csv", out_dir / "report.md"
+    csv.write(lines, table)
+    gallery = plots.draw(lines, out_dir / "plots")
+    pictures = [path.relative_to(out_dir) for path in gallery.paths]
+    page.write_text(report(records, pictures, gallery.skipped), encoding="utf-8")
+    return [table, page, *gallery.paths]
+
+
+def summary(records: Iterable[Record]) -> str:
+    """Speed, errors and, last, the verdict, at most 100 columns wide.
+
+    A sweep over lengths is shown by its throughput alone; report.md has the rest.
+    """
+    lines = rows(records)
+    if not lines:
+        return "No records."
+    speeds = tables.overview(lines) or tables.speed(lines)
+    shown = [*speeds, *tables.accuracy(lines), tables.counts(lines)]
+    parts = [table.terminal() for table in shown]
+    return "\n\n".join([*parts, *(failure.terminal() for failure in tables.failures(lines))])
+
+
+def failures(records: Iterable[Record]) -> int:
+    """How many records are wrong, in error or timed out."""
+    return sum(record.status.is_failure for record in latest(records))
+
+
+def _records(path: Path) -> tuple[Record, ...]:
+    try:
+        records = latest(read(path))
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {path}: {error.strerror or error}.") from None
+    if not records:
+        raise InvalidArgument(f"{path} holds no records; nothing has been measured yet.")
+    return records

@@ -1,0 +1,1 @@
+"""The ring: plans executed over a transport, merged, and differentiated."""

@@ -1,0 +1,67 @@
+"""The ring as one differentiable function of q, k and v."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ring_attn_bench.ring import run
+from ring_attn_bench.ring.context import RingContext
+from ring_attn_bench.ring.forward import Job
+
+
+@dataclass(frozen=True)
+class RingCall:
+    """What a call computes, and over which ranks."""
+
+    job: Job
+    context: RingContext
+
+
+class RingAttention(torch.autograd.Function):
+    """(q, k, v, call) -> (out, lse); lse is not differentiable.
+
+    The backward is a collective too: every rank runs it in full, whichever of its own inputs
+    need a gradient, because the other ranks' gradients pass through it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch has no public type for it
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        call: RingCall,
+    ) -> tuple[Tensor, Tensor]:
+        """This rank's out (B, M, H, E) and lse (B, H, M)."""
+        with torch.autocast(q.device.type, enabled=False):
+            out, lse = run.forward(call.job, call.context.link(), q, k, v)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.call = call
+        ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401 - torch has no public type for it
+        dout: Tensor | None,
+        dlse: None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """This rank's dq, dk, dv, each only where it is needed."""
+        q, k, v, out, lse = ctx.saved_tensors
+        if dout is None:  # this rank's out was not used; the others' gradients still pass
+            dout = torch.zeros_like(out)
+        if dout.stride(-1) != 1:  # an expanded gradient, of out.sum() for one
+            dout = dout.contiguous()
+        with torch.autocast(q.device.type, enabled=False):
+            link = ctx.call.context.link()
+            gradients = run.backward(ctx.call.job, link, dout, q, k, v, out, lse)
+        needed = zip(gradients, ctx.needs_input_grad, strict=False)
+        dq, dk, dv = (gradient if needs else None for gradient, needs in needed)
+        return dq, dk, dv, None

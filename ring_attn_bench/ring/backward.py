@@ -1,0 +1,123 @@
+"""One rank's backward pass: the forward's launches again, and gradients of keys sent home.
+
+With the whole row's lse and delta every launch gives its exact summand of dq, dk and dv
+(Dao 2023, FlashAttention-2, algorithm 2). dq stays here and grows in float32; dk and dv go
+straight to the rank that owns the keys, which sums them in float32 in a fixed order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.plan import Launch, Step
+from ring_attn_bench.ring.forward import Job, post_due
+from ring_attn_bench.ring.link import Link
+from ring_attn_bench.ring.packing import Packing, accumulator_dtype
+
+_DELTA_ROWS = 2048
+"""At 32 heads of 128 a wide copy of so many rows is 32 MiB."""
+
+
+class BackwardPass:
+    """publish, run, collect: apart, so that ranks in one process can take turns."""
+
+    def __init__(
+        self,
+        job: Job,
+        link: Link,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+    ) -> None:
+        self._job, self._link = job, link
+        self._dout, self._q, self._k, self._v = dout, q, k, v
+        self._out, self._lse = out, lse
+        self._wide = accumulator_dtype(q.dtype)
+        self._packing = Packing.of(k, v)
+        self._delta = _delta(dout, out, self._wide) if job.backend.needs_delta else None
+        zero = job.plan.rows_start_at_zero
+        self._dq = (torch.zeros_like if zero else torch.empty_like)(q, dtype=self._wide)
+
+    def publish(self) -> None:
+        """Makes this rank's keys readable."""
+        self._link.publish(self._packing.pack(self._k, self._v), self._job.plan)
+
+    def run(self) -> None:
+        """Every launch; a step's partials leave as soon as its last launch is queued."""
+        plan = self._job.plan
+        for index, step in enumerate(plan.steps):
+            post_due(plan, self._link, index)
+            k, v = self._keys(index)
+            gradients = self._gradients(step, k.shape[1])
+            dk, dv = self._packing.views(gradients)
+            for launch in step.launches:
+                self._launch(launch, k, v, dk, dv)
+            if index == 0:
+                self._home = gradients
+            else:
+                self._add_received(outstanding=plan.slots - 1)
+                self._link.give(index, gradients.to(self._job.gradients))
+
+    def collect(self) -> tuple[Tensor, Tensor, Tensor]:
+        """dq, dk, dv in the dtypes of q, k, v."""
+        self._add_received(outstanding=0)
+        self._link.finish()
+        dk, dv = self._packing.views(self._home)
+        return self._dq.to(self._q.dtype), _like(dk, self._k), _like(dv, self._v)
+
+    def _keys(self, index: int) -> tuple[Tensor, Tensor]:
+        if index == 0:
+            return self._k, self._v
+        return self._packing.views(self._link.landed(index))
+
+    def _gradients(self, step: Step, tokens: int) -> Tensor:
+        """A buffer for a step's packed dk, dv: in the wire's dtype where nothing is added up in it."""
+        travels = step.fetches and all(launch.first_keys for launch in step.launches)
+        dtype = self._job.gradients if travels else self._wide
+        new = torch.zeros if step.keys_start_at_zero else torch.empty
+        return new(tokens, self._packing.width, dtype=dtype, device=self._k.device)
+
+    def _launch(self, launch: Launch, k: Tensor, v: Tensor, dk: Tensor, dv: Tensor) -> None:
+        rows, keys = launch.rows.slice, launch.keys.slice
+        job = self._job
+        block = job.backend.backward(
+            self._dout[:, rows],
+            self._q[:, rows],
+            k[:, keys],
+            v[:, keys],
+            self._out[:, rows],
+            self._lse[:, :, rows],
+            None if self._delta is None else self._delta[:, :, rows],
+            launch.block,
+            job.score,
+            deterministic=job.deterministic,
+        )
+        _put(self._dq[:, rows], block[0], launch.first)
+        _put(dk[:, keys], block[1], launch.first_keys)
+        _put(dv[:, keys], block[2], launch.first_keys)
+
+    def _add_received(self, outstanding: int) -> None:
+        for tokens, partial in self._link.received(outstanding):
+            self._home[tokens.slice].add_(partial)
+
+
+def _delta(dout: Tensor, out: Tensor, wide: torch.dtype) -> Tensor:
+    """The row sums of dout * out, (B, H, M), a few rows at a time to keep the wide copies small."""
+    rows = zip(dout.split(_DELTA_ROWS, dim=1), out.split(_DELTA_ROWS, dim=1), strict=True)
+    parts = [torch.einsum("bmhe,bmhe->bhm", do.to(wide), o.to(wide)) for do, o in rows]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _put(total: Tensor, part: Tensor, first: bool) -> None:
+    if first:
+        total.copy_(part)
+    else:
+        total.add_(part)
+
+
+def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(gradient)

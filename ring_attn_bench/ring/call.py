@@ -1,0 +1,124 @@
+"""From a caller's arguments to a checked call that all ranks agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.partition import get_partition
+from ring_attn_bench.plan import Layout
+from ring_attn_bench.problem import Mask, Problem, Score
+from ring_attn_bench.ring.autograd import RingCall
+from ring_attn_bench.ring.choose import choose
+from ring_attn_bench.ring.context import RingContext
+from ring_attn_bench.ring.forward import Job
+from ring_attn_bench.ring.handshake import Signature, agree, refuse
+from ring_attn_bench.ring.validate import (
+    check_alibi_slopes,
+    check_options,
+    check_tensors,
+    problem_of,
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a ring function was called with, besides its tensors."""
+
+    partition: str
+    backend: str
+    dropout_p: float
+    softmax_scale: float | None
+    causal: bool
+    window_size: tuple[int, int]
+    alibi_slopes: Tensor | None
+    softcap: float
+    deterministic: bool
+
+
+def agreed_call(
+    q: Tensor, k: Tensor, v: Tensor, arguments: Arguments, ring: RingContext
+) -> RingCall:
+    """The call, checked here and, where ranks shake hands, against the other ranks' calls.
+
+    Raises what the public functions document. A rank that refuses its own arguments tells the
+    others, which then raise too instead of waiting for it.
+    """
+    device = q.device if isinstance(q, Tensor) else torch.device("cpu")
+    shakes_hands = ring.shakes_hands(device)
+    try:
+        call, signature = _prepare(q, k, v, arguments, ring)
+    except Exception:
+        if shakes_hands:
+            refuse(ring.group, ring.message_device(device))
+        raise
+    if shakes_hands:
+        agree(ring.group, ring.message_device(device), signature)
+    return call
+
+
+def _prepare(
+    q: Tensor, k: Tensor, v: Tensor, arguments: Arguments, ring: RingContext
+) -> tuple[RingCall, Signature]:
+    check_tensors(q, k, v)
+    ring.check_device(q.device)
+    check_options(
+        arguments.dropout_p, arguments.softmax_scale, arguments.softcap, arguments.window_size
+    )
+    check_alibi_slopes(arguments.alibi_slopes, q)
+    mask = Mask.from_window_size(arguments.causal, arguments.window_size)
+    layout = Layout(
+        get_partition(arguments.partition),
+        ring.world_size,
+        q.shape[1],
+        mask.band,
+        ring.options.slots,
+        ring.options.grouping,
+    )
+    problem = problem_of(
+        q,
+        v,
+        k.shape[2],
+        ring.world_size,
+        mask,
+        softcap=arguments.softcap,
+        alibi=arguments.alibi_slopes is not None,
+        dropout_p=arguments.dropout_p,
+        deterministic=arguments.deterministic,
+        backward=torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)),
+    )
+    backend, plan = choose(arguments.backend, problem, layout, ring.rank)
+    scale = q.shape[-1] ** -0.5 if arguments.softmax_scale is None else arguments.softmax_scale
+    score = Score(scale, arguments.softcap, arguments.alibi_slopes)
+    gradients = ring.gradient_dtype(q.dtype)
+    job = Job(plan, backend, score, gradients, arguments.deterministic)
+    return RingCall(job, ring), _signature(problem, layout, backend.name, score, ring)
+
+
+def _signature(
+    problem: Problem, layout: Layout, backend: str, score: Score, ring: RingContext
+) -> Signature:
+    """Everything that ranks must have in common for their messages to fit."""
+    return Signature.of(
+        {
+            "batch size": problem.batch,
+            "tokens": layout.tokens,
+            "query heads": problem.heads_q,
+            "key heads": problem.heads_kv,
+            "head dim": problem.head_dim,
+            "head dim of v": problem.head_dim_v,
+        },
+        {
+            "dtype": problem.dtype,
+            "partition": layout.partition.name,
+            "backend": backend,
+            "mask": str(problem.mask),
+            "softmax_scale, softcap or alibi_slopes": (
+                f"{score.softmax_scale!r} {score.softcap!r} {problem.alibi}"
+            ),
+            "ring options": str(ring.options),
+            "deterministic": str(problem.deterministic),
+        },
+    )

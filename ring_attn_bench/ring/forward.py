@@ -1,0 +1,97 @@
+"""One rank's forward pass: post, wait, launch, merge, as the plan says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.backend import Backend
+from ring_attn_bench.plan import Launch, Plan
+from ring_attn_bench.problem import Score
+from ring_attn_bench.ring.link import Link
+from ring_attn_bench.ring.merge import merge
+from ring_attn_bench.ring.packing import Packing, accumulator_dtype
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a pass computes with, forward and backward.
+
+    gradients: the dtype in which dk, dv partials travel to their owner.
+    """
+
+    plan: Plan
+    backend: Backend
+    score: Score
+    gradients: torch.dtype
+    deterministic: bool = False
+
+
+class ForwardPass:
+    """publish, run, collect: apart, so that ranks in one process can take turns."""
+
+    def __init__(self, job: Job, link: Link, q: Tensor, k: Tensor, v: Tensor) -> None:
+        self._job, self._link = job, link
+        self._q, self._k, self._v = q, k, v
+        self._packing = Packing.of(k, v)
+        batch, rows, heads, _ = q.shape
+        plan, wide = job.plan, accumulator_dtype(q.dtype)
+        self._lse = q.new_empty(batch, heads, rows, dtype=wide)
+        self._out = q.new_empty(batch, rows, heads, v.shape[3])
+        direct = all(launch.first and launch.last for launch in plan.launches)
+        self._out_acc = self._out if direct else torch.empty_like(self._out, dtype=wide)
+        if plan.rows_start_at_zero:
+            self._out_acc.zero_()
+            self._lse.fill_(float("-inf"))
+
+    def publish(self) -> None:
+        """Makes this rank's keys readable."""
+        self._link.publish(self._packing.pack(self._k, self._v), self._job.plan)
+
+    def run(self) -> None:
+        """Every launch, each as soon as its keys are there."""
+        for index, _ in enumerate(self._job.plan.steps):
+            post_due(self._job.plan, self._link, index)
+            k, v = self._keys(index)
+            for launch in self._job.plan.steps[index].launches:
+                self._launch(launch, k, v)
+
+    def collect(self) -> tuple[Tensor, Tensor]:
+        """out (B, M, H, E) in q's dtype and lse (B, H, M)."""
+        self._link.finish()
+        if self._out_acc is not self._out:
+            for rows in self._job.plan.unfinished:
+                self._out[:, rows.slice].copy_(self._out_acc[:, rows.slice])
+        return self._out, self._lse
+
+    def _keys(self, index: int) -> tuple[Tensor, Tensor]:
+        if index == 0:
+            return self._k, self._v
+        return self._packing.views(self._link.landed(index))
+
+    def _launch(self, launch: Launch, k: Tensor, v: Tensor) -> None:
+        rows, keys = launch.rows.slice, launch.keys.slice
+        job = self._job
+        block_out, block_lse = job.backend.forward(
+            self._q[:, rows], k[:, keys], v[:, keys], launch.block, job.score
+        )
+        lse = self._lse[:, :, rows]
+        target = self._out[:, rows] if launch.last else None
+        if launch.first:
+            (self._out_acc[:, rows] if target is None else target).copy_(block_out)
+            lse.copy_(block_lse)
+        else:
+            merge(self._out_acc[:, rows], lse, block_out, block_lse, target)
+
+
+def post_due(plan: Plan, link: Link, index: int) -> None:
+    """Posts the transfers that become due before the launches of step `index`, in step order.
+
+    Before the launches on purpose: a transfer kernel that is queued behind attention kernels
+    starts only when one of them gives up its multiprocessors.
+    """
+    for later, step in enumerate(plan.steps):
+        if later > 0 and step.post_at == index:
+            link.post(later)

@@ -1,0 +1,49 @@
+"""Keys and values as one token-major buffer, so that any run of tokens is one contiguous message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """A token's k (B, G, D) and v (B, G, E), one after the other, in a row of `width` elements."""
+
+    batch: int
+    heads: int
+    head_dim: int
+    head_dim_v: int
+
+    @classmethod
+    def of(cls, k: Tensor, v: Tensor) -> Packing:
+        """The packing for k (B, N, G, D) and v (B, N, G, E)."""
+        return cls(k.shape[0], k.shape[2], k.shape[3], v.shape[3])
+
+    @property
+    def width(self) -> int:
+        """Elements of one token."""
+        return self.batch * self.heads * (self.head_dim + self.head_dim_v)
+
+    def pack(self, k: Tensor, v: Tensor) -> Tensor:
+        """A new buffer (N, width) that holds k and v."""
+        buffer = k.new_empty(k.shape[1], self.width)
+        for view, tensor in zip(self.views(buffer), (k, v), strict=True):
+            view.copy_(tensor)
+        return buffer
+
+    def views(self, buffer: Tensor) -> tuple[Tensor, Tensor]:
+        """k (B, N, G, D) and v (B, N, G, E) as views of a buffer (N, width)."""
+        split = self.batch * self.heads * self.head_dim
+        k, v = buffer[:, :split], buffer[:, split:]
+        return (
+            k.unflatten(1, (self.batch, self.heads, self.head_dim)).transpose(0, 1),
+            v.unflatten(1, (self.batch, self.heads, self.head_dim_v)).transpose(0, 1),
+        )
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64 inputs, else float32."""
+    return torch.float64 if dtype is torch.float64 else torch.float32

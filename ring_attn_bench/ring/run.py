@@ -1,0 +1,89 @@
+"""Runs a pass on one rank, or on all ranks of a ring in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from ring_attn_bench.ring.backward import BackwardPass
+from ring_attn_bench.ring.forward import ForwardPass, Job
+from ring_attn_bench.ring.link import Link
+from ring_attn_bench.ring.transports.loopback import Board, LoopbackLink
+
+Result = TypeVar("Result", covariant=True)
+
+
+class Pass(Protocol[Result]):
+    """A forward or a backward pass of one rank."""
+
+    def publish(self) -> None:
+        """Makes the rank's keys readable."""
+        ...
+
+    def run(self) -> None:
+        """Queues every launch."""
+        ...
+
+    def collect(self) -> Result:
+        """The results, complete."""
+        ...
+
+
+def run(one: Pass[Result]) -> Result:
+    """One rank's pass, the others being run elsewhere at the same time."""
+    one.publish()
+    one.run()
+    return one.collect()
+
+
+def run_together(ranks: Sequence[Pass[Result]]) -> list[Result]:
+    """The passes of all ranks, one after the other in this process."""
+    for one in ranks:
+        one.publish()
+    for one in ranks:
+        one.run()
+    return [one.collect() for one in ranks]
+
+
+def forward(job: Job, link: Link, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """This rank's out (B, M, H, E) and lse (B, H, M)."""
+    return run(ForwardPass(job, link, q, k, v))
+
+
+def backward(
+    job: Job,
+    link: Link,
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """This rank's dq, dk, dv."""
+    return run(BackwardPass(job, link, dout, q, k, v, out, lse))
+
+
+def loopback_forward(
+    jobs: Sequence[Job], shards: Sequence[tuple[Tensor, Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """out and lse of every rank, from its q, k, v."""
+    board = Board()
+    passes = [
+        ForwardPass(job, LoopbackLink(board), *qkv) for job, qkv in zip(jobs, shards, strict=True)
+    ]
+    return run_together(passes)
+
+
+def loopback_backward(
+    jobs: Sequence[Job], shards: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """dq, dk, dv of every rank, from its dout, q, k, v, out, lse."""
+    board = Board()
+    passes = [
+        BackwardPass(job, LoopbackLink(board), *shard)
+        for job, shard in zip(jobs, shards, strict=True)
+    ]
+    return run_together(passes)

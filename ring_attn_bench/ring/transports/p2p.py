@@ -1,0 +1,105 @@
+"""torch.distributed point-to-point messages: works on NCCL and gloo, on any topology."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import Tensor
+
+from ring_attn_bench.plan import Plan
+from ring_attn_bench.positions import Range
+
+
+@dataclass(frozen=True, slots=True)
+class _Gift:
+    """Partials on their way: ours to their owners, and of our tokens into an inbox."""
+
+    works: list[dist.Work]
+    partials: Tensor
+    inbox: tuple[tuple[Range, Tensor], ...]
+
+
+class P2PLink:
+    """Each step is one batch of sends and receives, posted in the same order on every rank.
+
+    A batch is a permutation of the ranks (or several), so batches in step order cannot deadlock.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+        self._peers = dist.get_process_group_ranks(group)
+        self._works: dict[int, list[dist.Work]] = {}
+        self._gifts: deque[_Gift] = deque()
+
+    def publish(self, keys: Tensor, plan: Plan) -> None:
+        """Keeps the keys to send from, and makes the landing slots of the pass."""
+        self._keys, self._plan = keys, plan
+        slots = plan.slots if plan.landing_tokens else 0
+        self._landing = keys.new_empty(slots, plan.landing_tokens, keys.shape[1])
+
+    def post(self, index: int) -> None:
+        """One batch: what we owe in this step, and what we need."""
+        step = self._plan.steps[index]
+        landing = self._slot(index)
+        sends = [self._send(s.reader, self._keys[s.tokens.slice]) for s in step.sends]
+        receives = [self._receive(f.owner, landing[f.landing.slice]) for f in step.fetches]
+        self._works[index] = _start(sends + receives)
+
+    def landed(self, index: int) -> Tensor:
+        """The step's slot, after its batch."""
+        _wait(self._works.pop(index))
+        return self._slot(index)
+
+    def give(self, index: int, partials: Tensor) -> None:
+        """The step's batch in the other direction."""
+        step = self._plan.steps[index]
+        inbox = tuple(
+            (send.tokens, partials.new_empty(len(send.tokens), partials.shape[1]))
+            for send in step.sends
+        )
+        gives = [self._send(f.owner, partials[f.landing.slice]) for f in step.fetches]
+        takes = [
+            self._receive(send.reader, part)
+            for send, (_, part) in zip(step.sends, inbox, strict=True)
+        ]
+        self._gifts.append(_Gift(_start(gives + takes), partials, inbox))
+
+    def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
+        """In step order, which is the same on every run."""
+        while len(self._gifts) > outstanding:
+            gift = self._gifts.popleft()
+            _wait(gift.works)
+            yield from gift.inbox
+
+    def finish(self) -> None:
+        """Waits for sends that no `landed` waited for."""
+        for works in self._works.values():
+            _wait(works)
+        self._works.clear()
+
+    def _slot(self, index: int) -> Tensor:
+        step = self._plan.steps[index]
+        if not step.fetches:
+            return self._keys[:0]
+        return self._landing[(index - 1) % self._plan.slots, : step.landing_tokens]
+
+    def _send(self, peer: int, part: Tensor) -> dist.P2POp:
+        return dist.P2POp(dist.isend, part, self._peers[peer], self._group)
+
+    def _receive(self, peer: int, part: Tensor) -> dist.P2POp:
+        return dist.P2POp(dist.irecv, part, self._peers[peer], self._group)
+
+
+def _start(operations: list[dist.P2POp]) -> list[dist.Work]:
+    if not operations:
+        return []
+    works: list[dist.Work] = dist.batch_isend_irecv(operations)
+    return works
+
+
+def _wait(works: list[dist.Work]) -> None:
+    for work in works:
+        work.wait()

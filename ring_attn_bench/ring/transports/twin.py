@@ -1,0 +1,54 @@
+"""A ring whose keys are already there: the same launches and buffers, and no communication.
+
+Its results are meaningless. Its time beside the real ring's is what communication costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.plan import Plan
+from ring_attn_bench.positions import Range
+
+
+class TwinLink:
+    """Serves every step from one local buffer of random keys, which it keeps between passes."""
+
+    def __init__(self) -> None:
+        self._local: Tensor | None = None
+
+    def publish(self, keys: Tensor, plan: Plan) -> None:
+        """Fills the buffer on first use, so that no timed pass does."""
+        self._plan = plan
+        self._received: list[tuple[Range, Tensor]] = []
+        shape = (plan.landing_tokens, keys.shape[1])
+        if self._local is None or self._local.shape != shape or self._local.dtype != keys.dtype:
+            self._local = torch.randn(shape, dtype=torch.float32, device=keys.device).to(keys.dtype)
+
+    def post(self, index: int) -> None:
+        """Nothing moves."""
+
+    def landed(self, index: int) -> Tensor:
+        """The local buffer."""
+        assert self._local is not None  # publish came first
+        return self._local[: self._plan.steps[index].landing_tokens]
+
+    def give(self, index: int, partials: Tensor) -> None:
+        """Hands our own partials back as if readers had sent them: as much is summed as in the ring."""
+        step = self._plan.steps[index]
+        at = 0
+        for send in step.sends:
+            part = partials[at : at + len(send.tokens)]
+            self._received.append((Range(send.tokens.start, send.tokens.start + len(part)), part))
+            at += len(part)
+
+    def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
+        """What `give` left."""
+        while len(self._received) > outstanding:
+            yield self._received.pop(0)
+
+    def finish(self) -> None:
+        """Nothing is ever on its way."""

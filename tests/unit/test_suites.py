@@ -1,0 +1,55 @@
+"""The suite files are found in a checkout and in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ring_attn_bench import suites
+from ring_attn_bench.errors import UnknownName
+
+
+@pytest.fixture(params=["checkout", "wheel"])
+def configs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder of suites, where it lies in a checkout or in site-packages, and the module there."""
+    package = tmp_path / "ring_attn_bench"
+    folder = (tmp_path if request.param == "checkout" else package) / "configs"
+    folder.mkdir(parents=True)
+    for name in ("small.toml", "large.toml", "notes.md"):
+        (folder / name).touch()
+    monkeypatch.setattr(suites, "__file__", str(package / "suites.py"))
+    return folder
+
+
+def test_names_are_those_of_the_toml_files(configs):
+    assert suites.suite_names() == ("large", "small")
+
+
+def test_path_is_the_file_of_that_name(configs):
+    assert suites.suite_path("small") == configs / "small.toml"
+
+
+def test_unknown_name_says_which_are_known(configs):
+    with pytest.raises(UnknownName, match=r"Did you mean 'small'\? Known: large, small\."):
+        suites.suite_path("smal")
+
+
+def test_a_wheel_does_not_read_what_another_package_left_beside_it(tmp_path, monkeypatch):
+    package = tmp_path / "ring_attn_bench"
+    for folder, name in ((tmp_path, "theirs"), (package, "ours")):
+        (folder / "configs").mkdir(parents=True)
+        (folder / "configs" / f"{name}.toml").touch()
+    monkeypatch.setattr(suites, "__file__", str(package / "suites.py"))
+    assert suites.suite_names() == ("ours",)
+
+
+def test_without_suites_there_are_no_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(suites, "__file__", str(tmp_path / "ring_attn_bench" / "suites.py"))
+    assert suites.suite_names() == ()
+
+
+def test_the_suites_of_this_project_are_found():
+    configs = Path(__file__).parents[2] / "configs"
+    assert suites.suite_names() == tuple(sorted(path.stem for path in configs.glob("*.toml")))
+    assert all(suites.suite_path(name).is_file() for name in suites.suite_names())
