@@ -12,8 +12,8 @@ usage() {
     cat <<'EOF'
 Usage: [PYTHON=python3] ./run_tests.sh [--full] [--no-install] [options of pytest]
 
-Installs the project into .venv (once), then runs the tests: and then, in a
-process of its own, those that run kernels in Triton's interpreter.
+Installs the project into .venv (once), then runs the tests: those that need no
+interpreter, and in a process of its own those that run kernels in Triton's interpreter.
 
   --full        also the exhaustive grids
   --no-install  run in PYTHON as it is, with nothing installed (a machine without a network)
@@ -25,30 +25,34 @@ EOF
 }
 
 options=()
-paths=()
+named=""    # a test's path among them
+previous="" # argument
 for argument in "$@"; do
     case $argument in
-        --no-install) install=no ;;
+        --no-install) install=no && continue ;;
         -h | --help) usage && exit 0 ;;
-        tests | tests/* | ./tests/*) paths+=("${argument#./}") ;;
-        *) options+=("$argument") ;; # --full among them, see conftest.py
+        tests | tests/* | ./tests/*)
+            [[ $previous == --ignore || $previous == --deselect ]] || named=${argument#./} ;;
     esac
+    options+=("$argument") # --full among them, see conftest.py
+    previous=$argument
 done
 
 source "$checkout/scripts/install.sh"
 cd "$checkout"
-"$PYTHON" -c 'import pytest, pytest_timeout, hypothesis' ||
-    lacking "$PYTHON lacks what the tests need: pip install -e '.[dev]'"
+"$PYTHON" -c 'import pytest, pytest_timeout, hypothesis' 2>/dev/null ||
+    lacking "$PYTHON lacks pytest, pytest-timeout or hypothesis."
 
 run_pytest() {
     local code=0
     # the hypothesis profile `ci`: the same examples every time, and no limit on the time of one
     "$PYTHON" -m pytest --hypothesis-profile=ci "$@" "${options[@]}" || code=$?
-    if [[ $code == 5 && ${#options[@]} != 0 ]]; then return; fi # the options chose no test here
+    # options other than --full may choose no test in one of two runs
+    if [[ $code == 5 && -n ${options[*]#--full} ]]; then return; fi
     return "$code"
 }
 
-case "${paths[*]}" in
+case $named in
     "")
         run_pytest --ignore=tests/triton_interpreted
         if [[ -d tests/triton_interpreted ]]; then
@@ -57,6 +61,6 @@ case "${paths[*]}" in
             echo "No tests/triton_interpreted: nothing was run in Triton's interpreter."
         fi
         ;;
-    tests/triton_interpreted*) TRITON_INTERPRET=1 run_pytest "${paths[@]}" ;;
-    *) run_pytest "${paths[@]}" ;;
+    tests/triton_interpreted*) TRITON_INTERPRET=1 run_pytest ;;
+    *) run_pytest --ignore=tests/triton_interpreted ;;
 esac

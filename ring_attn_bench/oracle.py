@@ -163,6 +163,7 @@ def _tiles(
     keys, key_heads = k.shape[1:3]
     group = heads // key_heads
     step = max(1, budget // (group * keys * wide.itemsize))
+    q_positions, k_positions = q_positions.to(q.device), k_positions.to(q.device)
     for start in range(0, rows, step):
         inside = slice(start, start + step)
         distance = q_positions[inside, None] - k_positions[None, :]

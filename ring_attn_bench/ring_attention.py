@@ -32,7 +32,6 @@ is a collective: every rank must run it, even one whose own inputs need no gradi
 
 from __future__ import annotations
 
-
 import torch
 import torch.distributed as dist
 from torch import Tensor

@@ -40,7 +40,11 @@ SUFFIXES = {".py", ".cu", ".cuh", ".sh"}
 KERNEL_PACKAGES = ("triton", "flash_attn", "cutlass")
 READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/cli.py": "the edge: what the caller set in the shell",
-    "ring_attn_bench/bench/": "starts processes, makes their environment and records it",
+    "ring_attn_bench/bench/environment.py": "starts a process and hands its environment on",
+    "ring_attn_bench/bench/group.py": "starts workers and makes their environment",
+    "ring_attn_bench/bench/launch.py": "asks whether torchrun started this process",
+    "ring_attn_bench/bench/serve.py": "is started by torchrun, which tells the rank so",
+    "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",
 }
 
 
@@ -217,7 +221,7 @@ def test_no_import_cycles():
 def table() -> dict[str, str]:
     """BACKENDS, read without importing."""
     for node in syntax("ring_attn_backends").body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "BACKENDS":
+        if ast.unparse(node).startswith(("BACKENDS =", "BACKENDS:")):
             return ast.literal_eval(node.value)
     raise AssertionError("ring_attn_backends/__init__.py has no table BACKENDS")
 
@@ -325,7 +329,7 @@ def test_environment_variables_are_read_at_the_edge_only():
     violations = [
         f"{path.relative_to(CHECKOUT)}:{node.lineno} {ast.unparse(node)}"
         for module, path in modules().items()
-        if not str(path.relative_to(CHECKOUT)).startswith(tuple(READS_ENVIRONMENT))
+        if str(path.relative_to(CHECKOUT)) not in READS_ENVIRONMENT
         for node in ast.walk(syntax(module))
         if _reads_environment(node)
     ]

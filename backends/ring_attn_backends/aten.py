@@ -12,7 +12,7 @@ from torch import Tensor
 from ring_attn_bench.block import Block, Form
 from ring_attn_bench.problem import Problem, Score
 
-_flash = torch.ops.aten
+_ops = torch.ops.aten
 
 
 class AtenBackend:
@@ -46,7 +46,7 @@ class AtenBackend:
         causal, scale = block.form is Form.CAUSAL, score.softmax_scale
         if not q.is_cuda:
             return _forward_on_cpu(q, k, v, causal, scale)
-        out, lse, *_ = _flash._flash_attention_forward(
+        out, lse, *_ = _ops._flash_attention_forward(
             q, k, v, None, None, q.shape[1], k.shape[1], 0.0, causal, False, scale=scale
         )
         return out, lse
@@ -72,7 +72,7 @@ class AtenBackend:
             return _backward_on_cpu((dout, q, k, v, out), lse, causal, scale)
         no_dropout = q.new_empty((), dtype=torch.int64)  # the two random states, not read at p = 0
         with _deterministic_mode(deterministic):
-            dq, dk, dv = _flash._flash_attention_backward(
+            dq, dk, dv = _ops._flash_attention_backward(
                 dout, q, k, v, out,
                 lse.contiguous(),  # read by pointer, whatever its strides
                 None, None, q.shape[1], k.shape[1], 0.0, causal, no_dropout, no_dropout,
@@ -118,7 +118,7 @@ def _forward_on_cpu(
     q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     keys, values = k.transpose(1, 2), v.transpose(1, 2)
-    forward = _flash._scaled_dot_product_flash_attention_for_cpu
+    forward = _ops._scaled_dot_product_flash_attention_for_cpu
     parts = [
         forward(queries, keys, values, 0.0, causal, scale=scale)
         for queries in _one_head_of_each_group(q, k.shape[2])
@@ -133,16 +133,15 @@ def _backward_on_cpu(
     dout, q, k, v, out = tensors
     keys, values = k.transpose(1, 2), v.transpose(1, 2)
     split = (_one_head_of_each_group(x, k.shape[2]) for x in (dout, q, out, lse.transpose(1, 2)))
-    dq: list[Tensor] = []
-    dk = dv = torch.zeros((), dtype=torch.promote_types(q.dtype, torch.float32))
-    for do, queries, o, stats in zip(*split, strict=True):
-        one_dq, one_dk, one_dv = _flash._scaled_dot_product_flash_attention_for_cpu_backward(
-            do, queries, keys, values, o, stats, 0.0, causal, scale=scale
-        )
-        dq.append(one_dq)
-        dk, dv = dk + one_dk, dv + one_dv
-    joined = torch.stack(dq, dim=2).flatten(1, 2)
-    return joined.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+    backward = _ops._scaled_dot_product_flash_attention_for_cpu_backward
+    shares = [
+        backward(do, queries, keys, values, o, stats, 0.0, causal, scale=scale)
+        for do, queries, o, stats in zip(*split, strict=True)
+    ]
+    dq = torch.stack([share[0] for share in shares], dim=2).flatten(1, 2)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    dk, dv = (sum((share[i].to(wide) for share in shares), torch.zeros(())) for i in (1, 2))
+    return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
 
 def _one_head_of_each_group(x: Tensor, groups: int) -> list[Tensor]:

@@ -114,7 +114,8 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _heads_split(x: Tensor, groups: int) -> Tensor:
-    return x.unflatten(2, (groups, -1))
+    split: Tensor = x.unflatten(2, (groups, -1))
+    return split
 
 
 def _heads_joined(x: Tensor) -> Tensor:
@@ -122,7 +123,8 @@ def _heads_joined(x: Tensor) -> Tensor:
 
 
 def _lse_split(lse: Tensor, groups: int) -> Tensor:
-    return lse.unflatten(1, (groups, -1))
+    split: Tensor = lse.unflatten(1, (groups, -1))
+    return split
 
 
 def _lse_joined(lse: Tensor) -> Tensor:

@@ -187,8 +187,12 @@ class Speed(Frozen):
     """Of the whole case, all ranks together, from the exact area of the mask."""
     executed_flops: int
     """Of what was launched."""
-    one_gpu_flops: float | None = None
-    """Of the one-GPU call; its time is scaled by useful_flops / world_size over this."""
+    devices: int
+    """GPUs (or CPU processes) that shared the work: 1 by loopback, whatever the world size is."""
+    imbalance: float
+    """The busiest rank's work over the mean."""
+    one_gpu_flops: int | None = None
+    """Of the one-GPU call; its time is scaled by useful_flops / devices over this."""
 
 
 class Memory(Frozen):

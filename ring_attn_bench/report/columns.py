@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Self, get_args
 
 from pydantic import Field
@@ -14,28 +15,33 @@ Cell = str | int | float | bool | None
 TENSORS = Direction.FORWARD_BACKWARD.tensors
 
 
-def _column(meaning: str) -> Any:  # noqa: ANN401 - as pydantic's Field, it stands for a value of any type
-    """A cell that is empty where it does not apply."""
-    return Field(default=None, description=meaning)
+_column = partial(Field, default=None)
+"""A cell that is empty where it does not apply."""
 
 
 class Errors(Frozen):
     """How far one tensor is from the float64 oracle."""
 
-    max_abs: float | None = _column("largest absolute difference from the float64 oracle")
-    rmse: float | None = _column("root of the mean squared difference from the oracle")
-    rel_l2: float | None = _column("norm of the difference over norm of the oracle's tensor")
+    max_abs: float | None = _column(
+        description="largest absolute difference from the float64 oracle"
+    )
+    rmse: float | None = _column(description="root of the mean squared difference from the oracle")
+    rel_l2: float | None = _column(
+        description="norm of the difference over norm of the oracle's tensor"
+    )
 
 
 class Ratios(Frozen):
     """One tensor's error beside other errors."""
 
     vs_pytorch: float | None = _column(
-        "its rmse over that of plain PyTorch, same precision, same inputs"
+        description="its rmse over plain PyTorch's in the same precision (float32 for float64)"
     )
-    vs_one_gpu: float | None = _column("its rmse over that of the same kernel on one GPU")
+    vs_one_gpu: float | None = _column(
+        description="its rmse over that of the same kernel on one GPU"
+    )
     of_bound: float | None = _column(
-        "share of the allowed error that is used, of max_abs or rmse the worse; above 1 is wrong"
+        description="share of the allowed error that is used, the worse of max_abs and rmse"
     )
 
 
@@ -52,7 +58,7 @@ class Row(Frozen):
     transport: str = Field(description="how keys travel; `loopback` is all ranks in one process")
     direction: Direction = Field(description="what was timed")
     status: Status = Field(description="how it ended; only `ok` rows have a speed")
-    reason: str | None = _column("why, where it is not ok")
+    reason: str | None = _column(description="why, where it is not ok")
     world_size: int = Field(description="ranks")
     batch: int = Field(description="sequences")
     seqlen_total: int = Field(description="tokens of a sequence, all ranks together")
@@ -63,49 +69,61 @@ class Row(Frozen):
     dtype: str = Field(description="of the inputs")
     causal: bool = Field(description="whether a query sees no later key")
     deterministic: bool = Field(description="whether equal bits on every run were asked for")
-    latency_ms: float | None = _column("median over iterations of the slowest rank's time")
-    latency_ms_lo: float | None = _column("lower end of that median's 95 % confidence interval")
-    latency_ms_hi: float | None = _column("upper end of it; both empty below 6 samples")
-    tflops_per_gpu: float | None = _column("useful FLOPs / world_size / latency / 1e12")
-    tokens_per_s: float | None = _column("batch x seqlen_total / latency")
+    latency_ms: float | None = _column(
+        description="median over iterations of the slowest rank's time"
+    )
+    latency_ms_lo: float | None = _column(
+        description="lower end of that median's 95 % confidence interval"
+    )
+    latency_ms_hi: float | None = _column(description="upper end of it; both empty below 6 samples")
+    tflops_per_gpu: float | None = _column(description="useful FLOPs / devices / latency / 1e12")
+    tokens_per_s: float | None = _column(description="batch x seqlen_total / latency")
     peak_extra_mib: float | None = _column(
-        "peak GPU memory beyond the inputs during a call, largest over ranks"
+        description="peak GPU memory beyond the inputs during a call, largest over ranks"
     )
     errors: dict[str, Errors]
     contestant: str = Field(description="who computed it, as a slug")
-    window_left: int | None = _column("keys seen before a query; empty is all")
-    window_right: int | None = _column("keys seen after a query; empty is all that causal allows")
-    softcap: float | None = _column("bound of the scores; empty is none")
+    window_left: int | None = _column(description="keys seen before a query; empty is all")
+    window_right: int | None = _column(
+        description="keys seen after a query; empty is all that causal allows"
+    )
+    softcap: float | None = _column(description="bound of the scores; empty is none")
     slots: int = Field(description="landing areas for keys on their way")
     gradients: str = Field(description="dtype in which partial dk and dv travel")
-    samples: int | None = _column("timed iterations")
-    stop: str | None = _column("why sampling ended")
-    spread: float | None = _column("interquartile range / median of the samples")
+    samples: int | None = _column(description="timed iterations")
+    stop: str | None = _column(description="why sampling ended")
+    spread: float | None = _column(description="interquartile range / median of the samples")
     twin_ms: float | None = _column(
-        "the same launches on local keys, without communication (median as above)"
+        description="the same launches on local keys, without communication (median as above)"
     )
     one_gpu_ms: float | None = _column(
-        "the same kernel in one call on one GPU, scaled to one GPU's share of the useful FLOPs"
+        description="the same kernel in one call on one GPU, at one GPU's share of the useful work"
     )
-    percent_of_one_gpu: float | None = _column("100 x one_gpu_ms / latency_ms")
+    percent_of_one_gpu: float | None = _column(description="100 x one_gpu_ms / latency_ms")
     percent_of_twin: float | None = _column(
-        "100 x twin_ms / latency_ms: what is left of 100 is communication"
+        description="100 x twin_ms / latency_ms: what is left of 100 is communication"
     )
-    executed_over_useful_flops: float | None = _column("work launched over work needed")
+    executed_over_useful_flops: float | None = _column(description="work launched over work needed")
+    imbalance: float | None = _column(description="the busiest rank's work over the mean")
+    devices: int | None = _column(
+        description="GPUs, or CPU processes, that shared the work; 1 by loopback"
+    )
     ratios: dict[str, Ratios]
-    oracle: str | None = _column("`full`, or `sampled` query rows")
-    oracle_rows: int | None = _column("query rows compared, of each batch entry and head")
+    oracle: str | None = _column(description="`full`, or `sampled` query rows")
+    oracle_rows: int | None = _column(
+        description="query rows compared, of each batch entry and head"
+    )
     interpreted: bool = Field(description="whether the kernel ran in an interpreter: no speed")
-    backend_version: str | None = _column("of the kernel's package")
-    gpu: str | None = _column("its name; empty on a CPU")
-    torch: str | None = _column("its version")
-    triton: str | None = _column("its version")
-    commit: str | None = _column("of this project; `-dirty` with uncommitted changes")
+    backend_version: str | None = _column(description="of the kernel's package")
+    gpu: str | None = _column(description="its name; empty on a CPU")
+    torch: str | None = _column(description="its version")
+    triton: str | None = _column(description="its version")
+    commit: str | None = _column(description="of this project; `-dirty` with uncommitted changes")
     run: str = Field(description="the run that wrote the record")
     suite: str = Field(description="the suite it belongs to")
-    started_at: str | None = _column("when its measurement began")
+    started_at: str | None = _column(description="when its measurement began")
     seconds: float = Field(description="wall time of the whole measurement, set-up included")
-    command: str | None = _column("measures this row alone")
+    command: str | None = _column(description="measures this row alone")
 
     def cells(self) -> dict[str, Cell]:
         """Column to cell, in the order of COLUMNS."""

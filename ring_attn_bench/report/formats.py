@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import floor, isfinite, log10
+from math import isfinite
 
 _KIBI = 1024
 
@@ -13,7 +13,8 @@ def digits(value: float | None, significant: int = 3) -> str:
         return ""
     if not value or not isfinite(value):
         return f"{value:g}"
-    decimals = significant - 1 - floor(log10(abs(value)))
+    power_of_ten = int(f"{value:.{significant - 1}e}".partition("e")[2])
+    decimals = significant - 1 - power_of_ten
     return f"{round(value, decimals):,.{max(0, decimals)}f}"
 
 
@@ -24,7 +25,9 @@ def power(value: float | None) -> str:
 
 def times(value: float | None) -> str:
     """A ratio, as 1.02x; empty for None."""
-    return "" if value is None else f"{digits(value)}x"
+    if value is None:
+        return ""
+    return f"{value:.2f}x" if value < 10 else f"{digits(value)}x"
 
 
 def percent(value: float | None) -> str:

@@ -86,8 +86,13 @@ def machine(rows: Sequence[Row]) -> str:
 
 
 def device(rows: Sequence[Row]) -> str:
-    """What one rank is called in units: GPU, or rank on a CPU."""
-    return "GPU" if any(row.gpu for row in rows) else "rank"
+    """Per what work is counted: GPU, or process on a CPU."""
+    return "GPU" if any(row.gpu for row in rows) else "process"
+
+
+def holder(rows: Sequence[Row]) -> str:
+    """Per what tokens are counted: GPU, or rank where several share one or none is there."""
+    return "rank" if any(row.transport == "loopback" or not row.gpu for row in rows) else "GPU"
 
 
 def varying(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
@@ -101,6 +106,16 @@ def constants(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...
     """The other columns, in words for a caption: partition zigzag."""
     fixed = [name for name in names if name not in varying(rows, names)]
     return tuple(f"{name} {getattr(rows[0], name)}" for name in fixed)
+
+
+def heading(rows: Sequence[Row]) -> str:
+    """All that rows of one shape share: where they ran, what they computed and who did."""
+    return "; ".join((f"{machine(rows)}, {Shape.of(rows[0]).title}", *constants(rows)))
+
+
+def names(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
+    """These cells of the row, as text."""
+    return tuple(str(getattr(row, column)) for column in columns)
 
 
 def label(row: Row, names: Sequence[str]) -> str:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ring_attn_bench.bench.record import Record
 from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import MEANINGS, NESTED, TENSORS, Row
 from ring_attn_bench.report.formats import plural
-from ring_attn_bench.report.groups import group, machine
+from ring_attn_bench.report.groups import WHO, by_shape, group, heading, machine, varying
 from ring_attn_bench.report.rows import latest, rows
 from ring_attn_bench.report.tables.table import Table, escape
 
 _HOW = """\
-- A **latency** is the median over iterations of the time of the slowest rank. ± is the larger side
-  of the median's 95 % confidence interval, from order statistics (binomial, no assumption about
+- A **latency** is the median over iterations of the slowest rank's time. **±** is the larger side
+  of that median's 95 % confidence interval, from order statistics (binomial, no assumption about
   the distribution); it is empty below 6 samples.
-- **TFLOP/s** count *useful* work from the exact area of the mask: 4 x area x heads x head_dim x
-  batch for a forward, 2.5 times that for a backward, 3.5 times for both; divided by ranks and
-  latency.
-- **% of 1 GPU** is the speed of the ring beside the same kernel in one call on one GPU, at
-  one GPU's share of the useful work. 100 would be a ring that costs nothing.
-- **% of twin** is the speed beside the same launches on local keys. What is missing to 100 is
+- **TFLOP/s** count *useful* work, from the exact area of the mask: 4 x area x heads x head_dim x
+  batch for a forward, 2.5 times that for a backward, 3.5 times for both. They are divided by the
+  latency and by the GPUs (CPU processes) that shared the work.
+- **% of 1 GPU** is the ring's speed beside the same kernel's in one call on one GPU, at one GPU's
+  share of the useful work. 100 would be a ring that costs nothing.
+- **% of twin** is its speed beside the same launches on local keys. What is missing to 100 is
   communication.
 - **Memory** is the peak beyond the inputs during a call, the largest over ranks.
-- **Errors** are against float64. A result is *wrong* if it exceeds its bound in max_abs or rmse. A
-  bound is a small multiple of the error that plain PyTorch in the same precision makes on the same
-  inputs, with a floor for rounding. *x PyTorch* and *x 1 GPU* are ratios of rmse: to plain PyTorch,
-  and to the same kernel without a ring. *of bound* is the share of the allowed error that is used.
-- A row that is wrong has no speed, and an interpreted kernel has none either. An empty cell means
-  that a figure does not apply. `unsupported` and `oom` are answers, not failures."""
+- **Errors** are against float64, over all ranks. A result is *wrong* if its max_abs or its rmse
+  exceeds its bound: 2 times (out, lse) or 3 times (dq, dk, dv) the error that plain PyTorch makes
+  in the same precision on the same inputs, and a few units in the last place. **x PyTorch** is the
+  ratio of rmse to plain PyTorch's, **x 1 GPU** to the same kernel's without a ring, **of bound**
+  the share of the allowed error that is used, of max_abs or rmse the worse.
+- A wrong row has no speed, and neither has an interpreted kernel. `unsupported` and `oom` are
+  answers, not failures. An empty cell is a figure that does not apply."""
 
 
 def report(records: Iterable[Record], pictures: Sequence[Path], skipped: Sequence[str]) -> str:
@@ -42,19 +43,17 @@ def report(records: Iterable[Record], pictures: Sequence[Path], skipped: Sequenc
         _about(lines),
         *_verdict(lines),
         "## Speed",
-        *_pictures(pictures, ("throughput",)),
-        *_speed(lines),
+        *_by_shape(lines, _speed, pictures, "throughput"),
         "## Errors",
-        *_pictures(pictures, ("errors",)),
-        *(table.markdown() for table in tables.accuracy(lines)),
+        *_by_shape(lines, _errors, pictures, "errors"),
         "## Memory",
-        *_pictures(pictures, ("memory",)),
-        *(f"{text}" for text in skipped),
+        *_by_shape(lines, _nothing, pictures, "memory"),
+        *skipped,
         "## How it was measured",
         _HOW,
         "## Where it was measured",
         _environment(found),
-        "## Again",
+        "## How to measure it again",
         _again(lines),
         "## Columns of results.csv",
         _glossary(),
@@ -65,7 +64,7 @@ def report(records: Iterable[Record], pictures: Sequence[Path], skipped: Sequenc
 def _about(lines: Sequence[Row]) -> str:
     suites = ", ".join(dict.fromkeys(row.suite for row in lines))
     dates = sorted(row.started_at for row in lines if row.started_at)
-    when = f", measured {dates[0]} to {dates[-1]}" if dates else ""
+    when = f", measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else ""
     contestants = plural(len({row.contestant for row in lines}), "contestant")
     cases = plural(len({row.case for row in lines}), "case")
     return escape(f"Suite {suites}{when}: {contestants}, {cases}, {plural(len(lines), 'record')}.")
@@ -82,24 +81,50 @@ def _verdict(lines: Sequence[Row]) -> Iterator[str]:
         yield f"- {title}: {escape(failure.reason)}<br>in {escape(where)}{again}"
 
 
+def _by_shape(
+    lines: Sequence[Row],
+    text: Callable[[Sequence[Row]], Iterator[str]],
+    pictures: Sequence[Path],
+    topic: str,
+) -> Iterator[str]:
+    """For each shape of a topic its heading, its picture and its text."""
+    for shape, found in by_shape(lines).items():
+        shown = [
+            *(_picture(path) for path in pictures if path.stem == f"{topic}_{shape.slug}"),
+            *text(found),
+        ]
+        if shown:
+            yield f"### {escape(heading(found))}"
+            yield from shown
+
+
+def _picture(path: Path) -> str:
+    return f"![{path.stem.replace('_', ' ')}]({path.as_posix()})"
+
+
 def _speed(lines: Sequence[Row]) -> Iterator[str]:
     """First the sweeps, then every case, folded away if there were sweeps."""
     sweeps = tables.overview(lines)
     yield from (table.markdown() for table in sweeps)
     for table in tables.speed(lines):
-        yield _folded(table) if sweeps else table.markdown()
+        yield _folded(table.caption, table) if sweeps else table.markdown()
 
 
-def _folded(table: Table) -> str:
-    return (
-        f"<details><summary>{escape(table.caption)}</summary>\n\n{table.markdown()}\n\n</details>"
-    )
+def _errors(lines: Sequence[Row]) -> Iterator[str]:
+    """By backend; where there are more contestants, all of them too, folded away."""
+    yield from (table.markdown() for table in tables.accuracy(lines))
+    if len(varying(lines)) > 1:
+        for table in tables.accuracy(lines, WHO):
+            yield _folded(f"every contestant: {table.caption}", table)
 
 
-def _pictures(paths: Sequence[Path], topics: Sequence[str]) -> Iterator[str]:
-    for path in paths:
-        if path.name.startswith(tuple(topics)):
-            yield f"![{path.stem.replace('_', ' ')}]({path.as_posix()})"
+def _nothing(_: Sequence[Row]) -> Iterator[str]:
+    """Memory stands in the tables of speed."""
+    yield from ()
+
+
+def _folded(title: str, table: Table) -> str:
+    return f"<details><summary>{escape(title)}</summary>\n\n{table.markdown()}\n\n</details>"
 
 
 def _environment(records: Sequence[Record]) -> str:

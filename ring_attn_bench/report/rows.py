@@ -77,11 +77,13 @@ def _speed(record: Record) -> dict[str, Any]:
         "latency_ms": ring.median,
         "latency_ms_lo": ring.low,
         "latency_ms_hi": ring.high,
-        "tflops_per_gpu": speed.useful_flops / case.world_size / seconds / 1e12,
+        "tflops_per_gpu": speed.useful_flops / speed.devices / seconds / 1e12,
         "tokens_per_s": case.batch * case.seqlen_total / seconds,
         "samples": ring.count,
         "stop": speed.samples.stop or None,
         "spread": ring.spread,
+        "devices": speed.devices,
+        "imbalance": speed.imbalance,
         "executed_over_useful_flops": _ratio(speed.executed_flops, speed.useful_flops),
         **_beside(record, ring.median),
     }
@@ -96,7 +98,7 @@ def _beside(record: Record, latency: float) -> dict[str, Any]:
     if twin:
         cells |= {"twin_ms": twin.median, "percent_of_twin": 100 * twin.median / latency}
     if alone and speed.one_gpu_flops:
-        share = speed.useful_flops / record.case.world_size
+        share = speed.useful_flops / speed.devices
         ideal = alone.median * share / speed.one_gpu_flops
         cells |= {"one_gpu_ms": ideal, "percent_of_one_gpu": 100 * ideal / latency}
     return cells

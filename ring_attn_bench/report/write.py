@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from textwrap import fill
 
 from ring_attn_bench.bench.record import Record, read
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.report import tables
+from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.groups import by_shape, heading
 from ring_attn_bench.report.rows import latest, rows
 
 
@@ -39,10 +42,17 @@ def summary(records: Iterable[Record]) -> str:
     lines = rows(records)
     if not lines:
         return "No records."
-    speeds = tables.overview(lines) or tables.speed(lines)
-    shown = [*speeds, *tables.accuracy(lines), tables.counts(lines)]
-    parts = [table.terminal() for table in shown]
+    parts = [part for found in by_shape(lines).values() for part in _section(found)]
+    parts.append(tables.counts(lines).terminal())
     return "\n\n".join([*parts, *(failure.terminal() for failure in tables.failures(lines))])
+
+
+def _section(lines: Sequence[Row]) -> Iterator[str]:
+    """What is shown of one shape."""
+    title = fill(heading(lines), tables.WIDTH)
+    yield f"{title}\n{'=' * max(map(len, title.splitlines()))}"
+    speeds = tables.overview(lines) or tables.speed(lines)
+    yield from (table.terminal() for table in (*speeds, *tables.accuracy(lines)))
 
 
 def failures(records: Iterable[Record]) -> int:

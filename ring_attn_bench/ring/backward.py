@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.plan import Launch, Step
+from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job, post_due
 from ring_attn_bench.ring.link import Link
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype
-
-_DELTA_ROWS = 2048
-"""At 32 heads of 128 a wide copy of so many rows is 32 MiB."""
 
 
 class BackwardPass:
@@ -38,7 +36,7 @@ class BackwardPass:
         self._out, self._lse = out, lse
         self._wide = accumulator_dtype(q.dtype)
         self._packing = Packing.of(k, v)
-        self._delta = _delta(dout, out, self._wide) if job.backend.needs_delta else None
+        self._delta = delta(dout, out, self._wide) if job.backend.needs_delta else None
         zero = job.plan.rows_start_at_zero
         self._dq = (torch.zeros_like if zero else torch.empty_like)(q, dtype=self._wide)
 
@@ -103,13 +101,6 @@ class BackwardPass:
     def _add_received(self, outstanding: int) -> None:
         for tokens, partial in self._link.received(outstanding):
             self._home[tokens.slice].add_(partial)
-
-
-def _delta(dout: Tensor, out: Tensor, wide: torch.dtype) -> Tensor:
-    """The row sums of dout * out, (B, H, M), a few rows at a time to keep the wide copies small."""
-    rows = zip(dout.split(_DELTA_ROWS, dim=1), out.split(_DELTA_ROWS, dim=1), strict=True)
-    parts = [torch.einsum("bmhe,bmhe->bhm", do.to(wide), o.to(wide)) for do, o in rows]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 def _put(total: Tensor, part: Tensor, first: bool) -> None:

@@ -1,28 +1,249 @@
-"""Every shipped configuration of the Triton kernels, compiled without a GPU: registers, spills, wgmma."""
+"""Every shipped Triton configuration, compiled without a GPU: what it needs and what it uses."""
 
-import math
 import re
 import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
+from ring_attn_bench.block import Block
+from ring_attn_bench.errors import BackendUnavailable, Unsupported
+from ring_attn_bench.positions import Band, Span
+from ring_attn_bench.problem import Problem, Score
+
 triton = pytest.importorskip("triton")
-
-from ring_attn_backends.triton import launch  # noqa: E402 - only where Triton is
-from ring_attn_bench.block import Block  # noqa: E402
-from ring_attn_bench.positions import Band, Span  # noqa: E402
-from ring_attn_bench.problem import Score  # noqa: E402
-from ring_attn_bench.ring import merge_triton  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-
 if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
-ARCHITECTURES = (80, 90, 100)
-SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-"""What one program may have of it, by compute capability (CUDA C programming guide, table 27)."""
+from ring_attn_backends.triton import TritonBackend, launch  # noqa: E402 - need Triton
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
 
-TORCH_TO_TRITON = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+from ring_attn_bench.ring import merge_triton  # noqa: E402
+
+TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""Bytes that one program may have, by compute capability (CUDA C++ programming guide, table 30)."""
+MAX_SPILL = 96
+"""Bytes of stack for each thread: 24 registers, about what the pointers outside the loops take."""
+
+HEAD_DIMS = (64, 128, 256)  # one for each line of the tables
+KERNELS = ("forward", "backward_dq", "backward_dkdv")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the assembler said of one kernel."""
+
+    registers: int
+    spilled: int
+    shared: int
+    ptx: str
+
+
+def calls(kernel, head_dim, dtype, head_dim_v=None, softcap=0.0):
+    """The launch that the backend would make, of tensors without memory."""
+
+    def tensor(*shape, dtype=dtype):
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    tokens, width = 4096, head_dim_v or head_dim
+    q, out = tensor(2, tokens, 8, head_dim), tensor(2, tokens, 8, width)
+    k, v = tensor(2, tokens, 4, head_dim), tensor(2, tokens, 4, width)
+    lse = tensor(2, 8, tokens, dtype=torch.float32)
+    dq, dk, dv = (tensor(*x.shape, dtype=torch.float32) for x in (q, k, v))
+    block = Block((Span(0, tokens),), (Span(0, tokens),), Band(low=0))
+    score = Score(head_dim**-0.5, softcap)
+    if kernel == "forward":
+        return launch.forward_launch(q, k, v, out, lse, block, score)
+    if kernel == "backward_dq":
+        return launch.backward_dq_launch(out, q, k, v, lse, lse, dq, block, score)
+    return launch.backward_dkdv_launch(out, q, k, v, lse, lse, dk, dv, block, score)
+
+
+def source(kernel, arguments):
+    """The kernel with the types and divisibilities that Triton would find in the arguments."""
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(kernel.params):
+        value = arguments[parameter.name]
+        if parameter.is_constexpr:
+            signature[parameter.name] = "constexpr"
+            constants[(index,)] = value
+            continue
+        signature[parameter.name] = triton_type(value)
+        if isinstance(value, tuple):
+            aligned = [(index, place) for place, stride in enumerate(value) if stride % 16 == 0]
+        else:
+            aligned = [(index,)] if isinstance(value, torch.Tensor) else []
+        attributes |= {path: [["tt.divisibility", 16]] for path in aligned}
+    return ASTSource(kernel, signature, constants, attributes)
+
+
+def triton_type(value):
+    if isinstance(value, torch.Tensor):
+        return f"*{TYPES[value.dtype]}"
+    if isinstance(value, tuple):
+        return tuple(triton_type(part) for part in value)
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def compiled(source, capability, folder, **options):
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(kernel.asm["cubin"])
+    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    said = subprocess.run(
+        [cuobjdump, "--dump-resource-usage", cubin], check=True, capture_output=True, text=True
+    ).stdout
+    registers, spilled = (int(re.search(rf"{key}:(\d+)", said)[1]) for key in ("REG", "STACK"))
+    return Resources(registers, spilled, kernel.metadata.shared, kernel.asm["ptx"])
+
+
+def assert_fits(launched, capability, folder):
+    tiling = launched.tiling
+    code = source(launched.kernel, launched.arguments)
+    found = compiled(code, capability, folder, num_warps=tiling.warps, num_stages=tiling.stages)
+    label = f"{launched.kernel.__name__} {tiling} sm_{capability}"
+    print(
+        f"{label}: {found.registers} registers, {found.spilled} B spilled, {found.shared} B shared"
+    )
+
+    assert found.spilled <= MAX_SPILL
+    assert found.shared <= SHARED_MEMORY[capability]
+    assert found.registers * 32 * tiling.warps <= 65536
+    return found
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_16_bit_tiling_fits_and_multiplies_on_tensor_cores(
+    kernel, head_dim, capability, tmp_path
+):
+    found = assert_fits(calls(kernel, head_dim, torch.bfloat16), capability, tmp_path)
+    instruction = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}[capability]
+
+    assert instruction in found.ptx
+    assert "cp.async" in found.ptx, "the loads are not pipelined"
+
+
+@pytest.mark.parametrize(
+    "capability",
+    [pytest.param(80, marks=pytest.mark.full), 90, pytest.param(100, marks=pytest.mark.full)],
+)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_float32_tiling_fits_and_has_no_tf32(kernel, head_dim, capability, tmp_path):
+    found = assert_fits(calls(kernel, head_dim, torch.float32), capability, tmp_path)
+
+    assert "fma.rn.f32" in found.ptx
+    assert "tf32" not in found.ptx
+
+
+@pytest.mark.parametrize(("head_dim", "head_dim_v"), [(96, 96), (192, 128), (40, 24), (59, 59)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_padded_and_unequal_head_dims_fit_on_hopper(kernel, head_dim, head_dim_v, tmp_path):
+    launched = calls(kernel, head_dim, torch.float16, head_dim_v)
+    assert "wgmma.mma_async" in assert_fits(launched, 90, tmp_path).ptx
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_softcap_compiles_on_hopper(kernel, head_dim, tmp_path):
+    launched = calls(kernel, head_dim, torch.bfloat16, softcap=30.0)
+    code = source(launched.kernel, launched.arguments)
+    tiling = launched.tiling
+    found = compiled(code, 90, tmp_path, num_warps=tiling.warps, num_stages=tiling.stages)
+
+    assert "wgmma.mma_async" in found.ptx
+    assert found.shared <= SHARED_MEMORY[90]
+
+
+@pytest.mark.full
+def test_every_head_dim_and_dtype_fits_on_hopper(tmp_path):
+    for kernel, head_dim, dtype in product(KERNELS, range(16, 257, 16), TYPES):
+        assert_fits(calls(kernel, head_dim, dtype), 90, tmp_path)
+
+
+def test_numbers_that_change_from_call_to_call_are_no_constants():
+    changing = {"M", "N", "low", "high", "group", "scale", "cap", "softmax_scale"}
+    for kernel in (launch.forward, launch.backward_dq, launch.backward_dkdv):
+        for parameter in kernel.params:
+            if parameter.name in changing:
+                assert not parameter.is_constexpr
+                assert parameter.do_not_specialize or parameter.name in {
+                    "scale", "cap", "softmax_scale",  # floats are never specialised
+                }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_the_merge_moves_16_bytes_at_a_time_and_spills_nothing(dtype, tmp_path):
+    out = torch.empty(1, 4096, 8, 128, device="meta")
+    lse = torch.empty(1, 8, 4096, device="meta")
+    rows, heads = out.stride()[:3], lse.stride()[:2]
+    arguments = {
+        "out_ptr": out, "lse_ptr": lse, "block_out_ptr": out.to(dtype), "block_lse_ptr": lse,
+        "target_ptr": out.to(dtype), "out_strides": rows, "lse_strides": heads,
+        "block_out_strides": rows, "block_lse_strides": heads, "target_strides": rows,
+        "M": 4096, "H": 8, "E": 128, "BLOCK_E": 128, "BLOCK_M": merge_triton.ELEMENTS // 128,
+    }  # fmt: skip
+    found = compiled(source(merge_triton._merge, arguments), 90, tmp_path, num_warps=4)
+
+    assert found.spilled == 0
+    assert re.search(r"ld\.global\.v4\.b32", found.ptx)
+    assert re.search(r"st\.global\.v4\.b32", found.ptx)
+
+
+def test_a_cpu_is_refused_with_the_way_out_and_a_gpu_is_not():
+    problem = Problem(1, 64, 2, 2, 64, 64, "bfloat16", "cpu")
+    backend = TritonBackend()
+
+    assert not backend.interpreted()
+    assert "TRITON_INTERPRET=1" in backend.unsupported(problem)
+    assert backend.unsupported(Problem(1, 64, 2, 2, 64, 64, "bfloat16", "cuda")) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"dtype": "float64"}, "float64"),
+        ({"head_dim_v": 264}, "264"),
+        ({"alibi": True}, "ALiBi"),
+        ({"dropout_p": 0.1}, "dropout"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_with_a_sentence(changes, word):
+    fields = {
+        "batch": 1, "seqlen": 64, "heads_q": 2, "heads_kv": 2, "head_dim": 64, "head_dim_v": 64,
+        "dtype": "bfloat16", "device": "cuda",
+    }  # fmt: skip
+    assert word in TritonBackend().unsupported(Problem(**{**fields, **changes}))
+
+
+def test_a_token_stride_that_would_pass_32_bits_in_a_tile_is_refused():
+    wide = torch.empty(1, 1, device="meta").expand(1, 1).as_strided((1, 9, 1, 64), (0, 2**23, 0, 1))
+    lse = torch.empty(1, 1, 9, device="meta")
+    block = Block((Span(0, 9),), (Span(0, 9),), Band())
+    with pytest.raises(Unsupported, match="token stride"):
+        launch.forward_launch(wide, wide, wide, wide, lse, block, Score(1.0))
+
+
+def test_without_triton_making_the_backend_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr("ring_attn_backends.triton.find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailable, match="not installed"):
+        TritonBackend()
+
+
+def test_importing_the_backend_imports_no_triton():
+    code = (
+        "import sys, ring_attn_backends.triton as t; t.TritonBackend(); assert 'triton' not in"
+        " sys.modules; assert not any('forward' in m for m in sys.modules if 'ring_attn' in m)"
+    )
+    root = Path(__file__).parents[2]
+    paths = f"sys.path[:0] = [{str(root)!r}, {str(root / 'backends')!r}]"
+    subprocess.run([sys.executable, "-c", f"import sys; {paths}; {code}"], check=True)

@@ -1,4 +1,4 @@
-"""Our own Triton kernels behind the contract; neither Triton nor a kernel is imported before use."""
+"""Our own Triton kernels behind the contract; Triton and the kernels are imported on first use."""
 
 from __future__ import annotations
 

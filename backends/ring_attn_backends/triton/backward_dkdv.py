@@ -1,4 +1,4 @@
-"""The backward kernel for dk and dv: key tiles stay, row tiles pass (Dao 2023, FlashAttention-2)."""
+"""The backward kernel for dk, dv: key tiles stay, row tiles pass (Dao 2023, FlashAttention-2)."""
 # ruff: noqa: ANN001, ANN202 - Triton infers what a kernel's arguments are
 
 import triton
@@ -15,7 +15,7 @@ def backward_dkdv(
     group, M, N, low, high, scale, cap, softmax_scale,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAPPED: tl.constexpr, PRECISE: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """dk and dv of BLOCK_N keys of one key head; grid (key tiles, G, B).
 
     The query heads of the group are summed here, one after another: no atomics, no copies of a
@@ -40,65 +40,72 @@ def backward_dkdv(
     last_key = tl.minimum(first_key + BLOCK_N, N) - 1
     start, whole_start, whole_stop, stop = reach(first_key, last_key, low, high, M, BLOCK_M)
     whole = whole_stop - whole_start
-    for _ in tl.range(0, group):
-        dk, dv = _accumulate(
-            dk, dv, k, v, dout_ptr, q_ptr, lse_ptr, delta_ptr, dout_strides[1], q_strides[1],
-            first_key, M, N, low, high, scale, cap, whole_start, whole_stop, 0, 0,
-            D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, CAPPED, PRECISE, EDGE=False,
-        )  # fmt: skip
-        dk, dv = _accumulate(
-            dk, dv, k, v, dout_ptr, q_ptr, lse_ptr, delta_ptr, dout_strides[1], q_strides[1],
-            first_key, M, N, low, high, scale, cap, start, stop - whole, whole_start, whole,
-            D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, CAPPED, PRECISE, EDGE=True,
-        )  # fmt: skip
-        dout_ptr += dout_strides[2]
-        q_ptr += q_strides[2]
-        lse_ptr += lse_strides[1]
-        delta_ptr += delta_strides[1]
+    dk, dv = _accumulate(
+        dk, dv, k, v, dout_ptr, q_ptr, lse_ptr, delta_ptr,
+        dout_strides, q_strides, lse_strides, delta_strides,
+        first_key, group, M, N, low, high, scale, cap, whole_start, whole, 0, 0,
+        D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, CAPPED, PRECISE, EDGE=False,
+    )  # fmt: skip
+    dk, dv = _accumulate(
+        dk, dv, k, v, dout_ptr, q_ptr, lse_ptr, delta_ptr,
+        dout_strides, q_strides, lse_strides, delta_strides,
+        first_key, group, M, N, low, high, scale, cap, start, stop - start - whole,
+        whole_start, whole,
+        D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, CAPPED, PRECISE, EDGE=True,
+    )  # fmt: skip
     store_tile(dk_ptr, first_key, dk_strides[1], N, dk * softmax_scale, D, BLOCK_N, BLOCK_D)
     store_tile(dv_ptr, first_key, dv_strides[1], N, dv, E, BLOCK_N, BLOCK_E)
 
 
 @triton.jit
 def _accumulate(
-    dk, dv, k, v, dout_ptr, q_ptr, lse_ptr, delta_ptr, dout_stride, q_stride,
-    first_key, M, N, low, high, scale, cap, start, stop, skip_at, skip,
+    dk, dv, k, v, dout_ptr, q_ptr, lse_ptr, delta_ptr,
+    dout_strides, q_strides, lse_strides, delta_strides,
+    first_key, group, M, N, low, high, scale, cap, start, count, skip_at, skip,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAPPED: tl.constexpr, PRECISE: tl.constexpr,
     EDGE: tl.constexpr,
 ):  # fmt: skip
-    """Adds the shares of one head's row tiles; scores are transposed, (BLOCK_N, BLOCK_M).
+    """Adds the shares of `count` row tiles of each head; scores are transposed, (BLOCK_N, BLOCK_M).
 
     So p and ds come out of the products as the next ones' left operands, in registers. The tiles
-    as in `forward`'s loop, rows for keys.
+    as in `forward`'s loop, rows for keys. Heads and tiles are one loop, not two: nested, it
+    spills (sm_90, head dim 128: 128 bytes more), and drains the loads ahead at every head.
     """
     keys = first_key + tl.arange(0, BLOCK_N)[:, None]
-    for index in tl.range(start, stop):
-        tile = index
+    for index in tl.range(0, group * count):
+        head = (index // count).to(tl.int64)
+        tile = start + index % count
         if EDGE:
-            tile += tl.where(index >= skip_at, skip, 0)
+            tile += tl.where(tile >= skip_at, skip, 0)
         first_row = tile * BLOCK_M
-        rows = first_row + tl.arange(0, BLOCK_M)
-        q = load_tile(q_ptr, first_row, q_stride, M, D, BLOCK_M, BLOCK_D, CHECK=EDGE)
-        dout = load_tile(dout_ptr, first_row, dout_stride, M, E, BLOCK_M, BLOCK_E, CHECK=EDGE)
+        q_head = q_ptr + head * q_strides[2]
+        dout_head = dout_ptr + head * dout_strides[2]
+        q = load_tile(q_head, first_row, q_strides[1], M, D, BLOCK_M, BLOCK_D, CHECK=EDGE)
+        dout = load_tile(dout_head, first_row, dout_strides[1], M, E, BLOCK_M, BLOCK_E, CHECK=EDGE)
+        rows = first_row + tl.arange(0, BLOCK_M)[None, :]
+        lse_rows = lse_ptr + head * lse_strides[1] + rows
+        delta_rows = delta_ptr + head * delta_strides[1] + rows
         if EDGE:
-            # rows that do not exist: exp2(s - inf) is 0
-            lse = tl.load(lse_ptr + rows, mask=rows < M, other=float("inf"))
-            delta = tl.load(delta_ptr + rows, mask=rows < M, other=0.0)
+            lse = tl.load(lse_rows, mask=rows < M, other=0.0)
+            delta = tl.load(delta_rows, mask=rows < M, other=0.0)
         else:
-            lse = tl.load(lse_ptr + rows)
-            delta = tl.load(delta_ptr + rows)
+            lse = tl.load(lse_rows)
+            delta = tl.load(delta_rows)
         lse *= 1.4426950408889634  # log2(e)
         lse = tl.where(lse == float("-inf"), 0.0, lse)  # as in `backward_dq`
 
         s = tl.dot(k, tl.trans(q), input_precision="ieee")
         s = base2_scores(s, scale, cap, CAPPED, PRECISE)
-        p = tl.exp2(s - lse[None, :])
+        p = tl.exp2(s - lse)
         if EDGE:
-            p = tl.where(allowed(rows[None, :], keys, N, low, high), p, 0.0)
+            visible = allowed(rows, keys, low, high) & (rows < M)
+            p = tl.where(visible, p, 0.0)
         dv = tl.dot(p.to(dout.dtype), dout, dv, input_precision="ieee")
-        ds = p * (tl.dot(v, tl.trans(dout), input_precision="ieee") - delta[None, :])
+        ds = p * (tl.dot(v, tl.trans(dout), input_precision="ieee") - delta)
         if CAPPED:
             ds *= 1.0 - (s / cap) * (s / cap)  # the slope of cap * tanh
+            if EDGE:  # an infinite score's slope is NaN where p is 0
+                ds = tl.where(visible, ds, 0.0)
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
     return dk, dv

@@ -14,7 +14,7 @@ def backward_dq(
     group, M, N, low, high, scale, cap, softmax_scale,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAPPED: tl.constexpr, PRECISE: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """dq of BLOCK_M rows of one head; grid (row tiles, H, B).
 
     Strides are (batch, token, head), lse's and delta's (batch, head), in elements. Scores and
@@ -75,12 +75,11 @@ def _accumulate(
         v = load_tile(v_ptr, first_key, v_stride, N, E, BLOCK_N, BLOCK_E, CHECK=EDGE)
         s = tl.dot(q, tl.trans(k), input_precision="ieee")
         s = base2_scores(s, scale, cap, CAPPED, PRECISE)
-        p = tl.exp2(s - lse)
-        if EDGE:
-            keys = first_key + tl.arange(0, BLOCK_N)[None, :]
-            p = tl.where(allowed(rows, keys, N, low, high), p, 0.0)
-        ds = p * (tl.dot(dout, tl.trans(v), input_precision="ieee") - delta)
+        ds = tl.exp2(s - lse) * (tl.dot(dout, tl.trans(v), input_precision="ieee") - delta)
         if CAPPED:
             ds *= 1.0 - (s / cap) * (s / cap)  # the slope of cap * tanh
+        if EDGE:
+            keys = first_key + tl.arange(0, BLOCK_N)[None, :]
+            ds = tl.where(allowed(rows, keys, low, high) & (keys < N), ds, 0.0)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
     return dq

@@ -14,7 +14,7 @@ def forward(
     group, M, N, low, high, scale, cap,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAPPED: tl.constexpr, PRECISE: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """out and lse of BLOCK_M rows of one head; grid (row tiles, H, B).
 
     Strides are (batch, token, head), lse's (batch, head), in elements. scale and cap: see
@@ -80,7 +80,7 @@ def _attend(
         s = base2_scores(s, scale, cap, CAPPED, PRECISE)
         if EDGE:
             keys = first_key + tl.arange(0, BLOCK_N)[None, :]
-            s = tl.where(allowed(rows, keys, N, low, high), s, float("-inf"))
+            s = tl.where(allowed(rows, keys, low, high) & (keys < N), s, float("-inf"))
 
         new_peak = tl.maximum(peak, tl.max(s, 1))
         shift = _finite(new_peak)
@@ -96,5 +96,5 @@ def _attend(
 
 @triton.jit
 def _finite(peak):
-    """peak, but 0 where it is -inf (no key yet) or inf (a score is), so that no inf - inf is taken."""
+    """peak, but 0 where it is -inf (no key yet) or inf: so that no inf - inf is taken."""
     return tl.where(tl.abs(peak) == float("inf"), 0.0, peak)

@@ -89,7 +89,7 @@ def base2_scores(products, scale, cap, CAPPED: tl.constexpr, PRECISE: tl.constex
 
 
 @triton.jit
-def allowed(rows, keys, num_keys, low, high):
-    """Where the band low <= row - key <= high allows a pair, and the key exists."""
+def allowed(rows, keys, low, high):
+    """Where the band low <= row - key <= high allows a pair."""
     distance = rows - keys
-    return (distance >= low) & (distance <= high) & (keys < num_keys)
+    return (distance >= low) & (distance <= high)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ring_attn_bench.bench.record import Status
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import digits
-from ring_attn_bench.report.groups import group, label, varying
+from ring_attn_bench.report.groups import label, varying
 from ring_attn_bench.report.plots.canvas import GREY, footnote, grid_of, pairs, panels
 from ring_attn_bench.report.plots.style import Style
 
@@ -28,13 +28,10 @@ def draw_bars(
     value: Value,
     interval: Interval | None = None,
 ) -> Figure:
-    """A panel for each mask and direction; contestants in one order, the largest figure on top."""
+    """A panel for each mask and direction, all in the order of the first, the largest on top."""
     who = varying(rows)
-    contestants = group(rows, lambda row: label(row, who))
-    names = sorted(
-        contestants, key=lambda name: max(value(row) or 0.0 for row in contestants[name])
-    )
     grid = grid_of(rows)
+    names = _order(rows, who, value)
     shape, size = (len(grid), len(grid[0])), (_WIDTH, _BAR * len(names) + 0.7)
     figure, axes = panels(rows, title, shape, size)
     for panel, heading, found in pairs(axes, grid):
@@ -63,13 +60,21 @@ def _draw(
             axes.text(0.01 * top, place, f" {_word(row)}", va="center", fontsize=7, color=GREY)
             continue
         sides = interval(row) if interval else (0.0, 0.0)
-        axes.barh(
-            place, length, height=0.75, color=style.colour(row), hatch=style.hatch(row),
-            edgecolor="white", linewidth=0,
-        )  # fmt: skip
+        axes.barh(place, length, height=0.75, color=style.colour(row))
         if any(sides):
             axes.errorbar(length, place, xerr=[[sides[0]], [sides[1]]], color=GREY, capsize=2)
         axes.text(length + sides[1], place, f" {digits(length)}", va="center", fontsize=7)
+
+
+def _order(rows: Sequence[Row], who: Sequence[str], value: Value) -> list[str]:
+    """Contestants by their figure in the first panel, then in the next."""
+    figures: dict[str, list[float]] = {label(row, who): [] for row in rows}
+    for line in grid_of(rows):
+        for _, found in line:
+            by_name = {label(row, who): value(row) or 0.0 for row in found}
+            for name, known in figures.items():
+                known.append(by_name.get(name, 0.0))
+    return sorted(figures, key=lambda name: (figures[name], name))
 
 
 def _word(row: Row) -> str:
@@ -83,6 +88,7 @@ def _label(axes: Sequence[Sequence[Axes]], names: Sequence[str], unit: str) -> N
         for place, panel in enumerate(line):
             panel.grid(visible=False, axis="y")
             panel.set_ylim(-0.6, len(names) - 0.4)
+            panel.tick_params(axis="y", length=0)
             panel.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
     for panel in axes[-1]:
         panel.set_xlabel(unit, fontsize=8)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.report.columns import Row
-from ring_attn_bench.report.groups import Shape, constants, machine
+from ring_attn_bench.report.groups import heading
 
 GRID = "#DDDDDD"
 GREY = "#555555"
@@ -32,9 +32,8 @@ def panels(
     figure = Figure(
         figsize=(max(size[0] * across, 7.0), size[1] * down + 0.8), dpi=_DPI, layout="constrained"
     )
-    where = "; ".join((f"{machine(rows)}, {Shape.of(rows[0]).title}", *constants(rows)))
-    heading = f"{title}\n{folded(figure, where)}"
-    figure.suptitle(heading, x=0.01, ha="left", fontsize=10, linespacing=1.4)
+    text = f"{title}\n{folded(figure, heading(rows))}"
+    figure.suptitle(text, x=0.01, ha="left", fontsize=10, linespacing=1.4)
     grid = figure.subplots(down, across, squeeze=False, sharey=share)
     for axes in grid.flat:
         plain(axes)

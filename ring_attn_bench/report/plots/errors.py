@@ -26,7 +26,9 @@ Ratio = Callable[[Ratios], float | None]
 
 def draw_errors(rows: Sequence[Row], style: Style) -> Figure | None:
     """A point for each record and tensor; None if no record has errors."""
-    compared = [row for row in rows if any(ratio.of_bound for ratio in row.ratios.values())]
+    compared = [
+        row for row in rows if any(ratio.of_bound is not None for ratio in row.ratios.values())
+    ]
     if not compared:
         return None
     figure, axes = panels(compared, "Errors against the float64 oracle", (1, 2), _PANEL)
@@ -51,6 +53,8 @@ def _draw(axes: Axes, rows: Sequence[Row], style: Style, ratio: Ratio) -> None:
             _points(axes, points, shift, style, ratio)
     axes.axhline(1, color=GREY, linewidth=1)
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.4) / 1.1, max(high, 2.5) * 1.1)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -84,10 +88,17 @@ def _small_print(rows: Sequence[Row]) -> str:
     text = "A point is one record: a contestant, length, mask and direction."
     if any(row.status is Status.WRONG for row in rows):
         text += " Ringed: records whose result is wrong."
+    if any(_clipped(row) for row in rows):
+        text += f" Ratios below {_FLOOR:g} are drawn there."
     endless = sum(_is_endless(row) for row in rows)
     if endless:
         text += f" Not drawn: {endless} with values that are not finite."
     return text
+
+
+def _clipped(row: Row) -> bool:
+    ratios = [(ratio.vs_pytorch, ratio.of_bound) for ratio in row.ratios.values()]
+    return any(value is not None and value < _FLOOR for pair in ratios for value in pair)
 
 
 def _is_endless(row: Row) -> bool:

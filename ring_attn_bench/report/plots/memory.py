@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import tokens
+from ring_attn_bench.report.groups import holder
 from ring_attn_bench.report.plots.bars import draw_bars
 from ring_attn_bench.report.plots.style import Style
 
@@ -19,7 +20,7 @@ def draw_memory(rows: Sequence[Row], style: Style) -> Figure | None:
         return None
     longest = max(row.seqlen_per_gpu for row in measured)
     found = [row for row in rows if row.seqlen_per_gpu == longest]
-    title = f"Peak extra memory at {tokens(longest)} tokens per GPU"
+    title = f"Peak extra memory at {tokens(longest)} tokens per {holder(found)}"
     return draw_bars(found, style, title, "MiB beyond the inputs, largest over ranks", peak)
 
 

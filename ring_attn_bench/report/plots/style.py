@@ -29,7 +29,6 @@ _OTHERS: tuple[Look, ...] = (
     ("#CC79A7", ">"), ("#56B4E9", "p"), ("#009E73", "h"), ("#D55E00", "*"), ("#000000", "d"),
 )  # fmt: skip
 _LINES: Mapping[str, Line] = {"zigzag": "-", "contiguous": "--", "striped": ":"}
-_HATCHES = {"zigzag": "", "contiguous": "///", "striped": "..."}
 _FILLS: tuple[Fill, ...] = ("full", "none", "left", "bottom")
 
 
@@ -64,10 +63,6 @@ class Style:
     def line(self, row: Row) -> Line:
         """The partition's."""
         return _LINES.get(row.partition, "-.")
-
-    def hatch(self, row: Row) -> str:
-        """The partition's, on bars."""
-        return _HATCHES.get(row.partition, "xxx")
 
 
 def variant(row: Row) -> tuple[object, ...]:

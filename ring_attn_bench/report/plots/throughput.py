@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import tokens
-from ring_attn_bench.report.groups import WHO, device, group, label
+from ring_attn_bench.report.groups import WHO, device, group, holder, label
 from ring_attn_bench.report.plots.bars import draw_bars
 from ring_attn_bench.report.plots.canvas import footnote, grid_of, pairs, panels
 from ring_attn_bench.report.plots.legend import legend
@@ -26,7 +26,7 @@ def draw_throughput(rows: Sequence[Row], style: Style) -> Figure | None:
     lengths = sorted({row.seqlen_per_gpu for row in rows})
     unit = f"useful TFLOP/s per {device(rows)}"
     if len(lengths) == 1:
-        title = f"Throughput at {tokens(lengths[0])} tokens per {device(rows)}"
+        title = f"Throughput at {tokens(lengths[0])} tokens per {holder(rows)}"
         return draw_bars(rows, style, title, unit, _rate, interval)
     grid = grid_of(rows)
     shape = (len(grid), len(grid[0]))
@@ -38,8 +38,8 @@ def draw_throughput(rows: Sequence[Row], style: Style) -> Figure | None:
     for line in axes:
         line[0].set_ylabel(unit, fontsize=8)
     for panel in axes[-1]:
-        panel.set_xlabel(f"tokens per {device(rows)}", fontsize=8)
-    axes[0][0].set_ylim(bottom=0)
+        panel.set_xlabel(f"tokens per {holder(rows)}", fontsize=8)
+    axes[0][0].set_ylim(0, 1.08 * max(row.tflops_per_gpu or 0.0 for row in rows))
     legend(figure, rows, style)
     footnote(figure, _small_print(rows))
     return figure

@@ -1,4 +1,4 @@
-"""Throughput of every contestant over the lengths, for a first look at a sweep."""
+"""Throughput and efficiency of every contestant over the lengths, for a first look at a sweep."""
 
 from __future__ import annotations
 
@@ -7,54 +7,58 @@ from collections.abc import Iterator, Sequence
 from ring_attn_bench.bench.record import Status
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import digits, tokens
-from ring_attn_bench.report.groups import Shape, device, group, mask, varying
-from ring_attn_bench.report.tables.speed import caption
+from ring_attn_bench.report.groups import device, group, holder, mask, names, varying
 from ring_attn_bench.report.tables.table import Table
 
-_LENGTHS_PER_TABLE = 7
+_LENGTHS_PER_TABLE = 5
 
 
 def overview(rows: Sequence[Row]) -> list[Table]:
-    """One table for each shape, mask and direction that was measured at several lengths."""
-    groups = group(rows, lambda row: (Shape.of(row), row.causal, row.direction))
-    return [table for found in groups.values() for table in _tables(found)]
+    """The tables of one shape: for each mask and direction that was measured at several lengths."""
+    who, unit = varying(rows), device(rows)
+    groups = group(rows, lambda row: (row.causal, row.direction))
+    return [table for found in groups.values() for table in _tables(found, who, unit)]
 
 
-def _tables(rows: Sequence[Row]) -> Iterator[Table]:
+def _tables(rows: Sequence[Row], who: Sequence[str], unit: str) -> Iterator[Table]:
     lengths = sorted({row.seqlen_per_gpu for row in rows})
     if len(lengths) < 2 or all(row.latency_ms is None for row in rows):
         return
+    what = f"TFLOP/s/{unit} and % of 1 {unit} by tokens per {holder(rows)}"
+    caption = f"{rows[0].direction.value}, {mask(rows[0])}, {what}"
     for start in range(0, len(lengths), _LENGTHS_PER_TABLE):
-        yield _table(rows, lengths[start : start + _LENGTHS_PER_TABLE])
+        shown = lengths[start : start + _LENGTHS_PER_TABLE]
+        body = _body(rows, who, shown)
+        yield Table(caption, (*who, *map(tokens, shown)), body, len(who))
 
 
-def _table(rows: Sequence[Row], lengths: Sequence[int]) -> Table:
-    who = varying(rows)
-    contestants = group(rows, lambda row: tuple(str(getattr(row, name)) for name in who))
-    body = [
-        (_speeds(found, lengths), (*name, *_cells(found, lengths)))
-        for name, found in contestants.items()
-    ]
-    body.sort(key=lambda pair: pair[0], reverse=True)
-    first = rows[0]
-    title = f"TFLOP/s/{device(rows)} by tokens each, {first.direction.value}, {mask(first)}"
-    headers = (*who, *map(tokens, lengths))
-    return Table(f"{title}: {caption(rows)}", headers, tuple(cells for _, cells in body), len(who))
+def _body(
+    rows: Sequence[Row], who: Sequence[str], lengths: Sequence[int]
+) -> tuple[tuple[str, ...], ...]:
+    """A line for each contestant, the fastest at the longest length first."""
+    contestants = group(rows, lambda row: names(row, who))
+    by_length = {
+        name: {row.seqlen_per_gpu: row for row in found} for name, found in contestants.items()
+    }
+    order = sorted(by_length, key=lambda name: _speeds(by_length[name], lengths), reverse=True)
+    return tuple(
+        (*name, *(_cell(by_length[name].get(length)) for length in lengths)) for name in order
+    )
 
 
-def _speeds(rows: Sequence[Row], lengths: Sequence[int]) -> tuple[float, ...]:
+def _speeds(found: dict[int, Row], lengths: Sequence[int]) -> list[float]:
     """Of the longest length first, to sort by."""
-    found = {row.seqlen_per_gpu: row.tflops_per_gpu or 0.0 for row in rows}
-    return tuple(found.get(length, 0.0) for length in reversed(lengths))
+    speeds = {length: row.tflops_per_gpu or 0.0 for length, row in found.items()}
+    return [speeds.get(length, 0.0) for length in reversed(lengths)]
 
 
-def _cells(rows: Sequence[Row], lengths: Sequence[int]) -> tuple[str, ...]:
-    found = {row.seqlen_per_gpu: _cell(row) for row in rows}
-    return tuple(found.get(length, "") for length in lengths)
-
-
-def _cell(row: Row) -> str:
+def _cell(row: Row | None) -> str:
     """The figure, or in a short word why there is none."""
-    if row.status is Status.UNSUPPORTED:
-        return "unsup."
-    return row.status.value if row.tflops_per_gpu is None else digits(row.tflops_per_gpu)
+    if row is None:
+        return ""
+    if row.tflops_per_gpu is not None:
+        share = row.percent_of_one_gpu
+        return digits(row.tflops_per_gpu) + ("" if share is None else f" {share:.0f}%")
+    if row.status is Status.OK:
+        return "-"
+    return "unsup." if row.status is Status.UNSUPPORTED else row.status.value

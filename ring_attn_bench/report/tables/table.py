@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from textwrap import fill, shorten, wrap
 
-from tabulate import tabulate
+from tabulate import SEPARATING_LINE, tabulate
 
 WIDTH = 100
 _GAP = 2
-_NARROWEST = 8
+_NARROWEST = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,20 @@ class Table:
     def terminal(self) -> str:
         """At most WIDTH columns wide, however long its words are."""
         widths = self._widths()
-        cells = [[_fold(cell, width) for cell, width in zip(row, widths, strict=True)]
-                 for row in (self.headers, *self.rows)]  # fmt: skip
-        body = tabulate(
-            cells[1:], cells[0], tablefmt="simple", colalign=self.align, disable_numparse=True
+        head, *body = (
+            [_fold(cell, width) for cell, width in zip(row, widths, strict=True)]
+            for row in (self.headers, *self.rows)
+        )
+        # The head is a row like others, because tabulate makes columns wider than their heads.
+        ruled = tabulate(
+            [head, SEPARATING_LINE, *body],
+            tablefmt="simple",
+            colalign=self.align,
+            disable_numparse=True,
         )
         notes = [fill(note, WIDTH, subsequent_indent="    ") for note in self.numbered()]
-        return "\n".join([fill(self.caption, WIDTH), "", body, *notes])
+        lines = ruled.splitlines()[:-1]  # without the rule at the bottom
+        return "\n".join([fill(self.caption, WIDTH), *lines, *notes])
 
     def markdown(self) -> str:
         """A pipe table with its caption in bold above it."""
@@ -70,10 +77,14 @@ class Table:
         return [f"[{number}] {note}" for number, note in enumerate(self.notes, start=1)]
 
     def _widths(self) -> list[int]:
-        """The widest cell of each column; names are narrowed, the widest first, until all fits."""
+        """Of each column; where the sum is too much, heads of numbers are folded, then names."""
         columns = list(zip(self.headers, *self.rows, strict=True))
-        widths = [max(len(cell) for cell in column) for column in columns]
+        widths = [max(map(len, column)) for column in columns]
         spare = WIDTH - _GAP * (self._count - 1)
+        if sum(widths) > spare:
+            widths[self.names :] = [
+                max(map(len, (*head.split(), *cells))) for head, *cells in columns[self.names :]
+            ]
         while sum(widths) > spare and max(widths[: self.names]) > _NARROWEST:
             widest = max(range(self.names), key=lambda place: widths[place])
             widths[widest] -= 1
@@ -107,7 +118,4 @@ def escape(text: str) -> str:
 
 
 def _fold(cell: str, width: int) -> str:
-    """On several lines if it is wider, broken after a slash or underscore where possible."""
-    if len(cell) <= width:
-        return cell
-    return "\n".join(wrap(cell, width))
+    return cell if len(cell) <= width else "\n".join(wrap(cell, width))

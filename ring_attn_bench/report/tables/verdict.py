@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from textwrap import fill
+from textwrap import fill, wrap
 
 from ring_attn_bench.bench.record import Status
 from ring_attn_bench.report.columns import Row
@@ -46,8 +46,15 @@ class Failure:
         """A heading, the reason, where, and how to see it again."""
         lines = [f"{self.status.value}: {self.contestant}", f"    {self.reason}"]
         lines += [f"    in {where}" for where in self.where()]
-        lines += [f"    again: {self.rows[0].command}"] if self.rows[0].command else []
-        return "\n".join(fill(line, WIDTH, subsequent_indent="      ") for line in lines)
+        shown = [fill(line, WIDTH, subsequent_indent="      ") for line in lines]
+        return "\n".join([*shown, *self._again()])
+
+    def _again(self) -> Iterator[str]:
+        """The first command, in lines that a shell takes as one."""
+        command = self.rows[0].command
+        if command:
+            lines = wrap(command, WIDTH - 8, break_on_hyphens=False, break_long_words=False)
+            yield "    again: " + " \\\n      ".join(lines)
 
     def where(self) -> Iterator[str]:
         """The first few cases and directions."""

@@ -1,0 +1,120 @@
+"""What this machine is: run as a module it prints it as JSON, so that a parent need not touch CUDA."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import cast
+
+Environment = dict[str, str | int | float | bool | None]
+
+PACKAGES = ("triton", "flash-attn", "flash-attn-4", "nvidia-cutlass-dsl", "flag-gems", "numpy")
+
+
+def probe() -> Environment:
+    """The environment, found out by another process."""
+    package = str(Path(__file__).parents[2])
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "ring_attn_bench.bench.environment"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"cannot find out what this machine has: {done.stderr.strip()[-500:]}")
+    return cast(Environment, json.loads(done.stdout))
+
+
+def describe() -> Environment:
+    """The environment of this process; initialises CUDA."""
+    import torch
+
+    found: Environment = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.system(),
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "gpu": None,
+        "gpu_count": torch.cuda.device_count(),
+    }
+    for package in PACKAGES:
+        found[package.replace("-", "_")] = _version(package)
+    if torch.cuda.is_available():
+        found |= _gpu()
+    return found | _commit()
+
+
+def _gpu() -> Environment:
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    nccl = torch.cuda.nccl.version() if torch.distributed.is_nccl_available() else None
+    return {
+        "gpu": properties.name,
+        "gpu_memory_gib": round(properties.total_memory / 2**30, 1),
+        "gpu_capability": f"{properties.major}.{properties.minor}",
+        "gpu_multiprocessors": properties.multi_processor_count,
+        "cudnn": torch.backends.cudnn.version(),
+        "nccl": ".".join(map(str, nccl)) if isinstance(nccl, tuple) else None,
+        "driver": _driver(),
+    }
+
+
+def _driver() -> str | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> Environment:
+    """The commit of the checkout that this package runs from, and whether files differ from it."""
+    root = Path(__file__).parents[2]
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    # results/ is what runs write: it says nothing about the code
+    changes = _git(root, "status", "--porcelain", "--", ".", ":!results")
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(describe()) + "\n")

@@ -1,0 +1,42 @@
+"""How much work a case is, from the exact area of its mask."""
+
+from __future__ import annotations
+
+from ring_attn_bench.bench.record import Case, Direction
+from ring_attn_bench.positions import Band
+from ring_attn_bench.problem import Mask
+
+_MATMULS = {Direction.FORWARD: 2, Direction.BACKWARD: 5, Direction.FORWARD_BACKWARD: 7}
+"""Matrix products of one pair of query and key: q k and p v; then q k again, dp, dv, dq, dk."""
+
+
+def flops(case: Case, direction: Direction, area: int) -> int:
+    """Floating-point operations for `area` allowed pairs: 2 per head dim, product and query head.
+
+    This is the field's convention: 4 * area * heads * dim forward, 2.5 times that backward.
+    """
+    return 2 * _MATMULS[direction] * area * case.heads_q * case.head_dim * case.batch
+
+
+def area(case: Case) -> int:
+    """Allowed pairs of the whole sequence."""
+    return band(case).area(case.seqlen_total, case.seqlen_total)
+
+
+def band(case: Case) -> Band:
+    """The case's band of allowed distances."""
+    return Mask.from_window_size(case.causal, case.window).band
+
+
+def equal_work_length(case: Case, devices: int, unit: int = 64) -> int:
+    """The sequence length, a multiple of `unit`, whose area is nearest to one device's share."""
+    share = area(case) / devices
+    low, high = 1, max(1, case.seqlen_total // unit)
+    while low < high:
+        middle = (low + high) // 2
+        if band(case).area(middle * unit, middle * unit) < share:
+            low = middle + 1
+        else:
+            high = middle
+    lengths = (max(1, low - 1) * unit, low * unit)
+    return min(lengths, key=lambda n: abs(band(case).area(n, n) - share))

@@ -1,0 +1,86 @@
+"""What the parent asks of a worker group, as JSON."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen
+from ring_attn_bench.bench.suite import Check
+
+
+class Subject(StrEnum):
+    """What is timed of a contestant."""
+
+    RING = "ring"
+    TWIN = "twin"
+    ONE_GPU = "one_gpu"
+
+
+class Prepare(Frozen):
+    """Make a contestant and its inputs; answers which directions it refuses, and why."""
+
+    do: Literal["prepare"] = "prepare"
+    case: Case
+    contestant: Contestant
+    directions: tuple[Direction, ...]
+    seed: int
+
+
+class Judge(Frozen):
+    """Run the prepared contestant once and compare it with the oracle; answers an Accuracy each."""
+
+    do: Literal["judge"] = "judge"
+    check: Check
+    seed: int
+
+
+class Measure(Frozen):
+    """Run it once and answer the peak memory beyond the inputs, and what the work is."""
+
+    do: Literal["measure"] = "measure"
+    direction: Direction
+
+
+class Sample(Frozen):
+    """Time `count` calls, after `warmup` untimed ones; answers milliseconds by rank."""
+
+    do: Literal["sample"] = "sample"
+    direction: Direction
+    subject: Subject
+    count: int
+    warmup: int
+
+
+class Release(Frozen):
+    """Forget the prepared contestant."""
+
+    do: Literal["release"] = "release"
+
+
+class Quit(Frozen):
+    """End."""
+
+    do: Literal["quit"] = "quit"
+
+
+Command = Prepare | Judge | Measure | Sample | Release | Quit
+
+
+class Envelope(Frozen):
+    """A command, and the name of the contestant (within its case) that it is about."""
+
+    about: str
+    command: Annotated[Command, Field(discriminator="do")]
+
+
+class Outcome(Frozen):
+    """What one process made of a command: an answer, or what went wrong."""
+
+    status: Literal["ok", "oom", "error"] = "ok"
+    reason: str = ""
+    usable: bool = True
+    """Whether the process can take another command."""
+    answer: dict[str, object] = Field(default_factory=dict)

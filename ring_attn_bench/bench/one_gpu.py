@@ -1,0 +1,57 @@
+"""The same kernel without a ring: what it gets right alone, and the pace it keeps alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ring_attn_bench.backend import Backend
+from ring_attn_bench.bench.inputs import Inputs, mask_of, score_of
+from ring_attn_bench.bench.record import Case
+from ring_attn_bench.block import Block
+from ring_attn_bench.lower import chunks, lower
+from ring_attn_bench.positions import Span
+from ring_attn_bench.problem import Score
+from ring_attn_bench.ring.delta import delta
+from ring_attn_bench.ring.packing import accumulator_dtype
+
+
+@dataclass(frozen=True)
+class OneGpu:
+    """A kernel's single call over a whole sequence of some length."""
+
+    backend: Backend
+    block: Block
+    score: Score
+    deterministic: bool
+
+    def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
+        """out and lse."""
+        return self.backend.forward(x.q, x.k, x.v, self.block, self.score)
+
+    def backward(self, x: Inputs, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """dq, dk, dv."""
+        wide = accumulator_dtype(out.dtype)
+        sums = delta(x.dout, out, wide) if self.backend.needs_delta else None
+        return self.backend.backward(
+            x.dout,
+            x.q,
+            x.k,
+            x.v,
+            out,
+            lse,
+            sums,
+            self.block,
+            self.score,
+            deterministic=self.deterministic,
+        )
+
+
+def make(case: Case, backend: Backend, length: int) -> OneGpu | None:
+    """The kernel over a sequence of `length` tokens, or None if that is not one call of it."""
+    tokens = chunks((Span(0, length),))
+    pieces = lower(tokens, tokens, mask_of(case).band, backend.forms)
+    if isinstance(pieces, str) or len(pieces) != 1:
+        return None
+    return OneGpu(backend, pieces[0].block, score_of(case), case.deterministic)

@@ -1,0 +1,179 @@
+"""A contestant with its inputs on one process, ready to be judged, measured and timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from ring_attn_bench.bench import accuracy, flops, inputs, one_gpu, ring_contestant
+from ring_attn_bench.bench.inputs import Inputs
+from ring_attn_bench.bench.messages import Prepare, Subject
+from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.record import Accuracy, Direction
+from ring_attn_bench.bench.ring_contestant import Gradients, Outputs, RingContestant
+from ring_attn_bench.bench.suite import Check
+from ring_attn_bench.bench.timing import Call
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One contestant on one case."""
+
+    request: Prepare
+    contestant: RingContestant
+    place: Place
+    backward: bool
+
+    @cached_property
+    def shards(self) -> list[Inputs]:
+        """The inputs of every rank that this process plays."""
+        whole = inputs.make(self.request.case, self.request.seed, self.place.device)
+        return self._cut(whole)
+
+    @cached_property
+    def outputs(self) -> list[Outputs]:
+        """The results of a forward pass, for backward passes to start from."""
+        return self.contestant.forward(self.shards)
+
+    def judge(self, check: Check, seed: int) -> dict[str, Accuracy]:
+        """The accuracy of each direction; a collective over the group's processes."""
+        case, spec, place = self.request.case, self.request.contestant, self.place
+        rows = accuracy.choose_rows(case, spec, place, check, seed)
+        whole = inputs.make(case, self.request.seed, place.device)
+        whole = accuracy.only_rows(whole, rows, place)
+        expected = accuracy.truth(case, whole, rows, place, backward=self.backward)
+        alone = self._alone(whole)
+        _poison(place)
+        results = self._results(self._cut(whole))
+        errors = accuracy.judge(case, spec, place, rows, expected, results, alone)
+        return {
+            direction.value: Accuracy(
+                oracle=rows.kind,
+                oracle_rows=rows.total,
+                tensors={n: errors[n] for n in direction.tensors if n in errors},
+            )
+            for direction in self.request.directions
+            if self.backward or direction is Direction.FORWARD
+        }
+
+    def repeats(self) -> bool:
+        """Whether two runs on the same inputs give the same bits."""
+        first, second = (self._results(self.shards) for _ in range(2))
+        return all(
+            torch.equal(a[name], b[name]) for a, b in zip(first, second, strict=True) for name in a
+        )
+
+    def call(self, direction: Direction, subject: Subject) -> Call | None:
+        """What to time, or None if the contestant has no such subject."""
+        if subject is Subject.ONE_GPU:
+            return self._one_gpu_call(direction)
+        twin = subject is Subject.TWIN
+        if twin and (self.contestant.context is None or self.place.world_size == 1):
+            return None
+        if direction is Direction.FORWARD:
+            return lambda: self.contestant.forward(self.shards, twin=twin)
+        if direction is Direction.BACKWARD:
+            outputs = self.outputs
+            return lambda: self.contestant.backward(self.shards, outputs, twin=twin)
+        return lambda: self._forward_backward(twin)
+
+    @cached_property
+    def one_gpu_length(self) -> int:
+        """The sequence length at which one device has its share of the work."""
+        return flops.equal_work_length(self.request.case, self.place.processes)
+
+    def flops(self, direction: Direction) -> dict[str, float | int | None]:
+        """The fields of `Speed` that say what the work is."""
+        case = self.request.case
+        areas = [job.plan.area for job in self.contestant.jobs]
+        most = torch.tensor([float(max(areas))], device=self.place.device)
+        total = torch.tensor([float(sum(areas))], dtype=torch.float64, device=self.place.device)
+        busiest = self.place.largest(most).item()
+        executed = round(self.place.sum(total).item())
+        length = self.one_gpu_length
+        one_gpu_area = flops.band(case).area(length, length)
+        return {
+            "useful_flops": flops.flops(case, direction, flops.area(case)),
+            "executed_flops": flops.flops(case, direction, executed),
+            "devices": self.place.processes,
+            "imbalance": busiest * self.place.world_size / executed,
+            "one_gpu_flops": flops.flops(case, direction, one_gpu_area),
+        }
+
+    @cached_property
+    def _one_gpu_inputs(self) -> Inputs:
+        length = self.one_gpu_length
+        short = self.request.case.model_copy(update={"seqlen_total": length, "world_size": 1})
+        return inputs.make(short, self.request.seed, self.place.device)
+
+    def _cut(self, whole: Inputs) -> list[Inputs]:
+        case, spec = self.request.case, self.request.contestant
+        ranks = (accuracy.positions(case, spec, r).to(self.place.device) for r in self.place.ranks)
+        return [whole.at(own) for own in ranks]
+
+    def _results(self, shards: Sequence[Inputs]) -> list[accuracy.Results]:
+        outputs = self.contestant.forward(shards)
+        named = [dict(zip(("out", "lse"), pair, strict=True)) for pair in outputs]
+        if self.backward:
+            for result, gradients in zip(
+                named, self.contestant.backward(shards, outputs), strict=True
+            ):
+                result |= _named(gradients)
+        return named
+
+    def _forward_backward(self, twin: bool) -> list[Gradients]:
+        outputs = self.contestant.forward(self.shards, twin=twin)
+        return self.contestant.backward(self.shards, outputs, twin=twin)
+
+    def _alone(self, whole: Inputs) -> accuracy.Results | None:
+        """The same kernel's results over the whole sequence, where it can do that in one call."""
+        case, backend = self.request.case, self.contestant.jobs[0].backend
+        kernel = one_gpu.make(case, backend, case.seqlen_total)
+        if kernel is None:
+            return None
+        try:
+            out, lse = kernel.forward(whole)
+            results = {"out": out, "lse": lse}
+            if self.backward:
+                results |= _named(kernel.backward(whole, out, lse))
+        except torch.OutOfMemoryError:
+            return None
+        return results
+
+    def _one_gpu_call(self, direction: Direction) -> Call | None:
+        case, backend = self.request.case, self.contestant.jobs[0].backend
+        kernel = one_gpu.make(case, backend, self.one_gpu_length)
+        if kernel is None:
+            return None
+        x = self._one_gpu_inputs
+        if direction is Direction.FORWARD:
+            return lambda: kernel.forward(x)
+        if direction is Direction.BACKWARD:
+            out, lse = kernel.forward(x)
+            return lambda: kernel.backward(x, out, lse)
+        return lambda: kernel.backward(x, *kernel.forward(x))
+
+
+def prepare(request: Prepare, place: Place, contexts: ring_contestant.Contexts) -> Prepared:
+    """The contestant, ready; raises Refused with a reason that covers every direction asked for."""
+    backward = any(d is not Direction.FORWARD for d in request.directions)
+    context = contexts.of(request.contestant)
+    contestant = ring_contestant.make(
+        request.case, request.contestant, place, context, backward=backward
+    )
+    return Prepared(request, contestant, place, backward)
+
+
+def _named(gradients: Gradients) -> accuracy.Results:
+    return dict(zip(("dq", "dk", "dv"), gradients, strict=True))
+
+
+def _poison(place: Place) -> None:
+    """Leaves NaN in the memory that the next allocations get, so that an unwritten result shows."""
+    if place.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        size = min(free // 2, 8 * 2**30) // 4
+        torch.full((size,), float("nan"), device=place.device)

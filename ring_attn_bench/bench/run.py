@@ -1,0 +1,153 @@
+"""A whole benchmark run: groups, schedule, records on disk."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ring_attn_bench import registry
+from ring_attn_bench.bench.environment import Environment
+from ring_attn_bench.bench.group import Group, TorchrunGroup
+from ring_attn_bench.bench.record import Record, append
+from ring_attn_bench.bench.schedule import Schedule
+from ring_attn_bench.bench.setup import Setup
+from ring_attn_bench.bench.suite import Entry, Suite
+from ring_attn_bench.errors import BackendUnavailable
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of a suite to run: shell patterns for case and contestant names."""
+
+    cases: str = "*"
+    contestants: str = "*"
+
+    def of(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
+        """The entries that match both."""
+        return tuple(
+            entry
+            for entry in entries
+            if fnmatch(entry.case.name, self.cases)
+            and fnmatch(entry.contestant.name, self.contestants)
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a suite: what every record of it says about itself."""
+
+    name: str
+    suite: Suite
+    suite_argument: str
+    environment: Environment
+    folder: Path
+
+    @property
+    def records(self) -> Path:
+        """Where the records go."""
+        return self.folder / "records.jsonl"
+
+    def record(self, *, entry: Entry, **fields: Any) -> Record:  # noqa: ANN401 - Record checks
+        """A record of this run."""
+        return Record(
+            run=self.name,
+            suite=self.suite.name,
+            case=entry.case,
+            contestant=entry.contestant,
+            environment=self.environment,
+            command=self._command(entry),
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            **fields,
+        )
+
+    def _command(self, entry: Entry) -> str:
+        words = ["ring-attn-bench", "bench", "--suite", self.suite_argument]
+        words += ["--ranks", str(entry.case.world_size)]
+        words += ["--case", entry.case.name, "--contestant", entry.contestant.name]
+        return shlex.join(words)
+
+
+class Groups:
+    """The worker groups of a run: one for each backend and ring, started when first needed."""
+
+    def __init__(self, device: str, setups: Sequence[Setup]) -> None:
+        self._device = device
+        self._setups = {setup.world_size: setup for setup in setups}
+        self._groups: dict[tuple[str, int], TorchrunGroup] = {}
+
+    def of(self, entry: Entry) -> Group:
+        """The group that runs an entry."""
+        backend, world_size = entry.contestant.backend, entry.case.world_size
+        key = backend, world_size
+        if key not in self._groups:
+            processes = self._setups[world_size].processes
+            environment = worker_environment(backend, self._device)
+            self._groups[key] = TorchrunGroup(processes, world_size, environment)
+        return self._groups[key]
+
+    def close(self) -> None:
+        """Ends all of them."""
+        for group in self._groups.values():
+            group.close()
+
+
+def worker_environment(backend: str, device: str) -> dict[str, str]:
+    """The environment variables that a backend's processes need on a device."""
+    try:
+        return dict(registry.backend_class(backend).worker_environment.get(device, {}))
+    except BackendUnavailable:
+        return {}  # the worker will say why
+
+
+def execute(
+    run: Run,
+    entries: Sequence[Entry],
+    setups: Sequence[Setup],
+    on_record: Callable[[Record], None],
+) -> None:
+    """Runs the entries in worker groups, each record on disk as soon as it is complete."""
+    device = "cuda" if run.environment.get("gpu") else "cpu"
+    with ExitStack() as stack:
+        groups = Groups(device, setups)
+        stack.callback(groups.close)
+        execute_on(run, entries, groups.of, on_record)
+
+
+def execute_on(
+    run: Run,
+    entries: Sequence[Entry],
+    group_of: Callable[[Entry], Group],
+    on_record: Callable[[Record], None],
+) -> None:
+    """Runs the entries on groups that exist already."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+
+    def emit(record: Record) -> None:
+        append(run.records, record)
+        on_record(record)
+
+    Schedule(run.suite, entries, group_of, run.record, emit).run()
+
+
+def run_folder(root: Path, suite: str, environment: Environment) -> Path:
+    """A new folder results/<date>_<hardware>_<suite>, numbered if there is one already."""
+    name = f"{datetime.now(UTC):%Y-%m-%d}_{hardware(environment)}_{suite}"
+    folder, number = root / name, 2
+    while folder.exists():
+        folder, number = root / f"{name}_{number}", number + 1
+    return folder
+
+
+def hardware(environment: Environment) -> str:
+    """A short name for folders: 4xH200, or cpu."""
+    gpu = environment.get("gpu")
+    if not gpu:
+        return "cpu"
+    model = str(gpu).removeprefix("NVIDIA ").replace(" ", "-")
+    return f"{environment['gpu_count']}x{model}"

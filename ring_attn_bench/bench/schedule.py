@@ -1,0 +1,267 @@
+"""Runs a suite: every entry is checked, and the right ones of a case are timed in turns.
+
+Turns, because clocks, power and neighbours drift: contestants that are to be compared must see the
+same minute. Each record is handed on as soon as it is complete.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from ring_attn_bench.bench.group import Group, GroupFailed
+from ring_attn_bench.bench.messages import Subject
+from ring_attn_bench.bench.record import (
+    Accuracy,
+    Direction,
+    Memory,
+    Record,
+    Samples,
+    Speed,
+    Status,
+)
+from ring_attn_bench.bench.sampling import Series
+from ring_attn_bench.bench.session import RefusedByWorker, Session
+from ring_attn_bench.bench.suite import Entry, Suite
+
+BATCH = 5
+"""Calls of one contestant before the next one's turn."""
+
+GroupOf = Callable[[Entry], Group]
+MakeRecord = Callable[..., Record]
+
+
+@dataclass
+class _Match:
+    """One contestant and direction while it is being timed."""
+
+    session: Session
+    direction: Direction
+    accuracy: Accuracy
+    started: float
+    memory: Memory | None = None
+    work: dict[str, Any] = field(default_factory=dict)
+    series: dict[Subject, Series] = field(default_factory=dict)
+
+
+class Schedule:
+    """What is to be run, on which groups, and where records go.
+
+    make: builds a record from an entry, a direction and the fields that depend on the outcome.
+    emit: takes each finished record.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        entries: Sequence[Entry],
+        group_of: GroupOf,
+        make: MakeRecord,
+        emit: Callable[[Record], None],
+    ) -> None:
+        self._suite = suite
+        self._entries = entries
+        self._group_of = group_of
+        self._make = make
+        self._emit = emit
+        self._random = random.Random(suite.seed)
+
+    def run(self) -> None:
+        """Every case in turn."""
+        for _, entries in groupby(self._entries, key=lambda entry: entry.case):
+            self._case(entries)
+
+    def _case(self, entries: Iterable[Entry]) -> None:
+        sessions, matches = [], []
+        for entry in entries:
+            session = Session(entry, self._group_of(entry), self._suite)
+            sessions.append(session)
+            matches += self._checked(session)
+        self._time(matches)
+        for session in sessions:
+            self._release(session)
+
+    def _release(self, session: Session) -> None:
+        try:
+            session.release()
+        except GroupFailed:
+            pass  # what it held is gone all the same
+
+    def _checked(self, session: Session) -> list[_Match]:
+        """Prepares and judges; emits what is already decided, returns what is to be timed."""
+        started = time.monotonic()
+        try:
+            self._prepare(session, started)
+            if not session.directions:
+                return []
+            accuracy, repeats = session.judge(self._suite.check)
+        except GroupFailed as failure:
+            self._failed(session, session.directions, failure, started)
+            return []
+        return self._right(session, accuracy, repeats, started)
+
+    def _prepare(self, session: Session, started: float) -> None:
+        """Leaves in `session.directions` those that are not refused; emits the others."""
+        wanted = session.entry.directions
+        forward = tuple(d for d in wanted if d is Direction.FORWARD)
+        # all, or without the backward if it is that which the backend lacks
+        for attempt in dict.fromkeys((wanted, forward)):
+            if not attempt:
+                continue
+            refusal = self._refusal(session, attempt)
+            if refusal is None:
+                return
+            session.directions = forward if attempt != forward else ()
+            for direction in attempt:
+                if direction not in session.directions:
+                    status = Status.UNSUPPORTED
+                    self._finish(session, direction, started, status=status, reason=refusal)
+
+    def _refusal(self, session: Session, directions: tuple[Direction, ...]) -> str | None:
+        try:
+            session.prepare(directions)
+        except RefusedByWorker as refusal:
+            return str(refusal)
+        return None
+
+    def _right(
+        self,
+        session: Session,
+        accuracy: dict[Direction, Accuracy],
+        repeats: bool,
+        started: float,
+    ) -> list[_Match]:
+        matches = []
+        for direction, found in accuracy.items():
+            reason = _what_is_wrong(found, repeats)
+            untimed = session.interpreted or not self._suite.timing.enabled
+            if reason:
+                status = Status.WRONG
+                self._finish(
+                    session, direction, started, status=status, reason=reason, accuracy=found
+                )
+            elif untimed:
+                self._finish(session, direction, started, status=Status.OK, accuracy=found)
+            else:
+                matches.append(_Match(session, direction, found, started))
+        return matches
+
+    def _time(self, matches: list[_Match]) -> None:
+        """Turns of all matches, in a new random order each round, until each has enough."""
+        waiting = list(matches)
+        while waiting:
+            self._random.shuffle(waiting)
+            for match in list(waiting):
+                try:
+                    finished = self._turn(match)
+                except GroupFailed as failure:
+                    self._lost(match, waiting, failure)
+                    continue
+                if finished:
+                    waiting.remove(match)
+                    self._timed(match)
+
+    def _turn(self, match: _Match) -> bool:
+        """One batch of each subject that still wants one; whether all have enough."""
+        timing, session = self._suite.timing, match.session
+        if not match.work:
+            match.memory, match.work = session.measure(match.direction)
+            match.series = {subject: Series() for subject in Subject}
+        for subject, series in list(match.series.items()):
+            if series.stop(timing):
+                continue
+            count = min(BATCH, timing.max_samples - len(series.times))
+            warmup = 1 if series.times else timing.warmup
+            if not session.sample(match.direction, subject, count, warmup, series):
+                del match.series[subject]
+        return all(series.stop(timing) for series in match.series.values())
+
+    def _timed(self, match: _Match) -> None:
+        ring = match.series[Subject.RING]
+        empty = Series()
+        one_gpu = match.series.get(Subject.ONE_GPU, empty).times
+        samples = Samples(
+            ring=_rounded(ring.times),
+            twin=_rounded(match.series.get(Subject.TWIN, empty).times),
+            one_gpu=_rounded(one_gpu),
+            stop=ring.stop(self._suite.timing),
+        )
+        work = match.work if one_gpu else match.work | {"one_gpu_flops": None}
+        self._finish(
+            match.session,
+            match.direction,
+            match.started,
+            status=Status.OK,
+            accuracy=match.accuracy,
+            memory=match.memory,
+            speed=Speed(samples=samples, **work),
+        )
+
+    def _lost(self, match: _Match, waiting: list[_Match], failure: GroupFailed) -> None:
+        """A match's group failed: nothing more is tried with that contestant on that case."""
+        lost = [other for other in waiting if other.session is match.session]
+        for other in lost:
+            waiting.remove(other)
+        directions = [other.direction for other in lost]
+        self._failed(match.session, directions, failure, match.started)
+
+    def _failed(
+        self,
+        session: Session,
+        directions: Sequence[Direction],
+        failure: GroupFailed,
+        started: float,
+    ) -> None:
+        for direction in directions:
+            self._finish(
+                session,
+                direction,
+                started,
+                status=failure.status,
+                reason=failure.reason,
+                stderr=failure.stderr,
+            )
+
+    def _finish(
+        self,
+        session: Session,
+        direction: Direction,
+        started: float,
+        **outcome: Any,  # noqa: ANN401 - the fields of Record, which checks them
+    ) -> None:
+        self._emit(
+            self._make(
+                entry=session.entry,
+                direction=direction,
+                interpreted=session.interpreted,
+                backend_version=session.version,
+                seconds=round(time.monotonic() - started, 3),
+                **outcome,
+            )
+        )
+
+
+def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:
+    """Which results are out of bounds, or an empty text."""
+    wrong = [
+        f"{name} (max abs {_shown(error.max_abs)} of {error.bound_max_abs:.2g}, "
+        f"rmse {_shown(error.rmse)} of {error.bound_rmse:.2g} allowed)"
+        for name, error in accuracy.tensors.items()
+        if not error.is_right
+    ]
+    if wrong:
+        return "too far from float64: " + ", ".join(wrong)
+    return "" if repeats else "two runs on the same inputs gave different bits"
+
+
+def _shown(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.2g}"
+
+
+def _rounded(times: list[list[float]]) -> list[list[float]]:
+    """To a tenth of a microsecond: below what events resolve, and half the file."""
+    return [[round(one, 4) for one in call] for call in times]

@@ -1,0 +1,102 @@
+"""One contestant on one case, as the parent sees it: prepared on its group, again if that was replaced."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+from ring_attn_bench.bench.group import Group
+from ring_attn_bench.bench.messages import (
+    Command,
+    Judge,
+    Measure,
+    Prepare,
+    Release,
+    Sample,
+    Subject,
+)
+from ring_attn_bench.bench.record import Accuracy, Direction, Memory
+from ring_attn_bench.bench.sampling import Series
+from ring_attn_bench.bench.suite import Check, Entry, Suite
+
+Answer = dict[str, object]
+
+
+class RefusedByWorker(Exception):
+    """The contestant cannot run the case; the text is the reason."""
+
+
+class Session:
+    """A conversation with a worker group about one entry of a suite."""
+
+    def __init__(self, entry: Entry, group: Group, suite: Suite) -> None:
+        self.entry = entry
+        self._group = group
+        self._suite = suite
+        self._generation = -1
+        self.directions = entry.directions
+        self.version = ""
+        self.interpreted = False
+
+    def prepare(self, directions: tuple[Direction, ...]) -> None:
+        """Makes the contestant for these directions; raises RefusedByWorker, GroupFailed."""
+        self.directions = directions
+        self._generation = -1
+        self._ensure_prepared()
+
+    def judge(self, check: Check) -> tuple[dict[Direction, Accuracy], bool]:
+        """The accuracy of each direction, and whether repeated runs agreed bit for bit."""
+        answers = self._ask(Judge(check=check, seed=self._suite.seed))
+        found = cast(dict[str, object], answers[0]["accuracy"])
+        accuracy = {Direction(d): Accuracy.model_validate(value) for d, value in found.items()}
+        return accuracy, all(bool(answer["repeats"]) for answer in answers)
+
+    def measure(self, direction: Direction) -> tuple[Memory | None, Answer]:
+        """Peak memory (None on a CPU), and the fields of `Speed` that say what the work is."""
+        answers = self._ask(Measure(direction=direction))
+        peaks = [answer.pop("peak_extra_bytes") for answer in answers]
+        memory = None
+        if all(peak is not None for peak in peaks):
+            memory = Memory(peak_extra_bytes=cast(list[int], peaks))
+        return memory, answers[0]
+
+    def sample(
+        self, direction: Direction, subject: Subject, count: int, warmup: int, series: Series
+    ) -> bool:
+        """Adds a batch of times to the series; False if there is no such subject."""
+        start = time.monotonic()
+        command = Sample(direction=direction, subject=subject, count=count, warmup=warmup)
+        times = [answer["milliseconds"] for answer in self._ask(command)]
+        if times[0] is None:
+            return False
+        series.add(cast(list[list[float]], times), time.monotonic() - start)
+        return True
+
+    def release(self) -> None:
+        """Frees what the group holds for this contestant."""
+        if self._generation == self._group.generation:
+            self._group.ask(self._about, Release(), self._suite.case_seconds)
+
+    @property
+    def _about(self) -> str:
+        return f"{self.entry.case.name} {self.entry.contestant.name}"
+
+    def _ask(self, command: Command) -> list[Answer]:
+        self._ensure_prepared()
+        return self._group.ask(self._about, command, self._suite.case_seconds)
+
+    def _ensure_prepared(self) -> None:
+        if self._generation == self._group.generation:
+            return
+        command = Prepare(
+            case=self.entry.case,
+            contestant=self.entry.contestant,
+            directions=self.directions,
+            seed=self._suite.seed,
+        )
+        answer = self._group.ask(self._about, command, self._suite.case_seconds)[0]
+        if "refused" in answer:
+            raise RefusedByWorker(str(answer["refused"]))
+        self._generation = self._group.generation
+        self.version = str(answer["version"])
+        self.interpreted = bool(answer["interpreted"])

@@ -1,0 +1,103 @@
+"""The processes of one worker group, seen from inside: one command on all, one outcome from each."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from ring_attn_bench.bench.messages import Envelope, Outcome
+from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IDLE = timedelta(days=1)
+"""A group may wait that long for its next command, while other groups are measured."""
+VERDICT = timedelta(seconds=60)
+"""How long a process that failed waits for the others, who may hang because it did."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process's end. Process 0 has the commands; `carry_out` runs them on all."""
+
+    place: Place
+    worker: Worker
+    control: dist.ProcessGroup
+    on_failure: Callable[[Outcome], None]
+
+    @classmethod
+    def join(cls, world_size: int, on_failure: Callable[[Outcome], None]) -> Team:
+        """Connects the processes that torchrun started.
+
+        world_size: ranks of the ring; more than the processes only where there is one of them.
+        on_failure: called at once in a process that fails, whatever becomes of the others.
+        """
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        control = dist.new_group(backend="gloo", timeout=IDLE)
+        place = Place.here(world_size)
+        return cls(place, Worker(place), control, on_failure)
+
+    def carry_out(self, envelope: Envelope | None) -> list[Outcome]:
+        """The outcomes of all processes, on all of them. Only process 0's envelope counts."""
+        envelope = self._from_first(envelope)
+        outcome = self._attempt(envelope)
+        self._await_others(failed=outcome.status != "ok")
+        outcomes: list[str | None] = [None] * self.place.processes
+        dist.all_gather_object(outcomes, outcome.model_dump_json(), group=self.control)
+        return [Outcome.model_validate_json(found or "") for found in outcomes]
+
+    def _from_first(self, envelope: Envelope | None) -> Envelope:
+        message = [None if envelope is None else envelope.model_dump_json()]
+        dist.broadcast_object_list(message, src=0, group=self.control)
+        return Envelope.model_validate_json(message[0] or "")
+
+    def _attempt(self, envelope: Envelope) -> Outcome:
+        try:
+            return Outcome(answer=self.worker.execute(envelope))
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            outcome = Outcome(
+                status="oom" if memory else "error",
+                reason=reason.splitlines()[0][:500],
+                usable=_device_works(),
+            )
+            self.on_failure(outcome)
+            return outcome
+
+    def _await_others(self, *, failed: bool) -> None:
+        """Waits until all processes have an outcome; one that failed ends if they never do."""
+        flag = torch.zeros(1)
+        work = dist.all_reduce(flag, group=self.control, async_op=True)
+        assert work is not None  # async_op
+        try:
+            work.wait(VERDICT if failed else IDLE)
+        except RuntimeError:
+            sys.stderr.write("the other processes did not answer; this one ends.\n")
+            sys.stderr.flush()
+            os._exit(1)  # a normal exit would wait for them
+
+
+def _device_works() -> bool:
+    """Whether the device still takes work: after an illegal access it never does."""
+    if not torch.cuda.is_available():
+        return True
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""Carries out commands on one process of a worker group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ring_attn_bench.bench.messages import (
+    Envelope,
+    Judge,
+    Measure,
+    Prepare,
+    Quit,
+    Release,
+    Sample,
+    Subject,
+)
+from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.prepared import Prepared, prepare
+from ring_attn_bench.bench.record import Direction
+from ring_attn_bench.bench.ring_contestant import Contexts, Refused
+from ring_attn_bench.bench.timing import Call, Timer, peak_extra_bytes
+
+Answer = dict[str, object]
+
+
+class Worker:
+    """Holds prepared contestants by name. Every process of the group gets the same commands."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._contexts = Contexts(place)
+        self._timer = Timer(place)
+        self._prepared: dict[str, Prepared] = {}
+        self._calls: dict[tuple[str, Direction, Subject], Call | None] = {}
+
+    def execute(self, envelope: Envelope) -> Answer:
+        """The answer to a command; raises whatever the contestant raises."""
+        about = envelope.about
+        match envelope.command:
+            case Prepare() as command:
+                return self._prepare(about, command)
+            case Judge() as command:
+                return self._judge(self._prepared[about], command)
+            case Measure() as command:
+                return self._measure(about, command)
+            case Sample() as command:
+                call = self._call(about, command.direction, command.subject)
+                if call is None:
+                    return {"milliseconds": None}
+                times = self._timer.sample(call, command.count, command.warmup)
+                return {"milliseconds": times}
+            case Release():
+                self._release(about)
+                return {}
+            case Quit():
+                return {"quit": True}
+
+    def _prepare(self, about: str, command: Prepare) -> Answer:
+        try:
+            prepared = prepare(command, self._place, self._contexts)
+        except Refused as refusal:
+            return {"refused": str(refusal)}
+        self._prepared[about] = prepared
+        backend = prepared.contestant.jobs[0].backend
+        interpreted: Callable[[], bool] = getattr(backend, "interpreted", lambda: False)
+        return {"version": backend.version(), "interpreted": interpreted()}
+
+    def _judge(self, contestant: Prepared, command: Judge) -> Answer:
+        found = contestant.judge(command.check, command.seed)
+        repeats = not contestant.request.case.deterministic or contestant.repeats()
+        accuracy = {direction: value.model_dump() for direction, value in found.items()}
+        return {"accuracy": accuracy, "repeats": repeats}
+
+    def _measure(self, about: str, command: Measure) -> Answer:
+        call = self._call(about, command.direction, Subject.RING)
+        assert call is not None  # every contestant has itself
+        memory = peak_extra_bytes(call, self._place)
+        return {"peak_extra_bytes": memory, **self._prepared[about].flops(command.direction)}
+
+    def _call(self, about: str, direction: Direction, subject: Subject) -> Call | None:
+        key = (about, direction, subject)
+        if key not in self._calls:
+            self._calls[key] = self._prepared[about].call(direction, subject)
+        return self._calls[key]
+
+    def _release(self, about: str) -> None:
+        self._prepared.pop(about, None)
+        self._calls = {key: call for key, call in self._calls.items() if key[0] != about}
+        if self._place.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,158 @@
+"""The command line: list, check, bench, report, env. Thin; every verb is a function elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from ring_attn_bench.errors import RingAttnBenchError
+
+app = typer.Typer(
+    help="Which ring attention is right, which is fast, and on what evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Exit(IntEnum):
+    """What an exit code of this program means."""
+
+    RIGHT = 0
+    """Everything that ran was right; unsupported and out of memory are answers."""
+    WRONG = 1
+    """Something was wrong, crashed or timed out."""
+    MISTAKE = 2
+    """The suite or the arguments cannot be run as given."""
+    LACKS = 3
+    """The machine lacks what was asked for by name."""
+
+
+Suite = Annotated[
+    str | None, typer.Option(help="A suite file, or the name of one that comes along.")
+]
+Out = Annotated[Path | None, typer.Option(help="Folder for the records and the report.")]
+Ranks = Annotated[int | None, typer.Option(min=1, help="Ranks of the ring; by the machine.")]
+Backend = Annotated[list[str] | None, typer.Option(help="Only this backend; may be repeated.")]
+Case = Annotated[str, typer.Option(help="Only cases whose name matches this shell pattern.")]
+Contestant = Annotated[str, typer.Option(help="Only contestants that match this pattern.")]
+
+
+@app.command("list")
+def list_backends() -> None:
+    """Every backend, what it is, and why it cannot run here if it cannot."""
+    from ring_attn_bench.bench.listing import backends
+
+    typer.echo(backends())
+
+
+@app.command()
+def check(
+    suite: Suite = None,
+    out: Out = None,
+    ranks: Ranks = None,
+    backend: Backend = None,
+    case: Case = "*",
+    contestant: Contestant = "*",
+    quick: Annotated[bool, typer.Option(help="One process, one device, small shapes.")] = False,
+) -> None:
+    """Correctness only, against float64."""
+    if quick:
+        from ring_attn_bench.bench.quick import quick_check
+
+        raise typer.Exit(Exit.WRONG if quick_check(tuple(backend or ()), typer.echo) else 0)
+    _run(suite, out, ranks, backend, case, contestant, timing=False)
+
+
+@app.command()
+def bench(
+    suite: Suite = None,
+    out: Out = None,
+    ranks: Ranks = None,
+    backend: Backend = None,
+    case: Case = "*",
+    contestant: Contestant = "*",
+) -> None:
+    """Correctness, time and memory: records, tables, CSV and plots.
+
+    By itself it runs each backend in worker processes of its own. Under torchrun it runs in the
+    processes that torchrun started.
+    """
+    _run(suite, out, ranks, backend, case, contestant, timing=True)
+
+
+@app.command()
+def report(
+    records: Annotated[Path, typer.Argument(help="A run's folder, or its records file.")],
+    out: Out = None,
+) -> None:
+    """Tables, CSV and plots from records; needs no GPU and no torch."""
+    _report(_records_file(records), out)
+
+
+@app.command()
+def env() -> None:
+    """What this machine has, what is missing, and the command that installs it."""
+    from ring_attn_bench.bench.environment import probe
+    from ring_attn_bench.bench.listing import machine
+
+    typer.echo(machine(probe()))
+
+
+def _run(
+    suite: str | None,
+    out: Path | None,
+    ranks: int | None,
+    backend: list[str] | None,
+    case: str,
+    contestant: str,
+    *,
+    timing: bool,
+) -> None:
+    from ring_attn_bench.bench.launch import Request, in_place, isolated, under_torchrun
+    from ring_attn_bench.bench.run import Selection
+
+    selection = Selection(case, contestant)
+    request = Request(suite, out, ranks, tuple(backend or ()), selection, timing)
+    console = Console(highlight=False)
+    folder = (in_place if under_torchrun() else isolated)(request, console)
+    if folder is not None:
+        _report(folder / "records.jsonl", folder)
+
+
+def _report(records: Path, out: Path | None) -> None:
+    from ring_attn_bench.bench.record import read
+    from ring_attn_bench.report.write import failures, summary, write_report
+
+    folder = out or records.parent
+    written = write_report(records, folder)
+    found = list(read(records))
+    typer.echo(summary(found))
+    typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
+    raise typer.Exit(Exit.WRONG if failures(found) else Exit.RIGHT)
+
+
+def _records_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    zipped = path / "records.jsonl.gz"
+    return zipped if zipped.exists() else path / "records.jsonl"
+
+
+def main() -> NoReturn:
+    """Runs the program; a deliberate error is one sentence, not a traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        app()
+    except RingAttnBenchError as error:
+        from ring_attn_bench.bench.setup import MachineLacks
+
+        typer.echo(f"ring-attn-bench: {error}", err=True)
+        sys.exit(Exit.LACKS if isinstance(error, MachineLacks) else Exit.MISTAKE)
+    sys.exit(0)

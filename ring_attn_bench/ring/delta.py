@@ -1,0 +1,20 @@
+"""The row sums of dout * out, which the backward of every block of those rows needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_ROWS = 2048
+"""Rows at a time: a float32 copy of so many rows of 32 heads of 128 is 32 MiB."""
+
+
+def delta(dout: Tensor, out: Tensor, wide: torch.dtype) -> Tensor:
+    """delta (B, H, M), contiguous, in the dtype `wide`, of dout and out (B, M, H, E)."""
+    batch, rows, heads, _ = out.shape
+    result = out.new_empty(batch, heads, rows, dtype=wide)
+    for start in range(0, rows, _ROWS):
+        part = slice(start, start + _ROWS)
+        product = dout[:, part].to(wide) * out[:, part]
+        result[:, :, part] = product.sum(-1).transpose(1, 2)
+    return result

@@ -1,0 +1,52 @@
+"""The backends that can run in this process, each by its name in the registry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from ring_attn_bench.backend import Backend
+from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.registry import backend_class, backends, load
+from tests.conformance.checking import Case, refusal
+
+
+class Question(NamedTuple):
+    backend: Backend
+    case: Case
+    device: str
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="session", params=sorted(backends()))
+def backend(request: pytest.FixtureRequest, device: str) -> Backend:
+    name: str = request.param
+    try:
+        needed = backend_class(name).worker_environment.get(device, {})
+        for variable, value in needed.items():
+            # read when the kernel's package is imported: too late to set it here
+            if os.environ.get(variable) != value:
+                pytest.skip(f"{name} on {device} needs a process started with {variable}={value}")
+        return load(name)
+    except BackendUnavailable as error:
+        pytest.skip(f"{name}: {error.reason}")
+
+
+@pytest.fixture
+def question(backend: Backend, case: Case, device: str) -> Iterator[Question]:
+    """The case, if the backend says that it can compute it."""
+    reason = refusal(backend, case, device)
+    if reason:
+        pytest.skip(reason)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # blocks this small spend most of their time waiting for threads
+    yield Question(backend, case, device)
+    torch.set_num_threads(threads)

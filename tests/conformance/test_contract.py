@@ -1,0 +1,68 @@
+"""What every backend says about itself, and what it must refuse."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from ring_attn_bench.block import Form
+from ring_attn_bench.lower import chunks, lower
+from ring_attn_bench.positions import Span
+from ring_attn_bench.problem import DTYPES, Mask
+from tests.conformance.checking import FULL, LOCAL
+
+
+def test_a_backend_declares_what_the_ring_asks_for(backend):
+    assert backend.version()
+    assert {Form.FULL, Form.CAUSAL} <= backend.forms <= set(Form)
+    assert isinstance(backend.needs_delta, bool)
+    assert all(isinstance(v, Mapping) for v in backend.worker_environment.values())
+    assert type(backend).__doc__, "its first line is its summary in the listing"
+
+
+def test_a_backend_has_its_name_in_the_registry(backend, request):
+    assert backend.name in request.node.name
+
+
+def test_dropout_is_refused_because_a_block_cannot_carry_it(backend, device):
+    for dtype in DTYPES:
+        problem = replace(replace(LOCAL, dtype=dtype).problem(device), dropout_p=0.1)
+        assert backend.unsupported(problem)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"softcap": 2.0},
+        {"alibi": True},
+        {"deterministic": True},
+        {"dtype": "float64"},
+        {"head_dim": 20, "head_dim_v": 20},
+        {"head_dim": 512, "head_dim_v": 512},
+        {"head_dim": 64, "head_dim_v": 32},
+        {"heads_kv": 1},
+    ],
+    ids=str,
+)
+def test_a_refusal_is_a_sentence(backend, change, device):
+    for dtype in DTYPES:
+        problem = replace(replace(FULL, dtype=dtype).problem(device), **change)
+        reason = backend.unsupported(problem)
+        assert reason is None or len(reason.split()) > 3
+
+
+def test_the_other_device_is_refused_or_has_a_kernel_too(backend, device):
+    other = "cpu" if device == "cuda" else "cuda"
+    reason = backend.unsupported(replace(FULL.problem(device), device=other))
+    assert reason is None or len(reason.split()) > 3
+
+
+def test_a_window_is_lowered_to_windows_or_refused_before_anything_runs(backend):
+    tokens = chunks((Span(0, 96),))
+    lowered = lower(tokens, tokens, Mask(causal=True, window_left=10).band, backend.forms)
+    if backend.forms & {Form.WINDOW, Form.GENERAL}:
+        assert not isinstance(lowered, str)
+        assert all(piece.block.form in backend.forms for piece in lowered)
+    else:
+        assert isinstance(lowered, str)
+        assert "window" in lowered

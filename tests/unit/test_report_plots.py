@@ -1,0 +1,119 @@
+"""Pictures: which there are, that something is on them, and that backends keep their looks."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from matplotlib.image import imread
+
+from ring_attn_bench.bench.record import Status
+from ring_attn_bench.report import csv, plots
+from ring_attn_bench.report.plots.missing import missing
+from ring_attn_bench.report.plots.style import Style
+from ring_attn_bench.report.plots.throughput import draw_throughput, interval
+from ring_attn_bench.report.rows import row, rows
+
+SLUG = "w4_b1_h32-8_d128_bfloat16"
+
+
+@pytest.fixture(scope="session")
+def sweep_gallery(sweep_records, tmp_path_factory):
+    return plots.draw(rows(sweep_records), tmp_path_factory.mktemp("plots"))
+
+
+def test_a_sweep_has_every_topic(sweep_gallery):
+    names = [path.name for path in sweep_gallery.paths]
+    assert names == [f"{topic}_{SLUG}.png" for topic in ("throughput", "errors", "memory")]
+    assert sweep_gallery.skipped == ()
+
+
+def test_pictures_are_not_blank(sweep_gallery):
+    for path in sweep_gallery.paths:
+        pixels = imread(path)
+        inked = (pixels[..., :3].min(axis=-1) < 0.9).mean()
+        assert 0.01 < inked < 0.6, path.name
+        assert min(pixels.shape[:2]) > 400
+
+
+def test_a_run_without_memory_and_speed_says_what_is_missing(tiny_records, tmp_path):
+    interpreted = [record for record in tiny_records if record.interpreted]
+    gallery = plots.draw(rows(interpreted), tmp_path)
+    assert [path.name for path in gallery.paths] == ["errors_w2_b1_h4-2_d16_float32.png"]
+    assert [text.split(":")[0] for text in gallery.skipped] == [
+        "No throughput plot",
+        "No memory plot",
+    ]
+
+
+def test_nothing_but_refusals_draws_nothing(make_record, tmp_path):
+    refused = make_record(status=Status.UNSUPPORTED, reason="so")
+    gallery = plots.draw(rows([refused]), tmp_path)
+    assert gallery.paths == ()
+    assert len(gallery.skipped) == 3
+
+
+def test_every_shape_has_its_own_file(make_record, make_case, tmp_path):
+    shapes = [{}, {"head_dim": 64}, {"window": (128, 0)}, {"softcap": 30.0}]
+    records = [make_record(case=make_case(**shape)) for shape in shapes]
+    gallery = plots.draw(rows(records), tmp_path)
+    assert len({path.name for path in gallery.paths}) == 3 * len(shapes)
+
+
+def test_a_picture_can_be_drawn_again_from_the_csv(sweep_records, sweep_gallery, tmp_path):
+    csv.write(rows(sweep_records), tmp_path / "results.csv")
+    again = plots.draw(csv.read(tmp_path / "results.csv"), tmp_path)
+    for before, after in zip(sweep_gallery.paths, again.paths, strict=True):
+        assert (imread(before) == imread(after)).all()
+
+
+def test_a_picture_names_the_shape_and_the_gpu(sweep_records):
+    found = rows(sweep_records)
+    figure = draw_throughput(found, Style.of(found))
+    assert figure is not None
+    title = figure.get_suptitle()
+    assert "4 x NVIDIA H200" in title
+    assert "heads 32:8 of 128, bfloat16" in title
+
+
+def test_throughput_starts_at_zero(sweep_records):
+    found = rows(sweep_records)
+    figure = draw_throughput(found, Style.of(found))
+    assert figure is not None
+    assert {axes.get_ylim()[0] for axes in figure.axes} == {0.0}
+
+
+def test_what_is_not_drawn_is_told_with_its_place(sweep_records):
+    text = missing(rows(sweep_records))
+    assert "Not drawn, unsupported: cudnn/striped, aten/striped (causal)." in text
+    assert "Not drawn, wrong: aten/contiguous (backward)." in text
+    assert "flash_attn_4/contiguous (32K; backward, forward_backward)" in text
+    assert "reference/zigzag, reference/striped, reference/contiguous (32K)" in text
+
+
+def test_gaps_that_follow_no_rule_are_counted(make_record, make_case):
+    gaps = {(2048, True), (8192, False)}
+    records = [
+        make_record(case=make_case(seqlen_total=4 * length, causal=causal),
+                    **({"status": Status.OOM, "reason": "so"} if (length, causal) in gaps else {}))
+        for length in (2048, 8192) for causal in (True, False)
+    ]  # fmt: skip
+    assert missing(rows(records)) == "Not drawn, oom: triton (2 of 4 records)."
+
+
+def test_the_interval_of_a_rate_is_that_of_its_time_upside_down(make_record):
+    found = row(make_record()).model_copy(
+        update={
+            "latency_ms": 10.0, "latency_ms_lo": 8.0, "latency_ms_hi": 20.0, "tflops_per_gpu": 100.0
+        }
+    )  # fmt: skip
+    assert interval(found) == pytest.approx((50.0, 25.0))
+
+
+def test_backends_look_the_same_whoever_else_runs(make_record, make_contestant):
+    names = ("triton", "flash_attn_4", "cudnn", "aten", "reference", "cute", "mine", "yours")
+    found = rows([make_record(contestant=make_contestant(backend=name)) for name in names])
+    style = Style.of(found)
+    assert style.looks["triton"] == Style.of(found[:1]).looks["triton"]
+    for one, other in combinations(found, 2):
+        assert (style.colour(one), style.marker(one)) != (style.colour(other), style.marker(other))

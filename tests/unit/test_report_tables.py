@@ -1,0 +1,172 @@
+"""Tables fit a terminal, put the fastest first, and never show the speed of a wrong result."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ring_attn_bench.bench.record import Direction, Status
+from ring_attn_bench.report import tables
+from ring_attn_bench.report.formats import digits, tokens
+from ring_attn_bench.report.groups import WHO
+from ring_attn_bench.report.rows import rows
+from ring_attn_bench.report.tables.table import Table
+from ring_attn_bench.report.write import summary
+
+
+def widest(text):
+    return max(map(len, text.splitlines()))
+
+
+def column(table, name):
+    place = table.headers.index(name)
+    return [cells[place] for cells in table.rows]
+
+
+@pytest.fixture(scope="session")
+def sweep_rows(sweep_records):
+    return rows(sweep_records)
+
+
+def test_a_sweep_fits_100_columns(sweep_rows, sweep_records):
+    for table in (*tables.speed(sweep_rows), *tables.accuracy(sweep_rows, WHO)):
+        assert widest(table.terminal()) <= tables.WIDTH
+    assert widest(summary(sweep_records)) <= tables.WIDTH
+
+
+def test_long_names_and_reasons_fit_100_columns(make_record, make_contestant):
+    long = {
+        "backend": "a_backend_with_a_very_long_name_indeed",
+        "partition": "a_partition_that_nobody_has_thought_of",
+    }
+    one = make_contestant(**long, transport="p2p", slots=2, gradients="float32")
+    other = make_contestant(**long, transport="loopback", slots=16, gradients="input")
+    records = [
+        make_record(),
+        make_record(contestant=one, status=Status.UNSUPPORTED, reason="x" * 300),
+        make_record(contestant=other, status=Status.WRONG, reason="why " * 100),
+    ]
+    assert widest(summary(records)) <= tables.WIDTH
+
+
+def test_a_tiny_run_fits_100_columns(tiny_records):
+    assert widest(summary(tiny_records)) <= tables.WIDTH
+
+
+def test_the_fastest_is_first_and_what_has_no_speed_last(sweep_rows):
+    table = tables.speed(sweep_rows)[0]
+    latencies = column(table, "latency ms")
+    count = sum(bool(re.fullmatch(r"[\d.,]+", cell)) for cell in latencies)
+    speeds = [float(cell.replace(",", "")) for cell in latencies[:count]]
+    assert 0 < count < len(latencies)
+    assert speeds == sorted(speeds)
+    assert all(cell.startswith("unsupported [") for cell in latencies[count:])
+
+
+def test_a_status_stands_in_place_of_all_numbers_with_its_reason_below(make_record):
+    bad = make_record(status=Status.WRONG, reason="dk is 3 times its bound")
+    (table,) = tables.speed(rows([bad]))
+    assert table.headers == ("backend", "latency ms")
+    assert table.rows == (("triton", "wrong [1]"),)
+    assert "[1] dk is 3 times its bound" in table.terminal()
+
+
+def test_one_reason_of_many_contestants_is_told_once(sweep_rows):
+    table = tables.speed(sweep_rows)[0]
+    assert len(table.notes) == 1
+
+
+def test_columns_that_are_constant_are_left_out(tiny_records):
+    table = tables.speed(rows(tiny_records))[0]
+    assert table.headers[0] == "backend"
+    assert "partition" not in table.headers
+    assert "memory MiB" not in table.headers
+    assert "partition zigzag" in summary(tiny_records)
+
+
+def test_an_interpreted_kernel_says_so(tiny_records):
+    table = tables.speed(rows(tiny_records))[0]
+    assert column(table, "latency ms")[-1] == "interpreted"
+
+
+def test_a_sweep_has_an_overview_and_a_single_length_none(sweep_rows, tiny_records):
+    found = tables.overview(sweep_rows)
+    assert len(found) == 6
+    assert found[0].headers == ("backend", "partition", "2K", "8K", "32K")
+    assert tables.overview(rows(tiny_records)) == []
+
+
+def test_the_worst_record_of_a_backend_is_shown_with_its_place(sweep_rows):
+    table = tables.accuracy(sweep_rows)[0]
+    place = next(place for place, cells in enumerate(table.rows) if cells[0] == "aten")
+    dq = dict(zip(table.headers, table.rows[place + 2], strict=True))
+    assert (dq["tensor"], dq["partition"], dq["status"]) == ("dq", "contiguous", "wrong")
+    assert float(dq["of bound"]) > 1
+
+
+def test_values_that_are_not_finite_are_the_worst_and_say_so(make_record, make_case):
+    good = make_record()
+    endless = good.accuracy.tensors["out"].model_copy(update={"max_abs": None, "rmse": None})
+    accuracy = good.accuracy.model_copy(update={"tensors": {"out": endless}})
+    bad = make_record(case=make_case(seqlen_total=4096), status=Status.WRONG, reason="nan",
+                      accuracy=accuracy)  # fmt: skip
+    table = tables.accuracy(rows([bad, good]))[0]
+    assert column(table, "max_abs")[0] == "not finite"
+
+
+def test_counts_add_up(sweep_rows):
+    table = tables.counts(sweep_rows)
+    *backends, total = table.rows
+    assert total[-1] == str(len(sweep_rows))
+    assert sum(int(cells[-1]) for cells in backends) == len(sweep_rows)
+    assert "failures in" in table.caption
+
+
+def test_failures_are_grouped_by_contestant_and_reason(sweep_rows):
+    found = tables.failures(sweep_rows)
+    assert [failure.status for failure in found] == [Status.WRONG, Status.ERROR, Status.TIMEOUT]
+    assert sum(len(failure.rows) for failure in found) == sum(
+        row.status.is_failure for row in sweep_rows
+    )
+
+
+def test_a_command_can_be_copied_from_a_narrow_terminal(make_record):
+    command = "ring-attn-bench run " + " ".join(f"--option-{n} value-{n}" for n in range(12))
+    bad = make_record(status=Status.ERROR, reason="so", command=command)
+    (failure,) = tables.failures(rows([bad]))
+    shown = failure.terminal().partition("again: ")[2]
+    assert shown.replace(" \\\n      ", " ") == command
+
+
+def test_markdown_shows_bars_and_angles_as_they_are():
+    table = Table("a <b>", ("name", "value"), (("x|y", "1"),))
+    assert "x\\|y" in table.markdown()
+    assert "a &lt;b>" in table.markdown()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (0.0, "0"), (0.0012345, "0.00123"), (9.996, "10.0"), (642.4, "642"),
+     (12345.6, "12,300"), (-1.5, "-1.50")],
+)  # fmt: skip
+def test_digits_are_significant_and_never_powers(value, text):
+    assert digits(value) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(128, "128"), (2048, "2K"), (3000, "3,000"), (2**20, "1M")]
+)
+def test_tokens_are_short(count, text):
+    assert tokens(count) == text
+
+
+def test_the_summary_of_nothing_is_a_sentence():
+    assert summary([]) == "No records."
+
+
+def test_wrong_rows_never_show_a_speed(sweep_rows):
+    wrong = [row for row in sweep_rows if row.status is Status.WRONG]
+    assert {row.direction for row in wrong} == {Direction.BACKWARD}
+    for table in tables.speed(wrong):
+        assert [header for header in table.headers if "TFLOP" in header or "%" in header] == []
