@@ -26,7 +26,7 @@ class Backend(Protocol):
 
     name: its name in the registry.
     forms: the blocks it can compute; the ring cuts everything else into these, or refuses.
-    needs_delta: whether `backward` reads `delta` (the ring then computes it, once for all launches).
+    needs_delta: whether `backward` reads `delta`; the ring then computes it, once for all launches.
     worker_environment: by device type, environment variables that its process must start with.
     """
 
@@ -48,6 +48,7 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Attention inside the block.
 
+        A block that the ring makes has no row that sees nothing, unless its form is GENERAL.
         Returns out (B, M, H, E), in q's dtype or wider, and lse (B, H, M), float32 (float64 for
         float64 inputs), natural log, of the scaled (and capped and biased) scores. A row that
         sees no key has out 0 and lse -inf.

@@ -21,7 +21,7 @@ class Partition:
     _spans: Callable[[int, int, int], Spans]
 
     def spans(self, rank: int, world_size: int, tokens_per_rank: int) -> Spans:
-        """The global positions of rank's tokens, in the order in which it stores them (increasing)."""
+        """The global positions of rank's tokens, increasing, in the order of its storage."""
         return self._spans(rank, world_size, tokens_per_rank)
 
     def check_local_length(self, tokens_per_rank: int) -> None:
@@ -69,7 +69,7 @@ PARTITIONS = {
         Partition("striped", 1, _striped),
     )
 }
-"""The partitions by name (Brandon et al. 2023, "Striped Attention"; zigzag as in ring-flash-attn)."""
+"""The partitions by name (striped: Brandon et al. 2023; zigzag: as in ring-flash-attention)."""
 
 
 def get_partition(name: str) -> Partition:

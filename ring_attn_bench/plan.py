@@ -239,7 +239,7 @@ def _spans_of(layout: Layout, fetch: Fetch) -> tuple[Span, ...]:
 
 @lru_cache(maxsize=4096)
 def _fetches(layout: Layout, rank: int, offsets: tuple[int, ...]) -> tuple[Fetch, ...]:
-    """What rank needs of the ranks at `offsets`: most widely seen first, so that rows share keys."""
+    """What rank needs of the ranks at `offsets`: most widely seen first, so rows can share keys."""
     needed = []
     rows = layout.chunks(rank)
     for offset in offsets:
@@ -264,7 +264,7 @@ def _fetches(layout: Layout, rank: int, offsets: tuple[int, ...]) -> tuple[Fetch
 
 
 def _sends(layout: Layout, rank: int, offsets: tuple[int, ...]) -> tuple[Send, ...]:
-    """What the ranks that read from `rank` in this step will fetch, in the order of their fetches."""
+    """What the ranks that read from `rank` in this step will fetch, in their fetches' order."""
     sends = []
     for offset in offsets:
         reader = (rank + offset) % layout.world_size

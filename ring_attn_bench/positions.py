@@ -1,4 +1,4 @@
-"""Global token positions as arithmetic progressions, and the band of distances that a mask allows."""
+"""Global token positions as arithmetic progressions, and the distances that a mask allows."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Band:
         )
 
     def between(self, rows: Span, keys: Span) -> Band:
-        """This band in indices of `rows` and `keys`: the pair (i, j) is allowed iff it allows i - j.
+        """This band in indices of `rows` and `keys`: pair (i, j) is allowed iff it allows i - j.
 
         Sides that bind no pair of the two spans are opened. Both spans must have one step.
         """

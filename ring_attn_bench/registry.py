@@ -48,7 +48,7 @@ def backends() -> Mapping[str, str]:
 
 @cache
 def backend_class(name: str) -> type[Backend]:
-    """The class of a backend; raises UnknownName, or BackendUnavailable if it cannot be imported."""
+    """The class of a backend; raises UnknownName, or BackendUnavailable if importing it fails."""
     table = backends()
     if name not in table:
         raise UnknownName("backend", name, table)

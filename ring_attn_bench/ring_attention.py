@@ -17,7 +17,7 @@ What all of them take:
     deterministic    the same bits on every run
     return_attn_probs  return (out, lse, None): lse (batch, heads_q, tokens), natural log, float32
     group            the ranks, default all
-    backend          a name from `ring-attn-bench list`; `auto` takes the first that can, and says so
+    backend          a name from `ring-attn-bench list`; `auto` takes the first that can and logs it
     softcap          c > 0: scores become c * tanh(score / c)
     context          a RingContext to use, instead of the one kept for the group
 
@@ -77,7 +77,7 @@ def ring_attn_func(
     )
     q, k, v = _autocast(q), _autocast(k), _autocast(v)
     call = agreed_call(q, k, v, arguments, ring)
-    out, lse = RingAttention.apply(q, k, v, call)
+    out, lse = RingAttention.apply(q, k, v, call)  # type: ignore[no-untyped-call]
     return (out, lse, None) if return_attn_probs else out
 
 

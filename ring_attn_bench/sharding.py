@@ -44,7 +44,8 @@ def unshard(
     A collective. Differentiable: a rank's gradient is the sum over all ranks of the gradient at
     its tokens, that is the gradient of the sum of the ranks' losses. Raises NoProcessGroup.
     """
-    gathered: Tensor = _Unshard.apply(x, partition, resolve_group(group), dim)
+    found = resolve_group(group)
+    gathered: Tensor = _Unshard.apply(x, partition, found, dim)  # type: ignore[no-untyped-call]
     return gathered
 
 

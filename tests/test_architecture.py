@@ -43,6 +43,7 @@ READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/bench/environment.py": "starts a process and hands its environment on",
     "ring_attn_bench/bench/group.py": "starts workers and makes their environment",
     "ring_attn_bench/bench/launch.py": "asks whether torchrun started this process",
+    "ring_attn_bench/bench/quick.py": "turns the interpreters of backends on, for its process",
     "ring_attn_bench/bench/serve.py": "is started by torchrun, which tells the rank so",
     "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",
 }

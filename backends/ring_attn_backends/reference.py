@@ -104,9 +104,7 @@ def _probabilities(scores: Tensor, lse: Tensor) -> Tensor:
 
 
 def _positions(spans: Spans, like: Tensor) -> Tensor:
-    return torch.cat(
-        [torch.arange(s.start, s.last + 1, s.step, device=like.device) for s in spans]
-    )
+    return torch.cat([torch.arange(s.start, s.last + 1, s.step, device=like.device) for s in spans])
 
 
 def _wide(x: Tensor) -> Tensor:

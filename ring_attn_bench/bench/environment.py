@@ -1,4 +1,4 @@
-"""What this machine is: run as a module it prints it as JSON, so that a parent need not touch CUDA."""
+"""What this machine is; run as a module it prints that, so that a parent need not touch CUDA."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -66,7 +67,7 @@ class TorchrunGroup:
         self.generation = 0
 
     def ask(self, about: str, command: Command, seconds: float) -> list[dict[str, object]]:
-        """The answers of all processes; raises GroupFailed, after which the next call starts anew."""
+        """The answers of all processes; raises GroupFailed, and then the next call starts anew."""
         try:
             channel = self._started()
             channel.send(Envelope(about=about, command=command).model_dump_json())
@@ -82,11 +83,9 @@ class TorchrunGroup:
     def close(self) -> None:
         """Asks the group to end, and sees to it."""
         if self._channel is not None and self._runner is not None:
-            try:
+            with suppress(Closed, subprocess.TimeoutExpired):
                 self._channel.send(Envelope(about="", command=Quit()).model_dump_json())
                 self._runner.wait(timeout=10)
-            except (Closed, subprocess.TimeoutExpired):
-                pass
         self._kill()
 
     def _started(self) -> Channel:
@@ -148,10 +147,8 @@ class TorchrunGroup:
     def _left_behind(self) -> Outcome:
         """What the group that is gone left about its end."""
         if self._runner is not None:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._runner.wait(timeout=GRACE_SECONDS)  # torchrun, after its processes
-            except subprocess.TimeoutExpired:
-                pass
         for path in self._files("outcome"):
             return Outcome.model_validate_json(path.read_text())
         return Outcome(status="error", reason=f"the worker group died ({self._last_words()})")
@@ -205,7 +202,5 @@ def _importable() -> dict[str, str]:
 def _kill(pid: int) -> None:
     if pid <= 0:
         return
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

@@ -1,9 +1,9 @@
-"""From a suite's name to finished records: isolated in worker groups, or in place under torchrun."""
+"""From a suite's name to finished records: in worker groups, or in place under torchrun."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +26,7 @@ class Request:
     out: Path | None = None
     ranks: int | None = None
     backends: tuple[str, ...] = ()
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     timing: bool = True
 
 
@@ -49,7 +49,7 @@ def load_suite(request: Request, *, gpu: bool) -> tuple[Suite, str]:
 
 
 def select(suite: Suite, rings: tuple[Setup, ...], request: Request) -> tuple[Entry, ...]:
-    """The entries to run; raises MachineLacks for a backend asked for by name that cannot run here."""
+    """The entries to run; raises MachineLacks if a backend asked for by name cannot run here."""
     for name in request.backends:
         try:
             registry.load(name)
@@ -82,7 +82,7 @@ def isolated(request: Request, console: Console) -> Path:
 
 
 def in_place(request: Request, console: Console) -> Path | None:
-    """Runs in the processes that torchrun started. Returns the folder on process 0, None on others."""
+    """Runs in the processes that torchrun started. Returns the folder on process 0, else None."""
     from ring_attn_bench.bench.in_place import InPlaceGroup, follow
     from ring_attn_bench.bench.team import Team
 

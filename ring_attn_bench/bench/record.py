@@ -202,7 +202,7 @@ class Memory(Frozen):
 
 
 class Record(Frozen):
-    """One case, contestant and direction: how it ended, how right, how fast, how large, and where."""
+    """One case, contestant and direction: how it ended, how right, how fast, how large, where."""
 
     schema_version: int = SCHEMA
     run: str
@@ -250,7 +250,7 @@ def append(path: Path, record: Record) -> None:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The records of a `records.jsonl` or `records.jsonl.gz`; a last line cut off by a crash is skipped.
+    """The records of a `records.jsonl` or `.jsonl.gz`; a last line cut off by a crash is skipped.
 
     Raises InvalidArgument for any other line that is no record.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -86,10 +87,8 @@ class Schedule:
             self._release(session)
 
     def _release(self, session: Session) -> None:
-        try:
+        with suppress(GroupFailed):  # what it held is gone all the same
             session.release()
-        except GroupFailed:
-            pass  # what it held is gone all the same
 
     def _checked(self, session: Session) -> list[_Match]:
         """Prepares and judges; emits what is already decided, returns what is to be timed."""

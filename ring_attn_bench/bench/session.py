@@ -1,4 +1,4 @@
-"""One contestant on one case, as the parent sees it: prepared on its group, again if that was replaced."""
+"""One contestant on one case, as the parent sees it: prepared anew if its group was replaced."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Suite(Frozen):
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     world_size: Positive | None = None
-    """Ranks; None is what the machine has: a rank for each GPU, 4 by loopback on one, 2 on a CPU."""
+    """Ranks; None is by the machine: one for each GPU, 4 by loopback on one GPU, 2 on a CPU."""
     case_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Time limit for one command to a worker group; what does not answer by then is killed."""
     timing: Timing = Timing()
@@ -116,7 +116,7 @@ class Suite(Frozen):
     grid: Annotated[list[Grid], Field(min_length=1)]
 
     def entries(self, world_size: int, transport: str) -> tuple[Entry, ...]:
-        """The suite on that many ranks, without repetitions; raises SuiteError if one cannot be dealt."""
+        """The suite on that many ranks, without repetitions; raises InvalidArgument if uneven."""
         found: dict[tuple[str, str], Entry] = {}
         for grid in self.grid:
             for entry in _entries(grid, world_size, transport):

@@ -1,4 +1,4 @@
-"""The processes of one worker group, seen from inside: one command on all, one outcome from each."""
+"""A worker group, seen from inside: one command on all processes, one outcome from each."""
 
 from __future__ import annotations
 

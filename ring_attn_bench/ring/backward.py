@@ -73,7 +73,7 @@ class BackwardPass:
         return self._packing.views(self._link.landed(index))
 
     def _gradients(self, step: Step, tokens: int) -> Tensor:
-        """A buffer for a step's packed dk, dv: in the wire's dtype where nothing is added up in it."""
+        """A buffer for a step's packed dk, dv: in the wire's dtype if nothing is added up in it."""
         travels = step.fetches and all(launch.first_keys for launch in step.launches)
         dtype = self._job.gradients if travels else self._wide
         new = torch.zeros if step.keys_start_at_zero else torch.empty

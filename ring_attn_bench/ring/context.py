@@ -88,9 +88,10 @@ class RingContext:
         name = self._backends.get(device.type)
         if name is None or (device.type == "cuda" and name == "gloo"):
             able = ", ".join(f"{kind} by {name}" for kind, name in self._backends.items())
+            fitting = "nccl" if device.type == "cuda" else "gloo"
             raise InvalidArgument(
                 f"the tensors are on {device}, which this process group cannot carry (it has: "
-                f"{able}); initialise it with backend {'nccl' if device.type == 'cuda' else 'gloo'}."
+                f"{able}); initialise it with backend {fitting!r}."
             )
 
     def shakes_hands(self, device: torch.device) -> bool:
@@ -112,7 +113,7 @@ class RingContext:
 def _backend_of_device_types(group: dist.ProcessGroup) -> dict[str, str]:
     """By device type, the backend that carries its tensors: {"cpu": "gloo", "cuda": "nccl"}."""
     pairs = (pair.split(":") for pair in dist.get_backend_config(group).split(","))
-    return {device: name for device, name in pairs}
+    return {kind: name for kind, name in pairs}  # noqa: C416 - dict() wants pairs, not lists
 
 
 def resolve_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
@@ -132,7 +133,7 @@ def resolve_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
 
 
 _contexts: WeakKeyDictionary[dist.ProcessGroup, RingContext] = WeakKeyDictionary()
-"""The contexts of calls that bring none: the only state of the library. A context dies with its group."""
+"""Contexts of calls that bring none, the library's only state. Each dies with its group."""
 
 
 def context_for(group: dist.ProcessGroup | None) -> RingContext:

@@ -32,7 +32,7 @@ class Link(Protocol):
         ...
 
     def give(self, index: int, partials: Tensor) -> None:
-        """Starts giving step `index`'s packed gradients, laid out as its keys were, to their owners.
+        """Starts giving step `index`'s packed gradients, laid out like its keys, to their owners.
 
         The link owns `partials` from here on.
         """

@@ -1,4 +1,4 @@
-"""Keys and values as one token-major buffer, so that any run of tokens is one contiguous message."""
+"""Keys and values as one token-major buffer: any run of tokens is one contiguous message."""
 
 from __future__ import annotations
 

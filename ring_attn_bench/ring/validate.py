@@ -76,14 +76,14 @@ def check_options(
 
 
 def check_alibi_slopes(slopes: Tensor | None, q: Tensor) -> None:
-    """Raises InvalidArgument unless slopes are None or float32 of shape (H,) or (B, H) on q's device."""
+    """Raises InvalidArgument unless slopes are None, or float32 (H,) or (B, H) on q's device."""
     if slopes is None:
         return
     allowed = ((q.shape[2],), (q.shape[0], q.shape[2]))
     if tuple(slopes.shape) not in allowed:
         raise InvalidArgument(
-            f"alibi_slopes has shape {tuple(slopes.shape)}; allowed are (heads,) = {allowed[0]} and "
-            f"(batch, heads) = {allowed[1]}."
+            f"alibi_slopes has shape {tuple(slopes.shape)}; allowed are (heads,) = {allowed[0]} "
+            f"and (batch, heads) = {allowed[1]}."
         )
     if slopes.dtype is not torch.float32:
         raise InvalidArgument(f"alibi_slopes is {_name(slopes.dtype)}; it must be float32.")

@@ -205,9 +205,9 @@ def test_any_shape_and_band_is_as_good_as_plain_torch(case, dtype, seed):
 @pytest.mark.parametrize("head_dim", [16, 32, 40, 59, 64, 96, 111, 128, 160, 192, 224, 256])
 def test_the_whole_grid_is_as_good_as_plain_torch(head_dim, dtype):
     bands = (OPEN, CAUSAL, Band(-30, 80), Band(25, None), Band(None, -20))
-    shapes = ((113, 203), (128, 217), (203, 113), (256, 256))
-    for band, (rows, keys), groups, softcap in product(bands, shapes, (1, 2, 4), (0.0, 15.0)):
-        case = Case(rows, keys, 1, 4, groups, head_dim, max(16, head_dim - 19), band, softcap)
+    shapes = ((113, 203), (203, 113), (256, 256))
+    for band, (rows, keys), groups, softcap in product(bands, shapes, (1, 2), (0.0, 15.0)):
+        case = Case(rows, keys, 1, 2, groups, head_dim, max(16, head_dim - 19), band, softcap)
         assert_as_good_as_plain_torch(case, *case.tensors(dtype))
 
 

@@ -70,7 +70,7 @@ def _accumulate(
 
     So p and ds come out of the products as the next ones' left operands, in registers. The tiles
     as in `forward`'s loop, rows for keys. Heads and tiles are one loop, not two: nested, it
-    spills (sm_90, head dim 128: 128 bytes more), and drains the loads ahead at every head.
+    spills (sm_90, head dim 128: 120 bytes more), and drains the loads ahead at every head.
     """
     keys = first_key + tl.arange(0, BLOCK_N)[:, None]
     for index in tl.range(0, group * count):

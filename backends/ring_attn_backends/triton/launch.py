@@ -59,7 +59,7 @@ BACKWARD_DQ: Table = {
 BACKWARD_DKDV: Table = {
     (2, 64): Tiling(rows=64, keys=128, warps=8, stages=3),
     (2, 128): Tiling(rows=64, keys=128, warps=8, stages=2),
-    (2, 256): Tiling(rows=32, keys=64, warps=8, stages=2),
+    (2, 256): Tiling(rows=16, keys=64, warps=8, stages=2),
     (4, 64): Tiling(rows=32, keys=32, warps=8, stages=2),
     (4, 128): Tiling(rows=16, keys=32, warps=8, stages=2),
     (4, 256): Tiling(rows=16, keys=16, warps=8, stages=1),

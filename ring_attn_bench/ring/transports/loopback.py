@@ -21,7 +21,7 @@ class Board:
 
 
 class LoopbackLink:
-    """One rank's end of a board. All ranks must publish before one runs, and run before one collects."""
+    """One rank's end of a board: all ranks publish before one runs, and run before one collects."""
 
     def __init__(self, board: Board) -> None:
         self._board = board

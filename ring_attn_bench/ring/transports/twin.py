@@ -37,7 +37,7 @@ class TwinLink:
         return self._local[: self._plan.steps[index].landing_tokens]
 
     def give(self, index: int, partials: Tensor) -> None:
-        """Hands our own partials back as if readers had sent them: as much is summed as in the ring."""
+        """Hands our own partials back as if readers had sent them: so as much is summed."""
         step = self._plan.steps[index]
         at = 0
         for send in step.sends:
