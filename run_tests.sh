@@ -13,13 +13,13 @@ usage() {
 Usage: [PYTHON=python3] ./run_tests.sh [--full] [--no-install] [options of pytest]
 
 Installs the project into .venv (once), then runs the tests: those that need no
-interpreter, and in a process of its own those that run kernels in Triton's interpreter.
+interpreter, and in processes of their own those that run kernels in Triton's interpreter.
 
   --full        also the exhaustive grids
   --no-install  run in PYTHON as it is, with nothing installed (a machine without a network)
   -h, --help    this text
 
-Other arguments go to pytest, in both runs: ./run_tests.sh -x -k zigzag
+Other arguments go to pytest, in all runs: ./run_tests.sh -x -k zigzag
 With the path of a test there is one run:   ./run_tests.sh tests/unit/test_plan.py
 EOF
 }
@@ -47,7 +47,7 @@ run_pytest() {
     local code=0
     # the hypothesis profile `ci`: the same examples every time, and no limit on the time of one
     "$PYTHON" -m pytest --hypothesis-profile=ci "$@" "${options[@]}" || code=$?
-    # options other than --full may choose no test in one of two runs
+    # options other than --full may choose no test in one of the runs
     if [[ $code == 5 && -n ${options[*]#--full} ]]; then return; fi
     return "$code"
 }
@@ -57,6 +57,7 @@ case $named in
         run_pytest --ignore=tests/triton_interpreted
         if [[ -d tests/triton_interpreted ]]; then
             TRITON_INTERPRET=1 run_pytest tests/triton_interpreted
+            TRITON_INTERPRET=1 run_pytest tests/conformance -k triton
         else
             echo "No tests/triton_interpreted: nothing was run in Triton's interpreter."
         fi

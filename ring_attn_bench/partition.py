@@ -36,11 +36,12 @@ class Partition:
         """The local length for a sequence of `seqlen` tokens; raises InvalidArgument if uneven."""
         unit = self.chunks_per_rank * world_size
         if seqlen <= 0 or seqlen % unit:
-            below = seqlen // unit * unit
+            below = max(0, seqlen) // unit * unit
+            nearest = f"are {below} and {below + unit}" if below else f"is {unit}"
             raise InvalidArgument(
                 f"a sequence of {seqlen} tokens cannot be dealt to {world_size} ranks by partition "
-                f"{self.name!r}: its length must be a positive multiple of {unit}; the nearest are "
-                f"{f'{below} and ' if below > 0 else ''}{below + unit}."
+                f"{self.name!r}: its length must be a positive multiple of {unit}; the nearest "
+                f"{nearest}."
             )
         return seqlen // world_size
 

@@ -82,6 +82,11 @@ class Band:
         """Whether every pair is allowed."""
         return self.low is None and self.high is None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pair is allowed: a narrow window can fall between two stripes."""
+        return self.low is not None and self.high is not None and self.low > self.high
+
     def allows(self, distance: int) -> bool:
         """Whether a query may see a key that stands `distance` tokens before it."""
         above = self.low is None or distance >= self.low
@@ -112,18 +117,24 @@ class Band:
 
     def visible_rows(self, rows: int, keys: int) -> Range:
         """The rows of a rows x keys block of indices that see at least one key."""
+        if self.is_empty:
+            return Range(0, 0)
         start = 0 if self.low is None else max(0, self.low)
         stop = rows if self.high is None else min(rows, keys + self.high)
         return Range(start, max(start, stop))
 
     def visible_keys(self, rows: int, keys: int) -> Range:
         """The keys of a rows x keys block of indices that at least one row sees."""
+        if self.is_empty:
+            return Range(0, 0)
         start = 0 if self.high is None else max(0, -self.high)
         stop = keys if self.low is None else min(keys, rows - self.low)
         return Range(start, max(start, stop))
 
     def area(self, rows: int, keys: int) -> int:
         """The number of allowed pairs in a rows x keys block of indices."""
+        if self.is_empty:
+            return 0
         return _below(self.high, rows, keys) - _below(
             None if self.low is None else self.low - 1, rows, keys, open_value=0
         )

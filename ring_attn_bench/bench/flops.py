@@ -31,7 +31,7 @@ def band(case: Case) -> Band:
 def equal_work_length(case: Case, devices: int, unit: int = 64) -> int:
     """The sequence length, a multiple of `unit`, whose area is nearest to one device's share."""
     share = area(case) / devices
-    low, high = 1, max(1, case.seqlen_total // unit)
+    low, high = 1, -(-case.seqlen_total // unit)  # rounded up
     while low < high:
         middle = (low + high) // 2
         if band(case).area(middle * unit, middle * unit) < share:

@@ -28,9 +28,11 @@ class InPlaceGroup:
     def close(self) -> None:
         """Lets the other processes go."""
         self.ask("", Quit(), 0)
+        self._team.leave()
 
 
 def follow(team: Team) -> None:
     """What every process but process 0 does: carry out until told to quit."""
     while not any(outcome.answer.get("quit") for outcome in team.carry_out(None)):
         pass
+    team.leave()

@@ -11,7 +11,6 @@ from rich.console import Console
 from ring_attn_bench import registry, suites
 from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench.progress import Progress
-from ring_attn_bench.bench.record import Record
 from ring_attn_bench.bench.run import Run, Selection, execute, execute_on, run_folder
 from ring_attn_bench.bench.setup import MachineLacks, Setup, setups
 from ring_attn_bench.bench.suite import Entry, Suite, load
@@ -75,9 +74,9 @@ def isolated(request: Request, console: Console) -> Path:
     rings = setups(gpus, request.ranks or suite.world_size)
     entries = select(suite, rings, request)
     run = _run(request, suite, argument, environment)
-    progress = Progress(console, _count(entries))
-    progress.note(_heading(suite, environment, rings, entries))
-    execute(run, entries, rings, progress.record)
+    with Progress(console, _count(entries)) as progress:
+        progress.note(_heading(suite, environment, rings, entries))
+        execute(run, entries, rings, progress)
     return run.folder
 
 
@@ -99,10 +98,10 @@ def in_place(request: Request, console: Console) -> Path | None:
         ring = Setup(world_size, processes, "p2p" if processes == world_size else "loopback")
         entries = select(suite, (ring,), request)
         run = _run(request, suite, argument, environment)
-        progress = Progress(console, _count(entries))
-        progress.note(_heading(suite, environment, (ring,), entries))
-        progress.note("In place, under torchrun: not isolated, a crash ends the whole run.")
-        execute_on(run, entries, lambda entry: group, progress.record)
+        with Progress(console, _count(entries)) as progress:
+            progress.note(_heading(suite, environment, (ring,), entries))
+            progress.note("In place, under torchrun: not isolated, a crash ends the whole run.")
+            execute_on(run, entries, lambda entry: group, progress)
     finally:
         group.close()
     return run.folder
@@ -128,8 +127,3 @@ def _heading(
         f"suite {suite.name}: {_count(entries)} measurements on {'; '.join(map(str, rings))}; "
         f"{where}, torch {environment['torch']}"
     )
-
-
-def failures(records: list[Record]) -> int:
-    """Records with something wrong: wrong results, errors and time-outs."""
-    return sum(record.status.is_failure for record in records)

@@ -15,7 +15,7 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.environment import Environment
 from ring_attn_bench.bench.group import Group, TorchrunGroup
 from ring_attn_bench.bench.record import Record, append
-from ring_attn_bench.bench.schedule import Schedule
+from ring_attn_bench.bench.schedule import Schedule, Watcher
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.errors import BackendUnavailable
@@ -109,30 +109,44 @@ def execute(
     run: Run,
     entries: Sequence[Entry],
     setups: Sequence[Setup],
-    on_record: Callable[[Record], None],
+    watcher: Watcher,
 ) -> None:
     """Runs the entries in worker groups, each record on disk as soon as it is complete."""
     device = "cuda" if run.environment.get("gpu") else "cpu"
     with ExitStack() as stack:
         groups = Groups(device, setups)
         stack.callback(groups.close)
-        execute_on(run, entries, groups.of, on_record)
+        execute_on(run, entries, groups.of, watcher)
 
 
 def execute_on(
     run: Run,
     entries: Sequence[Entry],
     group_of: Callable[[Entry], Group],
-    on_record: Callable[[Record], None],
+    watcher: Watcher,
 ) -> None:
     """Runs the entries on groups that exist already."""
     run.folder.mkdir(parents=True, exist_ok=True)
+    keeper = _Keeper(run.records, watcher)
+    Schedule(run.suite, entries, group_of, run.record, keeper).run()
 
-    def emit(record: Record) -> None:
-        append(run.records, record)
-        on_record(record)
 
-    Schedule(run.suite, entries, group_of, run.record, emit).run()
+@dataclass(frozen=True)
+class _Keeper:
+    """Puts each record on disk before anybody else hears of it."""
+
+    path: Path
+    watcher: Watcher
+
+    def case(self, name: str, contestants: int) -> None:
+        self.watcher.case(name, contestants)
+
+    def doing(self, text: str) -> None:
+        self.watcher.doing(text)
+
+    def record(self, record: Record) -> None:
+        append(self.path, record)
+        self.watcher.record(record)
 
 
 def run_folder(root: Path, suite: str, environment: Environment) -> Path:

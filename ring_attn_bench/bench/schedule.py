@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from ring_attn_bench.bench.group import Group, GroupFailed
 from ring_attn_bench.bench.messages import Subject
 from ring_attn_bench.bench.record import (
     Accuracy,
+    Case,
     Direction,
     Memory,
     Record,
@@ -34,6 +35,22 @@ BATCH = 5
 
 GroupOf = Callable[[Entry], Group]
 MakeRecord = Callable[..., Record]
+
+
+class Watcher(Protocol):
+    """Somebody who wants to know how far a run is."""
+
+    def case(self, name: str, contestants: int) -> None:
+        """A case begins."""
+        ...
+
+    def doing(self, text: str) -> None:
+        """What is going on now."""
+        ...
+
+    def record(self, record: Record) -> None:
+        """A record is complete."""
+        ...
 
 
 @dataclass
@@ -53,7 +70,7 @@ class Schedule:
     """What is to be run, on which groups, and where records go.
 
     make: builds a record from an entry, a direction and the fields that depend on the outcome.
-    emit: takes each finished record.
+    watcher: is told what goes on, and gets each finished record.
     """
 
     def __init__(
@@ -62,23 +79,25 @@ class Schedule:
         entries: Sequence[Entry],
         group_of: GroupOf,
         make: MakeRecord,
-        emit: Callable[[Record], None],
+        watcher: Watcher,
     ) -> None:
         self._suite = suite
         self._entries = entries
         self._group_of = group_of
         self._make = make
-        self._emit = emit
+        self._watcher = watcher
         self._random = random.Random(suite.seed)
 
     def run(self) -> None:
         """Every case in turn."""
-        for _, entries in groupby(self._entries, key=lambda entry: entry.case):
-            self._case(entries)
+        for case, entries in groupby(self._entries, key=lambda entry: entry.case):
+            self._case(case, list(entries))
 
-    def _case(self, entries: Iterable[Entry]) -> None:
+    def _case(self, case: Case, entries: Sequence[Entry]) -> None:
+        self._watcher.case(case.name, len(entries))
         sessions, matches = [], []
         for entry in entries:
+            self._watcher.doing(f"checking {entry.contestant.name}")
             session = Session(entry, self._group_of(entry), self._suite)
             sessions.append(session)
             matches += self._checked(session)
@@ -153,6 +172,7 @@ class Schedule:
         """Turns of all matches, in a new random order each round, until each has enough."""
         waiting = list(matches)
         while waiting:
+            self._watcher.doing(f"timing {len(waiting)} in turns")
             self._random.shuffle(waiting)
             for match in list(waiting):
                 try:
@@ -232,7 +252,7 @@ class Schedule:
         started: float,
         **outcome: Any,  # noqa: ANN401 - the fields of Record, which checks them
     ) -> None:
-        self._emit(
+        self._watcher.record(
             self._make(
                 entry=session.entry,
                 direction=direction,

@@ -149,7 +149,8 @@ def _entries(grid: Grid, world_size: int, transport: str) -> Iterator[Entry]:
             get_partition(partition).tokens_per_rank(case.seqlen_total, world_size)
             contestant = Contestant(
                 backend=backend,
-                partition=partition,
+                # one rank holds the whole sequence, whatever the partition is called
+                partition=partition if world_size > 1 else "contiguous",
                 transport=transport,
                 slots=slots,
                 gradients=gradients,

@@ -59,6 +59,10 @@ class Team:
         dist.all_gather_object(outcomes, outcome.model_dump_json(), group=self.control)
         return [Outcome.model_validate_json(found or "") for found in outcomes]
 
+    def leave(self) -> None:
+        """Disconnects the processes."""
+        dist.destroy_process_group()
+
     def _from_first(self, envelope: Envelope | None) -> Envelope:
         message = [None if envelope is None else envelope.model_dump_json()]
         dist.broadcast_object_list(message, src=0, group=self.control)

@@ -57,12 +57,21 @@ def baseline_arithmetic(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype is torch.float64 else dtype
 
 
-def bounds(name: str, dtype: torch.dtype, baseline: Deviation, reference: Deviation) -> Deviation:
+def bounds(
+    name: str,
+    dtype: torch.dtype,
+    baseline: Deviation,
+    reference: Deviation,
+    uncancelled: float = 0.0,
+) -> Deviation:
     """What the error of the result `name` of inputs in `dtype` may be.
 
     baseline: plain PyTorch's error, in `baseline_arithmetic(dtype)`; rounding errors are
     proportional to the unit in the last place, so float32's are scaled down for float64.
     reference: the size of the truth.
+    uncancelled: for dq and dk, the largest value that the gradient would have with delta 0. In
+        p * (dp - delta) the two cancel where a key has nearly all of a row's weight, and what is
+        left cannot be nearer than float32's rounding of what there was: a handful of ulps of it.
     """
     ulp = torch.finfo(dtype).eps
     fine = min(ulp, torch.finfo(torch.float32).eps)  # of sums, and of lse in any dtype
@@ -70,7 +79,10 @@ def bounds(name: str, dtype: torch.dtype, baseline: Deviation, reference: Deviat
     margin = LSE_SHARE * ulp if name == "lse" else 0.0
     floor = FLOOR_ULPS * (fine if name == "lse" else ulp)
     return Deviation(
-        scale * baseline.max_abs + floor * reference.max_abs + margin,
+        scale * baseline.max_abs
+        + floor * reference.max_abs
+        + FLOOR_ULPS * fine * uncancelled
+        + margin,
         scale * baseline.rmse + FLOOR_ULPS * fine * reference.rmse + margin,
     )
 

@@ -199,9 +199,14 @@ def truth(case: Case, device: str) -> Truth:
     yardstick = tolerance.baseline_arithmetic(case.torch_dtype)
     exact = _answers(case, device, torch.float64)
     plain = _answers(case, device, yardstick)
+    uncancelled = _uncancelled(case, device, exact)
     bounds = {
         name: tolerance.bounds(
-            name, case.torch_dtype, tolerance.error(plain[name], value), tolerance.size(value)
+            name,
+            case.torch_dtype,
+            tolerance.error(plain[name], value),
+            tolerance.size(value),
+            uncancelled.get(name, 0.0),
         )
         for name, value in exact.items()
     }
@@ -272,6 +277,16 @@ def two_block_faults(backend: Backend, case: Case, device: str) -> list[str]:
     results = {"out": out, "lse": lse, "dq": sum(share["dq"].to(_wide(case)) for share in shares)}
     results |= {name: torch.cat([s[name] for s in shares], dim=1) for name in ("dk", "dv")}
     return _faults(case, right, results)
+
+
+def _uncancelled(case: Case, device: str, exact: dict[str, Tensor]) -> dict[str, float]:
+    """The size of dq and dk with delta 0, which out 0 gives; see `tolerance.bounds`."""
+    data = inputs(case, device)
+    dq, dk, _ = oracle.backward(
+        data.dout, data.q, data.k, data.v, torch.zeros_like(exact["out"]), exact["lse"],
+        data.rows, data.keys, case.mask, case.score(device),
+    )  # fmt: skip
+    return {"dq": tolerance.size(dq).max_abs, "dk": tolerance.size(dk).max_abs}
 
 
 def _answers(case: Case, device: str, arithmetic: torch.dtype) -> dict[str, Tensor]:

@@ -1,0 +1,17 @@
+"""The rank processes that the tests of this folder share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.distributed.pool import RankPool
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[RankPool]:
+    """Four ranks, of which a call may use fewer; started by the first call, ended with the tests."""
+    pool = RankPool(4)
+    yield pool
+    pool.close()

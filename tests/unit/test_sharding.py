@@ -1,0 +1,102 @@
+"""shard, join_shards and position_ids: there and back, and gradients on the way."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, UnknownName
+from ring_attn_bench.partition import PARTITIONS
+from ring_attn_bench.sharding import join_shards, position_ids, shard, unshard
+
+every_partition = pytest.mark.parametrize("partition", PARTITIONS)
+WORLDS = st.integers(1, 6)
+
+
+def shards_of(x, world_size, partition, dim):
+    return [shard(x, rank, world_size, partition, dim) for rank in range(world_size)]
+
+
+@every_partition
+@given(world_size=WORLDS, chunks=st.integers(1, 4), dim=st.integers(-3, 2))
+def test_shards_of_a_tensor_join_to_it(partition, world_size, chunks, dim):
+    shape = [2, 3, 5]
+    shape[dim] = 2 * chunks * world_size
+    x = torch.randn(shape)
+
+    assert torch.equal(join_shards(shards_of(x, world_size, partition, dim), partition, dim), x)
+
+
+@every_partition
+@given(world_size=WORLDS, chunks=st.integers(1, 4))
+def test_a_shard_holds_the_tokens_that_its_position_ids_name(partition, world_size, chunks):
+    seqlen = 2 * chunks * world_size
+    x = torch.arange(seqlen)
+    for rank in range(world_size):
+        positions = position_ids(seqlen, rank, world_size, partition)
+        spans = PARTITIONS[partition].spans(rank, world_size, seqlen // world_size)
+
+        assert positions.dtype is torch.int64
+        assert positions.tolist() == [at for span in spans for at in span.positions()]
+        assert torch.equal(shard(x, rank, world_size, partition, dim=0), positions)
+
+
+@every_partition
+def test_a_shard_is_a_copy(partition):
+    x = torch.zeros(1, 8, 2)
+    shard(x, 1, 2, partition).fill_(1.0)
+    shard(x, 0, 1, partition).fill_(1.0)
+    assert not x.any()
+
+
+@every_partition
+def test_a_shards_gradient_goes_back_to_its_own_tokens_and_nowhere_else(partition):
+    world_size, seqlen = 3, 12
+    weights = torch.randn(world_size, 2, seqlen // world_size, 5, dtype=torch.float64)
+    x = torch.randn(2, seqlen, 5, dtype=torch.float64, requires_grad=True)
+    for rank, weight in enumerate(weights):
+        (gradient,) = torch.autograd.grad((shard(x, rank, world_size, partition) * weight).sum(), x)
+        own = position_ids(seqlen, rank, world_size, partition)
+
+        assert torch.equal(gradient[:, own], weight)
+        assert gradient.count_nonzero() == weight.numel()
+
+
+@every_partition
+def test_sharding_and_joining_is_differentiable_as_the_identity(partition):
+    x = torch.randn(2, 12, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn_like(x)
+    (join_shards(shards_of(x, 3, partition, 1), partition) * weight).sum().backward()
+    assert torch.equal(x.grad, weight)
+
+
+@pytest.mark.parametrize("rank", [-1, 4, 5])
+def test_a_rank_outside_the_world_is_refused(rank):
+    with pytest.raises(InvalidArgument, match=rf"rank is {rank}; with world_size 4 .* \[0, 4\)"):
+        shard(torch.zeros(1, 16, 2), rank, 4, "zigzag")
+
+
+def test_a_length_that_cannot_be_dealt_is_refused_with_the_nearest_ones():
+    with pytest.raises(InvalidArgument, match=r"1000 tokens .* the nearest are 992 and 1008\."):
+        shard(torch.zeros(1, 1000), 0, 8, "zigzag")
+    with pytest.raises(InvalidArgument, match=r"3 tokens .* the nearest is 8\."):
+        position_ids(3, 0, 4, "zigzag")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda name: position_ids(8, 0, 2, name),
+        lambda name: shard(torch.zeros(1, 8), 0, 2, name),
+        lambda name: join_shards([torch.zeros(1, 4)] * 2, name),
+    ],
+    ids=["position_ids", "shard", "join_shards"],
+)
+def test_an_unknown_partition_is_refused_by_name_everywhere(call):
+    with pytest.raises(UnknownName, match=r"unknown partition 'zigzac'\. Did you mean 'zigzag'\?"):
+        call("zigzac")
+
+
+def test_unshard_without_a_process_group_says_how_to_get_one():
+    with pytest.raises(NoProcessGroup, match=r"torchrun .*init_process_group\(\)"):
+        unshard(torch.zeros(1, 8), "zigzag")
