@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ring_attn_bench.errors import BackendUnavailable, UnknownName
+from ring_attn_bench.errors import BackendUnavailable, RingAttnBenchError, UnknownName
 
 if TYPE_CHECKING:
     from ring_attn_bench.backend import Backend
@@ -64,7 +64,13 @@ def backend_class(name: str) -> type[Backend]:
 @cache
 def load(name: str) -> Backend:
     """The backend of that name; raises UnknownName, or BackendUnavailable with the reason."""
-    return backend_class(name)()
+    try:
+        return backend_class(name)()
+    except RingAttnBenchError:
+        raise
+    except Exception as error:  # as above
+        reason = f"making it failed with {type(error).__name__}: {error}"
+        raise BackendUnavailable(name, reason) from error
 
 
 def listing() -> tuple[Listing, ...]:

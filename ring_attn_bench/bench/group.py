@@ -64,16 +64,19 @@ class TorchrunGroup:
         self._runner: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._folder: Path | None = None
+        self._busy = False
         self.generation = 0
 
     def ask(self, about: str, command: Command, seconds: float) -> list[dict[str, object]]:
         """The answers of all processes; raises GroupFailed, and then the next call starts anew."""
+        self._busy = True
         try:
             channel = self._started()
             channel.send(Envelope(about=about, command=command).model_dump_json())
             line = self._answer(channel, seconds)
         except Closed:
             raise self._failed(self._left_behind()) from None
+        self._busy = False
         outcomes = [Outcome.model_validate(found) for found in json.loads(line)]
         worst = next((found for found in outcomes if found.status != "ok"), None)
         if worst is not None:
@@ -81,8 +84,8 @@ class TorchrunGroup:
         return [found.answer for found in outcomes]
 
     def close(self) -> None:
-        """Asks the group to end, and sees to it."""
-        if self._channel is not None and self._runner is not None:
+        """Asks the group to end, and sees to it; a busy one is killed."""
+        if self._channel is not None and self._runner is not None and not self._busy:
             with suppress(Closed, subprocess.TimeoutExpired):
                 self._channel.send(Envelope(about="", command=Quit()).model_dump_json())
                 self._runner.wait(timeout=10)
@@ -116,6 +119,7 @@ class TorchrunGroup:
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
             *("--local-addr", "127.0.0.1"),
             *("-m", "ring_attn_bench.bench.serve", str(folder), str(self._world_size)),
+            str(os.getpid()),
         ]
 
     def _accepted(self, server: Server) -> Channel:

@@ -77,4 +77,5 @@ def _detail(record: Record) -> str:
         return "right (interpreted: no speed)" if record.interpreted else "right"
     latency = median(max(call) for call in record.speed.samples.ring)
     rate = record.speed.useful_flops / record.speed.devices / latency / 1e9
-    return f"{latency:.3f} ms, {rate:.4g} TFLOP/s"
+    shown = f"{rate:.4g} TFLOP/s" if rate >= 1 else f"{rate * 1e3:.4g} GFLOP/s"
+    return f"{latency:.3f} ms, {shown}"

@@ -53,7 +53,7 @@ class Watcher(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class _Match:
     """One contestant and direction while it is being timed."""
 
@@ -175,6 +175,8 @@ class Schedule:
             self._watcher.doing(f"timing {len(waiting)} in turns")
             self._random.shuffle(waiting)
             for match in list(waiting):
+                if match not in waiting:
+                    continue  # lost in this round, with another direction of its contestant
                 try:
                     finished = self._turn(match)
                 except GroupFailed as failure:

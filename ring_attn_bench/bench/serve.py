@@ -1,20 +1,25 @@
-"""What torchrun starts for a worker group: `-m ring_attn_bench.bench.serve FOLDER WORLD_SIZE`.
+"""What torchrun starts for a worker group: `-m ring_attn_bench.bench.serve FOLDER WORLD_SIZE PID`.
 
 FOLDER is where the parent listens (`socket`) and where each process leaves its process id and, if
-it fails, its outcome, so that the parent knows what to kill and why.
+it fails, its outcome, so that the parent knows what to kill and why. PID is the parent's.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
+PARENT_CHECK_SECONDS = 1.0
 
-def main(folder: Path, world_size: int) -> None:
+
+def main(folder: Path, world_size: int, parent: int) -> None:
     """Serves commands until `Quit`, or until the parent is gone."""
     process = os.environ["RANK"]
     (folder / f"{process}.pid").write_text(str(os.getpid()))
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # not before the process id is known: importing torch can take long, and can fail
     from ring_attn_bench.bench.channel import Channel, Closed
     from ring_attn_bench.bench.messages import Envelope, Outcome
@@ -41,5 +46,15 @@ def main(folder: Path, world_size: int) -> None:
     os._exit(0)  # nothing is left to do, and a broken device could make a tidy exit hang
 
 
+def _end_with(parent: int) -> None:
+    """Ends this process, whatever it is doing, when the parent is gone without having ended it."""
+    while True:
+        time.sleep(PARENT_CHECK_SECONDS)
+        try:
+            os.kill(parent, 0)
+        except ProcessLookupError:
+            os._exit(1)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -63,10 +64,12 @@ class RingContext:
         options: RingOptions | None = None,
         timeout: timedelta | None = None,
     ) -> None:
-        ranks = dist.get_process_group_ranks(resolve_group(group))
+        group = resolve_group(group)
+        ranks = dist.get_process_group_ranks(group)
         self.options = options or RingOptions()
         # local synchronization: the other ranks of the world need not take part. Without it, two
         # rings of two inside four ranks mixed their sums or hung.
+        _even_out_group_counts(group)
         own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
         assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
         self.group = own
@@ -108,6 +111,27 @@ class RingContext:
         if self.options.gradients == "input" or dtype is torch.float64:
             return dtype
         return torch.float32
+
+
+def _even_out_group_counts(group: dist.ProcessGroup) -> None:
+    """Makes the group's ranks belong to equally many process groups, by groups of one rank.
+
+    torch names a locally synchronised group after its ranks and the number of groups that its
+    maker belongs to; ranks that differ in the number would wait for each other under two names.
+    """
+    rank, store = dist.get_rank(group), group.get_group_store()
+    made = store.add(f"ring_attn_bench/{rank}", 1)  # which of the group's contexts this is
+    store.set(f"ring_attn_bench/{rank}/{made}", str(len(_groups())))
+    every = range(dist.get_world_size(group))
+    most = max(int(store.get(f"ring_attn_bench/{other}/{made}")) for other in every)
+    while len(_groups()) < most:
+        dist.new_group([dist.get_rank()], use_local_synchronization=True)
+
+
+def _groups() -> Sized:
+    """The process groups that this rank belongs to: what torch counts, which it has no call for."""
+    groups: Sized = dist.distributed_c10d._world.pg_names
+    return groups
 
 
 def _backend_of_device_types(group: dist.ProcessGroup) -> dict[str, str]:

@@ -1,0 +1,101 @@
+"""The verbs, as a person types them: exit codes, sentences and files."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.timeout(280)
+
+
+def test_under_torchrun_the_bench_runs_in_place_and_says_so(program):
+    suite = program.suite("reference", "aten", "wrong")
+
+    done = program.run("bench", "--suite", str(suite), "--out", str(program.out), processes=2)
+
+    assert "not isolated" in done.stdout
+    records = program.records()
+    assert {key: r.status.value for key, r in records.items() if key[1] == "forward"} == {
+        ("reference", "forward"): "ok",
+        ("aten", "forward"): "ok",
+        ("wrong", "forward"): "wrong",
+    }
+    assert records["aten", "forward"].case.world_size == 2
+    assert done.stdout.count("suite planted") == 1  # rank 0 alone speaks
+
+
+def test_list_shows_every_backend_and_why_one_cannot_run(program):
+    done = program.run("list")
+
+    assert done.returncode == 0
+    assert "planted_backends_that_are_not_there" in done.stdout
+    for name in ("reference", "aten", "triton", "crash"):
+        assert name in done.stdout
+
+
+def test_env_says_what_is_missing_and_the_command_that_installs_it(program):
+    done = program.run("env")
+
+    assert done.returncode == 0
+    assert "torch" in done.stdout
+    assert "pip install" in done.stdout
+
+
+def test_a_mistake_in_the_suite_is_one_sentence_and_exit_code_2(program):
+    suite = program.suite("reference")
+    suite.write_text(suite.read_text().replace("partitions", "partition"))
+
+    done = program.run("bench", "--suite", str(suite), "--out", str(program.out))
+
+    assert done.returncode == 2
+    assert "unknown key 'partition'. Did you mean 'partitions'?" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not program.out.exists()
+
+
+def test_a_backend_asked_for_by_name_that_cannot_run_is_exit_code_3(program):
+    done = program.run("bench", "--backend", "unimportable", "--out", str(program.out))
+
+    assert done.returncode == 3
+    assert "unimportable" in done.stderr
+
+
+def test_an_unknown_option_is_exit_code_2(program):
+    assert program.run("bench", "--sweet", "cpu").returncode == 2
+
+
+def test_a_selection_of_nothing_is_exit_code_2(program):
+    suite = program.suite("reference")
+
+    done = program.run("bench", "--suite", str(suite), "--case", "nothing like it")
+
+    assert done.returncode == 2
+    assert "nothing to run" in done.stderr
+
+
+def test_quick_check_is_right_on_every_backend_and_partition(program):
+    done = program.run("check", "--quick", "--backend", "reference", "--backend", "triton")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" ok: ") == 6
+
+
+def test_quick_check_fails_on_a_wrong_backend(program):
+    done = program.run("check", "--quick", "--backend", "wrong")
+
+    assert done.returncode == 1
+    assert "WRONG" in done.stdout
+
+
+def test_the_command_in_a_record_measures_that_record_again(program):
+    suite = program.suite("reference", "aten")
+    program.run("check", "--suite", str(suite), "--out", str(program.out))
+    line = (program.out / "records.jsonl").read_text().splitlines()[0]
+    words = json.loads(line)["command"].split()
+
+    again = program.run(*words[1:], "--out", str(program.folder / "again"))
+
+    assert again.returncode == 0, again.stderr
+    lines = (program.folder / "again" / "records.jsonl").read_text().splitlines()
+    assert {json.loads(found)["contestant"]["backend"] for found in lines} == {
+        json.loads(line)["contestant"]["backend"]
+    }

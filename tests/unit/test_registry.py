@@ -1,0 +1,51 @@
+"""Backends by name: lazy, complete, and broken ones cost nobody else anything."""
+
+import pytest
+
+from ring_attn_bench import registry
+from ring_attn_bench.backend import Backend
+from ring_attn_bench.block import Form
+from ring_attn_bench.errors import BackendUnavailable, UnknownName
+
+
+@pytest.mark.parametrize("name", registry.backends())
+def test_every_backend_of_the_table_names_itself_and_its_forms(name):
+    found: type[Backend] = registry.backend_class(name)
+
+    assert found.name == name
+    assert {Form.FULL, Form.CAUSAL} <= found.forms
+    assert (found.__doc__ or "").strip()
+
+
+def test_an_unknown_name_says_which_there_are_and_which_is_near():
+    with pytest.raises(UnknownName, match="Did you mean 'triton'") as raised:
+        registry.load("tritn")
+
+    assert "reference" in str(raised.value)
+
+
+def test_a_backend_that_does_not_import_is_listed_with_its_reason_beside_the_others(monkeypatch):
+    table = {**registry.backends(), "broken": "no_such_module:Backend"}
+    monkeypatch.setattr(registry, "backends", lambda: table)
+
+    listed = {found.name: found.unavailable for found in registry.listing()}
+
+    assert "no_such_module" in listed["broken"]
+    assert listed["reference"] is None
+
+
+def test_a_backend_whose_constructor_raises_is_unavailable_with_that_reason(monkeypatch):
+    monkeypatch.setattr(registry, "backend_class", lambda name: Bad)
+    registry.load.cache_clear()
+
+    with pytest.raises(BackendUnavailable, match="ZeroDivisionError"):
+        registry.load("bad")
+
+    registry.load.cache_clear()
+
+
+class Bad:
+    """Cannot be made."""
+
+    def __init__(self):
+        raise ZeroDivisionError("one over nothing")

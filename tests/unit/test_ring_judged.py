@@ -1,0 +1,55 @@
+"""Sound rings are right by the harness's own rule, in every dtype and with narrow gradients."""
+
+import pytest
+import torch
+
+from ring_attn_bench.bench.messages import Prepare
+from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.prepared import prepare
+from ring_attn_bench.bench.record import Case, Contestant, Direction
+from ring_attn_bench.bench.ring_contestant import Contexts
+from ring_attn_bench.bench.suite import Check
+from ring_attn_bench.partition import PARTITIONS
+
+every_partition = pytest.mark.parametrize("partition", PARTITIONS)
+
+
+def judged(backend, dtype, partition, *, causal=True, gradients="float32", check=None):
+    """What the harness says of a ring of four, 48 tokens each."""
+    place = Place(0, 1, torch.device("cpu"), (0, 1, 2, 3), 4)
+    case = Case(batch=2, seqlen_total=192, world_size=4, heads_q=4, heads_kv=2, head_dim=32,
+                dtype=dtype, causal=causal)  # fmt: skip
+    spec = Contestant(
+        backend=backend, partition=partition, transport="loopback", gradients=gradients
+    )
+    request = Prepare(case=case, contestant=spec, directions=tuple(Direction), seed=3)
+    accuracy = prepare(request, place, Contexts(place)).judge(check or Check(), 0)
+    return accuracy[Direction.FORWARD_BACKWARD.value]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@every_partition
+def test_torchs_own_kernel_is_right_in_the_ring_by_the_rule(partition, dtype, causal):
+    found = judged("aten", dtype, partition, causal=causal)
+    assert found.is_right, found
+    assert set(found.tensors) == {"out", "lse", "dq", "dk", "dv"}
+
+
+@every_partition
+def test_sixteen_bit_gradients_on_the_wire_are_right_by_the_rule_and_not_the_same(partition):
+    narrow, wide = (
+        judged("aten", "bfloat16", partition, gradients=wire) for wire in ("input", "float32")
+    )
+    assert narrow.is_right, narrow
+    assert wide.is_right, wide
+    for name in ("dk", "dv"):
+        assert narrow.tensors[name].rmse > wide.tensors[name].rmse
+    assert narrow.tensors["dq"] == wide.tensors["dq"]
+
+
+@every_partition
+def test_a_sample_of_rows_finds_a_sound_ring_right(partition):
+    found = judged("aten", "float32", partition, check=Check(full_up_to=64, sampled_rows=40))
+    assert found.is_right, found
+    assert (found.oracle, found.oracle_rows) == ("sampled", 40)

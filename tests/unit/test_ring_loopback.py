@@ -1,0 +1,177 @@
+"""Whole rings in one process against float64, in memory that is NaN until something is written."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from ring_attn_backends.reference import ReferenceBackend
+
+from ring_attn_bench import oracle
+from ring_attn_bench.block import Form
+from ring_attn_bench.partition import PARTITIONS
+from ring_attn_bench.plan import Layout, plan
+from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.ring import run
+from ring_attn_bench.ring.forward import Job
+from ring_attn_bench.sharding import join_shards, shard
+
+BACKEND = ReferenceBackend()
+CAUSAL = Mask(causal=True)
+SPLIT = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
+"""Without blocks by position: windows come in pieces that overlap in part."""
+NAMES = ("out", "lse", "dq", "dk", "dv")
+BATCH, DIM, DIM_V = 2, 8, 4
+every_partition = pytest.mark.parametrize("partition", PARTITIONS)
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_nan_until_written(monkeypatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # blocks this small spend most of their time waiting for threads
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(mode)
+
+
+@dataclass(frozen=True)
+class Question:
+    mask: Mask = CAUSAL
+    softcap: float = 0.0
+    alibi: bool = False
+    heads: int = 2
+    key_heads: int = 2
+    slots: int = 2
+    gather: bool = False
+    tokens: int = 6
+    forms: frozenset[Form] = BACKEND.forms
+
+    @property
+    def score(self):
+        slopes = 0.7 ** torch.arange(1.0, self.heads + 1) if self.alibi else None
+        return Score(DIM**-0.5, self.softcap, slopes)
+
+    def inputs(self, world_size):
+        """dout, q, k, v of the whole sequence."""
+        shapes = ((self.heads, DIM_V), (self.heads, DIM), (self.key_heads, DIM),
+                  (self.key_heads, DIM_V))  # fmt: skip
+        random = torch.Generator().manual_seed(5)
+        tokens = (BATCH, self.tokens * world_size)
+        return [torch.randn(*tokens, *s, generator=random, dtype=torch.float64) for s in shapes]
+
+    def truth(self, world_size):
+        dout, q, k, v = self.inputs(world_size)
+        where = torch.arange(q.shape[1])
+        out, lse = oracle.forward(q, k, v, where, where, self.mask, self.score)
+        gradients = oracle.backward(dout, q, k, v, out, lse, where, where, self.mask, self.score)
+        return dict(zip(NAMES, (out, lse, *gradients), strict=True))
+
+    def jobs(self, partition, world_size):
+        grouping = (world_size - 1,) if self.gather and world_size > 1 else None
+        band = self.mask.band
+        layout = Layout(PARTITIONS[partition], world_size, self.tokens, band, self.slots, grouping)
+        plans = [plan(layout, rank, self.forms) for rank in range(world_size)]
+        return [Job(p, BACKEND, self.score, torch.float64) for p in plans]
+
+
+def ring(jobs, partition, tensors):
+    """The whole sequence's results of a loopback ring."""
+    world_size = len(jobs)
+    cut = [[shard(x, r, world_size, partition) for x in tensors] for r in range(world_size)]
+    outputs = run.loopback_forward(jobs, [tuple(x[1:]) for x in cut])
+    shards = [(*x, *result) for x, result in zip(cut, outputs, strict=True)]
+    gradients = run.loopback_backward(jobs, shards)
+    joined = zip(*((*a, *b) for a, b in zip(outputs, gradients, strict=True)), strict=True)
+    dims = {"lse": 2}
+    return {
+        name: join_shards(parts, partition, dims.get(name, 1))
+        for name, parts in zip(NAMES, joined, strict=True)
+    }
+
+
+def errors(question, partition, world_size):
+    found = ring(question.jobs(partition, world_size), partition, question.inputs(world_size))
+    truth = question.truth(world_size)
+    assert all(found[name].dtype is torch.float64 for name in NAMES)
+    return {name: (found[name] - truth[name]).abs().max().item() for name in NAMES}
+
+
+QUESTIONS = {
+    "full": Question(Mask()),
+    "causal": Question(),
+    "grouped heads, one slot": Question(heads=6, key_heads=2, slots=1),
+    "gather": Question(gather=True, heads=3, key_heads=1),
+    "narrow window, run-ahead": Question(Mask(True, 1), slots=9),
+    "window on both sides, gather": Question(Mask(False, 9, 4), gather=True),
+    "window of one key": Question(Mask(False, 0, 0)),
+    "window in pieces": Question(Mask(False, 2, 2), forms=SPLIT),
+    "causal window in pieces, gather": Question(Mask(True, 8), gather=True, forms=SPLIT),
+    "softcap": Question(softcap=1.5, heads=4),
+    "ALiBi over a window, softcap": Question(Mask(True, 11), 2.0, True, 4, 2, slots=3),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8])
+@every_partition
+def test_a_float64_ring_is_exact(partition, world_size, question):
+    found = errors(question, partition, world_size)
+    assert all(error < 1e-12 for error in found.values()), found
+
+
+@every_partition
+def test_sixty_four_ranks_of_two_tokens_are_exact(partition):
+    found = errors(Question(heads=1, key_heads=1, tokens=2), partition, 64)
+    assert all(error < 1e-12 for error in found.values()), found
+
+
+@every_partition
+def test_inputs_are_left_alone_and_may_be_views_of_one_tensor(partition):
+    question = Question()
+    tensors = question.inputs(3)
+    shards = [[shard(x, r, 3, partition) for x in tensors] for r in range(3)]
+    packed = [torch.cat([q, k, v], dim=3).transpose(0, 1).contiguous() for _, q, k, v in shards]
+    views = [p.transpose(0, 1).split([DIM, DIM, DIM_V], dim=3) for p in packed]
+    before = [p.clone() for p in packed]
+    jobs = question.jobs(partition, 3)
+    plain = run.loopback_forward(jobs, [tuple(x[1:]) for x in shards])
+    viewed = run.loopback_forward(jobs, [tuple(x) for x in views])
+
+    for (out, lse), (out_viewed, lse_viewed) in zip(plain, viewed, strict=True):
+        torch.testing.assert_close(out_viewed, out, rtol=0, atol=1e-14)
+        torch.testing.assert_close(lse_viewed, lse, rtol=0, atol=1e-14)
+    assert all(torch.equal(a, b) for a, b in zip(packed, before, strict=True))
+
+
+def test_memory_is_poisoned_here():
+    zeros = torch.zeros(3)
+    for fresh in (torch.empty(3), torch.empty_like(zeros), zeros.new_empty(3)):
+        assert fresh.isnan().all()
+
+
+IN_PIECES = QUESTIONS["window in pieces"]
+
+
+@pytest.mark.parametrize(
+    ("lie", "spoiled"),
+    [
+        (lambda p: replace(p, rows_start_at_zero=False), {"out", "lse", "dq"}),
+        (lambda p: replace(p, unfinished=()), {"out"}),
+        (
+            lambda p: replace(
+                p, steps=tuple(replace(s, keys_start_at_zero=False) for s in p.steps)
+            ),
+            {"dk", "dv"},
+        ),
+    ],
+    ids=["rows start at zero", "unfinished rows", "keys start at zero"],
+)
+def test_storage_that_a_plan_forgets_comes_out_as_nan(lie, spoiled):
+    jobs = IN_PIECES.jobs("zigzag", 3)
+    lying = [replace(job, plan=lie(job.plan)) for job in jobs]
+    tensors = IN_PIECES.inputs(3)
+    assert not any(x.isnan().any() for x in ring(jobs, "zigzag", tensors).values())
+
+    found = ring(lying, "zigzag", tensors)
+    assert spoiled <= {name for name, x in found.items() if x.isnan().any()}

@@ -1,0 +1,224 @@
+"""The schedule on a group that is only pretended: turns, stops, failures, records."""
+
+from collections import Counter
+
+import pytest
+
+from ring_attn_bench.bench.group import GroupFailed
+from ring_attn_bench.bench.messages import Judge, Measure, Prepare, Release, Sample, Subject
+from ring_attn_bench.bench.record import Direction, Record, Status
+from ring_attn_bench.bench.schedule import Schedule
+from ring_attn_bench.bench.suite import Suite
+
+RIGHT = {
+    "max_abs": 1.0, "rmse": 1.0, "rel_l2": 1.0, "bound_max_abs": 2.0, "bound_rmse": 2.0,
+    "pytorch_max_abs": 1.0, "pytorch_rmse": 1.0,
+}  # fmt: skip
+WRONG = RIGHT | {"rmse": 3.0}
+
+
+class FakeGroup:
+    """Two processes that always take 1 and 2 ms; fails on the command numbers it is told to."""
+
+    def __init__(self, *, fail_at=(), refuse=None, error=RIGHT, status=Status.TIMEOUT):
+        self.generation = 0
+        self.log = []
+        self._fail_at, self._refuse, self._error = set(fail_at), refuse, error
+        self._status = status
+
+    def ask(self, about, command, seconds):
+        self.log.append((about, command))
+        if len(self.log) in self._fail_at:
+            self.generation += 1
+            raise GroupFailed(self._status, "planted", ["last words"])
+        return [self._answer(about, command, process) for process in range(2)]
+
+    def _answer(self, about, command, process):
+        match command:
+            case Prepare():
+                backward = any(d is not Direction.FORWARD for d in command.directions)
+                if self._refuse == "all" or (self._refuse == "backward" and backward):
+                    return {"refused": f"no {self._refuse}"}
+                self._directions = command.directions
+                return {"version": "1", "interpreted": False}
+            case Judge():
+                found = {
+                    d.value: {
+                        "oracle": "full",
+                        "oracle_rows": 8,
+                        "tensors": dict.fromkeys(d.tensors, self._error),
+                    }
+                    for d in self._directions
+                }
+                return {"accuracy": found, "repeats": True}
+            case Measure():
+                return {
+                    "peak_extra_bytes": 100 + process, "useful_flops": 1000,
+                    "executed_flops": 1000, "devices": 2, "imbalance": 1.0, "one_gpu_flops": 500,
+                }  # fmt: skip
+            case Sample():
+                if command.subject is Subject.TWIN:
+                    return {"milliseconds": None}
+                return {"milliseconds": [1.0 + process] * command.count}
+            case Release():
+                return {}
+        raise AssertionError(command)
+
+    def close(self):
+        pass
+
+
+class Watcher:
+    def __init__(self):
+        self.records = []
+
+    def case(self, name, contestants):
+        pass
+
+    def doing(self, text):
+        pass
+
+    def record(self, record):
+        self.records.append(record)
+
+
+def suite(**timing):
+    table = {
+        "name": "fake",
+        "timing": {"min_samples": 6, "max_samples": 12, "warmup": 2, **timing},
+        "grid": [
+            {
+                "backends": ["reference", "aten"], "seqlen_per_gpu": [8], "heads": ["2:1"],
+                "head_dim": [8], "dtype": ["float32"],
+            }
+        ],
+    }  # fmt: skip
+    return Suite.model_validate(table)
+
+
+def run(groups, **timing):
+    wanted, watcher = suite(**timing), Watcher()
+
+    def make(*, entry, **fields):
+        return Record(run="r", suite="s", case=entry.case, contestant=entry.contestant, **fields)
+
+    entries = wanted.entries(2, "p2p")
+    Schedule(wanted, entries, lambda e: groups[e.contestant.backend], make, watcher).run()
+    return watcher.records
+
+
+def statuses(records):
+    return Counter((r.contestant.backend, r.status.value) for r in records)
+
+
+def test_every_direction_of_every_contestant_gets_one_record_with_all_ranks_samples():
+    groups = {"reference": FakeGroup(), "aten": FakeGroup()}
+
+    records = run(groups)
+
+    assert statuses(records) == {("reference", "ok"): 3, ("aten", "ok"): 3}
+    for record in records:
+        assert record.speed.samples.ring == [[1.0, 2.0]] * len(record.speed.samples.ring)
+        assert 6 <= len(record.speed.samples.ring) <= 12
+        assert record.speed.samples.twin == []
+        assert record.speed.samples.stop == "precise"
+        assert record.memory.peak_extra_bytes == [100, 101]
+
+
+def test_contestants_of_a_case_take_turns_instead_of_one_after_the_other():
+    order = []
+    groups = {"reference": FakeGroup(), "aten": FakeGroup()}
+    for name, group in groups.items():
+        ask = group.ask
+
+        def logged(about, command, seconds, ask=ask, name=name):
+            if isinstance(command, Sample):
+                order.append(name)
+            return ask(about, command, seconds)
+
+        group.ask = logged
+
+    run(groups)
+
+    first_of_aten, last_of_aten = order.index("aten"), len(order) - order[::-1].index("aten")
+    assert "reference" in order[first_of_aten:last_of_aten]
+
+
+def test_the_first_batch_warms_up_in_full_and_later_ones_once():
+    group = FakeGroup()
+
+    run({"reference": group, "aten": FakeGroup()})
+
+    ring = [
+        command.warmup
+        for _, command in group.log
+        if isinstance(command, Sample)
+        and command.subject is Subject.RING
+        and command.direction is Direction.FORWARD
+    ]
+    assert ring[0] == 2
+    assert set(ring[1:]) == {1}
+
+
+def test_a_wrong_result_is_never_timed():
+    group = FakeGroup(error=WRONG)
+
+    records = run({"reference": group, "aten": FakeGroup()})
+
+    assert statuses(records) == {("reference", "wrong"): 3, ("aten", "ok"): 3}
+    assert not any(isinstance(command, Sample) for _, command in group.log)
+    wrong = next(r for r in records if r.status is Status.WRONG)
+    assert "rmse 3 of 2 allowed" in wrong.reason
+
+
+def test_a_backend_without_a_backward_still_goes_forward():
+    records = run({"reference": FakeGroup(refuse="backward"), "aten": FakeGroup()})
+
+    found = {r.direction.value: r.status.value for r in records if r.contestant.backend != "aten"}
+    assert found == {
+        "forward": "ok",
+        "backward": "unsupported",
+        "forward_backward": "unsupported",
+    }
+
+
+def test_a_backend_that_refuses_everything_gets_its_reason_on_each_row():
+    records = run({"reference": FakeGroup(refuse="all"), "aten": FakeGroup()})
+
+    refused = [r for r in records if r.contestant.backend == "reference"]
+    assert [r.status.value for r in refused] == ["unsupported"] * 3
+    assert {r.reason for r in refused} == {"no all"}
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 9])
+def test_a_group_that_fails_at_any_point_costs_each_row_at_most_once_and_others_nothing(at):
+    records = run({"reference": FakeGroup(fail_at=[at]), "aten": FakeGroup()})
+
+    found = statuses(records)
+    assert len(records) == 6
+    assert found["aten", "ok"] == 3
+    assert found["reference", "timeout"] + found["reference", "ok"] == 3
+    assert found["reference", "timeout"] >= 1
+    lost = next(r for r in records if r.status is Status.TIMEOUT)
+    assert lost.stderr == ["last words"]
+    assert lost.speed is None
+
+
+def test_after_a_failure_the_contestants_of_the_same_group_are_prepared_again():
+    shared = FakeGroup(fail_at=[8])
+
+    records = run({"reference": shared, "aten": shared})
+
+    prepared = Counter(about for about, command in shared.log if isinstance(command, Prepare))
+    assert sorted(prepared.values()) == [1, 2]
+    assert {r.status.value for r in records} == {"ok", "timeout"}
+
+
+def test_without_timing_nothing_is_measured():
+    group = FakeGroup()
+
+    records = run({"reference": group, "aten": FakeGroup()}, enabled=False)
+
+    assert {r.status.value for r in records} == {"ok"}
+    assert all(r.speed is None for r in records)
+    assert not any(isinstance(command, Sample | Measure) for _, command in group.log)
