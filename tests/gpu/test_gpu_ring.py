@@ -1,0 +1,88 @@
+"""On a GPU: every backend in a ring, the fused merge, and NCCL between GPUs."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ring_attn_bench import registry
+from ring_attn_bench.bench.messages import Prepare
+from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.prepared import prepare
+from ring_attn_bench.bench.record import Case, Contestant, Direction
+from ring_attn_bench.bench.ring_contestant import Contexts, Refused
+from ring_attn_bench.bench.suite import Check
+from ring_attn_bench.partition import PARTITIONS
+from ring_attn_bench.ring.merge import merge
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize("world_size", [1, 3, 8])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_loopback_ring_is_right(backend, partition, world_size, causal, dtype):
+    place = Place(0, 1, torch.device("cuda"), tuple(range(world_size)), world_size)
+    case = Case(
+        batch=2, seqlen_total=world_size * 330, world_size=world_size, heads_q=6, heads_kv=2,
+        head_dim=128, dtype=dtype, causal=causal,
+    )  # fmt: skip
+    contestant = Contestant(backend=backend, partition=partition, transport="loopback")
+    request = Prepare(case=case, contestant=contestant, directions=tuple(Direction), seed=1)
+
+    try:
+        prepared = prepare(request, place, Contexts(place))
+    except Refused as refusal:
+        pytest.skip(str(refusal))
+    accuracy = prepared.judge(Check(), seed=1)
+
+    wrong = {
+        name: error
+        for found in accuracy.values()
+        for name, error in found.tensors.items()
+        if not error.is_right
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("to_target", [False, True])
+def test_the_fused_merge_agrees_with_float64(dtype, to_target):
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, device="cuda")
+
+    acc, lse_acc = normal(2, 333, 6, 96), normal(2, 6, 333) * 3
+    block, lse = normal(2, 333, 6, 96).to(dtype), normal(2, 6, 333) * 3
+    lse_acc[:, :, 5] = lse[:, :, 7] = float("-inf")
+    exact = [acc.double(), lse_acc.double(), block.double(), lse.double()]
+    merge(*exact, None)
+    target = torch.full_like(block, float("nan")) if to_target else None
+
+    merge(acc, lse_acc, block, lse, target)
+
+    result = acc if target is None else target
+    ulp = torch.finfo(result.dtype).eps
+    assert (result.double() - exact[0]).abs().max() <= 4 * ulp * exact[0].abs().max()
+    assert torch.allclose(lse_acc.double(), exact[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.timeout(280)
+def test_a_ring_over_nccl_is_right_on_every_backend_and_partition(tmp_path):
+    ranks = min(4, torch.cuda.device_count())
+    case = f"b1_s{1024 * ranks}_w{ranks}_*"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"),
+        *("-m", "ring_attn_bench", "check", "--suite", "hopper", "--case", case),
+        *("--out", str(tmp_path / "run")),
+    ]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "0 failures" in done.stdout
