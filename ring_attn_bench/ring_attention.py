@@ -16,6 +16,7 @@ What all of them take:
     alibi_slopes     float32 (heads_q,) or (batch, heads_q): adds -slope * |distance| to the scores
     deterministic    the same bits on every run
     return_attn_probs  return (out, lse, None): lse (batch, heads_q, tokens), natural log, float32
+                     (float64 of float64 inputs)
     group            the ranks, default all
     backend          a name from `ring-attn-bench list`; `auto` takes the first that can and logs it
     softcap          c > 0: scores become c * tanh(score / c)
@@ -38,7 +39,7 @@ from torch import Tensor
 
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.ring.autograd import RingAttention
-from ring_attn_bench.ring.call import Arguments, agreed_call
+from ring_attn_bench.ring.call import Arguments, agreed_call, refusing
 from ring_attn_bench.ring.context import RingContext, context_for
 
 Output = Tensor | tuple[Tensor, Tensor, None]
@@ -83,7 +84,9 @@ def ring_attn_func(
 
 def _autocast(x: Tensor) -> Tensor:
     """The tensor as autocast would hand it to torch's own attention."""
-    if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type):
+    if not isinstance(x, Tensor) or not torch.amp.is_autocast_available(x.device.type):
+        return x
+    if not torch.is_autocast_enabled(x.device.type):
         return x
     if x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return x
@@ -134,6 +137,9 @@ class SeparateFunction(RingFunction):
         context: RingContext | None = None,
     ) -> Output:
         """Attention of this rank's queries over the whole sequence."""
+        ring = context_for(group) if context is None else context
+        with refusing(q, ring):
+            backend = self._backend(backend)
         return ring_attn_func(
             q,
             k,
@@ -147,9 +153,9 @@ class SeparateFunction(RingFunction):
             return_attn_probs,
             group,
             partition=self.partition,
-            backend=self._backend(backend),
+            backend=backend,
             softcap=softcap,
-            context=context,
+            context=ring,
         )
 
 
@@ -174,7 +180,10 @@ class KVPackedFunction(RingFunction):
         context: RingContext | None = None,
     ) -> Output:
         """Attention of this rank's queries over the whole sequence."""
-        k, v = _unpacked("kv", kv, 2)
+        ring = context_for(group) if context is None else context
+        with refusing(kv, ring):
+            backend = self._backend(backend)
+            k, v = _unpacked("kv", kv, 2)
         return ring_attn_func(
             q,
             k,
@@ -188,9 +197,9 @@ class KVPackedFunction(RingFunction):
             return_attn_probs,
             group,
             partition=self.partition,
-            backend=self._backend(backend),
+            backend=backend,
             softcap=softcap,
-            context=context,
+            context=ring,
         )
 
 
@@ -214,7 +223,10 @@ class QKVPackedFunction(RingFunction):
         context: RingContext | None = None,
     ) -> Output:
         """Attention of this rank's queries over the whole sequence."""
-        q, k, v = _unpacked("qkv", qkv, 3)
+        ring = context_for(group) if context is None else context
+        with refusing(qkv, ring):
+            backend = self._backend(backend)
+            q, k, v = _unpacked("qkv", qkv, 3)
         return ring_attn_func(
             q,
             k,
@@ -228,9 +240,9 @@ class QKVPackedFunction(RingFunction):
             return_attn_probs,
             group,
             partition=self.partition,
-            backend=self._backend(backend),
+            backend=backend,
             softcap=softcap,
-            context=context,
+            context=ring,
         )
 
 

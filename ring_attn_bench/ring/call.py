@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -46,17 +48,23 @@ def agreed_call(
     Raises what the public functions document. A rank that refuses its own arguments tells the
     others, which then raise too instead of waiting for it.
     """
-    device = q.device if isinstance(q, Tensor) else torch.device("cpu")
-    shakes_hands = ring.shakes_hands(device)
-    try:
+    with refusing(q, ring):
         call, signature = _prepare(q, k, v, arguments, ring)
+    if ring.shakes_hands(q.device):
+        agree(ring.group, ring.message_device(q.device), signature)
+    return call
+
+
+@contextmanager
+def refusing(x: object, ring: RingContext) -> Iterator[None]:
+    """Tells the other ranks, where they ask, if this one raises over its argument x or another."""
+    try:
+        yield
     except Exception:
-        if shakes_hands:
+        device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+        if ring.shakes_hands(device):
             refuse(ring.group, ring.message_device(device))
         raise
-    if shakes_hands:
-        agree(ring.group, ring.message_device(device), signature)
-    return call
 
 
 def _prepare(

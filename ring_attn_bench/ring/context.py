@@ -64,12 +64,11 @@ class RingContext:
         options: RingOptions | None = None,
         timeout: timedelta | None = None,
     ) -> None:
-        group = resolve_group(group)
-        ranks = dist.get_process_group_ranks(group)
+        ranks = dist.get_process_group_ranks(resolve_group(group))
         self.options = options or RingOptions()
         # local synchronization: the other ranks of the world need not take part. Without it, two
         # rings of two inside four ranks mixed their sums or hung.
-        _even_out_group_counts(group)
+        _even_out_group_counts(ranks)
         own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
         assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
         self.group = own
@@ -99,8 +98,11 @@ class RingContext:
 
     def shakes_hands(self, device: torch.device) -> bool:
         """Whether calls with tensors of that device are compared between ranks first."""
-        wanted = self.options.handshake
-        return self._backends.get(device.type) == "gloo" if wanted is None else wanted
+        if self.options.handshake is not None:
+            return self.options.handshake
+        # a device that the group cannot carry is this rank's mistake; the others may wait for it
+        carriers = {self._backends.get(device.type, name) for name in self._backends.values()}
+        return carriers == {"gloo"}
 
     def message_device(self, device: torch.device) -> torch.device:
         """Where the handshake's numbers must be: on the CPU if the group carries that."""
@@ -113,19 +115,23 @@ class RingContext:
         return torch.float32
 
 
-def _even_out_group_counts(group: dist.ProcessGroup) -> None:
-    """Makes the group's ranks belong to equally many process groups, by groups of one rank.
+def _even_out_group_counts(ranks: list[int]) -> None:
+    """Makes these ranks belong to equally many process groups, by adding groups of one rank.
 
     torch names a locally synchronised group after its ranks and the number of groups that its
-    maker belongs to; ranks that differ in the number would wait for each other under two names.
+    maker belongs to. Ranks that differ in the number would wait for each other under two names;
+    and a name of an earlier default group, in a store that outlived it, leads to closed sockets.
     """
-    rank, store = dist.get_rank(group), group.get_group_store()
-    made = store.add(f"ring_attn_bench/{rank}", 1)  # which of the group's contexts this is
-    store.set(f"ring_attn_bench/{rank}/{made}", str(len(_groups())))
-    every = range(dist.get_world_size(group))
-    most = max(int(store.get(f"ring_attn_bench/{other}/{made}")) for other in every)
+    assert dist.group.WORLD is not None
+    store, rank = dist.group.WORLD.get_group_store(), dist.get_rank()
+    key = f"ring_attn_bench/{'_'.join(map(str, ranks))}"
+    made = store.add(f"{key}/{rank}", 1)  # which context of these ranks this is
+    unused = int(store.get(f"{key}/{rank}/used")) + 1 if made > 1 else 0
+    store.set(f"{key}/{rank}/{made}", str(max(unused, len(_groups()))))
+    most = max(int(store.get(f"{key}/{other}/{made}")) for other in ranks)
+    store.set(f"{key}/{rank}/used", str(most))
     while len(_groups()) < most:
-        dist.new_group([dist.get_rank()], use_local_synchronization=True)
+        dist.new_group([rank], use_local_synchronization=True)
 
 
 def _groups() -> Sized:

@@ -26,8 +26,9 @@ def merge(
         merge_triton.merge(out_acc, lse_acc, block_out, block_lse, target)
         return
     lse = torch.logaddexp(lse_acc, block_lse)
-    weight = torch.exp(block_lse - torch.where(lse.isneginf(), 0.0, lse))
-    weight = weight.transpose(1, 2)[..., None]
+    # of the difference alone: exp(block_lse - lse) loses at lse 1e4 what float32 rounds off there
+    weight = torch.stack([lse_acc, block_lse]).softmax(0)[1]
+    weight = torch.where(lse.isneginf(), 0.0, weight).transpose(1, 2)[..., None]
     merged = torch.lerp(out_acc, block_out.to(out_acc.dtype), weight)
     (out_acc if target is None else target).copy_(merged)
     lse_acc.copy_(lse)

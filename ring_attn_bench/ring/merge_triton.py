@@ -67,8 +67,6 @@ def _merge(
     old_weight = tl.exp2((old - peak) * 1.4426950408889634)  # log2(e)
     new_weight = tl.exp2((new - peak) * 1.4426950408889634)
     total = old_weight + new_weight
-    tl.store(lse_ptrs, peak + tl.log2(total) * 0.6931471805599453, mask=exists)  # ln(2)
-
     share = tl.where(total == 0.0, 0.0, 1.0 / total)  # neither side saw a key: out 0
     columns = tl.arange(0, BLOCK_E)[None, :]
     inside = exists[:, None] & (columns < E)
@@ -81,3 +79,7 @@ def _merge(
     out = out * (old_weight * share)[:, None] + block.to(tl.float32) * (new_weight * share)[:, None]
     out = out.to(target_ptr.dtype.element_ty)
     tl.store(target_ptr + rows * target_strides[1] + columns, out, mask=inside)
+    # Every warp loads the lse of all rows, and one stores them: without a barrier a warp that is
+    # late reads the merged lse as the old one (seen on an H200, in one row of some ten thousand).
+    tl.debug_barrier()
+    tl.store(lse_ptrs, peak + tl.log2(total) * 0.6931471805599453, mask=exists)  # ln(2)

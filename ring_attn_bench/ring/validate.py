@@ -68,7 +68,8 @@ def check_options(
         raise InvalidArgument(f"softmax_scale is {softmax_scale}; it must be finite.")
     if not (math.isfinite(softcap) and softcap >= 0):
         raise InvalidArgument(f"softcap is {softcap}; it must be 0 (none) or positive.")
-    if len(window_size) != 2 or not all(isinstance(side, int) for side in window_size):
+    pair = isinstance(window_size, tuple | list) and len(window_size) == 2
+    if not pair or not all(isinstance(side, int) for side in window_size):
         raise InvalidArgument(
             f"window_size is {window_size!r}; it must be two integers, keys before and keys after "
             "a query, -1 for all."

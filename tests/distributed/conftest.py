@@ -11,7 +11,7 @@ from tests.distributed.pool import RankPool
 
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[RankPool]:
-    """Four ranks, of which a call may use fewer; started by the first call, ended with the tests."""
+    """Four ranks, of which a call may use fewer; the first call starts them."""
     pool = RankPool(4)
     yield pool
     pool.close()

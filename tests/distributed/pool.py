@@ -1,4 +1,4 @@
-"""Rank processes that stay alive between tests: to import torch takes seconds, to call them does not.
+"""Rank processes that stay alive between tests: importing torch takes seconds, a call does not.
 
 A test sends a function by its name, `module:function`, with picklable arguments. Every rank calls
 it with its `Ring` first, and the test gets back what each rank returned or raised.
@@ -66,7 +66,7 @@ class RankPool:
         world_size: int | None = None,
         limit: float = CALL_LIMIT,
     ) -> list[object]:
-        """What the first `world_size` ranks return, in their order; raises if any of them raised."""
+        """What the first `world_size` ranks return, by rank; raises if any of them raised."""
         answers = self.outcomes(function, *arguments, world_size=world_size, limit=limit)
         tracebacks = [
             f"rank {rank}:\n{answer.traceback}"

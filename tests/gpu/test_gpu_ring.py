@@ -71,6 +71,20 @@ def test_the_fused_merge_agrees_with_float64(dtype, to_target):
     assert torch.allclose(lse_acc.double(), exact[1], rtol=1e-6, atol=1e-6)
 
 
+def test_the_fused_merge_gives_the_same_bits_every_time():
+    acc = torch.randn(1, 8192, 32, 128, device="cuda")
+    lse_acc = torch.randn(1, 32, 8192, device="cuda")
+    block, lse = torch.randn_like(acc).bfloat16(), torch.randn_like(lse_acc)
+    weight = torch.sigmoid(lse - lse_acc).transpose(1, 2)[..., None]
+    exact = torch.lerp(acc, block.float(), weight)
+
+    for _ in range(100):
+        merged, merged_lse = acc.clone(), lse_acc.clone()
+        merge(merged, merged_lse, block, lse, None)
+        assert (merged - exact).abs().max() < 1e-5
+        assert (merged_lse - torch.logaddexp(lse, lse_acc)).abs().max() < 1e-5
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.timeout(280)
 def test_a_ring_over_nccl_is_right_on_every_backend_and_partition(tmp_path):

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring_attn_bench.errors import InvalidArgument, UnknownName
@@ -20,6 +20,7 @@ def stored(partition, rank, world_size, tokens):
 
 
 @every_partition
+@settings(deadline=None)
 @given(world_size=WORLDS, chunks=st.integers(1, 9))
 def test_every_token_is_on_exactly_one_rank(partition, world_size, chunks):
     tokens = chunks * partition.chunks_per_rank
@@ -30,6 +31,7 @@ def test_every_token_is_on_exactly_one_rank(partition, world_size, chunks):
 
 
 @every_partition
+@settings(deadline=None)
 @given(world_size=WORLDS, chunks=st.integers(1, 9))
 def test_positions_increase_in_the_order_of_storage(partition, world_size, chunks):
     for rank in range(world_size):
@@ -50,6 +52,7 @@ def test_twelve_tokens_on_three_ranks(name, ranks):
 
 
 @every_partition
+@settings(deadline=None)
 @given(world_size=WORLDS, seqlen=st.integers(-3, 200))
 def test_a_length_is_dealt_evenly_or_refused_with_the_nearest_that_could_be(
     partition, world_size, seqlen
@@ -72,6 +75,7 @@ def test_a_length_is_dealt_evenly_or_refused_with_the_nearest_that_could_be(
 
 
 @every_partition
+@settings(deadline=None)
 @given(tokens=st.integers(-3, 20))
 def test_a_local_length_is_allowed_iff_it_falls_into_equal_chunks(partition, tokens):
     if tokens > 0 and tokens % partition.chunks_per_rank == 0:

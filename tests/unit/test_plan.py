@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring_attn_bench.block import Form
+from ring_attn_bench.block import Block, Form
 from ring_attn_bench.partition import PARTITIONS
+from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Mask
 from tests.unit.plan_simulation import (
     PLAIN,
@@ -144,10 +145,35 @@ def rings(draw):
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(ring=rings())
 def test_in_a_ring_of_any_layout(claim, ring):
     claim(ring)
+
+
+@st.composite
+def blocks(draw):
+    """Rows and keys in one or two progressions of one step, which no plan need ever make."""
+    step, lengths = draw(st.integers(1, 3)), st.integers(1, 6)
+
+    def spans(start):
+        first = Span(start, draw(lengths), step)
+        rest = Span(first.last + draw(lengths), draw(lengths), step)
+        return draw(st.sampled_from([(first,), (first, rest)]))
+
+    rows = spans(draw(st.integers(0, 4)))
+    keys = draw(st.sampled_from([rows, spans(draw(st.integers(0, 4)))]))
+    side = st.none() | st.integers(0, 9)
+    return Mask(draw(st.booleans()), draw(side), draw(side)), rows, keys
+
+
+@settings(deadline=None, max_examples=500)
+@given(blocks())
+def test_the_form_and_the_area_of_any_block_are_those_of_its_pairs(question):
+    mask, rows, keys = question
+    block, pairs = Block(rows, keys, mask.band), sees(mask, positions(rows), positions(keys))
+    np.testing.assert_array_equal(computed(block), pairs)
+    assert block.area == pairs.sum()
 
 
 @pytest.mark.full

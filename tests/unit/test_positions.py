@@ -1,7 +1,7 @@
 """Spans, bands and areas against pairs counted one by one."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring_attn_bench.positions import Band, Range, Span, count, part
@@ -30,6 +30,7 @@ def pairs(band, rows, keys):
     }
 
 
+@settings(deadline=None)
 @given(BANDS, two_spans())
 def test_a_band_between_two_spans_allows_the_same_pairs_by_index(band, spans):
     rows, keys = spans
@@ -39,6 +40,7 @@ def test_a_band_between_two_spans_allows_the_same_pairs_by_index(band, spans):
     assert by_index == pairs(band, rows, keys)
 
 
+@settings(deadline=None)
 @given(BANDS, two_spans())
 def test_a_side_that_binds_no_pair_is_open(band, spans):
     rows, keys = spans
@@ -60,6 +62,7 @@ def test_spans_of_two_steps_have_no_band_and_the_error_says_both():
         Band(low=0).between(Span(0, 4, 2), Span(0, 4, 3))
 
 
+@settings(deadline=None)
 @given(BANDS, LENGTHS, LENGTHS)
 def test_visible_rows_and_keys_are_those_of_some_allowed_pair(band, rows, keys):
     allowed = pairs(band, Span(0, rows), Span(0, keys))
@@ -69,6 +72,7 @@ def test_visible_rows_and_keys_are_those_of_some_allowed_pair(band, rows, keys):
     assert set(range(seen_keys.start, seen_keys.stop)) == {j for _, j in allowed}
 
 
+@settings(deadline=None)
 @given(BANDS, two_spans())
 def test_what_falls_between_two_stripes_is_seen_by_nobody(band, spans):
     rows, keys = spans
@@ -79,11 +83,13 @@ def test_what_falls_between_two_stripes_is_seen_by_nobody(band, spans):
     assert (len(between.visible_keys(rows.count, keys.count)) == 0) == nothing
 
 
+@settings(deadline=None)
 @given(BANDS, LENGTHS, LENGTHS)
 def test_the_area_is_the_number_of_allowed_pairs(band, rows, keys):
     assert band.area(rows, keys) == len(pairs(band, Span(0, rows), Span(0, keys)))
 
 
+@settings(deadline=None)
 @given(BANDS, two_spans())
 def test_the_area_between_two_spans_is_the_number_of_allowed_pairs(band, spans):
     rows, keys = spans
@@ -98,12 +104,14 @@ def test_the_area_of_a_million_tokens_is_exact():
     assert Band(-4095, 4095).area(length, length) == 2 * window - length
 
 
+@settings(deadline=None)
 @given(BANDS, st.integers(-60, 60))
 def test_allows_is_the_definition(band, distance):
     above = band.low is None or band.low <= distance
     assert band.allows(distance) == (above and (band.high is None or distance <= band.high))
 
 
+@settings(deadline=None)
 @given(BANDS, st.integers(-60, 60), st.integers(-60, 60))
 def test_a_shifted_band_allows_distances_that_much_larger(band, by, distance):
     assert band.shifted(by).allows(distance + by) == band.allows(distance)
@@ -114,6 +122,7 @@ SPANS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(SPANS, st.integers(0, 40), st.integers(0, 40))
 def test_a_part_has_the_positions_of_its_tokens_in_stored_order(spans, start, length):
     stored = [at for span in spans for at in span.positions()]
@@ -124,6 +133,7 @@ def test_a_part_has_the_positions_of_its_tokens_in_stored_order(spans, start, le
     assert count(cut) == len(stored[start : start + length])
 
 
+@settings(deadline=None)
 @given(st.builds(Span, st.integers(0, 90), st.integers(1, 9), st.integers(1, 4)))
 def test_the_last_position_of_a_span_is_the_last_of_its_positions(span):
     assert span.last == span.positions()[-1]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, UnknownName
@@ -18,6 +18,7 @@ def shards_of(x, world_size, partition, dim):
 
 
 @every_partition
+@settings(deadline=None)
 @given(world_size=WORLDS, chunks=st.integers(1, 4), dim=st.integers(-3, 2))
 def test_shards_of_a_tensor_join_to_it(partition, world_size, chunks, dim):
     shape = [2, 3, 5]
@@ -28,6 +29,7 @@ def test_shards_of_a_tensor_join_to_it(partition, world_size, chunks, dim):
 
 
 @every_partition
+@settings(deadline=None)
 @given(world_size=WORLDS, chunks=st.integers(1, 4))
 def test_a_shard_holds_the_tokens_that_its_position_ids_name(partition, world_size, chunks):
     seqlen = 2 * chunks * world_size

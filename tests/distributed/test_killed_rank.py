@@ -1,0 +1,71 @@
+"""A rank that dies in the middle of a run: the others stop with an error instead of waiting."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+
+from ring_attn_bench import RingContext
+from tests.distributed.pool import Ring, join_group
+from tests.distributed.truth import Case, attend
+
+CASE = Case(3, "zigzag", 64, heads=4, dtype=torch.float32)
+STOP_WITHIN = 30.0
+
+
+def forever(pipe: Connection, rank: int, store: Path) -> None:
+    """Calls the ring until it fails, and says when it has begun and why it ended."""
+    torch.set_num_threads(1)
+    join_group(rank, 3, store)
+    ring = Ring(rank, 3, None)
+    context = RingContext(timeout=timedelta(seconds=10))
+    attend(ring, CASE, context)
+    pipe.send("running")
+    try:
+        while True:
+            attend(ring, CASE, context)
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+    os._exit(1)  # what torch has left to say to a dead rank is not our question
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_the_other_ranks_stop_with_an_error(tmp_path, how):
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for rank in range(3):
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=forever, args=(theirs, rank, tmp_path / "store"), daemon=True
+        )
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        processes.append(process)
+    try:
+        for pipe in pipes:
+            assert pipe.poll(60)
+            assert pipe.recv() == "running"
+        time.sleep(0.5)
+        os.kill(processes[1].pid, how)
+        deadline = time.monotonic() + STOP_WITHIN
+        for rank in (0, 2):
+            assert pipes[rank].poll(max(0.0, deadline - time.monotonic())), f"rank {rank} hangs"
+            assert "Error" in pipes[rank].recv()
+            processes[rank].join(max(0.1, deadline - time.monotonic()))
+            assert processes[rank].exitcode == 1
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+            process.close()
+        for pipe in pipes:
+            pipe.close()
