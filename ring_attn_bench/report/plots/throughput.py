@@ -33,8 +33,8 @@ def draw_throughput(rows: Sequence[Row], style: Style) -> Figure | None:
     figure, axes = panels(rows, "Throughput by sequence length", shape, _PANEL, share="all")
     for panel, title, found in pairs(axes, grid):
         panel.set_title(title, fontsize=9)
-        _length_axis(panel, lengths)
         _draw(panel, found, style)
+        _length_axis(panel, lengths)
     for line in axes:
         line[0].set_ylabel(unit, fontsize=8)
     for panel in axes[-1]:
@@ -58,6 +58,20 @@ def _draw(axes: Axes, rows: Sequence[Row], style: Style) -> None:
             color=style.colour(first), marker=style.marker(first), linestyle=style.line(first),
             fillstyle=style.fill(first), markersize=4.5, linewidth=1.3, capsize=2, elinewidth=1,
         )  # fmt: skip
+        _stub(axes, found, style)
+
+
+def _stub(axes: Axes, rows: Sequence[Row], style: Style) -> None:
+    """A single figure has no line to tell its partition by: it gets a short one of its own."""
+    points = [
+        (row.seqlen_per_gpu, row.tflops_per_gpu) for row in rows if row.tflops_per_gpu is not None
+    ]
+    if len(points) == 1:
+        ((at, rate),) = points
+        axes.plot(
+            [at / 1.2, at * 1.2], [rate, rate],
+            color=style.colour(rows[0]), linestyle=style.line(rows[0]), linewidth=1.3,
+        )  # fmt: skip
 
 
 def interval(row: Row) -> tuple[float, float]:
@@ -75,6 +89,8 @@ def _rate(row: Row) -> float | None:
 def _length_axis(axes: Axes, lengths: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [tokens(length) for length in lengths])
+    # said, not left to autoscaling, which a panel with a single length throws off
+    axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
     axes.minorticks_off()
 
 
