@@ -65,7 +65,9 @@ def lower(
         whole = _piece(_hull(rows), _hull(keys), rows, keys, band)
         if whole.block.form in forms:
             return (whole,)
-    missing = {piece.block.form.value for piece in pieces if piece.block.form not in forms}
+    # a kernel that masks by position can do every form
+    needed = set() if Form.GENERAL in forms else {piece.block.form for piece in pieces}
+    missing = {form.value for form in needed - forms}
     if missing:
         able = ", ".join(sorted(form.value for form in forms))
         return f"it has no {' or '.join(sorted(missing))} block (it can do: {able})"
