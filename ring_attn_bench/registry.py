@@ -35,7 +35,7 @@ class Listing:
 def backends() -> Mapping[str, str]:
     """Name to "module:Class": the backends package's own table, then third parties'.
 
-    A third party cannot take a name of the table.
+    A third party cannot take a name of the table. The order is the one in which `auto` asks.
     """
     in_checkout = (_CHECKOUT_ROOT / "ring_attn_backends").is_dir()
     if in_checkout and str(_CHECKOUT_ROOT) not in sys.path:
@@ -43,7 +43,7 @@ def backends() -> Mapping[str, str]:
         sys.path.insert(0, str(_CHECKOUT_ROOT))
     own: Mapping[str, str] = import_module("ring_attn_backends").BACKENDS
     others = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
-    return {**others, **own}
+    return {**own, **{name: target for name, target in others.items() if name not in own}}
 
 
 @cache

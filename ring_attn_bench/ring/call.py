@@ -117,6 +117,7 @@ def _signature(
             "key heads": problem.heads_kv,
             "head dim": problem.head_dim,
             "head dim of v": problem.head_dim_v,
+            "gradients wanted (1 yes, 0 no)": int(problem.backward),
         },
         {
             "dtype": problem.dtype,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, UnknownName
+from ring_attn_bench.ring.group_counts import even_out
 from ring_attn_bench.ring.link import Link
 from ring_attn_bench.ring.transports.p2p import P2PLink
 
@@ -68,7 +68,7 @@ class RingContext:
         self.options = options or RingOptions()
         # local synchronization: the other ranks of the world need not take part. Without it, two
         # rings of two inside four ranks mixed their sums or hung.
-        _even_out_group_counts(ranks)
+        even_out(ranks)
         own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
         assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
         self.group = own
@@ -113,31 +113,6 @@ class RingContext:
         if self.options.gradients == "input" or dtype is torch.float64:
             return dtype
         return torch.float32
-
-
-def _even_out_group_counts(ranks: list[int]) -> None:
-    """Makes these ranks belong to equally many process groups, by adding groups of one rank.
-
-    torch names a locally synchronised group after its ranks and the number of groups that its
-    maker belongs to. Ranks that differ in the number would wait for each other under two names;
-    and a name of an earlier default group, in a store that outlived it, leads to closed sockets.
-    """
-    assert dist.group.WORLD is not None
-    store, rank = dist.group.WORLD.get_group_store(), dist.get_rank()
-    key = f"ring_attn_bench/{'_'.join(map(str, ranks))}"
-    made = store.add(f"{key}/{rank}", 1)  # which context of these ranks this is
-    unused = int(store.get(f"{key}/{rank}/used")) + 1 if made > 1 else 0
-    store.set(f"{key}/{rank}/{made}", str(max(unused, len(_groups()))))
-    most = max(int(store.get(f"{key}/{other}/{made}")) for other in ranks)
-    store.set(f"{key}/{rank}/used", str(most))
-    while len(_groups()) < most:
-        dist.new_group([rank], use_local_synchronization=True)
-
-
-def _groups() -> Sized:
-    """The process groups that this rank belongs to: what torch counts, which it has no call for."""
-    groups: Sized = dist.distributed_c10d._world.pg_names
-    return groups
 
 
 def _backend_of_device_types(group: dist.ProcessGroup) -> dict[str, str]:

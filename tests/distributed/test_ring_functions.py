@@ -55,7 +55,7 @@ def drawn(seed: int, world_size: int, backend: str) -> Case:
         (rng.choice([-1, 1, 4, 17]), rng.choice([-1, 0, 1, 4])) if has_window else (-1, -1),
         rng.choice([0.0, 0.0, 1.5]) if backend != "aten" else 0.0,
         rng.random() < 0.3 and backend != "aten",
-        rng.choice([None, None, 0.4]),
+        rng.choice([None, None, 0.2]),
         seed,
     )
 
