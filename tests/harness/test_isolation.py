@@ -97,6 +97,23 @@ def test_a_run_that_is_ended_leaves_its_records_and_no_processes(program, how):
     _wait(lambda: not any(map(_alive, workers)), seconds=20)
 
 
+def test_a_rank_that_is_killed_costs_its_row_and_not_the_run(program):
+    suite = program.suite("hang", "reference", case_seconds=100)
+    started = program.start("check", "--suite", str(suite), "--out", str(program.out))
+    _wait(lambda: len(_workers()) >= 2)
+    time.sleep(3)  # into the middle of its work
+
+    os.kill(min(_workers()), signal.SIGKILL)
+    started.wait(timeout=60)
+
+    assert started.returncode == 1
+    records = program.records()
+    assert records["hang", "forward"].status.value == "error"
+    assert "died" in records["hang", "forward"].reason
+    assert records["reference", "forward"].status.value == "ok"
+    assert (program.out / "report.md").exists()
+
+
 def _workers():
     """Process ids of worker processes on this machine."""
     found = set()
