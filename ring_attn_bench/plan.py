@@ -193,6 +193,22 @@ def plan(layout: Layout, rank: int, forms: frozenset[Form]) -> Plan | str:
     )
 
 
+@lru_cache(maxsize=256)
+def plans(layout: Layout, forms: frozenset[Form]) -> tuple[Plan, ...] | str:
+    """What every rank does; or why it cannot be, if only one rank's part cannot.
+
+    A rank may need no window block where its neighbour does: asked about its own part alone it
+    would start, and wait for a neighbour that has refused.
+    """
+    found = []
+    for rank in range(layout.world_size):
+        lowered = plan(layout, rank, forms)
+        if isinstance(lowered, str):
+            return lowered
+        found.append(lowered)
+    return tuple(found)
+
+
 def _step(
     layout: Layout,
     rank: int,

@@ -15,7 +15,7 @@ from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.record import Case, Contestant
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.partition import get_partition
-from ring_attn_bench.plan import Layout, plan
+from ring_attn_bench.plan import Layout, plans
 from ring_attn_bench.problem import Problem
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.context import RingContext
@@ -100,14 +100,15 @@ def make(
     layout = Layout(partition, place.world_size, tokens, mask.band, spec.slots)
     dtype = dtype_of(case)
     wide = torch.promote_types(dtype, torch.float32)
-    jobs = []
-    for rank in place.ranks:
-        lowered = plan(layout, rank, backend.forms)
-        if isinstance(lowered, str):
-            raise Refused(f"a mask '{mask}' on partition {partition.name!r}: {lowered}")
-        travel = dtype if spec.gradients == "input" else wide
-        jobs.append(Job(lowered, backend, score_of(case), travel, case.deterministic))
-    return RingContestant(tuple(jobs), context, TwinLink())
+    lowered = plans(layout, backend.forms)
+    if isinstance(lowered, str):
+        raise Refused(f"a mask '{mask}' on partition {partition.name!r}: {lowered}")
+    travel = dtype if spec.gradients == "input" else wide
+    jobs = tuple(
+        Job(lowered[rank], backend, score_of(case), travel, case.deterministic)
+        for rank in place.ranks
+    )
+    return RingContestant(jobs, context, TwinLink())
 
 
 class Contexts:

@@ -8,7 +8,7 @@ from functools import cache
 from ring_attn_bench import registry
 from ring_attn_bench.backend import Backend
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
-from ring_attn_bench.plan import Layout, Plan, plan
+from ring_attn_bench.plan import Layout, Plan, plans
 from ring_attn_bench.problem import Problem
 
 _log = logging.getLogger("ring_attn_bench")
@@ -38,11 +38,11 @@ def _checked(backend: Backend, problem: Problem, layout: Layout, rank: int) -> t
     reason = backend.unsupported(problem)
     if reason is not None:
         raise Unsupported(backend.name, reason)
-    lowered = plan(layout, rank, backend.forms)
+    lowered = plans(layout, backend.forms)
     if isinstance(lowered, str):
         mask, partition = problem.mask, layout.partition.name
         raise Unsupported(backend.name, f"a mask '{mask}' on partition {partition!r}: {lowered}")
-    return backend, lowered
+    return backend, lowered[rank]
 
 
 @cache

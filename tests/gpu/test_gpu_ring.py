@@ -16,7 +16,8 @@ from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.ring.merge import merge
 
-pytestmark = pytest.mark.gpu
+# other people's kernels may warn of what they like
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 
 @pytest.mark.parametrize("backend", registry.backends())

@@ -5,7 +5,7 @@ import pytest
 from ring_attn_bench.block import Form
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plan
+from ring_attn_bench.plan import Layout, plan, plans
 from ring_attn_bench.problem import Mask
 from tests.unit.plan_simulation import PLAIN, WINDOWS, ring_of
 
@@ -76,3 +76,13 @@ def test_a_layout_without_slots_or_with_half_a_chunk_is_refused():
         Layout(PARTITIONS["zigzag"], 4, 12, CAUSAL.band, slots=0)
     with pytest.raises(InvalidArgument, match=r"holds 13 tokens"):
         Layout(PARTITIONS["zigzag"], 4, 13, CAUSAL.band)
+
+
+def test_a_form_that_only_some_ranks_need_is_refused_for_all():
+    layout = Layout(PARTITIONS["contiguous"], 4, 5, Mask(window_left=4).band)
+
+    alone = [plan(layout, rank, PLAIN) for rank in range(4)]
+
+    assert {isinstance(found, str) for found in alone} == {True, False}
+    assert "window" in plans(layout, PLAIN)
+    assert plans(layout, WINDOWS) == tuple(plan(layout, rank, WINDOWS) for rank in range(4))
