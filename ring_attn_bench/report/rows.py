@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ring_attn_bench.bench.record import Accuracy, Case, Contestant, Record, TensorError
+from ring_attn_bench.bench.record import (
+    Accuracy,
+    Case,
+    Contestant,
+    Direction,
+    Record,
+    TensorError,
+)
 from ring_attn_bench.report.columns import COLUMNS, KINDS, TENSORS, Errors, Ratios, Row
 from ring_attn_bench.report.statistics import summarize
 
@@ -17,8 +24,20 @@ _DTYPES: dict[type, str] = {bool: "boolean", int: "Int64", float: "Float64"}
 
 
 def latest(records: Iterable[Record]) -> tuple[Record, ...]:
-    """Of records with the same key, which a resumed run may write, the last one."""
-    return tuple({record.key: record for record in records}.values())
+    """Of records with the same key, which a resumed run may write, the last one.
+
+    In the order of the cases, then the directions, then the contestants' names: records come in
+    the order in which they were finished, which is random.
+    """
+    found = tuple({record.key: record for record in records}.values())
+    cases = list(dict.fromkeys(record.case.name for record in found))
+    directions = list(Direction)
+
+    def place(record: Record) -> tuple[int, int, str]:
+        case, direction = cases.index(record.case.name), directions.index(record.direction)
+        return case, direction, record.contestant.name
+
+    return tuple(sorted(found, key=place))
 
 
 def rows(records: Iterable[Record]) -> tuple[Row, ...]:

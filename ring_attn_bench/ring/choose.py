@@ -29,7 +29,8 @@ def choose(name: str, problem: Problem, layout: Layout, rank: int) -> tuple[Back
         except (BackendUnavailable, Unsupported) as error:
             reasons.append(f"{candidate}: {error.reason}")
             continue
-        _announce(candidate, problem.device)
+        if rank == 0:
+            _announce(candidate, problem.device)
         return found
     raise Unsupported("auto", "; ".join(reasons))
 
@@ -47,5 +48,5 @@ def _checked(backend: Backend, problem: Problem, layout: Layout, rank: int) -> t
 
 @cache
 def _announce(name: str, device: str) -> None:
-    """Once for each choice."""
+    """Once for each choice, on one rank: all choose alike."""
     _log.warning("backend 'auto' chose %r on %s; pass backend= to choose yourself.", name, device)

@@ -85,7 +85,7 @@ def test_throughput_starts_at_zero(sweep_records):
 
 def test_what_is_not_drawn_is_told_with_its_place(sweep_records):
     text = missing(rows(sweep_records))
-    assert "Not drawn, unsupported: cudnn/striped, aten/striped (causal)." in text
+    assert "Not drawn, unsupported: aten/striped, cudnn/striped (causal)." in text
     assert "Not drawn, wrong: aten/contiguous (backward)." in text
     assert "flash_attn_4/contiguous (32K; backward, forward_backward)" in text
     assert "reference/zigzag, reference/striped, reference/contiguous (32K)" in text
