@@ -57,6 +57,8 @@ case $named in
         run_pytest --ignore=tests/triton_interpreted
         if [[ -d tests/triton_interpreted ]]; then
             TRITON_INTERPRET=1 run_pytest tests/triton_interpreted
+            # its exhaustive grid, interpreted, takes a quarter of an hour: that is for a GPU
+            options=("${options[@]/#--full/--quiet}")
             TRITON_INTERPRET=1 run_pytest tests/conformance -k triton
         else
             echo "No tests/triton_interpreted: nothing was run in Triton's interpreter."
