@@ -50,20 +50,21 @@ def _draw(
     value: Value,
     interval: Interval | None,
 ) -> None:
-    top = max((value(row) or 0.0 for row in rows if row), default=0.0)
+    sides = [interval(row) if interval and row else (0.0, 0.0) for row in rows]
+    ends = [(value(row) or 0.0) + up for row, (_, up) in zip(rows, sides, strict=True) if row]
+    top = max(ends, default=0.0)
     axes.set_xlim(0, 1.25 * top or 1.0)  # room for the figures beside the bars
-    for place, row in enumerate(rows):
+    for place, (row, (down, up)) in enumerate(zip(rows, sides, strict=True)):
         if row is None:
             continue
         length = value(row)
         if length is None:
             axes.text(0.01 * top, place, f" {_word(row)}", va="center", fontsize=7, color=GREY)
             continue
-        sides = interval(row) if interval else (0.0, 0.0)
         axes.barh(place, length, height=0.75, color=style.colour(row))
-        if any(sides):
-            axes.errorbar(length, place, xerr=[[sides[0]], [sides[1]]], color=GREY, capsize=2)
-        axes.text(length + sides[1], place, f" {digits(length)}", va="center", fontsize=7)
+        if down or up:
+            axes.errorbar(length, place, xerr=[[down], [up]], color=GREY, capsize=2)
+        axes.text(length + up, place, f" {digits(length)}", va="center", fontsize=7)
 
 
 def _order(rows: Sequence[Row], who: Sequence[str], value: Value) -> list[str]:
