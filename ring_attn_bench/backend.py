@@ -12,13 +12,15 @@ out of longer rows. The rows of a block are all of q and its keys all of k.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from ring_attn_bench.block import Abilities, Alibi
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_bench.block import Block, Form
-    from ring_attn_bench.problem import Problem, Score
+    from ring_attn_bench.problem import Documents, Problem, Score
 
 
 class Backend(Protocol):
@@ -26,12 +28,14 @@ class Backend(Protocol):
 
     name: its name in the registry.
     forms: the blocks it can compute; the ring cuts everything else into these, or refuses.
+    alibi: how it adds ALiBi's bias, if it can.
     needs_delta: whether `backward` reads `delta`; the ring then computes it, once for all launches.
     worker_environment: by device type, environment variables that its process must start with.
     """
 
     name: str
     forms: frozenset[Form]
+    alibi: Alibi
     needs_delta: bool
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]]
 
@@ -51,7 +55,8 @@ class Backend(Protocol):
         A block that the ring makes has no row that sees nothing, unless its form is GENERAL.
         Returns out (B, M, H, E), in q's dtype or wider, and lse (B, H, M), float32 (float64 for
         float64 inputs), natural log, of the scaled (and capped and biased) scores. A row that
-        sees no key has out 0 and lse -inf.
+        sees no key has out 0 and lse -inf. A kernel whose own bias is by index is given slopes
+        for it, and leaves what `launch` adds to `launch`.
         """
         ...
 
@@ -76,3 +81,39 @@ class Backend(Protocol):
         (Dao 2023, FlashAttention-2, algorithm 2).
         """
         ...
+
+
+@runtime_checkable
+class PackedBackend(Backend, Protocol):
+    """A kernel that also computes packed documents; T queries and S keys of all documents.
+
+    q (T, H, D)   k (S, G, D)   v (S, G, E)   out, dout (T, H, E)   lse, delta (H, T)
+    """
+
+    def packed_forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """out (T, H, E) and lse (H, T); a query that sees no key has out 0 and lse -inf."""
+        ...
+
+    def packed_backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        delta: Tensor | None,
+        documents: Documents,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """dq, dk, dv, in q's dtype or wider."""
+        ...
+
+
+def abilities(backend: Backend, *, alibi: bool) -> Abilities:
+    """The blocks that a backend can be given, with or without ALiBi's bias."""
+    return Abilities(backend.forms, alibi and backend.alibi is Alibi.INDEX)

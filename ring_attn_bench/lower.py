@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ring_attn_bench.block import Block, Form
+from ring_attn_bench.block import Abilities, Block, Form
 from ring_attn_bench.positions import Band, Range, Span, part
 
 
@@ -52,30 +52,44 @@ def visible_keys(rows: Sequence[Chunk], keys: Chunk, band: Band) -> Range:
 
 
 def lower(
-    rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band, forms: frozenset[Form]
+    rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band, able: Abilities
 ) -> tuple[Piece, ...] | str:
     """Blocks that together hold every allowed pair once and nothing else, or the reason why not.
 
     rows, keys: chunks in stored order, the keys without gaps between them.
-    forms: what the kernel can do.
+    able: the blocks that the kernel can be given.
     """
-    pieces = _split(rows, keys, band)
+    pieces = _split(rows, keys, band, join=not able.index_alibi)
     if len(pieces) > 1 and rows and keys:
         # one call where one will do: a local causal block, or a kernel that masks by position
         whole = _piece(_hull(rows), _hull(keys), rows, keys, band)
-        if whole.block.form in forms:
+        if refusal(whole.block, able) is None:
             return (whole,)
-    # a kernel that masks by position can do every form
-    needed = set() if Form.GENERAL in forms else {piece.block.form for piece in pieces}
-    missing = {form.value for form in needed - forms}
-    if missing:
-        able = ", ".join(sorted(form.value for form in forms))
-        return f"it has no {' or '.join(sorted(missing))} block (it can do: {able})"
+    for piece in pieces:
+        reason = refusal(piece.block, able)
+        if reason is not None:
+            return reason
     return pieces
 
 
-def _split(rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band) -> tuple[Piece, ...]:
-    """One piece for each pair of chunks that see each other, full neighbours joined."""
+def refusal(block: Block, able: Abilities) -> str | None:
+    """Why a kernel cannot be given the block, or None."""
+    # a kernel that masks by position can do every form
+    if not able.forms & {block.form, Form.GENERAL}:
+        names = ", ".join(sorted(form.value for form in able.forms))
+        return f"it has no {block.form.value} block (it can do: {names})"
+    if able.index_alibi and block.index_alibi is None:
+        return (
+            "it counts ALiBi's distances inside the block, which is wrong in a "
+            f"{block.form.value} block that does not start at its own first key"
+        )
+    return None
+
+
+def _split(
+    rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band, *, join: bool
+) -> tuple[Piece, ...]:
+    """One piece for each pair of chunks that see each other, full neighbours joined if wanted."""
     pieces: list[Piece] = []
     for row in rows:
         line: list[Piece] = []
@@ -83,12 +97,12 @@ def _split(rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band) -> tuple[Pi
             piece = _trimmed(row, key, band)
             if piece is None:
                 continue
-            if line and (joined := _join_keys(line[-1], piece)):
+            if join and line and (joined := _join_keys(line[-1], piece)):
                 line[-1] = joined
             else:
                 line.append(piece)
         for piece in line:
-            above = next((p for p in pieces if _joinable_rows(p, piece)), None)
+            above = next((p for p in pieces if join and _joinable_rows(p, piece)), None)
             if above is None:
                 pieces.append(piece)
             else:

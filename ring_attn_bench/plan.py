@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ring_attn_bench.block import Block, Form
+from ring_attn_bench.block import Abilities, Block
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.lower import Chunk, Piece, chunks, lower, visible_keys
 from ring_attn_bench.partition import Partition
@@ -164,11 +164,11 @@ class Layout:
 
 
 @lru_cache(maxsize=1024)
-def plan(layout: Layout, rank: int, forms: frozenset[Form]) -> Plan | str:
-    """What `rank` does, for a kernel that can compute blocks of `forms`; or why that cannot be."""
+def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
+    """What `rank` does, for a kernel that can be given such blocks; or why that cannot be."""
     lowered = []
     for offsets in layout.offsets:
-        found = _pieces(layout, rank, offsets, forms)
+        found = _pieces(layout, rank, offsets, able)
         if isinstance(found, str):
             return found
         lowered.append(found)
@@ -194,7 +194,7 @@ def plan(layout: Layout, rank: int, forms: frozenset[Form]) -> Plan | str:
 
 
 @lru_cache(maxsize=256)
-def plans(layout: Layout, forms: frozenset[Form]) -> tuple[Plan, ...] | str:
+def plans(layout: Layout, able: Abilities) -> tuple[Plan, ...] | str:
     """What every rank does; or why it cannot be, if only one rank's part cannot.
 
     A rank may need no window block where its neighbour does: asked about its own part alone it
@@ -202,7 +202,7 @@ def plans(layout: Layout, forms: frozenset[Form]) -> tuple[Plan, ...] | str:
     """
     found = []
     for rank in range(layout.world_size):
-        lowered = plan(layout, rank, forms)
+        lowered = plan(layout, rank, able)
         if isinstance(lowered, str):
             return lowered
         found.append(lowered)
@@ -234,18 +234,18 @@ def _step(
 
 
 def _pieces(
-    layout: Layout, rank: int, offsets: tuple[int, ...], forms: frozenset[Form]
+    layout: Layout, rank: int, offsets: tuple[int, ...], able: Abilities
 ) -> tuple[Piece, ...] | str:
     """The launches over the keys of the ranks at `offsets`."""
     rows = layout.chunks(rank)
     if offsets == (0,):
-        return lower(rows, rows, layout.band, forms)
+        return lower(rows, rows, layout.band, able)
     landed: list[Chunk] = []
     at = 0
     for fetch in _fetches(layout, rank, offsets):
         landed.extend(chunks(_spans_of(layout, fetch), at))
         at += len(fetch.tokens)
-    return lower(rows, landed, layout.band, forms)
+    return lower(rows, landed, layout.band, able)
 
 
 def _spans_of(layout: Layout, fetch: Fetch) -> tuple[Span, ...]:

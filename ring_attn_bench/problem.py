@@ -59,13 +59,34 @@ class Score:
 
     s = softmax_scale * q.k;  s = softcap * tanh(s / softcap) if softcap > 0;
     s = s - alibi_slope * |i - j| with global positions i, j (flash-attn 2's bias).
+    After the softmax, a weight is dropped with probability dropout_p, or else divided by
+    1 - dropout_p; lse knows nothing of it.
 
     alibi_slopes: float32, (heads_q,) or (batch, heads_q), or None.
+    dropout_seed: 0 to 2**63 - 1. One seed, block and shape give one mask, forward and backward.
     """
 
     softmax_scale: float
     softcap: float = 0.0
     alibi_slopes: Tensor | None = None
+    dropout_p: float = 0.0
+    dropout_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Several sequences packed into one row of tokens, as flash-attn's varlen functions take them.
+
+    cu_seqlens_q, cu_seqlens_k: int32 (documents + 1,), where each document's queries and keys
+    begin, and after the last where they end. max_seqlen_q, max_seqlen_k: the longest of each.
+    mask: causal and window inside a document, its last query and key at one place.
+    """
+
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
+    max_seqlen_q: int
+    max_seqlen_k: int
+    mask: Mask = Mask()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,8 @@ class Problem:
     dropout_p: float = 0.0
     deterministic: bool = False
     backward: bool = True
+    packed: bool = False
+    """Whether documents are packed (`Documents`), and not one sequence dealt to ranks."""
 
     @property
     def group_size(self) -> int:

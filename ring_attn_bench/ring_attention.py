@@ -10,6 +10,8 @@ differ in one thing, the partition by which the sequence was dealt: contiguous, 
 What all of them take:
 
     dropout_p        probability of dropping an attention weight
+    dropout_seed     what is dropped follows from it; default, drawn from rank 0's CPU generator, so
+                     that torch.manual_seed and checkpointing hold (costs a broadcast)
     softmax_scale    factor of q.k, default head_dim ** -0.5
     causal           no query sees a key after it, in the whole sequence
     window_size      keys before and after a query that it may see, -1 for all
@@ -61,6 +63,7 @@ def ring_attn_func(
     partition: str,
     backend: str = "auto",
     softcap: float = 0.0,
+    dropout_seed: int | None = None,
     context: RingContext | None = None,
 ) -> Output:
     """Attention of this rank's queries over the whole sequence, on any partition by name."""
@@ -69,6 +72,7 @@ def ring_attn_func(
         partition,
         backend,
         dropout_p,
+        dropout_seed,
         softmax_scale,
         causal,
         window_size,
@@ -134,6 +138,7 @@ class SeparateFunction(RingFunction):
         *,
         backend: str | None = None,
         softcap: float = 0.0,
+        dropout_seed: int | None = None,
         context: RingContext | None = None,
     ) -> Output:
         """Attention of this rank's queries over the whole sequence."""
@@ -155,6 +160,7 @@ class SeparateFunction(RingFunction):
             partition=self.partition,
             backend=backend,
             softcap=softcap,
+            dropout_seed=dropout_seed,
             context=ring,
         )
 
@@ -177,6 +183,7 @@ class KVPackedFunction(RingFunction):
         *,
         backend: str | None = None,
         softcap: float = 0.0,
+        dropout_seed: int | None = None,
         context: RingContext | None = None,
     ) -> Output:
         """Attention of this rank's queries over the whole sequence."""
@@ -199,6 +206,7 @@ class KVPackedFunction(RingFunction):
             partition=self.partition,
             backend=backend,
             softcap=softcap,
+            dropout_seed=dropout_seed,
             context=ring,
         )
 
@@ -220,6 +228,7 @@ class QKVPackedFunction(RingFunction):
         *,
         backend: str | None = None,
         softcap: float = 0.0,
+        dropout_seed: int | None = None,
         context: RingContext | None = None,
     ) -> Output:
         """Attention of this rank's queries over the whole sequence."""
@@ -242,6 +251,7 @@ class QKVPackedFunction(RingFunction):
             partition=self.partition,
             backend=backend,
             softcap=softcap,
+            dropout_seed=dropout_seed,
             context=ring,
         )
 

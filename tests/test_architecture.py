@@ -27,6 +27,7 @@ CORE = {
 CONTRACT = {"backend", "block", "problem", "positions", "errors", "lower"}
 FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
     "ring": {"bench", "report", "cli", "__main__"},
+    "launch": {"ring", "bench", "report", "cli", "__main__"},
     "oracle": {"bench", "report", "cli", "__main__"},
     "attention": {"bench", "report", "cli", "__main__"},
     "ring_attention": {"bench", "report", "cli", "__main__"},

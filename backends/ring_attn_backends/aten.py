@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_bench.block import Block, Form
+from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.problem import Problem, Score
 
 _ops = torch.ops.aten
@@ -20,6 +20,7 @@ class AtenBackend:
 
     name = "aten"
     forms = frozenset({Form.FULL, Form.CAUSAL})
+    alibi = Alibi.NONE
     needs_delta = False
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_bench.block import Block, Form
+from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.problem import Problem, Score
 
@@ -22,6 +22,7 @@ class CudnnBackend:
     name = "cudnn"
     # its causal mask starts at the top left, bottom right elsewhere: the same for a square block
     forms = frozenset({Form.FULL, Form.CAUSAL})
+    alibi = Alibi.NONE
     needs_delta = False
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 

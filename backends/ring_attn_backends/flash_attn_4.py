@@ -10,9 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_bench.block import Block, Form
+from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.positions import Band, Range
 from ring_attn_bench.problem import Problem, Score
 
 _ARCHITECTURES = (9, 10, 11)  # consumer Blackwell (12) lacks softcap and determinism in backward
@@ -23,6 +22,7 @@ class FlashAttn4Backend:
 
     name = "flash_attn_4"
     forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
+    alibi = Alibi.NONE
     needs_delta = False
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
@@ -70,19 +70,12 @@ class FlashAttn4Backend:
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
     ) -> tuple[Tensor, Tensor]:
-        """One call over the rows and keys that see each other."""
-        rows, keys = _seen(block, q, k)
-        inner, k, v = q[:, rows.slice], k[:, keys.slice], v[:, keys.slice]
+        """One call."""
         # five values in 4.0.0b36, two before
         out, lse, *_ = self._package._flash_attn_fwd(
-            inner, k, v, return_lse=True, **_options(block, score, rows, keys)
+            q, k, v, return_lse=True, **_options(block, score)
         )
-        if len(rows) == q.shape[1]:
-            return out, lse
-        whole_out = out.new_zeros(*q.shape[:3], v.shape[3])
-        whole_lse = lse.new_full((*lse.shape[:2], q.shape[1]), float("-inf"))
-        whole_out[:, rows.slice], whole_lse[:, :, rows.slice] = out, lse
-        return whole_out, whole_lse
+        return out, lse
 
     def backward(
         self,
@@ -99,50 +92,21 @@ class FlashAttn4Backend:
         deterministic: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The package forms delta itself, from the whole row's out."""
-        rows, keys = _seen(block, q, k)
-        inner, dout, out = (x.to(q.dtype)[:, rows.slice] for x in (q, dout, out))
         dq, dk, dv = self._package._flash_attn_bwd(
-            inner, k[:, keys.slice], v[:, keys.slice], out, dout,
-            lse[:, :, rows.slice].contiguous(),  # its preprocessing assumes dense rows
-            deterministic=deterministic, **_options(block, score, rows, keys),
+            q, k, v, out.to(q.dtype), dout.to(q.dtype),
+            lse.contiguous(),  # its preprocessing assumes dense rows
+            deterministic=deterministic, **_options(block, score),
         )  # fmt: skip
-        return _pasted(dq, rows, q), _pasted(dk, keys, k), _pasted(dv, keys, v)
+        return dq, dk, dv
 
 
-def _seen(block: Block, q: Tensor, k: Tensor) -> tuple[Range, Range]:
-    """Rows that see a key and keys that a row sees; all of them, in any block that `lower` cuts.
-
-    Without the others neither side of a window is negative, which the package gets wrong.
-    """
-    band, size = _band(block), (q.shape[1], k.shape[1])
-    return band.visible_rows(*size), band.visible_keys(*size)
-
-
-def _band(block: Block) -> Band:
-    band = block.index_band
-    assert band is not None  # the form would be GENERAL
-    return band
-
-
-def _options(
-    block: Block, score: Score, rows: Range, keys: Range
-) -> dict[str, float | bool | int | None]:
-    """Mask and scores in the package's words: its windows are aligned at the bottom right."""
-    band = _band(block).shifted(keys.start - rows.start)
-    shift = len(keys) - len(rows)
+def _options(block: Block, score: Score) -> dict[str, float | bool | int | None]:
+    """Mask and scores in the package's words."""
+    left, right = block.window
     return {
         "softmax_scale": score.softmax_scale,
         "softcap": score.softcap,
         "causal": block.form is Form.CAUSAL,
-        "window_size_left": None if band.high is None else band.high + shift,
-        "window_size_right": None if band.low is None else -band.low - shift,
+        "window_size_left": left,
+        "window_size_right": right,
     }
-
-
-def _pasted(gradient: Tensor, inside: Range, like: Tensor) -> Tensor:
-    """The gradient of all tokens, zero where the kernel did not look."""
-    if len(inside) == like.shape[1]:
-        return gradient
-    whole = torch.zeros_like(like)
-    whole[:, inside.slice] = gradient
-    return whole

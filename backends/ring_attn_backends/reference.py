@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_bench.block import Block, Form
+from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.positions import Spans
 from ring_attn_bench.problem import Problem, Score
 
@@ -18,6 +18,7 @@ class ReferenceBackend:
 
     name = "reference"
     forms = frozenset(Form)
+    alibi = Alibi.POSITION
     needs_delta = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ring_attn_bench.backend import Backend
+from ring_attn_bench import launch
+from ring_attn_bench.backend import Backend, abilities
 from ring_attn_bench.bench.inputs import Inputs, mask_of, score_of
 from ring_attn_bench.bench.record import Case
 from ring_attn_bench.block import Block
@@ -28,13 +29,14 @@ class OneGpu:
 
     def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """out and lse."""
-        return self.backend.forward(x.q, x.k, x.v, self.block, self.score)
+        return launch.forward(self.backend, x.q, x.k, x.v, self.block, self.score)
 
     def backward(self, x: Inputs, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dq, dk, dv."""
         wide = accumulator_dtype(out.dtype)
         sums = delta(x.dout, out, wide) if self.backend.needs_delta else None
-        return self.backend.backward(
+        return launch.backward(
+            self.backend,
             x.dout,
             x.q,
             x.k,
@@ -51,7 +53,7 @@ class OneGpu:
 def make(case: Case, backend: Backend, length: int) -> OneGpu | None:
     """The kernel over a sequence of `length` tokens, or None if that is not one call of it."""
     tokens = chunks((Span(0, length),))
-    pieces = lower(tokens, tokens, mask_of(case).band, backend.forms)
+    pieces = lower(tokens, tokens, mask_of(case).band, abilities(backend, alibi=False))
     if isinstance(pieces, str) or len(pieces) != 1:
         return None
     return OneGpu(backend, pieces[0].block, score_of(case), case.deterministic)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend
+from ring_attn_bench.backend import Backend, abilities
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.record import Case, Contestant
@@ -100,7 +100,7 @@ def make(
     layout = Layout(partition, place.world_size, tokens, mask.band, spec.slots)
     dtype = dtype_of(case)
     wide = torch.promote_types(dtype, torch.float32)
-    lowered = plans(layout, backend.forms)
+    lowered = plans(layout, abilities(backend, alibi=False))
     if isinstance(lowered, str):
         raise Refused(f"a mask '{mask}' on partition {partition.name!r}: {lowered}")
     travel = dtype if spec.gradients == "input" else wide

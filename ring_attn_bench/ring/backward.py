@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ring_attn_bench import launch as kernel
 from ring_attn_bench.plan import Launch, Step
 from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job, post_due
@@ -82,7 +83,8 @@ class BackwardPass:
     def _launch(self, launch: Launch, k: Tensor, v: Tensor, dk: Tensor, dv: Tensor) -> None:
         rows, keys = launch.rows.slice, launch.keys.slice
         job = self._job
-        block = job.backend.backward(
+        block = kernel.backward(
+            job.backend,
             self._dout[:, rows],
             self._q[:, rows],
             k[:, keys],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ from ring_attn_bench.problem import Mask, Problem, Score
 from ring_attn_bench.ring.autograd import RingCall
 from ring_attn_bench.ring.choose import choose
 from ring_attn_bench.ring.context import RingContext
+from ring_attn_bench.ring.dropout import drawn_seed
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.handshake import Signature, agree, refuse
 from ring_attn_bench.ring.validate import (
     check_alibi_slopes,
+    check_dropout_seed,
     check_options,
     check_tensors,
     problem_of,
@@ -32,6 +34,7 @@ class Arguments:
     partition: str
     backend: str
     dropout_p: float
+    dropout_seed: int | None
     softmax_scale: float | None
     causal: bool
     window_size: tuple[int, int]
@@ -52,6 +55,10 @@ def agreed_call(
         call, signature = _prepare(q, k, v, arguments, ring)
     if ring.shakes_hands(q.device):
         agree(ring.group, ring.message_device(q.device), signature)
+    if arguments.dropout_p and arguments.dropout_seed is None:
+        seed = drawn_seed(ring.group, ring.message_device(q.device))
+        score = replace(call.job.score, dropout_seed=seed)
+        call = replace(call, job=replace(call.job, score=score))
     return call
 
 
@@ -75,6 +82,7 @@ def _prepare(
     check_options(
         arguments.dropout_p, arguments.softmax_scale, arguments.softcap, arguments.window_size
     )
+    check_dropout_seed(arguments.dropout_seed)
     check_alibi_slopes(arguments.alibi_slopes, q)
     mask = Mask.from_window_size(arguments.causal, arguments.window_size)
     layout = Layout(
@@ -99,7 +107,13 @@ def _prepare(
     )
     backend, plan = choose(arguments.backend, problem, layout, ring.rank)
     scale = q.shape[-1] ** -0.5 if arguments.softmax_scale is None else arguments.softmax_scale
-    score = Score(scale, arguments.softcap, arguments.alibi_slopes)
+    score = Score(
+        scale,
+        arguments.softcap,
+        arguments.alibi_slopes,
+        arguments.dropout_p,
+        arguments.dropout_seed or 0,
+    )
     gradients = ring.gradient_dtype(q.dtype)
     job = Job(plan, backend, score, gradients, arguments.deterministic)
     return RingCall(job, ring), _signature(problem, layout, backend.name, score, ring)
@@ -127,6 +141,7 @@ def _signature(
             "softmax_scale, softcap or alibi_slopes": (
                 f"{score.softmax_scale!r} {score.softcap!r} {problem.alibi}"
             ),
+            "dropout_p or dropout_seed": f"{score.dropout_p!r} {score.dropout_seed}",
             "ring options": str(ring.options),
             "deterministic": str(problem.deterministic),
         },

@@ -6,7 +6,7 @@ import logging
 from functools import cache
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend
+from ring_attn_bench.backend import Backend, abilities
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan import Layout, Plan, plans
 from ring_attn_bench.problem import Problem
@@ -39,7 +39,7 @@ def _checked(backend: Backend, problem: Problem, layout: Layout, rank: int) -> t
     reason = backend.unsupported(problem)
     if reason is not None:
         raise Unsupported(backend.name, reason)
-    lowered = plans(layout, backend.forms)
+    lowered = plans(layout, abilities(backend, alibi=problem.alibi))
     if isinstance(lowered, str):
         mask, partition = problem.mask, layout.partition.name
         raise Unsupported(backend.name, f"a mask '{mask}' on partition {partition!r}: {lowered}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ring_attn_bench import launch as kernel
 from ring_attn_bench.backend import Backend
 from ring_attn_bench.plan import Launch, Plan
 from ring_attn_bench.problem import Score
@@ -74,8 +75,8 @@ class ForwardPass:
     def _launch(self, launch: Launch, k: Tensor, v: Tensor) -> None:
         rows, keys = launch.rows.slice, launch.keys.slice
         job = self._job
-        block_out, block_lse = job.backend.forward(
-            self._q[:, rows], k[:, keys], v[:, keys], launch.block, job.score
+        block_out, block_lse = kernel.forward(
+            job.backend, self._q[:, rows], k[:, keys], v[:, keys], launch.block, job.score
         )
         lse = self._lse[:, :, rows]
         target = self._out[:, rows] if launch.last else None

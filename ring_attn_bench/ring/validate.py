@@ -76,6 +76,17 @@ def check_options(
         )
 
 
+def check_dropout_seed(seed: int | None) -> None:
+    """Raises InvalidArgument unless the seed is None or a non-negative 63-bit integer."""
+    if seed is None:
+        return
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InvalidArgument(
+            f"dropout_seed is {seed!r}; it must be an integer of 0 to 2**63 - 1, the same on "
+            "every rank, or None for one drawn from torch's generator."
+        )
+
+
 def check_alibi_slopes(slopes: Tensor | None, q: Tensor) -> None:
     """Raises InvalidArgument unless slopes are None, or float32 (H,) or (B, H) on q's device."""
     if slopes is None:

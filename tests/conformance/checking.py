@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ring_attn_bench import oracle
+from ring_attn_bench import launch, oracle
 from ring_attn_bench.backend import Backend
 from ring_attn_bench.bench import tolerance
 from ring_attn_bench.bench.tolerance import Deviation
@@ -216,7 +216,7 @@ def truth(case: Case, device: str) -> Truth:
 def forward_faults(backend: Backend, case: Case, device: str) -> list[str]:
     """What is wrong with the backend's out and lse, in sentences."""
     data, right = inputs(case, device), truth(case, device)
-    out, lse = backend.forward(data.q, data.k, data.v, case.block, case.score(device))
+    out, lse = launch.forward(backend, data.q, data.k, data.v, case.block, case.score(device))
     return _faults(case, right, {"out": out, "lse": lse})
 
 
@@ -239,7 +239,8 @@ def gradients(
 ) -> dict[str, Tensor]:
     """The backend's share of dq, dk, dv; lse and delta are cut out of longer rows."""
     delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
-    share = backend.backward(
+    share = launch.backward(
+        backend,
         data.dout, data.q, data.k, data.v, out, _cut(lse),
         _cut(delta) if backend.needs_delta else None,
         case.block, case.score(device), deterministic=deterministic,
@@ -264,7 +265,7 @@ def two_block_faults(backend: Backend, case: Case, device: str) -> list[str]:
     ]
     assert [part.block.form for part in parts] == [Form.FULL, Form.CAUSAL]
     forwards = [
-        backend.forward(x.q, x.k, x.v, part.block, score)
+        launch.forward(backend, x.q, x.k, x.v, part.block, score)
         for part, x in zip(parts, held, strict=True)
     ]
     lse = torch.logaddexp(forwards[0][1], forwards[1][1])

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from ring_attn_bench.backend import abilities
 from ring_attn_bench.block import Form
 from ring_attn_bench.lower import chunks, lower
 from ring_attn_bench.positions import Span
@@ -59,7 +60,9 @@ def test_the_other_device_is_refused_or_has_a_kernel_too(backend, device):
 
 def test_a_window_is_lowered_to_windows_or_refused_before_anything_runs(backend):
     tokens = chunks((Span(0, 96),))
-    lowered = lower(tokens, tokens, Mask(causal=True, window_left=10).band, backend.forms)
+    lowered = lower(
+        tokens, tokens, Mask(causal=True, window_left=10).band, abilities(backend, alibi=False)
+    )
     if backend.forms & {Form.WINDOW, Form.GENERAL}:
         assert not isinstance(lowered, str)
         assert all(piece.block.form in backend.forms for piece in lowered)

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from ring_attn_bench.block import Form
+from ring_attn_bench.block import Abilities, Form
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.plan import Layout, plan
 
-PLAIN = frozenset({Form.FULL, Form.CAUSAL})
-WINDOWS = PLAIN | {Form.WINDOW}
+PLAIN = Abilities(frozenset({Form.FULL, Form.CAUSAL}))
+WINDOWS = Abilities(PLAIN.forms | {Form.WINDOW})
 
 
 def sees(mask, rows, keys):
@@ -43,10 +43,10 @@ def computed(block):
 class Ring:
     """The plans of all ranks, and where every token is."""
 
-    def __init__(self, mask, layout, forms):
-        self.mask, self.layout, self.forms = mask, layout, forms
+    def __init__(self, mask, layout, able):
+        self.mask, self.layout, self.able = mask, layout, able
         world_size = layout.world_size
-        self.plans = [plan(layout, rank, forms) for rank in range(world_size)]
+        self.plans = [plan(layout, rank, able) for rank in range(world_size)]
         assert not any(isinstance(p, str) for p in self.plans), self.plans
         spans = (layout.partition.spans(r, world_size, layout.tokens) for r in range(world_size))
         self.own = [positions(s) for s in spans]
@@ -75,6 +75,6 @@ def accumulated(length, starts_at_zero, ranges, shares, firsts):
     return total
 
 
-def ring_of(name, world_size, tokens, mask, forms, slots=2, grouping=None):
+def ring_of(name, world_size, tokens, mask, able, slots=2, grouping=None):
     layout = Layout(PARTITIONS[name], world_size, tokens, mask.band, slots, grouping)
-    return Ring(mask, layout, forms)
+    return Ring(mask, layout, able)

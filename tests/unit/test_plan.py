@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring_attn_bench.block import Block, Form
+from ring_attn_bench.block import Abilities, Block, Form
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Mask
@@ -21,7 +21,7 @@ from tests.unit.plan_simulation import (
     sees,
 )
 
-EVERY = frozenset(Form)
+EVERY = Abilities(frozenset(Form))
 
 
 def every_allowed_pair_is_computed_once_and_nothing_else(ring):
@@ -40,7 +40,7 @@ def blocks_tell_the_truth_about_their_pairs(ring):
         np.testing.assert_array_equal(positions(block.keys), keys)
         np.testing.assert_array_equal(computed(block), pairs)
         assert block.area == pairs.sum()
-        assert block.form in ring.forms
+        assert block.form in ring.able.forms
         assert block.form is Form.FULL or not pairs.all()
         assert block.form is Form.GENERAL or (pairs.any(axis=1).all() and pairs.any(axis=0).all())
 

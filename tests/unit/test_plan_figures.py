@@ -2,7 +2,7 @@
 
 import pytest
 
-from ring_attn_bench.block import Form
+from ring_attn_bench.block import Abilities, Form
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.plan import Layout, plan, plans
@@ -49,20 +49,20 @@ def test_a_window_fetches_no_more_than_itself():
 
 
 @pytest.mark.parametrize(
-    ("name", "mask", "forms", "missing"),
+    ("name", "mask", "able", "missing"),
     [
         ("zigzag", Mask(True, 5), PLAIN, "window"),
         ("contiguous", Mask(window_right=3), PLAIN, "window"),
-        ("striped", CAUSAL, frozenset({Form.FULL}), "causal"),
-        ("contiguous", CAUSAL, frozenset({Form.FULL}), "causal"),
+        ("striped", CAUSAL, Abilities(frozenset({Form.FULL})), "causal"),
+        ("contiguous", CAUSAL, Abilities(frozenset({Form.FULL})), "causal"),
     ],
 )
 def test_a_kernel_without_a_needed_form_is_refused_with_the_form_and_what_it_can_do(
-    name, mask, forms, missing
+    name, mask, able, missing
 ):
-    able = ", ".join(sorted(form.value for form in forms))
-    reasons = {plan(Layout(PARTITIONS[name], 4, 12, mask.band), rank, forms) for rank in range(4)}
-    assert reasons == {f"it has no {missing} block (it can do: {able})"}
+    names = ", ".join(sorted(form.value for form in able.forms))
+    reasons = {plan(Layout(PARTITIONS[name], 4, 12, mask.band), rank, able) for rank in range(4)}
+    assert reasons == {f"it has no {missing} block (it can do: {names})"}
 
 
 @pytest.mark.parametrize("grouping", [(), (2,), (1, 1, 2), (4, -1), (0, 3)], ids=str)

@@ -7,7 +7,8 @@ import torch
 from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench import oracle
-from ring_attn_bench.block import Form
+from ring_attn_bench.backend import abilities
+from ring_attn_bench.block import Abilities, Form
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.plan import Layout, plan
 from ring_attn_bench.problem import Mask, Score
@@ -17,7 +18,8 @@ from ring_attn_bench.sharding import join_shards, shard
 
 BACKEND = ReferenceBackend()
 CAUSAL = Mask(causal=True)
-SPLIT = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
+EVERY = abilities(BACKEND, alibi=True)
+SPLIT = Abilities(frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW}))
 """Without blocks by position: windows come in pieces that overlap in part."""
 NAMES = ("out", "lse", "dq", "dk", "dv")
 BATCH, DIM, DIM_V = 2, 8, 4
@@ -45,7 +47,7 @@ class Question:
     slots: int = 2
     gather: bool = False
     tokens: int = 6
-    forms: frozenset[Form] = BACKEND.forms
+    able: Abilities = EVERY
 
     @property
     def score(self):
@@ -71,7 +73,7 @@ class Question:
         grouping = (world_size - 1,) if self.gather and world_size > 1 else None
         band = self.mask.band
         layout = Layout(PARTITIONS[partition], world_size, self.tokens, band, self.slots, grouping)
-        plans = [plan(layout, rank, self.forms) for rank in range(world_size)]
+        plans = [plan(layout, rank, self.able) for rank in range(world_size)]
         return [Job(p, BACKEND, self.score, torch.float64) for p in plans]
 
 
@@ -105,8 +107,8 @@ QUESTIONS = {
     "narrow window, run-ahead": Question(Mask(True, 1), slots=9),
     "window on both sides, gather": Question(Mask(False, 9, 4), gather=True),
     "window of one key": Question(Mask(False, 0, 0)),
-    "window in pieces": Question(Mask(False, 2, 2), forms=SPLIT),
-    "causal window in pieces, gather": Question(Mask(True, 8), gather=True, forms=SPLIT),
+    "window in pieces": Question(Mask(False, 2, 2), able=SPLIT),
+    "causal window in pieces, gather": Question(Mask(True, 8), gather=True, able=SPLIT),
     "softcap": Question(softcap=1.5, heads=4),
     "ALiBi over a window, softcap": Question(Mask(True, 11), 2.0, True, 4, 2, slots=3),
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ring_attn_bench.block import Form
+from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class TritonBackend:
 
     name = "triton"
     forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
+    alibi = Alibi.NONE
     needs_delta = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "cpu": {"TRITON_INTERPRET": "1"}
