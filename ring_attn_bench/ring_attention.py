@@ -22,6 +22,9 @@ What all of them take:
     group            the ranks, default all
     backend          a name from `ring-attn-bench list`; `auto` takes the first that can and logs it
     softcap          c > 0: scores become c * tanh(score / c)
+    sink             (heads_q,): a logit of every row besides its keys', with a value of 0; its
+                     gradient is this rank's share, to be summed over the group like any
+                     parameter's
     context          a RingContext to use, instead of the one kept for the group
 
 They return out (batch, tokens, heads_q, head_dim of v) in q's dtype. Before anything is sent they
@@ -64,6 +67,7 @@ def ring_attn_func(
     backend: str = "auto",
     softcap: float = 0.0,
     dropout_seed: int | None = None,
+    sink: Tensor | None = None,
     context: RingContext | None = None,
 ) -> Output:
     """Attention of this rank's queries over the whole sequence, on any partition by name."""
@@ -79,10 +83,11 @@ def ring_attn_func(
         alibi_slopes,
         softcap,
         deterministic,
+        sink,
     )
     q, k, v = _autocast(q), _autocast(k), _autocast(v)
     call = agreed_call(q, k, v, arguments, ring)
-    out, lse = RingAttention.apply(q, k, v, call)  # type: ignore[no-untyped-call]
+    out, lse = RingAttention.apply(q, k, v, sink, call)  # type: ignore[no-untyped-call]
     return (out, lse, None) if return_attn_probs else out
 
 
@@ -139,6 +144,7 @@ class SeparateFunction(RingFunction):
         backend: str | None = None,
         softcap: float = 0.0,
         dropout_seed: int | None = None,
+        sink: Tensor | None = None,
         context: RingContext | None = None,
     ) -> Output:
         """Attention of this rank's queries over the whole sequence."""
@@ -161,6 +167,7 @@ class SeparateFunction(RingFunction):
             backend=backend,
             softcap=softcap,
             dropout_seed=dropout_seed,
+            sink=sink,
             context=ring,
         )
 
@@ -184,6 +191,7 @@ class KVPackedFunction(RingFunction):
         backend: str | None = None,
         softcap: float = 0.0,
         dropout_seed: int | None = None,
+        sink: Tensor | None = None,
         context: RingContext | None = None,
     ) -> Output:
         """Attention of this rank's queries over the whole sequence."""
@@ -207,6 +215,7 @@ class KVPackedFunction(RingFunction):
             backend=backend,
             softcap=softcap,
             dropout_seed=dropout_seed,
+            sink=sink,
             context=ring,
         )
 
@@ -229,6 +238,7 @@ class QKVPackedFunction(RingFunction):
         backend: str | None = None,
         softcap: float = 0.0,
         dropout_seed: int | None = None,
+        sink: Tensor | None = None,
         context: RingContext | None = None,
     ) -> Output:
         """Attention of this rank's queries over the whole sequence."""
@@ -252,6 +262,7 @@ class QKVPackedFunction(RingFunction):
             backend=backend,
             softcap=softcap,
             dropout_seed=dropout_seed,
+            sink=sink,
             context=ring,
         )
 

@@ -1,17 +1,26 @@
-"""The ring as one differentiable function of q, k and v."""
+"""The ring as one differentiable operation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ring_attn_bench.ring import run
-from ring_attn_bench.ring.context import RingContext
+from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job
+from ring_attn_bench.ring.link import Link
+
+
+class Linked(Protocol):
+    """What gives a pass its end of a transport."""
+
+    def link(self) -> Link:
+        """A link for one pass."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -19,11 +28,11 @@ class RingCall:
     """What a call computes, and over which ranks."""
 
     job: Job
-    context: RingContext
+    context: Linked
 
 
 class RingAttention(torch.autograd.Function):
-    """(q, k, v, call) -> (out, lse); lse is not differentiable.
+    """(q, k, v, sink, call) -> (out, lse); lse is not differentiable.
 
     The backward is a collective too: every rank runs it in full, whichever of its own inputs
     need a gradient, because the other ranks' gradients pass through it.
@@ -35,12 +44,13 @@ class RingAttention(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        sink: Tensor | None,
         call: RingCall,
     ) -> tuple[Tensor, Tensor]:
         """This rank's out (B, M, H, E) and lse (B, H, M)."""
         with torch.autocast(q.device.type, enabled=False):
-            out, lse = run.forward(call.job, call.context.link(), q, k, v)
-        ctx.save_for_backward(q, k, v, out, lse)
+            out, lse = run.forward(call.job, call.context.link(), q, k, v, sink)
+        ctx.save_for_backward(q, k, v, sink, out, lse)
         ctx.call = call
         ctx.mark_non_differentiable(lse)
         ctx.set_materialize_grads(False)
@@ -52,9 +62,9 @@ class RingAttention(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 - torch has no public type for it
         dout: Tensor | None,
         dlse: None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        """This rank's dq, dk, dv, each only where it is needed."""
-        q, k, v, out, lse = ctx.saved_tensors
+    ) -> tuple[Tensor | None, ...]:
+        """This rank's dq, dk, dv and its share of dsink, each only where it is needed."""
+        q, k, v, sink, out, lse = ctx.saved_tensors
         if dout is None:  # this rank's out was not used; the others' gradients still pass
             dout = torch.zeros_like(out)
         if dout.stride(-1) != 1:  # an expanded gradient, of out.sum() for one
@@ -62,6 +72,13 @@ class RingAttention(torch.autograd.Function):
         with torch.autocast(q.device.type, enabled=False):
             link = ctx.call.context.link()
             gradients = run.backward(ctx.call.job, link, dout, q, k, v, out, lse)
+            dsink = _sink_gradient(sink, dout, out, lse) if ctx.needs_input_grad[3] else None
         needed = zip(gradients, ctx.needs_input_grad, strict=False)
         dq, dk, dv = (gradient if needs else None for gradient, needs in needed)
-        return dq, dk, dv, None
+        return dq, dk, dv, dsink, None
+
+
+def _sink_gradient(sink: Tensor, dout: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+    """-sum over rows of p_sink * delta: the sink's value is 0, so its dp is too."""
+    weight = torch.exp(sink.to(lse.dtype)[None, :, None] - lse)
+    return -(weight * delta(dout, out, lse.dtype)).sum((0, 2)).to(sink.dtype)

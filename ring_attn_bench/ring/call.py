@@ -22,6 +22,7 @@ from ring_attn_bench.ring.validate import (
     check_alibi_slopes,
     check_dropout_seed,
     check_options,
+    check_sink,
     check_tensors,
     problem_of,
 )
@@ -41,6 +42,7 @@ class Arguments:
     alibi_slopes: Tensor | None
     softcap: float
     deterministic: bool
+    sink: Tensor | None = None
 
 
 def agreed_call(
@@ -84,6 +86,7 @@ def _prepare(
     )
     check_dropout_seed(arguments.dropout_seed)
     check_alibi_slopes(arguments.alibi_slopes, q)
+    check_sink(arguments.sink, q)
     mask = Mask.from_window_size(arguments.causal, arguments.window_size)
     layout = Layout(
         get_partition(arguments.partition),
@@ -103,7 +106,8 @@ def _prepare(
         alibi=arguments.alibi_slopes is not None,
         dropout_p=arguments.dropout_p,
         deterministic=arguments.deterministic,
-        backward=torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)),
+        backward=torch.is_grad_enabled()
+        and any(x is not None and x.requires_grad for x in (q, k, v, arguments.sink)),
     )
     backend, plan = choose(arguments.backend, problem, layout, ring.rank)
     scale = q.shape[-1] ** -0.5 if arguments.softmax_scale is None else arguments.softmax_scale
@@ -116,11 +120,12 @@ def _prepare(
     )
     gradients = ring.gradient_dtype(q.dtype)
     job = Job(plan, backend, score, gradients, arguments.deterministic)
-    return RingCall(job, ring), _signature(problem, layout, backend.name, score, ring)
+    signature = _signature(problem, layout, backend.name, score, ring, arguments.sink is not None)
+    return RingCall(job, ring), signature
 
 
 def _signature(
-    problem: Problem, layout: Layout, backend: str, score: Score, ring: RingContext
+    problem: Problem, layout: Layout, backend: str, score: Score, ring: RingContext, sink: bool
 ) -> Signature:
     """Everything that ranks must have in common for their messages to fit."""
     return Signature.of(
@@ -132,6 +137,7 @@ def _signature(
             "head dim": problem.head_dim,
             "head dim of v": problem.head_dim_v,
             "gradients wanted (1 yes, 0 no)": int(problem.backward),
+            "a sink (1 yes, 0 no)": int(sink),
         },
         {
             "dtype": problem.dtype,

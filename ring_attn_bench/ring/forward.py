@@ -31,9 +31,15 @@ class Job:
 
 
 class ForwardPass:
-    """publish, run, collect: apart, so that ranks in one process can take turns."""
+    """publish, run, collect: apart, so that ranks in one process can take turns.
 
-    def __init__(self, job: Job, link: Link, q: Tensor, k: Tensor, v: Tensor) -> None:
+    sink (H,): a logit that every row of a head has besides its keys', with a value of 0. It is
+    what the merge starts from, so no kernel needs to know of it.
+    """
+
+    def __init__(
+        self, job: Job, link: Link, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None = None
+    ) -> None:
         self._job, self._link = job, link
         self._q, self._k, self._v = q, k, v
         self._packing = Packing.of(k, v)
@@ -41,9 +47,13 @@ class ForwardPass:
         plan, wide = job.plan, accumulator_dtype(q.dtype)
         self._lse = q.new_empty(batch, heads, rows, dtype=wide)
         self._out = q.new_empty(batch, rows, heads, v.shape[3])
-        direct = all(launch.first and launch.last for launch in plan.launches)
+        self._fresh = sink is None
+        direct = self._fresh and all(launch.first and launch.last for launch in plan.launches)
         self._out_acc = self._out if direct else torch.empty_like(self._out, dtype=wide)
-        if plan.rows_start_at_zero:
+        if sink is not None:
+            self._out_acc.zero_()
+            self._lse.copy_(sink[None, :, None])
+        elif plan.rows_start_at_zero:
             self._out_acc.zero_()
             self._lse.fill_(float("-inf"))
 
@@ -80,7 +90,7 @@ class ForwardPass:
         )
         lse = self._lse[:, :, rows]
         target = self._out[:, rows] if launch.last else None
-        if launch.first:
+        if launch.first and self._fresh:
             (self._out_acc[:, rows] if target is None else target).copy_(block_out)
             lse.copy_(block_lse)
         else:

@@ -47,9 +47,11 @@ def run_together(ranks: Sequence[Pass[Result]]) -> list[Result]:
     return [one.collect() for one in ranks]
 
 
-def forward(job: Job, link: Link, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def forward(
+    job: Job, link: Link, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """This rank's out (B, M, H, E) and lse (B, H, M)."""
-    return run(ForwardPass(job, link, q, k, v))
+    return run(ForwardPass(job, link, q, k, v, sink))
 
 
 def backward(

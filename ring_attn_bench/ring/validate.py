@@ -105,6 +105,22 @@ def check_alibi_slopes(slopes: Tensor | None, q: Tensor) -> None:
         raise InvalidArgument("alibi_slopes requires a gradient, and there is none for it.")
 
 
+def check_sink(sink: Tensor | None, q: Tensor) -> None:
+    """Raises InvalidArgument unless the sink is None, or (H,) of a float dtype on q's device."""
+    if sink is None:
+        return
+    if not isinstance(sink, Tensor) or tuple(sink.shape) != (q.shape[2],):
+        got = tuple(sink.shape) if isinstance(sink, Tensor) else type(sink).__name__
+        raise InvalidArgument(
+            f"sink must be a tensor of shape (heads,) = ({q.shape[2]},), one logit for each query "
+            f"head; got {got}."
+        )
+    if not sink.is_floating_point():
+        raise InvalidArgument(f"sink is {_name(sink.dtype)}; it must be a floating dtype.")
+    if sink.device != q.device:
+        raise InvalidArgument(f"sink is on {sink.device}, but q is on {q.device}.")
+
+
 def problem_of(
     q: Tensor,
     v: Tensor,

@@ -70,9 +70,11 @@ MISTAKES: dict[str, tuple[Callable[[Call], None], str, str]] = {
     "no such backend": (option(backend="refrence"), "UnknownName", "'reference'.*Known: aten"),
     "no such partition": (option(partition="zigzg"), "UnknownName", "'zigzag'.*contiguous"),
     "a window on aten": (option(backend="aten", window_size=(3, 0)), "Unsupported", "window"),
-    "dropout": (option(dropout_p=0.1), "Unsupported", "dropout"),
+    "dropout on aten": (option(backend="aten", dropout_p=0.1), "Unsupported", "dropout"),
     "dropout above 1": (option(dropout_p=1.5), "InvalidArgument", "1.5.*below 1"),
-    "dropout on auto": (option(backend="auto", dropout_p=0.1), "Unsupported", "reference: .*drop"),
+    "a negative dropout seed": (option(dropout_seed=-1), "InvalidArgument", "-1.*2.*63"),
+    "a sink for each key": (option(sink=torch.zeros(8)), "InvalidArgument", r"\(4,\).*\(8,\)"),
+    "an integer sink": (option(sink=torch.zeros(4).long()), "InvalidArgument", "int64.*floating"),
     "ALiBi on aten": (option(backend="aten", alibi_slopes=torch.ones(4)), "Unsupported", "ALiBi"),
     "slopes of another shape": (option(alibi_slopes=torch.ones(3)), "InvalidArgument", r"\(4,\)"),
     "softcap on aten": (option(backend="aten", softcap=2.0), "Unsupported", "softcap"),
@@ -94,6 +96,7 @@ DIFFERENCES: dict[str, tuple[Callable[[Call], None], str]] = {
     "partition": (option(partition="striped"), "partition"),
     "scale": (option(softmax_scale=0.3), "softmax_scale"),
     "deterministic": (option(deterministic=True), "deterministic"),
+    "sink": (option(sink=torch.zeros(4)), "a sink"),
 }  # fmt: skip
 
 

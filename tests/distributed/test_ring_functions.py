@@ -14,7 +14,17 @@ import ring_attn_bench
 from ring_attn_bench import RingContext, RingOptions
 from ring_attn_bench.ring.context import context_for
 from tests.distributed.pool import Ring
-from tests.distributed.truth import FORMS, PREFIXES, Case, attend, faults, packed, shards
+from tests.distributed.truth import (
+    FORMS,
+    PREFIXES,
+    Case,
+    attend,
+    faults,
+    joined,
+    packed,
+    shards,
+    truth,
+)
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TAIL = {
@@ -83,6 +93,16 @@ def test_every_function_is_exact_in_float64(ranks, partition, form, causal):
     for world_size, backend in product((2, 3), ("reference", "aten")):
         case = Case(world_size, partition, 8, form, backend=backend, causal=causal)
         assert faults(case, ranks.run(attend, case, world_size=world_size)) == [], case
+
+
+@pytest.mark.parametrize("partition", PREFIXES)
+@pytest.mark.parametrize("change", [{}, {"window": (3, -1)}, {"heads": 4, "softcap": 1.5}], ids=str)
+def test_a_sink_takes_its_share_of_every_row_and_gets_its_gradient(ranks, partition, change):
+    for world_size in (1, 3):
+        case = replace(Case(world_size, partition, sink=True, batch=2), **change)
+        results = joined(case, ranks.run(attend, case, world_size=world_size))
+        for name, right in truth(case).items():
+            torch.testing.assert_close(results[name], right, rtol=0, atol=1e-12)
 
 
 def with_options(ring: Ring, case: Case, options: RingOptions) -> dict[str, torch.Tensor]:

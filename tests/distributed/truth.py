@@ -42,6 +42,7 @@ class Case:
     alibi: bool = False
     scale: float | None = None
     seed: int = 0
+    sink: bool = False
 
     @property
     def function(self) -> str:
@@ -51,6 +52,10 @@ class Case:
     @property
     def slopes(self) -> Tensor | None:
         return 0.5 ** torch.arange(1.0, self.heads + 1) if self.alibi else None
+
+    @property
+    def sinks(self) -> Tensor | None:
+        return torch.arange(self.heads, dtype=torch.float64) - 1 if self.sink else None
 
     @property
     def options(self) -> dict[str, object]:
@@ -107,13 +112,19 @@ def attend(ring: Ring, case: Case, context: RingContext | None = None) -> dict[s
     """A rank's results of the public function, with gradients."""
     q, k, v, dout = shards(case, ring.rank)
     leaves = [x.requires_grad_() for x in packed(case.form, q, k, v)]
+    sink = case.sinks.to(dout.dtype).requires_grad_() if case.sinks is not None else None
     out, lse, nothing = getattr(ring_attn_bench, case.function)(
-        *leaves, return_attn_probs=True, group=ring.group, context=context, **case.options
-    )
+        *leaves, return_attn_probs=True, group=ring.group, context=context, sink=sink,
+        **case.options,
+    )  # fmt: skip
     assert nothing is None
-    grads = torch.autograd.grad(out, leaves, dout)
+    *grads, dsink = (
+        *torch.autograd.grad(out, leaves, dout, retain_graph=True),
+        None if sink is None else torch.autograd.grad(out, sink, dout)[0],
+    )
     dq, dk, dv = [part for g in grads for part in (g.unbind(2) if g.dim() == 5 else (g,))]
-    return {"out": out.detach(), "lse": lse, "dq": dq, "dk": dk, "dv": dv}
+    results = {"out": out.detach(), "lse": lse, "dq": dq, "dk": dk, "dv": dv}
+    return results if dsink is None else results | {"dsink": dsink}
 
 
 def truth(case: Case) -> dict[str, Tensor]:
@@ -134,9 +145,17 @@ def truth(case: Case) -> dict[str, Tensor]:
     hidden |= (distance > left) & (left >= 0)
     hidden |= (distance < -right) & (right >= 0)
     s = s.masked_fill(hidden, float("-inf"))
+    sinks = case.sinks
+    if sinks is not None:
+        sinks.requires_grad_()
+        column = sinks[None, :, None, None].expand(*s.shape[:3], 1)
+        s = torch.cat([s, column], -1)
+        values = torch.cat([values, torch.zeros_like(values[:, :1])], 1)
+        leaves.append(sinks)
     out = torch.einsum("bhij,bjhd->bihd", s.softmax(-1), values)
-    dq, dk, dv = torch.autograd.grad(out, leaves, dout)
-    return {"out": out.detach(), "lse": s.logsumexp(-1).detach(), "dq": dq, "dk": dk, "dv": dv}
+    names = ("dq", "dk", "dv", "dsink")
+    grads = dict(zip(names, torch.autograd.grad(out, leaves, dout), strict=False))
+    return {"out": out.detach(), "lse": s.logsumexp(-1).detach()} | grads
 
 
 def plain(case: Case) -> dict[str, Tensor]:
@@ -157,6 +176,9 @@ def joined(case: Case, ranks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     order = torch.cat([positions(case.partition, r, world, seqlen) for r in range(world)])
     whole = {}
     for name in ranks[0]:
+        if name == "dsink":
+            whole[name] = sum((results[name] for results in ranks), torch.zeros(()))
+            continue
         dim = 2 if name == "lse" else 1
         tokens = torch.cat([results[name] for results in ranks], dim)
         whole[name] = tokens.index_select(dim, order.argsort())

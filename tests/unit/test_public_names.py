@@ -36,6 +36,6 @@ def test_the_ring_functions_have_the_signatures_that_people_know():
             tail = list(parameters.values())[len(tensors) :]
             assert [(p.name, p.default) for p in tail[:8]] == FLASH_ATTN_TAIL
             assert [p.name for p in tail[8:]] == [
-                "backend", "softcap", "dropout_seed", "context",
+                "backend", "softcap", "dropout_seed", "sink", "context",
             ]  # fmt: skip
             assert all(p.kind is p.KEYWORD_ONLY for p in tail[8:])
