@@ -9,6 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ring_attn_bench.attention import (
+        flash_attn_func,
+        flash_attn_varlen_func,
+    )
     from ring_attn_bench.errors import (
         BackendUnavailable,
         InvalidArgument,
@@ -50,6 +54,8 @@ _MODULES = {
     "RingAttnBenchError": "ring_attn_bench.errors",
     "UnknownName": "ring_attn_bench.errors",
     "Unsupported": "ring_attn_bench.errors",
+    "flash_attn_func": "ring_attn_bench.attention",
+    "flash_attn_varlen_func": "ring_attn_bench.attention",
     "RingContext": "ring_attn_bench.ring.context",
     "RingOptions": "ring_attn_bench.ring.context",
     "ring_attn_func": "ring_attn_bench.ring_attention",
@@ -80,6 +86,8 @@ __all__ = [
     "RingOptions",
     "UnknownName",
     "Unsupported",
+    "flash_attn_func",
+    "flash_attn_varlen_func",
     "join_shards",
     "position_ids",
     "ring_attn_func",

@@ -65,11 +65,41 @@ def lower(
         whole = _piece(_hull(rows), _hull(keys), rows, keys, band)
         if refusal(whole.block, able) is None:
             return (whole,)
+    fitting: list[Piece] = []
     for piece in pieces:
         reason = refusal(piece.block, able)
-        if reason is not None:
+        parts = (piece,) if reason is None else _stairs(piece)
+        if reason is not None and any(refusal(x.block, able) for x in parts):
             return reason
-    return pieces
+        fitting.extend(parts)
+    return tuple(fitting)
+
+
+def _stairs(piece: Piece) -> tuple[Piece, ...]:
+    """A piece that is causal with a head start, as full blocks and one causal one.
+
+    Row i sees keys 0 to i + c: all rows see the first c keys, the next rows and keys are causal,
+    and rows that are left see all keys. Any other piece is given back as it is.
+    """
+    band, rows, keys = piece.block.index_band, piece.rows, piece.keys
+    if band is None or band.high is not None or band.low is None or band.low > 0:
+        return (piece,)
+    start = -band.low
+    steps = len(keys) - start
+    cuts = (
+        (Range(0, len(rows)), Range(0, start)),
+        (Range(0, steps), Range(start, len(keys))),
+        (Range(steps, len(rows)), Range(start, len(keys))),
+    )
+    return tuple(
+        Piece(
+            row.shifted(rows.start),
+            key.shifted(keys.start),
+            Block(part(piece.block.rows, row), part(piece.block.keys, key), piece.block.band),
+        )
+        for row, key in cuts
+        if len(row) and len(key)
+    )
 
 
 def refusal(block: Block, able: Abilities) -> str | None:

@@ -21,7 +21,7 @@ from ring_attn_bench.block import Abilities, Block
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.lower import Chunk, Piece, chunks, lower, visible_keys
 from ring_attn_bench.partition import Partition
-from ring_attn_bench.positions import Band, Range, Span, part
+from ring_attn_bench.positions import Band, Range, Span, Spans, count, part
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +207,27 @@ def plans(layout: Layout, able: Abilities) -> tuple[Plan, ...] | str:
             return lowered
         found.append(lowered)
     return tuple(found)
+
+
+def lone_plan(rows: Spans, keys: Spans, band: Band, able: Abilities) -> Plan | str:
+    """The plan of a single rank that holds all keys, whatever its rows are; or why there is none.
+
+    rows, keys: global positions in stored order; either may be empty.
+    """
+    row_chunks, key_chunks = (chunks(s for s in spans if s.count) for spans in (rows, keys))
+    pieces = lower(row_chunks, key_chunks, band, able)
+    if isinstance(pieces, str):
+        return pieces
+    firsts, rows_start_at_zero = _first_flags([piece.rows for piece in pieces], count(rows))
+    lasts = _last_flags([piece.rows for piece in pieces])
+    first_keys, keys_start_at_zero = _first_flags([piece.keys for piece in pieces], count(keys))
+    launches = tuple(
+        Launch(piece.rows, piece.keys, piece.block, *flags)
+        for piece, *flags in zip(pieces, firsts, lasts, first_keys, strict=True)
+    )
+    unfinished = _without(Range(0, count(rows)), [x.rows for x in launches if x.last])
+    step = Step((), (), launches, 0, keys_start_at_zero)
+    return Plan(0, 1, count(rows), 1, (step,), rows_start_at_zero, unfinished)
 
 
 def _step(

@@ -38,11 +38,11 @@ is a collective: every rank must run it, even one whose own inputs need no gradi
 
 from __future__ import annotations
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.ring.autocast import as_autocast
 from ring_attn_bench.ring.autograd import RingAttention
 from ring_attn_bench.ring.call import Arguments, agreed_call, refusing
 from ring_attn_bench.ring.context import RingContext, context_for
@@ -85,21 +85,10 @@ def ring_attn_func(
         deterministic,
         sink,
     )
-    q, k, v = _autocast(q), _autocast(k), _autocast(v)
+    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
     call = agreed_call(q, k, v, arguments, ring)
     out, lse = RingAttention.apply(q, k, v, sink, call)  # type: ignore[no-untyped-call]
     return (out, lse, None) if return_attn_probs else out
-
-
-def _autocast(x: Tensor) -> Tensor:
-    """The tensor as autocast would hand it to torch's own attention."""
-    if not isinstance(x, Tensor) or not torch.amp.is_autocast_available(x.device.type):
-        return x
-    if not torch.is_autocast_enabled(x.device.type):
-        return x
-    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        return x
-    return x.to(torch.get_autocast_dtype(x.device.type))
 
 
 class RingFunction:

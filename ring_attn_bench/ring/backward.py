@@ -43,7 +43,8 @@ class BackwardPass:
 
     def publish(self) -> None:
         """Makes this rank's keys readable."""
-        self._link.publish(self._packing.pack(self._k, self._v), self._job.plan)
+        plan = self._job.plan
+        self._link.publish(self._packing.pack_for(plan, self._k, self._v), plan)
 
     def run(self) -> None:
         """Every launch; a step's partials leave as soon as its last launch is queued."""

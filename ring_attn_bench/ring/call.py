@@ -13,7 +13,7 @@ from ring_attn_bench.partition import get_partition
 from ring_attn_bench.plan import Layout
 from ring_attn_bench.problem import Mask, Problem, Score
 from ring_attn_bench.ring.autograd import RingCall
-from ring_attn_bench.ring.choose import choose
+from ring_attn_bench.ring.choose import choose, ring_planner
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.dropout import drawn_seed
 from ring_attn_bench.ring.forward import Job
@@ -85,8 +85,8 @@ def _prepare(
         arguments.dropout_p, arguments.softmax_scale, arguments.softcap, arguments.window_size
     )
     check_dropout_seed(arguments.dropout_seed)
-    check_alibi_slopes(arguments.alibi_slopes, q)
-    check_sink(arguments.sink, q)
+    check_alibi_slopes(arguments.alibi_slopes, q.shape[0], q.shape[2], q.device)
+    check_sink(arguments.sink, q.shape[2], q.device)
     mask = Mask.from_window_size(arguments.causal, arguments.window_size)
     layout = Layout(
         get_partition(arguments.partition),
@@ -109,7 +109,12 @@ def _prepare(
         backward=torch.is_grad_enabled()
         and any(x is not None and x.requires_grad for x in (q, k, v, arguments.sink)),
     )
-    backend, plan = choose(arguments.backend, problem, layout, ring.rank)
+    backend, plan = choose(
+        arguments.backend,
+        problem,
+        ring_planner(layout, ring.rank, mask),
+        announces=ring.rank == 0,
+    )
     scale = q.shape[-1] ** -0.5 if arguments.softmax_scale is None else arguments.softmax_scale
     score = Score(
         scale,

@@ -3,50 +3,70 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 
 from ring_attn_bench import registry
 from ring_attn_bench.backend import Backend, abilities
+from ring_attn_bench.block import Abilities
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan import Layout, Plan, plans
-from ring_attn_bench.problem import Problem
+from ring_attn_bench.problem import Mask, Problem
 
 _log = logging.getLogger("ring_attn_bench")
 
 
-def choose(name: str, problem: Problem, layout: Layout, rank: int) -> tuple[Backend, Plan]:
-    """The backend and what `rank` does with it.
+Planner = Callable[[Abilities], Plan | str]
+"""What to do with a kernel of such abilities, or why nothing can be done with it."""
 
+
+def ring_planner(layout: Layout, rank: int, mask: Mask) -> Planner:
+    """The plan of `rank` in a ring."""
+
+    def planned(able: Abilities) -> Plan | str:
+        found = plans(layout, able)
+        if isinstance(found, str):
+            return f"a mask '{mask}' on partition {layout.partition.name!r}: {found}"
+        return found[rank]
+
+    return planned
+
+
+def choose(
+    name: str, problem: Problem, planner: Planner, *, announces: bool = True
+) -> tuple[Backend, Plan]:
+    """The backend and what to do with it.
+
+    announces: whether to log what `auto` chose.
     Raises UnknownName, BackendUnavailable, or Unsupported with the backend's reason; for `auto`,
     Unsupported with every backend's.
     """
     if name != "auto":
-        return _checked(registry.load(name), problem, layout, rank)
+        return _checked(registry.load(name), problem, planner)
     reasons = []
     for candidate in registry.backends():
         try:
-            found = _checked(registry.load(candidate), problem, layout, rank)
+            found = _checked(registry.load(candidate), problem, planner)
         except (BackendUnavailable, Unsupported) as error:
             reasons.append(f"{candidate}: {error.reason}")
             continue
-        if rank == 0:
-            _announce(candidate, problem.device)
+        if announces:
+            announce(candidate, problem.device)
         return found
     raise Unsupported("auto", "; ".join(reasons))
 
 
-def _checked(backend: Backend, problem: Problem, layout: Layout, rank: int) -> tuple[Backend, Plan]:
+def _checked(backend: Backend, problem: Problem, planner: Planner) -> tuple[Backend, Plan]:
     reason = backend.unsupported(problem)
     if reason is not None:
         raise Unsupported(backend.name, reason)
-    lowered = plans(layout, abilities(backend, alibi=problem.alibi))
-    if isinstance(lowered, str):
-        mask, partition = problem.mask, layout.partition.name
-        raise Unsupported(backend.name, f"a mask '{mask}' on partition {partition!r}: {lowered}")
-    return backend, lowered[rank]
+    plan = planner(abilities(backend, alibi=problem.alibi))
+    if isinstance(plan, str):
+        raise Unsupported(backend.name, plan)
+    return backend, plan
 
 
 @cache
-def _announce(name: str, device: str) -> None:
-    """Once for each choice, on one rank: all choose alike."""
+def announce(name: str, device: str) -> None:
+    """Says what `auto` chose: once for each choice, on one rank, because all choose alike."""
     _log.warning("backend 'auto' chose %r on %s; pass backend= to choose yourself.", name, device)

@@ -59,7 +59,8 @@ class ForwardPass:
 
     def publish(self) -> None:
         """Makes this rank's keys readable."""
-        self._link.publish(self._packing.pack(self._k, self._v), self._job.plan)
+        plan = self._job.plan
+        self._link.publish(self._packing.pack_for(plan, self._k, self._v), plan)
 
     def run(self) -> None:
         """Every launch, each as soon as its keys are there."""

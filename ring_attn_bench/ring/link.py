@@ -20,7 +20,10 @@ class Link(Protocol):
     """
 
     def publish(self, keys: Tensor, plan: Plan) -> None:
-        """Makes this rank's packed keys readable, for the pass that `plan` describes."""
+        """Makes this rank's packed keys readable, for the pass that `plan` describes.
+
+        keys has no tokens if the plan sends none.
+        """
         ...
 
     def post(self, index: int) -> None:

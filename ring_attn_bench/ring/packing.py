@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ring_attn_bench.plan import Plan
+
 
 @dataclass(frozen=True, slots=True)
 class Packing:
@@ -33,6 +35,12 @@ class Packing:
         for view, tensor in zip(self.views(buffer), (k, v), strict=True):
             view.copy_(tensor)
         return buffer
+
+    def pack_for(self, plan: Plan, k: Tensor, v: Tensor) -> Tensor:
+        """`pack`, or no tokens where the plan sends nobody any."""
+        if any(step.sends for step in plan.steps):
+            return self.pack(k, v)
+        return k.new_empty(0, self.width)
 
     def views(self, buffer: Tensor) -> tuple[Tensor, Tensor]:
         """k (B, N, G, D) and v (B, N, G, E) as views of a buffer (N, width)."""

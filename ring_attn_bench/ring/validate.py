@@ -3,49 +3,75 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.problem import DTYPES, DtypeName, Mask, Problem
+from ring_attn_bench.problem import DTYPES, Documents, DtypeName, Mask, Problem
 
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raises InvalidArgument unless q, k, v are shards of one self-attention."""
     for name, x in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(name, x)
+        _check_tensor(name, x, ("batch", "tokens", "heads", "dim"))
+        if 0 in x.shape:
+            raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; no dim may be empty.")
+    _same("number of tokens", q.shape[1], k.shape[1], v.shape[1])
+    check_fit(q, k, v)
+
+
+def check_attention(q: Tensor, k: Tensor, v: Tensor, dims: tuple[str, ...]) -> None:
+    """Raises InvalidArgument unless q can attend to k and v.
+
+    dims: their names, ("batch", "tokens", "heads", "dim") or, of packed documents, without a
+    batch. There may be no tokens, and more or fewer queries than keys.
+    """
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        _check_tensor(name, x, dims)
+        empty = [dim for dim, size in zip(dims, x.shape, strict=True) if not size]
+        if set(empty) - {"tokens"}:
+            raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; only tokens may be 0.")
+    if k.shape[-3] != v.shape[-3]:
+        raise InvalidArgument(
+            f"k has {k.shape[-3]} tokens and v {v.shape[-3]}; they must be the same."
+        )
+    check_fit(q, k, v)
+
+
+def check_fit(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raises InvalidArgument unless dtype, device, batch, heads and head dims fit together."""
     _same("dtype", q.dtype, k.dtype, v.dtype)
     _same("device", q.device, k.device, v.device)
-    _same("batch size", q.shape[0], k.shape[0], v.shape[0])
-    _same("number of tokens", q.shape[1], k.shape[1], v.shape[1])
-    if k.shape[2] != v.shape[2]:
+    if q.dim() == 4:
+        _same("batch size", q.shape[0], k.shape[0], v.shape[0])
+    if k.shape[-2] != v.shape[-2]:
         raise InvalidArgument(
-            f"k has {k.shape[2]} heads and v {v.shape[2]}; they must be the same."
+            f"k has {k.shape[-2]} heads and v {v.shape[-2]}; they must be the same."
         )
-    if q.shape[2] % k.shape[2]:
+    if q.shape[-2] % k.shape[-2]:
         raise InvalidArgument(
-            f"q has {q.shape[2]} heads and k {k.shape[2]}: the query heads must be a multiple of "
+            f"q has {q.shape[-2]} heads and k {k.shape[-2]}: the query heads must be a multiple of "
             "the key heads."
         )
-    if q.shape[3] != k.shape[3]:
+    if q.shape[-1] != k.shape[-1]:
         raise InvalidArgument(
-            f"q has head dim {q.shape[3]} and k {k.shape[3]}; they must be the same."
+            f"q has head dim {q.shape[-1]} and k {k.shape[-1]}; they must be the same."
         )
 
 
-def _check_tensor(name: str, x: Tensor) -> None:
+def _check_tensor(name: str, x: Tensor, dims: tuple[str, ...]) -> None:
     if not isinstance(x, Tensor):
         raise InvalidArgument(f"{name} must be a tensor, got {type(x).__name__}.")
-    if x.dim() != 4:
+    if x.dim() != len(dims):
         raise InvalidArgument(
-            f"{name} has shape {tuple(x.shape)}, but must have 4 dims: (batch, tokens, heads, dim)."
+            f"{name} has shape {tuple(x.shape)}, but must have {len(dims)} dims: "
+            f"({', '.join(dims)})."
         )
-    if 0 in x.shape:
-        raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; no dim may be empty.")
-    if _name(x.dtype) not in DTYPES:
-        raise InvalidArgument(f"{name} is {_name(x.dtype)}; allowed are {', '.join(DTYPES)}.")
+    if dtype_name(x.dtype) not in DTYPES:
+        raise InvalidArgument(f"{name} is {dtype_name(x.dtype)}; allowed are {', '.join(DTYPES)}.")
     if x.stride(-1) != 1:
         raise InvalidArgument(
             f"the last dim of {name} is not contiguous (its stride is {x.stride(-1)}, it must be "
@@ -87,38 +113,85 @@ def check_dropout_seed(seed: int | None) -> None:
         )
 
 
-def check_alibi_slopes(slopes: Tensor | None, q: Tensor) -> None:
-    """Raises InvalidArgument unless slopes are None, or float32 (H,) or (B, H) on q's device."""
+def check_alibi_slopes(slopes: Tensor | None, batch: int, heads: int, device: torch.device) -> None:
+    """Raises InvalidArgument unless slopes are None, or float32 (H,) or (B, H) on the device."""
     if slopes is None:
         return
-    allowed = ((q.shape[2],), (q.shape[0], q.shape[2]))
+    allowed = ((heads,), (batch, heads))
     if tuple(slopes.shape) not in allowed:
         raise InvalidArgument(
             f"alibi_slopes has shape {tuple(slopes.shape)}; allowed are (heads,) = {allowed[0]} "
             f"and (batch, heads) = {allowed[1]}."
         )
     if slopes.dtype is not torch.float32:
-        raise InvalidArgument(f"alibi_slopes is {_name(slopes.dtype)}; it must be float32.")
-    if slopes.device != q.device:
-        raise InvalidArgument(f"alibi_slopes is on {slopes.device}, but q is on {q.device}.")
+        raise InvalidArgument(f"alibi_slopes is {dtype_name(slopes.dtype)}; it must be float32.")
+    if slopes.device != device:
+        raise InvalidArgument(f"alibi_slopes is on {slopes.device}, but q is on {device}.")
     if slopes.requires_grad:
         raise InvalidArgument("alibi_slopes requires a gradient, and there is none for it.")
 
 
-def check_sink(sink: Tensor | None, q: Tensor) -> None:
-    """Raises InvalidArgument unless the sink is None, or (H,) of a float dtype on q's device."""
+def check_sink(sink: Tensor | None, heads: int, device: torch.device) -> None:
+    """Raises InvalidArgument unless the sink is None, or (H,) of a float dtype on the device."""
     if sink is None:
         return
-    if not isinstance(sink, Tensor) or tuple(sink.shape) != (q.shape[2],):
+    if not isinstance(sink, Tensor) or tuple(sink.shape) != (heads,):
         got = tuple(sink.shape) if isinstance(sink, Tensor) else type(sink).__name__
         raise InvalidArgument(
-            f"sink must be a tensor of shape (heads,) = ({q.shape[2]},), one logit for each query "
+            f"sink must be a tensor of shape (heads,) = ({heads},), one logit for each query "
             f"head; got {got}."
         )
     if not sink.is_floating_point():
-        raise InvalidArgument(f"sink is {_name(sink.dtype)}; it must be a floating dtype.")
-    if sink.device != q.device:
-        raise InvalidArgument(f"sink is on {sink.device}, but q is on {q.device}.")
+        raise InvalidArgument(f"sink is {dtype_name(sink.dtype)}; it must be a floating dtype.")
+    if sink.device != device:
+        raise InvalidArgument(f"sink is on {sink.device}, but q is on {device}.")
+
+
+def check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
+    """Raises InvalidArgument unless the documents fit q (T, H, D) and k (S, G, D).
+
+    What cu_seqlens hold is looked at on a CPU only: on a GPU that would stall the queue.
+    """
+    sides = (
+        ("q", documents.cu_seqlens_q, documents.max_seqlen_q, q),
+        ("k", documents.cu_seqlens_k, documents.max_seqlen_k, k),
+    )
+    for side, starts, longest, x in sides:
+        _check_starts(f"cu_seqlens_{side}", starts, x)
+        if not isinstance(longest, int) or longest < 0:
+            raise InvalidArgument(
+                f"max_seqlen_{side} is {longest!r}; it must be the length of the longest document."
+            )
+        if not starts.is_cuda:
+            _check_lengths(side, starts.tolist(), longest, x.shape[0])
+    ours, theirs = (len(starts) for _, starts, _, _ in sides)
+    if ours != theirs:
+        raise InvalidArgument(
+            f"cu_seqlens_q is for {ours - 1} documents and cu_seqlens_k for {theirs - 1}; they "
+            "must be as many."
+        )
+
+
+def _check_starts(name: str, starts: Tensor, x: Tensor) -> None:
+    if not isinstance(starts, Tensor) or starts.dim() != 1 or len(starts) < 2:
+        got = tuple(starts.shape) if isinstance(starts, Tensor) else type(starts).__name__
+        raise InvalidArgument(f"{name} must be a tensor of shape (documents + 1,), got {got}.")
+    if starts.dtype is not torch.int32:
+        raise InvalidArgument(f"{name} is {dtype_name(starts.dtype)}; it must be int32.")
+    if starts.device != x.device:
+        raise InvalidArgument(f"{name} is on {starts.device}, but the tokens are on {x.device}.")
+
+
+def _check_lengths(side: str, starts: list[int], longest: int, tokens: int) -> None:
+    lengths = [stop - start for start, stop in pairwise(starts)]
+    if starts[0] != 0 or starts[-1] != tokens or min(lengths) < 0:
+        raise InvalidArgument(
+            f"cu_seqlens_{side} must rise from 0 to the {tokens} tokens there are, got {starts}."
+        )
+    if max(lengths) > longest:
+        raise InvalidArgument(
+            f"max_seqlen_{side} is {longest}, but a document has {max(lengths)} tokens."
+        )
 
 
 def problem_of(
@@ -142,7 +215,7 @@ def problem_of(
         heads_kv=heads_kv,
         head_dim=q.shape[3],
         head_dim_v=v.shape[3],
-        dtype=cast(DtypeName, _name(q.dtype)),
+        dtype=dtype_name(q.dtype),
         device="cuda" if q.is_cuda else "cpu",
         mask=mask,
         softcap=softcap,
@@ -153,5 +226,6 @@ def problem_of(
     )
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def dtype_name(dtype: torch.dtype) -> DtypeName:
+    """The name of a checked dtype: float16 of torch.float16."""
+    return cast(DtypeName, str(dtype).removeprefix("torch."))

@@ -137,7 +137,7 @@ def rings(draw):
     cuts = sorted(draw(st.sets(st.integers(1, world_size - 1)))) if world_size > 1 else []
     sizes = tuple(b - a for a, b in zip([0, *cuts], [*cuts, world_size - 1], strict=True))
     grouping = draw(st.sampled_from([None, tuple(size for size in sizes if size)]))
-    forms = [WINDOWS, EVERY, *([] if mask.has_window or mask.window_right is not None else [PLAIN])]
+    forms = [WINDOWS, EVERY, *([] if mask.band.high is not None else [PLAIN])]
     slots = draw(st.integers(1, 7))
     return ring_of(
         partition, world_size, tokens, mask, draw(st.sampled_from(forms)), slots, grouping

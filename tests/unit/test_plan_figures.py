@@ -52,7 +52,7 @@ def test_a_window_fetches_no_more_than_itself():
     ("name", "mask", "able", "missing"),
     [
         ("zigzag", Mask(True, 5), PLAIN, "window"),
-        ("contiguous", Mask(window_right=3), PLAIN, "window"),
+        ("contiguous", Mask(window_left=3), PLAIN, "window"),
         ("striped", CAUSAL, Abilities(frozenset({Form.FULL})), "causal"),
         ("contiguous", CAUSAL, Abilities(frozenset({Form.FULL})), "causal"),
     ],

@@ -16,7 +16,8 @@ PACKINGS = {"func": ["q", "k", "v"], "kvpacked_func": ["q", "kv"], "qkvpacked_fu
 def test_the_public_names_are_these():
     functions = {f"{ring}_{packing}" for ring in RINGS for packing in PACKINGS}
     others = {
-        "ring_attn_func", "RingContext", "RingOptions", "shard", "unshard", "join_shards",
+        "ring_attn_func", "flash_attn_func", "flash_attn_varlen_func",
+        "RingContext", "RingOptions", "shard", "unshard", "join_shards",
         "position_ids", "BackendUnavailable", "InvalidArgument", "NoProcessGroup",
         "RingAttnBenchError", "UnknownName", "Unsupported",
     }  # fmt: skip

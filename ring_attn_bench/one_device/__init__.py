@@ -1,0 +1,1 @@
+"""Attention on one device: a ring of one, and packed documents."""

@@ -1,0 +1,102 @@
+"""From a caller's arguments to a checked call on one device: a ring of one, without a group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.block import Abilities
+from ring_attn_bench.plan import Plan, lone_plan
+from ring_attn_bench.positions import Span
+from ring_attn_bench.problem import Mask, Problem, Score
+from ring_attn_bench.ring.autograd import RingCall
+from ring_attn_bench.ring.choose import Planner, choose
+from ring_attn_bench.ring.forward import Job
+from ring_attn_bench.ring.packing import accumulator_dtype
+from ring_attn_bench.ring.transports.alone import Alone
+from ring_attn_bench.ring.validate import (
+    check_alibi_slopes,
+    check_dropout_seed,
+    check_options,
+    check_sink,
+    dtype_name,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a function of one device was called with, besides its tensors."""
+
+    backend: str
+    dropout_p: float
+    dropout_seed: int | None
+    softmax_scale: float | None
+    causal: bool
+    window_size: tuple[int, int]
+    softcap: float
+    alibi_slopes: Tensor | None
+    deterministic: bool
+    sink: Tensor | None
+
+    def check(self, q: Tensor, batch: int) -> None:
+        """Raises InvalidArgument for what cannot be right with such queries."""
+        check_options(self.dropout_p, self.softmax_scale, self.softcap, self.window_size)
+        check_dropout_seed(self.dropout_seed)
+        check_alibi_slopes(self.alibi_slopes, batch, q.shape[-2], q.device)
+        check_sink(self.sink, q.shape[-2], q.device)
+
+    @property
+    def mask(self) -> Mask:
+        """Causality and the window."""
+        return Mask.from_window_size(self.causal, self.window_size)
+
+    def score(self, q: Tensor) -> Score:
+        """The score; without a seed, one is drawn from torch's default CPU generator."""
+        seed = self.dropout_seed
+        if seed is None:
+            # that generator, because activation checkpointing puts it back before it runs again
+            seed = int(torch.randint(2**63 - 1, ()).item()) if self.dropout_p else 0
+        scale = q.shape[-1] ** -0.5 if self.softmax_scale is None else self.softmax_scale
+        return Score(scale, self.softcap, self.alibi_slopes, self.dropout_p, seed)
+
+    def problem(
+        self, q: Tensor, k: Tensor, v: Tensor, batch: int, seqlen: int, *, packed: bool = False
+    ) -> Problem:
+        """The problem as backends are asked about it."""
+        wants = any(x is not None and x.requires_grad for x in (q, k, v, self.sink))
+        device: Literal["cuda", "cpu"] = "cuda" if q.is_cuda else "cpu"
+        return Problem(
+            batch, seqlen, q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1],
+            dtype_name(q.dtype), device, self.mask, self.softcap, self.alibi_slopes is not None,
+            self.dropout_p, self.deterministic, torch.is_grad_enabled() and wants, packed,
+        )  # fmt: skip
+
+
+def local_call(q: Tensor, k: Tensor, v: Tensor, options: Options) -> RingCall:
+    """The call of checked tensors (batch, tokens, heads, dim); raises what `choose` raises."""
+    problem = options.problem(q, k, v, q.shape[0], k.shape[1])
+    backend, plan = choose(
+        options.backend, problem, local_planner(q.shape[1], k.shape[1], options.mask)
+    )
+    wide = accumulator_dtype(q.dtype)
+    job = Job(plan, backend, options.score(q), wide, options.deterministic)
+    return RingCall(job, Alone())
+
+
+def local_planner(rows: int, keys: int, mask: Mask) -> Planner:
+    """The plan for that many queries and keys."""
+
+    def planned(able: Abilities) -> Plan | str:
+        row_span, key_span = aligned(rows, keys)
+        found = lone_plan((row_span,), (key_span,), mask.band, able)
+        return f"a mask '{mask}': {found}" if isinstance(found, str) else found
+
+    return planned
+
+
+def aligned(rows: int, keys: int) -> tuple[Span, Span]:
+    """Positions of queries and keys whose last ones are at one place (flash-attn's alignment)."""
+    return Span(max(0, keys - rows), rows), Span(max(0, rows - keys), keys)

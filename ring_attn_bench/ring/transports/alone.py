@@ -1,0 +1,43 @@
+"""The transport of a ring of one: there is nobody to talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from ring_attn_bench.plan import Plan
+from ring_attn_bench.positions import Range
+
+
+class AloneLink:
+    """Serves plans of one step."""
+
+    def publish(self, keys: Tensor, plan: Plan) -> None:
+        """Nobody reads them."""
+
+    def post(self, index: int) -> None:
+        """A plan of one step has none to post."""
+
+    def landed(self, index: int) -> Tensor:
+        """Never asked for."""
+        raise AssertionError(f"a lone rank fetched step {index}")
+
+    def give(self, index: int, partials: Tensor) -> None:
+        """Never asked for."""
+        raise AssertionError(f"a lone rank gave step {index}")
+
+    def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
+        """Nothing."""
+        return iter(())
+
+    def finish(self) -> None:
+        """Nothing is ever on its way."""
+
+
+class Alone:
+    """A ring of one, without a process group."""
+
+    def link(self) -> AloneLink:
+        """A link for one pass."""
+        return AloneLink()
