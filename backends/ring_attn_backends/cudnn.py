@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import ClassVar
@@ -9,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ring_attn_backends.shared.padding import fitted, rounded
 from ring_attn_bench.block import Alibi, Block, Form
-from ring_attn_bench.errors import BackendUnavailable, Unsupported
+from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.problem import Problem, Score
 
 _cudnn = torch.ops.aten
@@ -39,16 +41,18 @@ class CudnnBackend:
         if problem.dtype not in {"float16", "bfloat16"}:
             return f"it computes in float16 and bfloat16 only, not {problem.dtype}"
         if problem.dropout_p:
-            return f"it is called without dropout (dropout_p is {problem.dropout_p})"
+            return "it has no dropout over a single row, which only some ranks may be given"
+        if problem.packed:
+            return "it is called without packed documents, which are to be longer than 128 there"
         if problem.softcap:
             return f"torch's operator for it has no softcap (softcap is {problem.softcap})"
         if problem.alibi:
             return "torch's operator for it has no ALiBi"
         if problem.deterministic:
             return "torch does not pass determinism on to it"
-        for dim in (problem.head_dim, problem.head_dim_v):
-            if dim > 128 or dim % 8:
-                return f"it needs a head dim of at most 128, a multiple of 8 (got {dim})"
+        dim = max(problem.head_dim, problem.head_dim_v)
+        if dim > 128:
+            return f"it is used with head dims of at most 128 (got {dim})"
         if torch.cuda.get_device_capability() < (8, 0):
             return "it needs sm_80 or newer"
         return None
@@ -61,9 +65,11 @@ class CudnnBackend:
         self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
     ) -> tuple[Tensor, Tensor]:
         """One call; out and lse as the contract has them."""
-        self._refuse_one_key(k)
-        out, lse, *_ = _forward(q, k, v, block.form is Form.CAUSAL, score.softmax_scale)
-        return out.transpose(1, 2), lse.reshape(lse.shape[:3])
+        causal, twice = block.form is Form.CAUSAL, k.shape[1] == 1
+        keys, values = (_two_keys(x) if twice else _wide(x) for x in (k, v))
+        out, lse, *_ = _forward(_wide(q), keys, values, causal, score.softmax_scale)
+        lse = lse.reshape(lse.shape[:3])
+        return out.transpose(1, 2)[..., : v.shape[-1]], lse - math.log(2) if twice else lse
 
     def backward(
         self,
@@ -80,24 +86,37 @@ class CudnnBackend:
         deterministic: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The kernel forms delta itself, from the whole row's out."""
-        self._refuse_one_key(k)
+        causal, twice = block.form is Form.CAUSAL, k.shape[1] == 1
         # torch keeps its cuDNN graphs by the shapes and strides of q, k, v alone: out, dout and
         # lse must have the same strides in every call, or a later one is read by an earlier's
-        out, dout = out.to(q.dtype).contiguous(), dout.to(q.dtype).contiguous()
-        lse = lse.contiguous()
+        dout, out = (_wide(x.to(q.dtype)).contiguous() for x in (dout, out))
+        keys, values = (_two_keys(x) if twice else _wide(x) for x in (k, v))
+        lse = (lse + math.log(2) if twice else lse).contiguous()
         if _lse_dims(q.device) == 4:
             lse = lse[..., None]
         no_dropout = q.new_empty((), dtype=torch.int64)  # the two random states, not read at p = 0
-        dq, dk, dv = _cudnn._scaled_dot_product_cudnn_attention_backward(
-            *(x.transpose(1, 2) for x in (dout, q, k, v, out)), lse, no_dropout, no_dropout,
-            None, None, None, q.shape[1], k.shape[1], 0.0, block.form is Form.CAUSAL,
+        gradients = _cudnn._scaled_dot_product_cudnn_attention_backward(
+            *(x.transpose(1, 2) for x in (dout, _wide(q), keys, values, out)), lse,
+            no_dropout, no_dropout, None, None, None, q.shape[1], keys.shape[1], 0.0, causal,
             scale=score.softmax_scale,
         )  # fmt: skip
-        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+        dq, dk, dv = (x.transpose(1, 2) for x in gradients)
+        if twice:
+            dk, dv = dk.sum(1, keepdim=True), dv.sum(1, keepdim=True)
+        return dq[..., : q.shape[-1]], dk[..., : k.shape[-1]], dv[..., : v.shape[-1]]
 
-    def _refuse_one_key(self, k: Tensor) -> None:
-        if k.shape[1] == 1:
-            raise Unsupported(self.name, "cuDNN has no attention over a single key")
+
+def _wide(x: Tensor) -> Tensor:
+    return fitted(x, rounded(x.shape[-1], 8))
+
+
+def _two_keys(x: Tensor) -> Tensor:
+    """A lone key twice: cuDNN has no attention over one. Its block is a full one.
+
+    Both halves of the softmax are alike: out is the same, lse larger by log 2, and each half's
+    gradient is half of the key's where the row's lse is larger by as much.
+    """
+    return torch.cat([_wide(x)] * 2, dim=1)
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, ...]:

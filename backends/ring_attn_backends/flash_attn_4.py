@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import version
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ring_attn_bench.block import Alibi, Block, Form
+from ring_attn_backends.shared.calls import ByCalls, Call
+from ring_attn_backends.shared.padding import fitted, rounded
+from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.problem import Problem, Score
+from ring_attn_bench.problem import Problem
 
 _ARCHITECTURES = (9, 10, 11)  # consumer Blackwell (12) lacks softcap and determinism in backward
+_MAX_HEAD_DIM = 256
+
+_FORWARD_STEP = 8  # 16 bytes
+_BACKWARD_STEP = 32
+"""Seen on an H200 with 4.0.0b36 at head dims 40 and 80: dq, dk and dv of no relation to the truth,
+and right ones at every multiple of 32."""
 
 
-class FlashAttn4Backend:
+class FlashAttn4Backend(ByCalls):
     """The flash-attn-4 package (CuTe DSL): Hopper and datacenter Blackwell, fp16 and bf16."""
 
     name = "flash_attn_4"
@@ -50,15 +58,12 @@ class FlashAttn4Backend:
         if architecture not in _ARCHITECTURES:
             return f"it is used on sm_90, sm_100 and sm_110 only, not on sm_{architecture}x"
         dims = problem.head_dim, problem.head_dim_v
-        if problem.backward and problem.group_size > 1 and dims[0] != dims[1]:
-            return f"with fewer key heads its backward needs one head dim for q and v (got {dims})"
-        if problem.backward and any(dim % 32 for dim in dims):
-            # seen on an H200 with 4.0.0b36 at 40 and 80: dq, dk and dv of no relation to the truth
-            return f"its gradients are wrong at head dims that 32 does not divide (got {dims})"
-        try:
-            self._package._validate_head_dims(*dims, architecture, 8)  # 8 elements are 16 bytes
-        except AssertionError as error:
-            return str(error)
+        if max(dims) > _MAX_HEAD_DIM:
+            return f"it has head dims of at most {_MAX_HEAD_DIM} (got {dims})"
+        largest = _backward_widths(*dims, grouped=problem.group_size > 1)[0] == _MAX_HEAD_DIM
+        extras = problem.softcap > 0 or problem.mask.has_window
+        if problem.backward and largest and extras and architecture != 9:
+            return "its backward at head dim 256 has neither softcap nor windows on Blackwell"
         return None
 
     def version(self) -> str:
@@ -67,17 +72,16 @@ class FlashAttn4Backend:
             f"flash-attn-4 {version('flash-attn-4')}, cutlass-dsl {version('nvidia-cutlass-dsl')}"
         )
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
-    ) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         """One call."""
+        dim, dim_v = _widths(q.shape[-1], v.shape[-1], _FORWARD_STEP)
         # five values in 4.0.0b36, two before
         out, lse, *_ = self._package._flash_attn_fwd(
-            q, k, v, return_lse=True, **_options(block, score)
+            fitted(q, dim), fitted(k, dim), fitted(v, dim_v), return_lse=True, **_options(call)
         )
-        return out, lse
+        return out[..., : v.shape[-1]], lse
 
-    def backward(
+    def run_backward(
         self,
         dout: Tensor,
         q: Tensor,
@@ -85,28 +89,52 @@ class FlashAttn4Backend:
         v: Tensor,
         out: Tensor,
         lse: Tensor,
-        delta: Tensor | None,
-        block: Block,
-        score: Score,
+        call: Call,
         *,
         deterministic: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The package forms delta itself, from the whole row's out."""
+        """One call; the package forms delta itself, from the whole row's out."""
+        grouped = k.shape[-2] != q.shape[-2]
+        dim, dim_v = _backward_widths(q.shape[-1], v.shape[-1], grouped=grouped)
         dq, dk, dv = self._package._flash_attn_bwd(
-            q, k, v, out.to(q.dtype), dout.to(q.dtype),
+            fitted(q, dim), fitted(k, dim), fitted(v, dim_v),
+            fitted(out.to(q.dtype), dim_v), fitted(dout.to(q.dtype), dim_v),
             lse.contiguous(),  # its preprocessing assumes dense rows
-            deterministic=deterministic, **_options(block, score),
+            deterministic=deterministic, **_options(call),
         )  # fmt: skip
-        return dq, dk, dv
+        return dq[..., : q.shape[-1]], dk[..., : k.shape[-1]], dv[..., : v.shape[-1]]
 
 
-def _options(block: Block, score: Score) -> dict[str, float | bool | int | None]:
-    """Mask and scores in the package's words."""
-    left, right = block.window
-    return {
-        "softmax_scale": score.softmax_scale,
-        "softcap": score.softcap,
-        "causal": block.form is Form.CAUSAL,
-        "window_size_left": left,
-        "window_size_right": right,
+def _backward_widths(dim: int, dim_v: int, *, grouped: bool) -> tuple[int, int]:
+    """With fewer key heads than query heads, the backward wants one head dim.
+
+    So it does with the wider one in v: (64, 128) did not launch on an H200 with 4.0.0b36.
+    """
+    if grouped or dim_v > dim:
+        dim = dim_v = max(dim, dim_v)
+    return _widths(dim, dim_v, _BACKWARD_STEP)
+
+
+def _widths(dim: int, dim_v: int, step: int) -> tuple[int, int]:
+    """The least head dims of q and v that the package has kernels for."""
+    dim, dim_v = rounded(dim, step), rounded(dim_v, step)
+    architecture, _ = torch.cuda.get_device_capability()
+    if max(dim, dim_v) <= 128 or architecture == 9:
+        return dim, dim_v
+    # all that Blackwell has above 128
+    return (192, 128) if dim <= 192 and dim_v <= 128 else (_MAX_HEAD_DIM, _MAX_HEAD_DIM)
+
+
+def _options(call: Call) -> dict[str, Any]:
+    """A call in the package's words, the same forward and backward."""
+    options = {
+        "softmax_scale": call.score.softmax_scale,
+        "softcap": call.score.softcap,
+        "causal": call.is_causal,
+        "window_size_left": call.left,
+        "window_size_right": call.right,
     }
+    if call.documents is not None:
+        names = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k")
+        options |= {name: getattr(call.documents, name) for name in names}
+    return options

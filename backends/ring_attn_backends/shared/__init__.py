@@ -1,0 +1,1 @@
+"""What several backends need around their kernels: no kernel, and no backend, is in here."""

@@ -1,0 +1,123 @@
+"""Blocks and packed documents as one thing: a call, as flash-attn's kernels take both."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ring_attn_backends.shared.seeding import derived
+from ring_attn_bench.block import Block
+from ring_attn_bench.problem import Documents, Score
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel, but for its tensors.
+
+    left, right: the keys before and after a row that it sees, None for all, where the last row
+    and the last key (of each document) count as one place.
+    seed: of this call's dropout. documents: whose tensors are packed, or None.
+    """
+
+    left: int | None
+    right: int | None
+    score: Score
+    seed: int = 0
+    documents: Documents | None = None
+
+    @classmethod
+    def of_block(cls, block: Block, score: Score) -> Call:
+        """For a block of form FULL, CAUSAL or WINDOW."""
+        seed = derived(score.dropout_seed, block.rows, block.keys) if score.dropout_p else 0
+        return cls(*block.window, score, seed)
+
+    @classmethod
+    def of_documents(cls, documents: Documents, score: Score) -> Call:
+        """For all documents at once: which is which, a kernel's dropout knows itself."""
+        mask = documents.mask
+        right = 0 if mask.causal else mask.window_right
+        seed = derived(score.dropout_seed, "documents") if score.dropout_p else 0
+        return cls(mask.window_left, right, score, seed, documents)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the mask is causal and nothing more."""
+        return self.left is None and self.right == 0
+
+    @property
+    def has_window(self) -> bool:
+        """Whether the mask is neither full nor causal."""
+        return not self.is_causal and not (self.left is None and self.right is None)
+
+
+class ByCalls(ABC):
+    """The contract's four functions, by two that take a call."""
+
+    @abstractmethod
+    def run_forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """out and lse."""
+
+    @abstractmethod
+    def run_backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        call: Call,
+        *,
+        deterministic: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """dq, dk and dv; delta is the kernel's own, from the whole row's out."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """out and lse of a block."""
+        return self.run_forward(q, k, v, Call.of_block(block, score))
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        delta: Tensor | None,
+        block: Block,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A block's share of dq, dk and dv."""
+        call = Call.of_block(block, score)
+        return self.run_backward(dout, q, k, v, out, lse, call, deterministic=deterministic)
+
+    def packed_forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """out and lse of packed documents."""
+        return self.run_forward(q, k, v, Call.of_documents(documents, score))
+
+    def packed_backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        delta: Tensor | None,
+        documents: Documents,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """dq, dk and dv of packed documents."""
+        call = Call.of_documents(documents, score)
+        return self.run_backward(dout, q, k, v, out, lse, call, deterministic=deterministic)

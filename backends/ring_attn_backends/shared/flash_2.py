@@ -1,0 +1,174 @@
+"""Calls of flash-attn 2's kernels, which its package and torch both hold: what they get wrong.
+
+Line numbers are those of flash-attn 2.8.3.post1, csrc/flash_attn; torch's copy has the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ring_attn_backends.shared.calls import Call
+from ring_attn_backends.shared.padding import fitted, rounded
+from ring_attn_bench.problem import Documents
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A call in the kernels' words, where -1 is no limit."""
+
+    causal: bool
+    left: int
+    right: int
+    max_rows: int
+    max_keys: int
+    call: Call
+
+
+class Kernels(Protocol):
+    """Whoever holds the kernels. Tensors come with one head dim, a multiple of 8."""
+
+    def __hash__(self) -> int:
+        """What a build lacks is asked of it once."""
+        ...
+
+    def launch_forward(
+        self, q: Tensor, k: Tensor, v: Tensor, launch: Launch
+    ) -> tuple[Tensor, Tensor]:
+        """out and lse."""
+        ...
+
+    def launch_backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        launch: Launch,
+        *,
+        deterministic: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """dq, dk and dv."""
+        ...
+
+
+def forward(kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """out and lse as the contract has them, of a block or of packed documents."""
+    if not (q.numel() and k.numel()):  # documents without a token
+        lse = q.new_full((q.shape[1], q.shape[0]), float("-inf"), dtype=torch.float32)
+        return q.new_zeros(*q.shape[:2], v.shape[2]), lse
+    dim_v, width = v.shape[-1], rounded(max(q.shape[-1], v.shape[-1]), 8)
+    q, k, v = (fitted(x, width) for x in (q, k, v))
+    parts = _parts(call, q, k)
+    found = [
+        kernels.launch_forward(q[at], k[at], v[at], _launch(one, q.shape[-3], k.shape[-3]))
+        for at, one in parts
+    ]
+    out, lse = found[0] if parts[0][1] is call else _stacked(found)
+    if call.documents is not None:
+        # of rows that see nothing (softmax.h:180, flash_fwd_kernel.h:125)
+        lse = lse.masked_fill(lse == float("inf"), float("-inf"))
+    return out[..., :dim_v], lse
+
+
+def backward(
+    kernels: Kernels,
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    call: Call,
+    *,
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk and dv as the contract has them."""
+    if not (q.numel() and k.numel()):
+        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    dim, dim_v, dtype = q.shape[-1], v.shape[-1], q.dtype
+    width = rounded(max(dim, dim_v), 8)
+    dout, q, k, v, out = (fitted(x, width) for x in (dout.to(dtype), q, k, v, out.to(dtype)))
+    lse = lse.contiguous()  # read by pointer, whatever its strides
+    parts = _parts(call, q, k)
+    found = [
+        kernels.launch_backward(
+            dout[at], q[at], k[at], v[at], out[at], lse[at],
+            _launch(one, q.shape[-3], k.shape[-3]), deterministic=deterministic,
+        )
+        for at, one in parts
+    ]  # fmt: skip
+    dq, dk, dv = found[0] if parts[0][1] is call else _stacked(found)
+    return dq[..., :dim], dk[..., :dim], dv[..., :dim_v]
+
+
+def _launch(call: Call, rows: int, keys: int) -> Launch:
+    left, right = call.left, call.right
+    if call.documents is not None:
+        # at a longest of 1 query and fewer key heads, queries are regrouped (flash_api.cpp:592)
+        # as if every document had one: an error with an empty document among them
+        rows = max(2, call.documents.max_seqlen_q)
+        # a side of `max_keys` or more is taken for none (:609); beyond all tokens it is none
+        keys = call.documents.max_seqlen_k
+        keys += call.documents.max_seqlen_q if call.has_window else 0
+    if call.score.alibi_slopes is not None and right == 0:
+        # Never in causal mode: there the bias is slope * j (alibi.h:48), to which the lse belongs
+        # too. At a slope of 0.84 and 8k keys float32 has it to 8e-4 then; as a window, to 2e-7.
+        left = keys - 1 if left is None else min(left, keys - 1)
+    causal = left is None and right == 0
+    return Launch(
+        causal,
+        -1 if left is None else left,
+        -1 if right is None or causal else right,
+        rows, keys, call,
+    )  # fmt: skip
+
+
+def _parts(call: Call, q: Tensor, k: Tensor) -> list[tuple[int | slice, Call]]:
+    """The call itself; or its batch entries, each as one packed document, where only that is right.
+
+    Dense kernels take a right side of N keys or more for none, and none beside a left side for N
+    (flash_api.cpp:141 and :400): wrong with more rows than keys, where row 0 is at N - M. And
+    the backward's index of dq's sums, batch * M * H * D, has 32 bits (flash_bwd_kernel.h:120).
+    """
+    if call.documents is not None or not (_clips(call, q, k) or _overflows(q)):
+        return [(slice(None), call)]
+    rows, keys = q.shape[1], k.shape[1]
+    document = Documents(_ends(rows, q), _ends(keys, k), rows, keys)
+    return [(entry, _of_entry(call, entry, document)) for entry in range(q.shape[0])]
+
+
+def _of_entry(call: Call, entry: int, document: Documents) -> Call:
+    slopes = call.score.alibi_slopes
+    if slopes is not None and slopes.dim() == 2:
+        slopes = slopes[entry]
+    score = replace(call.score, alibi_slopes=slopes)
+    seed = (call.seed + entry) % 2**63  # else all entries, being the first, would drop alike
+    return replace(call, score=score, seed=seed, documents=document)
+
+
+def _clips(call: Call, q: Tensor, k: Tensor) -> bool:
+    rows, keys = q.shape[1], k.shape[1]
+    if call.right is None:
+        return call.left is not None and rows > keys + 1
+    return call.right >= keys
+
+
+def _overflows(q: Tensor) -> bool:
+    batch, rows, heads, dim = q.shape
+    return batch > 1 and batch * rounded(rows, 128) * heads * rounded(dim, 64) >= 2**31
+
+
+def _ends(tokens: int, like: Tensor) -> Tensor:
+    """cu_seqlens of one document, made on its device: a copy from the host would wait."""
+    return torch.arange(0, tokens + 1, tokens, dtype=torch.int32, device=like.device)
+
+
+def _stacked(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [torch.stack(side) for side in zip(*parts, strict=True)]

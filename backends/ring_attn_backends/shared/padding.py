@@ -1,0 +1,40 @@
+"""Tensors as a kernel can take them: a head dim that it has, and rows that begin where it reads.
+
+A head dim is widened with zeros. That is exact: zero columns add nothing to q.k and to dout.v,
+and what a kernel writes into them is cut off again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_ALIGNMENT = 16
+"""Bytes: kernels load so many at once, and most do not check that they may."""
+
+
+def rounded(dim: int, multiple: int) -> int:
+    """The least multiple that is not less than dim."""
+    return -(-dim // multiple) * multiple
+
+
+def fitted(x: Tensor, width: int) -> Tensor:
+    """x with its last dim widened to `width`, in memory that any kernel reads.
+
+    x itself where nothing is to be done. Copied are rows that do not begin at a multiple of 16
+    bytes, and dims of stride 0, which `sum().backward()` and `expand` make and TMA may not take.
+    """
+    if x.shape[-1] < width:
+        wide = x.new_zeros(*x.shape[:-1], width)
+        wide[..., : x.shape[-1]] = x
+        return wide
+    return x if _is_readable(x) else x.clone(memory_format=torch.contiguous_format)
+
+
+def _is_readable(x: Tensor) -> bool:
+    if x.numel() == 0:
+        return True
+    if x.data_ptr() % _ALIGNMENT or x.stride(-1) != 1:
+        return False
+    strides = (s for s, size in zip(x.stride()[:-1], x.shape[:-1], strict=True) if size > 1)
+    return all(s and s * x.element_size() % _ALIGNMENT == 0 for s in strides)
