@@ -1,24 +1,30 @@
-"""Names to backends. Nothing is imported until it is asked for, and then it is that one alone."""
+"""Names to backends and peers. Nothing is imported until it is asked for, and then that alone."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ring_attn_bench.errors import BackendUnavailable, RingAttnBenchError, UnknownName
 
 if TYPE_CHECKING:
     from ring_attn_bench.backend import Backend
+    from ring_attn_bench.peer import Peer
 
 ENTRY_POINT_GROUP = "ring_attn_bench.backends"
 """Other packages add backends here: name = "module:Class"."""
+PEER_ENTRY_POINT_GROUP = "ring_attn_bench.peers"
+"""Other packages add peers here, in the same way and without the prefix."""
+PEER_PREFIX = "peer:"
+"""What tells the name of a peer from that of a backend, in suites and in records."""
 
+Made = TypeVar("Made")
 _CHECKOUT_ROOT = Path(__file__).parents[1] / "backends"
 
 
@@ -37,35 +43,87 @@ def backends() -> Mapping[str, str]:
 
     A third party cannot take a name of the table. The order is the one in which `auto` asks.
     """
+    return _table("BACKENDS", ENTRY_POINT_GROUP)
+
+
+def peers() -> Mapping[str, str]:
+    """ "peer:name" to "module:Class": other people's whole rings, found like backends."""
+    table = _table("PEERS", PEER_ENTRY_POINT_GROUP)
+    return {f"{PEER_PREFIX}{name}": target for name, target in table.items()}
+
+
+def is_peer(name: str) -> bool:
+    """Whether a contestant of that name would be a peer, known or not."""
+    return name.startswith(PEER_PREFIX)
+
+
+def check_known(name: str) -> None:
+    """Raises UnknownName unless there is such a backend or peer."""
+    kind, table = ("peer", peers()) if is_peer(name) else ("backend", backends())
+    if name not in table:
+        raise UnknownName(kind, name, table)
+
+
+def _table(attribute: str, group: str) -> Mapping[str, str]:
     in_checkout = (_CHECKOUT_ROOT / "ring_attn_backends").is_dir()
     if in_checkout and str(_CHECKOUT_ROOT) not in sys.path:
         # First, so that a checkout never runs with an installed copy's backends.
         sys.path.insert(0, str(_CHECKOUT_ROOT))
-    own: Mapping[str, str] = import_module("ring_attn_backends").BACKENDS
-    others = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+    own: Mapping[str, str] = getattr(import_module("ring_attn_backends"), attribute)
+    others = {point.name: point.value for point in entry_points(group=group)}
     return {**own, **{name: target for name, target in others.items() if name not in own}}
 
 
 @cache
 def backend_class(name: str) -> type[Backend]:
     """The class of a backend; raises UnknownName, or BackendUnavailable if importing it fails."""
-    table = backends()
-    if name not in table:
-        raise UnknownName("backend", name, table)
-    module, _, attribute = table[name].partition(":")
-    try:
-        found: type[Backend] = getattr(import_module(module), attribute)
-    except Exception as error:  # a broken plug-in must cost nobody else anything
-        reason = f"importing {table[name]} failed with {type(error).__name__}: {error}"
-        raise BackendUnavailable(name, reason) from error
+    check_known(name)
+    found: type[Backend] = _imported(name, backends()[name])
     return found
+
+
+@cache
+def peer_class(name: str) -> type[Peer]:
+    """The class of a peer; raises UnknownName, or BackendUnavailable if importing it fails."""
+    check_known(name)
+    found: type[Peer] = _imported(name, peers()[name])
+    return found
+
+
+def _imported(name: str, target: str) -> Any:  # noqa: ANN401 - whatever class a plug-in names
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # a broken plug-in costs nobody else anything
+        reason = f"importing {target} failed with {type(error).__name__}: {error}"
+        raise BackendUnavailable(name, reason) from error
 
 
 @cache
 def load(name: str) -> Backend:
     """The backend of that name; raises UnknownName, or BackendUnavailable with the reason."""
+    return _made(name, backend_class(name))
+
+
+@cache
+def load_peer(name: str) -> Peer:
+    """The peer of that name; raises UnknownName, or BackendUnavailable with the reason."""
+    return _made(name, peer_class(name))
+
+
+def contestant_class(name: str) -> type[Backend] | type[Peer]:
+    """The class of a backend or a peer; raises as those two do."""
+    return peer_class(name) if is_peer(name) else backend_class(name)
+
+
+def load_contestant(name: str) -> Backend | Peer:
+    """The backend or the peer; raises as those two do."""
+    return load_peer(name) if is_peer(name) else load(name)
+
+
+def _made(name: str, kind: Callable[[], Made]) -> Made:
     try:
-        return backend_class(name)()
+        return kind()
     except RingAttnBenchError:
         raise
     except Exception as error:  # as above
@@ -74,19 +132,20 @@ def load(name: str) -> Backend:
 
 
 def listing() -> tuple[Listing, ...]:
-    """Every backend that is known, and for each that cannot run here the reason."""
-    return tuple(_listed(name, target) for name, target in sorted(backends().items()))
+    """Every backend, then every peer; for each that cannot run here the reason."""
+    known = (*sorted(backends().items()), *sorted(peers().items()))
+    return tuple(_listed(name, target) for name, target in known)
 
 
 def _listed(name: str, target: str) -> Listing:
     try:
-        summary = (backend_class(name).__doc__ or "").strip().splitlines()[0]
+        summary = (contestant_class(name).__doc__ or "").strip().splitlines()[0]
     except BackendUnavailable as error:
         return Listing(name, target, "", error.reason)
     except IndexError:
         summary = ""
     try:
-        load(name)
+        load_contestant(name)
     except BackendUnavailable as error:
         return Listing(name, target, summary, error.reason)
     return Listing(name, target, summary, None)

@@ -15,7 +15,10 @@ from typing import cast
 
 Environment = dict[str, str | int | float | bool | None]
 
-PACKAGES = ("triton", "flash-attn", "flash-attn-4", "nvidia-cutlass-dsl", "flag-gems", "numpy")
+PACKAGES = (
+    *("triton", "flash-attn", "flash-attn-4", "nvidia-cutlass-dsl", "flag-gems", "numpy"),
+    *("ring-flash-attn", "yunchang"),
+)
 
 
 def probe() -> Environment:

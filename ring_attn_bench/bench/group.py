@@ -103,7 +103,7 @@ class TorchrunGroup:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | _importable() | self._environment,
+                env=os.environ | importable() | self._environment,
                 start_new_session=True,
             )
         try:
@@ -197,7 +197,7 @@ class TorchrunGroup:
         return [] if self._folder is None else sorted(self._folder.glob(f"*.{suffix}"))
 
 
-def _importable() -> dict[str, str]:
+def importable() -> dict[str, str]:
     """So that a group imports this very copy of the package, whatever folder it starts in."""
     here = str(Path(__file__).parents[2])
     return {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}

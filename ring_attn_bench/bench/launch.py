@@ -51,7 +51,7 @@ def select(suite: Suite, rings: tuple[Setup, ...], request: Request) -> tuple[En
     """The entries to run; raises MachineLacks if a backend asked for by name cannot run here."""
     for name in request.backends:
         try:
-            registry.load(name)
+            registry.load_contestant(name)
         except BackendUnavailable as error:
             raise MachineLacks(str(error)) from None
     entries = [e for ring in rings for e in suite.entries(ring.world_size, ring.transport)]

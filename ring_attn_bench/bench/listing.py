@@ -13,12 +13,14 @@ INSTALL = {
     "flash_attn_4": "pip install 'ring-attn-bench[flash-attn-4]'",
     "nvidia_cutlass_dsl": "pip install 'ring-attn-bench[cute]'",
     "flag_gems": "pip install flag-gems",
+    "ring_flash_attn": "pip install ring-flash-attn",
+    "yunchang": "pip install yunchang",
 }
 """By optional package, the command that installs it."""
 
 
 def backends() -> str:
-    """A table of every backend: its name, what it is, and why it cannot run here if it cannot."""
+    """A table of every backend and peer: its name, what it is, or why it cannot run here."""
     rows = [
         (
             found.name,

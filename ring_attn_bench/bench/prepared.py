@@ -7,13 +7,23 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
-from ring_attn_bench.bench import accuracy, flops, inputs, one_gpu, ring_contestant
+from ring_attn_bench import registry
+from ring_attn_bench.bench import (
+    accuracy,
+    flops,
+    inputs,
+    one_gpu,
+    peer_contestant,
+    ring_contestant,
+)
+from ring_attn_bench.bench.contestant import Contestant, Gradients, Outputs
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.record import Accuracy, Direction
-from ring_attn_bench.bench.ring_contestant import Gradients, Outputs, RingContestant
+from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.timing import Call
 
@@ -23,7 +33,7 @@ class Prepared:
     """One contestant on one case."""
 
     request: Prepare
-    contestant: RingContestant
+    contestant: Contestant
     place: Place
     backward: bool
 
@@ -32,6 +42,11 @@ class Prepared:
         """The inputs of every rank that this process plays."""
         whole = inputs.make(self.request.case, self.request.seed, self.place.device)
         return self._cut(whole)
+
+    @cached_property
+    def twin(self) -> Contestant | None:
+        """The contestant without communication, if it can do without."""
+        return self.contestant.twin()
 
     @cached_property
     def outputs(self) -> list[Outputs]:
@@ -70,15 +85,15 @@ class Prepared:
         """What to time, or None if the contestant has no such subject."""
         if subject is Subject.ONE_GPU:
             return self._one_gpu_call(direction)
-        twin = subject is Subject.TWIN
-        if twin and (self.contestant.context is None or self.place.world_size == 1):
+        contestant = self.contestant if subject is Subject.RING else self.twin
+        if contestant is None:
             return None
         if direction is Direction.FORWARD:
-            return lambda: self.contestant.forward(self.shards, twin=twin)
+            return lambda: contestant.forward(self.shards)
         if direction is Direction.BACKWARD:
             outputs = self.outputs
-            return lambda: self.contestant.backward(self.shards, outputs, twin=twin)
-        return lambda: self._forward_backward(twin)
+            return lambda: contestant.backward(self.shards, outputs)
+        return lambda: contestant.backward(self.shards, contestant.forward(self.shards))
 
     @cached_property
     def one_gpu_length(self) -> int:
@@ -88,19 +103,27 @@ class Prepared:
     def flops(self, direction: Direction) -> dict[str, float | int | None]:
         """The fields of `Speed` that say what the work is."""
         case = self.request.case
-        areas = [job.plan.area for job in self.contestant.jobs]
-        most = torch.tensor([float(max(areas))], device=self.place.device)
-        total = torch.tensor([float(sum(areas))], dtype=torch.float64, device=self.place.device)
-        busiest = self.place.largest(most).item()
-        executed = round(self.place.sum(total).item())
         length = self.one_gpu_length
         one_gpu_area = flops.band(case).area(length, length)
         return {
             "useful_flops": flops.flops(case, direction, flops.area(case)),
-            "executed_flops": flops.flops(case, direction, executed),
             "devices": self.place.processes,
-            "imbalance": busiest * self.place.world_size / executed,
             "one_gpu_flops": flops.flops(case, direction, one_gpu_area),
+            **self._executed(direction),
+        }
+
+    def _executed(self, direction: Direction) -> dict[str, float | int | None]:
+        """What all ranks launch, and how much more the busiest one does than the mean."""
+        areas = self.contestant.areas
+        if areas is None:
+            return {"executed_flops": None, "imbalance": None}
+        most = torch.tensor([float(max(areas))], device=self.place.device)
+        total = torch.tensor([float(sum(areas))], dtype=torch.float64, device=self.place.device)
+        busiest = self.place.largest(most).item()
+        executed = round(self.place.sum(total).item())
+        return {
+            "executed_flops": flops.flops(self.request.case, direction, executed),
+            "imbalance": busiest * self.place.world_size / executed,
         }
 
     @cached_property
@@ -116,7 +139,7 @@ class Prepared:
 
     def _results(self, shards: Sequence[Inputs]) -> list[accuracy.Results]:
         outputs = self.contestant.forward(shards)
-        named = [dict(zip(("out", "lse"), pair, strict=True)) for pair in outputs]
+        named = [_given(*pair) for pair in outputs]
         if self.backward:
             for result, gradients in zip(
                 named, self.contestant.backward(shards, outputs), strict=True
@@ -124,14 +147,9 @@ class Prepared:
                 result |= _named(gradients)
         return named
 
-    def _forward_backward(self, twin: bool) -> list[Gradients]:
-        outputs = self.contestant.forward(self.shards, twin=twin)
-        return self.contestant.backward(self.shards, outputs, twin=twin)
-
     def _alone(self, whole: Inputs) -> accuracy.Results | None:
         """The same kernel's results over the whole sequence, where it can do that in one call."""
-        case, backend = self.request.case, self.contestant.jobs[0].backend
-        kernel = one_gpu.make(case, backend, case.seqlen_total)
+        kernel = self._kernel(self.request.case.seqlen_total)
         if kernel is None:
             return None
         try:
@@ -143,9 +161,13 @@ class Prepared:
             return None
         return results
 
+    def _kernel(self, length: int) -> one_gpu.OneGpu | None:
+        """The same kernel over a sequence of that length, if it is ours and that is one call."""
+        backend = self.contestant.kernel
+        return None if backend is None else one_gpu.make(self.request.case, backend, length)
+
     def _one_gpu_call(self, direction: Direction) -> Call | None:
-        case, backend = self.request.case, self.contestant.jobs[0].backend
-        kernel = one_gpu.make(case, backend, self.one_gpu_length)
+        kernel = self._kernel(self.one_gpu_length)
         if kernel is None:
             return None
         x = self._one_gpu_inputs
@@ -157,18 +179,23 @@ class Prepared:
         return lambda: kernel.backward(x, *kernel.forward(x))
 
 
-def prepare(request: Prepare, place: Place, contexts: ring_contestant.Contexts) -> Prepared:
+def prepare(request: Prepare, place: Place, contexts: Contexts) -> Prepared:
     """The contestant, ready; raises Refused with a reason that covers every direction asked for."""
     backward = any(d is not Direction.FORWARD for d in request.directions)
-    context = contexts.of(request.contestant)
-    contestant = ring_contestant.make(
-        request.case, request.contestant, place, context, backward=backward
-    )
+    case, spec = request.case, request.contestant
+    kind = peer_contestant if registry.is_peer(spec.backend) else ring_contestant
+    contestant: Contestant = kind.make(case, spec, place, contexts.of(spec), backward=backward)
     return Prepared(request, contestant, place, backward)
 
 
 def _named(gradients: Gradients) -> accuracy.Results:
     return dict(zip(("dq", "dk", "dv"), gradients, strict=True))
+
+
+def _given(out: Tensor, lse: Tensor | None) -> accuracy.Results:
+    """What the contestant gives, without the graph that autograd hangs on to it."""
+    results = {"out": out.detach()}
+    return results if lse is None else results | {"lse": lse.detach()}
 
 
 def _poison(place: Place) -> None:

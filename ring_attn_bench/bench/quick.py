@@ -56,9 +56,10 @@ def _check(name: str, say: Say, *, gpu: bool) -> int:
 def _verdict(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
     import torch
 
+    from ring_attn_bench.bench.contestant import Refused
     from ring_attn_bench.bench.place import Place
     from ring_attn_bench.bench.prepared import prepare
-    from ring_attn_bench.bench.ring_contestant import Contexts, Refused
+    from ring_attn_bench.bench.ring_contestant import Contexts
 
     device = torch.device("cuda" if gpu else "cpu")
     place = Place(0, 1, device, tuple(range(WORLD_SIZE)), WORLD_SIZE)

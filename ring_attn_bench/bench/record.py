@@ -107,12 +107,13 @@ class Case(Frozen):
 
 
 class Contestant(Frozen):
-    """Who computes it: a kernel in our ring, over a partition and a transport."""
+    """Who computes it: a kernel in our ring, or somebody else's ring, over a partition."""
 
     backend: str
+    """The kernel's name, or `peer:` and the name of somebody else's whole ring."""
     partition: str
     transport: str
-    """`p2p`, or `loopback` for all ranks in one process."""
+    """`p2p`, `loopback` for all ranks in one process, or `own`: a peer brings its own."""
     slots: int = 2
     """Landing areas for keys on their way."""
     gradients: str = "float32"
@@ -159,6 +160,7 @@ class Accuracy(Frozen):
     oracle_rows: int
     """Query rows compared, of each batch entry and head."""
     tensors: dict[str, TensorError]
+    """By result. One that the contestant does not give is not here: a peer may have no lse."""
 
     @property
     def is_right(self) -> bool:
@@ -185,12 +187,12 @@ class Speed(Frozen):
     samples: Samples
     useful_flops: int
     """Of the whole case, all ranks together, from the exact area of the mask."""
-    executed_flops: int
-    """Of what was launched."""
+    executed_flops: int | None = None
+    """Of what was launched; None for a peer, who does not say."""
     devices: int
     """GPUs (or CPU processes) that shared the work: 1 by loopback, whatever the world size is."""
-    imbalance: float
-    """The busiest rank's work over the mean."""
+    imbalance: float | None = None
+    """The busiest rank's work over the mean; None for a peer."""
     one_gpu_flops: int | None = None
     """Of the one-GPU call; its time is scaled by useful_flops / devices over this."""
 

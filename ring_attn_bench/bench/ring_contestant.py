@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,72 +10,79 @@ from torch import Tensor
 
 from ring_attn_bench import registry
 from ring_attn_bench.backend import Backend, abilities
+from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.record import Case, Contestant
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.plan import Layout, plans
-from ring_attn_bench.problem import Problem
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.forward import Job
+from ring_attn_bench.ring.link import Link
 from ring_attn_bench.ring.transports.twin import TwinLink
-
-Outputs = tuple[Tensor, Tensor]
-Gradients = tuple[Tensor, Tensor, Tensor]
-
-
-class Refused(Exception):
-    """A contestant cannot run a case; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class RingContestant:
-    """A kernel in our ring: one job for each rank that this process plays."""
+    """A kernel in our ring: one job for each rank that this process plays.
+
+    link: makes this rank's end of the transport for a pass; None by loopback.
+    """
 
     jobs: tuple[Job, ...]
-    context: RingContext | None
-    """None by loopback."""
-    twin: TwinLink
+    link: Callable[[], Link] | None
 
-    def forward(self, shards: Sequence[Inputs], *, twin: bool = False) -> list[Outputs]:
+    @property
+    def kernel(self) -> Backend:
+        """The one in the ring."""
+        return self.jobs[0].backend
+
+    @property
+    def version(self) -> str:
+        """The kernel's."""
+        return self.kernel.version()
+
+    @property
+    def interpreted(self) -> bool:
+        """Whether the kernel says so; most have no interpreter and nothing to say."""
+        ask: Callable[[], bool] = getattr(self.kernel, "interpreted", lambda: False)
+        return ask()
+
+    @property
+    def areas(self) -> list[int]:
+        """From the plans."""
+        return [job.plan.area for job in self.jobs]
+
+    def twin(self) -> RingContestant | None:
+        """The same launches on keys from a local buffer; None where no keys travel."""
+        if self.link is None or self.jobs[0].plan.world_size == 1:
+            return None
+        local = TwinLink()  # one for all passes: it keeps its buffer
+        return RingContestant(self.jobs, lambda: local)
+
+    def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and lse of every rank played here."""
         qkv = [(x.q, x.k, x.v) for x in shards]
-        if self.context is None:
-            return run.loopback_forward(self.jobs, qkv)
-        link = self.twin if twin else self.context.link()
-        return [run.forward(self.jobs[0], link, *qkv[0])]
+        if self.link is None:
+            return [*run.loopback_forward(self.jobs, qkv)]
+        return [run.forward(self.jobs[0], self.link(), *qkv[0])]
 
-    def backward(
-        self, shards: Sequence[Inputs], outputs: Sequence[Outputs], *, twin: bool = False
-    ) -> list[Gradients]:
+    def backward(self, shards: Sequence[Inputs], outputs: Sequence[Outputs]) -> list[Gradients]:
         """dq, dk, dv of every rank played here."""
         tensors = [
-            (x.dout, x.q, x.k, x.v, *result) for x, result in zip(shards, outputs, strict=True)
+            (x.dout, x.q, x.k, x.v, out, _given(lse))
+            for x, (out, lse) in zip(shards, outputs, strict=True)
         ]
-        if self.context is None:
+        if self.link is None:
             return run.loopback_backward(self.jobs, tensors)
-        link = self.twin if twin else self.context.link()
-        return [run.backward(self.jobs[0], link, *tensors[0])]
+        return [run.backward(self.jobs[0], self.link(), *tensors[0])]
 
 
-def problem_of(case: Case, device: torch.device, *, backward: bool) -> Problem:
-    """The case as a backend is asked about it."""
-    return Problem(
-        batch=case.batch,
-        seqlen=case.seqlen_total,
-        heads_q=case.heads_q,
-        heads_kv=case.heads_kv,
-        head_dim=case.head_dim,
-        head_dim_v=case.head_dim,
-        dtype=case.dtype,  # type: ignore[arg-type]  # the suite has checked it
-        device="cuda" if device.type == "cuda" else "cpu",
-        mask=mask_of(case),
-        softcap=case.softcap,
-        deterministic=case.deterministic,
-        backward=backward,
-    )
+def _given(lse: Tensor | None) -> Tensor:
+    assert lse is not None  # our ring always has one
+    return lse
 
 
 def load_backend(name: str, case: Case, device: torch.device, *, backward: bool) -> Backend:
@@ -108,7 +115,7 @@ def make(
         Job(lowered[rank], backend, score_of(case), travel, case.deterministic)
         for rank in place.ranks
     )
-    return RingContestant(jobs, context, TwinLink())
+    return RingContestant(jobs, None if context is None else context.link)
 
 
 class Contexts:

@@ -23,7 +23,7 @@ from ring_attn_bench.errors import BackendUnavailable
 
 @dataclass(frozen=True)
 class Selection:
-    """The part of a suite to run: shell patterns for case and contestant names."""
+    """The part of a suite to run: names of cases and contestants, or shell patterns for them."""
 
     cases: str = "*"
     contestants: str = "*"
@@ -33,9 +33,14 @@ class Selection:
         return tuple(
             entry
             for entry in entries
-            if fnmatch(entry.case.name, self.cases)
-            and fnmatch(entry.contestant.name, self.contestants)
+            if _matches(entry.case.name, self.cases)
+            and _matches(entry.contestant.name, self.contestants)
         )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    # a peer's name has brackets, which are a pattern of their own: the whole name is itself first
+    return name == pattern or fnmatch(name, pattern)
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,9 @@ class Groups:
 
 
 def worker_environment(backend: str, device: str) -> dict[str, str]:
-    """The environment variables that a backend's processes need on a device."""
+    """The environment variables that a backend's or a peer's processes need on a device."""
     try:
-        return dict(registry.backend_class(backend).worker_environment.get(device, {}))
+        return dict(registry.contestant_class(backend).worker_environment.get(device, {}))
     except BackendUnavailable:
         return {}  # the worker will say why
 

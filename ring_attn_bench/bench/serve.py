@@ -19,7 +19,7 @@ def main(folder: Path, world_size: int, parent: int) -> None:
     """Serves commands until `Quit`, or until the parent is gone."""
     process = os.environ["RANK"]
     (folder / f"{process}.pid").write_text(str(os.getpid()))
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     # not before the process id is known: importing torch can take long, and can fail
     from ring_attn_bench.bench.channel import Channel, Closed
     from ring_attn_bench.bench.messages import Envelope, Outcome
@@ -46,7 +46,7 @@ def main(folder: Path, world_size: int, parent: int) -> None:
     os._exit(0)  # nothing is left to do, and a broken device could make a tidy exit hang
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Ends this process, whatever it is doing, when the parent is gone without having ended it."""
     while True:
         time.sleep(PARENT_CHECK_SECONDS)

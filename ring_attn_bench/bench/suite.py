@@ -46,6 +46,7 @@ class Grid(Frozen):
     """Every combination of its lists is one case x contestant."""
 
     backends: Annotated[list[str], Field(min_length=1)]
+    """Kernels in our ring, and other people's whole rings as "peer:package[kernel,variant]"."""
     partitions: Annotated[list[str], Field(min_length=1)] = ["zigzag"]
     gradients: Annotated[list[Literal["float32", "input"]], Field(min_length=1)] = ["float32"]
     slots: Annotated[list[Positive], Field(min_length=1)] = [2]
@@ -68,8 +69,7 @@ class Grid(Frozen):
     @classmethod
     def _known_backends(cls, names: list[str]) -> list[str]:
         for name in names:
-            if name not in registry.backends():
-                raise ValueError(str(UnknownName("backend", name, registry.backends())))
+            registry.check_known(name)  # its UnknownName is a ValueError
         return names
 
     @field_validator("partitions")
@@ -116,12 +116,15 @@ class Suite(Frozen):
     grid: Annotated[list[Grid], Field(min_length=1)]
 
     def entries(self, world_size: int, transport: str) -> tuple[Entry, ...]:
-        """The suite on that many ranks, without repetitions; raises InvalidArgument if uneven."""
-        found: dict[tuple[str, str], Entry] = {}
+        """The suite on that many ranks, without repetitions; raises InvalidArgument if uneven.
+
+        Case by case, whichever grids its contestants are from: they are timed in turns.
+        """
+        cases: dict[str, dict[str, Entry]] = {}
         for grid in self.grid:
             for entry in _entries(grid, world_size, transport):
-                found.setdefault((entry.case.name, entry.contestant.name), entry)
-        return tuple(found.values())
+                cases.setdefault(entry.case.name, {}).setdefault(entry.contestant.name, entry)
+        return tuple(entry for found in cases.values() for entry in found.values())
 
 
 def _entries(grid: Grid, world_size: int, transport: str) -> Iterator[Entry]:
@@ -147,15 +150,25 @@ def _entries(grid: Grid, world_size: int, transport: str) -> Iterator[Entry]:
         contestants = product(grid.partitions, grid.backends, grid.slots, grid.gradients)
         for partition, backend, slots, gradients in contestants:
             get_partition(partition).tokens_per_rank(case.seqlen_total, world_size)
-            contestant = Contestant(
-                backend=backend,
-                # one rank holds the whole sequence, whatever the partition is called
-                partition=partition if world_size > 1 else "contiguous",
-                transport=transport,
-                slots=slots,
-                gradients=gradients,
-            )
+            # one rank holds the whole sequence, whatever the partition is called
+            dealt = partition if world_size > 1 else "contiguous"
+            contestant = _contestant(backend, dealt, transport, slots, gradients)
             yield Entry(case=case, contestant=contestant, directions=tuple(grid.directions))
+
+
+def _contestant(
+    backend: str, partition: str, transport: str, slots: int, gradients: str
+) -> Contestant:
+    if registry.is_peer(backend):  # our transports and their settings are not its own
+        own = "loopback" if transport == "loopback" else "own"
+        return Contestant(backend=backend, partition=partition, transport=own)
+    return Contestant(
+        backend=backend,
+        partition=partition,
+        transport=transport,
+        slots=slots,
+        gradients=gradients,
+    )
 
 
 def load(path: Path) -> Suite:

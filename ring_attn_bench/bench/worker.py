@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
+from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.messages import (
     Envelope,
     Judge,
@@ -19,7 +18,7 @@ from ring_attn_bench.bench.messages import (
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.prepared import Prepared, prepare
 from ring_attn_bench.bench.record import Direction
-from ring_attn_bench.bench.ring_contestant import Contexts, Refused
+from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.timing import Call, Timer, peak_extra_bytes
 
 Answer = dict[str, object]
@@ -63,13 +62,13 @@ class Worker:
         except Refused as refusal:
             return {"refused": str(refusal)}
         self._prepared[about] = prepared
-        backend = prepared.contestant.jobs[0].backend
-        interpreted: Callable[[], bool] = getattr(backend, "interpreted", lambda: False)
-        return {"version": backend.version(), "interpreted": interpreted()}
+        contestant = prepared.contestant
+        return {"version": contestant.version, "interpreted": contestant.interpreted}
 
     def _judge(self, contestant: Prepared, command: Judge) -> Answer:
         found = contestant.judge(command.check, command.seed)
         repeats = not contestant.request.case.deterministic or contestant.repeats()
+        self._give_memory_back()  # the oracle's: other groups are on this device too
         accuracy = {direction: value.model_dump() for direction, value in found.items()}
         return {"accuracy": accuracy, "repeats": repeats}
 
@@ -88,5 +87,8 @@ class Worker:
     def _release(self, about: str) -> None:
         self._prepared.pop(about, None)
         self._calls = {key: call for key, call in self._calls.items() if key[0] != about}
+        self._give_memory_back()
+
+    def _give_memory_back(self) -> None:
         if self._place.device.type == "cuda":
             torch.cuda.empty_cache()

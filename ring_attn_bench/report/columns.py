@@ -53,9 +53,11 @@ class Row(Frozen):
     """A record, flat and summarised. None is an empty cell: it does not apply or is not known."""
 
     case: str = Field(description="what was computed, as a slug")
-    backend: str = Field(description="the kernel")
+    backend: str = Field(description="the kernel; `peer:` is somebody else's whole ring")
     partition: str = Field(description="which tokens live on which rank")
-    transport: str = Field(description="how keys travel; `loopback` is all ranks in one process")
+    transport: str = Field(
+        description="how keys travel; `loopback` is all ranks in one process, `own` a peer's way"
+    )
     direction: Direction = Field(description="what was timed")
     status: Status = Field(description="how it ended; only `ok` rows have a speed")
     reason: str | None = _column(description="why, where it is not ok")
@@ -103,8 +105,12 @@ class Row(Frozen):
     percent_of_twin: float | None = _column(
         description="100 x twin_ms / latency_ms: what is left of 100 is communication"
     )
-    executed_over_useful_flops: float | None = _column(description="work launched over work needed")
-    imbalance: float | None = _column(description="the busiest rank's work over the mean")
+    executed_over_useful_flops: float | None = _column(
+        description="work launched over work needed; empty for a peer, who does not say"
+    )
+    imbalance: float | None = _column(
+        description="the busiest rank's work over the mean; empty for a peer"
+    )
     devices: int | None = _column(
         description="GPUs, or CPU processes, that shared the work; 1 by loopback"
     )
@@ -112,6 +118,9 @@ class Row(Frozen):
     oracle: str | None = _column(description="`full`, or `sampled` query rows")
     oracle_rows: int | None = _column(
         description="query rows compared, of each batch entry and head"
+    )
+    not_given: str | None = _column(
+        description="results that the contestant does not give, so that nobody judged them"
     )
     interpreted: bool = Field(description="whether the kernel ran in an interpreter: no speed")
     backend_version: str | None = _column(description="of the kernel's package")
@@ -124,6 +133,12 @@ class Row(Frozen):
     started_at: str | None = _column(description="when its measurement began")
     seconds: float = Field(description="wall time of the whole measurement, set-up included")
     command: str | None = _column(description="measures this row alone")
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The results that were compared, where any were."""
+        absent = (self.not_given or "").split()
+        return tuple(name for name in self.direction.tensors if name not in absent)
 
     def cells(self) -> dict[str, Cell]:
         """Column to cell, in the order of COLUMNS."""

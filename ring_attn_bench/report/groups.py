@@ -97,15 +97,21 @@ def holder(rows: Sequence[Row]) -> str:
 
 def varying(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
     """Those of the columns that differ between the rows; backend always."""
-    return tuple(
-        name for name in names if name == "backend" or len({getattr(row, name) for row in rows}) > 1
-    )
+    return tuple(name for name in names if name == "backend" or len(_values(rows, name)) > 1)
+
+
+def _values(rows: Sequence[Row], name: str) -> list[object]:
+    """What a column holds; that a peer's transport is its own, its name says already."""
+    found = dict.fromkeys(getattr(row, name) for row in rows)
+    if name == "transport" and len(found) > 1:
+        found.pop("own", None)
+    return list(found)
 
 
 def constants(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
     """The other columns, in words for a caption: partition zigzag."""
     fixed = [name for name in names if name not in varying(rows, names)]
-    return tuple(f"{name} {getattr(rows[0], name)}" for name in fixed)
+    return tuple(f"{name} {_values(rows, name)[0]}" for name in fixed)
 
 
 def heading(rows: Sequence[Row]) -> str:

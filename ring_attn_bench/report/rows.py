@@ -55,7 +55,7 @@ def row(record: Record) -> Row:
         **_contestant(record.contestant),
         **_speed(record),
         **_memory(record),
-        **_accuracy(record.accuracy),
+        **_accuracy(record.accuracy, record.direction),
         **_provenance(record),
     )
 
@@ -131,13 +131,15 @@ def _memory(record: Record) -> dict[str, Any]:
     return {"peak_extra_mib": max(peaks) / _MIB}
 
 
-def _accuracy(accuracy: Accuracy | None) -> dict[str, Any]:
+def _accuracy(accuracy: Accuracy | None, direction: Direction) -> dict[str, Any]:
     found = accuracy.tensors if accuracy else {}
+    absent = [name for name in direction.tensors if accuracy and name not in found]
     return {
         "errors": {name: _errors(found.get(name)) for name in TENSORS},
         "ratios": {name: _ratios(found.get(name)) for name in TENSORS},
         "oracle": accuracy.oracle if accuracy else None,
         "oracle_rows": accuracy.oracle_rows if accuracy else None,
+        "not_given": " ".join(absent) or None,
     }
 
 

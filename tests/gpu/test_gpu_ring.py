@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from ring_attn_bench import registry
+from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.messages import Prepare
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.record import Case, Contestant, Direction
-from ring_attn_bench.bench.ring_contestant import Contexts, Refused
+from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.ring.merge import merge

@@ -6,6 +6,7 @@ from ring_attn_bench import registry
 from ring_attn_bench.backend import Backend
 from ring_attn_bench.block import Form
 from ring_attn_bench.errors import BackendUnavailable, UnknownName
+from ring_attn_bench.peer import Peer
 
 
 @pytest.mark.parametrize("name", registry.backends())
@@ -32,6 +33,34 @@ def test_a_backend_that_does_not_import_is_listed_with_its_reason_beside_the_oth
 
     assert "no_such_module" in listed["broken"]
     assert listed["reference"] is None
+
+
+@pytest.mark.parametrize("name", registry.peers())
+def test_every_peer_of_the_table_names_itself_without_the_prefix(name):
+    found: type[Peer] = registry.peer_class(name)
+
+    assert registry.PEER_PREFIX + found.name == name
+    assert found.kernel is None or isinstance(found.kernel, str)
+    assert (found.__doc__ or "").strip()
+
+
+def test_peers_are_listed_after_the_backends_those_that_cannot_run_with_their_reason(monkeypatch):
+    table = {**registry.peers(), "peer:broken[x]": "no_such_module:Peer"}
+    monkeypatch.setattr(registry, "peers", lambda: table)
+
+    listed = {found.name: found.unavailable for found in registry.listing()}
+
+    assert list(listed).index("triton") < list(listed).index("peer:torch_cp[math]")
+    assert listed["peer:torch_cp[math]"] is None
+    assert "no_such_module" in listed["peer:broken[x]"]
+
+
+def test_a_peer_is_no_backend_and_is_not_asked_by_auto():
+    assert not any(registry.is_peer(name) for name in registry.backends())
+    with pytest.raises(UnknownName, match="unknown backend"):
+        registry.check_known("torch_cp[math]")
+    with pytest.raises(UnknownName, match=r"unknown peer .* Did you mean 'peer:torch_cp"):
+        registry.load_contestant("peer:torch_cp[maths]")
 
 
 def test_a_backend_whose_constructor_raises_is_unavailable_with_that_reason(monkeypatch):

@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from ring_attn_bench.bench.record import Status
 from ring_attn_bench.report import csv, plots
+from ring_attn_bench.report.groups import constants, varying
 from ring_attn_bench.report.plots.missing import missing
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.plots.throughput import draw_throughput, interval
@@ -99,6 +100,35 @@ def test_gaps_that_follow_no_rule_are_counted(make_record, make_case):
         for length in (2048, 8192) for causal in (True, False)
     ]  # fmt: skip
     assert missing(rows(records)) == "Not drawn, oom: triton (2 of 4 records)."
+
+
+def test_a_peer_has_the_colour_of_its_kernel_and_is_hatched_with_open_markers(
+    make_record, make_contestant
+):
+    names = (
+        "flash_attn_4", "peer:ring_flash_attn[flash_attn_4]", "peer:torch_cp[flash,alltoall]",
+        "peer:torch_cp[flash,allgather]", "aten", "peer:theirs[new]", "peer:other",
+    )  # fmt: skip
+    found = rows([make_record(contestant=make_contestant(backend=name)) for name in names])
+    by_name = {row.backend: row for row in found}
+    style = Style.of(found)
+    colours = {name: style.colour(row) for name, row in by_name.items()}
+    assert colours["peer:ring_flash_attn[flash_attn_4]"] == colours["flash_attn_4"]
+    assert colours["peer:torch_cp[flash,alltoall]"] == colours["aten"]
+    plain = {name for name, row in by_name.items() if not style.hatch(row)}
+    assert plain == {"flash_attn_4", "aten"}
+    assert style.fill(by_name["peer:other"]) == "none"
+    assert style.fill(by_name["aten"]) == "full"
+    looks = {(style.colour(row), style.marker(row), style.hatch(row)) for row in found}
+    assert len(looks) == len(names)
+
+
+def test_that_a_peers_transport_is_its_own_is_not_told_twice(make_record, make_contestant):
+    theirs = make_record(contestant=make_contestant(backend="peer:their[s]", transport="own"))
+    both = rows([make_record(), theirs])
+    assert varying(both) == ("backend",)
+    assert "transport p2p" in constants(both)
+    assert "transport own" in constants(rows([theirs]))
 
 
 def test_the_interval_of_a_rate_is_that_of_its_time_upside_down(make_record):

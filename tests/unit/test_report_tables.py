@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ring_attn_bench.bench.record import Direction, Status
-from ring_attn_bench.report import tables
+from ring_attn_bench.report import csv, tables
 from ring_attn_bench.report.formats import digits, tokens
 from ring_attn_bench.report.groups import WHO
 from ring_attn_bench.report.rows import rows
@@ -113,6 +113,30 @@ def test_values_that_are_not_finite_are_the_worst_and_say_so(make_record, make_c
                       accuracy=accuracy)  # fmt: skip
     table = tables.accuracy(rows([bad, good]))[0]
     assert column(table, "max_abs")[0] == "not finite"
+
+
+def test_what_a_contestant_does_not_give_is_neither_wrong_nor_hidden(
+    make_record, make_contestant, tmp_path
+):
+    good = make_record()
+    tensors = {name: error for name, error in good.accuracy.tensors.items() if name != "lse"}
+    accuracy = good.accuracy.model_copy(update={"tensors": tensors})
+    theirs = make_contestant(backend="peer:torch_cp[math]", transport="own")
+    found = rows([make_record(contestant=theirs, accuracy=accuracy), good])
+    table = tables.accuracy(found)[0]
+    assert column(table, "tensor") == ["out", "lse", "out", "lse"]
+    assert column(table, "max_abs").index("not given") == 1  # theirs comes first
+    assert found[0].not_given == "lse"
+    assert found[1].not_given is None
+    csv.write(found, tmp_path / "results.csv")
+    assert csv.read(tmp_path / "results.csv") == found
+
+
+def test_a_peers_name_breaks_at_its_bracket():
+    name = "peer:ring_flash_attn[flash_attn_2]"
+    table = Table("wide", (*"abc", "d" * 60), ((name, "x", "1", "2"),))
+    shown = [line.split()[0] for line in table.terminal().splitlines()]
+    assert shown[-2:] == ["peer:ring_flash_attn", "[flash_attn_2]"]
 
 
 def test_counts_add_up(sweep_rows):

@@ -1,5 +1,7 @@
 """A suite file is right, or one sentence says what is not."""
 
+from itertools import groupby
+
 import pytest
 
 from ring_attn_bench import suites
@@ -46,6 +48,26 @@ def test_what_two_grids_have_in_common_runs_once(tmp_path):
     assert len(loaded(tmp_path, twice).entries(2, "p2p")) == 8
 
 
+def test_contestants_of_a_case_are_together_whichever_grids_they_are_from(tmp_path):
+    other = GOOD[GOOD.index("[[grid]]") :].replace("reference", "aten")
+    entries = loaded(tmp_path, GOOD + other).entries(2, "p2p")
+
+    cases = [name for name, _ in groupby(entry.case.name for entry in entries)]
+    assert len(cases) == len(set(cases)) == 4
+
+
+def test_a_peer_has_a_transport_of_its_own_and_none_of_our_settings(tmp_path):
+    text = GOOD.replace('["reference"]', '["reference", "peer:torch_cp[math]"]')
+    entries = loaded(tmp_path, f"{text}slots = [2, 3]\n").entries(2, "p2p")
+
+    peers = [e.contestant for e in entries if e.contestant.backend == "peer:torch_cp[math]"]
+    assert {(c.transport, c.slots, c.gradients) for c in peers} == {("own", 2, "float32")}
+    assert len(peers) == len(entries) / 3  # ours twice, for their slots
+    assert peers[0].name == "peer:torch_cp[math]/zigzag/own"
+    by_loopback = loaded(tmp_path, text).entries(2, "loopback")
+    assert {e.contestant.transport for e in by_loopback} == {"loopback"}
+
+
 def test_on_one_rank_all_partitions_are_one(tmp_path):
     entries = loaded(tmp_path, GOOD).entries(1, "p2p")
 
@@ -58,6 +80,7 @@ def test_on_one_rank_all_partitions_are_one(tmp_path):
     [
         (("causal", "casual"), "unknown key 'casual'. Did you mean 'causal'?"),
         (('"reference"', '"refrence"'), "unknown backend 'refrence'. Did you mean 'reference'?"),
+        (('"reference"', '"peer:torchcp[math]"'), "Did you mean 'peer:torch_cp[math]'?"),
         (('"zigzag"', '"zig"'), "unknown partition 'zig'"),
         (("[64, 128]", "[64, -128]"), "grid.0.seqlen_per_gpu.1: Input should be greater than 0"),
         (("[64, 128]", "64"), "grid.0.seqlen_per_gpu: Input should be a valid list, got 64"),

@@ -61,7 +61,10 @@ def _draw(
         if length is None:
             axes.text(0.01 * top, place, f" {_word(row)}", va="center", fontsize=7, color=GREY)
             continue
-        axes.barh(place, length, height=0.75, color=style.colour(row))
+        axes.barh(
+            place, length, height=0.75, color=style.colour(row),
+            hatch=style.hatch(row), edgecolor="white", linewidth=0,
+        )  # fmt: skip
         if down or up:
             axes.errorbar(length, place, xerr=[[down], [up]], color=GREY, capsize=2)
         axes.text(length + up, place, f" {digits(length)}", va="center", fontsize=7)

@@ -13,6 +13,7 @@ from ring_attn_bench.report.columns import TENSORS, Ratios, Row
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.plots.canvas import GREY, footnote, panels
 from ring_attn_bench.report.plots.legend import legend
+from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style
 
 _PANEL = (4.6, 3.2)
@@ -74,9 +75,11 @@ def _points(axes: Axes, rows: Sequence[Row], shift: float, style: Style, ratio: 
     if not found:
         return
     across, up = zip(*found, strict=True)
+    theirs = is_peer(rows[0].backend)
     axes.plot(
         across, up, linestyle="", color=style.colour(rows[0]), marker=style.marker(rows[0]),
-        markersize=4.5, alpha=0.6, markeredgewidth=0,
+        markersize=4.5, alpha=0.6, markeredgewidth=1 if theirs else 0,
+        fillstyle="none" if theirs else "full",
     )  # fmt: skip
     if rows[0].status is Status.WRONG:
         axes.plot(
@@ -102,4 +105,4 @@ def _clipped(row: Row) -> bool:
 
 
 def _is_endless(row: Row) -> bool:
-    return any(row.errors[tensor].max_abs is None for tensor in row.direction.tensors)
+    return any(row.errors[tensor].max_abs is None for tensor in row.judged)

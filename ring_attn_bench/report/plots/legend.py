@@ -10,8 +10,11 @@ from matplotlib.lines import Line2D
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.groups import group, label, varying
 from ring_attn_bench.report.plots.canvas import GREY
+from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style, variant
 
+_HANDLE, _LETTER = 0.6, 0.075
+"""Inches: of a handle with its margins, and of one letter of its label."""
 _VARIANT = ("transport", "slots", "gradients")
 
 
@@ -20,6 +23,9 @@ def legend(figure: Figure, rows: Sequence[Row], style: Style, lines: bool = True
     handles = list(_backends(rows, style, lines))
     if lines:
         handles += [*_partitions(rows, style), *_variants(rows, style)]
+    # beside the panels and their title, and not at their cost
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    figure.set_figwidth(figure.get_figwidth() + _HANDLE + _LETTER * longest)
     figure.legend(
         handles=handles, loc="outside right upper", frameon=False, fontsize=8, handlelength=3
     )
@@ -31,6 +37,7 @@ def _backends(rows: Sequence[Row], style: Style, lines: bool) -> Iterator[Line2D
         yield Line2D(
             [], [], label=name, color=style.colour(first), marker=style.marker(first),
             linestyle="-" if lines else "", markersize=6,
+            fillstyle="none" if is_peer(name) else "full",
         )  # fmt: skip
 
 
@@ -42,6 +49,7 @@ def _partitions(rows: Sequence[Row], style: Style) -> Iterator[Line2D]:
 
 
 def _variants(rows: Sequence[Row], style: Style) -> Iterator[Line2D]:
+    rows = [row for row in rows if not is_peer(row.backend)]
     found = group(rows, variant)
     names = [name for name in varying(rows, _VARIANT) if name in _VARIANT]
     if len(found) > 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.plots.peers import OTHER_HATCH, is_peer, look
 
 Look = tuple[str, str]
 """Colour and marker."""
@@ -22,8 +23,8 @@ _KNOWN: Mapping[str, Look] = {
     "aten": ("#E69F00", "D"),
     "reference": ("#000000", "X"),
     "cute": ("#CC79A7", "P"),
-    "flash_attn_3": ("#56B4E9", "v"),
-    "flash_attn_2": ("#0072B2", "<"),
+    "flash_attn_3": ("#0072B2", "v"),
+    "flash_attn_2": ("#56B4E9", "<"),
 }
 _OTHERS: tuple[Look, ...] = (
     ("#CC79A7", ">"), ("#56B4E9", "p"), ("#009E73", "h"), ("#D55E00", "*"), ("#000000", "d"),
@@ -38,15 +39,17 @@ class Style:
 
     looks: Mapping[str, Look]
     variants: tuple[tuple[object, ...], ...]
-    """Transport, slots and gradients, in the order of the file; told by the marker's filling."""
+    """Transport, slots and gradients of our ring, in the order of the file; told by the filling."""
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Style:
-        """Unknown backends get the looks that are left, by name."""
+        """Unknown backends and peers get the looks that are left, by name."""
         rows = tuple(rows)
-        unknown = sorted({row.backend for row in rows} - set(_KNOWN))
+        names = sorted({row.backend for row in rows})
+        known = {**_KNOWN, **{name: found for name in names if (found := _peer(name))}}
+        unknown = [name for name in names if name not in known]
         others = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(unknown)}
-        return cls({**_KNOWN, **others}, tuple(dict.fromkeys(variant(row) for row in rows)))
+        return cls({**known, **others}, tuple(dict.fromkeys(variants(rows))))
 
     def colour(self, row: Row) -> str:
         """The backend's."""
@@ -56,13 +59,33 @@ class Style:
         """The backend's."""
         return self.looks[row.backend][1]
 
+    def hatch(self, row: Row) -> str:
+        """Of bars: a peer's has one, ours have none."""
+        if not is_peer(row.backend):
+            return ""
+        found = look(row.backend)
+        return OTHER_HATCH if found is None else found.hatch
+
     def fill(self, row: Row) -> Fill:
-        """The marker's filling: the variant's."""
+        """The marker's filling: the variant's, and none for a peer."""
+        if is_peer(row.backend):
+            return "none"
         return _FILLS[self.variants.index(variant(row)) % len(_FILLS)]
 
     def line(self, row: Row) -> Line:
         """The partition's."""
         return _LINES.get(row.partition, "-.")
+
+
+def _peer(name: str) -> Look | None:
+    """The colour of the kernel inside, and a marker of its own; None for what is not known."""
+    found = look(name)
+    return None if found is None else (_KNOWN[found.backend][0], found.marker)
+
+
+def variants(rows: Iterable[Row]) -> list[tuple[object, ...]]:
+    """Of every row of our ring."""
+    return [variant(row) for row in rows if not is_peer(row.backend)]
 
 
 def variant(row: Row) -> tuple[object, ...]:

@@ -48,6 +48,8 @@ def _worst(rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
 
 def _used(row: Row, tensor: str) -> float:
     """The share of its bound that a tensor's error uses; infinite if a value is not finite."""
+    if tensor not in row.judged:
+        return -1.0
     if row.errors[tensor].max_abs is None:
         return inf
     return row.ratios[tensor].of_bound or 0.0
@@ -55,6 +57,8 @@ def _used(row: Row, tensor: str) -> float:
 
 def _figures(row: Row, tensor: str) -> tuple[str, ...]:
     error, ratio = row.errors[tensor], row.ratios[tensor]
+    if tensor not in row.judged:
+        return "not given", "", "", "", ""
     return (
         "not finite" if error.max_abs is None else power(error.max_abs),
         power(error.rmse),

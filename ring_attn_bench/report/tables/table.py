@@ -118,4 +118,7 @@ def escape(text: str) -> str:
 
 
 def _fold(cell: str, width: int) -> str:
-    return cell if len(cell) <= width else "\n".join(wrap(cell, width))
+    """Lines of that width; the name of a peer, which has no spaces, breaks at its bracket."""
+    if len(cell) <= width:
+        return cell
+    return "\n".join(line.replace(" [", "[") for line in wrap(cell.replace("[", " ["), width))

@@ -1,0 +1,1 @@
+"""Other people's rings, as contestants: one module for each package."""

@@ -1,0 +1,188 @@
+"""The kernels that go inside peers written for flash-attn: its own, and flash-attn-4 in its place.
+
+Shapes: q, out, dq (B, M, H, D), k, v, dk, dv (B, N, G, D), lse (B, H, M), natural log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ring_attn_backends.peers.stand_ins import flash_attn_modules
+from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.problem import Problem
+
+
+class Kernel(Protocol):
+    """What a peer finds when it imports flash_attn.
+
+    name: the backend of ours that has the same kernel.
+    """
+
+    name: str
+
+    def stand_ins(self) -> Mapping[str, ModuleType]:
+        """Modules to put in the place of flash_attn's; none for the package itself."""
+        ...
+
+    def unsupported(self, problem: Problem) -> str | None:
+        """Why the kernel cannot compute the problem, whatever ring it is in; or None."""
+        ...
+
+    def version(self) -> str:
+        """Of the kernel's package."""
+        ...
+
+
+class FlashAttn2:
+    """The flash-attn package itself."""
+
+    name = "flash_attn_2"
+
+    def stand_ins(self) -> Mapping[str, ModuleType]:
+        """None: the peer imports the package as it is."""
+        _import("flash_attn.flash_attn_interface", "pip install flash-attn --no-build-isolation")
+        return {}
+
+    def unsupported(self, problem: Problem) -> str | None:
+        """What flash-attn 2 takes."""
+        return _sixteen_bits(problem)
+
+    def version(self) -> str:
+        """The package's."""
+        return f"flash-attn {version('flash-attn')}"
+
+
+class FlashAttn4:
+    """flash-attn-4 under the names of flash-attn's functions."""
+
+    name = "flash_attn_4"
+
+    def stand_ins(self) -> Mapping[str, ModuleType]:
+        """Three functions of flash-attn that call flash-attn-4."""
+        package = _import("flash_attn.cute.interface", "pip install 'flash-attn-4[cu13]'")
+        return as_flash_attn(package)
+
+    def unsupported(self, problem: Problem) -> str | None:
+        """What flash-attn-4 takes."""
+        return _sixteen_bits(problem)
+
+    def version(self) -> str:
+        """The package's."""
+        return f"flash-attn-4 {version('flash-attn-4')}"
+
+
+def as_flash_attn(package: Any) -> dict[str, ModuleType]:  # noqa: ANN401 - it ships no types
+    """Modules with flash-attn 2.8's functions over those of flash-attn-4's `interface`."""
+
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dropout_p: float,
+        softmax_scale: float,
+        causal: bool,
+        window_size_left: int = -1,
+        window_size_right: int = -1,
+        softcap: float = 0.0,
+        alibi_slopes: Tensor | None = None,
+        return_softmax: bool = False,
+    ) -> tuple[Tensor, Tensor, None, None]:
+        _refuse(dropout_p, alibi_slopes)
+        # five values in 4.0.0b36, two before
+        out, lse, *_ = package._flash_attn_fwd(
+            q, k, v, softmax_scale=softmax_scale, causal=causal, softcap=softcap, return_lse=True,
+            window_size_left=_side(window_size_left), window_size_right=_side(window_size_right),
+        )  # fmt: skip
+        return out, lse, None, None
+
+    def backward(
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        softmax_lse: Tensor,
+        dq: Tensor,
+        dk: Tensor,
+        dv: Tensor,
+        dropout_p: float,
+        softmax_scale: float,
+        causal: bool,
+        window_size_left: int = -1,
+        window_size_right: int = -1,
+        softcap: float = 0.0,
+        alibi_slopes: Tensor | None = None,
+        deterministic: bool = False,
+        rng_state: Tensor | None = None,
+    ) -> None:
+        _refuse(dropout_p, alibi_slopes)
+        # its kernels write dense buffers; what the peer cut out of larger ones is copied into
+        buffers = {name: x for name, x in (("dq", dq), ("dk", dk), ("dv", dv)) if x.is_contiguous()}
+        found = package._flash_attn_bwd(
+            q, k, v, out, dout, softmax_lse.contiguous(),
+            softmax_scale=softmax_scale, causal=causal, softcap=softcap,
+            window_size_left=_side(window_size_left), window_size_right=_side(window_size_right),
+            deterministic=deterministic, **buffers,
+        )  # fmt: skip
+        for buffer, gradient in zip((dq, dk, dv), found[:3], strict=True):
+            if gradient is not buffer:
+                buffer.copy_(gradient)
+
+    def function(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+        alibi_slopes: Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+    ) -> Tensor:
+        _refuse(dropout_p, alibi_slopes)
+        left, right = window_size
+        found = package.flash_attn_func(
+            q, k, v, softmax_scale=softmax_scale, causal=causal, softcap=softcap,
+            window_size=(_side(left), _side(right)), deterministic=deterministic,
+        )  # fmt: skip
+        out: Tensor = found[0] if isinstance(found, tuple) else found
+        return out
+
+    return flash_attn_modules(forward, backward, function)
+
+
+def _import(name: str, command: str) -> ModuleType:
+    package = name.partition(".")[0]
+    try:
+        module = import_module(name)
+    except Exception as error:  # packages and their compilers break each other now and then
+        reason = f"importing {name} failed with {type(error).__name__}: {error}; try: {command}"
+        raise BackendUnavailable(package, reason) from error
+    if not torch.cuda.is_available():
+        raise BackendUnavailable(package, "there is no CUDA device that torch can use")
+    return module
+
+
+def _sixteen_bits(problem: Problem) -> str | None:
+    if problem.dtype in {"float16", "bfloat16"}:
+        return None
+    return f"flash-attn computes in float16 and bfloat16 only, not {problem.dtype}"
+
+
+def _side(size: int) -> int | None:
+    """flash-attn writes an unlimited side of a window as -1, flash-attn-4 as None."""
+    return None if size < 0 else size
+
+
+def _refuse(dropout_p: float, alibi_slopes: Tensor | None) -> None:
+    if dropout_p or alibi_slopes is not None:
+        raise NotImplementedError("flash-attn-4 has neither dropout nor ALiBi")

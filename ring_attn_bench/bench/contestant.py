@@ -1,0 +1,77 @@
+"""What the harness judges and times: our ring, or somebody else's, over this process's shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.backend import Backend
+from ring_attn_bench.bench.inputs import Inputs, mask_of
+from ring_attn_bench.bench.record import Case
+from ring_attn_bench.problem import Problem
+
+Outputs = tuple[Tensor, Tensor | None]
+"""out and lse of one rank; no lse where the contestant gives none."""
+Gradients = tuple[Tensor, Tensor, Tensor]
+"""dq, dk, dv of one rank."""
+
+
+class Refused(Exception):
+    """A contestant cannot run a case; the text is the reason."""
+
+
+class Contestant(Protocol):
+    """Whoever computes a case, on one process: a result for each rank that is played here."""
+
+    @property
+    def version(self) -> str:
+        """Of the code that computes."""
+        ...
+
+    @property
+    def interpreted(self) -> bool:
+        """Whether its kernel runs in an interpreter, which has errors but no speed."""
+        ...
+
+    @property
+    def kernel(self) -> Backend | None:
+        """The kernel inside as a backend, to run alone on one GPU; None if there is none such."""
+        ...
+
+    @property
+    def areas(self) -> list[int] | None:
+        """The allowed pairs that each rank played here computes; None if nobody knows."""
+        ...
+
+    def twin(self) -> Contestant | None:
+        """The same without communication, whose results mean nothing; or None."""
+        ...
+
+    def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
+        """out and lse of every rank played here."""
+        ...
+
+    def backward(self, shards: Sequence[Inputs], outputs: Sequence[Outputs]) -> list[Gradients]:
+        """dq, dk, dv of every rank played here, from its `forward` on these very shards."""
+        ...
+
+
+def problem_of(case: Case, device: torch.device, *, backward: bool) -> Problem:
+    """The case as a backend or a peer is asked about it."""
+    return Problem(
+        batch=case.batch,
+        seqlen=case.seqlen_total,
+        heads_q=case.heads_q,
+        heads_kv=case.heads_kv,
+        head_dim=case.head_dim,
+        head_dim_v=case.head_dim,
+        dtype=case.dtype,  # type: ignore[arg-type]  # the suite has checked it
+        device="cuda" if device.type == "cuda" else "cpu",
+        mask=mask_of(case),
+        softcap=case.softcap,
+        deterministic=case.deterministic,
+        backward=backward,
+    )

@@ -1,0 +1,85 @@
+"""Somebody else's whole ring as a contestant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ring_attn_bench import registry
+from ring_attn_bench.backend import Backend
+from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
+from ring_attn_bench.bench.inputs import Inputs
+from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.record import Case, Contestant
+from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.peer import Peer, PeerRing
+from ring_attn_bench.problem import Problem
+from ring_attn_bench.ring.context import RingContext
+
+
+@dataclass(frozen=True)
+class PeerContestant:
+    """A peer's ring: one rank for each process, forward as in training, backward by autograd."""
+
+    peer: Peer
+    ring: PeerRing
+    kernel: Backend | None
+    differentiable: bool
+
+    interpreted = False
+    areas = None  # what a peer launches is its own affair, and not guessed
+
+    @property
+    def version(self) -> str:
+        """The peer's."""
+        return self.peer.version()
+
+    def twin(self) -> None:
+        """None: its communication cannot be taken out."""
+
+    def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
+        """out and, if the peer gives it, lse."""
+        (x,) = shards
+        for tensor in (x.q, x.k, x.v):
+            tensor.requires_grad_(self.differentiable)
+        with self.ring.settings():
+            return [self.ring.forward(x.q, x.k, x.v)]
+
+    def backward(self, shards: Sequence[Inputs], outputs: Sequence[Outputs]) -> list[Gradients]:
+        """By autograd, which keeps its graph, so that a backward can be run again alone."""
+        ((x,), ((out, _),)) = shards, outputs
+        with self.ring.settings():
+            dq, dk, dv = torch.autograd.grad(out, (x.q, x.k, x.v), x.dout, retain_graph=True)
+        return [(dq, dk, dv)]
+
+
+def make(
+    case: Case, spec: Contestant, place: Place, context: RingContext | None, *, backward: bool
+) -> PeerContestant:
+    """The contestant on this process; raises Refused with the peer's reason."""
+    problem = problem_of(case, place.device, backward=backward)
+    try:
+        peer = registry.load_peer(spec.backend)
+    except BackendUnavailable as error:
+        raise Refused(error.reason) from None
+    reason = peer.unsupported(problem, spec.partition, place.world_size)
+    if reason is not None:
+        raise Refused(reason)
+    if context is None:
+        raise Refused("somebody else's ring runs a process for each rank, and not by loopback")
+    # our ring's communicator, so that neither has to share one with anything else
+    ring = peer.join(problem, spec.partition, context.group)
+    return PeerContestant(peer, ring, _kernel(peer.kernel, problem), backward)
+
+
+def _kernel(name: str | None, problem: Problem) -> Backend | None:
+    """The backend of that name, if it is here and can run the problem."""
+    if name is None or name not in registry.backends():
+        return None
+    try:
+        backend = registry.load(name)
+    except BackendUnavailable:
+        return None
+    return backend if backend.unsupported(problem) is None else None

@@ -1,0 +1,23 @@
+"""The coverage matrix as a table for a terminal, a page and a picture; made from coverage.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ring_attn_bench.probe.finding import Finding
+from ring_attn_bench.report.coverage.matrix import Matrix
+
+
+def write_coverage(findings: Sequence[Finding], folder: Path) -> list[Path]:
+    """Writes coverage.md and coverage.png into the folder; the paths of these files."""
+    # here, so that a table for a terminal needs no matplotlib
+    from ring_attn_bench.report.coverage.markdown import page
+    from ring_attn_bench.report.coverage.picture import draw
+
+    matrix = Matrix.of(findings)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / "coverage.md", folder / "coverage.png"
+    written[0].write_text(page(matrix, written[1].name), encoding="utf-8")
+    draw(matrix, written[1])
+    return list(written)

@@ -1,0 +1,73 @@
+"""coverage.md: the matrix, where it was found, and the reason for each gap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tabulate import tabulate
+
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.probe.finding import Finding
+from ring_attn_bench.report.coverage.matrix import SYMBOLS, Matrix, symbol, title
+from ring_attn_bench.report.tables.table import escape
+
+
+def page(matrix: Matrix, picture: str) -> str:
+    """The whole page; the picture is a file beside it."""
+    legend = ", ".join(f"{SYMBOLS[verdict]} {verdict.value}" for verdict in Verdict)
+    parts = [
+        "# Coverage",
+        f"{_where(matrix)} What the features are, and how they are asked about, is in "
+        "`docs/coverage.md`; the data is in `coverage.csv`.",
+        f"![coverage]({picture})",
+        f"{legend}; where a cell has two symbols, the first is forward, the second backward.",
+        _table(matrix),
+        "## The reason for each gap",
+        *(_gaps(matrix, backend) for backend in matrix.backends),
+        *(f"### {name}\n\n{escape(why)}" for name, why in matrix.absent.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _where(matrix: Matrix) -> str:
+    places = sorted({f"{escape(x.device)}, torch {x.torch}" for x in matrix.findings})
+    return f"Found on {'; '.join(places)}."
+
+
+def _table(matrix: Matrix) -> str:
+    rows = []
+    for chapter, features in matrix.chapters:
+        rows.append([f"**{chapter}**", *("" for _ in matrix.backends)])
+        for feature in features:
+            cells = (matrix.cell(backend, feature) for backend in matrix.backends)
+            rows.append([escape(title(feature)), *map(_cell, cells)])
+    headers = ["", *(name.replace("_", " ") for name in matrix.backends)]
+    align = ["left", *("center" for _ in matrix.backends)]
+    return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def _cell(found: tuple[Finding | None, Finding | None]) -> str:
+    forward, backward = map(symbol, found)
+    return forward if forward == backward else f"{forward} {backward}"
+
+
+def _gaps(matrix: Matrix, backend: str) -> str:
+    """One line for each reason, with the features that it keeps from being ok."""
+    found = [matrix.cells[key] for key in matrix.cells if key[0] == backend]
+    version = next((x.version for x in found if x.version), "")
+    head = f"### {backend}" + (f" ({escape(version)})" if version else "")
+    return f"{head}\n\n" + ("\n".join(_reasons(found)) or "None.")
+
+
+def _reasons(found: list[Finding]) -> Iterator[str]:
+    grouped: dict[tuple[Verdict, str], dict[str, list[str]]] = {}
+    for x in found:
+        if x.verdict is not Verdict.OK:
+            features = grouped.setdefault((x.verdict, x.reason), {})
+            features.setdefault(x.feature, []).append(x.direction.value)
+    for (verdict, reason), features in grouped.items():
+        names = "; ".join(
+            title(name) + (f" ({directions[0]})" if len(directions) == 1 else "")
+            for name, directions in features.items()
+        )
+        yield f"- **{verdict.value}** {escape(names)}: {escape(reason)}"

@@ -1,0 +1,85 @@
+"""Findings as the cells of a matrix: features down, backends across, two directions in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ring_attn_bench.bench.record import Direction
+from ring_attn_bench.conformance.features import CHAPTERS, FEATURES
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.probe.finding import Finding
+
+DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
+SYMBOLS = {
+    Verdict.OK: "✓",
+    Verdict.UNSUPPORTED: "-",
+    Verdict.ERROR: "!",
+    Verdict.TIMEOUT: "∞",
+    Verdict.WRONG: "✗",
+}
+NOT_ASKED = " "
+UNAVAILABLE = "unavailable: "
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The cells that there are, and the order in which they are shown."""
+
+    cells: Mapping[tuple[str, str, str], Finding]
+    backends: tuple[str, ...]
+    absent: Mapping[str, str]
+    """The backends that could not be asked anything, and why."""
+    chapters: tuple[tuple[str, tuple[str, ...]], ...]
+    """Titles, and the features that there is a finding of."""
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding]) -> Matrix:
+        """Of a file's findings; a feature that has been renamed since is shown at the end."""
+        asked = dict.fromkeys(found.feature for found in findings)
+        known = [
+            (chapter.title, tuple(x.name for x in chapter.features if x.name in asked))
+            for chapter in CHAPTERS
+        ]
+        others = ("Others", tuple(name for name in asked if name not in FEATURES))
+        absent = _absent(findings)
+        names = dict.fromkeys(found.backend for found in findings)
+        return cls(
+            {found.key: found for found in findings},
+            tuple(name for name in names if name not in absent),
+            absent,
+            tuple((title, names) for title, names in (*known, others) if names),
+        )
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All of them, as they came."""
+        return tuple(self.cells.values())
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All of them, from top to bottom."""
+        return tuple(name for _, names in self.chapters for name in names)
+
+    def cell(self, backend: str, feature: str) -> tuple[Finding | None, Finding | None]:
+        """Forward and backward."""
+        first, second = (self.cells.get((backend, feature, x.value)) for x in DIRECTIONS)
+        return first, second
+
+
+def _absent(findings: Sequence[Finding]) -> dict[str, str]:
+    reasons: dict[str, set[str]] = {}
+    for found in findings:
+        reasons.setdefault(found.backend, set()).add(found.reason)
+    alike = {name: next(iter(found)) for name, found in reasons.items() if len(found) == 1}
+    return {name: why for name, why in alike.items() if why.startswith(UNAVAILABLE)}
+
+
+def title(feature: str) -> str:
+    """What a feature is called where people read it."""
+    return FEATURES[feature].title if feature in FEATURES else feature
+
+
+def symbol(found: Finding | None) -> str:
+    """One character for a finding."""
+    return NOT_ASKED if found is None else SYMBOLS[found.verdict]
