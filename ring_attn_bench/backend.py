@@ -114,6 +114,63 @@ class PackedBackend(Backend, Protocol):
         ...
 
 
+@runtime_checkable
+class AccumulatingBackend(Backend, Protocol):
+    """A kernel that adds a block to what earlier blocks left, instead of giving its share back.
+
+    That spares a ring a copy of every share, and a kernel that reads it again. Accumulators are
+    float32 (float64 for float64 inputs) and exact: nothing is rounded to q's dtype on the way.
+    """
+
+    def forward_into(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out_acc: Tensor,
+        lse_acc: Tensor,
+        target: Tensor | None,
+        block: Block,
+        score: Score,
+        *,
+        first: bool,
+    ) -> None:
+        """Merges the block's attention into out_acc (B, M, H, E) and lse_acc (B, H, M), in place.
+
+        first: what they hold is of no meaning, and the block's own out and lse replace it.
+        target: if given, the merged out goes there, in its dtype, and out_acc's content is lost;
+        out_acc may then be target itself, in any dtype, if `first`.
+        A row that has seen no key yet has out 0 and lse -inf, before and after.
+        """
+        ...
+
+    def backward_into(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        delta: Tensor | None,
+        dq: Tensor,
+        dk: Tensor,
+        dv: Tensor,
+        block: Block,
+        score: Score,
+        *,
+        first: bool,
+        first_keys: bool,
+        deterministic: bool,
+    ) -> None:
+        """Adds the block's share to dq, dk and dv, in place; the other arguments as in `backward`.
+
+        first: dq holds nothing yet, and is written. first_keys: so are dk and dv, which may then
+        have any dtype, that in which they travel.
+        """
+        ...
+
+
 def abilities(backend: Backend, *, alibi: bool) -> Abilities:
     """The blocks that a backend can be given, with or without ALiBi's bias."""
     return Abilities(backend.forms, alibi and backend.alibi is Alibi.INDEX)

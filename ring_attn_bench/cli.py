@@ -1,4 +1,4 @@
-"""The command line: list, check, bench, report, env. Thin; every verb is a function elsewhere."""
+"""The command line. Thin: every verb is a function elsewhere."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import signal
 import sys
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from ring_attn_bench.errors import RingAttnBenchError
+from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ring_attn_bench.probe.finding import Finding
 
 app = typer.Typer(
     help="Which ring attention is right, which is fast, and on what evidence.",
@@ -42,11 +47,18 @@ Ranks = Annotated[int | None, typer.Option(min=1, help="Ranks of the ring; by th
 Backend = Annotated[list[str] | None, typer.Option(help="Only this backend; may be repeated.")]
 Case = Annotated[str, typer.Option(help="Only cases whose name matches this shell pattern.")]
 Contestant = Annotated[str, typer.Option(help="Only contestants that match this pattern.")]
+Feature = Annotated[list[str] | None, typer.Option(help="Only features that match; --probe.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes at a time; --probe.")]
+Resume = Annotated[bool, typer.Option(help="Only what --out's coverage.csv lacks; --probe.")]
+Seconds = Annotated[float | None, typer.Option(min=0.1, help="For each feature; --probe.")]
+
+coverage = typer.Typer(help="The coverage matrix of check --probe.", no_args_is_help=True)
+app.add_typer(coverage, name="coverage")
 
 
 @app.command("list")
 def list_backends() -> None:
-    """Every backend, what it is, and why it cannot run here if it cannot."""
+    """Every backend and peer, what it is, and why it cannot run here if it cannot."""
     from ring_attn_bench.bench.listing import backends
 
     typer.echo(backends())
@@ -61,8 +73,24 @@ def check(
     case: Case = "*",
     contestant: Contestant = "*",
     quick: Annotated[bool, typer.Option(help="One process, one device, small shapes.")] = False,
+    probe: Annotated[
+        bool, typer.Option(help="Every backend by itself, feature by feature.")
+    ] = False,
+    feature: Feature = None,
+    jobs: Jobs = None,
+    seconds: Seconds = None,
+    resume: Resume = False,
 ) -> None:
-    """Correctness only, against float64."""
+    """Correctness only, against float64.
+
+    With --probe, the coverage matrix: what each backend can do, found out and not believed.
+    """
+    if probe:
+        if suite or ranks or case != "*" or contestant != "*":
+            raise InvalidArgument("--suite, --ranks, --case and --contestant are not for --probe.")
+        _probe(backend, feature, out, jobs, seconds, quick=quick, resume=resume)
+    if feature or jobs or seconds or resume:
+        raise InvalidArgument("--feature, --jobs, --seconds and --resume are for check --probe.")
     if quick:
         from ring_attn_bench.bench.quick import quick_check
 
@@ -103,6 +131,75 @@ def env() -> None:
     from ring_attn_bench.bench.listing import machine
 
     typer.echo(machine(probe()))
+
+
+@coverage.command("show")
+def show_coverage(
+    findings: Annotated[Path, typer.Argument(help="A coverage.csv, or its folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to draw coverage.md and .png in.")
+    ] = None,
+) -> None:
+    """The matrix as a table; with --out, as a page and a picture too."""
+    from ring_attn_bench.probe.finding import read
+
+    _show(read(findings), out)
+
+
+@coverage.command("diff")
+def compare_coverage(
+    before: Annotated[Path, typer.Argument(help="A coverage.csv, or its folder.")],
+    after: Annotated[Path, typer.Argument(help="Another.")],
+) -> None:
+    """Which verdicts differ; exit code 1 if any does."""
+    from ring_attn_bench.probe.compare import changes
+    from ring_attn_bench.probe.finding import read
+
+    found = changes(read(before), read(after))
+    for change in found:
+        typer.echo(change)
+    typer.echo(f"{len(found)} verdicts differ." if found else "The verdicts are the same.")
+    raise typer.Exit(Exit.WRONG if found else Exit.RIGHT)
+
+
+def _probe(
+    backend: list[str] | None,
+    feature: list[str] | None,
+    out: Path | None,
+    jobs: int | None,
+    seconds: float | None,
+    *,
+    quick: bool,
+    resume: bool,
+) -> NoReturn:
+    from ring_attn_bench.bench.setup import MachineLacks
+    from ring_attn_bench.probe import run
+    from ring_attn_bench.probe.finding import read
+    from ring_attn_bench.probe.progress import ProbeProgress
+
+    request = run.ProbeRequest(
+        tuple(backend or ()), tuple(feature or ()), out, jobs, seconds or run.SECONDS, quick, resume
+    )
+    with ProbeProgress(Console(highlight=False)) as progress:
+        folder = run.probe(request, progress)
+    found = read(folder)
+    _show(found, folder)
+    if any(x.verdict.is_failure for x in found):
+        raise typer.Exit(Exit.WRONG)
+    lacking = run.missing(found, request.backends)
+    if lacking:
+        raise MachineLacks("; ".join(lacking))
+    raise typer.Exit(Exit.RIGHT)
+
+
+def _show(findings: Sequence[Finding], folder: Path | None) -> None:
+    from ring_attn_bench.report.coverage import write_coverage
+    from ring_attn_bench.report.coverage.table import terminal
+
+    typer.echo(terminal(findings))
+    if folder is not None:
+        page = write_coverage(findings, folder)[0]
+        typer.echo(f"\nPage: {page}")
 
 
 def _run(

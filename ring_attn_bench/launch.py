@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench.backend import Backend
+from ring_attn_bench.backend import AccumulatingBackend, Backend
 from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.positions import Range, part
 from ring_attn_bench.problem import Score
@@ -66,6 +66,78 @@ def backward(
         dq, dk, dv = _backward(backend, inside, _part(block, rows, keys), score, deterministic)
         whole[0][:, at], whole[1][:, of], whole[2][:, of] = dq, dk, dv
     return whole
+
+
+def forward_into(
+    backend: AccumulatingBackend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out_acc: Tensor,
+    lse_acc: Tensor,
+    target: Tensor | None,
+    block: Block,
+    score: Score,
+    *,
+    first: bool,
+) -> None:
+    """The contract's `forward_into`."""
+    rows, keys = _seen(backend, block, q.shape[1], k.shape[1])
+    if len(rows) < q.shape[1] or len(keys) < k.shape[1]:
+        if first:
+            (out_acc if target is None else target).zero_()
+            lse_acc.fill_(float("-inf"))
+        elif target is not None:
+            target.copy_(out_acc)
+        if not len(rows):
+            return
+        block, at, of = _part(block, rows, keys), rows.slice, keys.slice
+        q, k, v, out_acc, lse_acc = q[:, at], k[:, of], v[:, of], out_acc[:, at], lse_acc[:, :, at]
+        target = None if target is None else target[:, at]
+    local, shift = _by_index(backend, block, score, q)
+    if shift is not None and not first:
+        lse_acc.sub_(shift)
+    backend.forward_into(q, k, v, out_acc, lse_acc, target, block, local, first=first)
+    if shift is not None:
+        lse_acc.add_(shift)
+
+
+def backward_into(
+    backend: AccumulatingBackend,
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    delta: Tensor | None,
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    block: Block,
+    score: Score,
+    *,
+    first: bool,
+    first_keys: bool,
+    deterministic: bool,
+) -> None:
+    """The contract's `backward_into`."""
+    rows, keys = _seen(backend, block, q.shape[1], k.shape[1])
+    if len(rows) < q.shape[1] or len(keys) < k.shape[1]:
+        for gradient, starts in ((dq, first), (dk, first_keys), (dv, first_keys)):
+            if starts:
+                gradient.zero_()
+        if not len(rows):
+            return
+        block, at, of = _part(block, rows, keys), rows.slice, keys.slice
+        dout, q, out, dq, lse = dout[:, at], q[:, at], out[:, at], dq[:, at], lse[:, :, at]
+        delta = None if delta is None else delta[:, :, at]
+        k, v, dk, dv = k[:, of], v[:, of], dk[:, of], dv[:, of]
+    local, shift = _by_index(backend, block, score, q)
+    backend.backward_into(
+        dout, q, k, v, out, lse if shift is None else lse - shift, delta, dq, dk, dv, block, local,
+        first=first, first_keys=first_keys, deterministic=deterministic,
+    )  # fmt: skip
 
 
 def _forward(

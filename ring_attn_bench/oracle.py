@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.positions import Band
 from ring_attn_bench.problem import Mask, Score
 
@@ -33,21 +34,25 @@ def forward(
     mask: Mask,
     score: Score,
     *,
+    keep: Tensor | None = None,
     arithmetic: torch.dtype = torch.float64,
     budget: int = DEFAULT_BUDGET,
 ) -> tuple[Tensor, Tensor]:
     """out (B, R, H, E) in `arithmetic`, and lse (B, H, R), natural log.
 
+    keep: (B, H, R, N), which weights dropout keeps; given if and only if there is dropout.
+
     lse is float64, or float32 of scores that were not rounded on the way: a kernel's lse never
     passes through the input dtype, so a rounded one would be too kind a yardstick.
     A row that sees no key has out 0 and lse -inf.
     """
-    exact = _Arithmetic(arithmetic)
+    exact, dropout = _Arithmetic(arithmetic), _Dropout.of(keep, score)
     out = q.new_empty(*q.shape[:3], v.shape[3], dtype=arithmetic)
     lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=exact.wide)
     for tile in _tiles(q, k, q_positions, k_positions, mask.band, exact.wide, budget):
         s, _ = _scores(tile, q, k, score, exact)
         p = exact.rounded(_normalised(s, torch.logsumexp(s, dim=-1)))
+        p = dropout.of_tile(tile, p, exact)
         product = p @ exact.rounded(v[tile.batch, :, tile.key_head])
         out[tile.batch, tile.rows, tile.heads] = product.transpose(0, 1).to(arithmetic)
         if exact.rounds:
@@ -68,6 +73,7 @@ def backward(
     mask: Mask,
     score: Score,
     *,
+    keep: Tensor | None = None,
     arithmetic: torch.dtype = torch.float64,
     budget: int = DEFAULT_BUDGET,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,8 +82,9 @@ def backward(
     out and lse are those of the rows over all keys of the sequence, whichever keys are given. If
     dout is zero in every other row, the share of these rows is the whole of dk and dv: so a few
     sampled rows check every key of a long sequence.
+    keep: as in `forward`.
     """
-    exact = _Arithmetic(arithmetic)
+    exact, dropout = _Arithmetic(arithmetic), _Dropout.of(keep, score)
     dq = q.new_empty(q.shape, dtype=arithmetic)
     dk = torch.zeros_like(k, dtype=exact.wide)
     dv = torch.zeros_like(v, dtype=exact.wide)
@@ -87,12 +94,14 @@ def backward(
         s, slope = _scores(tile, q, k, score, exact)
         p = exact.rounded(_normalised(s, lse[tile.batch, tile.heads, tile.rows].to(s.dtype)))
         dp = exact.rounded(do @ exact.rounded(v[tile.batch, :, tile.key_head]).T)
+        dp = dropout.of_tile(tile, dp, exact)
         ds = exact.rounded(p * (dp - delta)) * slope
         ds = exact.rounded(ds * score.softmax_scale)
         product = ds @ exact.rounded(k[tile.batch, :, tile.key_head])
         dq[tile.batch, tile.rows, tile.heads] = product.transpose(0, 1).to(arithmetic)
         dk[tile.batch, :, tile.key_head] += ds.flatten(0, 1).T @ query.flatten(0, 1)
-        dv[tile.batch, :, tile.key_head] += p.flatten(0, 1).T @ do.flatten(0, 1)
+        weights = dropout.of_tile(tile, p, exact)
+        dv[tile.batch, :, tile.key_head] += weights.flatten(0, 1).T @ do.flatten(0, 1)
     return dq, dk.to(arithmetic), dv.to(arithmetic)
 
 
@@ -150,6 +159,30 @@ class _Tile:
         return exact.rounded(x[self.batch, self.rows, self.heads]).transpose(0, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Dropout:
+    """What becomes of weights, and of their gradients, at (B, H, R, N)."""
+
+    keep: Tensor | None
+    p: float
+
+    @classmethod
+    def of(cls, keep: Tensor | None, score: Score) -> _Dropout:
+        if (keep is not None) != (score.dropout_p > 0):
+            raise InvalidArgument(
+                f"the oracle draws no weights: with dropout_p {score.dropout_p} it is "
+                f"{'given' if score.dropout_p else 'not given'} those to keep."
+            )
+        return cls(keep, score.dropout_p)
+
+    def of_tile(self, tile: _Tile, x: Tensor, exact: _Arithmetic) -> Tensor:
+        """Dropped, or scaled by 1 / (1 - p)."""
+        if self.keep is None:
+            return x
+        kept = self.keep[tile.batch, tile.heads, tile.rows]
+        return exact.rounded(torch.where(kept, x / (1 - self.p), 0.0))
+
+
 def _tiles(
     q: Tensor,
     k: Tensor,
@@ -162,7 +195,7 @@ def _tiles(
     batch, rows, heads, _ = q.shape
     keys, key_heads = k.shape[1:3]
     group = heads // key_heads
-    step = max(1, budget // (group * keys * wide.itemsize))
+    step = max(1, budget // (group * max(1, keys) * wide.itemsize))
     q_positions, k_positions = q_positions.to(q.device), k_positions.to(q.device)
     for start in range(0, rows, step):
         inside = slice(start, start + step)

@@ -22,23 +22,35 @@ CHECKOUT = Path(__file__).parents[1]
 ROOTS = {"ring_attn_bench": CHECKOUT, "ring_attn_backends": CHECKOUT / "backends"}
 
 CORE = {
-    "problem", "positions", "partition", "plan", "block", "lower", "errors", "backend", "registry",
+    "problem", "positions", "partition", "plan", "block", "lower", "errors", "backend", "peer",
+    "registry",
 }  # fmt: skip
-CONTRACT = {"backend", "block", "problem", "positions", "errors", "lower"}
+CONTRACT = {"backend", "peer", "block", "problem", "positions", "errors", "lower", "dropout"}
 FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
     "ring": {"bench", "report", "cli", "__main__"},
     "launch": {"ring", "bench", "report", "cli", "__main__"},
     "oracle": {"bench", "report", "cli", "__main__"},
     "attention": {"bench", "report", "cli", "__main__"},
     "ring_attention": {"bench", "report", "cli", "__main__"},
-    "bench": {"report", "cli", "__main__"},
+    "bench": {"conformance", "probe", "report", "cli", "__main__"},
+    "conformance": {"ring", "probe", "report", "cli", "__main__"},
+    "probe": {"ring", "report", "cli", "__main__"},
 }
+
+USES = {"flag_gems": {"triton"}}  # FlagGems has no backward for a ring: it is given ours
 
 MAX_LINES = 400
 SOURCES = ("ring_attn_bench", "backends", "tests", "examples", "scripts")
 SUFFIXES = {".py", ".cu", ".cuh", ".sh"}
 
-KERNEL_PACKAGES = ("triton", "flash_attn", "cutlass")
+KERNEL_PACKAGES = (
+    "triton",
+    "flash_attn",
+    "flash_attn_interface",
+    "cutlass",
+    "ring_flash_attn",
+    "yunchang",
+)
 READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/cli.py": "the edge: what the caller set in the shell",
     "ring_attn_bench/bench/environment.py": "starts a process and hands its environment on",
@@ -47,6 +59,7 @@ READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/bench/quick.py": "turns the interpreters of backends on, for its process",
     "ring_attn_bench/bench/serve.py": "is started by torchrun, which tells the rank so",
     "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",
+    "ring_attn_bench/probe/process.py": "starts a process and makes its environment",
 }
 
 
@@ -185,7 +198,9 @@ def test_only_the_registry_knows_the_backends():
 
 def test_the_report_reads_records_only():
     allowed = ("ring_attn_bench.report", "ring_attn_bench.suites", "ring_attn_bench.errors",
-               "ring_attn_bench.bench.record")  # fmt: skip
+               "ring_attn_bench.bench.record", "ring_attn_bench.probe.finding",
+               "ring_attn_bench.conformance.features",
+               "ring_attn_bench.conformance.verdict")  # fmt: skip
     violations = names(
         found
         for part, found, package, _ in within("ring_attn_bench")
@@ -201,7 +216,7 @@ def test_backends_know_the_contract_and_not_each_other():
         found
         for part, found, package, target in within("ring_attn_backends")
         if (package == "ring_attn_bench" and target not in CONTRACT)
-        or (package == "ring_attn_backends" and target != part)
+        or (package == "ring_attn_backends" and target not in {part, "shared", *USES.get(part, ())})
     )
     assert violations == []
 
@@ -217,15 +232,19 @@ def test_no_import_cycles():
         pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
 
 
-# the table of backends
+# the tables of backends and peers
 
 
 def table() -> dict[str, str]:
-    """BACKENDS, read without importing."""
+    """BACKENDS and PEERS, read without importing."""
+    return _table("BACKENDS") | _table("PEERS")
+
+
+def _table(name: str) -> dict[str, str]:
     for node in syntax("ring_attn_backends").body:
-        if ast.unparse(node).startswith(("BACKENDS =", "BACKENDS:")):
+        if ast.unparse(node).startswith((f"{name} =", f"{name}:")):
             return ast.literal_eval(node.value)
-    raise AssertionError("ring_attn_backends/__init__.py has no table BACKENDS")
+    raise AssertionError(f"ring_attn_backends/__init__.py has no table {name}")
 
 
 @pytest.mark.parametrize(("name", "target"), table().items())

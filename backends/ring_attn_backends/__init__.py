@@ -1,13 +1,33 @@
-"""The backends that come with ring_attn_bench: the table below, and one module for each line."""
+"""The backends and peers that come with ring_attn_bench: two tables, and a class for each line."""
 
 BACKENDS = {
     "flash_attn_4": "ring_attn_backends.flash_attn_4:FlashAttn4Backend",
+    "flash_attn_3": "ring_attn_backends.flash_attn_3:FlashAttn3Backend",
     "cudnn": "ring_attn_backends.cudnn:CudnnBackend",
     "triton": "ring_attn_backends.triton:TritonBackend",
+    "flash_attn_2": "ring_attn_backends.flash_attn_2:FlashAttn2Backend",
     "aten": "ring_attn_backends.aten:AtenBackend",
+    "flex": "ring_attn_backends.flex:FlexBackend",
+    "flag_gems": "ring_attn_backends.flag_gems:FlagGemsBackend",
     "reference": "ring_attn_backends.reference:ReferenceBackend",
 }
 """Name to "module:Class", fastest first: `auto` takes the first that can.
 
 A module imports its kernel's package only when a backend is made.
+"""
+
+PEERS = {
+    "ring_flash_attn[flash_attn_2]": "ring_attn_backends.peers.ring_flash_attn:WithFlashAttn2",
+    "ring_flash_attn[flash_attn_4]": "ring_attn_backends.peers.ring_flash_attn:WithFlashAttn4",
+    "torch_cp[flash,alltoall]": "ring_attn_backends.peers.torch_cp:FlashAllToAll",
+    "torch_cp[flash,allgather]": "ring_attn_backends.peers.torch_cp:FlashAllGather",
+    "torch_cp[cudnn,alltoall]": "ring_attn_backends.peers.torch_cp:CudnnAllToAll",
+    "torch_cp[cudnn,allgather]": "ring_attn_backends.peers.torch_cp:CudnnAllGather",
+    "torch_cp[math]": "ring_attn_backends.peers.torch_cp:Math",
+    "yunchang[ulysses,flash_attn_2]": "ring_attn_backends.peers.yunchang:WithFlashAttn2",
+    "yunchang[ulysses,flash_attn_4]": "ring_attn_backends.peers.yunchang:WithFlashAttn4",
+}
+"""Other people's whole rings: package[kernel inside, variant] to "module:Class".
+
+A module imports the peer's package, and the kernel's, only when a peer is made.
 """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.block import Alibi, Block, Form
+from ring_attn_bench.dropout import keep
 from ring_attn_bench.positions import Spans
 from ring_attn_bench.problem import Problem, Score
 
@@ -23,9 +24,7 @@ class ReferenceBackend:
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def unsupported(self, problem: Problem) -> str | None:
-        """Everything but dropout."""
-        if problem.dropout_p:
-            return f"it has no dropout (dropout_p is {problem.dropout_p})"
+        """Nothing."""
         return None
 
     def version(self) -> str:
@@ -38,7 +37,7 @@ class ReferenceBackend:
         """softmax(scores) v and its log-sum-exp, one whole score matrix per head."""
         scores = _Scores(q, k, block, score)
         lse = torch.logsumexp(scores.values, dim=-1)
-        p = _probabilities(scores.values, lse)
+        p = scores.after_dropout(_probabilities(scores.values, lse))
         out = torch.einsum("bghmn,bnge->bmghe", p, _wide(v))
         return _heads_joined(out).to(q.dtype), _lse_joined(lse)
 
@@ -61,8 +60,8 @@ class ReferenceBackend:
         scores = _Scores(q, k, block, score)
         p = _probabilities(scores.values, _lse_split(lse, k.shape[2]).to(scores.values.dtype))
         do = _wide(_heads_split(dout, k.shape[2]))
-        dv = torch.einsum("bghmn,bmghe->bnge", p, do)
-        dp = torch.einsum("bmghe,bnge->bghmn", do, _wide(v))
+        dv = torch.einsum("bghmn,bmghe->bnge", scores.after_dropout(p), do)
+        dp = scores.after_dropout(torch.einsum("bmghe,bnge->bghmn", do, _wide(v)))
         ds = p * (dp - _lse_split(delta, k.shape[2]).to(p.dtype)[..., None])
         ds = ds * scores.slope * score.softmax_scale
         dq = torch.einsum("bghmn,bngd->bmghd", ds, _wide(k))
@@ -71,7 +70,7 @@ class ReferenceBackend:
 
 
 class _Scores:
-    """Masked scores of a block, (B, G, H/G, M, N), and the softcap's slope at each."""
+    """Masked scores of a block, (B, G, H/G, M, N), the softcap's slope and dropout at each."""
 
     def __init__(self, q: Tensor, k: Tensor, block: Block, score: Score) -> None:
         groups = k.shape[2]
@@ -81,12 +80,22 @@ class _Scores:
         if score.softcap > 0:
             tanh = torch.tanh(s / score.softcap)
             s, self.slope = score.softcap * tanh, 1 - tanh**2
-        distance = _positions(block.rows, q)[:, None] - _positions(block.keys, q)[None, :]
+        rows, keys = _positions(block.rows, q), _positions(block.keys, q)
+        distance = rows[:, None] - keys[None, :]
         if score.alibi_slopes is not None:
             slopes = score.alibi_slopes.to(s.dtype).expand(q.shape[0], q.shape[2])
             slopes = slopes.unflatten(1, (groups, -1))[..., None, None]
             s = s - slopes * distance.abs()
         self.values = s.masked_fill(~allowed(distance, block), float("-inf"))
+        self._p, self._kept = score.dropout_p, None
+        if self._p:
+            batch, heads = q.shape[0], q.shape[2]
+            kept = keep(score.dropout_seed, self._p, batch, heads, rows, keys)
+            self._kept = kept.unflatten(1, (groups, -1))
+
+    def after_dropout(self, x: Tensor) -> Tensor:
+        """Weights, or the gradients that come back to them, as dropout hands them on."""
+        return x if self._kept is None else torch.where(self._kept, x / (1 - self._p), 0.0)
 
 
 def allowed(distance: Tensor, block: Block) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import launch as kernel
+from ring_attn_bench.backend import AccumulatingBackend
 from ring_attn_bench.plan import Launch, Step
 from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job, post_due
@@ -37,6 +38,8 @@ class BackwardPass:
         self._out, self._lse = out, lse
         self._wide = accumulator_dtype(q.dtype)
         self._packing = Packing.of(k, v)
+        backend = job.backend
+        self._accumulating = backend if isinstance(backend, AccumulatingBackend) else None
         self._delta = delta(dout, out, self._wide) if job.backend.needs_delta else None
         zero = job.plan.rows_start_at_zero
         self._dq = (torch.zeros_like if zero else torch.empty_like)(q, dtype=self._wide)
@@ -83,23 +86,23 @@ class BackwardPass:
 
     def _launch(self, launch: Launch, k: Tensor, v: Tensor, dk: Tensor, dv: Tensor) -> None:
         rows, keys = launch.rows.slice, launch.keys.slice
-        job = self._job
-        block = kernel.backward(
-            job.backend,
-            self._dout[:, rows],
-            self._q[:, rows],
-            k[:, keys],
-            v[:, keys],
-            self._out[:, rows],
-            self._lse[:, :, rows],
-            None if self._delta is None else self._delta[:, :, rows],
-            launch.block,
-            job.score,
-            deterministic=job.deterministic,
+        dq, dk, dv = self._dq[:, rows], dk[:, keys], dv[:, keys]
+        row_sums = None if self._delta is None else self._delta[:, :, rows]
+        q, dout, out, lse = self._q, self._dout, self._out, self._lse
+        given = dout[:, rows], q[:, rows], k[:, keys], v[:, keys], out[:, rows], lse[:, :, rows]
+        block, score, deterministic = launch.block, self._job.score, self._job.deterministic
+        if self._accumulating is not None:
+            kernel.backward_into(
+                self._accumulating, *given, row_sums, dq, dk, dv, block, score,
+                first=launch.first, first_keys=launch.first_keys, deterministic=deterministic,
+            )  # fmt: skip
+            return
+        shares = kernel.backward(
+            self._job.backend, *given, row_sums, block, score, deterministic=deterministic
         )
-        _put(self._dq[:, rows], block[0], launch.first)
-        _put(dk[:, keys], block[1], launch.first_keys)
-        _put(dv[:, keys], block[2], launch.first_keys)
+        _put(dq, shares[0], launch.first)
+        _put(dk, shares[1], launch.first_keys)
+        _put(dv, shares[2], launch.first_keys)
 
     def _add_received(self, outstanding: int) -> None:
         for tokens, partial in self._link.received(outstanding):

@@ -1,4 +1,7 @@
-"""One rank's forward pass: post, wait, launch, merge, as the plan says."""
+"""One rank's forward pass: post, wait, launch, merge, as the plan says.
+
+A kernel that accumulates merges by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import launch as kernel
-from ring_attn_bench.backend import Backend
+from ring_attn_bench.backend import AccumulatingBackend, Backend
 from ring_attn_bench.plan import Launch, Plan
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.link import Link
@@ -43,6 +46,8 @@ class ForwardPass:
         self._job, self._link = job, link
         self._q, self._k, self._v = q, k, v
         self._packing = Packing.of(k, v)
+        backend = job.backend
+        self._accumulating = backend if isinstance(backend, AccumulatingBackend) else None
         batch, rows, heads, _ = q.shape
         plan, wide = job.plan, accumulator_dtype(q.dtype)
         self._lse = q.new_empty(batch, heads, rows, dtype=wide)
@@ -85,17 +90,22 @@ class ForwardPass:
 
     def _launch(self, launch: Launch, k: Tensor, v: Tensor) -> None:
         rows, keys = launch.rows.slice, launch.keys.slice
-        job = self._job
-        block_out, block_lse = kernel.forward(
-            job.backend, self._q[:, rows], k[:, keys], v[:, keys], launch.block, job.score
-        )
-        lse = self._lse[:, :, rows]
+        block, score = launch.block, self._job.score
+        q, k, v = self._q[:, rows], k[:, keys], v[:, keys]
+        out_acc, lse = self._out_acc[:, rows], self._lse[:, :, rows]
         target = self._out[:, rows] if launch.last else None
-        if launch.first and self._fresh:
-            (self._out_acc[:, rows] if target is None else target).copy_(block_out)
+        first = launch.first and self._fresh
+        if self._accumulating is not None:
+            kernel.forward_into(
+                self._accumulating, q, k, v, out_acc, lse, target, block, score, first=first
+            )
+            return
+        block_out, block_lse = kernel.forward(self._job.backend, q, k, v, block, score)
+        if first:
+            (out_acc if target is None else target).copy_(block_out)
             lse.copy_(block_lse)
         else:
-            merge(self._out_acc[:, rows], lse, block_out, block_lse, target)
+            merge(out_acc, lse, block_out, block_lse, target)
 
 
 def post_due(plan: Plan, link: Link, index: int) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import torch
 
 from ring_attn_bench.backend import Backend
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.registry import backend_class, backends, load
-from tests.conformance.checking import Case, refusal
+from tests.conformance.questions import DEVICE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,15 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("default"))
 
 
-class Question(NamedTuple):
-    backend: Backend
-    case: Case
-    device: str
-
-
 @pytest.fixture(scope="session")
 def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return DEVICE
 
 
 @pytest.fixture(scope="session", params=sorted(backends()))
@@ -46,15 +37,3 @@ def backend(request: pytest.FixtureRequest, device: str) -> Backend:
         return load(name)
     except BackendUnavailable as error:
         pytest.skip(f"{name}: {error.reason}")
-
-
-@pytest.fixture
-def question(backend: Backend, case: Case, device: str) -> Iterator[Question]:
-    """The case, if the backend says that it can compute it."""
-    reason = refusal(backend, case, device)
-    if reason:
-        pytest.skip(reason)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # blocks this small spend most of their time waiting for threads
-    yield Question(backend, case, device)
-    torch.set_num_threads(threads)

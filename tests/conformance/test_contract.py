@@ -7,10 +7,10 @@ import pytest
 
 from ring_attn_bench.backend import abilities
 from ring_attn_bench.block import Form
+from ring_attn_bench.conformance.cases import FULL
 from ring_attn_bench.lower import chunks, lower
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import DTYPES, Mask
-from tests.conformance.checking import FULL, LOCAL
 
 
 def test_a_backend_declares_what_the_ring_asks_for(backend):
@@ -25,15 +25,10 @@ def test_a_backend_has_its_name_in_the_registry(backend, request):
     assert backend.name in request.node.name
 
 
-def test_dropout_is_refused_because_a_block_cannot_carry_it(backend, device):
-    for dtype in DTYPES:
-        problem = replace(replace(LOCAL, dtype=dtype).problem(device), dropout_p=0.1)
-        assert backend.unsupported(problem)
-
-
 @pytest.mark.parametrize(
     "change",
     [
+        {"dropout_p": 0.1},
         {"softcap": 2.0},
         {"alibi": True},
         {"deterministic": True},
@@ -42,6 +37,8 @@ def test_dropout_is_refused_because_a_block_cannot_carry_it(backend, device):
         {"head_dim": 512, "head_dim_v": 512},
         {"head_dim": 64, "head_dim_v": 32},
         {"heads_kv": 1},
+        {"backward": False},
+        {"packed": True},
     ],
     ids=str,
 )

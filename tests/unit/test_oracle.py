@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ring_attn_bench import oracle
 from ring_attn_bench.bench import tolerance
+from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.problem import Mask, Score
 
 B, S, H, G, D, E = 2, 37, 6, 3, 16, 8
@@ -35,7 +36,7 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, 
     return q.to(dtype), k.to(dtype), v.to(dtype), dout.to(dtype)
 
 
-def by_autograd(q, k, v, dout, mask: Mask, score: Score) -> dict[str, Tensor]:
+def by_autograd(q, k, v, dout, mask: Mask, score: Score, keep=None) -> dict[str, Tensor]:
     """Whole matrices, heads repeated, gradients by torch: none of the oracle's code."""
     q, k, v = (x.detach().clone().requires_grad_() for x in (q, k, v))
     keys, values = (x.repeat_interleave(H // G, dim=2) for x in (k, v))
@@ -53,7 +54,10 @@ def by_autograd(q, k, v, dout, mask: Mask, score: Score) -> dict[str, Tensor]:
     if mask.window_right is not None:
         hidden |= -distance > mask.window_right
     s = s.masked_fill(hidden, float("-inf"))
-    out = torch.einsum("bhij,bjhe->bihe", torch.softmax(s, dim=-1), values)
+    p = torch.softmax(s, dim=-1)
+    if keep is not None:
+        p = p * keep / (1 - score.dropout_p)
+    out = torch.einsum("bhij,bjhe->bihe", p, values)
     out.backward(dout)
     lse = torch.logsumexp(s, dim=-1)
     return {"out": out, "lse": lse, "dq": q.grad, "dk": k.grad, "dv": v.grad}
@@ -73,6 +77,35 @@ def test_float64_agrees_with_autograd_on_whole_matrices(mask, score):
     expected = by_autograd(*inputs(), mask, score)
     for name, result in by_oracle(*inputs(), mask, score).items():
         torch.testing.assert_close(result, expected[name], rtol=1e-12, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("budget", [oracle.DEFAULT_BUDGET, 5 * S * 2 * 8])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def test_dropout_is_that_of_the_weights_to_keep(mask, budget):
+    keep = torch.rand(B, H, S, S, generator=torch.Generator().manual_seed(3)) > 0.3
+    score = Score(SCALE, softcap=2.0, dropout_p=0.3)
+    expected = by_autograd(*inputs(), mask, score, keep)
+    for name, result in by_oracle(*inputs(), mask, score, keep=keep, budget=budget).items():
+        torch.testing.assert_close(result, expected[name], rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_lse_knows_nothing_of_dropout():
+    keep = torch.zeros(B, H, S, S, dtype=torch.bool)
+    dropped = by_oracle(*inputs(), Mask(), Score(SCALE, dropout_p=0.5), keep=keep)
+    assert torch.equal(dropped["lse"], by_oracle(*inputs(), Mask(), Score(SCALE))["lse"])
+    assert not dropped["out"].any()
+
+
+def test_dropout_without_weights_to_keep_is_refused():
+    with pytest.raises(InvalidArgument, match="draws no weights"):
+        by_oracle(*inputs(), Mask(), Score(SCALE, dropout_p=0.5))
+
+
+def test_no_keys_are_nothing_to_see():
+    q, k, v, _ = inputs()
+    out, lse = oracle.forward(q, k[:, :0], v[:, :0], POSITIONS, POSITIONS[:0], Mask(), Score(SCALE))
+    assert not out.any()
+    assert lse.isneginf().all()
 
 
 @pytest.mark.parametrize("arithmetic", [torch.float64, torch.bfloat16])

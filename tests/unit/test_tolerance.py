@@ -11,144 +11,31 @@ from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench.bench import tolerance
 from ring_attn_bench.bench.tolerance import Deviation
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Band, Span
+from ring_attn_bench.conformance.cases import FULL, LOCAL
+from ring_attn_bench.conformance.judge import backward_faults, forward_faults, two_block_faults
+from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import DTYPES, Mask
-from tests.conformance.checking import (
-    CAUSAL,
-    FULL,
-    LOCAL,
-    backward_faults,
-    forward_faults,
-    two_block_faults,
+from tests.unit.faulty_adapters import (
+    DefaultScale,
+    HeadsInterleaved,
+    IgnoredSoftcap,
+    IgnoredWindow,
+    LastKeyLost,
+    LateCausal,
+    LocalLse,
+    Log2Lse,
+    MissingDelta,
+    SixteenBitLse,
+    StrictlyCausal,
+    StridesOfContiguous,
+    TransposedLse,
+    ZeroLse,
 )
 
 CPU = "cpu"
 WINDOW = replace(LOCAL, title="window", mask=Mask(True, 17))
-GROUPED = replace(LOCAL, title="grouped", heads=4, key_heads=2, token_major=True)
+GROUPED = replace(LOCAL, title="grouped", heads=4, key_heads=2, storage="token_major")
 LONGER = replace(LOCAL, title="longer", rows=(Span(40, 61),), keys=(Span(0, 101),))
-
-
-def with_band(block: Block, band: Band) -> Block:
-    return Block(block.rows, block.keys, band)
-
-
-class Log2Lse(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(q, k, v, block, score)
-        return out, lse / math.log(2)
-
-
-class ZeroLse(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(q, k, v, block, score)
-        return out, torch.zeros_like(lse)
-
-
-class SixteenBitLse(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(q, k, v, block, score)
-        return out, lse.to(torch.bfloat16).to(lse.dtype)
-
-
-class TransposedLse(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(q, k, v, block, score)
-        return out, lse.transpose(1, 2)
-
-
-class IgnoredWindow(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, with_band(block, CAUSAL.band), score)
-
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        block = with_band(block, CAUSAL.band)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
-
-
-class StrictlyCausal(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, with_band(block, Band(low=1)), score)
-
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        block = with_band(block, Band(low=1))
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
-
-
-class LateCausal(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, with_band(block, Band(low=-1)), score)
-
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        block = with_band(block, Band(low=-1))
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
-
-
-class StridesOfContiguous(ReferenceBackend):
-    """Reads keys as if they were dense."""
-
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, self._dense(k), v, block, score)
-
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        k = self._dense(k)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
-
-    def _dense(self, x):
-        strides = x.new_empty(x.shape, device="meta").stride()
-        return x.as_strided(x.shape, strides)
-
-
-class HeadsInterleaved(ReferenceBackend):
-    """Head h reads key head h % G."""
-
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(self._dealt(q, k), k, v, block, score)
-        return self._gathered(out, k, 2), self._gathered(lse, k, 1)
-
-    def _dealt(self, x, k):
-        return x.unflatten(2, (-1, k.shape[2])).transpose(2, 3).flatten(2, 3)
-
-    def _gathered(self, x, k, dim):
-        return x.unflatten(dim, (k.shape[2], -1)).transpose(dim, dim + 1).flatten(dim, dim + 1)
-
-
-class DefaultScale(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, block, replace(score, softmax_scale=q.shape[3] ** -0.5))
-
-
-class IgnoredSoftcap(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, block, replace(score, softcap=0.0))
-
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        score = replace(score, softcap=0.0)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
-
-
-class LocalLse(ReferenceBackend):
-    """Normalises a block's gradients by the block alone."""
-
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        out, lse = self.forward(q, k, v, block, score)
-        delta = (dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
-
-
-class MissingDelta(ReferenceBackend):
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        delta = torch.zeros_like(delta)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
-
-
-class LastKeyLost(ReferenceBackend):
-    """A tile boundary off by one: the last key of the block is never read."""
-
-    def forward(self, q, k, v, block, score):
-        k = k.clone()
-        k[:, -1] = 0
-        return super().forward(q, k, v, block, score)
 
 
 FORWARD_FAULTS = [

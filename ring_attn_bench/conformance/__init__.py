@@ -1,0 +1,1 @@
+"""What every backend is asked, and how its answers are judged: by the tests and by the probe."""

@@ -1,0 +1,79 @@
+"""What is wrong with what a backend adds in place (`AccumulatingBackend`), over a row's two blocks.
+
+Accumulators begin as NaN, which `first` says to overwrite, and not to add to.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench import launch
+from ring_attn_bench.backend import AccumulatingBackend, Backend
+from ring_attn_bench.conformance import calls
+from ring_attn_bench.conformance.cases import Case
+from ring_attn_bench.conformance.faults import changed, faults
+from ring_attn_bench.conformance.inputs import Inputs, cut, inputs
+from ring_attn_bench.conformance.judge import given
+from ring_attn_bench.conformance.truth import Results, Truth, truth
+from ring_attn_bench.lower import Piece
+
+NAN = float("nan")
+
+
+def accumulated_faults(backend: Backend, case: Case, device: str, *, backward: bool) -> list[str]:
+    """Of a causal case with more keys than rows: its first keys are one block, the rest another."""
+    assert isinstance(backend, AccumulatingBackend)  # is asked before
+    data, right = inputs(case, device), truth(case, device)
+    parts = calls.split(case, case.block.key_count - case.block.row_count)
+    if backward:
+        found = _backward(backend, case, data, parts, right)
+    else:
+        found = _forward(backend, case, data, parts)
+    return faults(case, right, found) + changed(data.given, inputs(case, device).given)
+
+
+def _forward(
+    backend: AccumulatingBackend, case: Case, data: Inputs, parts: tuple[Piece, ...]
+) -> Results:
+    """The last block writes the merged out to another tensor, in the inputs' dtype."""
+    score = case.score(data.q.device.type)
+    out = torch.full_like(data.dout, NAN, dtype=case.wide_dtype)
+    target = torch.full_like(data.dout, NAN)
+    lse = cut(out.new_full((case.batch, case.heads, out.shape[1]), NAN))
+    for part in parts:
+        keys = part.keys.slice
+        launch.forward_into(
+            backend, data.q, data.k[:, keys], data.v[:, keys], out, lse,
+            target if part is parts[-1] else None, part.block, score, first=part is parts[0],
+        )  # fmt: skip
+    return {"out": target, "lse": lse}
+
+
+def _backward(
+    backend: AccumulatingBackend,
+    case: Case,
+    data: Inputs,
+    parts: tuple[Piece, ...],
+    right: Truth,
+) -> Results:
+    """Each block's keys get their share twice, written and then added: half of it is the share."""
+    score = case.score(data.q.device.type)
+    out, lse = given(case, right)
+    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
+    dq, dk, dv = (_unwritten(x, case) for x in (data.q, data.k, data.v))
+    for part in parts:
+        keys = part.keys.slice
+        for again in (False, True):
+            launch.backward_into(
+                backend, data.dout, data.q, data.k[:, keys], data.v[:, keys], out, cut(lse),
+                cut(delta) if backend.needs_delta else None,
+                _unwritten(dq, case) if again else dq, dk[:, keys], dv[:, keys],
+                part.block, score, first=again or part is parts[0], first_keys=not again,
+                deterministic=False,
+            )  # fmt: skip
+    return {"dq": dq, "dk": dk / 2, "dv": dv / 2}
+
+
+def _unwritten(like: Tensor, case: Case) -> Tensor:
+    return torch.full(like.shape, NAN, dtype=case.wide_dtype, device=like.device)

@@ -1,0 +1,133 @@
+"""Asks a backend about a feature: what it declares, and where it declares nothing, what it does."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import replace
+
+import torch
+
+from ring_attn_bench.backend import AccumulatingBackend, Backend
+from ring_attn_bench.bench.record import Direction
+from ring_attn_bench.conformance import accumulate, calls, judge, packed_judge
+from ring_attn_bench.conformance.cases import LOCAL, Case
+from ring_attn_bench.conformance.feature import AnyCase, Asks, Feature
+from ring_attn_bench.conformance.verdict import Answer, Verdict, worst
+from ring_attn_bench.errors import Unsupported
+from ring_attn_bench.problem import DtypeName
+
+DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
+PREFERRED: dict[str, tuple[DtypeName, ...]] = {
+    "cuda": ("bfloat16", "float16", "float32", "float64"),
+    "cpu": ("float32", "float64", "float16", "bfloat16"),
+}
+"""By device, the dtype of features that are not about dtypes: the first that the backend has."""
+
+
+def ask(
+    backend: Backend, feature: Feature, direction: Direction, device: str, *, quick: bool = False
+) -> Answer:
+    """The worst answer to the feature's cases; nothing is asked after a failure."""
+    try:
+        dtype = working_dtype(backend, device)
+    except Exception as error:
+        return _error(error)
+    answers: list[Answer] = []
+    for case in feature.chosen(device, dtype, quick=quick):
+        answers.append(_answer(backend, feature.asks, case, direction, device))
+        if answers[-1].verdict.is_failure:
+            break
+    return _in_part(answers)
+
+
+def working_dtype(backend: Backend, device: str) -> DtypeName:
+    """The dtype in which the backend is asked about everything but dtypes."""
+    preferred = PREFERRED[device]
+    found = (
+        dtype for dtype in preferred
+        if not backend.unsupported(replace(LOCAL, dtype=dtype).problem(device, backward=False))
+    )  # fmt: skip
+    return next(found, preferred[0])
+
+
+def refusal(
+    backend: Backend, asks: Asks, case: AnyCase, direction: Direction, device: str
+) -> str | None:
+    """Why the backend is not asked about the case, or None."""
+    backward, deterministic = direction is Direction.BACKWARD, asks is Asks.REPEATS
+    if asks is Asks.IN_PLACE and not isinstance(backend, AccumulatingBackend):
+        return "it gives every block's share back, and the ring adds them"
+    if isinstance(case, Case):
+        return judge.refusal(backend, case, device, deterministic=deterministic, backward=backward)
+    return packed_judge.packed_refusal(
+        backend, case, device, deterministic=deterministic, backward=backward
+    )
+
+
+def faults(
+    backend: Backend, asks: Asks, case: AnyCase, direction: Direction, device: str
+) -> list[str]:
+    """What is wrong with the backend's results, in sentences."""
+    backward = direction is Direction.BACKWARD
+    if asks is Asks.REPEATS:
+        if isinstance(case, Case):
+            return judge.repeat_faults(backend, case, device, backward=backward)
+        return packed_judge.packed_repeat_faults(backend, case, device, backward=backward)
+    if not isinstance(case, Case):
+        if backward:
+            return packed_judge.packed_backward_faults(backend, case, device)
+        return packed_judge.packed_forward_faults(backend, case, device)
+    if asks is Asks.TWO_BLOCKS:
+        return judge.two_block_faults(backend, case, device, backward=backward)
+    if asks is Asks.IN_PLACE:
+        return accumulate.accumulated_faults(backend, case, device, backward=backward)
+    if backward:
+        return judge.backward_faults(backend, case, device)
+    return judge.forward_faults(backend, case, device)
+
+
+def _answer(
+    backend: Backend, asks: Asks, case: AnyCase, direction: Direction, device: str
+) -> Answer:
+    try:
+        reason = refusal(backend, asks, case, direction, device)
+        if reason is not None:
+            return Answer(Verdict.UNSUPPORTED, reason)
+        try:
+            found = faults(backend, asks, case, direction, device)
+        except Unsupported as error:
+            return Answer(Verdict.UNSUPPORTED, f"only when called: {error.reason}", False)
+        if found:
+            return Answer(Verdict.WRONG, f"{case}: {found[0]}")
+        return Answer(Verdict.OK, _in_pieces(backend, case) if asks is Asks.RESULTS else "")
+    except Exception as error:
+        return _error(error, f"{case}: ")
+
+
+def _in_part(answers: list[Answer]) -> Answer:
+    """The worst answer, which says so if others are better."""
+    found, right = worst(answers), sum(x.verdict is Verdict.OK for x in answers)
+    if found.verdict is not Verdict.UNSUPPORTED or not right:
+        return found
+    return replace(
+        found, reason=f"in {len(answers) - right} of {len(answers)} cases: {found.reason}"
+    )
+
+
+def _error(error: Exception, where: str = "") -> Answer:
+    traceback.print_exc(file=sys.stderr)
+    return Answer(Verdict.ERROR, where + sentence(error))
+
+
+def _in_pieces(backend: Backend, case: AnyCase) -> str:
+    """How many blocks the case was cut into, if it was."""
+    parts = calls.pieces(backend, case) if isinstance(case, Case) else ()
+    return f"in {len(parts)} blocks" if len(parts) > 1 else ""
+
+
+def sentence(error: Exception) -> str:
+    """An exception in one line."""
+    text = str(error).strip() or "no message"
+    kind = "out of memory" if isinstance(error, torch.OutOfMemoryError) else type(error).__name__
+    return f"{kind}: {text.splitlines()[0][:300]}"

@@ -1,0 +1,105 @@
+"""From a case to calls of a backend: one if it can be given the block, else the ring's pieces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench import launch, lower
+from ring_attn_bench.backend import Backend, abilities
+from ring_attn_bench.conformance.cases import Case
+from ring_attn_bench.conformance.inputs import Inputs, cut
+from ring_attn_bench.conformance.poison import poison
+from ring_attn_bench.lower import Piece
+from ring_attn_bench.positions import Range
+
+
+def pieces(backend: Backend, case: Case) -> tuple[Piece, ...] | str:
+    """The blocks that the backend is given for the case, or why there are none."""
+    block, able = case.block, abilities(backend, alibi=case.alibi)
+    if lower.refusal(block, able) is None:
+        return (Piece(Range(0, block.row_count), Range(0, block.key_count), block),)
+    return lower.lower(lower.chunks(case.rows), lower.chunks(case.keys), case.mask.band, able)
+
+
+def split(case: Case, at: int) -> tuple[Piece, ...]:
+    """The case's first keys and the rest as two blocks, whatever the backend can do."""
+    rows, keys = Range(0, case.block.row_count), (Range(0, at), Range(at, case.block.key_count))
+    return tuple(
+        Piece(rows, part, replace(case, keys=(case.keys[0].part(part),)).block) for part in keys
+    )
+
+
+def forward(
+    backend: Backend, case: Case, data: Inputs, parts: tuple[Piece, ...]
+) -> tuple[Tensor, Tensor]:
+    """out and lse: a single block's as they are, those of several merged."""
+    score = case.score(str(data.q.device.type))
+    if _is_whole(parts, data):
+        poison(data.q.device.type, (data.q, data.k, data.dout))
+        return launch.forward(backend, data.q, data.k, data.v, parts[0].block, score)
+    out = torch.zeros_like(data.dout, dtype=case.wide_dtype)
+    lse = out.new_full((case.batch, case.heads, out.shape[1]), float("-inf"))
+    for part in parts:
+        rows, keys = part.rows.slice, part.keys.slice
+        poison(data.q.device.type, (data.q[:, rows], data.k[:, keys], data.dout[:, rows]))
+        found = launch.forward(
+            backend, data.q[:, rows], data.k[:, keys], data.v[:, keys], part.block, score
+        )
+        out[:, rows], lse[..., rows] = _merged((out[:, rows], lse[..., rows]), found)
+    return out, lse
+
+
+def backward(
+    backend: Backend,
+    case: Case,
+    data: Inputs,
+    out: Tensor,
+    lse: Tensor,
+    parts: tuple[Piece, ...],
+    *,
+    deterministic: bool = False,
+) -> dict[str, Tensor]:
+    """dq, dk, dv from the whole rows' out and lse; lse and delta are cut out of longer rows."""
+    score = case.score(str(data.q.device.type))
+    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
+    total = {
+        name: torch.zeros(x.shape, dtype=case.wide_dtype, device=x.device)
+        for name, x in (("dq", data.q), ("dk", data.k), ("dv", data.v))
+    }
+    for part in parts:
+        rows, keys = part.rows.slice, part.keys.slice
+        poison(data.q.device.type, (data.q[:, rows], data.k[:, keys], data.v[:, keys]))
+        found = launch.backward(
+            backend, data.dout[:, rows], data.q[:, rows], data.k[:, keys], data.v[:, keys],
+            out[:, rows], cut(lse[..., rows]),
+            cut(delta[..., rows]) if backend.needs_delta else None,
+            part.block, score, deterministic=deterministic,
+        )  # fmt: skip
+        share = dict(zip(("dq", "dk", "dv"), found, strict=True))
+        if _is_whole(parts, data):
+            return share
+        for name, where in (("dq", rows), ("dk", keys), ("dv", keys)):
+            total[name][:, where] += share[name]
+    return total
+
+
+def _is_whole(parts: tuple[Piece, ...], data: Inputs) -> bool:
+    """Whether one block is all: then results are judged as they come, dtypes and strides too."""
+    if len(parts) != 1:
+        return False
+    return len(parts[0].rows) == data.q.shape[1] and len(parts[0].keys) == data.k.shape[1]
+
+
+def _merged(held: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Plain arithmetic, none of the ring's own."""
+    lse = torch.logaddexp(held[1], found[1])
+    safe = torch.where(lse.isneginf(), 0.0, lse)
+    out = sum(
+        torch.exp(own - safe).transpose(1, 2)[..., None] * part.to(lse.dtype)
+        for part, own in (held, found)
+    )
+    assert isinstance(out, Tensor)
+    return out, lse

@@ -1,0 +1,124 @@
+"""One block that a backend is asked to compute, as a frozen value; torch is imported on use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from ring_attn_bench.block import Block
+from ring_attn_bench.positions import Span, Spans
+from ring_attn_bench.problem import DtypeName, Mask, Problem, Score
+
+if TYPE_CHECKING:
+    import torch
+
+Storage = Literal["dense", "token_major", "heads_first", "packed", "cut", "expanded"]
+"""How q, k, v and dout lie in memory; whatever it is, they are seen as (B, S, H, D).
+
+dense: as they are seen. token_major: (S, B, H, D), inside a longer buffer, as in the ring.
+heads_first: (B, H, S, D). packed: k and v are views of (B, S, 2, H, D), and q with them of
+(B, S, 3, H, D) where the shapes allow it. cut: the first D of 2 D. expanded: k and v with stride 0
+over the batch, dout over the rows.
+"""
+
+SEED = 2**62 + 11
+"""Of dropout: more than 32 bits, which an adapter must not cut off unseen."""
+
+ALL, CAUSAL = Mask(), Mask(causal=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One block with its shapes; `title` says what a backend has to get right in it.
+
+    dim_v: v's head dim; None is q's. scale: of the softmax; None is the usual one.
+    alibi_by_batch: whether the slopes differ from one batch entry to the next.
+    """
+
+    title: str
+    rows: Spans
+    keys: Spans
+    mask: Mask = ALL
+    batch: int = 2
+    heads: int = 2
+    key_heads: int = 2
+    dim: int = 64
+    dim_v: int | None = None
+    scale: float | None = None
+    softcap: float = 0.0
+    alibi: bool = False
+    alibi_by_batch: bool = False
+    dropout_p: float = 0.0
+    dropout_seed: int = SEED
+    storage: Storage = "dense"
+    dtype: DtypeName = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.title}-{self.dtype}"
+
+    @property
+    def block(self) -> Block:
+        """The case as a backend sees it."""
+        return Block(self.rows, self.keys, self.mask.band)
+
+    @property
+    def head_dim_v(self) -> int:
+        """E, the head dim of v."""
+        return self.dim if self.dim_v is None else self.dim_v
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of the case's tensors."""
+        import torch
+
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+    @property
+    def wide_dtype(self) -> torch.dtype:
+        """The dtype of lse, and the other one that results may have."""
+        import torch
+
+        return torch.promote_types(self.torch_dtype, torch.float32)
+
+    def score(self, device: str) -> Score:
+        """How the case's scores are made."""
+        scale = self.dim**-0.5 if self.scale is None else self.scale
+        slopes = slopes_of(self, device) if self.alibi else None
+        return Score(scale, self.softcap, slopes, self.dropout_p, self.dropout_seed)
+
+    def problem(
+        self, device: str, *, deterministic: bool = False, backward: bool = True
+    ) -> Problem:
+        """What the backend is asked about the case before it runs."""
+        last = max(span.last for span in self.rows + self.keys)
+        return Problem(
+            self.batch, last + 1, self.heads, self.key_heads, self.dim, self.head_dim_v,
+            self.dtype, "cuda" if device == "cuda" else "cpu", self.mask, self.softcap,
+            self.alibi, self.dropout_p, deterministic, backward,
+        )  # fmt: skip
+
+
+def slopes_of(case: Case, device: str) -> torch.Tensor:
+    """ALiBi's slopes: a half, a quarter, ... and for the next batch entry half as much."""
+    import torch
+
+    slopes = 0.5 ** torch.arange(1, case.heads + 1, device=device)
+    if not case.alibi_by_batch:
+        return slopes
+    return slopes * 0.5 ** torch.arange(case.batch, device=device)[:, None]
+
+
+FULL = Case("full", (Span(96, 96),), (Span(0, 96),))
+"""Every row sees every key."""
+LOCAL = Case("causal", (Span(0, 96),), (Span(0, 96),), CAUSAL)
+"""As many rows as keys, and the first row sees the first key only."""
+
+
+def lengths(case: Case, rows: int, keys: int | None = None) -> Case:
+    """The same case with so many rows and keys, from the same first positions on."""
+    return replace(
+        case,
+        rows=(replace(case.rows[0], count=rows),),
+        keys=(replace(case.keys[0], count=rows if keys is None else keys),),
+    )

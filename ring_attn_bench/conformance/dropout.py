@@ -1,0 +1,86 @@
+"""The truth of dropout: which weights a backend keeps is read off its own results.
+
+With v = one key's unit vectors at a time, out is the matrix of dropped probabilities itself. What
+is not 0 there was kept. That needs what the contract promises anyway: one seed, block and shape
+give one mask, whatever v holds, each time. A backend whose mask is another is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.backend import Backend
+from ring_attn_bench.conformance import calls
+from ring_attn_bench.conformance.cases import Case
+from ring_attn_bench.conformance.inputs import inputs
+from ring_attn_bench.positions import Spans
+
+SIGMAS = 5.0
+"""By how many standard deviations the share of kept weights may miss 1 - p."""
+
+
+def kept(backend: Backend, case: Case, device: str) -> Tensor:
+    """(B, H, M, N): the weights that the backend keeps; False where a row does not see a key."""
+    data, width = inputs(case, device), case.head_dim_v
+    parts = calls.pieces(backend, case)
+    assert not isinstance(parts, str)  # was asked before
+    keys = data.k.shape[1]
+    found = torch.zeros(case.batch, case.heads, data.q.shape[1], keys, dtype=torch.bool)
+    found = found.to(device)
+    for start in range(0, keys, width):
+        inside = min(width, keys - start)
+        units = torch.zeros_like(data.v)
+        units[:, start : start + inside, :, :inside] = torch.eye(inside)[:, None].to(units)
+        out, _ = calls.forward(backend, case, replace(data, v=units), parts)
+        found[..., start : start + inside] = (out != 0).transpose(1, 2)[..., :inside]
+    return found
+
+
+def mask_faults(backend: Backend, case: Case, device: str, keep: Tensor) -> list[str]:
+    """What is wrong with the weights that are kept, whatever comes of them."""
+    seen, found = _allowed(case, device), []
+    first = keep[..., seen]
+    if not torch.equal(first, kept(backend, case, device)[..., seen]):
+        return ["it drops other weights when it is called again with the same seed"]
+    count, share, wanted = first.numel(), first.double().mean().item(), 1 - case.dropout_p
+    sigma = (wanted * case.dropout_p / count) ** 0.5
+    if abs(share - wanted) > SIGMAS * sigma:
+        found.append(
+            f"it keeps {share:.4f} of {count} weights, not {wanted:g} "
+            f"({abs(share - wanted) / sigma:.0f} standard deviations away)"
+        )
+    if torch.equal(
+        first, kept(backend, replace(case, dropout_seed=case.dropout_seed - 1), device)[..., seen]
+    ):
+        found.append("it drops the same weights with another seed")
+    if torch.equal(first, kept(backend, _elsewhere(case), device)[..., seen]):
+        found.append("it drops the same weights in another block")
+    heads = first.flatten(0, 1)
+    if len(heads.unique(dim=0)) < len(heads):
+        found.append("it drops the same weights in several heads or batch entries")
+    return found
+
+
+def _elsewhere(case: Case) -> Case:
+    """The same block further on in the sequence: another rank's."""
+    further = 4 * max(span.last for span in case.rows + case.keys)
+
+    def moved(spans: Spans) -> Spans:
+        return tuple(replace(span, start=span.start + further) for span in spans)
+
+    return replace(case, rows=moved(case.rows), keys=moved(case.keys))
+
+
+def _allowed(case: Case, device: str) -> Tensor:
+    """(M, N): the keys that a row sees."""
+    data, band = inputs(case, device), case.mask.band
+    distance = data.rows[:, None] - data.keys[None, :]
+    allowed = torch.ones_like(distance, dtype=torch.bool)
+    if band.low is not None:
+        allowed &= distance >= band.low
+    if band.high is not None:
+        allowed &= distance <= band.high
+    return allowed

@@ -1,0 +1,81 @@
+"""What a case's results are in float64, and how far from them a backend's may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench import oracle
+from ring_attn_bench.bench import tolerance
+from ring_attn_bench.bench.tolerance import Deviation
+from ring_attn_bench.conformance.cases import Case
+from ring_attn_bench.conformance.inputs import inputs
+
+Results = dict[str, Tensor]
+"""By name: out, lse, dq, dk, dv, or some of them."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A case's results in float64, and by name how far a backend's may be from them."""
+
+    results: Results
+    bounds: dict[str, Deviation]
+
+
+@lru_cache(maxsize=512)  # of all cases in all dtypes there are some 500
+def truth(case: Case, device: str) -> Truth:
+    """Computed once for all backends of a process."""
+    return truth_with(case, device, None)
+
+
+def truth_with(case: Case, device: str, keep: Tensor | None) -> Truth:
+    """With dropout, of the weights that are kept, (B, H, M, N)."""
+    yardstick = tolerance.baseline_arithmetic(case.torch_dtype)
+    exact = _answers(case, device, torch.float64, keep)
+    plain = _answers(case, device, yardstick, keep)
+    return Truth(
+        exact, bounds(case.torch_dtype, exact, plain, _uncancelled(case, device, exact, keep))
+    )
+
+
+def bounds(
+    dtype: torch.dtype, exact: Results, plain: Results, uncancelled: dict[str, float]
+) -> dict[str, Deviation]:
+    """By name, what a result's error may be; see `tolerance.bounds`."""
+    return {
+        name: tolerance.bounds(
+            name,
+            dtype,
+            tolerance.error(plain[name], value),
+            tolerance.size(value),
+            uncancelled.get(name, 0.0),
+        )
+        for name, value in exact.items()
+    }
+
+
+def _answers(case: Case, device: str, arithmetic: torch.dtype, keep: Tensor | None) -> Results:
+    data = inputs(case, device)
+    out, lse = oracle.forward(
+        data.q, data.k, data.v, data.rows, data.keys, case.mask, case.score(device),
+        keep=keep, arithmetic=arithmetic,
+    )  # fmt: skip
+    found = oracle.backward(
+        data.dout, data.q, data.k, data.v, out, lse, data.rows, data.keys, case.mask,
+        case.score(device), keep=keep, arithmetic=arithmetic,
+    )  # fmt: skip
+    return {"out": out, "lse": lse} | dict(zip(("dq", "dk", "dv"), found, strict=True))
+
+
+def _uncancelled(case: Case, device: str, exact: Results, keep: Tensor | None) -> dict[str, float]:
+    """The size of dq and dk with delta 0, which out 0 gives; see `tolerance.bounds`."""
+    data = inputs(case, device)
+    dq, dk, _ = oracle.backward(
+        data.dout, data.q, data.k, data.v, torch.zeros_like(exact["out"]), exact["lse"],
+        data.rows, data.keys, case.mask, case.score(device), keep=keep,
+    )  # fmt: skip
+    return {"dq": tolerance.size(dq).max_abs, "dk": tolerance.size(dk).max_abs}

@@ -1,0 +1,113 @@
+"""The whole probe: which cells, who asks, and the matrix on disk at every moment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from threading import Thread
+
+from ring_attn_bench import registry
+from ring_attn_bench.bench import environment as env
+from ring_attn_bench.bench.record import Direction
+from ring_attn_bench.bench.run import run_folder
+from ring_attn_bench.conformance.features import FEATURES, select
+from ring_attn_bench.errors import UnknownName
+from ring_attn_bench.probe.asker import Asker, Terms
+from ring_attn_bench.probe.finding import Finding
+from ring_attn_bench.probe.keeper import Keeper, Watcher
+from ring_attn_bench.probe.tasks import Task, Tasks
+
+SECONDS = 300.0
+"""For a feature in one direction: most of it goes into compiling kernels."""
+MOST_JOBS = 8
+"""By default: each process has a context of its own on the GPU, half a gigabyte."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """What a person asked for. None means: by the machine."""
+
+    backends: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    out: Path | None = None
+    jobs: int | None = None
+    seconds: float = SECONDS
+    quick: bool = False
+    """Whether each feature's first case will do."""
+    resume: bool = False
+    """Whether what the folder's coverage.csv holds already need not be found again."""
+
+
+def probe(request: ProbeRequest, watcher: Watcher) -> Path:
+    """Asks, and returns the folder with coverage.csv; this process never touches CUDA."""
+    for name in request.backends:
+        if name not in registry.backends():
+            raise UnknownName("backend", name, registry.backends())
+    backends = tuple(dict.fromkeys(request.backends or registry.backends()))
+    features = [feature.name for feature in select(request.features)]
+    environment = env.probe()
+    folder = request.out or run_folder(Path("results"), "coverage", environment)
+    terms = _terms(request, environment)
+    keeper = Keeper(folder / "coverage.csv", _cells(registry.backends(), FEATURES), watcher)
+    keeper.keep_old(terms.device_name, terms.torch)
+    cells = [
+        cell for cell in _cells(backends, features) if not request.resume or keeper.lacks(cell)
+    ]
+    jobs = request.jobs or min(MOST_JOBS, os.cpu_count() or 1)
+    watcher.heading(
+        f"{len(cells)} findings to make of {len(features)} features and {len(backends)} backends, "
+        f"by {jobs} processes; {terms.device_name}, torch {terms.torch}",
+        len(cells),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    _ask_all(cells, jobs, terms, keeper)
+    return folder
+
+
+def _cells(backends: Iterable[str], features: Iterable[str]) -> list[Task]:
+    """In the order of the matrix."""
+    directions = (Direction.FORWARD, Direction.BACKWARD)
+    return [Task(*cell) for cell in product(backends, features, directions)]
+
+
+def _ask_all(cells: Sequence[Task], jobs: int, terms: Terms, keeper: Keeper) -> None:
+    tasks = Tasks(cells)
+    askers = [Asker(terms, tasks, keeper.tell, keeper.doing) for _ in range(min(jobs, len(cells)))]
+    threads = [Thread(target=asker.run, daemon=True) for asker in askers]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)  # so that a signal is seen to at once
+    finally:
+        keeper.end()
+        tasks.drop()
+        for asker in askers:
+            asker.stop()
+    if any(keeper.lacks(cell) for cell in cells):
+        raise RuntimeError("findings are missing: a thread that asked has failed, see above")
+
+
+def _terms(request: ProbeRequest, environment: env.Environment) -> Terms:
+    gpu = environment.get("gpu")
+    return Terms(
+        device="cuda" if gpu else "cpu",
+        seconds=request.seconds,
+        quick=request.quick,
+        device_name=str(gpu or environment.get("cpu")),
+        torch=str(environment["torch"]),
+    )
+
+
+def missing(findings: Sequence[Finding], backends: Sequence[str]) -> list[str]:
+    """Of the backends asked for by name, those that cannot run here, with their reasons."""
+    first = {found.backend: found for found in reversed(findings)}
+    return [
+        f"backend {name!r} is {first[name].reason}"
+        for name in dict.fromkeys(backends)
+        if first[name].reason.startswith("unavailable: ")
+    ]

@@ -1,0 +1,59 @@
+"""Carries out what the parent asks, in a process that may die of it."""
+
+from __future__ import annotations
+
+import torch
+
+from ring_attn_bench import registry
+from ring_attn_bench.backend import Backend
+from ring_attn_bench.conformance.ask import ask, sentence
+from ring_attn_bench.conformance.features import FEATURES
+from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.probe.messages import COMMANDS, Ask, Load, Loaded, Told
+
+
+class Worker:
+    """Holds one backend."""
+
+    def __init__(self) -> None:
+        self._backend: Backend | None = None
+        self._device = ""
+        # cases are small, and processes many: threads would only wait for each other
+        torch.set_num_threads(1)
+
+    def carry_out(self, line: str) -> Loaded | Told:
+        """The answer to a command."""
+        command = COMMANDS.validate_json(line)
+        return self._load(command) if isinstance(command, Load) else self._ask(command)
+
+    def _load(self, command: Load) -> Loaded:
+        try:
+            needed = registry.backend_class(command.backend).worker_environment
+            wanted = dict(needed.get(command.device, {}))
+            if wanted != command.environment:
+                return Loaded(needs=wanted)
+            backend = registry.load(command.backend)
+            version = backend.version()
+        except BackendUnavailable as error:
+            return Loaded(unavailable=error.reason)
+        except Exception as error:  # of an adapter that is not what it should be
+            return Loaded(unavailable=f"loading it failed with {sentence(error)}")
+        self._backend, self._device = backend, command.device
+        return Loaded(version=version)
+
+    def _ask(self, command: Ask) -> Told:
+        assert self._backend is not None  # the parent loads it first
+        feature = FEATURES[command.feature]
+        found = ask(self._backend, feature, command.direction, self._device, quick=command.quick)
+        return Told(verdict=found.verdict, reason=found.reason, usable=self._device_works())
+
+    def _device_works(self) -> bool:
+        """Whether the device still takes work: after an illegal access it never does."""
+        if self._device != "cuda":
+            return True
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()  # many processes share the device
+        except Exception:
+            return False
+        return True

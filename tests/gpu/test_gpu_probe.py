@@ -1,0 +1,57 @@
+"""The probe where a kernel can lose its device, and the committed matrix found once more."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ring_attn_bench.probe.compare import changes
+from ring_attn_bench.probe.finding import read
+from tests.harness.conftest import Program
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(580)]
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.fixture
+def program(tmp_path):
+    return Program(tmp_path)
+
+
+def test_an_illegal_access_costs_the_feature_that_ran_and_nothing_else(program):
+    words = ["--backend=illegal_access", "--backend=log2_lse", "--backend=reference"]
+    words += ["--feature=causal", "--feature=window_causal", "--feature=gqa", "--jobs=3"]
+
+    done = program.run("check", "--probe", *words, "--out", str(program.out), seconds=500)
+
+    assert done.returncode == 1, done.stderr
+    found = {x.key: x for x in read(program.out)}
+    assert len(found) == 18
+    lost = found.pop(("illegal_access", "window_causal", "forward"))
+    assert lost.verdict == "error"
+    assert "illegal memory access" in lost.reason
+    for (backend, _, direction), finding in found.items():
+        spoilt = backend == "log2_lse" and direction == "forward"
+        assert finding.verdict == ("wrong" if spoilt else "ok"), finding
+
+
+def committed():
+    """The newest committed matrix of this GPU, or None."""
+    found = sorted(RESULTS.glob("*/coverage.csv"))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((path for path in reversed(found) if read(path)[0].device == device), None)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_the_committed_matrix_is_found_once_more(program):
+    path = committed()
+    if path is None:
+        pytest.skip("no coverage.csv of such a GPU is in results/")
+
+    words = [f"--backend={name}" for name in dict.fromkeys(x.backend for x in read(path))]
+
+    program.run("check", "--probe", *words, "--jobs=16", "--out", str(program.out), seconds=3500)
+
+    assert [str(change) for change in changes(read(path), read(program.out))] == []
