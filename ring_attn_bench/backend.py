@@ -165,8 +165,8 @@ class AccumulatingBackend(Backend, Protocol):
     ) -> None:
         """Adds the block's share to dq, dk and dv, in place; the other arguments as in `backward`.
 
-        first: dq holds nothing yet, and is written. first_keys: so are dk and dv, which may then
-        have any dtype, that in which they travel.
+        first: dq holds nothing yet, and is written. first_keys: so are dk and dv. What is written
+        may have any dtype: that in which it travels, or q's where nothing else is added.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
@@ -89,12 +90,15 @@ def local_call(q: Tensor, k: Tensor, v: Tensor, options: Options) -> RingCall:
 def local_planner(rows: int, keys: int, mask: Mask) -> Planner:
     """The plan for that many queries and keys."""
 
-    def planned(able: Abilities) -> Plan | str:
-        row_span, key_span = aligned(rows, keys)
-        found = lone_plan((row_span,), (key_span,), mask.band, able)
-        return f"a mask '{mask}': {found}" if isinstance(found, str) else found
+    return partial(_planned, rows, keys, mask)
 
-    return planned
+
+@lru_cache(maxsize=1024)
+def _planned(rows: int, keys: int, mask: Mask, able: Abilities) -> Plan | str:
+    # kept, because making it takes the host longer than a short kernel takes a GPU
+    row_span, key_span = aligned(rows, keys)
+    found = lone_plan((row_span,), (key_span,), mask.band, able)
+    return f"a mask '{mask}': {found}" if isinstance(found, str) else found
 
 
 def aligned(rows: int, keys: int) -> tuple[Span, Span]:

@@ -41,8 +41,13 @@ class BackwardPass:
         backend = job.backend
         self._accumulating = backend if isinstance(backend, AccumulatingBackend) else None
         self._delta = delta(dout, out, self._wide) if job.backend.needs_delta else None
-        zero = job.plan.rows_start_at_zero
-        self._dq = (torch.zeros_like if zero else torch.empty_like)(q, dtype=self._wide)
+        plan = job.plan
+        # a lone rank's kernel writes gradients that nothing is added to in their own dtypes
+        alone = self._accumulating is not None and len(plan.steps) == 1
+        direct = alone and all(launch.first and launch.last for launch in plan.launches)
+        self._direct_keys = alone and all(launch.first_keys for launch in plan.launches)
+        new = torch.zeros if plan.rows_start_at_zero else torch.empty
+        self._dq = new(q.shape, dtype=q.dtype if direct else self._wide, device=q.device)
 
     def publish(self) -> None:
         """Makes this rank's keys readable."""
@@ -55,11 +60,17 @@ class BackwardPass:
         for index, step in enumerate(plan.steps):
             post_due(plan, self._link, index)
             k, v = self._keys(index)
-            gradients = self._gradients(step, k.shape[1])
-            dk, dv = self._packing.views(gradients)
+            if self._direct_keys:
+                new = torch.zeros if step.keys_start_at_zero else torch.empty
+                dk, dv = (new(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
+            else:
+                gradients = self._gradients(step, k.shape[1])
+                dk, dv = self._packing.views(gradients)
             for launch in step.launches:
                 self._launch(launch, k, v, dk, dv)
-            if index == 0:
+            if self._direct_keys:
+                self._own = dk, dv
+            elif index == 0:
                 self._home = gradients
             else:
                 self._add_received(outstanding=plan.slots - 1)
@@ -69,8 +80,11 @@ class BackwardPass:
         """dq, dk, dv in the dtypes of q, k, v."""
         self._add_received(outstanding=0)
         self._link.finish()
+        dq = self._dq.to(self._q.dtype)
+        if self._direct_keys:
+            return dq, *self._own
         dk, dv = self._packing.views(self._home)
-        return self._dq.to(self._q.dtype), _like(dk, self._k), _like(dv, self._v)
+        return dq, _like(dk, self._k), _like(dv, self._v)
 
     def _keys(self, index: int) -> tuple[Tensor, Tensor]:
         if index == 0:

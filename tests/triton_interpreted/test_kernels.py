@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -13,63 +13,30 @@ from hypothesis import strategies as st
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("a process of its own: pytest tests/triton_interpreted", allow_module_level=True)
 
-from ring_attn_backends.reference import ReferenceBackend, allowed
-from ring_attn_backends.triton import TritonBackend
-
-from ring_attn_bench.block import Block, Form
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Mask, Problem, Score
+from ring_attn_bench.block import Alibi, Form
+from ring_attn_bench.positions import Band
+from ring_attn_bench.problem import Mask, Problem
+from tests.triton_interpreted.checking import (
+    BACKEND,
+    CAUSAL,
+    DTYPES,
+    OPEN,
+    REFERENCE,
+    Case,
+    assert_as_good_as_plain_torch,
+    computed,
+    error,
+    floor,
+    plain_torch,
+    row_sum,
+    wide,
+)
 
 pytestmark = [
     # NumPy inside the interpreter: -inf scores, infinite scores, and Triton 3.6's loop bounds
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
 ]
-
-BACKEND = TritonBackend()
-REFERENCE = ReferenceBackend()
-NAMES = ("out", "dq", "dk", "dv")
-DTYPES = (torch.float32, torch.float16)
-OPEN = Band()
-CAUSAL = Band(low=0)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One block and how it is scored; the tiles are at most 128 x 128, so 260 has whole ones."""
-
-    rows: int = 130
-    keys: int = 130
-    batch: int = 1
-    heads: int = 2
-    groups: int = 2
-    head_dim: int = 64
-    head_dim_v: int | None = None
-    band: Band = OPEN
-    softcap: float = 0.0
-    softmax_scale: float | None = None
-
-    @property
-    def block(self):
-        return Block((Span(0, self.rows),), (Span(0, self.keys),), self.band)
-
-    @property
-    def score(self):
-        scale = self.head_dim**-0.5 if self.softmax_scale is None else self.softmax_scale
-        return Score(scale, self.softcap)
-
-    def tensors(self, dtype, seed=0):
-        """q, k, v, dout."""
-        random = torch.Generator().manual_seed(seed)
-        width = self.head_dim_v or self.head_dim
-        shapes = (
-            (self.batch, self.rows, self.heads, self.head_dim),
-            (self.batch, self.keys, self.groups, self.head_dim),
-            (self.batch, self.keys, self.groups, width),
-            (self.batch, self.rows, self.heads, width),
-        )
-        return [torch.randn(shape, generator=random).to(dtype) for shape in shapes]
-
 
 CASES = {
     "full": Case(rows=260, keys=260, heads=1, groups=1),
@@ -101,70 +68,6 @@ CASES = {
     "negative-scale": Case(softmax_scale=-0.3),
     "zero-scale": Case(softmax_scale=0.0, band=CAUSAL),
 }
-
-
-def computed(backend, case, q, k, v, dout, lse=None, delta=None):
-    """out, lse, dq, dk, dv, with this row's lse and delta or the block's own."""
-    out, own_lse = backend.forward(q, k, v, case.block, case.score)
-    lse = own_lse if lse is None else lse
-    delta = row_sum(dout, out, lse.dtype) if delta is None else delta
-    gradients = backend.backward(
-        dout, q, k, v, out, lse, delta, case.block, case.score, deterministic=False
-    )
-    return out, own_lse, *gradients
-
-
-def row_sum(dout, out, dtype):
-    return (dout.to(dtype) * out.to(dtype)).sum(-1).transpose(1, 2).contiguous()
-
-
-def wide(tensors):
-    return [tensor.double() for tensor in tensors]
-
-
-def plain_torch(case, q, k, v, dout):
-    """out, dq, dk, dv as plain torch has them in the inputs' dtype, by autograd."""
-    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    q, k, v = (x.transpose(1, 2) for x in leaves)
-    k, v = (x.repeat_interleave(case.heads // case.groups, dim=1) for x in (k, v))
-    s = q @ k.transpose(-1, -2) * case.score.softmax_scale
-    if case.softcap:
-        s = case.softcap * torch.tanh(s / case.softcap)
-    visible = allowed(torch.arange(case.rows)[:, None] - torch.arange(case.keys), case.block)
-    hidden = ~visible & visible.any(-1, keepdim=True)  # a row without keys would be NaN
-    p = torch.softmax(s.masked_fill(hidden, float("-inf")), dim=-1) * visible
-    out = (p @ v).transpose(1, 2)
-    out.backward(dout)
-    return out.detach(), *(x.grad for x in leaves)
-
-
-def assert_as_good_as_plain_torch(case, *tensors):
-    dtype = tensors[0].dtype
-    out, lse, *gradients = computed(BACKEND, case, *tensors)
-    true_out, true_lse, *true_gradients = computed(REFERENCE, case, *wide(tensors))
-    # dp - delta cancels, wholly where a row sees one key: no float32 is nearer than an eps of these
-    uncancelled = computed(REFERENCE, case, *wide(tensors), delta=torch.zeros_like(true_lse))[2:]
-    values = zip(
-        (out, *gradients), (true_out, *true_gradients), plain_torch(case, *tensors),
-        (true_out, *uncancelled), NAMES, strict=True,
-    )  # fmt: skip
-    for got, true, reached, terms, name in values:
-        bound = (2 if name == "out" else 3) * error(reached, true) + floor(true, dtype)
-        bound += floor(terms, torch.float32)
-        assert error(got, true) <= bound, f"{name}: error {error(got, true):.2e} > {bound:.2e}"
-
-    assert out.dtype is dtype
-    assert torch.equal(lse.isneginf(), true_lse.isneginf())
-    seen = ~true_lse.isneginf()
-    torch.testing.assert_close(lse[seen].double(), true_lse[seen], atol=1e-5, rtol=1e-6)
-
-
-def floor(true, dtype):
-    return 4 * torch.finfo(dtype).eps * float(true.abs().max())
-
-
-def error(got, true):
-    return float((got.double() - true).abs().max())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -350,4 +253,5 @@ def test_the_interpreter_is_named_and_bfloat16_refused_in_it():
     assert BACKEND.interpreted()
     assert "bfloat16" in BACKEND.unsupported(problem)
     assert BACKEND.unsupported(replace(problem, dtype="float16")) is None
-    assert BACKEND.forms == {Form.FULL, Form.CAUSAL, Form.WINDOW}
+    assert BACKEND.forms == set(Form)
+    assert BACKEND.alibi is Alibi.POSITION

@@ -28,9 +28,13 @@ class StaleKeys(LoopbackLink):
 
 
 class KeysOfTheNextOwner(LoopbackLink):
+    """... of those that have published any."""
+
     def landed(self, index):
         fetches, keys = self._plan.steps[index].fetches, self._board.keys
-        return torch.cat([keys[(f.owner + 1) % WORLD_SIZE][f.tokens.slice] for f in fetches]
+        published = [owner for owner in range(WORLD_SIZE) if len(keys[owner])]
+        after = dict(zip(published, published[1:] + published[:1], strict=True))
+        return torch.cat([keys[after[f.owner]][f.tokens.slice] for f in fetches]
                          or [super().landed(index)])  # fmt: skip
 
 

@@ -13,19 +13,20 @@ import torch
 from ring_attn_bench.block import Block
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Problem, Score
+from ring_attn_bench.problem import Documents, Mask, Problem, Score
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
-from ring_attn_backends.triton import TritonBackend, launch  # noqa: E402 - need Triton
+from ring_attn_backends.triton import TritonBackend, arguments, launch  # noqa: E402 - need Triton
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from ring_attn_bench.ring import merge_triton  # noqa: E402
 
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+POINTERS = {**TYPES, torch.int32: "i32"}
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes that one program may have, by compute capability (CUDA C++ programming guide, table 30)."""
 MAX_SPILL = 96
@@ -33,6 +34,18 @@ MAX_SPILL = 96
 
 HEAD_DIMS = (64, 128, 256)  # one for each line of the tables
 KERNELS = ("forward", "backward_dq", "backward_dkdv")
+
+FEATURES = {  # what is asked for, and the bytes spilled at most, which are sm_80's
+    "accumulated": ({"first": False}, 208),
+    "two chunks": ({"zigzag": True}, 128),
+    "ALiBi": ({"alibi": True}, 128),
+    "dropout": ({"dropout_p": 0.1}, 256),
+    "softcap": ({"softcap": 30.0}, 384),
+    "documents": ({"packed": True}, 160),
+    "all": (
+        {"first": False, "zigzag": True, "alibi": True, "dropout_p": 0.1, "softcap": 30.0}, 736,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,24 +58,37 @@ class Resources:
     ptx: str
 
 
-def calls(kernel, head_dim, dtype, head_dim_v=None, softcap=0.0):
+def calls(
+    kernel, head_dim, dtype, head_dim_v=None, softcap=0.0, *,
+    first=True, zigzag=False, packed=False, alibi=False, dropout_p=0.0,
+):  # fmt: skip
     """The launch that the backend would make, of tensors without memory."""
 
     def tensor(*shape, dtype=dtype):
         return torch.empty(*shape, dtype=dtype, device="meta")
 
-    tokens, width = 4096, head_dim_v or head_dim
-    q, out = tensor(2, tokens, 8, head_dim), tensor(2, tokens, 8, width)
-    k, v = tensor(2, tokens, 4, head_dim), tensor(2, tokens, 4, width)
-    lse = tensor(2, 8, tokens, dtype=torch.float32)
-    dq, dk, dv = (tensor(*x.shape, dtype=torch.float32) for x in (q, k, v))
-    block = Block((Span(0, tokens),), (Span(0, tokens),), Band(low=0))
-    score = Score(head_dim**-0.5, softcap)
+    tokens, width, batch = 4096, head_dim_v or head_dim, 1 if packed else 2
+    q, out = tensor(batch, tokens, 8, head_dim), tensor(batch, tokens, 8, width)
+    k, v = tensor(batch, tokens, 4, head_dim), tensor(batch, tokens, 4, width)
+    lse = tensor(batch, 8, tokens, dtype=torch.float32)
+    wide = [tensor(*x.shape, dtype=torch.float32) for x in (out, q, k, v)]
+    rows = keys = (Span(0, tokens),)
+    if zigzag:
+        rows = Span(0, tokens // 2), Span(10 * tokens, tokens // 2)
+        keys = Span(tokens, tokens // 2), Span(9 * tokens, tokens // 2)
+    where = Block(rows, keys, Band(low=0))
+    if packed:
+        starts = tensor(9, dtype=torch.int32)
+        where = Documents(starts, starts, 1024, 1024, Mask(causal=True))
+    slopes = tensor(8, dtype=torch.float32) if alibi else None
+    score = Score(head_dim**-0.5, softcap, slopes, dropout_p, 1)
     if kernel == "forward":
-        return launch.forward_launch(q, k, v, out, lse, block, score)
+        acc = out if first else wide[0]
+        return launch.forward_launch(q, k, v, acc, out, lse, where, score, first=first)
+    given = (out, q, k, v, lse, lse)
     if kernel == "backward_dq":
-        return launch.backward_dq_launch(out, q, k, v, lse, lse, dq, block, score)
-    return launch.backward_dkdv_launch(out, q, k, v, lse, lse, dk, dv, block, score)
+        return launch.backward_dq_launch(*given, wide[1], where, score, add=not first)
+    return launch.backward_dkdv_launch(*given, *wide[2:], where, score, add=not first)
 
 
 def source(kernel, arguments):
@@ -70,7 +96,7 @@ def source(kernel, arguments):
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
-        if parameter.is_constexpr:
+        if parameter.is_constexpr or value is None:
             signature[parameter.name] = "constexpr"
             constants[(index,)] = value
             continue
@@ -85,7 +111,7 @@ def source(kernel, arguments):
 
 def triton_type(value):
     if isinstance(value, torch.Tensor):
-        return f"*{TYPES[value.dtype]}"
+        return f"*{POINTERS[value.dtype]}"
     if isinstance(value, tuple):
         return tuple(triton_type(part) for part in value)
     return "fp32" if isinstance(value, float) else "i32"
@@ -103,7 +129,7 @@ def compiled(source, capability, folder, **options):
     return Resources(registers, spilled, kernel.metadata.shared, kernel.asm["ptx"])
 
 
-def assert_fits(launched, capability, folder):
+def assert_fits(launched, capability, folder, spill=MAX_SPILL):
     tiling = launched.tiling
     code = source(launched.kernel, launched.arguments)
     found = compiled(code, capability, folder, num_warps=tiling.warps, num_stages=tiling.stages)
@@ -112,7 +138,7 @@ def assert_fits(launched, capability, folder):
         f"{label}: {found.registers} registers, {found.spilled} B spilled, {found.shared} B shared"
     )
 
-    assert found.spilled <= MAX_SPILL
+    assert found.spilled <= spill
     assert found.shared <= SHARED_MEMORY[capability]
     assert found.registers * 32 * tiling.warps <= 65536
     return found
@@ -151,16 +177,41 @@ def test_padded_and_unequal_head_dims_fit_on_hopper(kernel, head_dim, head_dim_v
     assert "wgmma.mma_async" in assert_fits(launched, 90, tmp_path).ptx
 
 
+@pytest.mark.parametrize(
+    "capability",
+    [pytest.param(80, marks=pytest.mark.full), 90, pytest.param(100, marks=pytest.mark.full)],
+)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_softcap_compiles_on_hopper(kernel, head_dim, tmp_path):
-    launched = calls(kernel, head_dim, torch.bfloat16, softcap=30.0)
+def test_every_feature_fits_and_multiplies_on_tensor_cores(
+    kernel, feature, head_dim, capability, tmp_path
+):
+    switches, spill = FEATURES[feature]
+    launched = calls(kernel, head_dim, torch.bfloat16, **switches)
+    found = assert_fits(launched, capability, tmp_path, spill)
+    assert {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}[capability] in found.ptx
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_feature_has_no_tf32_in_float32(kernel, tmp_path):
+    launched = calls(kernel, 64, torch.float32, **FEATURES["all"][0])
     code = source(launched.kernel, launched.arguments)
     tiling = launched.tiling
     found = compiled(code, 90, tmp_path, num_warps=tiling.warps, num_stages=tiling.stages)
+    assert "fma.rn.f32" in found.ptx
+    assert "tf32" not in found.ptx
 
-    assert "wgmma.mma_async" in found.ptx
-    assert found.shared <= SHARED_MEMORY[90]
+
+def test_features_that_are_off_are_not_in_the_code(tmp_path):
+    """A multiplier of dropout's hash and the absolute value in ALiBi are where they are wanted."""
+    for kernel, asked in product(KERNELS, ("nothing", "dropout", "ALiBi")):
+        switches = FEATURES[asked][0] if asked in FEATURES else {}
+        launched = calls(kernel, 64, torch.bfloat16, **switches)
+        code = source(launched.kernel, launched.arguments)
+        ptx = compiled(code, 90, tmp_path, num_warps=8, num_stages=2).ptx
+        assert (str(0x21F0AAAD) in ptx) == (asked == "dropout")
+        assert ("abs.f32" in ptx) == (asked == "ALiBi" or kernel == "forward")
 
 
 @pytest.mark.full
@@ -170,14 +221,30 @@ def test_every_head_dim_and_dtype_fits_on_hopper(tmp_path):
 
 
 def test_numbers_that_change_from_call_to_call_are_no_constants():
-    changing = {"M", "N", "low", "high", "group", "scale", "cap", "softmax_scale"}
+    floats = {"scale", "cap", "gradient_scale", "keep_share"}  # never specialised
     for kernel in (launch.forward, launch.backward_dq, launch.backward_dkdv):
-        for parameter in kernel.params:
-            if parameter.name in changing:
-                assert not parameter.is_constexpr
-                assert parameter.do_not_specialize or parameter.name in {
-                    "scale", "cap", "softmax_scale",  # floats are never specialised
-                }  # fmt: skip
+        given = {parameter.name: parameter for parameter in kernel.params}
+        numbers = {
+            name
+            for name, parameter in given.items()
+            if not parameter.is_constexpr and not name.endswith(("_ptr", "_strides"))
+        }
+        assert numbers - floats == set(arguments.RUN_TIME)
+        assert all(given[name].do_not_specialize for name in arguments.RUN_TIME)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+@pytest.mark.parametrize("p", [1e-9, 0.5, 1 - 1e-12])
+def test_every_number_is_a_signed_32_bit_integer_or_a_float(p, seed):
+    far = 2**29  # chunks up to 2^30 positions apart; where they begin does not matter
+    rows, keys = (Span(2**40, 1), Span(2**40 + 99, 7)), (Span(0, 64), Span(2 * far, 3))
+    for band in (Band(), Band(0), Band(-far, 2**40)):
+        given = arguments.of_score(Score(1.0, dropout_p=p, dropout_seed=seed))
+        piece = launch.Places.of(Block(rows, keys, band), positions=True)
+        numbers = {**given, **arguments.of_places(piece)}
+        for name in set(arguments.RUN_TIME) & numbers.keys():
+            assert isinstance(numbers[name], int)
+            assert -(2**31) <= numbers[name] < 2**31, name
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -212,8 +279,7 @@ def test_a_cpu_is_refused_with_the_way_out_and_a_gpu_is_not():
     [
         ({"dtype": "float64"}, "float64"),
         ({"head_dim_v": 264}, "264"),
-        ({"alibi": True}, "ALiBi"),
-        ({"dropout_p": 0.1}, "dropout"),
+        ({"batch": 70000}, "65535"),
     ],
 )
 def test_what_it_cannot_do_is_refused_with_a_sentence(changes, word):
@@ -229,7 +295,7 @@ def test_a_token_stride_that_would_pass_32_bits_in_a_tile_is_refused():
     lse = torch.empty(1, 1, 9, device="meta")
     block = Block((Span(0, 9),), (Span(0, 9),), Band())
     with pytest.raises(Unsupported, match="token stride"):
-        launch.forward_launch(wide, wide, wide, wide, lse, block, Score(1.0))
+        launch.forward_launch(wide, wide, wide, wide, wide, lse, block, Score(1.0), first=True)
 
 
 def test_without_triton_making_the_backend_says_so(monkeypatch):

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Problem, Score
+    from ring_attn_bench.problem import Documents, Problem, Score
 
 MAX_HEAD_DIM = 256
+MAX_GRID = 65535
+"""Programs along a grid's second and third axis: heads and batch entries."""
 
 
 class TritonBackend:
-    """FlashAttention-2 in Triton: any head dim up to 256, windows, GQA, softcap; deterministic."""
+    """FlashAttention-2 in Triton: every mask and feature, head dims up to 256, deterministic."""
 
     name = "triton"
-    forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
-    alibi = Alibi.NONE
+    forms = frozenset(Form)
+    alibi = Alibi.POSITION
     needs_delta = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "cpu": {"TRITON_INTERPRET": "1"}
@@ -42,16 +44,15 @@ class TritonBackend:
         return bool(triton.knobs.runtime.interpret)
 
     def unsupported(self, problem: Problem) -> str | None:
-        """Float64, head dims above 256, ALiBi, dropout; a CPU, or bfloat16, as `interpreted`."""
+        """Float64, and what is too wide or too many; a CPU, or bfloat16, as `interpreted`."""
         widest = max(problem.head_dim, problem.head_dim_v)
         if problem.dtype == "float64":
             return "it computes in float32: it has no float64"
         if widest > MAX_HEAD_DIM:
             return f"it has no head_dim above {MAX_HEAD_DIM} (got {widest})"
-        if problem.alibi:
-            return "it has no ALiBi"
-        if problem.dropout_p:
-            return f"it has no dropout (dropout_p is {problem.dropout_p})"
+        batch = 1 if problem.packed else problem.batch
+        if max(batch, problem.heads_q) > MAX_GRID:
+            return f"it has no batch, and no number of heads, above {MAX_GRID}"
         if self.interpreted():
             if problem.dtype == "bfloat16":
                 return "Triton's interpreter multiplies bfloat16 wrongly; use float16 or float32"
@@ -63,21 +64,25 @@ class TritonBackend:
         return None
 
     def version(self) -> str:
-        """Triton's."""
+        """Triton's, and which of its kernels this machine gets."""
         import triton
 
-        return f"triton {triton.__version__}"
+        from ring_attn_backends.triton.hopper.table import HEAD_DIMS, refusal
+
+        gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+        why = refusal(gpu, triton.__version__, self.interpreted())
+        dims = " and ".join(str(x) for x in HEAD_DIMS)
+        kernels = f"Hopper kernels for head dims {dims}" if why is None else f"plain kernels: {why}"
+        return f"triton {triton.__version__} ({kernels})"
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
     ) -> tuple[Tensor, Tensor]:
-        """One kernel; out in q's dtype."""
-        from ring_attn_backends.triton.launch import forward_launch
-
+        """out in q's dtype."""
         batch, rows, heads, _ = q.shape
         out = q.new_empty(batch, rows, heads, v.shape[-1])
         lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
-        forward_launch(q, k, v, out, lse, block, score).run()
+        self.forward_into(q, k, v, out, lse, out, block, score, first=True)
         return out, lse
 
     def backward(
@@ -94,15 +99,85 @@ class TritonBackend:
         *,
         deterministic: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One kernel for dq, one for dk and dv, both always deterministic.
+        """Always deterministic, and in float32, what the kernels accumulate in."""
+        from ring_attn_backends.triton.compute import empty_gradients
 
-        The shares are float32, what the kernels accumulate in: a ring adds one for every step,
-        and would round each of them for nothing.
-        """
-        from ring_attn_backends.triton.launch import backward_dkdv_launch, backward_dq_launch
+        dq, dk, dv = empty_gradients(q, k, v)
+        self.backward_into(
+            dout, q, k, v, out, lse, delta, dq, dk, dv, block, score,
+            first=True, first_keys=True, deterministic=deterministic,
+        )  # fmt: skip
+        return dq, dk, dv
+
+    def forward_into(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out_acc: Tensor,
+        lse_acc: Tensor,
+        target: Tensor | None,
+        block: Block,
+        score: Score,
+        *,
+        first: bool,
+    ) -> None:
+        """One kernel, or for a block of more than two chunks some."""
+        from ring_attn_backends.triton.compute import forward_into
+
+        forward_into(q, k, v, out_acc, lse_acc, target, block, score, first=first)
+
+    def backward_into(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        delta: Tensor | None,
+        dq: Tensor,
+        dk: Tensor,
+        dv: Tensor,
+        block: Block,
+        score: Score,
+        *,
+        first: bool,
+        first_keys: bool,
+        deterministic: bool,
+    ) -> None:
+        """One kernel for dq and one for dk and dv, without atomics: always deterministic."""
+        from ring_attn_backends.triton.compute import backward_into
 
         assert delta is not None  # needs_delta
-        dq, dk, dv = (torch.empty(x.shape, dtype=torch.float32, device=x.device) for x in (q, k, v))
-        backward_dq_launch(dout, q, k, v, lse, delta, dq, block, score).run()
-        backward_dkdv_launch(dout, q, k, v, lse, delta, dk, dv, block, score).run()
-        return dq, dk, dv
+        backward_into(
+            dout, q, k, v, lse, delta, dq, dk, dv, block, score, first=first, first_keys=first_keys
+        )
+
+    def packed_forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """The same kernels, which look up where a document lies."""
+        from ring_attn_backends.triton.compute import packed_forward
+
+        return packed_forward(q, k, v, documents, score)
+
+    def packed_backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        delta: Tensor | None,
+        documents: Documents,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Float32, and always deterministic, as `backward`."""
+        from ring_attn_backends.triton.compute import packed_backward
+
+        assert delta is not None  # needs_delta
+        return packed_backward(dout, q, k, v, lse, delta, documents, score)

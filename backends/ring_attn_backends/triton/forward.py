@@ -4,97 +4,143 @@
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.tiles import allowed, base2_scores, load_tile, reach, store_tile
+from ring_attn_backends.triton.arguments import RUN_TIME
+from ring_attn_backends.triton.dropout import column_words, head_words, kept, row_words
+from ring_attn_backends.triton.places import document, reach, tile_of, visited
+from ring_attn_backends.triton.scores import allowed, base2_scores, biased, slope_of
+from ring_attn_backends.triton.softmax import carried, finished, soften
+from ring_attn_backends.triton.tiles import load_tile, load_vector, matrix, store_tile, vector
 
 
-@triton.jit(do_not_specialize=["group", "M", "N", "low", "high"])
+@triton.jit(do_not_specialize=RUN_TIME)
 def forward(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
-    q_strides, k_strides, v_strides, out_strides, lse_strides,
-    group, M, N, low, high, scale, cap,
+    q_ptr, k_ptr, v_ptr, acc_ptr, out_ptr, lse_ptr, slopes_ptr, cu_rows_ptr, cu_keys_ptr,
+    q_strides, k_strides, v_strides, acc_strides, out_strides, lse_strides, slopes_strides,
+    group, M, N, low, high, row_split, row_jump, key_split, key_jump, row_start, key_start, step,
+    word_0, word_1, threshold, keep_share, scale, cap,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAPPED: tl.constexpr, PRECISE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
+    BIASED: tl.constexpr, DROPPED: tl.constexpr, CHUNKED: tl.constexpr, PACKED: tl.constexpr,
+    CARRIED: tl.constexpr,
 ) -> None:  # fmt: skip
-    """out and lse of BLOCK_M rows of one head; grid (row tiles, H, B).
+    """out and lse of BLOCK_M rows of one head; grid (row tiles, H, B), or if PACKED (B, H, tiles).
 
-    Strides are (batch, token, head), lse's (batch, head), in elements. scale and cap: see
-    `base2_scores`. low, high: row i sees key j iff low <= i - j <= high; both closed.
+    The numbers and switches are explained in `arguments`. CARRIED: goes on from acc, an out in
+    float32, and lse, which is in place; out may be acc itself, or where the merged out is to go.
     """
     # under a causal mask the last rows have most keys: begin with them, end with the short ones
-    first_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M
-    head = tl.program_id(1).to(tl.int64)
-    batch = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * q_strides[0] + head * q_strides[2]
-    k_ptr += batch * k_strides[0] + head // group * k_strides[2]
-    v_ptr += batch * v_strides[0] + head // group * v_strides[2]
-    out_ptr += batch * out_strides[0] + head * out_strides[2]
-    lse_ptr += batch * lse_strides[0] + head * lse_strides[1]
+    row_token, key_token, head = 0, 0, tl.program_id(1)
+    if PACKED:
+        batch = tl.program_id(0)
+        row_token, M = document(cu_rows_ptr, batch)
+        key_token, N = document(cu_keys_ptr, batch)
+        row_start = N - M  # the last row and the last key are at one place
+        low, high = low - row_start, high - row_start
+        tile = tl.cdiv(M, BLOCK_M) - 1 - tl.program_id(2)
+        if tile < 0:
+            return
+    else:
+        batch = tl.program_id(2)
+        tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    first_row, row_stop, row_ahead = tile_of(tile, row_split, row_jump, M, BLOCK_M, CHUNKED)
+    head_0, head_1 = head_words(word_0, word_1, batch * tl.num_programs(1) + head, DROPPED)
+    head, batch = head.to(tl.int64), batch.to(tl.int64)
+    q_ptr = matrix(q_ptr, q_strides, batch, head, row_token, PACKED)
+    k_ptr = matrix(k_ptr, k_strides, batch, head // group, key_token, PACKED)
+    v_ptr = matrix(v_ptr, v_strides, batch, head // group, key_token, PACKED)
+    acc_ptr = matrix(acc_ptr, acc_strides, batch, head, row_token, PACKED)
+    out_ptr = matrix(out_ptr, out_strides, batch, head, row_token, PACKED)
+    lse_ptr = vector(lse_ptr, lse_strides, batch, head, row_token, PACKED)
 
-    q = load_tile(q_ptr, first_row, q_strides[1], M, D, BLOCK_M, BLOCK_D, CHECK=True)
-    acc = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    last_row = tl.minimum(first_row + BLOCK_M, M) - 1
-    start, whole_start, whole_stop, stop = reach(first_row, last_row, -high, -low, N, BLOCK_N)
+    first_place = first_row + row_ahead
+    last_place = tl.minimum(first_row + BLOCK_M, row_stop) - 1 + row_ahead
+    left, right, whole, edges = reach(
+        first_place, last_place, -high, -low, key_split, key_jump, N, BLOCK_N, CHUNKED
+    )
+    in_place = acc_ptr.to(tl.int64) == out_ptr.to(tl.int64)
+    if CARRIED and in_place and whole + edges == 0:
+        return
+
+    q = load_tile(q_ptr, first_row, q_strides[1], row_stop, D, BLOCK_M, BLOCK_D, CHECK=True)
+    if CARRIED:
+        acc = load_tile(
+            acc_ptr, first_row, acc_strides[1], row_stop, E, BLOCK_M, BLOCK_E, CHECK=True
+        )
+        acc = acc.to(tl.float32)
+        if DROPPED:
+            acc *= keep_share
+        total, peak = carried(load_vector(lse_ptr, first_row, row_stop, BLOCK_M, CHECK=True))
+    else:
+        acc = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
+        total = tl.zeros([BLOCK_M], tl.float32)
+        peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    slope = slope_of(slopes_ptr, slopes_strides, batch, head) if BIASED else 0.0
     acc, total, peak = _attend(
-        acc, total, peak, q, k_ptr, v_ptr, k_strides[1], v_strides[1],
-        first_row, N, low, high, scale, cap, whole_start, whole_stop, 0, 0,
-        D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, CAPPED, PRECISE, EDGE=False,
+        acc, total, peak, q, k_ptr, v_ptr, k_strides[1], v_strides[1], first_place,
+        whole, left, right, key_split, key_jump, N, low, high, row_start, key_start, step,
+        head_0, head_1, threshold, scale, cap, slope,
+        D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, PRECISE, CAPPED, BIASED, DROPPED, CHUNKED,
+        EDGE=False,
     )  # fmt: skip
-    whole = whole_stop - whole_start
     acc, total, peak = _attend(
-        acc, total, peak, q, k_ptr, v_ptr, k_strides[1], v_strides[1],
-        first_row, N, low, high, scale, cap, start, stop - whole, whole_start, whole,
-        D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, CAPPED, PRECISE, EDGE=True,
+        acc, total, peak, q, k_ptr, v_ptr, k_strides[1], v_strides[1], first_place,
+        edges, left, right, key_split, key_jump, N, low, high, row_start, key_start, step,
+        head_0, head_1, threshold, scale, cap, slope,
+        D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, PRECISE, CAPPED, BIASED, DROPPED, CHUNKED,
+        EDGE=True,
     )  # fmt: skip
 
-    # a row without keys has total 0: out 0 / 1, lse log2(0) = -inf
-    out = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    lse = (_finite(peak) + tl.log2(total)) * 0.6931471805599453  # ln(2)
-    store_tile(out_ptr, first_row, out_strides[1], M, out, E, BLOCK_M, BLOCK_E)
+    total, lse = finished(total, peak)
+    if DROPPED:
+        total *= keep_share
+    acc /= total[:, None]
+    store_tile(out_ptr, first_row, out_strides[1], row_stop, acc, E, BLOCK_M, BLOCK_E, ADD=False)
     rows = first_row + tl.arange(0, BLOCK_M)
-    tl.store(lse_ptr + rows, lse, mask=rows < M)
+    if CARRIED:
+        # every warp loads the lse of all rows, and one stores them: not before all have the old one
+        tl.debug_barrier()
+    tl.store(lse_ptr + rows, lse, mask=rows < row_stop)
 
 
 @triton.jit
 def _attend(
-    acc, total, peak, q, k_ptr, v_ptr, k_stride, v_stride,
-    first_row, N, low, high, scale, cap, start, stop, skip_at, skip,
+    acc, total, peak, q, k_ptr, v_ptr, k_stride, v_stride, first_place,
+    count, left, right, key_split, key_jump, N, low, high, row_start, key_start, step,
+    head_0, head_1, threshold, scale, cap, slope,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAPPED: tl.constexpr, PRECISE: tl.constexpr,
-    EDGE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
+    BIASED: tl.constexpr, DROPPED: tl.constexpr, CHUNKED: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
-    """Adds key tiles to a row tile's running sums, all relative to exp2(peak).
+    """Adds `count` key tiles to a row tile's running sums: the whole tiles, or if EDGE the edges.
 
-    EDGE: with a mask, and over the tiles `start` to `stop` with `skip` of them left out at
-    `skip_at`: one loop for the edges on both sides of the whole tiles.
+    One loop for all edges, and one for all whole tiles: those of both chunks, on both sides.
     """
-    rows = first_row + tl.arange(0, BLOCK_M)[:, None]
-    for index in tl.range(start, stop):
-        tile = index
-        if EDGE:
-            tile += tl.where(index >= skip_at, skip, 0)
-        first_key = tile * BLOCK_N
-        k = load_tile(k_ptr, first_key, k_stride, N, D, BLOCK_N, BLOCK_D, CHECK=EDGE)
+    row_places = first_place + tl.arange(0, BLOCK_M)
+    anchor = row_start + step * first_place  # biases count from here, to be exact
+    if BIASED:
+        row_offsets = (step * (row_places - first_place)).to(tl.float32)
+    if DROPPED:
+        row_0, row_1 = row_words(head_0, head_1, row_start + step * row_places)
+    for index in tl.range(0, count):
+        first_key, key_stop, key_ahead = visited(
+            index, left, right, key_split, key_jump, N, BLOCK_N, CHUNKED, EDGE
+        )
+        k = load_tile(k_ptr, first_key, k_stride, key_stop, D, BLOCK_N, BLOCK_D, CHECK=EDGE)
         s = tl.dot(q, tl.trans(k), input_precision="ieee")
         s = base2_scores(s, scale, cap, CAPPED, PRECISE)
+        key_places = first_key + key_ahead + tl.arange(0, BLOCK_N)
+        if BIASED:
+            key_offsets = (key_start + step * key_places - anchor).to(tl.float32)
+            s = biased(s, slope, row_offsets[:, None], key_offsets[None, :])
         if EDGE:
-            keys = first_key + tl.arange(0, BLOCK_N)[None, :]
-            s = tl.where(allowed(rows, keys, low, high) & (keys < N), s, float("-inf"))
-
-        new_peak = tl.maximum(peak, tl.max(s, 1))
-        shift = _finite(new_peak)
-        p = tl.exp2(s - shift[:, None])
-        fade = tl.exp2(peak - shift)
-        total = total * fade + tl.sum(p, 1)
+            visible = allowed(row_places[:, None], key_places[None, :], low, high)
+            visible &= (key_places < key_stop + key_ahead)[None, :]
+            s = tl.where(visible, s, float("-inf"))
+        p, fade, total, peak = soften(s, total, peak)
+        if DROPPED:
+            columns = column_words(key_start + step * key_places)[None, :]
+            p = tl.where(kept(row_0[:, None], row_1[:, None], columns, threshold), p, 0.0)
         acc = acc * fade[:, None]
-        v = load_tile(v_ptr, first_key, v_stride, N, E, BLOCK_N, BLOCK_E, CHECK=EDGE)
+        v = load_tile(v_ptr, first_key, v_stride, key_stop, E, BLOCK_N, BLOCK_E, CHECK=EDGE)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
-        peak = new_peak
     return acc, total, peak
-
-
-@triton.jit
-def _finite(peak):
-    """peak, but 0 where it is -inf (no key yet) or inf: so that no inf - inf is taken."""
-    return tl.where(tl.abs(peak) == float("inf"), 0.0, peak)

@@ -1,0 +1,247 @@
+"""The backward kernel for dk, dv on Hopper: key tiles stay, row tiles pass (FlashAttention-2).
+
+One warp brings tiles of queries and output gradients by TMA, and with them lse and delta; two or
+three warpgroups have 64 keys each. Scores are transposed, keys x rows: weights and their gradients
+come out of the tensor cores as the next products' left operands, and never leave the registers.
+"""
+# ruff: noqa: ANN001, ANN202 - Triton infers what a kernel's arguments are
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from ring_attn_backends.triton.hopper.pipes import (
+    barriers,
+    new_pipe,
+    receive,
+    release,
+    send_with_vector,
+)
+from ring_attn_backends.triton.hopper.programs import RUN_TIME, nth, seen, tile_and_head
+from ring_attn_backends.triton.scores import tanh
+
+
+@gluon.jit(do_not_specialize=(*RUN_TIME, "splits"))
+def backward_dkdv(
+    dout_desc, q_desc, k_desc, v_desc, lse_desc, delta_desc, dk_ptr, dv_ptr,
+    dk_strides, dv_strides, dk_split, dv_split,
+    tiles, heads, all_heads, section, group, splits, M, N, low, high, scale, cap, gradient_scale,
+    D: gl.constexpr, BLOCK_M: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+    CAPPED: gl.constexpr, ADD: gl.constexpr,
+) -> None:  # fmt: skip
+    """dk and dv of 64 * GROUPS keys of one key head, from 1 / splits of its query heads.
+
+    Grid (key tiles * key heads * splits * batch); `heads` counts a key head `splits` times. Where
+    splits > 1, each writes its share dk_split and dv_split elements further on, for `sum_splits`.
+    dout and q (B, M, H, D), k and v (B, N, G, D), lse and delta (B, H, M) come as descriptors of
+    tiles of BLOCK_M rows, or 64 keys. ADD: to what dk and dv hold.
+    """
+    tile, head = tile_and_head(tiles, all_heads, section)
+    batch = head // heads
+    head = head % heads
+    key_head = head // splits
+    part = head % splits
+    each = group // splits
+    # under a causal mask the first keys are seen by most rows
+    first_key = tile * 64 * GROUPS
+    last_key = gl.minimum(first_key + 64 * GROUPS, N) - 1
+    where = seen(first_key, last_key, low, high, M, BLOCK_M)
+    dtype: gl.constexpr = q_desc.dtype
+    layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    line: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
+    k_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
+    v_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
+    keys_full = barriers(1, 1)
+    queries = new_pipe(dtype, STAGES, BLOCK_M, D, GROUPS)
+    douts = new_pipe(dtype, STAGES, BLOCK_M, D, GROUPS)
+    lses = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_M], line)
+    deltas = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_M], line)
+    wide_batch, wide_head, wide_part = batch.to(gl.int64), key_head.to(gl.int64), part.to(gl.int64)
+    dk_ptr += wide_batch * dk_strides[0] + wide_head * dk_strides[2] + wide_part * dk_split
+    dv_ptr += wide_batch * dv_strides[0] + wide_head * dv_strides[2] + wide_part * dv_split
+    given = (
+        k_slots, v_slots, keys_full, queries, douts, lses, deltas, dk_ptr, dv_ptr,
+        dk_strides[1], dv_strides[1], first_key, N, each, where, M, low, high,
+        scale, cap, gradient_scale,
+    )  # fmt: skip
+    fetch = (
+        dout_desc, q_desc, k_desc, v_desc, lse_desc, delta_desc, k_slots, v_slots, keys_full,
+        queries, douts, lses, deltas, batch, key_head, key_head * group + part * each, each,
+        first_key, where,
+    )  # fmt: skip
+    if GROUPS == 2:
+        gl.warp_specialize(
+            [
+                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 0)),
+                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 1)),
+                (_produce, (fetch, D, BLOCK_M, STAGES, GROUPS)),
+            ],
+            [4, 1],
+            [240, 24],
+        )
+    else:
+        gl.warp_specialize(
+            [
+                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 0)),
+                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 1)),
+                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 2)),
+                (_produce, (fetch, D, BLOCK_M, STAGES, GROUPS)),
+            ],
+            [4, 4, 1],
+            [160, 160, 24],
+        )
+
+
+@gluon.jit
+def _nth(i, each, where, BLOCK_M: gl.constexpr):
+    """The i-th of all heads' row tiles: the edges of every head, then every head's whole tiles.
+
+    Returns the head's number, and the tile's first row.
+    """
+    edges = where[3]
+    is_edge = i < each * edges
+    j = gl.where(is_edge, i, i - each * edges)
+    count = gl.where(is_edge, edges, where[2])
+    head = j // count
+    return head, nth(j - head * count + gl.where(is_edge, 0, edges), where, BLOCK_M)
+
+
+@gluon.jit
+def _produce(
+    fetch,
+    D: gl.constexpr, BLOCK_M: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+):  # fmt: skip
+    """Brings the keys and values, then tile after tile of rows, of head after head."""
+    (
+        dout_desc, q_desc, k_desc, v_desc, lse_desc, delta_desc, k_slots, v_slots, keys_full,
+        queries, douts, lses, deltas, batch, key_head, first_head, each, first_key, where,
+    ) = fetch  # fmt: skip
+    full = keys_full.index(0)
+    mbarrier.expect(full, 2 * GROUPS * 64 * D * 2)
+    for part in gl.static_range(GROUPS):
+        at = [batch, first_key + part * 64, key_head, 0]
+        tma.async_copy_global_to_shared(k_desc, at, full, k_slots.index(part))
+        tma.async_copy_global_to_shared(v_desc, at, full, v_slots.index(part))
+    for i in range(each * (where[2] + where[3])):
+        head, first_row = _nth(i, each, where, BLOCK_M)
+        head += first_head
+        send_with_vector(
+            queries, lses, i, q_desc, lse_desc, batch, first_row, head, STAGES, BLOCK_M, D
+        )
+        send_with_vector(
+            douts, deltas, i, dout_desc, delta_desc, batch, first_row, head, STAGES, BLOCK_M, D
+        )
+
+
+@gluon.jit
+def _consume(
+    given,
+    D: gl.constexpr, BLOCK_M: gl.constexpr, STAGES: gl.constexpr, CAPPED: gl.constexpr,
+    ADD: gl.constexpr, PART: gl.constexpr,
+):  # fmt: skip
+    """One warpgroup: the PART-th 64 of the keys."""
+    (
+        k_slots, v_slots, keys_full, queries, douts, lses, deltas, dk_ptr, dv_ptr,
+        dk_stride, dv_stride, first_key, N, each, where, M, low, high,
+        scale, cap, gradient_scale,
+    ) = given  # fmt: skip
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_M, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    first_key += PART * 64
+    keys = first_key + gl.arange(0, 64, gl.SliceLayout(1, s_layout))
+    dk = gl.zeros([64, D], gl.float32, o_layout)
+    dv = gl.zeros([64, D], gl.float32, o_layout)
+    mbarrier.wait(keys_full.index(0), 0)
+    k = k_slots.index(PART)
+    v = v_slots.index(PART)
+    edges = each * where[3]
+    for i in range(edges):
+        _, first_row = _nth(i, each, where, BLOCK_M)
+        dk, dv = _step(
+            i, dk, dv, k, v, queries, douts, lses, deltas, keys, first_row, M, low, high,
+            scale, cap, BLOCK_M, STAGES, CAPPED, s_layout, o_layout, EDGE=True,
+        )  # fmt: skip
+    for i in range(edges, edges + each * where[2]):
+        dk, dv = _step(
+            i, dk, dv, k, v, queries, douts, lses, deltas, keys, 0, M, low, high,
+            scale, cap, BLOCK_M, STAGES, CAPPED, s_layout, o_layout, EDGE=False,
+        )  # fmt: skip
+    rows = first_key + gl.arange(0, 64, gl.SliceLayout(1, o_layout))
+    cols = gl.arange(0, D, gl.SliceLayout(0, o_layout))
+    inside = (rows < N)[:, None]
+    pointers = dk_ptr + rows.to(gl.int64)[:, None] * dk_stride + cols[None, :]
+    dk *= gradient_scale
+    if ADD:
+        dk += gl.load(pointers, mask=inside, other=0.0)
+    gl.store(pointers, dk.to(dk_ptr.dtype.element_ty), mask=inside)
+    pointers = dv_ptr + rows.to(gl.int64)[:, None] * dv_stride + cols[None, :]
+    if ADD:
+        dv += gl.load(pointers, mask=inside, other=0.0)
+    gl.store(pointers, dv.to(dv_ptr.dtype.element_ty), mask=inside)
+
+
+@gluon.jit
+def _step(
+    i, dk, dv, k, v, queries, douts, lses, deltas, keys,
+    first_row, M, low, high, scale, cap,
+    BLOCK_M: gl.constexpr, STAGES: gl.constexpr, CAPPED: gl.constexpr,
+    S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr, EDGE: gl.constexpr,
+):  # fmt: skip
+    """Adds the i-th row tile's shares to dk and dv.
+
+    Products start at -lse and -delta where there is no softcap: these then need no registers of
+    their own, which makes it a tenth faster.
+    """
+    dtype: gl.constexpr = k.dtype
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
+    columns: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
+    slot = i % STAGES
+    zeros = gl.zeros([64, BLOCK_M], gl.float32, S_LAYOUT)
+    q = receive(queries, i, STAGES)
+    if not CAPPED:
+        dout = receive(douts, i, STAGES)
+        lse = lses.index(slot).load(columns)
+        start = zeros + (lse * (-1.4426950408889634 / scale))[None, :]
+        dp_start = zeros - deltas.index(slot).load(columns)[None, :]
+        s = warpgroup_mma(k, q.permute([1, 0]), start, is_async=True)
+        dp = warpgroup_mma(v, dout.permute([1, 0]), dp_start, is_async=True)
+    else:
+        s = warpgroup_mma(k, q.permute([1, 0]), zeros, use_acc=False, is_async=True)
+        dout = receive(douts, i, STAGES)
+        dp = warpgroup_mma(v, dout.permute([1, 0]), zeros, use_acc=False, is_async=True)
+    s = warpgroup_mma_wait(1, deps=[s])
+    if not CAPPED:
+        p = gl.exp2(s * scale)
+    else:
+        lse = lses.index(slot).load(columns)
+        t = tanh(s * scale, False)
+        p = gl.exp2(cap * t - (lse * 1.4426950408889634)[None, :])
+    if EDGE:
+        rows = first_row + gl.arange(0, BLOCK_M, columns)
+        distance = rows[None, :] - keys[:, None]
+        visible = (distance >= low) & (distance <= high)
+        p = gl.where(visible & (rows < M)[None, :], p, 0.0)
+    weights = gl.convert_layout(p.to(dtype), p_layout)
+    dv = warpgroup_mma(weights, dout, dv, is_async=True)
+    if CAPPED:
+        p *= 1.0 - t * t  # the slope of cap * tanh
+        if EDGE:  # NaN where an infinite score is masked
+            p = gl.where(visible, p, 0.0)
+    dp = warpgroup_mma_wait(1, deps=[dp])
+    if CAPPED:
+        dp = dp - deltas.index(slot).load(columns)[None, :]
+    ds = p * dp
+    if EDGE:  # rows beyond the last have no delta
+        ds = gl.where(visible, ds, 0.0)
+    ds = gl.convert_layout(ds.to(dtype), p_layout)
+    dk = warpgroup_mma(ds, q, dk, is_async=True)
+    dv = warpgroup_mma_wait(1, deps=[dv])
+    release(douts, i, STAGES)
+    dk = warpgroup_mma_wait(0, deps=[dk])
+    release(queries, i, STAGES)
+    return dk, dv

@@ -1,0 +1,162 @@
+"""The backward kernel for dq on Hopper: row tiles stay, key tiles pass (FlashAttention-2).
+
+One warp brings tiles of keys and values by TMA; two or three warpgroups have 64 rows each.
+"""
+# ruff: noqa: ANN001, ANN202 - Triton infers what a kernel's arguments are
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from ring_attn_backends.triton.hopper.pipes import barriers, new_pipe, receive, release, send
+from ring_attn_backends.triton.hopper.programs import RUN_TIME, nth, seen, tile_and_head
+from ring_attn_backends.triton.scores import tanh
+
+
+@gluon.jit(do_not_specialize=RUN_TIME)
+def backward_dq(
+    dout_desc, q_desc, k_desc, v_desc, lse_ptr, delta_ptr, dq_ptr,
+    lse_strides, delta_strides, dq_strides,
+    tiles, heads, all_heads, section, group, M, N, low, high, scale, cap, gradient_scale,
+    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+    CAPPED: gl.constexpr, ADD: gl.constexpr,
+) -> None:  # fmt: skip
+    """dq of 64 * GROUPS rows of one head; grid (row tiles * heads * batch).
+
+    dout and q (B, M, H, D), k and v (B, N, G, D) as in `forward`. ADD: to what dq holds.
+    """
+    tile, head = tile_and_head(tiles, all_heads, section)
+    batch = head // heads
+    head = head % heads
+    first_row = (tiles - 1 - tile) * 64 * GROUPS
+    last_row = gl.minimum(first_row + 64 * GROUPS, M) - 1
+    where = seen(first_row, last_row, -high, -low, N, BLOCK_N)
+    dtype: gl.constexpr = q_desc.dtype
+    layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    q_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
+    dout_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
+    rows_full = barriers(1, 1)
+    keys = new_pipe(dtype, STAGES, BLOCK_N, D, GROUPS)
+    values = new_pipe(dtype, STAGES, BLOCK_N, D, GROUPS)
+    wide_batch, wide_head = batch.to(gl.int64), head.to(gl.int64)
+    lse_ptr += wide_batch * lse_strides[0] + wide_head * lse_strides[1]
+    delta_ptr += wide_batch * delta_strides[0] + wide_head * delta_strides[1]
+    dq_ptr += wide_batch * dq_strides[0] + wide_head * dq_strides[2]
+    given = (
+        q_slots, dout_slots, rows_full, keys, values, lse_ptr, delta_ptr, dq_ptr, dq_strides[1],
+        first_row, where, M, N, low, high, scale, cap, gradient_scale,
+    )  # fmt: skip
+    fetch = (
+        dout_desc, q_desc, k_desc, v_desc, q_slots, dout_slots, rows_full, keys, values,
+        batch, head, head // group, first_row, where,
+    )  # fmt: skip
+    if GROUPS == 2:
+        gl.warp_specialize(
+            [
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 0)),
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 1)),
+                (_produce, (fetch, D, BLOCK_N, STAGES, GROUPS)),
+            ],
+            [4, 1],
+            [240, 24],
+        )
+    else:
+        gl.warp_specialize(
+            [
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 0)),
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 1)),
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 2)),
+                (_produce, (fetch, D, BLOCK_N, STAGES, GROUPS)),
+            ],
+            [4, 4, 1],
+            [160, 160, 24],
+        )
+
+
+@gluon.jit
+def _produce(
+    fetch,
+    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+):  # fmt: skip
+    """Brings the rows, then tile after tile of keys and values."""
+    (
+        dout_desc, q_desc, k_desc, v_desc, q_slots, dout_slots, rows_full, keys, values,
+        batch, head, key_head, first_row, where,
+    ) = fetch  # fmt: skip
+    full = rows_full.index(0)
+    mbarrier.expect(full, 2 * GROUPS * 64 * D * 2)
+    for part in gl.static_range(GROUPS):
+        at = [batch, first_row + part * 64, head, 0]
+        tma.async_copy_global_to_shared(q_desc, at, full, q_slots.index(part))
+        tma.async_copy_global_to_shared(dout_desc, at, full, dout_slots.index(part))
+    for i in range(where[2] + where[3]):
+        first_key = nth(i, where, BLOCK_N)
+        send(keys, i, k_desc, batch, first_key, key_head, STAGES, BLOCK_N, D)
+        send(values, i, v_desc, batch, first_key, key_head, STAGES, BLOCK_N, D)
+
+
+@gluon.jit
+def _consume(
+    given,
+    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    CAPPED: gl.constexpr, ADD: gl.constexpr, PART: gl.constexpr,
+):  # fmt: skip
+    """One warpgroup: the PART-th 64 of the rows."""
+    (
+        q_slots, dout_slots, rows_full, keys, values, lse_ptr, delta_ptr, dq_ptr, dq_stride,
+        first_row, where, M, N, low, high, scale, cap, gradient_scale,
+    ) = given  # fmt: skip
+    whole, edges = where[2], where[3]
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
+    dtype: gl.constexpr = q_slots.dtype
+    first_row += PART * 64
+    score_rows = first_row + gl.arange(0, 64, gl.SliceLayout(1, s_layout))
+    lse = gl.load(lse_ptr + score_rows, mask=score_rows < M, other=0.0) * 1.4426950408889634
+    lse = gl.where(lse == float("-inf"), 0.0, lse)  # `softmax.known`
+    delta = gl.load(delta_ptr + score_rows, mask=score_rows < M, other=0.0)
+    dq = gl.zeros([64, D], gl.float32, o_layout)
+    mbarrier.wait(rows_full.index(0), 0)
+    q = q_slots.index(PART)
+    dout = dout_slots.index(PART)
+    for i in range(edges + whole):
+        zeros = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
+        k = receive(keys, i, STAGES)
+        s = warpgroup_mma(q, k.permute([1, 0]), zeros, use_acc=False, is_async=True)
+        v = receive(values, i, STAGES)
+        dp = warpgroup_mma(dout, v.permute([1, 0]), zeros, use_acc=False, is_async=True)
+        s = warpgroup_mma_wait(1, deps=[s])
+        s = s * scale
+        if CAPPED:
+            t = tanh(s, False)
+            s = cap * t
+        p = gl.exp2(s - lse[:, None])
+        if CAPPED:
+            p *= 1.0 - t * t  # the slope of cap * tanh
+        if i < edges:
+            columns = gl.arange(0, BLOCK_N, gl.SliceLayout(0, s_layout))
+            key_numbers = nth(i, where, BLOCK_N) + columns
+            distance = score_rows[:, None] - key_numbers[None, :]
+            visible = (distance >= low) & (distance <= high)
+            p = gl.where(visible & (key_numbers < N)[None, :], p, 0.0)
+        dp = warpgroup_mma_wait(0, deps=[dp])
+        release(values, i, STAGES)
+        ds = p * (dp - delta[:, None])
+        ds = gl.convert_layout(ds.to(dtype), p_layout)
+        dq = warpgroup_mma(ds, k, dq, is_async=True)
+        dq = warpgroup_mma_wait(0, deps=[dq])
+        release(keys, i, STAGES)
+    rows = first_row + gl.arange(0, 64, gl.SliceLayout(1, o_layout))
+    cols = gl.arange(0, D, gl.SliceLayout(0, o_layout))
+    pointers = dq_ptr + rows.to(gl.int64)[:, None] * dq_stride + cols[None, :]
+    inside = (rows < M)[:, None]
+    dq *= gradient_scale
+    if ADD:
+        dq += gl.load(pointers, mask=inside, other=0.0)
+    gl.store(pointers, dq.to(dq_ptr.dtype.element_ty), mask=inside)

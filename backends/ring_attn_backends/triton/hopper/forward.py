@@ -1,0 +1,236 @@
+"""The forward kernel for Hopper (Shah et al. 2024, FlashAttention-3, algorithm 2).
+
+One warp brings tiles of keys and values by TMA; two or three warpgroups have 64 rows each. In a
+warpgroup the products of queries and keys of tile i run on the tensor cores beside the weights of
+tile i - 1 times its values, and the softmax of tile i under the latter.
+"""
+# ruff: noqa: ANN001, ANN202 - Triton infers what a kernel's arguments are
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from ring_attn_backends.triton.hopper.pipes import barriers, new_pipe, receive, release, send
+from ring_attn_backends.triton.hopper.programs import RUN_TIME, nth, seen, tile_and_head
+from ring_attn_backends.triton.scores import tanh
+
+
+@gluon.jit(do_not_specialize=RUN_TIME)
+def forward(
+    q_desc, k_desc, v_desc, acc_ptr, out_ptr, lse_ptr, acc_strides, out_strides, lse_strides,
+    tiles, heads, all_heads, section, group, M, N, low, high, scale, cap,
+    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+    CAPPED: gl.constexpr, CARRIED: gl.constexpr,
+) -> None:  # fmt: skip
+    """out and lse of 64 * GROUPS rows of one head; grid (row tiles * heads * batch).
+
+    q (B, M, H, D), k and v (B, N, G, D) come as descriptors of tiles of 64 rows, or BLOCK_N keys.
+    The numbers are explained in `arguments`. CARRIED: goes on from acc, an out in float32, and lse;
+    out may be acc. `scale` must be positive: a row's largest product is then its largest score.
+    """
+    tile, head = tile_and_head(tiles, all_heads, section)
+    batch = head // heads
+    head = head % heads
+    # under a causal mask the last rows have most keys
+    first_row = (tiles - 1 - tile) * 64 * GROUPS
+    last_row = gl.minimum(first_row + 64 * GROUPS, M) - 1
+    where = seen(first_row, last_row, -high, -low, N, BLOCK_N)
+    dtype: gl.constexpr = q_desc.dtype
+    layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    q_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
+    q_full = barriers(1, 1)
+    keys = new_pipe(dtype, STAGES, BLOCK_N, D, GROUPS)
+    values = new_pipe(dtype, STAGES, BLOCK_N, D, GROUPS)
+    wide_batch, wide_head = batch.to(gl.int64), head.to(gl.int64)
+    acc_ptr += wide_batch * acc_strides[0] + wide_head * acc_strides[2]
+    out_ptr += wide_batch * out_strides[0] + wide_head * out_strides[2]
+    lse_ptr += wide_batch * lse_strides[0] + wide_head * lse_strides[1]
+    given = (
+        q_slots, q_full, keys, values, acc_ptr, out_ptr, lse_ptr, acc_strides[1], out_strides[1],
+        first_row, where, M, N, low, high, scale, cap,
+    )  # fmt: skip
+    fetch = (
+        q_desc, k_desc, v_desc, q_slots, q_full, keys, values, batch, head, head // group,
+        first_row, where,
+    )  # fmt: skip
+    # registers: a program has 65536, for the consumers' warpgroups and for the producer's
+    if GROUPS == 2:
+        gl.warp_specialize(
+            [
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 0)),
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 1)),
+                (_produce, (fetch, D, BLOCK_N, STAGES, GROUPS)),
+            ],
+            [4, 1],
+            [240, 24],
+        )
+    else:
+        gl.warp_specialize(
+            [
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 0)),
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 1)),
+                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 2)),
+                (_produce, (fetch, D, BLOCK_N, STAGES, GROUPS)),
+            ],
+            [4, 4, 1],
+            [160, 160, 24],
+        )
+
+
+@gluon.jit
+def _produce(
+    fetch,
+    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+):  # fmt: skip
+    """Brings the queries, then tile after tile of keys and values."""
+    (
+        q_desc, k_desc, v_desc, q_slots, q_full, keys, values, batch, head, key_head,
+        first_row, where,
+    ) = fetch  # fmt: skip
+    mbarrier.expect(q_full.index(0), GROUPS * 64 * D * 2)
+    for part in gl.static_range(GROUPS):
+        tma.async_copy_global_to_shared(
+            q_desc, [batch, first_row + part * 64, head, 0], q_full.index(0), q_slots.index(part)
+        )
+    for i in range(where[2] + where[3]):
+        first_key = nth(i, where, BLOCK_N)
+        send(keys, i, k_desc, batch, first_key, key_head, STAGES, BLOCK_N, D)
+        send(values, i, v_desc, batch, first_key, key_head, STAGES, BLOCK_N, D)
+
+
+@gluon.jit
+def _consume(
+    given,
+    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    CAPPED: gl.constexpr, CARRIED: gl.constexpr, PART: gl.constexpr,
+):  # fmt: skip
+    """One warpgroup: the PART-th 64 of the rows."""
+    (
+        q_slots, q_full, keys, values, acc_ptr, out_ptr, lse_ptr, acc_stride, out_stride,
+        first_row, where, M, N, low, high, scale, cap,
+    ) = given  # fmt: skip
+    whole, edges = where[2], where[3]
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
+    s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
+    o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
+    dtype: gl.constexpr = q_slots.dtype
+    first_row += PART * 64
+    rows = first_row + gl.arange(0, 64, s_rows)
+    out_rows = first_row + gl.arange(0, 64, o_rows)
+    cols = gl.arange(0, D, gl.SliceLayout(0, o_layout))
+    inside = (out_rows < M)[:, None]
+    if CARRIED:
+        pointers = acc_ptr + out_rows.to(gl.int64)[:, None] * acc_stride + cols[None, :]
+        acc = gl.load(pointers, mask=inside, other=0.0).to(gl.float32)
+        peak = gl.load(lse_ptr + rows, mask=rows < M, other=0.0) * 1.4426950408889634
+        total = gl.exp2(peak - _finite(peak))  # 1; 0 where no key was seen, inf where lse is inf
+    else:
+        acc = gl.zeros([64, D], gl.float32, o_layout)
+        peak = gl.full([64], float("-inf"), gl.float32, s_rows)
+        total = gl.zeros([64], gl.float32, s_rows)
+    count = edges + whole
+    if count > 0:
+        mbarrier.wait(q_full.index(0), 0)
+        q = q_slots.index(PART)
+        k = receive(keys, 0, STAGES)
+        zeros = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
+        s = warpgroup_mma(q, k.permute([1, 0]), zeros, use_acc=False, is_async=True)
+        s = warpgroup_mma_wait(0, deps=[s])
+        release(keys, 0, STAGES)
+        s = _masked(s, rows, nth(0, where, BLOCK_N), N, low, high, scale, cap,
+                    BLOCK_N, s_layout, CAPPED)  # fmt: skip
+        p, fade, total, peak = _soften(s, total, peak, scale, CAPPED)
+        if CARRIED:
+            acc = acc * gl.convert_layout(fade, o_rows)[:, None]
+        weights = gl.convert_layout(p.to(dtype), p_layout)
+        for i in range(1, edges):
+            acc, weights, total, peak = _step(
+                i, acc, weights, total, peak, q, keys, values, rows, nth(i, where, BLOCK_N), N,
+                low, high, scale, cap, BLOCK_N, STAGES, CAPPED, s_layout, p_layout, o_rows,
+                EDGE=True,
+            )  # fmt: skip
+        for i in range(gl.maximum(edges, 1), count):
+            acc, weights, total, peak = _step(
+                i, acc, weights, total, peak, q, keys, values, rows, 0, N,
+                low, high, scale, cap, BLOCK_N, STAGES, CAPPED, s_layout, p_layout, o_rows,
+                EDGE=False,
+            )  # fmt: skip
+        v = receive(values, count - 1, STAGES)
+        acc = warpgroup_mma(weights, v, acc, is_async=True)
+        acc = warpgroup_mma_wait(0, deps=[acc])
+    inverse = 1.0 / gl.where(total == 0.0, 1.0, total)
+    out = acc * gl.convert_layout(inverse, o_rows)[:, None]
+    pointers = out_ptr + out_rows.to(gl.int64)[:, None] * out_stride + cols[None, :]
+    gl.store(pointers, out.to(out_ptr.dtype.element_ty), mask=inside)
+    lse = (_finite(peak) + gl.log2(total)) * 0.6931471805599453  # ln(2)
+    gl.store(lse_ptr + rows, lse, mask=rows < M)
+
+
+@gluon.jit
+def _step(
+    i, acc, weights, total, peak, q, keys, values, rows, first_key, N,
+    low, high, scale, cap,
+    BLOCK_N: gl.constexpr, STAGES: gl.constexpr, CAPPED: gl.constexpr, S_LAYOUT: gl.constexpr,
+    P_LAYOUT: gl.constexpr, O_ROWS: gl.constexpr, EDGE: gl.constexpr,
+):  # fmt: skip
+    """The i-th tile's scores and weights, beside the weighted values of the one before it."""
+    zeros = gl.zeros([64, BLOCK_N], gl.float32, S_LAYOUT)
+    k = receive(keys, i, STAGES)
+    s = warpgroup_mma(q, k.permute([1, 0]), zeros, use_acc=False, is_async=True)
+    v = receive(values, i - 1, STAGES)
+    flying = warpgroup_mma(weights, v, acc, is_async=True)
+    s = warpgroup_mma_wait(1, deps=[s])
+    release(keys, i, STAGES)
+    if EDGE:
+        s = _masked(s, rows, first_key, N, low, high, scale, cap,
+                    BLOCK_N, S_LAYOUT, CAPPED)  # fmt: skip
+    elif CAPPED:
+        s = cap * tanh(s * scale, False)
+    p, fade, total, peak = _soften(s, total, peak, scale, CAPPED)
+    acc = warpgroup_mma_wait(0, deps=[flying])
+    release(values, i - 1, STAGES)
+    acc = acc * gl.convert_layout(fade, O_ROWS)[:, None]
+    weights = gl.convert_layout(p.to(q.dtype), P_LAYOUT)
+    return acc, weights, total, peak
+
+
+@gluon.jit
+def _masked(
+    s, rows, first_key, N, low, high, scale, cap,
+    BLOCK_N: gl.constexpr, S_LAYOUT: gl.constexpr, CAPPED: gl.constexpr,
+):  # fmt: skip
+    """Products of an edge tile, -inf where no key may be seen; capped, if they are to be."""
+    if CAPPED:
+        s = cap * tanh(s * scale, False)
+    keys = first_key + gl.arange(0, BLOCK_N, gl.SliceLayout(0, S_LAYOUT))
+    distance = rows[:, None] - keys[None, :]
+    visible = (distance >= low) & (distance <= high) & (keys < N)[None, :]
+    return gl.where(visible, s, float("-inf"))
+
+
+@gluon.jit
+def _soften(s, total, peak, scale, CAPPED: gl.constexpr):
+    """The online softmax (`softmax.soften`), of products whose scale is folded into exp2's FMA."""
+    if CAPPED:
+        new_peak = gl.maximum(peak, gl.max(s, 1))
+        shift = _finite(new_peak)
+        p = gl.exp2(s - shift[:, None])
+    else:
+        new_peak = gl.maximum(peak, gl.max(s, 1) * scale)
+        shift = _finite(new_peak)
+        p = gl.exp2(s * scale - shift[:, None])
+    fade = gl.exp2(peak - shift)
+    return p, fade, total * fade + gl.sum(p, 1), new_peak
+
+
+@gluon.jit
+def _finite(peak):
+    """`softmax.finite`: 0 where it is infinite, so that no inf - inf is taken."""
+    return gl.where(gl.abs(peak) == float("inf"), 0.0, peak)

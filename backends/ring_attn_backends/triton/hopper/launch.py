@@ -1,0 +1,290 @@
+"""From tensors to calls of the Hopper kernels, or to None where these have nothing to offer.
+
+The functions take what those of `ring_attn_backends.triton.launch` take; shapes as there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ring_attn_backends.triton.hopper.table import TABLE, Config, Kernel, refusal
+from ring_attn_backends.triton.lines import Places
+
+if TYPE_CHECKING:
+    from ring_attn_bench.block import Block
+    from ring_attn_bench.problem import Score
+
+L2_SHARE = 32 << 20
+"""Bytes of tiles that are read again and again, at most: of an H200's L2 cache of 50 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class HopperLaunch:
+    """One kernel call, ready to run, and what is to run after it.
+
+    scratch: the tensors among the arguments that nobody needs afterwards.
+    """
+
+    kernel: Any  # a gluon kernel
+    grid: tuple[int, int, int]
+    arguments: dict[str, Any]
+    config: Config | None
+    device: torch.device
+    scratch: tuple[Tensor, ...] = ()
+    after: tuple[HopperLaunch, ...] = ()
+
+    @property
+    def options(self) -> dict[str, int]:
+        """For the compiler: a Gluon kernel begins with four warps, and takes more itself."""
+        if self.config is None or not self.config.tma:
+            return {"num_warps": 4}
+        return {"num_warps": self.config.warps, "num_stages": self.config.stages}
+
+    def run(self) -> None:
+        """Enqueues it on the current stream of the tensors' device."""
+        self.compiled()
+
+    def compiled(self) -> tuple[Any, ...]:
+        """Runs it, and returns the kernels as Triton compiled them: this one's, and those after."""
+        with torch.cuda.device(self.device):
+            kernel = self.kernel[self.grid](**self.arguments, **self.options)
+        return kernel, *(part for launch in self.after for part in launch.compiled())
+
+
+def serves(tensors: tuple[Tensor, ...], where: Block, score: Score) -> bool:
+    """Whether these kernels compute the block, on this GPU; tensors: q, k, v, and dout if given."""
+    if not tensors[0].is_cuda or unserved(tensors[0].device.index) is not None:
+        return False
+    return lacks(tensors, where, score) is None
+
+
+def lacks(tensors: tuple[Tensor, ...], where: Block, score: Score) -> str | None:
+    """Why a block is left to the plain kernels on any GPU, or None."""
+    from ring_attn_backends.triton.hopper.descriptors import fits
+
+    q, k, v, *_ = tensors
+    if score.alibi_slopes is not None or score.dropout_p > 0:
+        return "ALiBi and dropout"
+    if score.softmax_scale <= 0:
+        return "a scale that is not positive"
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        return str(q.dtype)
+    if q.shape[-1] != v.shape[-1] or ("forward", q.shape[-1]) not in TABLE:
+        return f"head dims {q.shape[-1]} and {v.shape[-1]}"
+    if where.index_band is None:
+        return "chunks with a mask that is no band of indices"
+    if 0 in (*q.shape, *k.shape):
+        return "nothing to compute"
+    if not all(fits(x) for x in tensors):
+        return "strides or addresses that TMA cannot read"
+    return None
+
+
+@cache
+def unserved(device: int) -> str | None:
+    """Why these kernels do not run on that GPU, or None."""
+    import triton
+
+    capability = torch.cuda.get_device_capability(device)
+    return refusal(capability, triton.__version__, bool(triton.knobs.runtime.interpret))
+
+
+def forward_launch(
+    q: Tensor, k: Tensor, v: Tensor, acc: Tensor, out: Tensor, lse: Tensor,
+    where: Block, score: Score, *, first: bool, config: Config | None = None,
+) -> HopperLaunch:  # fmt: skip
+    """As the plain one; `config` if not the table's."""
+    from ring_attn_backends.triton.hopper import descriptors
+    from ring_attn_backends.triton.hopper.forward import forward
+    from ring_attn_backends.triton.hopper.forward_tma import forward_tma
+
+    config = config or chosen("forward", q)
+    tiles = descriptors.plain_tiles if config.tma else descriptors.tiles
+    given = {
+        "q_desc": tiles(q, config.own if config.tma else 64),
+        "k_desc": tiles(k, config.block),
+        "v_desc": tiles(v, config.block),
+        "BLOCK_M": config.own,
+        "acc_ptr": acc,
+        "out_ptr": out,
+        "lse_ptr": lse,
+        "acc_strides": _strides(acc, 3),
+        "out_strides": _strides(out, 3),
+        "lse_strides": _strides(lse, 2),
+        "CARRIED": not first,
+    }
+    return _launch(forward_tma if config.tma else forward, config, given, q, k, v, where, score)
+
+
+def backward_dq_launch(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
+    dq: Tensor, where: Block, score: Score, *, add: bool, config: Config | None = None,
+) -> HopperLaunch:  # fmt: skip
+    """As the plain one."""
+    from ring_attn_backends.triton.hopper import descriptors
+    from ring_attn_backends.triton.hopper.backward_dq import backward_dq
+
+    config = config or chosen("backward_dq", q)
+    given = {
+        "dout_desc": descriptors.tiles(dout, 64),
+        "q_desc": descriptors.tiles(q, 64),
+        "k_desc": descriptors.tiles(k, config.block),
+        "v_desc": descriptors.tiles(v, config.block),
+        "lse_ptr": lse,
+        "delta_ptr": delta,
+        "dq_ptr": dq,
+        "lse_strides": _strides(lse, 2),
+        "delta_strides": _strides(delta, 2),
+        "dq_strides": _strides(dq, 3),
+        "gradient_scale": score.softmax_scale,
+        "ADD": add,
+    }
+    return _launch(backward_dq, config, given, q, k, v, where, score)
+
+
+def backward_dkdv_launch(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
+    dk: Tensor, dv: Tensor, where: Block, score: Score,
+    *, add: bool, config: Config | None = None, splits: int | None = None,
+) -> HopperLaunch:  # fmt: skip
+    """As the plain one; splits: how many programs share a key head's queries, if not by the GPU."""
+    from ring_attn_backends.triton.hopper import descriptors
+    from ring_attn_backends.triton.hopper.backward_dkdv import backward_dkdv
+
+    config = config or chosen("backward_dkdv", q)
+    batch, tokens, heads, _ = k.shape
+    if splits is None:
+        programs = -(-tokens // config.own) * heads * batch
+        splits = splits_for(programs, q.shape[2] // heads, _sms(q), ragged=_is_ragged(where))
+    sums = [x.new_empty(splits, *x.shape, dtype=torch.float32) for x in (k, v) if splits > 1]
+    into = sums or [dk, dv]
+    strides = [_strides(x[0] if sums else x, 3) for x in into]
+    given = {
+        "dout_desc": descriptors.tiles(dout, config.block),
+        "q_desc": descriptors.tiles(q, config.block),
+        "k_desc": descriptors.tiles(k, 64),
+        "v_desc": descriptors.tiles(v, 64),
+        "lse_desc": descriptors.lines(lse, config.block),
+        "delta_desc": descriptors.lines(delta, config.block),
+        "dk_ptr": into[0],
+        "dv_ptr": into[1],
+        "dk_strides": strides[0],
+        "dv_strides": strides[1],
+        "dk_split": k.numel() if sums else 0,
+        "dv_split": v.numel() if sums else 0,
+        "splits": splits,
+        "gradient_scale": score.softmax_scale,
+        "ADD": add and not sums,
+    }
+    call = _launch(backward_dkdv, config, given, q, k, v, where, score, splits=splits)
+    if not sums:
+        return call
+    return replace(call, scratch=tuple(sums), after=(_sum_launch(sums[0], sums[1], dk, dv, add),))
+
+
+def chosen(kernel: Kernel, q: Tensor) -> Config:
+    """The table's configuration for queries of that head dim."""
+    return TABLE[kernel, q.shape[-1]].config
+
+
+def splits_for(programs: int, group: int, sms: int, *, ragged: bool) -> int:
+    """By how many programs the queries of a key head are to be shared, of what divides the group.
+
+    The programs' time in turns of a whole one, with a fiftieth for each share that is summed up:
+    of equal programs, the turns that they take; of the ragged ones of a causal mask, which are half
+    as long on average and start with the longest, that one's or the average load.
+    """
+
+    def turns(splits: int) -> float:
+        equal = math.ceil(programs * splits / sms) / splits
+        uneven = max(1 / splits, 0.5 * programs / sms)
+        return (uneven if ragged else equal) + 0.02 * splits
+
+    return min((n for n in range(1, group + 1) if group % n == 0), key=turns)
+
+
+def _launch(
+    kernel: Any,  # noqa: ANN401 - Triton ships no types
+    config: Config,
+    given: dict[str, Any],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    where: Block,
+    score: Score,
+    *,
+    splits: int = 0,
+) -> HopperLaunch:
+    """splits: of a key head's queries; 0 where a program has rows, and not keys."""
+    places = Places.of(where, positions=False)
+    of_keys = splits > 0
+    tiles = -(-(places.keys if of_keys else places.rows).count // config.own)
+    group = q.shape[2] // k.shape[2]
+    heads = k.shape[2] * splits if of_keys else q.shape[2]
+    # bytes of the other side's tiles that the programs of one key head pass through
+    passed = (q.shape[1] * group if of_keys else k.shape[1]) * 2 * k.shape[-1] * k.element_size()
+    together = (splits if of_keys else group) * max(1, L2_SHARE // passed)
+    log2e, capped = math.log2(math.e), score.softcap > 0
+    numbers = {
+        "tiles": tiles,
+        "heads": heads,
+        "all_heads": heads * q.shape[0],
+        "section": min(together, heads * q.shape[0]),
+        "group": group,
+        "M": places.rows.count,
+        "N": places.keys.count,
+        "low": places.low,
+        "high": places.high,
+        "scale": score.softmax_scale / score.softcap if capped else score.softmax_scale * log2e,
+        "cap": score.softcap * log2e,
+        "D": q.shape[-1],
+        "BLOCK_N": config.block,
+        "BLOCK_M": config.block,
+        "STAGES": config.stages,
+        "GROUPS": config.groups,
+        "CAPPED": capped,
+    }
+    given = numbers | given
+    arguments = {name: given[name] for name in kernel.arg_names}
+    grid = (tiles * heads * q.shape[0], 1, 1)
+    return HopperLaunch(kernel, grid, arguments, config, q.device)
+
+
+def _sum_launch(
+    dk_shares: Tensor, dv_shares: Tensor, dk: Tensor, dv: Tensor, add: bool
+) -> HopperLaunch:
+    from ring_attn_backends.triton.hopper.sum_splits import sum_splits
+
+    splits, batch, tokens, heads, head_dim = dk_shares.shape
+    block = 2048 // head_dim
+    arguments = {
+        "dk_shares_ptr": dk_shares, "dv_shares_ptr": dv_shares, "dk_ptr": dk, "dv_ptr": dv,
+        "dk_strides": _strides(dk, 3), "dv_strides": _strides(dv, 3),
+        "splits": splits, "N": tokens, "G": heads, "D": head_dim, "BLOCK": block, "ADD": add,
+    }  # fmt: skip
+    grid = (-(-tokens * heads // block), batch, 2)
+    return HopperLaunch(sum_splits, grid, arguments, None, dk.device)
+
+
+def _strides(tensor: Tensor, dims: int) -> tuple[int, ...]:
+    # a dim of one element may have any stride; 0 spares the kernels a variant for each
+    sizes, strides = tensor.shape[:dims], tensor.stride()[:dims]
+    return tuple(stride if size > 1 else 0 for size, stride in zip(sizes, strides, strict=True))
+
+
+def _is_ragged(where: Block) -> bool:
+    """Whether programs differ in how many tiles they visit."""
+    band = where.index_band
+    return band is None or not band.is_open
+
+
+def _sms(q: Tensor) -> int:
+    if q.device.type != "cuda":
+        return 132  # an H200's; the tests have tensors without memory
+    return torch.cuda.get_device_properties(q.device).multi_processor_count

@@ -1,0 +1,44 @@
+"""Adds up the shares that programs left which had a part of a key head's queries each."""
+# ruff: noqa: ANN001 - Triton infers what a kernel's arguments are
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["splits", "N"])
+def sum_splits(
+    dk_shares_ptr, dv_shares_ptr, dk_ptr, dv_ptr, dk_strides, dv_strides, splits, N, G,
+    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+) -> None:  # fmt: skip
+    """Shares (splits, B, N, G, D), contiguous float32, to their sum (B, N, G, D), in split order.
+
+    Grid (tiles of BLOCK tokens and heads, B, dk and dv). One order for all: deterministic. ADD: to
+    what is there already.
+    """
+    if tl.program_id(2) == 0:
+        _sum(dk_shares_ptr, dk_ptr, dk_strides, splits, N, G, D, BLOCK, ADD)
+    else:
+        _sum(dv_shares_ptr, dv_ptr, dv_strides, splits, N, G, D, BLOCK, ADD)
+
+
+@triton.jit
+def _sum(
+    shares_ptr, sum_ptr, sum_strides, splits, N, G,
+    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+) -> None:  # fmt: skip
+    batch = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    columns = tl.arange(0, D)[None, :]
+    inside = at < N * G
+    size = tl.num_programs(1).to(tl.int64) * N * G * D
+    shares_ptr += batch * N * G * D + at.to(tl.int64) * D + columns
+    total = tl.zeros([BLOCK, D], tl.float32)
+    for _ in tl.range(0, splits):
+        total += tl.load(shares_ptr, mask=inside, other=0.0)
+        shares_ptr += size
+    token, head = (at // G).to(tl.int64), (at % G).to(tl.int64)
+    sum_ptr += batch * sum_strides[0]
+    pointers = sum_ptr + token * sum_strides[1] + head * sum_strides[2] + columns
+    if ADD:
+        total += tl.load(pointers, mask=inside, other=0.0)
+    tl.store(pointers, total.to(sum_ptr.dtype.element_ty), mask=inside)

@@ -1,0 +1,156 @@
+"""The Hopper kernels, compiled without a GPU: what they need, and what they use."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from ring_attn_bench.block import Block
+from ring_attn_bench.positions import Band, Span
+from ring_attn_bench.problem import Score
+
+triton = pytest.importorskip("triton")
+if triton.knobs.runtime.interpret:
+    pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
+
+from ring_attn_backends.triton.hopper import launch, table  # noqa: E402 - need Triton
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor  # noqa: E402
+from triton.tools.tensor_descriptor import TensorDescriptor as PlainDescriptor  # noqa: E402
+
+if not triton.__version__.startswith(table.TRITON_VERSIONS):
+    pytest.skip("served by the plain kernels", allow_module_level=True)
+
+TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+SHARED_MEMORY = 227 * 1024
+"""Bytes that one program may have (CUDA C++ programming guide, table 30)."""
+NAMES = ("forward", "backward_dq", "backward_dkdv")
+
+
+def launched(kernel, head_dim, *, config=None, carry=False, softcap=0.0, dtype=None):
+    """The launch that would be made, of tensors without memory."""
+    dtype = dtype or torch.bfloat16
+
+    def tensor(*shape, dtype=dtype):
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    tokens = 4096
+    q, k = tensor(2, tokens, 8, head_dim), tensor(2, tokens, 4, head_dim)
+    lse = tensor(2, 8, tokens, dtype=torch.float32)
+    dq, dk = (tensor(*x.shape, dtype=torch.float32) for x in (q, k))
+    block = Block((Span(0, tokens),), (Span(0, tokens),), Band(low=0))
+    score = Score(head_dim**-0.5, softcap)
+    if kernel == "forward":
+        out = dq if carry else q
+        return launch.forward_launch(
+            q, k, k, dq, out, lse, block, score, first=not carry, config=config
+        )
+    given = (q, q, k, k, lse, lse)
+    if kernel == "backward_dq":
+        return launch.backward_dq_launch(*given, dq, block, score, add=carry, config=config)
+    return launch.backward_dkdv_launch(*given, dk, dk, block, score, add=carry, config=config)
+
+
+def source(call):
+    """The kernel with the types and divisibilities that Triton would find in the arguments."""
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(call.kernel.params):
+        value = call.arguments[parameter.name]
+        if parameter.is_constexpr:
+            signature[parameter.name] = "constexpr"
+            constants[(index,)] = value
+            continue
+        signature[parameter.name] = triton_type(value)
+        if isinstance(value, tuple):
+            aligned = [(index, place) for place, stride in enumerate(value) if stride % 16 == 0]
+        else:
+            aligned = [(index,)] if isinstance(value, torch.Tensor) else []
+        attributes |= {path: [["tt.divisibility", 16]] for path in aligned}
+    kind = ASTSource if call.config.tma else GluonASTSource
+    return kind(call.kernel, signature, constants, attributes)
+
+
+def triton_type(value):
+    if isinstance(value, PlainDescriptor):
+        return f"tensordesc<{TYPES[value.base.dtype]}{value.block_shape}>"
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{TYPES[value.base.dtype]}{value.block_shape},{value.layout!r}>"
+    if isinstance(value, torch.Tensor):
+        return f"*{TYPES[value.dtype]}"
+    if isinstance(value, tuple):
+        return tuple(triton_type(part) for part in value)
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def compiled(call, folder):
+    """Spilled bytes, bytes of shared memory, and the assembler's complaints."""
+    target = GPUTarget("cuda", 90, 32)
+    kernel = triton.compile(source(call), target=target, options=call.options)
+    ptx, cubin = folder / "kernel.ptx", folder / "kernel.cubin"
+    ptx.write_text(kernel.asm["ptx"])
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    said = subprocess.run(
+        [tools / "ptxas", "-arch=sm_90a", "-v", ptx, "-o", cubin],
+        check=True, capture_output=True, text=True,
+    ).stderr  # fmt: skip
+    spilled = int(re.search(r"(\d+) bytes stack frame", said)[1])
+    registers = int(re.search(r"Used (\d+) registers", said)[1])
+    name = f"{call.kernel.__name__} D{call.arguments['D']} {call.config}"
+    print(f"{name}: {registers} registers, {spilled} B spilled, {kernel.metadata.shared} B shared")
+
+    specialised = not call.config.tma
+    assert ("ttg.warp_specialize" in kernel.asm["ttgir"]) == specialised
+    assert ("setmaxnreg" in kernel.asm["ptx"]) == specialised
+    assert "wgmma.mma_async" in kernel.asm["ptx"]
+    assert "cp.async.bulk.tensor.4d" in kernel.asm["ptx"]
+    # the producer's warp is one of four
+    threads = 128 * (call.config.groups + 1) if specialised else 32 * call.config.warps
+    assert f".reqntid {threads}" in kernel.asm["ptx"]
+    assert registers * threads <= 65536
+    assert kernel.metadata.shared <= SHARED_MEMORY
+    assert "wgmma.mma_async instructions are serialized" not in said
+    return spilled, kernel.metadata.shared
+
+
+@pytest.mark.parametrize("kernel", NAMES)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_what_the_table_says_of_a_configuration_is_so(kernel, head_dim, tmp_path):
+    row = table.TABLE[kernel, head_dim]
+    spilled, shared = compiled(launched(kernel, head_dim), tmp_path)
+
+    assert spilled <= row.spilled
+    assert shared == row.shared
+
+
+@pytest.mark.parametrize("kernel", NAMES)
+def test_it_goes_on_from_what_is_there_without_spilling(kernel, tmp_path):
+    call = launched(kernel, 128, carry=True, dtype=torch.float16)
+    spilled, _ = compiled(call, tmp_path)
+
+    assert spilled <= 8
+
+
+@pytest.mark.parametrize("kernel", NAMES)
+def test_a_softcap_compiles(kernel, tmp_path):
+    compiled(launched(kernel, 128, softcap=30.0), tmp_path)
+
+
+def test_two_chunks_are_left_to_the_plain_kernels_unless_one_band_of_indices_holds():
+    q = torch.empty(1, 256, 4, 64, dtype=torch.bfloat16)
+    zigzag = (Span(0, 128), Span(896, 128))
+    tensors, score = (q, q, q), Score(0.125)
+
+    assert launch.lacks(tensors, Block(zigzag, zigzag, Band(low=0)), score) is None
+    assert launch.lacks(tensors, Block(zigzag, zigzag, Band(low=0, high=200)), score)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kernel", NAMES)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_every_candidate_compiles(kernel, head_dim, tmp_path):
+    for config in table.CANDIDATES[kernel, head_dim]:
+        compiled(launched(kernel, head_dim, config=config), tmp_path)
