@@ -38,7 +38,8 @@ class Program:
     def __init__(self, folder):
         self.folder = folder
         self.out = folder / "run"
-        path = [str(ROOT), str(ROOT / "backends"), str(PLANTED)]
+        here = filter(None, [os.environ.get("PYTHONPATH")])  # where a machine keeps its packages
+        path = [str(ROOT), str(ROOT / "backends"), str(PLANTED), *here]
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path),
             "OMP_NUM_THREADS": "1",

@@ -9,6 +9,8 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("a process of its own: pytest tests/triton_interpreted", allow_module_level=True)
 
+from ring_attn_backends.triton import TritonBackend
+
 from ring_attn_bench import launch, oracle
 from ring_attn_bench.backend import AccumulatingBackend, abilities
 from ring_attn_bench.dropout import keep
@@ -143,7 +145,7 @@ class Ring:
     alibi: bool = False
     dropout_p: float = 0.0
     gather: bool = False
-    sink: bool = False
+    by_position: bool = False
 
     @property
     def score(self):
@@ -155,9 +157,10 @@ class Ring:
         layout = Layout(
             PARTITIONS[partition], self.world_size, self.tokens, self.mask.band, 2, grouping
         )
-        able = abilities(BACKEND, alibi=self.alibi)
+        backend = TritonBackend(by_position=self.by_position)
+        able = abilities(backend, alibi=self.alibi)
         plans = [plan(layout, rank, able) for rank in range(self.world_size)]
-        return [Job(p, BACKEND, self.score, gradients) for p in plans]
+        return [Job(p, backend, self.score, gradients) for p in plans]
 
     def inputs(self, dtype):
         """dout, q, k, v of the whole sequence."""
@@ -183,12 +186,16 @@ RINGS = {
     "causal, one rank": Ring(world_size=1, tokens=150),
     "grouped heads": Ring(heads=4, key_heads=2, world_size=3),
     "gather": Ring(gather=True),
+    "gather, by position": Ring(gather=True, by_position=True),
     "window": Ring(Mask(True, 25)),
+    "window, by position": Ring(Mask(True, 25), by_position=True),
     "window on both sides, gather": Ring(Mask(False, 9, 14), gather=True),
     "ALiBi": Ring(alibi=True),
     "ALiBi, gather, softcap": Ring(alibi=True, gather=True, softcap=2.0),
     "dropout": Ring(dropout_p=0.3),
-    "dropout, ALiBi, window, gather": Ring(Mask(True, 30), alibi=True, dropout_p=0.2, gather=True),
+    "dropout, ALiBi, window, gather, by position": Ring(
+        Mask(True, 30), alibi=True, dropout_p=0.2, gather=True, by_position=True
+    ),
 }
 
 

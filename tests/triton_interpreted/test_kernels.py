@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("a process of its own: pytest tests/triton_interpreted", allow_module_level=True)
 
+from ring_attn_backends.triton import TritonBackend
+
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.positions import Band
 from ring_attn_bench.problem import Mask, Problem
@@ -253,5 +255,6 @@ def test_the_interpreter_is_named_and_bfloat16_refused_in_it():
     assert BACKEND.interpreted()
     assert "bfloat16" in BACKEND.unsupported(problem)
     assert BACKEND.unsupported(replace(problem, dtype="float16")) is None
-    assert BACKEND.forms == set(Form)
+    assert BACKEND.forms == set(Form) - {Form.GENERAL}
+    assert TritonBackend(by_position=True).forms == set(Form)
     assert BACKEND.alibi is Alibi.POSITION

@@ -23,17 +23,23 @@ MAX_GRID = 65535
 
 
 class TritonBackend:
-    """FlashAttention-2 in Triton: every mask and feature, head dims up to 256, deterministic."""
+    """FlashAttention-2 in Triton: every mask and feature, head dims up to 256, deterministic.
+
+    by_position: whether it asks for blocks of the form GENERAL, and not for their pieces. They are
+    as many tiles in fewer calls, but the Hopper kernels serve the pieces only (see the README).
+    """
 
     name = "triton"
-    forms = frozenset(Form)
+    forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
     alibi = Alibi.POSITION
     needs_delta = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "cpu": {"TRITON_INTERPRET": "1"}
     }
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_position: bool = False) -> None:
+        if by_position:
+            self.forms = frozenset(Form)
         if find_spec("triton") is None:
             raise BackendUnavailable(self.name, "Triton is not installed (pip install triton)")
 
