@@ -25,6 +25,7 @@ from torch import Tensor
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.one_device.call import Options, local_call
 from ring_attn_bench.one_device.documents import DocumentsAttention, DocumentsCall
+from ring_attn_bench.one_device.one_launch import OneLaunch, OneLaunchAttention
 from ring_attn_bench.one_device.packed import choose_packed
 from ring_attn_bench.problem import Documents
 from ring_attn_bench.ring.autocast import as_autocast
@@ -57,10 +58,11 @@ def flash_attn_func(
         alibi_slopes, deterministic, sink,
     )  # fmt: skip
     q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
-    check_attention(q, k, v, ("batch", "tokens", "heads", "dim"))
-    options.check(q, q.shape[0])
     call = local_call(q, k, v, options)
-    out, lse = RingAttention.apply(q, k, v, sink, call)  # type: ignore[no-untyped-call]
+    if isinstance(call, OneLaunch):
+        out, lse = OneLaunchAttention.apply(q, k, v, call)  # type: ignore[no-untyped-call]
+    else:
+        out, lse = RingAttention.apply(q, k, v, sink, call)  # type: ignore[no-untyped-call]
     return (out, lse, None) if return_attn_probs else out
 
 

@@ -69,6 +69,14 @@ class Block:
     keys: Spans
     band: Band
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # kept, because launches are found by their block: 2 us of the host's time
+        return hash((self.rows, self.keys, self.band))
+
     @cached_property
     def index_band(self) -> Band | None:
         """The band in indices counted inside the block, or None if there is no such band."""

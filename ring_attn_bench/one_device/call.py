@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.block import Abilities
+from ring_attn_bench.one_device.one_launch import OneLaunch
 from ring_attn_bench.plan import Plan, lone_plan
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Mask, Problem, Score
@@ -20,11 +22,16 @@ from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.transports.alone import Alone
 from ring_attn_bench.ring.validate import (
     check_alibi_slopes,
+    check_attention,
     check_dropout_seed,
     check_options,
     check_sink,
     dtype_name,
 )
+
+KEPT = 1024
+"""Calls that are kept at most: then all are forgotten."""
+_known: dict[Hashable, OneLaunch | RingCall] = {}
 
 
 @dataclass(frozen=True)
@@ -76,15 +83,56 @@ class Options:
         )  # fmt: skip
 
 
-def local_call(q: Tensor, k: Tensor, v: Tensor, options: Options) -> RingCall:
-    """The call of checked tensors (batch, tokens, heads, dim); raises what `choose` raises."""
+def local_call(q: Tensor, k: Tensor, v: Tensor, options: Options) -> OneLaunch | RingCall:
+    """The call of tensors (batch, tokens, heads, dim); raises InvalidArgument, or as `choose`.
+
+    Checks and choice follow from shapes, dtypes and numbers, and are made once for each of them:
+    they take the host some 50 us.
+    """
+    key = _key(q, k, v, options)
+    call = _known.get(key) if key is not None else None
+    if call is None:
+        call = _checked_call(q, k, v, options)
+        if key is not None:
+            if len(_known) >= KEPT:
+                _known.clear()
+            _known[key] = call
+        return call
+    if options.alibi_slopes is None and not options.dropout_p:
+        return call
+    return call.scored(options.score(q))
+
+
+def _checked_call(q: Tensor, k: Tensor, v: Tensor, options: Options) -> OneLaunch | RingCall:
+    check_attention(q, k, v, ("batch", "tokens", "heads", "dim"))
+    options.check(q, q.shape[0])
     problem = options.problem(q, k, v, q.shape[0], k.shape[1])
     backend, plan = choose(
         options.backend, problem, local_planner(q.shape[1], k.shape[1], options.mask)
     )
     wide = accumulator_dtype(q.dtype)
     job = Job(plan, backend, options.score(q), wide, options.deterministic)
-    return RingCall(job, Alone())
+    one = OneLaunch.of(job) if options.sink is None else None
+    return one or RingCall(job, Alone())
+
+
+def _key(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Hashable | None:
+    """All that checks and choice look at; None where something is not what it should be."""
+    slopes, sink = options.alibi_slopes, options.sink
+    tensors = [x for x in (q, k, v, slopes, sink) if x is not None]
+    try:
+        key = (
+            torch.is_grad_enabled(),
+            slopes is None,
+            *[(x.shape, x.stride(), x.dtype, x.device, x.requires_grad) for x in tensors],
+            options.backend, options.dropout_p, options.softmax_scale, options.causal,
+            options.window_size, options.softcap, options.deterministic,
+        )  # fmt: skip
+        hash(key)
+    except (AttributeError, TypeError):
+        return None
+    check_dropout_seed(options.dropout_seed)
+    return key
 
 
 def local_planner(rows: int, keys: int, mask: Mask) -> Planner:

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from ring_attn_bench.backend import PackedBackend
 from ring_attn_bench.one_device.one_by_one import OneByOne
 from ring_attn_bench.problem import Documents, Score
+from ring_attn_bench.ring.autocast import without_autocast
 
 PackedKernel = PackedBackend | OneByOne
 
@@ -39,7 +40,7 @@ class DocumentsAttention(torch.autograd.Function):
         call: DocumentsCall,
     ) -> tuple[Tensor, Tensor]:
         """One kernel call, then the sink's share taken off every row."""
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q.device.type):
             out, lse = call.kernel.packed_forward(q, k, v, call.documents, call.score)
             if sink is not None:
                 with_sink = torch.logaddexp(lse, sink.to(lse.dtype)[:, None])
@@ -66,7 +67,7 @@ class DocumentsAttention(torch.autograd.Function):
         dout = dout if dout.stride(-1) == 1 else dout.contiguous()
         wants_dsink = ctx.needs_input_grad[3]
         delta, dsink = None, None
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q.device.type):
             if call.kernel.needs_delta or wants_dsink:
                 delta = (dout.to(lse.dtype) * out).sum(-1).T.contiguous()
             if wants_dsink and delta is not None:

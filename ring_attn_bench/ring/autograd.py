@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ring_attn_bench.problem import Score
 from ring_attn_bench.ring import run
+from ring_attn_bench.ring.autocast import without_autocast
 from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.link import Link
@@ -30,6 +32,10 @@ class RingCall:
     job: Job
     context: Linked
 
+    def scored(self, score: Score) -> RingCall:
+        """The same with another score."""
+        return replace(self, job=replace(self.job, score=score))
+
 
 class RingAttention(torch.autograd.Function):
     """(q, k, v, sink, call) -> (out, lse); lse is not differentiable.
@@ -48,7 +54,7 @@ class RingAttention(torch.autograd.Function):
         call: RingCall,
     ) -> tuple[Tensor, Tensor]:
         """This rank's out (B, M, H, E) and lse (B, H, M)."""
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q.device.type):
             out, lse = run.forward(call.job, call.context.link(), q, k, v, sink)
         ctx.save_for_backward(q, k, v, sink, out, lse)
         ctx.call = call
@@ -69,7 +75,7 @@ class RingAttention(torch.autograd.Function):
             dout = torch.zeros_like(out)
         if dout.stride(-1) != 1:  # an expanded gradient, of out.sum() for one
             dout = dout.contiguous()
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q.device.type):
             link = ctx.call.context.link()
             gradients = run.backward(ctx.call.job, link, dout, q, k, v, out, lse)
             dsink = _sink_gradient(sink, dout, out, lse) if ctx.needs_input_grad[3] else None

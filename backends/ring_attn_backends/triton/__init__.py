@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Documents, Problem, Score
+    from ring_attn_bench.tunable import Offer, Trial, TrialTensors
 
 MAX_HEAD_DIM = 256
 MAX_GRID = 65535
@@ -85,11 +86,9 @@ class TritonBackend:
         self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
     ) -> tuple[Tensor, Tensor]:
         """out in q's dtype."""
-        batch, rows, heads, _ = q.shape
-        out = q.new_empty(batch, rows, heads, v.shape[-1])
-        lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
-        self.forward_into(q, k, v, out, lse, out, block, score, first=True)
-        return out, lse
+        from ring_attn_backends.triton.compute import whole_forward
+
+        return whole_forward(q, k, v, block, score)
 
     def backward(
         self,
@@ -105,15 +104,11 @@ class TritonBackend:
         *,
         deterministic: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Always deterministic, and in float32, what the kernels accumulate in."""
-        from ring_attn_backends.triton.compute import empty_gradients
+        """Always deterministic; accumulated in float32, and rounded once to q's dtype."""
+        from ring_attn_backends.triton.compute import whole_backward
 
-        dq, dk, dv = empty_gradients(q, k, v)
-        self.backward_into(
-            dout, q, k, v, out, lse, delta, dq, dk, dv, block, score,
-            first=True, first_keys=True, deterministic=deterministic,
-        )  # fmt: skip
-        return dq, dk, dv
+        assert delta is not None  # needs_delta
+        return whole_backward(dout, q, k, v, lse, delta, block, score)
 
     def forward_into(
         self,
@@ -182,8 +177,22 @@ class TritonBackend:
         *,
         deterministic: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Float32, and always deterministic, as `backward`."""
+        """As `backward`."""
         from ring_attn_backends.triton.compute import packed_backward
 
         assert delta is not None  # needs_delta
         return packed_backward(dout, q, k, v, lse, delta, documents, score)
+
+    def offer(self) -> Offer:
+        """The configurations of the tables and their rivals."""
+        from ring_attn_backends.triton import tuning
+
+        return tuning.offer(interpreted=self.interpreted())
+
+    def trial_launch(
+        self, trial: Trial, tensors: TrialTensors, block: Block, score: Score, *, add: bool
+    ) -> Callable[[], None]:
+        """A kernel in one of these configurations."""
+        from ring_attn_backends.triton import tuning
+
+        return tuning.trial_launch(trial, tensors, block, score, add=add)

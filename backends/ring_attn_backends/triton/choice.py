@@ -1,131 +1,102 @@
-"""Which kernels a launch gets: Hopper's where they serve it, the plain ones everywhere else.
+"""Which kernels a block gets: Hopper's where they serve it, the plain ones everywhere else.
 
-Takes what the functions of `launch` take, and gives something to `run`. What was asked for before,
-but for the addresses, is found again without looking further (`hopper.prepared`).
+What was asked for before, but for the addresses, is launched again without looking further.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ring_attn_backends.triton import launch as plain
 from ring_attn_backends.triton.hopper import launch as hopper
 from ring_attn_bench.problem import Documents
+from ring_attn_bench.relaunch import Kept, Relaunch, relaunch, signature
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_backends.triton.hopper.prepared import Prepared
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Score
 
-
-class Launch(Protocol):
-    """One kernel call or some, ready to run."""
-
-    def run(self) -> None:
-        """Enqueues it on the current stream of the tensors' device."""
-        ...
+_kept = Kept()
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
-    """A launch that was made before, for these tensors."""
-
-    prepared: Prepared
-    tensors: tuple[Tensor, ...]
-
-    def run(self) -> None:
-        """Enqueues it."""
-        self.prepared.run(self.tensors)
-
-
-@dataclass(frozen=True, slots=True)
-class First:
-    """A launch that will be found by its key when it has run."""
-
-    key: Hashable
-    launch: hopper.HopperLaunch
-    tensors: tuple[Tensor, ...]
-
-    def run(self) -> None:
-        """Enqueues it, and remembers it."""
-        from ring_attn_backends.triton.hopper import prepared
-
-        found = prepared.run_first(self.launch, self.tensors)
-        if found is not None:
-            prepared.remember(self.key, found)
-
-
-def forward_launch(
+def forward(
     q: Tensor, k: Tensor, v: Tensor, acc: Tensor, out: Tensor, lse: Tensor,
-    where: Block | Documents, score: Score, *, first: bool,
-) -> Launch:  # fmt: skip
-    """As `launch.forward_launch`."""
+    where: Block | Documents, score: Score, *, first: bool, fresh: bool = False,
+) -> None:  # fmt: skip
+    """Enqueues what `launch.forward_launch` describes.
+
+    fresh: acc, out and lse were just made, in the way of `compute`, which spares a look at them.
+    """
     given = (q, k, v, acc, out, lse)
 
-    def made(where: Block) -> hopper.HopperLaunch:
-        return hopper.forward_launch(*given, where, score, first=first)
+    def made(where: Block) -> list[hopper.HopperLaunch]:
+        return [hopper.forward_launch(*given, where, score, first=first)]
 
-    return _hopper("forward", given, given[:3], where, score, first, made) or plain.forward_launch(
-        *given, where, score, first=first
-    )
+    name, seen = ("forward", first, fresh), given[:3] if fresh else given
+    if not _by_hopper(name, given, seen, given[:3], where, score, made):
+        plain.forward_launch(*given, where, score, first=first).run()
 
 
-def backward_dq_launch(
+def backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-    dq: Tensor, where: Block | Documents, score: Score, *, add: bool,
-) -> Launch:  # fmt: skip
-    """As `launch.backward_dq_launch`."""
-    given = (dout, q, k, v, lse, delta, dq)
+    dq: Tensor, dk: Tensor, dv: Tensor, where: Block | Documents, score: Score,
+    *, add: bool, add_keys: bool, fresh: bool = False,
+) -> None:  # fmt: skip
+    """Enqueues what `launch.backward_dq_launch` and `launch.backward_dkdv_launch` describe.
 
-    def made(where: Block) -> hopper.HopperLaunch:
-        return hopper.backward_dq_launch(*given, where, score, add=add)
+    fresh: dq, dk and dv were just made, as above.
+    """
+    given = (dout, q, k, v, lse, delta)
 
-    read = (q, k, v, dout)
-    return _hopper("dq", given, read, where, score, add, made) or plain.backward_dq_launch(
-        *given, where, score, add=add
-    )
+    def made(where: Block) -> list[hopper.HopperLaunch]:
+        return [
+            hopper.backward_dq_launch(*given, dq, where, score, add=add),
+            hopper.backward_dkdv_launch(*given, dk, dv, where, score, add=add_keys),
+        ]
 
-
-def backward_dkdv_launch(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-    dk: Tensor, dv: Tensor, where: Block | Documents, score: Score, *, add: bool,
-) -> Launch:  # fmt: skip
-    """As `launch.backward_dkdv_launch`."""
-    given = (dout, q, k, v, lse, delta, dk, dv)
-
-    def made(where: Block) -> hopper.HopperLaunch:
-        return hopper.backward_dkdv_launch(*given, where, score, add=add)
-
-    read = (q, k, v, dout)
-    return _hopper("dkdv", given, read, where, score, add, made) or plain.backward_dkdv_launch(
-        *given, where, score, add=add
-    )
+    name, every = ("backward", add, add_keys, fresh), (*given, dq, dk, dv)
+    seen = given if fresh else every
+    if not _by_hopper(name, every, seen, (q, k, v, dout), where, score, made):
+        plain.backward_dq_launch(*given, dq, where, score, add=add).run()
+        plain.backward_dkdv_launch(*given, dk, dv, where, score, add=add_keys).run()
 
 
-def _hopper(
-    name: str, given: tuple[Tensor, ...], read: tuple[Tensor, ...], where: Block | Documents,
-    score: Score, flag: bool, made: Callable[[Block], hopper.HopperLaunch],
-) -> Launch | None:  # fmt: skip
-    """read: q, k, v, and dout if given."""
+def _by_hopper(
+    name: tuple[str | bool, ...], given: tuple[Tensor, ...], seen: tuple[Tensor, ...],
+    read: tuple[Tensor, ...], where: Block | Documents, score: Score,
+    made: Callable[[Block], list[hopper.HopperLaunch]],
+) -> bool:  # fmt: skip
+    """Whether Hopper's kernels did it.
+
+    seen: of the tensors given those that the others follow from; read: q, k, v, dout if given.
+    """
     bare = score.alibi_slopes is None and score.dropout_p == 0
     if isinstance(where, Documents) or not bare or not given[0].is_cuda:
-        return None
-    if hopper.unserved(given[0].device.index) is not None:
-        return None
-    from ring_attn_backends.triton.hopper import prepared
-
-    key = (
-        name, where, score.softmax_scale, score.softcap, flag, prepared.signature(given)
-    )  # fmt: skip
+        return False
+    key = (name, where, score.softmax_scale, score.softcap, signature(seen))
     try:
-        found = prepared.known(key)
+        found = _kept[key]
     except KeyError:
-        if hopper.serves(read, where, score):
-            return First(key, made(where), given)
-        prepared.remember(key, None)
-        return None
-    return None if found is None else Again(found, given)
+        if not hopper.serves(read, where, score):
+            _kept[key] = None
+            return False
+        again = _run_first(made(where), given)
+        if again is not None:
+            _kept[key] = again
+        return True
+    if found is None:
+        return False
+    found.run(given)
+    return True
+
+
+def _run_first(
+    launches: Sequence[hopper.HopperLaunch], given: tuple[Tensor, ...]
+) -> Relaunch | None:
+    """Runs launches for the first time, and packs them for the next."""
+    calls = [call for one in launches for call in one.made()]
+    scratch = [x for one in launches for x in one.scratch]
+    return relaunch(calls, given, scratch)

@@ -48,16 +48,6 @@ def lines(tensor: Tensor, tokens: int) -> Any:  # noqa: ANN401
     return TensorDescriptor(tensor, list(tensor.shape), _strides(tensor), [1, 1, tokens], _LINE)
 
 
-def again(descriptor: Any, tensor: Tensor | None) -> Any:  # noqa: ANN401
-    """The descriptor for another tensor of the same shape, strides, dtype and alignment.
-
-    Without the checks that were made for the first: they take 5 us, and a launch has up to six.
-    """
-    copy = object.__new__(type(descriptor))
-    copy.__dict__ = {**descriptor.__dict__, "base": tensor}
-    return copy
-
-
 def _strides(tensor: Tensor) -> list[int]:
     # a dim of one element may have any stride, TMA wants one that 16 bytes divide
     size = 16 // tensor.element_size()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ring_attn_backends.triton.hopper.table import TABLE, Config, Kernel, refusal
 from ring_attn_backends.triton.lines import Places
+from ring_attn_bench.relaunch import Made
 
 if TYPE_CHECKING:
     from ring_attn_bench.block import Block
@@ -48,13 +49,14 @@ class HopperLaunch:
 
     def run(self) -> None:
         """Enqueues it on the current stream of the tensors' device."""
-        self.compiled()
+        self.made()
 
-    def compiled(self) -> tuple[Any, ...]:
-        """Runs it, and returns the kernels as Triton compiled them: this one's, and those after."""
+    def made(self) -> tuple[Made, ...]:
+        """Runs it, and returns the calls that were made: this one, and those after."""
         with torch.cuda.device(self.device):
-            kernel = self.kernel[self.grid](**self.arguments, **self.options)
-        return kernel, *(part for launch in self.after for part in launch.compiled())
+            compiled = self.kernel[self.grid](**self.arguments, **self.options)
+        call = Made(compiled, self.grid, tuple(self.arguments.values()))
+        return call, *(part for launch in self.after for part in launch.made())
 
 
 def serves(tensors: tuple[Tensor, ...], where: Block, score: Score) -> bool:

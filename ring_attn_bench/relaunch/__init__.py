@@ -1,0 +1,96 @@
+"""Triton kernels called again, with other tensors of the same shapes and everything else as it was.
+
+For each call Triton's own launcher looks at every argument and encodes every TMA descriptor: 20 to
+40 us of the host for a kernel with forty arguments, where some kernels take the GPU no longer. A
+call that was made once is kept here with its parameters packed; again, only addresses are filled
+in, and CUDA's driver is called. What a call depends on is the caller's key (`signature`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import accumulate
+from math import ceil, prod
+from typing import TYPE_CHECKING
+
+from ring_attn_bench.relaunch.calls import Call, Made, TritonCall, driver_call, is_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Kept", "Made", "Relaunch", "relaunch", "signature"]
+
+KEPT = 4096
+"""Launches that are kept at most: then all are forgotten. A ring has some, new lengths are new."""
+_LINE = 64
+"""Elements that a part of the scratch is a multiple of, so that all parts are aligned."""
+
+
+class Relaunch:
+    """Calls that follow one another, and the float32 numbers that they need between them."""
+
+    def __init__(self, calls: tuple[Call, ...], scratch: Sequence[tuple[int, ...]]) -> None:
+        import torch
+        from triton.runtime import driver
+
+        self._calls = calls
+        sizes = [_LINE * ceil(prod(shape) / _LINE) for shape in scratch]
+        self._scratch, self._starts = sum(sizes), list(accumulate(sizes, initial=0))[:-1]
+        self._torch, self._stream_of = torch, driver.active.get_current_stream
+
+    def run(self, tensors: tuple[Tensor, ...]) -> None:
+        """Enqueues them for these tensors, on the current stream of their device."""
+        device = tensors[0].get_device()
+        if device == self._torch.cuda.current_device():
+            self._enqueue(tensors, device)
+            return
+        with self._torch.cuda.device(device):
+            self._enqueue(tensors, device)
+
+    def _enqueue(self, tensors: tuple[Tensor, ...], device: int) -> None:
+        if self._scratch:  # one allocation for all of it
+            whole = tensors[0].new_empty(self._scratch, dtype=self._torch.float32)
+            tensors = (*tensors, *[whole[start:] for start in self._starts])
+        addresses = [x.data_ptr() for x in tensors]
+        stream = self._stream_of(device)
+        for call in self._calls:
+            call.enqueue(addresses, tensors, stream)
+
+
+def relaunch(
+    made: Sequence[Made], tensors: Sequence[Tensor], scratch: Sequence[Tensor] = ()
+) -> Relaunch | None:
+    """Calls that were made for these tensors and scratch (contiguous float32), for others.
+
+    None if they cannot be: where one was made for a copy of a tensor, or interpreted.
+    """
+    if any(one.compiled is None for one in made):
+        return None
+    given = (*tensors, *scratch)
+    numbers = {id(x): number for number, x in enumerate(given)}
+    used = (getattr(x, "base", x) for one in made for x in one.arguments)
+    if any(is_tensor(x) and id(x) not in numbers for x in used):
+        return None
+    device = tensors[0].get_device()
+    calls = tuple(driver_call(one, numbers, device) or TritonCall(one, numbers) for one in made)
+    return Relaunch(calls, [tuple(x.shape) for x in scratch])
+
+
+def signature(tensors: Sequence[Tensor]) -> Hashable:
+    """All that a call depends on of its tensors: not the addresses, but their alignment.
+
+    And which of them are one, for arguments are told apart by identity.
+    """
+    ids = [id(x) for x in tensors]
+    same = None if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
+    looks = [(x.shape, x.stride(), x.dtype, x.data_ptr() % 16) for x in tensors]
+    return tensors[0].get_device(), same, *looks
+
+
+class Kept(dict[Hashable, Relaunch | None]):
+    """Launches by their keys; None for a key that something else is to serve."""
+
+    def __setitem__(self, key: Hashable, found: Relaunch | None) -> None:
+        if len(self) >= KEPT:
+            self.clear()
+        super().__setitem__(key, found)
