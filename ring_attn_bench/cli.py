@@ -52,6 +52,15 @@ Jobs = Annotated[int | None, typer.Option(min=1, help="Processes at a time; --pr
 Resume = Annotated[bool, typer.Option(help="Only what --out's coverage.csv lacks; --probe.")]
 Seconds = Annotated[float | None, typer.Option(min=0.1, help="For each feature; --probe.")]
 
+Kernel = Annotated[
+    list[str] | None, typer.Option(help="Only this kernel: forward, backward_dq, backward_dkdv.")
+]
+HeadDim = Annotated[list[int] | None, typer.Option(help="Only this head dim; may be repeated.")]
+Dtype = Annotated[
+    list[str] | None, typer.Option(help="In this dtype; each row's first, if not given.")
+]
+Heads = Annotated[str, typer.Option(help="Query and key heads that are timed.")]
+
 coverage = typer.Typer(help="The coverage matrix of check --probe.", no_args_is_help=True)
 app.add_typer(coverage, name="coverage")
 
@@ -133,6 +142,36 @@ def env() -> None:
     typer.echo(machine(probe()))
 
 
+@app.command()
+def tune(
+    backend: Annotated[str, typer.Argument(help="A backend that has configurations: triton.")],
+    kernel: Kernel = None,
+    head_dim: HeadDim = None,
+    dtype: Dtype = None,
+    rounds: Annotated[int, typer.Option(min=1, help="In each, every trial runs once.")] = 15,
+    seqlen: Annotated[int, typer.Option(min=1, help="Tokens of what is timed.")] = 16384,
+    heads: Heads = "16:4",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Trials verified at a time.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="To verify one trial.")] = 90.0,
+    out: Out = None,
+) -> None:
+    """A backend's configurations: each verified, the right ones timed, the fastest named.
+
+    Exit code 1 if one that is shipped is not right; what a candidate fails in is an answer.
+    """
+    from ring_attn_bench.tune import run
+    from ring_attn_bench.tune.outcome import Shape
+    from ring_attn_bench.tune.progress import TuneProgress
+    from ring_attn_bench.tune.select import Selection
+
+    shape = Shape.of(seqlen, heads)
+    selection = Selection(tuple(kernel or ()), tuple(head_dim or ()), tuple(dtype or ()))
+    request = run.TuneRequest(backend, selection, shape, rounds, seconds, out, jobs)
+    with TuneProgress(Console(highlight=False)) as progress:
+        folder = run.tune(request, progress)
+    _show_tuning(folder)
+
+
 @coverage.command("show")
 def show_coverage(
     findings: Annotated[Path, typer.Argument(help="A coverage.csv, or its folder.")],
@@ -160,6 +199,16 @@ def compare_coverage(
         typer.echo(change)
     typer.echo(f"{len(found)} verdicts differ." if found else "The verdicts are the same.")
     raise typer.Exit(Exit.WRONG if found else Exit.RIGHT)
+
+
+def _show_tuning(folder: Path) -> NoReturn:
+    from ring_attn_bench.report import tuning
+    from ring_attn_bench.tune.csv import read
+
+    found = read(folder)
+    typer.echo(f"\n{tuning.terminal(found)}")
+    typer.echo(f"\nPage: {tuning.write_tuning(found, folder)}")
+    raise typer.Exit(Exit.WRONG if tuning.shipped_failures(found) else Exit.RIGHT)
 
 
 def _probe(

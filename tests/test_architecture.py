@@ -23,18 +23,23 @@ ROOTS = {"ring_attn_bench": CHECKOUT, "ring_attn_backends": CHECKOUT / "backends
 
 CORE = {
     "problem", "positions", "partition", "plan", "block", "lower", "errors", "backend", "peer",
-    "registry",
+    "registry", "tunable",
 }  # fmt: skip
-CONTRACT = {"backend", "peer", "block", "problem", "positions", "errors", "lower", "dropout"}
+CONTRACT = {
+    "backend", "peer", "tunable", "block", "problem", "positions", "errors", "lower", "dropout",
+    "relaunch",
+}  # fmt: skip
 FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
     "ring": {"bench", "report", "cli", "__main__"},
     "launch": {"ring", "bench", "report", "cli", "__main__"},
+    "relaunch": {"ring", "launch", "bench", "report", "cli", "__main__"},
     "oracle": {"bench", "report", "cli", "__main__"},
     "attention": {"bench", "report", "cli", "__main__"},
     "ring_attention": {"bench", "report", "cli", "__main__"},
-    "bench": {"conformance", "probe", "report", "cli", "__main__"},
-    "conformance": {"ring", "probe", "report", "cli", "__main__"},
-    "probe": {"ring", "report", "cli", "__main__"},
+    "bench": {"conformance", "probe", "tune", "report", "cli", "__main__"},
+    "conformance": {"ring", "probe", "tune", "report", "cli", "__main__"},
+    "probe": {"ring", "tune", "report", "cli", "__main__"},
+    "tune": {"ring", "report", "cli", "__main__"},
 }
 
 USES = {"flag_gems": {"triton"}}  # FlagGems has no backward for a ring: it is given ours
@@ -199,6 +204,7 @@ def test_only_the_registry_knows_the_backends():
 def test_the_report_reads_records_only():
     allowed = ("ring_attn_bench.report", "ring_attn_bench.suites", "ring_attn_bench.errors",
                "ring_attn_bench.bench.record", "ring_attn_bench.probe.finding",
+               "ring_attn_bench.tune.outcome", "ring_attn_bench.tune.choose",
                "ring_attn_bench.conformance.features",
                "ring_attn_bench.conformance.verdict")  # fmt: skip
     violations = names(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import comb, inf
 from statistics import median
@@ -36,11 +37,20 @@ class Series:
 
     def uncertainty(self) -> float:
         """Half the 95 % interval of the median of the slowest ranks' times, as a share of it."""
-        slowest = sorted(max(call) for call in self.times)
-        rank = _interval_rank(len(slowest))
-        if rank is None:
+        slowest = [max(call) for call in self.times]
+        interval = median_interval(slowest)
+        if interval is None:
             return inf
-        return (slowest[-rank - 1] - slowest[rank]) / 2 / median(slowest)
+        return (interval[1] - interval[0]) / 2 / median(slowest)
+
+
+def median_interval(times: Sequence[float]) -> tuple[float, float] | None:
+    """Between which their median lies with 95 % confidence; None below 6 of them."""
+    rank = _interval_rank(len(times))
+    if rank is None:
+        return None
+    ordered = sorted(times)
+    return ordered[rank], ordered[-rank - 1]
 
 
 def _interval_rank(count: int) -> int | None:

@@ -13,6 +13,7 @@ from ring_attn_bench.backend import PackedBackend
 from ring_attn_bench.one_device.one_by_one import OneByOne
 from ring_attn_bench.problem import Documents, Score
 from ring_attn_bench.ring.autocast import without_autocast
+from ring_attn_bench.ring.delta import delta
 
 PackedKernel = PackedBackend | OneByOne
 
@@ -66,15 +67,15 @@ class DocumentsAttention(torch.autograd.Function):
         call: DocumentsCall = ctx.call
         dout = dout if dout.stride(-1) == 1 else dout.contiguous()
         wants_dsink = ctx.needs_input_grad[3]
-        delta, dsink = None, None
+        row_sums, dsink = None, None
         with without_autocast(q.device.type):
             if call.kernel.needs_delta or wants_dsink:
-                delta = (dout.to(lse.dtype) * out).sum(-1).T.contiguous()
-            if wants_dsink and delta is not None:
+                row_sums = delta(dout[None], out[None], lse.dtype)[0]
+            if wants_dsink and row_sums is not None:
                 weight = torch.exp(sink.to(lse.dtype)[:, None] - lse)
-                dsink = -(weight * delta).sum(1).to(sink.dtype)
+                dsink = -(weight * row_sums).sum(1).to(sink.dtype)
             gradients = call.kernel.packed_backward(
-                dout, q, k, v, out, lse, delta, call.documents, call.score,
+                dout, q, k, v, out, lse, row_sums, call.documents, call.score,
                 deterministic=call.deterministic,
             )  # fmt: skip
         needed = zip(gradients, (q, k, v), ctx.needs_input_grad, strict=False)

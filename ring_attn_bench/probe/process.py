@@ -34,9 +34,14 @@ class ProcessFailed(Exception):
 
 
 class Process:
-    """One process, from its start to its end. Any thread may close it."""
+    """One process, from its start to its end. Any thread may close it.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    serve: the module that it runs, with its socket and this process's id as arguments.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], serve: str = "ring_attn_bench.probe.serve"
+    ) -> None:
         # a short path: a socket's may have 107 characters
         self._folder = Path(tempfile.mkdtemp(prefix="rab-"))
         self._server = Server(self._folder / "socket")
@@ -44,7 +49,7 @@ class Process:
         with (self._folder / "log").open("wb") as log:
             self._runner = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "ring_attn_bench.probe.serve"),
+                    *(sys.executable, "-m", serve),
                     *(str(self._folder / "socket"), str(os.getpid())),
                 ],
                 stdin=subprocess.DEVNULL,

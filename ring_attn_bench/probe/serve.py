@@ -5,27 +5,34 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from ring_attn_bench.bench.channel import Channel, Closed
 from ring_attn_bench.bench.serve import end_with
 
 
-def main(socket: Path, parent: int) -> None:
-    """Answers until the parent is gone."""
+def answer(socket: Path, parent: int, worker: Callable[[], Callable[[str], BaseModel]]) -> None:
+    """Answers until the parent is gone. worker: makes what answers a line."""
     channel = Channel.connect(socket)
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     # not before the parent knows of the process: importing torch can take long, and can fail
-    from ring_attn_bench.probe.worker import Worker
-
-    worker = Worker()
+    carry_out = worker()
     while True:
         try:
             line = channel.receive()
-            channel.send(worker.carry_out(line or "").model_dump_json())
+            channel.send(carry_out(line or "").model_dump_json())
         except Closed:
             os._exit(0)  # nothing is left to do, and a broken device could make a tidy exit hang
 
 
+def _worker() -> Callable[[str], BaseModel]:
+    from ring_attn_bench.probe.worker import Worker
+
+    return Worker().carry_out
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    answer(Path(sys.argv[1]), int(sys.argv[2]), _worker)

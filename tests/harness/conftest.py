@@ -92,3 +92,9 @@ class Program:
 @pytest.fixture
 def program(tmp_path):
     return Program(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def program_in():
+    """For a run that several tests look at."""
+    return Program

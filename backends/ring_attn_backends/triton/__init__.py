@@ -74,12 +74,12 @@ class TritonBackend:
         """Triton's, and which of its kernels this machine gets."""
         import triton
 
-        from ring_attn_backends.triton.hopper.table import HEAD_DIMS, refusal
+        from ring_attn_backends.triton.hopper.table import NARROWEST, refusal
 
         gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
         why = refusal(gpu, triton.__version__, self.interpreted())
-        dims = " and ".join(str(x) for x in HEAD_DIMS)
-        kernels = f"Hopper kernels for head dims {dims}" if why is None else f"plain kernels: {why}"
+        dims = f"Hopper kernels for head dims above {NARROWEST}"
+        kernels = dims if why is None else f"plain kernels: {why}"
         return f"triton {triton.__version__} ({kernels})"
 
     def forward(

@@ -5,13 +5,13 @@ What was asked for before, but for the addresses, is launched again without look
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from ring_attn_backends.triton import launch as plain
 from ring_attn_backends.triton.hopper import launch as hopper
 from ring_attn_bench.problem import Documents
-from ring_attn_bench.relaunch import Kept, Relaunch, relaunch, signature
+from ring_attn_bench.relaunch import Kept, Made, relaunch, signature
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from ring_attn_bench.problem import Score
 
 _kept = Kept()
+
+
+class Launch(Protocol):
+    """What both kinds of kernels are called by."""
+
+    @property
+    def scratch(self) -> tuple[Tensor, ...]:
+        """Tensors among the arguments that nobody needs afterwards."""
+        ...
+
+    def made(self) -> tuple[Made, ...]:
+        """Enqueues it, and returns the calls that were made."""
+        ...
 
 
 def forward(
@@ -32,12 +45,13 @@ def forward(
     """
     given = (q, k, v, acc, out, lse)
 
-    def made(where: Block) -> list[hopper.HopperLaunch]:
-        return [hopper.forward_launch(*given, where, score, first=first)]
+    def launches() -> Sequence[Launch]:
+        if not isinstance(where, Documents) and hopper.serves(given[:3], where, score):
+            return [hopper.forward_launch(*given, where, score, first=first)]
+        return [plain.forward_launch(*given, where, score, first=first)]
 
-    name, seen = ("forward", first, fresh), given[:3] if fresh else given
-    if not _by_hopper(name, given, seen, given[:3], where, score, made):
-        plain.forward_launch(*given, where, score, first=first).run()
+    name = "forward", first, fresh
+    _enqueue(name, given, given[:3] if fresh else given, where, score, launches)
 
 
 def backward(
@@ -49,54 +63,55 @@ def backward(
 
     fresh: dq, dk and dv were just made, as above.
     """
-    given = (dout, q, k, v, lse, delta)
+    read = (dout, q, k, v, lse, delta)
 
-    def made(where: Block) -> list[hopper.HopperLaunch]:
+    def launches() -> Sequence[Launch]:
+        if not isinstance(where, Documents) and hopper.serves((q, k, v, dout), where, score):
+            return [
+                hopper.backward_dq_launch(*read, dq, where, score, add=add),
+                hopper.backward_dkdv_launch(*read, dk, dv, where, score, add=add_keys),
+            ]
         return [
-            hopper.backward_dq_launch(*given, dq, where, score, add=add),
-            hopper.backward_dkdv_launch(*given, dk, dv, where, score, add=add_keys),
+            plain.backward_dq_launch(*read, dq, where, score, add=add),
+            plain.backward_dkdv_launch(*read, dk, dv, where, score, add=add_keys),
         ]
 
-    name, every = ("backward", add, add_keys, fresh), (*given, dq, dk, dv)
-    seen = given if fresh else every
-    if not _by_hopper(name, every, seen, (q, k, v, dout), where, score, made):
-        plain.backward_dq_launch(*given, dq, where, score, add=add).run()
-        plain.backward_dkdv_launch(*given, dk, dv, where, score, add=add_keys).run()
+    name, given = ("backward", add, add_keys, fresh), (*read, dq, dk, dv)
+    _enqueue(name, given, read if fresh else given, where, score, launches)
 
 
-def _by_hopper(
-    name: tuple[str | bool, ...], given: tuple[Tensor, ...], seen: tuple[Tensor, ...],
-    read: tuple[Tensor, ...], where: Block | Documents, score: Score,
-    made: Callable[[Block], list[hopper.HopperLaunch]],
-) -> bool:  # fmt: skip
-    """Whether Hopper's kernels did it.
+def _enqueue(
+    name: Hashable, given: tuple[Tensor, ...], seen: tuple[Tensor, ...],
+    where: Block | Documents, score: Score, launches: Callable[[], Sequence[Launch]],
+) -> None:  # fmt: skip
+    """Launches what is kept, or the launches, which are then kept.
 
-    seen: of the tensors given those that the others follow from; read: q, k, v, dout if given.
+    seen: of the tensors given those that the others follow from.
     """
-    bare = score.alibi_slopes is None and score.dropout_p == 0
-    if isinstance(where, Documents) or not bare or not given[0].is_cuda:
-        return False
-    key = (name, where, score.softmax_scale, score.softcap, signature(seen))
-    try:
-        found = _kept[key]
-    except KeyError:
-        if not hopper.serves(read, where, score):
-            _kept[key] = None
-            return False
-        again = _run_first(made(where), given)
-        if again is not None:
-            _kept[key] = again
-        return True
-    if found is None:
-        return False
-    found.run(given)
-    return True
+    if score.dropout_p or not given[0].is_cuda:  # a seed is a call's own; nothing is compiled
+        _run(launches())
+        return
+    more = _more(where, score)
+    place: Hashable = where
+    if isinstance(where, Documents):  # which holds tensors
+        place = where.mask, where.max_seqlen_q, where.max_seqlen_k
+    key = (name, place, score.softmax_scale, score.softcap, signature((*seen, *more)))
+    found = _kept.get(key)
+    if found is not None:
+        found.run((*given, *more))
+        return
+    made = launches()
+    calls = _run(made)
+    _kept[key] = relaunch(calls, (*given, *more), [x for one in made for x in one.scratch])
 
 
-def _run_first(
-    launches: Sequence[hopper.HopperLaunch], given: tuple[Tensor, ...]
-) -> Relaunch | None:
-    """Runs launches for the first time, and packs them for the next."""
-    calls = [call for one in launches for call in one.made()]
-    scratch = [x for one in launches for x in one.scratch]
-    return relaunch(calls, given, scratch)
+def _more(where: Block | Documents, score: Score) -> tuple[Tensor, ...]:
+    """Tensors besides those of attention itself that kernels are handed."""
+    more = [where.cu_seqlens_q, where.cu_seqlens_k] if isinstance(where, Documents) else []
+    if score.alibi_slopes is not None:
+        more.append(score.alibi_slopes)
+    return tuple(more)
+
+
+def _run(launches: Sequence[Launch]) -> list[Made]:
+    return [call for one in launches for call in one.made()]

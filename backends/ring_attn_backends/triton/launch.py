@@ -21,8 +21,9 @@ from ring_attn_backends.triton.backward_dkdv import backward_dkdv
 from ring_attn_backends.triton.backward_dq import backward_dq
 from ring_attn_backends.triton.forward import forward
 from ring_attn_backends.triton.lines import Places
-from ring_attn_backends.triton.tables import BACKWARD_DKDV, BACKWARD_DQ, FORWARD, Tiling
+from ring_attn_backends.triton.tables import TABLES, Kernel, Tiling
 from ring_attn_bench.problem import Documents
+from ring_attn_bench.relaunch import Made
 
 if TYPE_CHECKING:
     from ring_attn_bench.block import Block
@@ -41,51 +42,65 @@ class Launch:
     grid: Grid
     arguments: arguments.Arguments
     tiling: Tiling
+    scratch: tuple[Tensor, ...] = ()  # none
 
     def run(self) -> None:
         """Enqueues the kernel on the current stream of the tensors' device."""
+        self.made()
+
+    def made(self) -> tuple[Made, ...]:
+        """Runs it, and returns the call that was made, if there was anything to do."""
         if 0 in self.grid:
-            return
+            return ()
         device = self.arguments["q_ptr"].device
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            self.kernel[self.grid](
+            compiled = self.kernel[self.grid](
                 **self.arguments, num_warps=self.tiling.warps, num_stages=self.tiling.stages
             )
+        return (Made(compiled, self.grid, tuple(self.arguments.values())),)
 
 
 def forward_launch(
     q: Tensor, k: Tensor, v: Tensor, acc: Tensor, out: Tensor, lse: Tensor,
-    where: Block | Documents, score: Score, *, first: bool,
+    where: Block | Documents, score: Score, *, first: bool, tiling: Tiling | None = None,
 ) -> Launch:  # fmt: skip
     """Writes out (B, M, H, E), any float dtype, and lse (B, H, M), float32.
 
     first: for these keys alone. Else acc (like out) and lse hold what other keys gave, and out and
-    lse will hold what all of them give; acc may be out.
+    lse will hold what all of them give; acc may be out. tiling: if not the table's.
     """
     tensors = {"q": q, "k": k, "v": v, "acc": acc, "out": out, "lse": lse}
-    tiling = FORWARD[_key(q, v)]
+    tiling = tiling or chosen("forward", q, v)
     return _launch(forward, tiling, "rows", tensors, where, score, CARRIED=not first)
 
 
 def backward_dq_launch(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
     dq: Tensor, where: Block | Documents, score: Score, *, add: bool,
+    tiling: Tiling | None = None,
 ) -> Launch:  # fmt: skip
     """Writes dq (B, M, H, D), any float dtype, or adds to it."""
     tensors = {"dout": dout, "q": q, "k": k, "v": v, "lse": lse, "delta": delta, "dq": dq}
-    tiling = BACKWARD_DQ[_key(q, v)]
+    tiling = tiling or chosen("backward_dq", q, v)
     return _launch(backward_dq, tiling, "rows", tensors, where, score, ADD=add)
 
 
 def backward_dkdv_launch(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
     dk: Tensor, dv: Tensor, where: Block | Documents, score: Score, *, add: bool,
+    tiling: Tiling | None = None,
 ) -> Launch:  # fmt: skip
     """Writes dk (B, N, G, D) and dv (B, N, G, E), any float dtype, or adds to them."""
     tensors = {"dout": dout, "q": q, "k": k, "v": v, "lse": lse, "delta": delta}
     tensors |= {"dk": dk, "dv": dv}
-    tiling = BACKWARD_DKDV[_key(q, v)]
+    tiling = tiling or chosen("backward_dkdv", q, v)
     return _launch(backward_dkdv, tiling, "keys", tensors, where, score, ADD=add)
+
+
+def chosen(kernel: Kernel, q: Tensor, v: Tensor) -> Tiling:
+    """The table's tiling for queries and values of that dtype and those head dims."""
+    widest = max(64, *(arguments.padded(x.shape[-1]) for x in (q, v)))
+    return TABLES[kernel][q.element_size(), widest].tiling
 
 
 def _launch(
@@ -121,8 +136,3 @@ def _launch(
 
 def _tiles(tokens: int, tiling: Tiling, side: Side) -> int:
     return -(-tokens // (tiling.rows if side == "rows" else tiling.keys))
-
-
-def _key(q: Tensor, v: Tensor) -> tuple[int, int]:
-    """Of the tables."""
-    return q.element_size(), max(64, *(arguments.padded(x.shape[-1]) for x in (q, v)))

@@ -31,15 +31,17 @@ def backward_dkdv(
     dout_desc, q_desc, k_desc, v_desc, lse_desc, delta_desc, dk_ptr, dv_ptr,
     dk_strides, dv_strides, dk_split, dv_split,
     tiles, heads, all_heads, section, group, splits, M, N, low, high, scale, cap, gradient_scale,
-    D: gl.constexpr, BLOCK_M: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
-    CAPPED: gl.constexpr, ADD: gl.constexpr,
+    D: gl.constexpr, E: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr,
+    BLOCK_M: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+    CAPPED: gl.constexpr, ADD: gl.constexpr, DK: gl.constexpr, DV: gl.constexpr,
 ) -> None:  # fmt: skip
     """dk and dv of 64 * GROUPS keys of one key head, from 1 / splits of its query heads.
 
     Grid (key tiles * key heads * splits * batch); `heads` counts a key head `splits` times. Where
     splits > 1, each writes its share dk_split and dv_split elements further on, for `sum_splits`.
-    dout and q (B, M, H, D), k and v (B, N, G, D), lse and delta (B, H, M) come as descriptors of
-    tiles of BLOCK_M rows, or 64 keys. ADD: to what dk and dv hold.
+    dout (B, M, H, E), q (B, M, H, D), k (B, N, G, D), v (B, N, G, E), lse and delta (B, H, M) come
+    as descriptors of tiles of BLOCK_M rows, or 64 keys. ADD: to what dk and dv hold. DK, DV: which
+    are wanted; where both do not fit in the registers, they are two launches.
     """
     tile, head = tile_and_head(tiles, all_heads, section)
     batch = head // heads
@@ -54,11 +56,13 @@ def backward_dkdv(
     dtype: gl.constexpr = q_desc.dtype
     layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     line: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
-    k_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
-    v_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
+    k_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, BLOCK_D], layout)
+    v_slots = k_slots  # a stand-in
+    if DK:
+        v_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, BLOCK_E], layout)
     keys_full = barriers(1, 1)
-    queries = new_pipe(dtype, STAGES, BLOCK_M, D, GROUPS)
-    douts = new_pipe(dtype, STAGES, BLOCK_M, D, GROUPS)
+    queries = new_pipe(dtype, STAGES, BLOCK_M, BLOCK_D, GROUPS)
+    douts = new_pipe(dtype, STAGES, BLOCK_M, BLOCK_E, GROUPS)
     lses = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_M], line)
     deltas = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_M], line)
     wide_batch, wide_head, wide_part = batch.to(gl.int64), key_head.to(gl.int64), part.to(gl.int64)
@@ -77,9 +81,15 @@ def backward_dkdv(
     if GROUPS == 2:
         gl.warp_specialize(
             [
-                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 0)),
-                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 1)),
-                (_produce, (fetch, D, BLOCK_M, STAGES, GROUPS)),
+                (
+                    _consume,
+                    (given, D, E, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, CAPPED, ADD, DK, DV, 0),
+                ),
+                (
+                    _consume,
+                    (given, D, E, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, CAPPED, ADD, DK, DV, 1),
+                ),
+                (_produce, (fetch, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, GROUPS, DK)),
             ],
             [4, 1],
             [240, 24],
@@ -87,10 +97,19 @@ def backward_dkdv(
     else:
         gl.warp_specialize(
             [
-                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 0)),
-                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 1)),
-                (_consume, (given, D, BLOCK_M, STAGES, CAPPED, ADD, 2)),
-                (_produce, (fetch, D, BLOCK_M, STAGES, GROUPS)),
+                (
+                    _consume,
+                    (given, D, E, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, CAPPED, ADD, DK, DV, 0),
+                ),
+                (
+                    _consume,
+                    (given, D, E, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, CAPPED, ADD, DK, DV, 1),
+                ),
+                (
+                    _consume,
+                    (given, D, E, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, CAPPED, ADD, DK, DV, 2),
+                ),
+                (_produce, (fetch, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, GROUPS, DK)),
             ],
             [4, 4, 1],
             [160, 160, 24],
@@ -113,8 +132,8 @@ def _nth(i, each, where, BLOCK_M: gl.constexpr):
 
 @gluon.jit
 def _produce(
-    fetch,
-    D: gl.constexpr, BLOCK_M: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+    fetch, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_M: gl.constexpr,
+    STAGES: gl.constexpr, GROUPS: gl.constexpr, DK: gl.constexpr,
 ):  # fmt: skip
     """Brings the keys and values, then tile after tile of rows, of head after head."""
     (
@@ -122,27 +141,39 @@ def _produce(
         queries, douts, lses, deltas, batch, key_head, first_head, each, first_key, where,
     ) = fetch  # fmt: skip
     full = keys_full.index(0)
-    mbarrier.expect(full, 2 * GROUPS * 64 * D * 2)
+    width: gl.constexpr = BLOCK_D + BLOCK_E if DK else BLOCK_D
+    mbarrier.expect(full, GROUPS * 64 * width * 2)
     for part in gl.static_range(GROUPS):
         at = [batch, first_key + part * 64, key_head, 0]
         tma.async_copy_global_to_shared(k_desc, at, full, k_slots.index(part))
-        tma.async_copy_global_to_shared(v_desc, at, full, v_slots.index(part))
+        if DK:
+            tma.async_copy_global_to_shared(v_desc, at, full, v_slots.index(part))
     for i in range(each * (where[2] + where[3])):
         head, first_row = _nth(i, each, where, BLOCK_M)
         head += first_head
         send_with_vector(
-            queries, lses, i, q_desc, lse_desc, batch, first_row, head, STAGES, BLOCK_M, D
+            queries, lses, i, q_desc, lse_desc, batch, first_row, head, STAGES, BLOCK_M, BLOCK_D
         )
         send_with_vector(
-            douts, deltas, i, dout_desc, delta_desc, batch, first_row, head, STAGES, BLOCK_M, D
+            douts,
+            deltas,
+            i,
+            dout_desc,
+            delta_desc,
+            batch,
+            first_row,
+            head,
+            STAGES,
+            BLOCK_M,
+            BLOCK_E,
         )
 
 
 @gluon.jit
 def _consume(
-    given,
-    D: gl.constexpr, BLOCK_M: gl.constexpr, STAGES: gl.constexpr, CAPPED: gl.constexpr,
-    ADD: gl.constexpr, PART: gl.constexpr,
+    given, D: gl.constexpr, E: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr,
+    BLOCK_M: gl.constexpr, STAGES: gl.constexpr, CAPPED: gl.constexpr, ADD: gl.constexpr,
+    DK: gl.constexpr, DV: gl.constexpr, PART: gl.constexpr,
 ):  # fmt: skip
     """One warpgroup: the PART-th 64 of the keys."""
     (
@@ -151,11 +182,12 @@ def _consume(
         scale, cap, gradient_scale,
     ) = given  # fmt: skip
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_M, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    k_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
+    v_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_E, 16])
     first_key += PART * 64
     keys = first_key + gl.arange(0, 64, gl.SliceLayout(1, s_layout))
-    dk = gl.zeros([64, D], gl.float32, o_layout)
-    dv = gl.zeros([64, D], gl.float32, o_layout)
+    dk = gl.zeros([64, BLOCK_D], gl.float32, k_layout)
+    dv = gl.zeros([64, BLOCK_E], gl.float32, v_layout)
     mbarrier.wait(keys_full.index(0), 0)
     k = k_slots.index(PART)
     v = v_slots.index(PART)
@@ -164,25 +196,34 @@ def _consume(
         _, first_row = _nth(i, each, where, BLOCK_M)
         dk, dv = _step(
             i, dk, dv, k, v, queries, douts, lses, deltas, keys, first_row, M, low, high,
-            scale, cap, BLOCK_M, STAGES, CAPPED, s_layout, o_layout, EDGE=True,
+            scale, cap, BLOCK_M, STAGES, CAPPED, DK, DV, s_layout, k_layout, v_layout, EDGE=True,
         )  # fmt: skip
     for i in range(edges, edges + each * where[2]):
         dk, dv = _step(
             i, dk, dv, k, v, queries, douts, lses, deltas, keys, 0, M, low, high,
-            scale, cap, BLOCK_M, STAGES, CAPPED, s_layout, o_layout, EDGE=False,
+            scale, cap, BLOCK_M, STAGES, CAPPED, DK, DV, s_layout, k_layout, v_layout, EDGE=False,
         )  # fmt: skip
-    rows = first_key + gl.arange(0, 64, gl.SliceLayout(1, o_layout))
-    cols = gl.arange(0, D, gl.SliceLayout(0, o_layout))
+    if DK:
+        _put(dk_ptr, dk_stride, dk * gradient_scale, first_key, N, D, BLOCK_D, k_layout, ADD)
+    if DV:
+        _put(dv_ptr, dv_stride, dv, first_key, N, E, BLOCK_E, v_layout, ADD)
+
+
+@gluon.jit
+def _put(
+    ptr, stride, share, first_key, N,
+    WIDTH: gl.constexpr, BLOCK: gl.constexpr, LAYOUT: gl.constexpr, ADD: gl.constexpr,
+):  # fmt: skip
+    """Writes a tile (64, BLOCK) of which WIDTH columns count, or adds it to what is there."""
+    rows = first_key + gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))
+    cols = gl.arange(0, BLOCK, gl.SliceLayout(0, LAYOUT))
     inside = (rows < N)[:, None]
-    pointers = dk_ptr + rows.to(gl.int64)[:, None] * dk_stride + cols[None, :]
-    dk *= gradient_scale
+    if WIDTH < BLOCK:
+        inside = inside & (cols < WIDTH)[None, :]
+    pointers = ptr + rows.to(gl.int64)[:, None] * stride + cols[None, :]
     if ADD:
-        dk += gl.load(pointers, mask=inside, other=0.0)
-    gl.store(pointers, dk.to(dk_ptr.dtype.element_ty), mask=inside)
-    pointers = dv_ptr + rows.to(gl.int64)[:, None] * dv_stride + cols[None, :]
-    if ADD:
-        dv += gl.load(pointers, mask=inside, other=0.0)
-    gl.store(pointers, dv.to(dv_ptr.dtype.element_ty), mask=inside)
+        share += gl.load(pointers, mask=inside, other=0.0)
+    gl.store(pointers, share.to(ptr.dtype.element_ty), mask=inside)
 
 
 @gluon.jit
@@ -190,31 +231,35 @@ def _step(
     i, dk, dv, k, v, queries, douts, lses, deltas, keys,
     first_row, M, low, high, scale, cap,
     BLOCK_M: gl.constexpr, STAGES: gl.constexpr, CAPPED: gl.constexpr,
-    S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr, EDGE: gl.constexpr,
+    DK: gl.constexpr, DV: gl.constexpr, S_LAYOUT: gl.constexpr,
+    K_LAYOUT: gl.constexpr, V_LAYOUT: gl.constexpr, EDGE: gl.constexpr,
 ):  # fmt: skip
-    """Adds the i-th row tile's shares to dk and dv.
+    """Adds the i-th row tile's shares to dk and dv, if they are wanted.
 
     Products start at -lse and -delta where there is no softcap: these then need no registers of
     their own, which makes it a tenth faster.
     """
     dtype: gl.constexpr = k.dtype
-    p_layout: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     columns: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
     slot = i % STAGES
     zeros = gl.zeros([64, BLOCK_M], gl.float32, S_LAYOUT)
+    dp = zeros
     q = receive(queries, i, STAGES)
     if not CAPPED:
         dout = receive(douts, i, STAGES)
         lse = lses.index(slot).load(columns)
         start = zeros + (lse * (-1.4426950408889634 / scale))[None, :]
-        dp_start = zeros - deltas.index(slot).load(columns)[None, :]
+        if DK:
+            dp_start = zeros - deltas.index(slot).load(columns)[None, :]
         s = warpgroup_mma(k, q.permute([1, 0]), start, is_async=True)
-        dp = warpgroup_mma(v, dout.permute([1, 0]), dp_start, is_async=True)
+        if DK:
+            dp = warpgroup_mma(v, dout.permute([1, 0]), dp_start, is_async=True)
     else:
         s = warpgroup_mma(k, q.permute([1, 0]), zeros, use_acc=False, is_async=True)
         dout = receive(douts, i, STAGES)
-        dp = warpgroup_mma(v, dout.permute([1, 0]), zeros, use_acc=False, is_async=True)
-    s = warpgroup_mma_wait(1, deps=[s])
+        if DK:
+            dp = warpgroup_mma(v, dout.permute([1, 0]), zeros, use_acc=False, is_async=True)
+    s = warpgroup_mma_wait(1 if DK else 0, deps=[s])
     if not CAPPED:
         p = gl.exp2(s * scale)
     else:
@@ -226,22 +271,26 @@ def _step(
         distance = rows[None, :] - keys[:, None]
         visible = (distance >= low) & (distance <= high)
         p = gl.where(visible & (rows < M)[None, :], p, 0.0)
-    weights = gl.convert_layout(p.to(dtype), p_layout)
-    dv = warpgroup_mma(weights, dout, dv, is_async=True)
-    if CAPPED:
-        p *= 1.0 - t * t  # the slope of cap * tanh
-        if EDGE:  # NaN where an infinite score is masked
-            p = gl.where(visible, p, 0.0)
-    dp = warpgroup_mma_wait(1, deps=[dp])
-    if CAPPED:
-        dp = dp - deltas.index(slot).load(columns)[None, :]
-    ds = p * dp
-    if EDGE:  # rows beyond the last have no delta
-        ds = gl.where(visible, ds, 0.0)
-    ds = gl.convert_layout(ds.to(dtype), p_layout)
-    dk = warpgroup_mma(ds, q, dk, is_async=True)
-    dv = warpgroup_mma_wait(1, deps=[dv])
+    if DV:
+        weights = gl.convert_layout(p.to(dtype), gl.DotOperandLayout(0, V_LAYOUT, 2))
+        dv = warpgroup_mma(weights, dout, dv, is_async=True)
+    if DK:
+        if CAPPED:
+            p *= 1.0 - t * t  # the slope of cap * tanh
+            if EDGE:  # NaN where an infinite score is masked
+                p = gl.where(visible, p, 0.0)
+        dp = warpgroup_mma_wait(1 if DV else 0, deps=[dp])
+        if CAPPED:
+            dp = dp - deltas.index(slot).load(columns)[None, :]
+        ds = p * dp
+        if EDGE:  # rows beyond the last have no delta
+            ds = gl.where(visible, ds, 0.0)
+        ds = gl.convert_layout(ds.to(dtype), gl.DotOperandLayout(0, K_LAYOUT, 2))
+        dk = warpgroup_mma(ds, q, dk, is_async=True)
+    if DV:
+        dv = warpgroup_mma_wait(1 if DK else 0, deps=[dv])
     release(douts, i, STAGES)
-    dk = warpgroup_mma_wait(0, deps=[dk])
+    if DK:
+        dk = warpgroup_mma_wait(0, deps=[dk])
     release(queries, i, STAGES)
     return dk, dv

@@ -23,12 +23,13 @@ def backward_dq(
     dout_desc, q_desc, k_desc, v_desc, lse_ptr, delta_ptr, dq_ptr,
     lse_strides, delta_strides, dq_strides,
     tiles, heads, all_heads, section, group, M, N, low, high, scale, cap, gradient_scale,
-    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
-    CAPPED: gl.constexpr, ADD: gl.constexpr,
+    D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_N: gl.constexpr,
+    STAGES: gl.constexpr, GROUPS: gl.constexpr, CAPPED: gl.constexpr, ADD: gl.constexpr,
 ) -> None:  # fmt: skip
     """dq of 64 * GROUPS rows of one head; grid (row tiles * heads * batch).
 
-    dout and q (B, M, H, D), k and v (B, N, G, D) as in `forward`. ADD: to what dq holds.
+    dout (B, M, H, E), q (B, M, H, D), k (B, N, G, D) and v (B, N, G, E) as in `forward`. ADD: to
+    what dq holds.
     """
     tile, head = tile_and_head(tiles, all_heads, section)
     batch = head // heads
@@ -38,11 +39,11 @@ def backward_dq(
     where = seen(first_row, last_row, -high, -low, N, BLOCK_N)
     dtype: gl.constexpr = q_desc.dtype
     layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    q_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
-    dout_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
+    q_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, BLOCK_D], layout)
+    dout_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, BLOCK_E], layout)
     rows_full = barriers(1, 1)
-    keys = new_pipe(dtype, STAGES, BLOCK_N, D, GROUPS)
-    values = new_pipe(dtype, STAGES, BLOCK_N, D, GROUPS)
+    keys = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_D, GROUPS)
+    values = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_E, GROUPS)
     wide_batch, wide_head = batch.to(gl.int64), head.to(gl.int64)
     lse_ptr += wide_batch * lse_strides[0] + wide_head * lse_strides[1]
     delta_ptr += wide_batch * delta_strides[0] + wide_head * delta_strides[1]
@@ -58,9 +59,9 @@ def backward_dq(
     if GROUPS == 2:
         gl.warp_specialize(
             [
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 0)),
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 1)),
-                (_produce, (fetch, D, BLOCK_N, STAGES, GROUPS)),
+                (_consume, (given, D, BLOCK_D, BLOCK_N, STAGES, CAPPED, ADD, 0)),
+                (_consume, (given, D, BLOCK_D, BLOCK_N, STAGES, CAPPED, ADD, 1)),
+                (_produce, (fetch, BLOCK_D, BLOCK_E, BLOCK_N, STAGES, GROUPS)),
             ],
             [4, 1],
             [240, 24],
@@ -68,10 +69,10 @@ def backward_dq(
     else:
         gl.warp_specialize(
             [
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 0)),
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 1)),
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, ADD, 2)),
-                (_produce, (fetch, D, BLOCK_N, STAGES, GROUPS)),
+                (_consume, (given, D, BLOCK_D, BLOCK_N, STAGES, CAPPED, ADD, 0)),
+                (_consume, (given, D, BLOCK_D, BLOCK_N, STAGES, CAPPED, ADD, 1)),
+                (_consume, (given, D, BLOCK_D, BLOCK_N, STAGES, CAPPED, ADD, 2)),
+                (_produce, (fetch, BLOCK_D, BLOCK_E, BLOCK_N, STAGES, GROUPS)),
             ],
             [4, 4, 1],
             [160, 160, 24],
@@ -80,8 +81,8 @@ def backward_dq(
 
 @gluon.jit
 def _produce(
-    fetch,
-    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+    fetch, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_N: gl.constexpr,
+    STAGES: gl.constexpr, GROUPS: gl.constexpr,
 ):  # fmt: skip
     """Brings the rows, then tile after tile of keys and values."""
     (
@@ -89,21 +90,20 @@ def _produce(
         batch, head, key_head, first_row, where,
     ) = fetch  # fmt: skip
     full = rows_full.index(0)
-    mbarrier.expect(full, 2 * GROUPS * 64 * D * 2)
+    mbarrier.expect(full, GROUPS * 64 * (BLOCK_D + BLOCK_E) * 2)
     for part in gl.static_range(GROUPS):
         at = [batch, first_row + part * 64, head, 0]
         tma.async_copy_global_to_shared(q_desc, at, full, q_slots.index(part))
         tma.async_copy_global_to_shared(dout_desc, at, full, dout_slots.index(part))
     for i in range(where[2] + where[3]):
         first_key = nth(i, where, BLOCK_N)
-        send(keys, i, k_desc, batch, first_key, key_head, STAGES, BLOCK_N, D)
-        send(values, i, v_desc, batch, first_key, key_head, STAGES, BLOCK_N, D)
+        send(keys, i, k_desc, batch, first_key, key_head, STAGES, BLOCK_N, BLOCK_D)
+        send(values, i, v_desc, batch, first_key, key_head, STAGES, BLOCK_N, BLOCK_E)
 
 
 @gluon.jit
 def _consume(
-    given,
-    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    given, D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     CAPPED: gl.constexpr, ADD: gl.constexpr, PART: gl.constexpr,
 ):  # fmt: skip
     """One warpgroup: the PART-th 64 of the rows."""
@@ -113,7 +113,7 @@ def _consume(
     ) = given  # fmt: skip
     whole, edges = where[2], where[3]
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     dtype: gl.constexpr = q_slots.dtype
     first_row += PART * 64
@@ -121,7 +121,7 @@ def _consume(
     lse = gl.load(lse_ptr + score_rows, mask=score_rows < M, other=0.0) * 1.4426950408889634
     lse = gl.where(lse == float("-inf"), 0.0, lse)  # `softmax.known`
     delta = gl.load(delta_ptr + score_rows, mask=score_rows < M, other=0.0)
-    dq = gl.zeros([64, D], gl.float32, o_layout)
+    dq = gl.zeros([64, BLOCK_D], gl.float32, o_layout)
     mbarrier.wait(rows_full.index(0), 0)
     q = q_slots.index(PART)
     dout = dout_slots.index(PART)
@@ -153,9 +153,11 @@ def _consume(
         dq = warpgroup_mma_wait(0, deps=[dq])
         release(keys, i, STAGES)
     rows = first_row + gl.arange(0, 64, gl.SliceLayout(1, o_layout))
-    cols = gl.arange(0, D, gl.SliceLayout(0, o_layout))
+    cols = gl.arange(0, BLOCK_D, gl.SliceLayout(0, o_layout))
     pointers = dq_ptr + rows.to(gl.int64)[:, None] * dq_stride + cols[None, :]
     inside = (rows < M)[:, None]
+    if D < BLOCK_D:
+        inside = inside & (cols < D)[None, :]
     dq *= gradient_scale
     if ADD:
         dq += gl.load(pointers, mask=inside, other=0.0)

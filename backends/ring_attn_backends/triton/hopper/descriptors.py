@@ -24,16 +24,16 @@ def fits(tensor: Tensor) -> bool:
     return aligned and (step == 1 or width == 1) and tensor.data_ptr() % 16 == 0
 
 
-def tiles(tensor: Tensor, tokens: int) -> Any:  # noqa: ANN401 - Triton ships no types
-    """Tiles of so many tokens of one head of (B, tokens, heads, dim)."""
-    shape = list(tensor.shape)
-    return TensorDescriptor(tensor, shape, _strides(tensor), [1, tokens, 1, shape[-1]], _TILE)
+def tiles(tensor: Tensor, tokens: int, width: int) -> Any:  # noqa: ANN401 - Triton ships no types
+    """Tiles of so many tokens of one head of (B, tokens, heads, dim), widened to `width` by 0."""
+    block = [1, tokens, 1, width]
+    return TensorDescriptor(tensor, list(tensor.shape), _strides(tensor), block, _TILE)
 
 
-def plain_tiles(tensor: Tensor, tokens: int) -> Any:  # noqa: ANN401
+def plain_tiles(tensor: Tensor, tokens: int, width: int) -> Any:  # noqa: ANN401
     """The same for a kernel that is not in Gluon."""
-    shape = list(tensor.shape)
-    return PlainDescriptor(tensor, shape, _strides(tensor), [1, tokens, 1, shape[-1]])
+    block = [1, tokens, 1, width]
+    return PlainDescriptor(tensor, list(tensor.shape), _strides(tensor), block)
 
 
 def lines(tensor: Tensor, tokens: int) -> Any:  # noqa: ANN401

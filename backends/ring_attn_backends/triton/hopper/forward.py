@@ -24,14 +24,15 @@ from ring_attn_backends.triton.scores import tanh
 def forward(
     q_desc, k_desc, v_desc, acc_ptr, out_ptr, lse_ptr, acc_strides, out_strides, lse_strides,
     tiles, heads, all_heads, section, group, M, N, low, high, scale, cap,
-    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
-    CAPPED: gl.constexpr, CARRIED: gl.constexpr,
+    E: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_N: gl.constexpr,
+    STAGES: gl.constexpr, GROUPS: gl.constexpr, CAPPED: gl.constexpr, CARRIED: gl.constexpr,
 ) -> None:  # fmt: skip
     """out and lse of 64 * GROUPS rows of one head; grid (row tiles * heads * batch).
 
-    q (B, M, H, D), k and v (B, N, G, D) come as descriptors of tiles of 64 rows, or BLOCK_N keys.
-    The numbers are explained in `arguments`. CARRIED: goes on from acc, an out in float32, and lse;
-    out may be acc. `scale` must be positive: a row's largest product is then its largest score.
+    q (B, M, H, D), k (B, N, G, D) and v (B, N, G, E) come as descriptors of tiles of 64 rows, or
+    BLOCK_N keys, of BLOCK_D or BLOCK_E columns: TMA fills those beyond D and E with 0. The numbers
+    are explained in `arguments`. CARRIED: goes on from acc, an out in float32, and lse; out may be
+    acc. `scale` must be positive: a row's largest product is then its largest score.
     """
     tile, head = tile_and_head(tiles, all_heads, section)
     batch = head // heads
@@ -42,10 +43,10 @@ def forward(
     where = seen(first_row, last_row, -high, -low, N, BLOCK_N)
     dtype: gl.constexpr = q_desc.dtype
     layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    q_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, D], layout)
+    q_slots = gl.allocate_shared_memory(dtype, [GROUPS, 64, BLOCK_D], layout)
     q_full = barriers(1, 1)
-    keys = new_pipe(dtype, STAGES, BLOCK_N, D, GROUPS)
-    values = new_pipe(dtype, STAGES, BLOCK_N, D, GROUPS)
+    keys = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_D, GROUPS)
+    values = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_E, GROUPS)
     wide_batch, wide_head = batch.to(gl.int64), head.to(gl.int64)
     acc_ptr += wide_batch * acc_strides[0] + wide_head * acc_strides[2]
     out_ptr += wide_batch * out_strides[0] + wide_head * out_strides[2]
@@ -62,9 +63,9 @@ def forward(
     if GROUPS == 2:
         gl.warp_specialize(
             [
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 0)),
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 1)),
-                (_produce, (fetch, D, BLOCK_N, STAGES, GROUPS)),
+                (_consume, (given, E, BLOCK_E, BLOCK_N, STAGES, CAPPED, CARRIED, 0)),
+                (_consume, (given, E, BLOCK_E, BLOCK_N, STAGES, CAPPED, CARRIED, 1)),
+                (_produce, (fetch, BLOCK_D, BLOCK_E, BLOCK_N, STAGES, GROUPS)),
             ],
             [4, 1],
             [240, 24],
@@ -72,10 +73,10 @@ def forward(
     else:
         gl.warp_specialize(
             [
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 0)),
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 1)),
-                (_consume, (given, D, BLOCK_N, STAGES, CAPPED, CARRIED, 2)),
-                (_produce, (fetch, D, BLOCK_N, STAGES, GROUPS)),
+                (_consume, (given, E, BLOCK_E, BLOCK_N, STAGES, CAPPED, CARRIED, 0)),
+                (_consume, (given, E, BLOCK_E, BLOCK_N, STAGES, CAPPED, CARRIED, 1)),
+                (_consume, (given, E, BLOCK_E, BLOCK_N, STAGES, CAPPED, CARRIED, 2)),
+                (_produce, (fetch, BLOCK_D, BLOCK_E, BLOCK_N, STAGES, GROUPS)),
             ],
             [4, 4, 1],
             [160, 160, 24],
@@ -84,29 +85,28 @@ def forward(
 
 @gluon.jit
 def _produce(
-    fetch,
-    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
+    fetch, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_N: gl.constexpr,
+    STAGES: gl.constexpr, GROUPS: gl.constexpr,
 ):  # fmt: skip
     """Brings the queries, then tile after tile of keys and values."""
     (
         q_desc, k_desc, v_desc, q_slots, q_full, keys, values, batch, head, key_head,
         first_row, where,
     ) = fetch  # fmt: skip
-    mbarrier.expect(q_full.index(0), GROUPS * 64 * D * 2)
+    mbarrier.expect(q_full.index(0), GROUPS * 64 * BLOCK_D * 2)
     for part in gl.static_range(GROUPS):
         tma.async_copy_global_to_shared(
             q_desc, [batch, first_row + part * 64, head, 0], q_full.index(0), q_slots.index(part)
         )
     for i in range(where[2] + where[3]):
         first_key = nth(i, where, BLOCK_N)
-        send(keys, i, k_desc, batch, first_key, key_head, STAGES, BLOCK_N, D)
-        send(values, i, v_desc, batch, first_key, key_head, STAGES, BLOCK_N, D)
+        send(keys, i, k_desc, batch, first_key, key_head, STAGES, BLOCK_N, BLOCK_D)
+        send(values, i, v_desc, batch, first_key, key_head, STAGES, BLOCK_N, BLOCK_E)
 
 
 @gluon.jit
 def _consume(
-    given,
-    D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    given, E: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     CAPPED: gl.constexpr, CARRIED: gl.constexpr, PART: gl.constexpr,
 ):  # fmt: skip
     """One warpgroup: the PART-th 64 of the rows."""
@@ -116,7 +116,7 @@ def _consume(
     ) = given  # fmt: skip
     whole, edges = where[2], where[3]
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_E, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
     s_rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
@@ -124,15 +124,17 @@ def _consume(
     first_row += PART * 64
     rows = first_row + gl.arange(0, 64, s_rows)
     out_rows = first_row + gl.arange(0, 64, o_rows)
-    cols = gl.arange(0, D, gl.SliceLayout(0, o_layout))
+    cols = gl.arange(0, BLOCK_E, gl.SliceLayout(0, o_layout))
     inside = (out_rows < M)[:, None]
+    if E < BLOCK_E:
+        inside = inside & (cols < E)[None, :]
     if CARRIED:
         pointers = acc_ptr + out_rows.to(gl.int64)[:, None] * acc_stride + cols[None, :]
         acc = gl.load(pointers, mask=inside, other=0.0).to(gl.float32)
         peak = gl.load(lse_ptr + rows, mask=rows < M, other=0.0) * 1.4426950408889634
         total = gl.exp2(peak - _finite(peak))  # 1; 0 where no key was seen, inf where lse is inf
     else:
-        acc = gl.zeros([64, D], gl.float32, o_layout)
+        acc = gl.zeros([64, BLOCK_E], gl.float32, o_layout)
         peak = gl.full([64], float("-inf"), gl.float32, s_rows)
         total = gl.zeros([64], gl.float32, s_rows)
     count = edges + whole

@@ -17,7 +17,8 @@ from ring_attn_backends.triton.softmax import carried, finished, finite
 def forward_tma(
     q_desc, k_desc, v_desc, acc_ptr, out_ptr, lse_ptr, acc_strides, out_strides, lse_strides,
     tiles, heads, all_heads, section, group, M, N, low, high, scale, cap,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     CAPPED: tl.constexpr, CARRIED: tl.constexpr,
 ) -> None:  # fmt: skip
     """out and lse of BLOCK_M rows of one head; all as in `forward.forward`."""
@@ -31,31 +32,33 @@ def forward_tma(
     out_ptr += wide_batch * out_strides[0] + wide_head * out_strides[2]
     lse_ptr += wide_batch * lse_strides[0] + wide_head * lse_strides[1]
     rows = first_row + tl.arange(0, BLOCK_M)
-    columns = tl.arange(0, D)[None, :]
+    columns = tl.arange(0, BLOCK_E)[None, :]
     inside = (rows < M)[:, None]
-    q = q_desc.load([batch, first_row, head, 0]).reshape(BLOCK_M, D)
+    if E < BLOCK_E:
+        inside = inside & (columns < E)
+    q = q_desc.load([batch, first_row, head, 0]).reshape(BLOCK_M, BLOCK_D)
     if CARRIED:
         acc_ptr += wide_batch * acc_strides[0] + wide_head * acc_strides[2]
         pointers = acc_ptr + rows.to(tl.int64)[:, None] * acc_strides[1] + columns
         acc = tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
         total, peak = carried(tl.load(lse_ptr + rows, mask=rows < M, other=0.0))
     else:
-        acc = tl.zeros([BLOCK_M, D], tl.float32)
+        acc = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     key_head = head // group
     for index in tl.range(0, whole):
         first_key = (start + before + index) * BLOCK_N
-        k = k_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, D)
+        k = k_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, BLOCK_D)
         s = tl.dot(q, k.T)
         if CAPPED:
             s = cap * tanh(s * scale, False)
         acc, total, peak, p = _soften(acc, total, peak, s, scale, CAPPED)
-        v = v_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, D)
+        v = v_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, BLOCK_E)
         acc = tl.dot(p.to(v.dtype), v, acc)
     for index in tl.range(0, edges):
         first_key = (start + index + tl.where(index >= before, whole, 0)) * BLOCK_N
-        k = k_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, D)
+        k = k_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, BLOCK_D)
         s = tl.dot(q, k.T)
         if CAPPED:
             s = cap * tanh(s * scale, False)
@@ -64,7 +67,7 @@ def forward_tma(
         visible = (distance >= low) & (distance <= high) & (keys < N)[None, :]
         s = tl.where(visible, s, float("-inf"))
         acc, total, peak, p = _soften(acc, total, peak, s, scale, CAPPED)
-        v = v_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, D)
+        v = v_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, BLOCK_E)
         acc = tl.dot(p.to(v.dtype), v, acc)
     total, lse = finished(total, peak)
     out = acc * (1.0 / total)[:, None]

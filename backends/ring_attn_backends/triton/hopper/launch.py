@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ring_attn_backends.triton.hopper.table import TABLE, Config, Kernel, refusal
+from ring_attn_backends.triton.arguments import padded
+from ring_attn_backends.triton.hopper.table import (
+    NARROWEST,
+    TABLE,
+    WIDEST,
+    Config,
+    Kernel,
+    refusal,
+)
 from ring_attn_backends.triton.lines import Places
 from ring_attn_bench.relaunch import Made
 
@@ -21,6 +29,9 @@ if TYPE_CHECKING:
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Score
 
+_TOGETHER = ({"DK": True, "DV": True},)
+_APART = ({"DK": True, "DV": False}, {"DK": False, "DV": True})
+"""Which of dk and dv each of backward_dkdv's launches is for."""
 L2_SHARE = 32 << 20
 """Bytes of tiles that are read again and again, at most: of an H200's L2 cache of 50 MiB."""
 
@@ -77,7 +88,7 @@ def lacks(tensors: tuple[Tensor, ...], where: Block, score: Score) -> str | None
         return "a scale that is not positive"
     if q.dtype not in (torch.float16, torch.bfloat16):
         return str(q.dtype)
-    if q.shape[-1] != v.shape[-1] or ("forward", q.shape[-1]) not in TABLE:
+    if not NARROWEST < max(q.shape[-1], v.shape[-1]) <= WIDEST:
         return f"head dims {q.shape[-1]} and {v.shape[-1]}"
     if where.index_band is None:
         return "chunks with a mask that is no band of indices"
@@ -106,12 +117,12 @@ def forward_launch(
     from ring_attn_backends.triton.hopper.forward import forward
     from ring_attn_backends.triton.hopper.forward_tma import forward_tma
 
-    config = config or chosen("forward", q)
+    config = config or chosen("forward", q, v)
     tiles = descriptors.plain_tiles if config.tma else descriptors.tiles
     given = {
-        "q_desc": tiles(q, config.own if config.tma else 64),
-        "k_desc": tiles(k, config.block),
-        "v_desc": tiles(v, config.block),
+        "q_desc": tiles(q, config.own if config.tma else 64, width(q)),
+        "k_desc": tiles(k, config.block, width(k)),
+        "v_desc": tiles(v, config.block, width(v)),
         "BLOCK_M": config.own,
         "acc_ptr": acc,
         "out_ptr": out,
@@ -132,12 +143,12 @@ def backward_dq_launch(
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dq import backward_dq
 
-    config = config or chosen("backward_dq", q)
+    config = config or chosen("backward_dq", q, v)
     given = {
-        "dout_desc": descriptors.tiles(dout, 64),
-        "q_desc": descriptors.tiles(q, 64),
-        "k_desc": descriptors.tiles(k, config.block),
-        "v_desc": descriptors.tiles(v, config.block),
+        "dout_desc": descriptors.tiles(dout, 64, width(v)),
+        "q_desc": descriptors.tiles(q, 64, width(q)),
+        "k_desc": descriptors.tiles(k, config.block, width(k)),
+        "v_desc": descriptors.tiles(v, config.block, width(v)),
         "lse_ptr": lse,
         "delta_ptr": delta,
         "dq_ptr": dq,
@@ -159,7 +170,7 @@ def backward_dkdv_launch(
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dkdv import backward_dkdv
 
-    config = config or chosen("backward_dkdv", q)
+    config = config or chosen("backward_dkdv", q, v)
     batch, tokens, heads, _ = k.shape
     if splits is None:
         programs = -(-tokens // config.own) * heads * batch
@@ -168,10 +179,10 @@ def backward_dkdv_launch(
     into = sums or [dk, dv]
     strides = [_strides(x[0] if sums else x, 3) for x in into]
     given = {
-        "dout_desc": descriptors.tiles(dout, config.block),
-        "q_desc": descriptors.tiles(q, config.block),
-        "k_desc": descriptors.tiles(k, 64),
-        "v_desc": descriptors.tiles(v, 64),
+        "dout_desc": descriptors.tiles(dout, config.block, width(v)),
+        "q_desc": descriptors.tiles(q, config.block, width(q)),
+        "k_desc": descriptors.tiles(k, 64, width(k)),
+        "v_desc": descriptors.tiles(v, 64, width(v)),
         "lse_desc": descriptors.lines(lse, config.block),
         "delta_desc": descriptors.lines(delta, config.block),
         "dk_ptr": into[0],
@@ -184,15 +195,23 @@ def backward_dkdv_launch(
         "gradient_scale": score.softmax_scale,
         "ADD": add and not sums,
     }
-    call = _launch(backward_dkdv, config, given, q, k, v, where, score, splits=splits)
-    if not sums:
-        return call
-    return replace(call, scratch=tuple(sums), after=(_sum_launch(sums[0], sums[1], dk, dv, add),))
+    first, *others = (
+        _launch(backward_dkdv, config, given | which, q, k, v, where, score, splits=splits)
+        for which in (_APART if config.apart else _TOGETHER)
+    )
+    if sums:
+        others.append(_sum_launch(sums[0], sums[1], dk, dv, add))
+    return replace(first, scratch=tuple(sums), after=tuple(others))
 
 
-def chosen(kernel: Kernel, q: Tensor) -> Config:
-    """The table's configuration for queries of that head dim."""
-    return TABLE[kernel, q.shape[-1]].config
+def chosen(kernel: Kernel, q: Tensor, v: Tensor) -> Config:
+    """The table's configuration for queries and values of those head dims."""
+    return TABLE[kernel, max(width(q), width(v))].config
+
+
+def width(tensor: Tensor) -> int:
+    """Of the tiles for its head dim: what wgmma and TMA's swizzle take, a power of two."""
+    return max(64, padded(tensor.shape[-1]))
 
 
 def splits_for(programs: int, group: int, sms: int, *, ragged: bool) -> int:
@@ -230,7 +249,8 @@ def _launch(
     group = q.shape[2] // k.shape[2]
     heads = k.shape[2] * splits if of_keys else q.shape[2]
     # bytes of the other side's tiles that the programs of one key head pass through
-    passed = (q.shape[1] * group if of_keys else k.shape[1]) * 2 * k.shape[-1] * k.element_size()
+    columns = (k.shape[-1] + v.shape[-1]) * k.element_size()
+    passed = (q.shape[1] * group if of_keys else k.shape[1]) * columns
     together = (splits if of_keys else group) * max(1, L2_SHARE // passed)
     log2e, capped = math.log2(math.e), score.softcap > 0
     numbers = {
@@ -246,6 +266,9 @@ def _launch(
         "scale": score.softmax_scale / score.softcap if capped else score.softmax_scale * log2e,
         "cap": score.softcap * log2e,
         "D": q.shape[-1],
+        "E": v.shape[-1],
+        "BLOCK_D": width(q),
+        "BLOCK_E": width(v),
         "BLOCK_N": config.block,
         "BLOCK_M": config.block,
         "STAGES": config.stages,
@@ -263,12 +286,13 @@ def _sum_launch(
 ) -> HopperLaunch:
     from ring_attn_backends.triton.hopper.sum_splits import sum_splits
 
-    splits, batch, tokens, heads, head_dim = dk_shares.shape
-    block = 2048 // head_dim
+    splits, batch, tokens, heads, _ = dk_shares.shape
+    block = 2048 // max(width(dk), width(dv))
     arguments = {
         "dk_shares_ptr": dk_shares, "dv_shares_ptr": dv_shares, "dk_ptr": dk, "dv_ptr": dv,
         "dk_strides": _strides(dk, 3), "dv_strides": _strides(dv, 3),
-        "splits": splits, "N": tokens, "G": heads, "D": head_dim, "BLOCK": block, "ADD": add,
+        "splits": splits, "N": tokens, "G": heads, "D": dk.shape[-1], "E": dv.shape[-1],
+        "BLOCK_D": width(dk), "BLOCK_E": width(dv), "BLOCK": block, "ADD": add,
     }  # fmt: skip
     grid = (-(-tokens * heads // block), batch, 2)
     return HopperLaunch(sum_splits, grid, arguments, None, dk.device)

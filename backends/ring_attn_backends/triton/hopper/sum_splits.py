@@ -8,31 +8,34 @@ import triton.language as tl
 @triton.jit(do_not_specialize=["splits", "N"])
 def sum_splits(
     dk_shares_ptr, dv_shares_ptr, dk_ptr, dv_ptr, dk_strides, dv_strides, splits, N, G,
-    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+    D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK: tl.constexpr, ADD: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Shares (splits, B, N, G, D), contiguous float32, to their sum (B, N, G, D), in split order.
+    """Shares (splits, B, N, G, D) or E, contiguous float32, to their sum, in split order.
 
     Grid (tiles of BLOCK tokens and heads, B, dk and dv). One order for all: deterministic. ADD: to
     what is there already.
     """
     if tl.program_id(2) == 0:
-        _sum(dk_shares_ptr, dk_ptr, dk_strides, splits, N, G, D, BLOCK, ADD)
+        _sum(dk_shares_ptr, dk_ptr, dk_strides, splits, N, G, D, BLOCK_D, BLOCK, ADD)
     else:
-        _sum(dv_shares_ptr, dv_ptr, dv_strides, splits, N, G, D, BLOCK, ADD)
+        _sum(dv_shares_ptr, dv_ptr, dv_strides, splits, N, G, E, BLOCK_E, BLOCK, ADD)
 
 
 @triton.jit
 def _sum(
     shares_ptr, sum_ptr, sum_strides, splits, N, G,
-    D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
 ) -> None:  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
-    columns = tl.arange(0, D)[None, :]
+    columns = tl.arange(0, BLOCK_D)[None, :]
     inside = at < N * G
+    if D < BLOCK_D:
+        inside = inside & (columns < D)
     size = tl.num_programs(1).to(tl.int64) * N * G * D
     shares_ptr += batch * N * G * D + at.to(tl.int64) * D + columns
-    total = tl.zeros([BLOCK, D], tl.float32)
+    total = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     for _ in tl.range(0, splits):
         total += tl.load(shares_ptr, mask=inside, other=0.0)
         shares_ptr += size

@@ -1,9 +1,10 @@
 """What is served by the kernels of this folder, and with which configuration: data, and a question.
 
-A configuration is chosen by kernel and head dim. What it needs was found by compiling it, and is
-held against the compiler by `tests/unit/test_triton_hopper_compile.py`. What it takes was
-measured on an H200 with Triton 3.6.0: medians over interleaved runs of single launches, 16384
-tokens, 16 query and 4 key heads, bfloat16, without a mask and with a causal one.
+A configuration is chosen by kernel and head dim, of queries or values the wider. What it needs was
+found by compiling it, and is held against the compiler by
+`tests/unit/test_triton_hopper_compile.py`. What it takes was measured on an H200 with Triton 3.6.0
+by `ring-attn-bench tune triton --dtype bfloat16`: 16384 tokens, 16 query and 4 key heads, without a
+mask and with a causal one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Config:
 
     stages: how many tiles are on their way or in use.
     tma: warps are not specialised (`forward_tma`); all `warps` do everything.
+    apart: dk and dv are a launch each, because a warpgroup's registers do not hold both.
     """
 
     block: int
@@ -32,6 +34,7 @@ class Config:
     groups: int = 2
     tma: bool = False
     warps: int = 4
+    apart: bool = False
 
     @property
     def own(self) -> int:
@@ -39,7 +42,8 @@ class Config:
         return 64 * self.groups
 
     def __str__(self) -> str:
-        return f"{self.own}x{self.block} w{self.warps} s{self.stages}{' tma' if self.tma else ''}"
+        marks = (" tma" if self.tma else "") + (" apart" if self.apart else "")
+        return f"{self.own}x{self.block} w{self.warps} s{self.stages}{marks}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +56,77 @@ class Row:
     measured: tuple[int, int]
 
 
-TABLE: dict[tuple[Kernel, int], Row] = {
-    ("forward", 128): Row(Config(block=128, stages=2), 0, 164160, (3336, 1670)),
-    ("backward_dq", 128): Row(Config(block=64, stages=2), 0, 131440, (4345, 2168)),
-    ("backward_dkdv", 128): Row(Config(block=64, stages=3), 0, 165856, (5881, 2921)),
-    ("forward", 64): Row(Config(block=64, stages=3, groups=1, tma=True), 0, 49208, (2348, 1139)),
-    ("backward_dq", 64): Row(Config(block=128, stages=2), 0, 98672, (2588, 1293)),
-    ("backward_dkdv", 64): Row(Config(block=128, stages=2), 8, 100768, (3321, 1650)),
-}
+NARROWEST, WIDEST = 32, 256
+"""Head dims above the one and up to the other are served, in tiles of the next width of the table:
+up to 32 half of each tile would be empty."""
 
-HEAD_DIMS = tuple(sorted({head_dim for _, head_dim in TABLE}))
-"""That are served; of values also."""
+TABLE: dict[tuple[Kernel, int], Row] = {
+    ("forward", 128): Row(Config(block=128, stages=2), 0, 164160, (3343, 1693)),
+    ("backward_dq", 128): Row(Config(block=64, stages=2, groups=3), 8, 164216, (4332, 2152)),
+    ("backward_dkdv", 128): Row(Config(block=64, stages=3), 0, 165856, (6111, 3035)),
+    ("forward", 64): Row(Config(block=64, stages=3, groups=1, tma=True), 0, 49208, (2371, 1168)),
+    ("backward_dq", 64): Row(Config(block=64, stages=3, groups=3), 0, 98744, (2627, 1316)),
+    ("backward_dkdv", 64): Row(Config(block=128, stages=2), 8, 100768, (3509, 1754)),
+    ("forward", 256): Row(Config(block=64, stages=2), 0, 196928, (5867, 2963)),
+    ("backward_dq", 256): Row(Config(block=32, stages=2), 8, 196976, (10197, 5038)),
+    ("backward_dkdv", 256): Row(Config(block=32, stages=3, apart=True), 8, 230608, (19292, 9609)),
+}
 
 CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
-    ("forward", 128): (Config(128, 2), Config(64, 4)),
-    ("backward_dq", 128): (Config(64, 2), Config(64, 3)),
-    ("backward_dkdv", 128): (Config(64, 2), Config(64, 3)),
+    ("forward", 128): (
+        Config(128, 2),
+        Config(64, 3),
+        Config(64, 4),
+        Config(64, 3, groups=3),
+        Config(64, 2, groups=1, tma=True),
+        Config(128, 2, tma=True, warps=8),
+    ),
+    ("backward_dq", 128): (
+        Config(64, 2, groups=3),
+        Config(64, 2),
+        Config(64, 3),
+        Config(128, 2),
+        Config(32, 4),
+    ),
+    ("backward_dkdv", 128): (Config(64, 3), Config(64, 2), Config(32, 4), Config(32, 3)),
+    ("forward", 256): (Config(64, 2), Config(32, 2), Config(32, 4), Config(64, 1)),
+    ("backward_dq", 256): (Config(32, 2), Config(64, 1), Config(32, 3)),
+    ("backward_dkdv", 256): (
+        Config(32, 3, apart=True),
+        Config(32, 2, apart=True),
+        Config(32, 1, apart=True),
+    ),
     ("forward", 64): (
         Config(64, 3, groups=1, tma=True),
+        Config(64, 2, groups=1, tma=True),
+        Config(64, 4, groups=1, tma=True),
+        Config(128, 2, groups=1, tma=True),
         Config(128, 3, groups=1, tma=True),
+        Config(64, 3, tma=True),
+        Config(64, 3, tma=True, warps=8),
+        Config(128, 2, tma=True, warps=8),
         Config(128, 2),
+        Config(128, 3),
+        Config(64, 3, groups=3),
+        Config(128, 2, groups=3),
     ),
-    ("backward_dq", 64): (Config(128, 2), Config(64, 3, groups=3)),
-    ("backward_dkdv", 64): (Config(128, 2), Config(64, 2)),
+    ("backward_dq", 64): (
+        Config(64, 3, groups=3),
+        Config(128, 2),
+        Config(128, 3),
+        Config(64, 3),
+        Config(64, 4),
+    ),
+    ("backward_dkdv", 64): (
+        Config(128, 2),
+        Config(128, 3),
+        Config(64, 2),
+        Config(64, 3),
+        Config(64, 3, groups=3),
+    ),
 }
-"""What a tuning run tries."""
+"""What a tuning run tries. Left out for what a thread spills: 192 x 128 for forward at head dim 128
+(504 bytes) and backward_dq at 64 (456), 192 x 64 for backward_dkdv at 128 (624)."""
 
 
 def refusal(capability: tuple[int, int] | None, triton: str, interpreted: bool) -> str | None:

@@ -1,0 +1,70 @@
+"""Which configuration a table row should have: pure arithmetic on outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.tune.outcome import Outcome, RowKey
+
+WORTH = 0.01
+"""A gain below this share is not worth a change: another day's medians differ by as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The trials of one table row: what is shipped, and the fastest of what is right."""
+
+    key: RowKey
+    shipped: Outcome | None
+    fastest: Outcome | None
+    right: int
+    """How many trials are right, timed or not."""
+
+    @property
+    def advice(self) -> str:
+        """What to do with the row, in a line."""
+        kernel, table, head_dim, dtype = self.key
+        return f"{table} {kernel}, head dim {head_dim}, {dtype}: {self._verdict()}"
+
+    def _verdict(self) -> str:
+        if self.fastest is None:
+            return self._without_times()
+        best = self.fastest.subject.trial.config
+        if self.shipped is None:
+            return f"nothing shipped was tried; {best} is the fastest"
+        shipped = self.shipped.subject.trial.config
+        if not self.shipped.is_timed:
+            what = self.shipped.verdict.value
+            return f"shipped {shipped} has no speed ({what}); {best} is the fastest that is right"
+        gain = self.shipped.mean / self.fastest.mean - 1
+        if best == shipped:
+            return f"keep {shipped}"
+        if gain < WORTH:
+            return f"keep {shipped} ({best} is {gain:.1%} faster, less than {WORTH:.0%})"
+        return f"shipped {shipped}, {best} would be {gain:.1%} faster"
+
+    def _without_times(self) -> str:
+        if not self.right:
+            return "nothing is right"
+        found = f"{self.right} right, none timed"
+        if self.shipped is None or self.shipped.verdict is Verdict.OK:
+            return found
+        return f"shipped {self.shipped.subject.trial.config}: {self.shipped.verdict.value}; {found}"
+
+
+def choices(outcomes: Iterable[Outcome]) -> tuple[Choice, ...]:
+    """One for each table row, in the order of the outcomes."""
+    rows: dict[RowKey, list[Outcome]] = {}
+    for outcome in outcomes:
+        rows.setdefault(outcome.subject.row, []).append(outcome)
+    return tuple(_choice(key, found) for key, found in rows.items())
+
+
+def _choice(key: RowKey, found: Sequence[Outcome]) -> Choice:
+    shipped = next((x for x in found if x.subject.trial.shipped), None)
+    timed = [x for x in found if x.is_timed]
+    fastest = min(timed, key=lambda x: x.mean, default=None)
+    right = sum(x.verdict is Verdict.OK for x in found)
+    return Choice(key, shipped, fastest, right)

@@ -1,0 +1,95 @@
+"""tuning.csv: a line for each trial, its raw times in the last columns."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from io import StringIO
+from pathlib import Path
+from statistics import median
+
+from pydantic import ValidationError
+
+from ring_attn_bench.bench.sampling import median_interval
+from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.tune.outcome import MASKS, Outcome, Place, Shape
+
+FIGURES = ("us", "low_us", "high_us", "min_us", "max_us", "tflops")
+"""By mask: the median, its 95 % interval (all there is, below 6 rounds), all there is, the pace."""
+
+
+def write(outcomes: Iterable[Outcome], path: Path) -> None:
+    """Writes them all, in that order; the file is the old one or the new one at any time."""
+    lines = [cells(outcome) for outcome in outcomes]
+    text = StringIO()
+    table = csv.DictWriter(text, lines[0], lineterminator="\n")
+    table.writeheader()
+    table.writerows(lines)
+    beside = path.with_suffix(".partial")
+    beside.write_text(text.getvalue(), encoding="utf-8")
+    beside.replace(path)
+
+
+def read(path: Path) -> tuple[Outcome, ...]:
+    """The outcomes of such a file, or of the one in such a folder; raises InvalidArgument."""
+    path = path / "tuning.csv" if path.is_dir() else path
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            found = tuple(_outcome(line) for line in csv.DictReader(file))
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {path}: {error.strerror or error}.") from None
+    except KeyError as error:
+        raise InvalidArgument(f"{path} is no tuning.csv: it has no column {error}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidArgument(
+            f"{path} is no tuning.csv ({first['msg']} at {first['loc']})."
+        ) from None
+    if not found:
+        raise InvalidArgument(f"{path} holds no outcomes.")
+    return found
+
+
+def cells(outcome: Outcome) -> dict[str, str]:
+    """An outcome's line; what follows from its other columns is there for readers only."""
+    trial, place, shape = outcome.subject.trial, outcome.place, outcome.shape
+    line = {
+        "backend": place.backend, "kernel": trial.kernel, "table": trial.table,
+        "head_dim": str(trial.head_dim), "dtype": outcome.subject.dtype, "config": trial.config,
+        "shipped": "yes" if trial.shipped else "", "verdict": outcome.verdict.value,
+        "reason": outcome.reason, "rounds": str(len(outcome.full) or ""),
+    }  # fmt: skip
+    for mask in MASKS:
+        figures = _figures(outcome, mask) if outcome.is_timed else [""] * len(FIGURES)
+        line |= {f"{mask}_{name}": text for name, text in zip(FIGURES, figures, strict=True)}
+    line |= {name: str(value) for name, value in shape.model_dump().items()}
+    line |= place.model_dump()
+    line |= {_raw(x): " ".join(f"{t:.2f}" for t in outcome.times(x)) for x in MASKS}
+    return line
+
+
+def _figures(outcome: Outcome, mask: str) -> list[str]:
+    times = outcome.times(mask)
+    low, high = median_interval(times) or (min(times), max(times))
+    microseconds = (median(times), low, high, min(times), max(times))
+    return [*(f"{t:.2f}" for t in microseconds), f"{outcome.tflops(mask):.1f}"]
+
+
+def _outcome(line: dict[str, str]) -> Outcome:
+    trial = {name: line[name] for name in ("kernel", "table", "head_dim", "config")}
+    # a file does not say which other dtypes the row serves
+    whole = {**trial, "shipped": line["shipped"] == "yes", "dtypes": (line["dtype"],)}
+    return Outcome.model_validate(
+        {
+            "subject": {"trial": whole, "dtype": line["dtype"]},
+            "place": {name: line[name] for name in Place.model_fields},
+            "shape": {name: line[name] for name in Shape.model_fields},
+            "verdict": line["verdict"],
+            "reason": line["reason"],
+            **{mask: tuple(line[_raw(mask)].split()) for mask in MASKS},
+        }
+    )
+
+
+def _raw(mask: str) -> str:
+    return f"{mask}_all_us"

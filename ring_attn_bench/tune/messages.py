@@ -1,0 +1,73 @@
+"""What the parent asks of a tuning process, as JSON, and what it hears."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from ring_attn_bench.bench.record import Frozen
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.tunable import Offer
+from ring_attn_bench.tune.outcome import Shape, Subject
+
+
+class Load(Frozen):
+    """Make the backend, and say what it has to be tuned."""
+
+    do: Literal["load"] = "load"
+    backend: str
+    device: Literal["cpu", "cuda"]
+
+
+class Loaded(Frozen):
+    """What the backend has to be tuned, and its version; or why there is no backend."""
+
+    offer: Offer = Offer(())
+    version: str = ""
+    unavailable: str | None = None
+
+
+class Verify(Frozen):
+    """Is this trial right?"""
+
+    do: Literal["verify"] = "verify"
+    subject: Subject
+
+
+class Verified(Frozen):
+    """The answer, and whether the process can be asked again: its device may be lost."""
+
+    verdict: Verdict
+    reason: str = ""
+    usable: bool = True
+
+
+class Time(Frozen):
+    """How fast are these trials of one row? seconds: after which there are few more rounds."""
+
+    do: Literal["time"] = "time"
+    subjects: tuple[Subject, ...]
+    shape: Shape
+    rounds: int
+    seconds: float
+
+
+class Speed(Frozen):
+    """Microseconds of each call, or the verdict and the reason of a trial that has none."""
+
+    verdict: Verdict = Verdict.OK
+    reason: str = ""
+    full: tuple[float, ...] = ()
+    causal: tuple[float, ...] = ()
+
+
+class Speeds(Frozen):
+    """Of each trial; usable: as in Verified."""
+
+    speeds: tuple[Speed, ...]
+    usable: bool = True
+
+
+Command = Annotated[Load | Verify | Time, Field(discriminator="do")]
+COMMANDS: TypeAdapter[Load | Verify | Time] = TypeAdapter(Command)

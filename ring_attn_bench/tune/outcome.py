@@ -1,0 +1,116 @@
+"""What became of one trial."""
+
+from __future__ import annotations
+
+from math import sqrt
+from statistics import median
+from typing import Self
+
+from pydantic import model_validator
+
+from ring_attn_bench.bench.record import Frozen
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.positions import Band
+from ring_attn_bench.problem import DtypeName
+from ring_attn_bench.tunable import Kernel, Trial
+
+MASKS = ("full", "causal")
+PRODUCTS: dict[Kernel, int] = {"forward": 2, "backward_dq": 3, "backward_dkdv": 4}
+"""Matrix products of a pair of query and key: q k and p v; q k, dp and dq; q k, dp, dv and dk."""
+
+RowKey = tuple[Kernel, str, int, DtypeName]
+
+
+class Shape(Frozen):
+    """What is timed: one sequence of `seqlen` tokens, with so many query and key heads."""
+
+    seqlen: int = 16384
+    heads_q: int = 16
+    heads_kv: int = 4
+    batch: int = 1
+
+    @classmethod
+    def of(cls, seqlen: int, heads: str) -> Shape:
+        """heads: query and key heads in words, 16:4; raises InvalidArgument."""
+        words = heads.split(":")
+        if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
+            raise InvalidArgument(
+                f"heads are given as query heads : key heads, as 16:4 (got {heads!r})."
+            )
+        heads_q, heads_kv = map(int, words)
+        if heads_q % heads_kv:
+            raise InvalidArgument(
+                f"query heads must be a multiple of the key heads (got {heads}); "
+                f"{heads_kv * -(-heads_q // heads_kv)}:{heads_kv} would do."
+            )
+        return cls(seqlen=seqlen, heads_q=heads_q, heads_kv=heads_kv)
+
+    def __str__(self) -> str:
+        return f"{self.batch} x {self.seqlen} tokens, heads {self.heads_q}:{self.heads_kv}"
+
+
+class Subject(Frozen):
+    """A trial in one of its dtypes."""
+
+    trial: Trial
+    dtype: DtypeName
+
+    @property
+    def row(self) -> RowKey:
+        """The row of a table that it would stand in."""
+        return self.trial.kernel, self.trial.table, self.trial.head_dim, self.dtype
+
+    def __str__(self) -> str:
+        trial = self.trial
+        return f"{trial.table} {trial.kernel} {trial.head_dim} {self.dtype} {trial.config}"
+
+
+class Place(Frozen):
+    """Where something was found: the GPU or the CPU, and the versions of what ran on it."""
+
+    backend: str
+    version: str
+    device: str
+    torch: str
+    triton: str
+    commit: str
+
+
+class Outcome(Frozen):
+    """A verdict with its reason, and for a right trial the microseconds of each call."""
+
+    subject: Subject
+    verdict: Verdict
+    place: Place
+    shape: Shape
+    reason: str = ""
+    full: tuple[float, ...] = ()
+    causal: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _only_what_is_right_has_a_speed(self) -> Self:
+        if self.verdict is not Verdict.OK and (self.full or self.causal):
+            raise ValueError(f"a trial that is {self.verdict.value} has no speed")
+        return self
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it has a speed."""
+        return bool(self.full and self.causal)
+
+    @property
+    def mean(self) -> float:
+        """Microseconds by which trials are compared: the geometric mean of both masks' medians."""
+        return sqrt(median(self.full) * median(self.causal))
+
+    def tflops(self, mask: str) -> float:
+        """Useful ones: those of the kernel's own products over the pairs that the mask allows."""
+        trial, shape, times = self.subject.trial, self.shape, self.times(mask)
+        area = Band(low=0 if mask == "causal" else None).area(shape.seqlen, shape.seqlen)
+        pairs = area * shape.batch * shape.heads_q
+        return 2 * PRODUCTS[trial.kernel] * pairs * trial.head_dim / median(times) / 1e6
+
+    def times(self, mask: str) -> tuple[float, ...]:
+        """Of one of MASKS."""
+        return self.full if mask == "full" else self.causal

@@ -1,0 +1,216 @@
+"""A whole tuning run: which trials, all of them verified, the right ones timed row by row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ring_attn_bench import registry
+from ring_attn_bench.bench import environment as env
+from ring_attn_bench.bench.run import run_folder
+from ring_attn_bench.bench.setup import MachineLacks
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.errors import BackendUnavailable, InvalidArgument
+from ring_attn_bench.probe.process import ProcessFailed
+from ring_attn_bench.tunable import Tunable
+from ring_attn_bench.tune.hand import Hand
+from ring_attn_bench.tune.keeper import Keeper, Watcher
+from ring_attn_bench.tune.messages import Load, Loaded, Speed, Speeds, Time, Verified
+from ring_attn_bench.tune.outcome import Outcome, Place, RowKey, Shape, Subject
+from ring_attn_bench.tune.select import Selection
+from ring_attn_bench.tune.verifier import verify_all
+
+ROW_SECONDS = 20.0
+"""Of rounds, for a row; slower rows get fewer rounds, see `timing.time_row`."""
+ROW_PATIENCE = 180.0
+"""Beyond that, until a row that is timed is given up: float32 rounds can take seconds each."""
+MOST_JOBS = 15
+"""By default: each process has a context of its own on the GPU, half a gigabyte."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneRequest:
+    """What a person asked for. None means: by the machine."""
+
+    backend: str
+    selection: Selection
+    shape: Shape
+    rounds: int
+    seconds: float
+    out: Path | None = None
+    jobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all steps of a run share."""
+
+    request: TuneRequest
+    load: Load
+    environment: dict[str, str]
+    place: Place
+    keeper: Keeper
+
+    def hand(self) -> Hand:
+        """Another process, started when it is needed."""
+        return Hand(self.load, self.environment)
+
+    def outcome(self, subject: Subject, found: Verified | Speed) -> Outcome:
+        """As it goes on record."""
+        times = (found.full, found.causal) if isinstance(found, Speed) else ((), ())
+        return Outcome(
+            subject=subject, verdict=found.verdict, reason=" ".join(found.reason.split()),
+            place=self.place, shape=self.request.shape, full=times[0], causal=times[1],
+        )  # fmt: skip
+
+
+def tune(request: TuneRequest, watcher: Watcher) -> Path:
+    """Tunes, and returns the folder with tuning.csv; this process never touches CUDA.
+
+    Raises UnknownName; InvalidArgument for a backend without configurations, or if no trial is
+    what was asked for; MachineLacks if the backend cannot run here.
+    """
+    try:
+        kind = registry.backend_class(request.backend)
+    except BackendUnavailable as error:
+        raise MachineLacks(str(error)) from None
+    if not _is_tunable(kind):
+        raise InvalidArgument(_has_nothing_to_tune(request.backend))
+    environment = env.probe()
+    device = "cuda" if environment.get("gpu") else "cpu"
+    needed = dict(kind.worker_environment.get(device, {}))
+    load = Load.model_validate({"backend": request.backend, "device": device})
+    first = Hand(load, needed)
+    try:
+        loaded = _loaded(first, request.backend)
+        subjects = request.selection.of(loaded.offer.trials)
+        folder = request.out or run_folder(Path("results"), "tuning", environment)
+        keeper = Keeper(folder / "tuning.csv", subjects, watcher)
+        place = _place(request.backend, loaded.version, environment)
+        run = _Run(request, load, needed, place, keeper)
+        folder.mkdir(parents=True, exist_ok=True)
+        _tune(run, subjects, loaded, first, watcher)
+    finally:
+        first.end()
+    return folder
+
+
+def _tune(
+    run: _Run, subjects: Sequence[Subject], loaded: Loaded, first: Hand, watcher: Watcher
+) -> None:
+    jobs = min(run.request.jobs or min(MOST_JOBS, os.cpu_count() or 1), len(subjects))
+    rows = dict.fromkeys(subject.row for subject in subjects)
+    steps = len(subjects) + (len(rows) if loaded.offer.untimed is None else 0)
+    watcher.heading(_heading(run, subjects, len(rows), jobs, loaded), steps)
+    _verify(run, subjects, [first, *(run.hand() for _ in range(jobs - 1))])
+    if loaded.offer.untimed is not None:
+        return
+    timer = run.hand()
+    try:
+        for row in rows:
+            _time_row(run, row, timer)
+    finally:
+        timer.end()
+
+
+def _verify(run: _Run, subjects: Sequence[Subject], hands: Sequence[Hand]) -> None:
+    def tell(subject: Subject, found: Verified) -> None:
+        run.keeper.done(str(subject), [run.outcome(subject, found)])
+
+    try:
+        verify_all(subjects, hands, run.request.seconds, run.keeper.doing, tell)
+    except BaseException:
+        run.keeper.end()
+        raise
+    finally:
+        for hand in hands:
+            hand.end()
+    if run.keeper.lacks():
+        raise RuntimeError("outcomes are missing: a thread that asked has failed, see above")
+
+
+def _time_row(run: _Run, row: RowKey, timer: Hand) -> None:
+    kernel, table, head_dim, dtype = row
+    what = f"{table} {kernel} {head_dim} {dtype}, timed"
+    run.keeper.doing(what)
+    right = [
+        outcome.subject
+        for outcome in run.keeper.outcomes
+        if outcome.subject.row == row and outcome.verdict is Verdict.OK
+    ]
+    found = _speeds(run.request, right, timer) if right else ()
+    outcomes = [run.outcome(*pair) for pair in zip(right, found, strict=True)]
+    run.keeper.done(what, outcomes)
+
+
+def _speeds(request: TuneRequest, right: Sequence[Subject], timer: Hand) -> tuple[Speed, ...]:
+    command = Time(
+        subjects=tuple(right), shape=request.shape, rounds=request.rounds, seconds=ROW_SECONDS
+    )
+    try:
+        answer = timer.ask(command, ROW_SECONDS + ROW_PATIENCE)
+    except ProcessFailed as failure:
+        reason = f"when its row was timed, {failure.reason}"
+        return (Speed(verdict=failure.verdict, reason=reason),) * len(right)
+    speeds = Speeds.model_validate_json(answer)
+    if not speeds.usable:
+        timer.drop()
+    return speeds.speeds
+
+
+def _loaded(hand: Hand, backend: str) -> Loaded:
+    try:
+        loaded = hand.load()
+    except ProcessFailed as failure:
+        raise MachineLacks(f"backend {backend!r} does not load: {failure.reason}.") from None
+    if loaded.unavailable is not None:
+        raise MachineLacks(f"backend {backend!r} is unavailable: {loaded.unavailable}.")
+    return loaded
+
+
+def _is_tunable(kind: type) -> bool:
+    return issubclass(kind, Tunable)
+
+
+def _has_nothing_to_tune(backend: str) -> str:
+    tunable = []
+    for name in registry.backends():
+        try:
+            tunable += [name] if _is_tunable(registry.backend_class(name)) else []
+        except BackendUnavailable:
+            continue  # it says so itself when it is asked for
+    return (
+        f"backend {backend!r} offers no configurations to tune; those that do: "
+        f"{', '.join(tunable) or 'none'}. A class offers them with the two methods of "
+        "ring_attn_bench.tunable.Tunable (docs/adding-a-backend.md)."
+    )
+
+
+def _heading(
+    run: _Run, subjects: Sequence[Subject], rows: int, jobs: int, loaded: Loaded
+) -> tuple[str, ...]:
+    request, place, untimed = run.request, run.place, loaded.offer.untimed
+    speeds = (
+        f"the right ones timed at {request.shape}, {request.rounds} rounds"
+        if untimed is None
+        else f"no speed is measured: {untimed}"
+    )
+    return (
+        f"{len(subjects)} configurations for {rows} table rows, verified by {jobs} processes; "
+        f"{speeds}; {place.device}, torch {place.torch}, {place.version}",
+        *loaded.offer.left_out,
+    )
+
+
+def _place(backend: str, version: str, environment: env.Environment) -> Place:
+    commit = str(environment.get("commit") or "")
+    return Place(
+        backend=backend,
+        version=version,
+        device=str(environment.get("gpu") or environment.get("cpu")),
+        torch=str(environment["torch"]),
+        triton=str(environment.get("triton") or ""),
+        commit=f"{commit}, changed" if environment.get("dirty") else commit,
+    )

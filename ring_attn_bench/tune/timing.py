@@ -1,0 +1,173 @@
+"""The speed of a row's trials: all of them in turns, in random order, from a cold L2 cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from random import Random
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.block import Block
+from ring_attn_bench.conformance.ask import sentence
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.positions import Band, Span
+from ring_attn_bench.problem import Score
+from ring_attn_bench.tunable import Trial, TrialTensors, TunableBackend
+from ring_attn_bench.tune.outcome import MASKS, Shape, Subject
+
+FEWEST_ROUNDS = 6
+"""Below, no interval holds a median with 95 %; slower rows than `seconds` allow get no fewer."""
+OUTPUTS = {"forward": ("out", "lse"), "backward_dq": ("dq",), "backward_dkdv": ("dk", "dv")}
+
+Launch = Callable[[], None]
+
+
+@dataclass
+class Timed:
+    """Microseconds of each call by mask; none where the verdict is not ok."""
+
+    times: dict[str, list[float]] = field(default_factory=lambda: {mask: [] for mask in MASKS})
+    verdict: Verdict = Verdict.OK
+    reason: str = ""
+
+
+def time_row(
+    backend: TunableBackend,
+    subjects: Sequence[Subject],
+    shape: Shape,
+    rounds: int,
+    seconds: float,
+    device: str,
+) -> list[Timed]:
+    """Of subjects that share a row, in their order.
+
+    In each round every trial runs once with each mask. After `seconds` there are no more rounds
+    than FEWEST_ROUNDS. What a trial raises costs that trial; what it leaves as it was is its fault.
+    """
+    found = [Timed() for _ in subjects]
+    launches: list[tuple[Timed, str, Launch]] = []
+    for mask in MASKS:
+        block, score = _block(shape, mask), _score(subjects[0])
+        tensors = _inputs(backend, subjects[0], shape, block, device)
+        for subject, timed in zip(subjects, found, strict=True):
+            if timed.verdict is Verdict.OK:
+                launch = _tried(backend, subject.trial, tensors, block, score, timed)
+                launches.append((timed, mask, launch))
+    ready = [(x.times[mask], launch) for x, mask, launch in launches if x.verdict is Verdict.OK]
+    if ready:
+        _rounds(ready, rounds, seconds, device)
+    return found
+
+
+def _tried(
+    backend: TunableBackend,
+    trial: Trial,
+    tensors: TrialTensors,
+    block: Block,
+    score: Score,
+    timed: Timed,
+) -> Launch:
+    """A launch into outputs of its own, that has run once; what is wrong with it is noted."""
+    names = OUTPUTS[trial.kernel]
+    own = {name: torch.full_like(getattr(tensors, name), float("nan")) for name in names}
+    try:
+        launch = backend.trial_launch(trial, replace(tensors, **own), block, score, add=False)
+        launch()
+        unwritten = [name for name in names if not bool(own[name].isfinite().all())]
+    except Exception as error:
+        timed.verdict, timed.reason = Verdict.ERROR, f"when timed, {sentence(error)}"
+        return _nothing
+    if unwritten:
+        reason = f"when timed, {unwritten[0]} is not written everywhere, or not finite"
+        timed.verdict, timed.reason = Verdict.WRONG, reason
+    return launch
+
+
+def _nothing() -> None:
+    """Stands for a launch that could not be made."""
+
+
+def _inputs(
+    backend: TunableBackend, subject: Subject, shape: Shape, block: Block, device: str
+) -> TrialTensors:
+    """Normal random values; out and lse are the backend's own, for speed they are right enough."""
+    generator = torch.Generator(device).manual_seed(1)
+    dtype: torch.dtype = getattr(torch, subject.dtype)
+
+    def drawn(heads: int) -> Tensor:
+        size = shape.batch, shape.seqlen, heads, subject.trial.head_dim
+        return torch.randn(size, generator=generator, device=device).to(dtype)
+
+    q, dout = drawn(shape.heads_q), drawn(shape.heads_q)
+    k, v = drawn(shape.heads_kv), drawn(shape.heads_kv)
+    lse = q.new_zeros(shape.batch, shape.heads_q, shape.seqlen, dtype=torch.float32)
+    out, delta = torch.zeros_like(q), lse
+    if subject.trial.kernel != "forward":
+        out, lse = backend.forward(q, k, v, block, _score(subject))
+        delta = (dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2).contiguous()
+    dq, dk, dv = (torch.empty_like(x, dtype=torch.float32) for x in (q, k, v))
+    return TrialTensors(q, k, v, dout, lse, delta, out, dq, dk, dv)
+
+
+def _score(subject: Subject) -> Score:
+    return Score(float(subject.trial.head_dim) ** -0.5)
+
+
+def _block(shape: Shape, mask: str) -> Block:
+    tokens = (Span(0, shape.seqlen),)
+    return Block(tokens, tokens, Band(low=0 if mask == "causal" else None))
+
+
+def _rounds(
+    ready: Sequence[tuple[list[float], Launch]], rounds: int, seconds: float, device: str
+) -> None:
+    """Adds each launch's microseconds to its list."""
+    clock = _DeviceClock() if device == "cuda" else _HostClock()
+    order, random, began = list(ready), Random(1), time.monotonic()
+    for done in range(rounds):
+        if done >= FEWEST_ROUNDS and time.monotonic() - began > seconds:
+            break
+        random.shuffle(order)
+        taken = clock.microseconds([launch for _, launch in order])
+        for (times, _), microseconds in zip(order, taken, strict=True):
+            times.append(round(microseconds, 2))
+
+
+class _DeviceClock:
+    """A pair of CUDA events around each launch."""
+
+    def __init__(self) -> None:
+        # twice the cache, as in `bench.timing`: or a launch would find the last one's keys there
+        size = 2 * torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+        self._flush = torch.empty(size, dtype=torch.uint8, device="cuda")
+
+    def microseconds(self, launches: Sequence[Launch]) -> list[float]:
+        """One after another; the host is ahead, for the first has run once before that counts."""
+        pairs = [
+            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            for _ in launches
+        ]
+        launches[0]()
+        for (start, end), launch in zip(pairs, launches, strict=True):
+            self._flush.zero_()
+            start.record()
+            launch()
+            end.record()
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) * 1e3 for start, end in pairs]
+
+
+class _HostClock:
+    """For kernels that run on a CPU: what the host waits for them."""
+
+    def microseconds(self, launches: Sequence[Launch]) -> list[float]:
+        """One after another."""
+        readings = [time.perf_counter()]
+        for launch in launches:
+            launch()
+            readings.append(time.perf_counter())
+        return [(b - a) * 1e6 for a, b in pairwise(readings)]

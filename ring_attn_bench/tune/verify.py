@@ -1,0 +1,121 @@
+"""Whether a trial is right: small problems of odd length, against float64 and by the usual rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.conformance import calls
+from ring_attn_bench.conformance.cases import ALL, CAUSAL, Case
+from ring_attn_bench.conformance.faults import changed, faults
+from ring_attn_bench.conformance.inputs import Inputs, inputs
+from ring_attn_bench.conformance.judge import given
+from ring_attn_bench.conformance.truth import Results, Truth, truth
+from ring_attn_bench.lower import Piece
+from ring_attn_bench.positions import Range, Span
+from ring_attn_bench.tunable import Trial, TrialTensors, Tunable
+from ring_attn_bench.tune.outcome import Subject
+
+NAN = float("nan")
+TOKENS = {"cuda": (777, 200), "cpu": (150, 50)}
+"""By device: no multiple of any tile, but some whole tiles (on a CPU, which interprets, one); and
+how many of the keys come before the rows, where they are a block of their own."""
+ALIGNED = 16
+"""Triton compiles for strides that 16 divides, as the lengths that are timed have them, anew."""
+
+
+def cases(subject: Subject, device: str) -> tuple[Case, ...]:
+    """Full, causal, and a causal one whose keys are two blocks: the second is added to the first.
+
+    The last again without grouped heads: who has a group may share it among programs, and adds up
+    their shares in another kernel.
+    """
+    tokens, before = TOKENS[device]
+    batch, heads, key_heads = (2, 4, 2) if device == "cuda" else (1, 2, 1)
+    all_of_it, rest = (Span(0, tokens),), (Span(before, tokens - before),)
+    full = Case(
+        "full", all_of_it, all_of_it, ALL, batch, heads, key_heads, subject.trial.head_dim,
+        dtype=subject.dtype,
+    )  # fmt: skip
+    added = replace(full, title="two blocks, causal", rows=rest, mask=CAUSAL)
+    return (
+        full,
+        replace(full, title="causal", mask=CAUSAL),
+        added,
+        replace(added, title="two blocks, causal, no groups", key_heads=heads),
+    )
+
+
+def fault(backend: Tunable, subject: Subject, device: str) -> str | None:
+    """What is wrong with the trial, or None. Raises whatever the trial raises."""
+    for case in cases(subject, device):
+        found = _faults(backend, subject.trial, case, device)
+        if found:
+            return f"{case}: {found[0]}"
+    return None
+
+
+def _faults(backend: Tunable, trial: Trial, case: Case, device: str) -> list[str]:
+    data, right = inputs(case, device), truth(case, device)
+    found = _computed(backend, trial, case, data, right)
+    return faults(case, right, found) + changed(data.given, inputs(case, device).given)
+
+
+def _computed(backend: Tunable, trial: Trial, case: Case, data: Inputs, right: Truth) -> Results:
+    parts, score = _parts(case), case.score(data.q.device.type)
+    added = len(parts) > 1
+    tensors = _tensors(trial, case, data, right, wide=added)
+    for part in parts:
+        own = _of_keys(tensors, part)
+        first = part is parts[0]
+        if trial.kernel != "backward_dkdv":
+            backend.trial_launch(trial, own, part.block, score, add=not first)()
+            continue
+        # each block has keys of its own: their share is written, and then added, which doubles it
+        for again in (False, True) if added else (False,):
+            backend.trial_launch(trial, own, part.block, score, add=again)()
+    if trial.kernel == "forward":
+        return {"out": tensors.out, "lse": tensors.lse}
+    if trial.kernel == "backward_dq":
+        return {"dq": tensors.dq}
+    times = 2 if added else 1
+    return {"dk": tensors.dk / times, "dv": tensors.dv / times}
+
+
+def _parts(case: Case) -> tuple[Piece, ...]:
+    """The keys before the first row, if there are any, are a block of their own."""
+    before = case.rows[0].start
+    if before:
+        return calls.split(case, before)
+    rows, keys = case.block.row_count, case.block.key_count
+    return (Piece(Range(0, rows), Range(0, keys), case.block),)
+
+
+def _tensors(trial: Trial, case: Case, data: Inputs, right: Truth, *, wide: bool) -> TrialTensors:
+    """Outputs hold NaN. wide: whether out is one that is added to."""
+    out, lse = given(case, right)
+    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
+    if trial.kernel == "forward":
+        lse = torch.full_like(lse, NAN)
+    return TrialTensors(
+        data.q, data.k, data.v, data.dout, _aligned(lse), _aligned(delta),
+        torch.full_like(data.dout, NAN, dtype=case.wide_dtype if wide else case.torch_dtype),
+        *(torch.full_like(x, NAN, dtype=case.wide_dtype) for x in (data.q, data.k, data.v)),
+    )  # fmt: skip
+
+
+def _of_keys(tensors: TrialTensors, part: Piece) -> TrialTensors:
+    keys = part.keys.slice
+    return replace(
+        tensors,
+        **{name: getattr(tensors, name)[:, keys] for name in ("k", "v", "dk", "dv")},
+    )
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """The same values (B, H, M), cut out of rows whose length ALIGNED divides."""
+    *outer, length = x.shape
+    whole = x.new_full((*outer, -(-length // ALIGNED) * ALIGNED), NAN)
+    return whole[..., :length].copy_(x)

@@ -1,0 +1,91 @@
+"""How trials are verified and timed, by calls of a backend that only counts and fails."""
+
+import pytest
+import torch
+from ring_attn_backends.reference import ReferenceBackend
+
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.tunable import Trial
+from ring_attn_bench.tune import timing
+from ring_attn_bench.tune.outcome import Shape, Subject
+from ring_attn_bench.tune.verify import cases
+
+SHAPE = Shape(seqlen=32, heads_q=2, heads_kv=1)
+
+
+def subjects(*configs, kernel="forward"):
+    return [
+        Subject(trial=Trial(kernel, "one", 16, ("float32",), config, False), dtype="float32")
+        for config in configs
+    ]
+
+
+class Counting(ReferenceBackend):
+    """Notes which trial is launched with which mask; what it writes, it writes by half if told."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def trial_launch(self, trial, tensors, block, score, *, add):
+        def launch():
+            self.calls.append((trial.config, block.form.value))
+            if trial.config == "raises":
+                raise RuntimeError("planted")
+            outputs = timing.OUTPUTS[trial.kernel]
+            for name in outputs[:1] if trial.config == "half" else outputs:
+                getattr(tensors, name).fill_(1.0)
+
+        return launch
+
+
+def timed(backend, *configs, rounds=8, seconds=60.0, kernel="forward"):
+    return timing.time_row(
+        backend, subjects(*configs, kernel=kernel), SHAPE, rounds, seconds, "cpu"
+    )
+
+
+def test_every_round_has_every_trial_once_with_each_mask_in_another_order():
+    backend = Counting()
+    found = timed(backend, "a", "b", "c", rounds=8)
+
+    first = [(config, mask) for mask in ("full", "causal") for config in "abc"]
+    assert backend.calls[:6] == first  # once each, before anything is timed
+    rounds = [backend.calls[6 + 6 * n : 12 + 6 * n] for n in range(8)]
+    assert len(backend.calls) == 6 * 9
+    assert all(sorted(each) == sorted(first) for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 4
+    assert all(len(times) == 8 for x in found for times in x.times.values())
+
+
+def test_a_slow_row_has_the_fewest_rounds_that_give_an_interval():
+    found = timed(Counting(), "a", rounds=50, seconds=0.0)
+
+    assert {len(times) for times in found[0].times.values()} == {timing.FEWEST_ROUNDS}
+
+
+@pytest.mark.parametrize("kernel", ["forward", "backward_dkdv"])
+def test_what_fails_when_it_is_first_timed_costs_itself_alone(kernel):
+    backend = Counting()
+    raises, half, right = timed(backend, "raises", "half", "right", kernel=kernel)
+
+    assert (raises.verdict, half.verdict) == (Verdict.ERROR, Verdict.WRONG)
+    assert "RuntimeError: planted" in raises.reason
+    assert f"{timing.OUTPUTS[kernel][1]} is not written everywhere" in half.reason
+    assert not any(times for x in (raises, half) for times in x.times.values())
+    assert all(len(times) == 8 for times in right.times.values())
+    assert backend.calls.count(("raises", "full")) == 1
+    assert ("raises", "causal") not in backend.calls
+
+
+def test_it_is_verified_on_lengths_that_no_tile_divides_with_and_without_groups():
+    (subject,) = subjects("a")
+    for device in ("cpu", "cuda"):
+        found = cases(subject, device)
+        lengths = {n for case in found for n in (case.block.row_count, case.block.key_count)}
+        groups = {case.heads // case.key_heads for case in found}
+
+        assert all(length % 16 for length in lengths)
+        assert groups == {1, 2}
+        assert max(lengths) > 128
+        assert torch.float32 in {case.torch_dtype for case in found}
