@@ -53,10 +53,14 @@ class RankFailure(Exception):
 
 
 class RankPool:
-    """`size` processes in one gloo group; the first call starts them, a late answer ends them."""
+    """`size` processes in one group; the first call starts them, a late answer ends them.
 
-    def __init__(self, size: int) -> None:
+    backend: what carries their messages: gloo, or nccl with a GPU for each.
+    """
+
+    def __init__(self, size: int, backend: str = "gloo") -> None:
         self.size = size
+        self.backend = backend
         self._ranks: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
 
     def run(
@@ -107,9 +111,8 @@ class RankPool:
         self._folder = TemporaryDirectory(prefix="ranks-")
         for rank in range(self.size):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=serve, args=(theirs, rank, self.size, self._folder.name), daemon=True
-            )
+            place = rank, self.size, self._folder.name, self.backend
+            process = context.Process(target=serve, args=(theirs, *place), daemon=True)
             process.start()
             theirs.close()
             self._ranks.append((process, ours))
@@ -153,12 +156,15 @@ class RankPool:
         self._folder.cleanup()
 
 
-def serve(pipe: Connection, rank: int, size: int, folder: str) -> None:
+def serve(pipe: Connection, rank: int, size: int, folder: str, backend: str) -> None:
     """A rank's life: joins the group, then answers requests until there are no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    warnings.simplefilter("error")  # a user may have said so too
+    on_gpus = backend == "nccl"  # there, other people's code may warn of what it likes
+    warnings.simplefilter("default" if on_gpus else "error")  # a user may have said so too
     torch.set_num_threads(1)
-    join_group(rank, size, Path(folder, "store"))
+    if on_gpus:
+        torch.cuda.set_device(rank)
+    join_group(rank, size, Path(folder, "store"), backend=backend)
     rings = {size: Ring(rank, size, None)}
     for smaller in range(1, size):
         group = dist.new_group(list(range(smaller)))
@@ -175,10 +181,12 @@ def serve(pipe: Connection, rank: int, size: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def join_group(rank: int, size: int, store: Path, seconds: float = 60.0) -> None:
-    """Makes the default group, over gloo; ranks meet in the file `store`."""
+def join_group(
+    rank: int, size: int, store: Path, seconds: float = 60.0, backend: str = "gloo"
+) -> None:
+    """Makes the default group; ranks meet in the file `store`."""
     dist.init_process_group(
-        "gloo",
+        backend,
         store=dist.FileStore(str(store), size),
         rank=rank,
         world_size=size,

@@ -1,7 +1,8 @@
 """One attention call over a whole sequence: its inputs, its ring and its float64 truth.
 
 The truth is dense and differentiated by autograd, and who holds which token is written down here
-once more: it shares no code with the library but the yardstick of plain PyTorch's error.
+once more: it shares no code with the library but the yardstick of plain PyTorch's error, and which
+weights dropout keeps.
 """
 
 from __future__ import annotations
@@ -13,18 +14,24 @@ import torch
 from torch import Tensor
 
 import ring_attn_bench
-from ring_attn_bench import RingContext, oracle
+from ring_attn_bench import RingContext, dropout, oracle
 from ring_attn_bench.bench import tolerance
 from ring_attn_bench.problem import Mask, Score
 from tests.distributed.pool import Ring
 
 PREFIXES = {"contiguous": "ring", "zigzag": "zigzag_ring", "striped": "stripe"}
 FORMS = {"separate": "", "kvpacked": "kvpacked_", "qkvpacked": "qkvpacked_"}
+SEED = 2**62 + 11
+"""Of dropout."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A call of every rank, with `tokens` tokens each."""
+    """A call of every rank, with `tokens` tokens each.
+
+    slope: ALiBi's of the first head, each other head's is half of the one before. Steep ones leave
+    nothing of a key that is far away, and then hide where a window ends.
+    """
 
     world_size: int
     partition: str = "contiguous"
@@ -43,6 +50,9 @@ class Case:
     scale: float | None = None
     seed: int = 0
     sink: bool = False
+    dropout_p: float = 0.0
+    slope: float = 0.5
+    device: str = "cpu"
 
     @property
     def function(self) -> str:
@@ -51,7 +61,9 @@ class Case:
 
     @property
     def slopes(self) -> Tensor | None:
-        return 0.5 ** torch.arange(1.0, self.heads + 1) if self.alibi else None
+        if not self.alibi:
+            return None
+        return self.slope * 0.5 ** torch.arange(float(self.heads), device=self.device)
 
     @property
     def sinks(self) -> Tensor | None:
@@ -66,19 +78,21 @@ class Case:
             "window_size": self.window,
             "alibi_slopes": self.slopes,
             "softcap": self.softcap,
+            "dropout_p": self.dropout_p,
+            "dropout_seed": SEED if self.dropout_p else None,
             "backend": self.backend,
         }
 
 
 def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v and the gradient of out, over the whole sequence."""
+    """q, k, v and the gradient of out, over the whole sequence; the same on every device."""
     generator = torch.Generator().manual_seed(case.seed)
     seqlen = case.tokens * case.world_size
     heads = (case.heads, case.key_heads, case.key_heads, case.heads)
     q, k, v, dout = (
         torch.randn(
             case.batch, seqlen, count, case.dim, generator=generator, dtype=torch.float64
-        ).to(case.dtype)
+        ).to(case.device, case.dtype)
         for count in heads
     )
     return q, k, v, dout
@@ -98,7 +112,7 @@ def positions(partition: str, rank: int, world_size: int, seqlen: int) -> Tensor
 def shards(case: Case, rank: int) -> list[Tensor]:
     """A rank's q, k, v and gradient of out."""
     own = positions(case.partition, rank, case.world_size, case.tokens * case.world_size)
-    return [x[:, own].clone() for x in inputs(case)]
+    return [x[:, own.to(x.device)].clone() for x in inputs(case)]
 
 
 def packed(form: str, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
@@ -124,7 +138,8 @@ def attend(ring: Ring, case: Case, context: RingContext | None = None) -> dict[s
     )
     dq, dk, dv = [part for g in grads for part in (g.unbind(2) if g.dim() == 5 else (g,))]
     results = {"out": out.detach(), "lse": lse, "dq": dq, "dk": dk, "dv": dv}
-    return results if dsink is None else results | {"dsink": dsink}
+    results |= {} if dsink is None else {"dsink": dsink}
+    return {name: x.cpu() for name, x in results.items()}
 
 
 def truth(case: Case) -> dict[str, Tensor]:
@@ -136,7 +151,7 @@ def truth(case: Case) -> dict[str, Tensor]:
     s = torch.einsum("bihd,bjhd->bhij", q, keys) * (case.scale or case.dim**-0.5)
     if case.softcap:
         s = case.softcap * torch.tanh(s / case.softcap)
-    at = torch.arange(q.shape[1])
+    at = torch.arange(q.shape[1], device=case.device)
     distance = at[:, None] - at[None, :]
     if case.slopes is not None:
         s = s - case.slopes.double()[:, None, None] * distance.abs()
@@ -152,21 +167,33 @@ def truth(case: Case) -> dict[str, Tensor]:
         s = torch.cat([s, column], -1)
         values = torch.cat([values, torch.zeros_like(values[:, :1])], 1)
         leaves.append(sinks)
-    out = torch.einsum("bhij,bjhd->bihd", s.softmax(-1), values)
+    p, keep = s.softmax(-1), kept(case)
+    if keep is not None:
+        p = torch.where(keep, p / (1 - case.dropout_p), 0.0)
+    out = torch.einsum("bhij,bjhd->bihd", p, values)
     names = ("dq", "dk", "dv", "dsink")
     grads = dict(zip(names, torch.autograd.grad(out, leaves, dout), strict=False))
     return {"out": out.detach(), "lse": s.logsumexp(-1).detach()} | grads
 
 
+def kept(case: Case) -> Tensor | None:
+    """Which weights stay, (B, H, S, S), where some are dropped."""
+    if not case.dropout_p:
+        return None
+    at = torch.arange(case.tokens * case.world_size, device=case.device)
+    return dropout.keep(SEED, case.dropout_p, case.batch, case.heads, at, at)
+
+
 def plain(case: Case) -> dict[str, Tensor]:
     """What plain PyTorch makes of it in the case's dtype: the yardstick of the tolerance."""
     q, k, v, dout = inputs(case)
-    at = torch.arange(q.shape[1])
-    score = Score(case.scale or case.dim**-0.5, case.softcap, case.slopes)
+    at = torch.arange(q.shape[1], device=case.device)
+    scale = case.scale or case.dim**-0.5
+    score = Score(scale, case.softcap, case.slopes, case.dropout_p, SEED)
     where = (at, at, Mask.from_window_size(case.causal, case.window), score)
-    arithmetic = tolerance.baseline_arithmetic(case.dtype)
-    out, lse = oracle.forward(q, k, v, *where, arithmetic=arithmetic)
-    grads = oracle.backward(dout, q, k, v, out, lse, *where, arithmetic=arithmetic)
+    how = {"keep": kept(case), "arithmetic": tolerance.baseline_arithmetic(case.dtype)}
+    out, lse = oracle.forward(q, k, v, *where, **how)
+    grads = oracle.backward(dout, q, k, v, out, lse, *where, **how)
     return {"out": out, "lse": lse} | dict(zip(("dq", "dk", "dv"), grads, strict=True))
 
 
@@ -190,7 +217,7 @@ def faults(case: Case, ranks: Sequence[dict[str, Tensor]]) -> list[str]:
     found = []
     exact, yardstick, results = truth(case), plain(case), joined(case, ranks)
     for name, right in exact.items():
-        result = results[name]
+        result = results[name].to(right.device)
         wide = torch.promote_types(case.dtype, torch.float32)
         dtype = wide if name == "lse" else case.dtype
         if result.dtype is not dtype or result.shape != right.shape:

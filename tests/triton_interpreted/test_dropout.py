@@ -18,8 +18,9 @@ from ring_attn_backends.triton.dropout import column_words, head_words, row_word
 from ring_attn_backends.triton.dropout import kept as kept_in_a_tile
 
 from ring_attn_bench.dropout import keep
-from ring_attn_bench.positions import Band, Span
+from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Score
+from tests.triton_interpreted.cases import DROPPED, SHORT_FETCHED, SHORT_ZIGZAG
 from tests.triton_interpreted.checking import (
     BACKEND,
     CAUSAL,
@@ -34,8 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
 ]
 
-ZIGZAG = (Span(0, 70), Span(490, 70))
-FETCHED = (Span(70, 40), Span(450, 40))
 STRIPES = (Span(2, 60, 4),)
 
 
@@ -79,9 +78,9 @@ def weights_kept(case, backend=BACKEND):
 
 CASES = {
     "one chunk": Case(70, 90, batch=2, heads=4, groups=2, head_dim=16, dropout_p=0.2),
-    "two chunks": Case(ZIGZAG, FETCHED, head_dim=16, dropout_p=0.5),
-    "many chunks": Case((*ZIGZAG, Span(990, 9)), (*FETCHED, Span(3, 7), Span(30, 9)), head_dim=16,
-                        dropout_p=0.1),
+    "two chunks": Case(SHORT_ZIGZAG, SHORT_FETCHED, head_dim=16, dropout_p=0.5),
+    "many chunks": Case((*SHORT_ZIGZAG, Span(990, 9)),
+                        (*SHORT_FETCHED, Span(3, 7), Span(30, 9)), head_dim=16, dropout_p=0.1),
     "stripes": Case(STRIPES, STRIPES, heads=3, groups=1, head_dim=16, dropout_p=0.9),
 }  # fmt: skip
 
@@ -97,19 +96,8 @@ def test_the_forward_drops_by_position_and_scales_what_it_keeps(case):
     torch.testing.assert_close(weights[stays], torch.full_like(weights[stays], kept_weight))
 
 
-JUDGED = {
-    "full": Case(100, 140, dropout_p=0.2),
-    "causal, grouped heads": Case(140, 140, batch=2, heads=4, dropout_p=0.1, band=CAUSAL),
-    "window": Case(140, 140, dropout_p=0.4, band=Band(-20, 50), head_dim=40, head_dim_v=59),
-    "zigzag": Case(ZIGZAG, FETCHED, dropout_p=0.17, band=CAUSAL),
-    "nearly all dropped": Case(60, 200, dropout_p=0.98),
-    "softcap and ALiBi": Case(ZIGZAG, ZIGZAG, dropout_p=0.3, softcap=2.0, alibi=True, band=CAUSAL),
-    "rows without keys": Case(150, 50, dropout_p=0.2, band=Band(20, 60)),
-}
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", JUDGED.values(), ids=JUDGED.keys())
+@pytest.mark.parametrize("case", DROPPED.values(), ids=DROPPED.keys())
 def test_out_and_gradients_are_as_good_as_plain_torch_with_the_same_weights(case, dtype):
     assert_as_good_as_plain_torch(case, *case.tensors(dtype))
 

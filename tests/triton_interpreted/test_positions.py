@@ -15,7 +15,15 @@ from ring_attn_backends.triton import compute
 from ring_attn_backends.triton.lines import Places, pieces
 
 from ring_attn_bench.block import Block, Form
-from ring_attn_bench.positions import Band, Range, Span, count
+from ring_attn_bench.positions import Range, Span, count
+from tests.triton_interpreted.cases import (
+    FETCHED,
+    MANY,
+    MORE,
+    POSITIONS,
+    ZIGZAG,
+    bands_of_positions,
+)
 from tests.triton_interpreted.checking import (
     BACKEND,
     CAUSAL,
@@ -31,88 +39,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
 ]
 
-ZIGZAG = (Span(0, 140), Span(980, 140))  # a rank's own tokens: whole tiles in both chunks
-FETCHED = (Span(140, 70), Span(900, 80))
-DESCENDING = (Span(900, 80), Span(140, 70))
-MANY = (Span(0, 20), Span(200, 30), Span(90, 25))
-MORE = (Span(150, 20), Span(40, 33), Span(0, 10), Span(199, 3), Span(230, 17))
-
-CASES = {
-    "a zigzag rank's own tokens": Case(ZIGZAG, ZIGZAG, band=CAUSAL, heads=1, groups=1),
-    "and what it fetched": Case(ZIGZAG, FETCHED, band=CAUSAL, heads=2, groups=1),
-    "in descending order": Case(ZIGZAG, DESCENDING, band=CAUSAL),
-    "rows in descending order": Case(DESCENDING, FETCHED, band=CAUSAL),
-    "window": Case(ZIGZAG, FETCHED, band=Band(0, 100)),
-    "window on both sides": Case(FETCHED, ZIGZAG, band=Band(-60, 130)),
-    "rows of one chunk": Case((Span(500, 90),), (Span(40, 70), Span(520, 60)), band=CAUSAL),
-    "keys of one chunk": Case((Span(40, 70), Span(520, 60)), (Span(500, 90),), band=CAUSAL),
-    "one row before its key": Case((Span(3, 1),), (Span(0, 3), Span(7, 2)), band=CAUSAL),
-    "nothing is seen": Case((Span(3, 9), Span(20, 9)), (Span(99, 5), Span(200, 5)), band=CAUSAL),
-    "strides": Case((Span(3, 50, 4), Span(403, 20, 4)), (Span(1, 60, 4), Span(302, 33, 4)),
-                    band=Band(-9, 200)),
-    "many chunks": Case(MANY, MORE, band=CAUSAL),
-    "many chunks, window": Case(MORE, MANY, band=Band(-30, 40)),
-    "softcap": Case(ZIGZAG[:1] + FETCHED[1:], FETCHED, band=CAUSAL, softcap=2.0),
-    "ALiBi": Case(130, 130, band=CAUSAL, alibi=True),
-    "ALiBi of every batch entry, grouped heads": Case(100, 140, batch=2, heads=4, alibi=True),
-    "ALiBi, rows after their keys": Case((Span(700, 90),), 140, band=Band(high=690), alibi=True),
-    "ALiBi, zigzag": Case(ZIGZAG, ZIGZAG, band=CAUSAL, heads=1, groups=1, alibi=True),
-    "ALiBi, nothing masked": Case(FETCHED, ZIGZAG, alibi=True, softcap=3.0),
-    "ALiBi, stripes": Case((Span(3, 90, 4),), (Span(1, 80, 4),), band=CAUSAL, alibi=True),
-    "ALiBi, many chunks": Case(MANY, MORE, alibi=True),
-    "ALiBi, far away": Case((Span(7 * 10**8, 70),), (Span(7 * 10**8 - 90, 100),), alibi=True),
-    "ALiBi, float32's integers end": Case((Span(2**25 + 1, 70),), (Span(2**25 - 30, 90),),
-                                          alibi=True, band=CAUSAL),
-}  # fmt: skip
-
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("case", POSITIONS.values(), ids=POSITIONS.keys())
 def test_out_and_gradients_are_as_good_as_plain_torch(case, dtype):
     assert_as_good_as_plain_torch(case, *case.tensors(dtype))
 
 
-def spans(most):
-    """Up to four chunks of one step, in any order, without overlap."""
-
-    @st.composite
-    def draw_spans(draw, step):
-        gaps = draw(st.lists(st.tuples(st.integers(0, 90), st.integers(1, 60)), max_size=most - 1))
-        at, found = draw(st.integers(0, 3)), []
-        for gap, length in [(0, draw(st.integers(1, 60))), *gaps]:
-            found.append(Span(at + gap, length, step))
-            at = found[-1].last + step
-        return tuple(draw(st.permutations(found)))
-
-    return draw_spans
-
-
-@st.composite
-def cases(draw):
-    step = draw(st.sampled_from((1, 1, 3)))
-    low, high = (draw(st.none() | st.integers(-200, 300)) for _ in range(2))
-    if low is not None and high is not None:
-        low, high = min(low, high), max(low, high)
-    return Case(
-        draw(spans(3)(step)),
-        draw(spans(4)(step)),
-        heads=2,
-        groups=draw(st.integers(1, 2)),
-        head_dim=draw(st.sampled_from((16, 59))),
-        band=Band(low, high),
-        softcap=draw(st.sampled_from((0.0, 5.0))),
-        alibi=draw(st.booleans()),
-        dropout_p=draw(st.sampled_from((0.0, 0.3))),
-    )
-
-
-@given(case=cases(), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
+@given(case=bands_of_positions(), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_any_chunks_band_and_features_are_as_good_as_plain_torch(case, dtype, seed):
     assert_as_good_as_plain_torch(case, *case.tensors(dtype, seed))
 
 
-@given(case=cases())
+@given(case=bands_of_positions())
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_pieces_and_places_hold_every_allowed_pair_once_and_nothing_else(case):
     block = case.block
