@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # Triton compiles, in processes side by side
 ]
 
-HEAD_DIMS = (64, 80, 128)  # 64 and 128 are those of Hopper's kernels
+HEAD_DIMS = (64, 80, 128, 256)  # of which Hopper's kernels have tiles of 64, 128 and 256
 CASES = {
     f"{kind}: {name}": case
     for kind, cases in (("index", INDICES), ("position", POSITIONS), ("dropout", DROPPED))

@@ -78,8 +78,8 @@ class TritonBackend:
 
         gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
         why = refusal(gpu, triton.__version__, self.interpreted())
-        dims = f"Hopper kernels for head dims above {NARROWEST}"
-        kernels = dims if why is None else f"plain kernels: {why}"
+        rest = f"plain ones for ALiBi, dropout, documents, float32, head dims to {NARROWEST}"
+        kernels = f"Hopper kernels, {rest}" if why is None else f"plain kernels: {why}"
         return f"triton {triton.__version__} ({kernels})"
 
     def forward(

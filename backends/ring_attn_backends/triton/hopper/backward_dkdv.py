@@ -6,6 +6,7 @@ come out of the tensor cores as the next products' left operands, and never leav
 """
 # ruff: noqa: ANN001, ANN202 - Triton infers what a kernel's arguments are
 
+import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -247,7 +248,7 @@ def _step(
     q = receive(queries, i, STAGES)
     if not CAPPED:
         dout = receive(douts, i, STAGES)
-        lse = lses.index(slot).load(columns)
+        lse = _known(lses.index(slot).load(columns))
         start = zeros + (lse * (-1.4426950408889634 / scale))[None, :]
         if DK:
             dp_start = zeros - deltas.index(slot).load(columns)[None, :]
@@ -263,7 +264,7 @@ def _step(
     if not CAPPED:
         p = gl.exp2(s * scale)
     else:
-        lse = lses.index(slot).load(columns)
+        lse = _known(lses.index(slot).load(columns))
         t = tanh(s * scale, False)
         p = gl.exp2(cap * t - (lse * 1.4426950408889634)[None, :])
     if EDGE:
@@ -277,13 +278,13 @@ def _step(
     if DK:
         if CAPPED:
             p *= 1.0 - t * t  # the slope of cap * tanh
-            if EDGE:  # NaN where an infinite score is masked
-                p = gl.where(visible, p, 0.0)
+            if EDGE:  # NaN where an infinite score is masked, or a row beyond the last times inf
+                p = gl.where(visible & (rows < M)[None, :], p, 0.0)
         dp = warpgroup_mma_wait(1 if DV else 0, deps=[dp])
         if CAPPED:
             dp = dp - deltas.index(slot).load(columns)[None, :]
         ds = p * dp
-        if EDGE:  # rows beyond the last have no delta
+        if EDGE:  # with `rows < M` here as well it would spill
             ds = gl.where(visible, ds, 0.0)
         ds = gl.convert_layout(ds.to(dtype), gl.DotOperandLayout(0, K_LAYOUT, 2))
         dk = warpgroup_mma(ds, q, dk, is_async=True)
@@ -294,3 +295,12 @@ def _step(
         dk = warpgroup_mma_wait(0, deps=[dk])
     release(queries, i, STAGES)
     return dk, dv
+
+
+@gluon.jit
+def _known(lse):
+    """What scores are relative to: finite where lse is -inf, so that no inf - inf is taken.
+
+    All scores of such a row are -inf, or masked. A maximum costs less than `softmax.known`.
+    """
+    return gl.maximum(lse, -1e30, propagate_nan=tl.PropagateNan.ALL)

@@ -5,6 +5,7 @@ The functions take what those of `ring_attn_backends.triton.launch` take; shapes
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ring_attn_backends.triton.arguments import padded
 from ring_attn_backends.triton.hopper.table import (
+    CAPABILITY,
     NARROWEST,
     TABLE,
     WIDEST,
@@ -28,6 +30,8 @@ from ring_attn_bench.relaunch import Made
 if TYPE_CHECKING:
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Score
+
+_log = logging.getLogger("ring_attn_bench")
 
 _TOGETHER = ({"DK": True, "DV": True},)
 _APART = ({"DK": True, "DV": False}, {"DK": False, "DV": True})
@@ -105,7 +109,10 @@ def unserved(device: int) -> str | None:
     import triton
 
     capability = torch.cuda.get_device_capability(device)
-    return refusal(capability, triton.__version__, bool(triton.knobs.runtime.interpret))
+    why = refusal(capability, triton.__version__, bool(triton.knobs.runtime.interpret))
+    if why is not None and capability == CAPABILITY:
+        _log.warning("backend 'triton' takes its plain kernels, not those for Hopper: %s.", why)
+    return why
 
 
 def forward_launch(
