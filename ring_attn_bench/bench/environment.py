@@ -103,9 +103,12 @@ def _cpu_name() -> str:
 def _commit() -> Environment:
     """The commit of the checkout that this package runs from, and whether files differ from it."""
     root = Path(__file__).parents[2]
+    named = os.environ.get("RING_ATTN_BENCH_COMMIT")
+    if named:  # files copied over another checkout, or without any, as their owner knows
+        return {"commit": named, "dirty": None}
     commit = _git(root, "rev-parse", "HEAD")
-    if commit is None:  # a copy without its history, whose owner may know what it is a copy of
-        return {"commit": os.environ.get("RING_ATTN_BENCH_COMMIT"), "dirty": None}
+    if commit is None:
+        return {"commit": None, "dirty": None}
     # results/ is what runs write: it says nothing about the code
     changes = _git(root, "status", "--porcelain", "--", ".", ":!results")
     return {"commit": commit, "dirty": bool(changes)}

@@ -128,10 +128,27 @@ def needs(call, folder):
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_what_the_table_says_of_a_configuration_is_so(kernel, head_dim, tmp_path):
     row = table.TABLE[kernel, head_dim]
-    spilled, shared = compiled(launched(kernel, head_dim), tmp_path)
+    spilled, shared = compiled(launched(kernel, head_dim, config=row.config), tmp_path)
 
     assert spilled <= row.spilled
     assert shared == row.shared
+
+
+@pytest.mark.parametrize("key", table.FEW, ids=str)
+def test_what_the_table_says_of_few_programs_is_so(key, tmp_path):
+    row = table.FEW[key]
+    spilled, shared = compiled(launched(*key, config=row.config), tmp_path)
+
+    assert spilled <= row.spilled
+    assert shared == row.shared
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(2048, 128), (8192, 128), (16384, 192), (65536, 192)])
+def test_few_programs_get_smaller_tiles(tokens, rows):
+    q, k = (torch.empty(1, tokens, heads, 128, device="meta") for heads in (16, 4))
+
+    assert launch.chosen("backward_dq", q, k, k).own == rows
+    assert launch.chosen("forward", q, k, k) == table.TABLE["forward", 128].config
 
 
 @pytest.mark.parametrize("kernel", NAMES)

@@ -17,11 +17,14 @@ from torch import Tensor
 from ring_attn_backends.triton.arguments import padded
 from ring_attn_backends.triton.hopper.table import (
     CAPABILITY,
+    FEW,
+    MEASURED,
     NARROWEST,
     TABLE,
     WIDEST,
     Config,
     Kernel,
+    Row,
     refusal,
 )
 from ring_attn_backends.triton.lines import Places
@@ -36,6 +39,8 @@ _log = logging.getLogger("ring_attn_bench")
 _TOGETHER = ({"DK": True, "DV": True},)
 _APART = ({"DK": True, "DV": False}, {"DK": False, "DV": True})
 """Which of dk and dv each of backward_dkdv's launches is for."""
+SMS = 132
+"""Multiprocessors of an H200."""
 L2_SHARE = 32 << 20
 """Bytes of tiles that are read again and again, at most: of an H200's L2 cache of 50 MiB."""
 
@@ -124,7 +129,7 @@ def forward_launch(
     from ring_attn_backends.triton.hopper.forward import forward
     from ring_attn_backends.triton.hopper.forward_tma import forward_tma
 
-    config = config or chosen("forward", q, v)
+    config = config or chosen("forward", q, k, v)
     tiles = descriptors.plain_tiles if config.tma else descriptors.tiles
     given = {
         "q_desc": tiles(q, config.own if config.tma else 64, width(q)),
@@ -150,7 +155,7 @@ def backward_dq_launch(
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dq import backward_dq
 
-    config = config or chosen("backward_dq", q, v)
+    config = config or chosen("backward_dq", q, k, v)
     given = {
         "dout_desc": descriptors.tiles(dout, 64, width(v)),
         "q_desc": descriptors.tiles(q, 64, width(q)),
@@ -177,7 +182,7 @@ def backward_dkdv_launch(
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dkdv import backward_dkdv
 
-    config = config or chosen("backward_dkdv", q, v)
+    config = config or chosen("backward_dkdv", q, k, v)
     batch, tokens, heads, _ = k.shape
     if splits is None:
         programs = -(-tokens // config.own) * heads * batch
@@ -211,9 +216,23 @@ def backward_dkdv_launch(
     return replace(first, scratch=tuple(sums), after=tuple(others))
 
 
-def chosen(kernel: Kernel, q: Tensor, v: Tensor) -> Config:
-    """The table's configuration for queries and values of those head dims."""
-    return TABLE[kernel, max(width(q), width(v))].config
+def chosen(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> Config:
+    """The table's configuration for these head dims; the one for few programs where that is faster.
+
+    By the time of a whole turn of the multiprocessors, as it was measured, and how many turns it
+    takes to serve all tiles.
+    """
+    key = kernel, max(width(q), width(v))
+    rows = [TABLE[key], *([FEW[key]] if key in FEW else [])]
+    own = k if kernel == "backward_dkdv" else q
+    batch, tokens, heads, _ = own.shape
+
+    def took(row: Row) -> float:
+        turns = math.ceil(-(-tokens // row.config.own) * heads * batch / _sms(q))
+        measured_turns = math.ceil(-(-MEASURED.tokens // row.config.own) * MEASURED.heads / SMS)
+        return turns * row.measured[0] / measured_turns
+
+    return min(rows, key=took).config
 
 
 def width(tensor: Tensor) -> int:
@@ -319,5 +338,5 @@ def _is_ragged(where: Block) -> bool:
 
 def _sms(q: Tensor) -> int:
     if q.device.type != "cuda":
-        return 132  # an H200's; the tests have tensors without memory
+        return SMS  # the tests have tensors without memory
     return torch.cuda.get_device_properties(q.device).multi_processor_count
