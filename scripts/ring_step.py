@@ -1,0 +1,82 @@
+"""A ring step that goes on from running sums, against a kernel and the merge after it.
+
+    python scripts/ring_step.py [--tokens 8192]
+
+One GPU, batch 1, 16 query and 4 key heads of 128, bfloat16, full: the second block of keys of a
+row, by the Triton kernels. Launches take turns, timed by CUDA events from a cold L2 cache in 30
+rounds; the figures are medians, in microseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench import launch, registry
+from ring_attn_bench.backend import AccumulatingBackend
+from ring_attn_bench.block import Block
+from ring_attn_bench.positions import Band, Span
+from ring_attn_bench.problem import Score
+from ring_attn_bench.ring.merge import merge
+
+ROUNDS = 30
+L2_BYTES = 400 << 20
+"""Written between launches: more than any L2 cache, and it takes the GPU 0.1 ms, in which the host
+has queued what is timed."""
+
+
+def launches(tokens: int) -> dict[str, Callable[[], object]]:
+    """Both ways, on the same inputs."""
+
+    def normal(heads: int) -> Tensor:
+        return torch.randn(1, tokens, heads, 128, device="cuda", dtype=torch.bfloat16)
+
+    backend = registry.load("triton")
+    assert isinstance(backend, AccumulatingBackend)
+    q, k, v = normal(16), normal(4), normal(4)
+    block = Block((Span(tokens, tokens),), (Span(0, tokens),), Band())
+    score = Score(128**-0.5)
+    out, lse = launch.forward(backend, q, k, v, block, score)
+    sums, lse_sums = out.float(), lse.clone()
+
+    def carried() -> None:
+        launch.forward_into(backend, q, k, v, sums, lse_sums, None, block, score, first=False)
+
+    def merged() -> None:
+        block_out, block_lse = launch.forward(backend, q, k, v, block, score)
+        merge(sums, lse_sums, block_out, block_lse, None)
+
+    return {"carried": carried, "kernel, then merge": merged}
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tokens", type=int, default=8192)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device; this measures kernels.")
+    ways = launches(options.tokens)
+    cold = torch.empty(L2_BYTES, dtype=torch.int8, device="cuda")
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(3 + ROUNDS):
+        for name in random.sample(list(ways), len(ways)):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            cold.zero_()
+            begin.record()
+            ways[name]()
+            end.record()
+            torch.cuda.synchronize()
+            if turn >= 3:
+                times[name].append(1e3 * begin.elapsed_time(end))
+    for name, taken in times.items():
+        print(f"{name:20} {median(taken):8.0f} us")
+
+
+if __name__ == "__main__":
+    main()
