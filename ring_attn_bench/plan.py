@@ -15,7 +15,7 @@ Pure integers: no tensor, no process group.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from ring_attn_bench.block import Abilities, Block
 from ring_attn_bench.errors import InvalidArgument
@@ -100,7 +100,7 @@ class Plan:
     rows_start_at_zero: bool
     unfinished: tuple[Range, ...]
 
-    @property
+    @cached_property
     def launches(self) -> tuple[Launch, ...]:
         """Every launch, in order."""
         return tuple(launch for step in self.steps for launch in step.launches)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from statistics import median
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
 from rich.text import Text
 
 from ring_attn_bench.bench.record import Record, Status
+from ring_attn_bench.progress import Lines
 
 _STYLES = {
     Status.OK: "green",
@@ -22,52 +19,25 @@ _STYLES = {
 }
 
 
-class Progress:
-    """Prints to a terminal, or to a log without colours and moving parts."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._console = console
-        self._total = total
-        self._done = 0
-        self._started = time.monotonic()
-        self._status = console.status("starting")
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._status.stop()
-
-    def note(self, text: str) -> None:
-        """A sentence of its own."""
-        self._console.print(Text(text))
+class Progress(Lines):
+    """A line for each case that begins, and for each record."""
 
     def case(self, name: str, contestants: int) -> None:
         """A case begins."""
-        minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
         many = "s" if contestants > 1 else ""
-        self.note(f"{minutes}:{seconds:02d}  {name}  ({contestants} contestant{many})")
+        self.note(f"{self.clock()}  {name}  ({contestants} contestant{many})")
 
     def doing(self, text: str) -> None:
-        """What is going on until the next line: a moving line, on a terminal only."""
-        self._status.update(Text(f"{self._done} of {self._total} done; {text}"))
+        """What is going on until the next line."""
+        self.moving(text)
 
     def record(self, record: Record) -> None:
         """One more finished record."""
-        self._done += 1
-        count = f"{self._done:{len(str(self._total))}d}/{self._total}"
-        line = Text(f"  {count}  {record.contestant.name:26s} {record.direction.value:17s}")
+        number = self.next_number()
+        line = Text(f"  {number}  {record.contestant.name:26s} {record.direction.value:17s}")
         line.append(record.status.value, style=_STYLES[record.status])
         line.append(f"  {_detail(record)}")
-        # a log has no width: nothing is cut from it
-        self._console.print(line, soft_wrap=not self._console.is_terminal)
+        self.result(line, cut=False)
 
 
 def _detail(record: Record) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal
@@ -19,6 +18,7 @@ from ring_attn_bench.ring.autograd import RingCall
 from ring_attn_bench.ring.choose import Planner, choose
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.packing import accumulator_dtype
+from ring_attn_bench.ring.remembered import Remembered, key_of
 from ring_attn_bench.ring.transports.alone import Alone
 from ring_attn_bench.ring.validate import (
     check_alibi_slopes,
@@ -29,9 +29,7 @@ from ring_attn_bench.ring.validate import (
     dtype_name,
 )
 
-KEPT = 1024
-"""Calls that are kept at most: then all are forgotten."""
-_known: dict[Hashable, OneLaunch | RingCall] = {}
+_known: Remembered[OneLaunch | RingCall] = Remembered()
 
 
 @dataclass(frozen=True)
@@ -89,14 +87,16 @@ def local_call(q: Tensor, k: Tensor, v: Tensor, options: Options) -> OneLaunch |
     Checks and choice follow from shapes, dtypes and numbers, and are made once for each of them:
     they take the host some 50 us.
     """
-    key = _key(q, k, v, options)
-    call = _known.get(key) if key is not None else None
+    check_dropout_seed(options.dropout_seed)
+    key = key_of(
+        (q, k, v, options.alibi_slopes, options.sink), options.backend, options.dropout_p,
+        options.softmax_scale, options.causal, options.window_size, options.softcap,
+        options.deterministic,
+    )  # fmt: skip
+    call = _known.find(key)
     if call is None:
         call = _checked_call(q, k, v, options)
-        if key is not None:
-            if len(_known) >= KEPT:
-                _known.clear()
-            _known[key] = call
+        _known.keep(key, call)
         return call
     if options.alibi_slopes is None and not options.dropout_p:
         return call
@@ -114,25 +114,6 @@ def _checked_call(q: Tensor, k: Tensor, v: Tensor, options: Options) -> OneLaunc
     job = Job(plan, backend, options.score(q), wide, options.deterministic)
     one = OneLaunch.of(job) if options.sink is None else None
     return one or RingCall(job, Alone())
-
-
-def _key(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Hashable | None:
-    """All that checks and choice look at; None where something is not what it should be."""
-    slopes, sink = options.alibi_slopes, options.sink
-    tensors = [x for x in (q, k, v, slopes, sink) if x is not None]
-    try:
-        key = (
-            torch.is_grad_enabled(),
-            slopes is None,
-            *[(x.shape, x.stride(), x.dtype, x.device, x.requires_grad) for x in tensors],
-            options.backend, options.dropout_p, options.softmax_scale, options.causal,
-            options.window_size, options.softcap, options.deterministic,
-        )  # fmt: skip
-        hash(key)
-    except (AttributeError, TypeError):
-        return None
-    check_dropout_seed(options.dropout_seed)
-    return key
 
 
 def local_planner(rows: int, keys: int, mask: Mask) -> Planner:

@@ -15,7 +15,7 @@ from ring_attn_bench.probe.tasks import Task
 class Watcher(Protocol):
     """Who is told what happens, from several threads, one at a time."""
 
-    def heading(self, text: str, total: int) -> None:
+    def heading(self, lines: Sequence[str], total: int) -> None:
         """What is about to be done."""
         ...
 

@@ -58,8 +58,10 @@ def probe(request: ProbeRequest, watcher: Watcher) -> Path:
     ]
     jobs = request.jobs or min(MOST_JOBS, os.cpu_count() or 1)
     watcher.heading(
-        f"{len(cells)} findings to make of {len(features)} features and {len(backends)} backends, "
-        f"by {jobs} processes; {terms.device_name}, torch {terms.torch}",
+        [
+            f"{len(cells)} findings to make of {len(features)} features and {len(backends)} "
+            f"backends, by {jobs} processes; {terms.device_name}, torch {terms.torch}"
+        ],
         len(cells),
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import launch as kernel
-from ring_attn_bench.backend import AccumulatingBackend
+from ring_attn_bench.backend import accumulating
 from ring_attn_bench.plan import Launch, Step
 from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job, post_due
@@ -38,8 +38,7 @@ class BackwardPass:
         self._out, self._lse = out, lse
         self._wide = accumulator_dtype(q.dtype)
         self._packing = Packing.of(k, v)
-        backend = job.backend
-        self._accumulating = backend if isinstance(backend, AccumulatingBackend) else None
+        self._accumulating = accumulating(job.backend)
         self._delta = delta(dout, out, self._wide) if job.backend.needs_delta else None
         plan = job.plan
         # a lone rank's kernel writes gradients that nothing is added to in their own dtypes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,7 +13,12 @@ import torch.distributed as dist
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, UnknownName
 from ring_attn_bench.ring.group_counts import even_out
 from ring_attn_bench.ring.link import Link
+from ring_attn_bench.ring.remembered import Remembered
 from ring_attn_bench.ring.transports.p2p import P2PLink
+
+if TYPE_CHECKING:
+    from ring_attn_bench.ring.autograd import RingCall
+    from ring_attn_bench.ring.handshake import Signature
 
 TRANSPORTS = ("p2p",)
 
@@ -74,6 +79,7 @@ class RingContext:
         self.group = own
         self.rank = dist.get_rank(own)
         self.world_size = len(ranks)
+        self.calls: Remembered[tuple[RingCall, Signature]] = Remembered()
         self._backends = _backend_of_device_types(own)
 
     @property

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import launch as kernel
-from ring_attn_bench.backend import AccumulatingBackend, Backend
+from ring_attn_bench.backend import Backend, accumulating
 from ring_attn_bench.plan import Launch, Plan
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.link import Link
@@ -46,8 +46,7 @@ class ForwardPass:
         self._job, self._link = job, link
         self._q, self._k, self._v = q, k, v
         self._packing = Packing.of(k, v)
-        backend = job.backend
-        self._accumulating = backend if isinstance(backend, AccumulatingBackend) else None
+        self._accumulating = accumulating(job.backend)
         batch, rows, heads, _ = q.shape
         plan, wide = job.plan, accumulator_dtype(q.dtype)
         self._lse = q.new_empty(batch, heads, rows, dtype=wide)

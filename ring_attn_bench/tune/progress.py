@@ -2,77 +2,43 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from statistics import median
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.text import Text
 
 from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.progress import Lines, some_of
 from ring_attn_bench.tune.choose import choices
 from ring_attn_bench.tune.outcome import Outcome
 
 _SHOWN = 3
 
 
-class TuneProgress:
-    """Prints to a terminal, or to a log without colours and moving parts."""
+class TuneProgress(Lines):
+    """A line for each trial that was verified, and for each row that was timed."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._total = 0
-        self._done = 0
-        self._started = time.monotonic()
+        super().__init__(console)
         self._tried: dict[str, None] = {}
-        self._status = console.status("starting")
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._status.stop()
-
-    def heading(self, lines: Sequence[str], total: int) -> None:
-        """What is about to be done."""
-        self._total = total
-        for line in lines:
-            self._console.print(Text(line), soft_wrap=True)
 
     def doing(self, what: str) -> None:
-        """A step begins: a moving line, on a terminal only."""
+        """A step begins."""
         self._tried[what] = None
         self._update()
 
     def done(self, what: str, outcomes: Sequence[Outcome]) -> None:
-        """One more line."""
-        self._done += 1
+        """A step's result."""
         self._tried.pop(what, None)
-        minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
-        count = f"{self._done:{len(str(self._total))}d}/{self._total}"
-        line = Text(f"{minutes:3d}:{seconds:02d} {count}  {what:54s}  ")
+        number = self.next_number()
+        line = Text(f"{self.clock():>6s} {number}  {what:54s}  ")
         line.append_text(_found(outcomes))
-        if self._console.is_terminal:
-            self._console.print(line, no_wrap=True, overflow="ellipsis")
-        else:
-            self._console.print(line, soft_wrap=True)  # a log has no width: nothing is cut from it
+        self.result(line)
         self._update()
 
     def _update(self) -> None:
-        tried = list(self._tried)
-        more = f" and {len(tried) - _SHOWN} more" if len(tried) > _SHOWN else ""
-        self._status.update(
-            Text(f"{self._done} of {self._total} done; {', '.join(tried[:_SHOWN])}{more}")
-        )
+        self.moving(some_of(list(self._tried), _SHOWN))
 
 
 def _found(outcomes: Sequence[Outcome]) -> Text:

@@ -1,0 +1,75 @@
+"""What a person sees while something runs: a line for each result, and one that moves.
+
+On a terminal in colours, a long line cut at its edge if nothing is lost by it; a log gets neither.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.text import Text
+
+
+class Lines:
+    """A context in which `total` results are printed as they come."""
+
+    def __init__(self, console: Console, total: int = 0) -> None:
+        self._console = console
+        self._total = total
+        self._done = 0
+        self._started = time.monotonic()
+        self._status = console.status("starting")
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._status.stop()
+
+    def heading(self, lines: Sequence[str], total: int) -> None:
+        """What is about to be done, and how many results there will be."""
+        self._total = total
+        for line in lines:
+            self.note(line)
+
+    def note(self, text: str) -> None:
+        """A sentence of its own."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def moving(self, text: str) -> None:
+        """What is going on, on a terminal only."""
+        self._status.update(Text(f"{self._done} of {self._total} done; {text}"))
+
+    def result(self, line: Text, *, cut: bool = True) -> None:
+        """One more line."""
+        if self._console.is_terminal and cut:
+            self._console.print(line, no_wrap=True, overflow="ellipsis")
+        else:
+            self._console.print(line, soft_wrap=not self._console.is_terminal)
+
+    def clock(self) -> str:
+        """Minutes and seconds since the beginning."""
+        minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
+        return f"{minutes}:{seconds:02d}"
+
+    def next_number(self) -> str:
+        """Of the result that is about to be printed: 7/112."""
+        self._done += 1
+        return f"{self._done:{len(str(self._total))}d}/{self._total}"
+
+
+def some_of(names: Sequence[str], shown: int) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
