@@ -24,13 +24,11 @@ from torch import Tensor
 
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.one_device.call import Options, local_call
-from ring_attn_bench.one_device.documents import DocumentsAttention, DocumentsCall
+from ring_attn_bench.one_device.documents import DocumentsAttention
 from ring_attn_bench.one_device.one_launch import OneLaunch, OneLaunchAttention
-from ring_attn_bench.one_device.packed import choose_packed
-from ring_attn_bench.problem import Documents
+from ring_attn_bench.one_device.packed import Starts, documents_call
 from ring_attn_bench.ring.autocast import as_autocast
 from ring_attn_bench.ring.autograd import RingAttention
-from ring_attn_bench.ring.validate import check_attention, check_documents
 
 Output = Tensor | tuple[Tensor, Tensor, None]
 
@@ -103,12 +101,7 @@ def flash_attn_varlen_func(
     if block_table is not None:
         raise Unsupported(backend, "there is no paged cache (block_table) in packed calls")
     q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
-    check_attention(q, k, v, ("tokens", "heads", "dim"))
-    documents = Documents(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, options.mask)
-    check_documents(documents, q, k)
-    options.check(q, len(cu_seqlens_q) - 1)
-    problem = options.problem(q, k, v, len(cu_seqlens_q) - 1, max_seqlen_k, packed=True)
-    kernel = choose_packed(backend, problem)
-    call = DocumentsCall(kernel, documents, options.score(q), deterministic)
+    starts = Starts(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    call = documents_call(q, k, v, starts, options)
     out, lse = DocumentsAttention.apply(q, k, v, sink, call)  # type: ignore[no-untyped-call]
     return (out, lse, None) if return_attn_probs else out

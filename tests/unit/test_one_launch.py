@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ring_attn_bench import flash_attn_func
+from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.one_device.call import Options, local_call
 from ring_attn_bench.one_device.one_launch import OneLaunch
@@ -112,6 +112,29 @@ def test_what_is_refused_is_refused_each_time_and_after_what_was_right(changed, 
     for _ in range(2):
         with pytest.raises(InvalidArgument, match=named):
             attend(*qkv(), **changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"dropout_seed": -1}, "dropout_seed"),
+        ({"window_size": "wide"}, "window_size"),
+        ({"max_seqlen_q": 1}, "max_seqlen_q"),
+        ({"cu_seqlens_k": torch.tensor([0, 3, 5])}, "cu_seqlens_k"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_documents_are_refused_in_a_sentence_each_time_and_after_what_was_right(changed, named):
+    starts = torch.tensor([0, 3, 5], dtype=torch.int32)
+    given = {
+        "cu_seqlens_q": starts, "cu_seqlens_k": starts, "max_seqlen_q": 3, "max_seqlen_k": 3,
+        "backend": "reference",
+    }  # fmt: skip
+    q, k, v = (x[0] for x in qkv())
+    flash_attn_varlen_func(q, k, v, **given)
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match=named):
+            flash_attn_varlen_func(q, k, v, **given | changed)
 
 
 def test_a_window_may_be_a_list():
