@@ -37,8 +37,9 @@ MAX_SPILL = 96
 HEAD_DIMS = (64, 128, 256)  # one for each line of the tables
 KERNELS = ("forward", "backward_dq", "backward_dkdv")
 
-# what is asked for, and the bytes spilled at most: sm_80's, or those of backward_dq at head dim 256,
-# which a tuning run found 1.7 times as fast for all that (accumulating: 344 on sm_90, 392 on sm_100)
+# what is asked for, and the bytes spilled at most: sm_80's, or those of backward_dq at head dim
+# 256, which a tuning run found 1.7 times as fast for all that (accumulating: 344 on sm_90, 392 on
+# sm_100)
 FEATURES = {
     "accumulated": ({"first": False}, 392),
     "two chunks": ({"zigzag": True}, 136),
