@@ -82,14 +82,16 @@ def test_gradients_of_keys_are_added_to_those_that_are_there():
     q, k, v, dout = case.tensors(torch.float16)
     out, lse, *once = computed(BACKEND, case, q, k, v, dout)
     delta = row_sum(dout, out, torch.float32)
-    sums = [torch.ones_like(x) for x in once]
-    BACKEND.backward_into(
-        dout, q, k, v, out, lse, delta, *sums, case.block, case.score,
-        first=False, first_keys=False, deterministic=True,
-    )  # fmt: skip
+    shares, sums = ([torch.ones_like(x, dtype=torch.float32) for x in once] for _ in range(2))
+    for into, first in ((shares, True), (sums, False)):
+        BACKEND.backward_into(
+            dout, q, k, v, out, lse, delta, *into, case.block, case.score,
+            first=first, first_keys=first, deterministic=True,
+        )  # fmt: skip
 
-    for total, share in zip(sums, once, strict=True):
+    for total, share, rounded in zip(sums, shares, once, strict=True):
         assert torch.equal(total, 1 + share)
+        assert torch.equal(share.half(), rounded)
 
 
 def test_several_chunks_of_rows_add_up_in_float32_whatever_the_gradients_travel_in():
