@@ -130,7 +130,8 @@ def assert_as_good_as_plain_torch(case, *tensors, backend=BACKEND):
     for got, true, reached, terms, name in values:
         bound = (2 if name == "out" else 3) * error(reached, true) + floor(true, dtype)
         bound += 2 * floor(terms, torch.float32)
-        if case.dropout_p:  # one key's out is no longer v but v / (1 - p), and rounded; so is delta
+        if case.dropout_p and name in ("dq", "dk"):
+            # one key's out is no longer v but v / (1 - p), and rounded; delta follows from it
             bound += floor(terms, dtype) / 4
         assert error(got, true) <= bound, f"{name}: error {error(got, true):.2e} > {bound:.2e}"
 

@@ -93,9 +93,8 @@ def assert_ten_thousand_is_no_trouble(case: Case, dtype: torch.dtype, sign: int)
     unsure = 16 * torch.finfo(torch.float32).eps * largest + 4 * torch.finfo(dtype).eps
 
     assert 5e3 < largest < 5e4
-    # a score is a float32 sum of head_dim products: sqrt(head_dim) roundings, and twice that where
-    # a GPU's matrix unit cuts off instead
-    off = 2 * torch.finfo(torch.float32).eps * case.head_dim**0.5
+    # a GPU's matrix unit cuts sums off: of 256 products 1.6e-6 was seen
+    off = 2e-6 if case.device == "cuda" and case.head_dim > 128 else 1e-6
     torch.testing.assert_close(lse.double(), true_lse, atol=0, rtol=off)
     values = zip((out, *gradients), (true_out, *true), (true_out, *terms), strict=True)
     for mine, theirs, of in values:
