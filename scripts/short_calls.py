@@ -1,11 +1,12 @@
 """What short calls cost: attention forward and backward in a loop, by the clock on the wall.
 
-    python scripts/short_calls.py [--tokens 2048] [--backend triton --backend cudnn ...]
+    python scripts/short_calls.py [--tokens 2048] [--backend NAME ...] [--one-thread]
 
 One GPU, batch 1, 16 query and 4 key heads of 128, bfloat16, causal. Beside `flash_attn_func` with
 each backend stand flash-attn 2's own function and torch's with cuDNN, where they are installed.
 Everything takes turns, in 7 rounds of 100 calls; the figures are medians over rounds. *Host* is the
-time until a call returns, *call* the time for each call of a full queue.
+time until a call returns, *call* the time for each call of a full queue, *graph* the time for each
+replay of both passes captured in a CUDA graph, where the host is out of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
@@ -63,6 +65,14 @@ def both_ways(attention: Attention, leaves: list[Tensor], dout: Tensor) -> None:
     attention(*leaves).backward(dout)
 
 
+def graphed(attention: Attention, leaves: list[Tensor], dout: Tensor) -> Callable[[], object]:
+    """Both passes in a graph, to be replayed."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        torch.autograd.grad(attention(*leaves), leaves, dout)
+    return graph.replay
+
+
 def measured(call: Callable[[], object], calls: int) -> tuple[float, float]:
     """Microseconds of the host, with few calls in the queue, and of each call of a full one."""
     torch.cuda.synchronize()
@@ -78,36 +88,63 @@ def measured(call: Callable[[], object], calls: int) -> tuple[float, float]:
     return 1e6 * host, 1e6 * (time.perf_counter() - began) / calls
 
 
+@dataclass(frozen=True)
+class Passes:
+    """What is timed of one contestant: the forward pass, both, and both replayed."""
+
+    forward: Callable[[], object]
+    both: Callable[[], object]
+    graph: Callable[[], object]
+
+    @classmethod
+    def of(cls, attention: Attention, leaves: list[Tensor], dout: Tensor) -> Passes:
+        """Warmed up; raises what the attention raises."""
+        both = partial(both_ways, attention, leaves, dout)
+        for _ in range(20):
+            both()
+        return cls(partial(attention, *leaves), both, graphed(attention, leaves, dout))
+
+    def times(self) -> tuple[float, ...]:
+        """Microseconds: the host's of a forward, the host's of both, a call of both, a replay."""
+        host, _ = measured(self.forward, CALLS)
+        return host, *measured(self.both, CALLS), measured(self.graph, CALLS)[1]
+
+
+def ready(backends: list[str], tokens: int) -> dict[str, Passes]:
+    """The contestants that can run here, on the same inputs; the others are said."""
+    shapes = [(1, tokens, heads, 128) for heads in (16, 4, 4)]
+    leaves = [torch.randn(x, device="cuda", dtype=torch.bfloat16).requires_grad_() for x in shapes]
+    dout = torch.randn_like(leaves[0])
+    found: dict[str, Passes] = {}
+    for name, attention in contestants(backends).items():
+        try:
+            found[name] = Passes.of(attention, leaves, dout)
+        except (RingAttnBenchError, RuntimeError) as error:
+            print(f"{name}: left out, because {error}")
+    return found
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--backend", action="append", help="may be repeated; default: triton")
+    parser.add_argument(
+        "--one-thread", action="store_true", help="backward on the caller's thread, not autograd's"
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device; this measures what a GPU's host does.")
-    shapes = [(1, options.tokens, heads, 128) for heads in (16, 4, 4)]
-    leaves = [torch.randn(x, device="cuda", dtype=torch.bfloat16).requires_grad_() for x in shapes]
-    dout = torch.randn_like(leaves[0])
-    passes: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {}
-    for name, attention in contestants(options.backend or ["triton"]).items():
-        forward, both = partial(attention, *leaves), partial(both_ways, attention, leaves, dout)
-        try:
-            for _ in range(20):
-                both()
-        except (RingAttnBenchError, RuntimeError) as error:
-            print(f"{name}: left out, because {error}")
-        else:
-            passes[name] = forward, both
+    passes = ready(options.backend or ["triton"], options.tokens)
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name in passes}
-    for _ in range(ROUNDS):
-        for name in random.sample(list(passes), len(passes)):
-            one_way, two_ways = passes[name]
-            times[name].append((measured(one_way, CALLS)[0], *measured(two_ways, CALLS)))
-    print(f"{'us, medians':26} {'forward, host':>14} {'both, host':>12} {'both, call':>12}")
+    with torch.autograd.set_multithreading_enabled(not options.one_thread):
+        for _ in range(ROUNDS):
+            for name in random.sample(list(passes), len(passes)):
+                times[name].append(passes[name].times())
+    columns = ("forward, host", "both, host", "both, call", "both, graph")
+    print(f"{'us, medians':24}", *(f"{column:>13}" for column in columns))
     for name, rounds in times.items():
-        host, both_host, both_call = (median(column) for column in zip(*rounds, strict=True))
-        print(f"{name:26} {host:14.0f} {both_host:12.0f} {both_call:12.0f}")
+        print(f"{name:24}", *(f"{median(column):13.0f}" for column in zip(*rounds, strict=True)))
 
 
 if __name__ == "__main__":
