@@ -9,7 +9,7 @@ import torch
 
 from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Score
+from ring_attn_bench.problem import Documents, Mask, Score
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
@@ -25,27 +25,33 @@ from triton.tools.tensor_descriptor import TensorDescriptor as PlainDescriptor  
 if not triton.__version__.startswith(table.TRITON_VERSIONS):
     pytest.skip("served by the plain kernels", allow_module_level=True)
 
-TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+TYPES = {
+    torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32",
+}  # fmt: skip
 SHARED_MEMORY = 227 * 1024
 """Bytes that one program may have (CUDA C++ programming guide, table 30)."""
 NAMES = ("forward", "backward_dq", "backward_dkdv")
 
 
 def launched(
-    kernel, head_dim, head_dim_v=None, *, config=None, carry=False, softcap=0.0, dtype=None
-):
+    kernel, head_dim, head_dim_v=None, *,
+    config=None, carry=False, softcap=0.0, dtype=None, packed=False, tokens=4096,
+):  # fmt: skip
     """The launch that would be made, of tensors without memory."""
     dtype = dtype or torch.bfloat16
 
     def tensor(*shape, dtype=dtype):
         return torch.empty(*shape, dtype=dtype, device="meta")
 
-    tokens = 4096
-    q, k = tensor(2, tokens, 8, head_dim), tensor(2, tokens, 4, head_dim)
-    v, out = (tensor(2, tokens, heads, head_dim_v or head_dim) for heads in (4, 8))
-    lse = tensor(2, 8, tokens, dtype=torch.float32)
+    batch = 1 if packed else 2
+    q, k = tensor(batch, tokens, 8, head_dim), tensor(batch, tokens, 4, head_dim)
+    v, out = (tensor(batch, tokens, heads, head_dim_v or head_dim) for heads in (4, 8))
+    lse = tensor(batch, 8, tokens, dtype=torch.float32)
     dq, dk, dv, acc = (tensor(*x.shape, dtype=torch.float32) for x in (q, k, v, out))
     block = Block((Span(0, tokens),), (Span(0, tokens),), Band(low=0))
+    if packed:
+        starts = tensor(4, dtype=torch.int32)
+        block = Documents(starts, starts, tokens // 2, tokens // 2, Mask(causal=True))
     score = Score(head_dim**-0.5, softcap)
     if kernel == "forward":
         given = (q, k, v, acc, acc if carry else out, lse)
@@ -61,7 +67,7 @@ def source(call):
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(call.kernel.params):
         value = call.arguments[parameter.name]
-        if parameter.is_constexpr:
+        if parameter.is_constexpr or value is None:
             signature[parameter.name] = "constexpr"
             constants[(index,)] = value
             continue
@@ -114,7 +120,8 @@ def needs(call, folder):
     assert ("ttg.warp_specialize" in kernel.asm["ttgir"]) == specialised
     assert ("setmaxnreg" in kernel.asm["ptx"]) == specialised
     assert "wgmma.mma_async" in kernel.asm["ptx"]
-    assert "cp.async.bulk.tensor.4d" in kernel.asm["ptx"]
+    dims = 4 if about["cu_rows_ptr"] is None else 5
+    assert f"cp.async.bulk.tensor.{dims}d" in kernel.asm["ptx"]
     # the producer's warp is one of four
     threads = 128 * (call.config.groups + 1) if specialised else 32 * call.config.warps
     assert f".reqntid {threads}" in kernel.asm["ptx"]
@@ -165,6 +172,26 @@ def test_head_dims_between_the_widths_compile(kernel, head_dims, tmp_path):
     spilled, _ = compiled(launched(kernel, *head_dims), tmp_path)
 
     assert spilled <= 64
+
+
+@pytest.mark.parametrize("kernel", NAMES)
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_documents_need_no_more_memory_than_one_sequence(kernel, head_dim, tmp_path):
+    row = table.TABLE[kernel, head_dim]
+    spilled, shared = compiled(launched(kernel, head_dim, packed=True, config=row.config), tmp_path)
+
+    assert spilled <= max(row.spilled, 48 if head_dim == 256 else 8)
+    assert shared <= row.shared + 16
+
+
+def test_lengths_that_tma_reads_no_line_of_need_no_more_either(tmp_path):
+    row = table.TABLE["backward_dkdv", 128]
+    call = launched("backward_dkdv", 128, tokens=4095, config=row.config)
+    spilled, shared = compiled(call, tmp_path)
+
+    assert call.arguments["lse_desc"] is None
+    assert spilled <= row.spilled
+    assert shared <= row.shared + 16
 
 
 @pytest.mark.parametrize("kernel", NAMES)

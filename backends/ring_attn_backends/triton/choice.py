@@ -46,7 +46,7 @@ def forward(
     given = (q, k, v, acc, out, lse)
 
     def launches() -> Sequence[Launch]:
-        if not isinstance(where, Documents) and hopper.serves(given[:3], where, score):
+        if hopper.serves(given[:3], where, score):
             return [hopper.forward_launch(*given, where, score, first=first)]
         return [plain.forward_launch(*given, where, score, first=first)]
 
@@ -66,7 +66,7 @@ def backward(
     read = (dout, q, k, v, lse, delta)
 
     def launches() -> Sequence[Launch]:
-        if not isinstance(where, Documents) and hopper.serves((q, k, v, dout), where, score):
+        if hopper.serves((q, k, v, dout), where, score):
             return [
                 hopper.backward_dq_launch(*read, dq, where, score, add=add),
                 hopper.backward_dkdv_launch(*read, dk, dv, where, score, add=add_keys),

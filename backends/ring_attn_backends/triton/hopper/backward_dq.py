@@ -8,33 +8,53 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 
-from ring_attn_backends.triton.hopper.pipes import barriers, new_pipe, receive, release, send
-from ring_attn_backends.triton.hopper.programs import RUN_TIME, nth, seen, tile_and_head
+from ring_attn_backends.triton.hopper.pipes import (
+    barriers,
+    bring,
+    new_pipe,
+    receive,
+    release,
+    send,
+)
+from ring_attn_backends.triton.hopper.programs import (
+    RUN_TIME,
+    matrix,
+    nth,
+    seen,
+    sides,
+    tile_and_head,
+    vector,
+)
 from ring_attn_backends.triton.scores import tanh
 
 
 @gluon.jit(do_not_specialize=RUN_TIME)
 def backward_dq(
-    dout_desc, q_desc, k_desc, v_desc, lse_ptr, delta_ptr, dq_ptr,
+    dout_desc, q_desc, k_desc, v_desc, lse_ptr, delta_ptr, dq_ptr, cu_rows_ptr, cu_keys_ptr,
     lse_strides, delta_strides, dq_strides,
     tiles, heads, all_heads, section, group, M, N, low, high, scale, cap, gradient_scale,
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr, GROUPS: gl.constexpr, CAPPED: gl.constexpr, ADD: gl.constexpr,
 ) -> None:  # fmt: skip
-    """dq of 64 * GROUPS rows of one head; grid (row tiles * heads * batch).
+    """dq of 64 * GROUPS rows of one head; grid (row tiles * heads * batch or documents).
 
-    dout (B, M, H, E), q (B, M, H, D), k (B, N, G, D) and v (B, N, G, E) as in `forward`. ADD: to
-    what dq holds.
+    dout (B, M, H, E), q (B, M, H, D), k (B, N, G, D), v (B, N, G, E) and documents as in `forward`.
+    ADD: to what dq holds.
     """
     tile, head = tile_and_head(tiles, all_heads, section)
-    batch = head // heads
+    row_side, key_side, low, high = sides(
+        head // heads, cu_rows_ptr, cu_keys_ptr, M, N, low, high
+    )  # fmt: skip
+    M, N = row_side[2], key_side[2]
     head = head % heads
-    first_row = (tiles - 1 - tile) * 64 * GROUPS
+    first_row = (gl.cdiv(M, 64 * GROUPS) - 1 - tile) * 64 * GROUPS
+    if cu_rows_ptr is not None:  # noqa: SIM102 - Triton would compile what stands behind an `and`
+        if first_row < 0:  # a shorter document than the longest
+            return
     last_row = gl.minimum(first_row + 64 * GROUPS, M) - 1
     where = seen(first_row, last_row, -high, -low, N, BLOCK_N)
     dtype: gl.constexpr = q_desc.dtype
@@ -44,17 +64,16 @@ def backward_dq(
     rows_full = barriers(1, 1)
     keys = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_D, GROUPS)
     values = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_E, GROUPS)
-    wide_batch, wide_head = batch.to(gl.int64), head.to(gl.int64)
-    lse_ptr += wide_batch * lse_strides[0] + wide_head * lse_strides[1]
-    delta_ptr += wide_batch * delta_strides[0] + wide_head * delta_strides[1]
-    dq_ptr += wide_batch * dq_strides[0] + wide_head * dq_strides[2]
+    lse_ptr = vector(lse_ptr, lse_strides, row_side, head)
+    delta_ptr = vector(delta_ptr, delta_strides, row_side, head)
+    dq_ptr = matrix(dq_ptr, dq_strides, row_side, head)
     given = (
         q_slots, dout_slots, rows_full, keys, values, lse_ptr, delta_ptr, dq_ptr, dq_strides[1],
         first_row, where, M, N, low, high, scale, cap, gradient_scale,
     )  # fmt: skip
     fetch = (
         dout_desc, q_desc, k_desc, v_desc, q_slots, dout_slots, rows_full, keys, values,
-        batch, head, head // group, first_row, where,
+        row_side, key_side, head, head // group, first_row, where,
     )  # fmt: skip
     if GROUPS == 2:
         gl.warp_specialize(
@@ -87,18 +106,18 @@ def _produce(
     """Brings the rows, then tile after tile of keys and values."""
     (
         dout_desc, q_desc, k_desc, v_desc, q_slots, dout_slots, rows_full, keys, values,
-        batch, head, key_head, first_row, where,
+        row_side, key_side, head, key_head, first_row, where,
     ) = fetch  # fmt: skip
     full = rows_full.index(0)
     mbarrier.expect(full, GROUPS * 64 * (BLOCK_D + BLOCK_E) * 2)
     for part in gl.static_range(GROUPS):
-        at = [batch, first_row + part * 64, head, 0]
-        tma.async_copy_global_to_shared(q_desc, at, full, q_slots.index(part))
-        tma.async_copy_global_to_shared(dout_desc, at, full, dout_slots.index(part))
+        row = first_row + part * 64
+        bring(q_desc, row_side, row, head, full, q_slots.index(part))
+        bring(dout_desc, row_side, row, head, full, dout_slots.index(part))
     for i in range(where[2] + where[3]):
         first_key = nth(i, where, BLOCK_N)
-        send(keys, i, k_desc, batch, first_key, key_head, STAGES, BLOCK_N, BLOCK_D)
-        send(values, i, v_desc, batch, first_key, key_head, STAGES, BLOCK_N, BLOCK_E)
+        send(keys, i, k_desc, key_side, first_key, key_head, STAGES, BLOCK_N, BLOCK_D)
+        send(values, i, v_desc, key_side, first_key, key_head, STAGES, BLOCK_N, BLOCK_E)
 
 
 @gluon.jit

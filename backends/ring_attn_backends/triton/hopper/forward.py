@@ -10,35 +10,57 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 
-from ring_attn_backends.triton.hopper.pipes import barriers, new_pipe, receive, release, send
-from ring_attn_backends.triton.hopper.programs import RUN_TIME, nth, seen, tile_and_head
+from ring_attn_backends.triton.hopper.pipes import (
+    barriers,
+    bring,
+    new_pipe,
+    receive,
+    release,
+    send,
+)
+from ring_attn_backends.triton.hopper.programs import (
+    RUN_TIME,
+    matrix,
+    nth,
+    seen,
+    sides,
+    tile_and_head,
+    vector,
+)
 from ring_attn_backends.triton.scores import tanh
 
 
 @gluon.jit(do_not_specialize=RUN_TIME)
 def forward(
-    q_desc, k_desc, v_desc, acc_ptr, out_ptr, lse_ptr, acc_strides, out_strides, lse_strides,
+    q_desc, k_desc, v_desc, acc_ptr, out_ptr, lse_ptr, cu_rows_ptr, cu_keys_ptr,
+    acc_strides, out_strides, lse_strides,
     tiles, heads, all_heads, section, group, M, N, low, high, scale, cap,
     E: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr, GROUPS: gl.constexpr, CAPPED: gl.constexpr, CARRIED: gl.constexpr,
 ) -> None:  # fmt: skip
-    """out and lse of 64 * GROUPS rows of one head; grid (row tiles * heads * batch).
+    """out and lse of 64 * GROUPS rows of one head; grid (row tiles * heads * batch or documents).
 
     q (B, M, H, D), k (B, N, G, D) and v (B, N, G, E) come as descriptors of tiles of 64 rows, or
-    BLOCK_N keys, of BLOCK_D or BLOCK_E columns: TMA fills those beyond D and E with 0. The numbers
-    are explained in `arguments`. CARRIED: goes on from acc, an out in float32, and lse; out may be
-    acc. `scale` must be positive: a row's largest product is then its largest score.
+    BLOCK_N keys, of BLOCK_D or BLOCK_E columns: TMA fills those beyond D and E with 0. Pointers to
+    cu_seqlens are None unless documents are packed. The numbers are explained in `arguments`.
+    CARRIED: goes on from acc, an out in float32, and lse; out may be acc. `scale` must be positive:
+    a row's largest product is then its largest score.
     """
     tile, head = tile_and_head(tiles, all_heads, section)
-    batch = head // heads
+    row_side, key_side, low, high = sides(
+        head // heads, cu_rows_ptr, cu_keys_ptr, M, N, low, high
+    )  # fmt: skip
+    M, N = row_side[2], key_side[2]
     head = head % heads
     # under a causal mask the last rows have most keys
-    first_row = (tiles - 1 - tile) * 64 * GROUPS
+    first_row = (gl.cdiv(M, 64 * GROUPS) - 1 - tile) * 64 * GROUPS
+    if cu_rows_ptr is not None:  # noqa: SIM102 - Triton would compile what stands behind an `and`
+        if first_row < 0:  # a shorter document than the longest
+            return
     last_row = gl.minimum(first_row + 64 * GROUPS, M) - 1
     where = seen(first_row, last_row, -high, -low, N, BLOCK_N)
     dtype: gl.constexpr = q_desc.dtype
@@ -47,17 +69,16 @@ def forward(
     q_full = barriers(1, 1)
     keys = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_D, GROUPS)
     values = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_E, GROUPS)
-    wide_batch, wide_head = batch.to(gl.int64), head.to(gl.int64)
-    acc_ptr += wide_batch * acc_strides[0] + wide_head * acc_strides[2]
-    out_ptr += wide_batch * out_strides[0] + wide_head * out_strides[2]
-    lse_ptr += wide_batch * lse_strides[0] + wide_head * lse_strides[1]
+    acc_ptr = matrix(acc_ptr, acc_strides, row_side, head)
+    out_ptr = matrix(out_ptr, out_strides, row_side, head)
+    lse_ptr = vector(lse_ptr, lse_strides, row_side, head)
     given = (
         q_slots, q_full, keys, values, acc_ptr, out_ptr, lse_ptr, acc_strides[1], out_strides[1],
         first_row, where, M, N, low, high, scale, cap,
     )  # fmt: skip
     fetch = (
-        q_desc, k_desc, v_desc, q_slots, q_full, keys, values, batch, head, head // group,
-        first_row, where,
+        q_desc, k_desc, v_desc, q_slots, q_full, keys, values, row_side, key_side,
+        head, head // group, first_row, where,
     )  # fmt: skip
     # registers: a program has 65536, for the consumers' warpgroups and for the producer's
     if GROUPS == 2:
@@ -90,18 +111,17 @@ def _produce(
 ):  # fmt: skip
     """Brings the queries, then tile after tile of keys and values."""
     (
-        q_desc, k_desc, v_desc, q_slots, q_full, keys, values, batch, head, key_head,
-        first_row, where,
+        q_desc, k_desc, v_desc, q_slots, q_full, keys, values, row_side, key_side,
+        head, key_head, first_row, where,
     ) = fetch  # fmt: skip
     mbarrier.expect(q_full.index(0), GROUPS * 64 * BLOCK_D * 2)
     for part in gl.static_range(GROUPS):
-        tma.async_copy_global_to_shared(
-            q_desc, [batch, first_row + part * 64, head, 0], q_full.index(0), q_slots.index(part)
-        )
+        row = first_row + part * 64
+        bring(q_desc, row_side, row, head, q_full.index(0), q_slots.index(part))
     for i in range(where[2] + where[3]):
         first_key = nth(i, where, BLOCK_N)
-        send(keys, i, k_desc, batch, first_key, key_head, STAGES, BLOCK_N, BLOCK_D)
-        send(values, i, v_desc, batch, first_key, key_head, STAGES, BLOCK_N, BLOCK_E)
+        send(keys, i, k_desc, key_side, first_key, key_head, STAGES, BLOCK_N, BLOCK_D)
+        send(values, i, v_desc, key_side, first_key, key_head, STAGES, BLOCK_N, BLOCK_E)
 
 
 @gluon.jit
@@ -138,9 +158,9 @@ def _consume(
         peak = gl.full([64], float("-inf"), gl.float32, s_rows)
         total = gl.zeros([64], gl.float32, s_rows)
     count = edges + whole
+    mbarrier.wait(q_full.index(0), 0)
+    q = q_slots.index(PART)
     if count > 0:
-        mbarrier.wait(q_full.index(0), 0)
-        q = q_slots.index(PART)
         k = receive(keys, 0, STAGES)
         zeros = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
         s = warpgroup_mma(q, k.permute([1, 0]), zeros, use_acc=False, is_async=True)

@@ -8,14 +8,23 @@ multiprocessor hide them behind each other's products better than one with two w
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.hopper.programs import RUN_TIME, seen, tile_and_head
+from ring_attn_backends.triton.hopper.programs import (
+    RUN_TIME,
+    matrix,
+    place,
+    seen,
+    sides,
+    tile_and_head,
+    vector,
+)
 from ring_attn_backends.triton.scores import tanh
 from ring_attn_backends.triton.softmax import carried, finished, finite
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def forward_tma(
-    q_desc, k_desc, v_desc, acc_ptr, out_ptr, lse_ptr, acc_strides, out_strides, lse_strides,
+    q_desc, k_desc, v_desc, acc_ptr, out_ptr, lse_ptr, cu_rows_ptr, cu_keys_ptr,
+    acc_strides, out_strides, lse_strides,
     tiles, heads, all_heads, section, group, M, N, low, high, scale, cap,
     E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -23,22 +32,27 @@ def forward_tma(
 ) -> None:  # fmt: skip
     """out and lse of BLOCK_M rows of one head; all as in `forward.forward`."""
     tile, head = tile_and_head(tiles, all_heads, section)
-    batch = head // heads
+    row_side, key_side, low, high = sides(
+        head // heads, cu_rows_ptr, cu_keys_ptr, M, N, low, high
+    )  # fmt: skip
+    M, N = row_side[2], key_side[2]
     head = head % heads
-    first_row = (tiles - 1 - tile) * BLOCK_M
+    first_row = (tl.cdiv(M, BLOCK_M) - 1 - tile) * BLOCK_M
+    if cu_rows_ptr is not None:  # noqa: SIM102 - Triton would compile what stands behind an `and`
+        if first_row < 0:  # a shorter document than the longest
+            return
     last_row = tl.minimum(first_row + BLOCK_M, M) - 1
     start, before, whole, edges = seen(first_row, last_row, -high, -low, N, BLOCK_N)
-    wide_batch, wide_head = batch.to(tl.int64), head.to(tl.int64)
-    out_ptr += wide_batch * out_strides[0] + wide_head * out_strides[2]
-    lse_ptr += wide_batch * lse_strides[0] + wide_head * lse_strides[1]
+    out_ptr = matrix(out_ptr, out_strides, row_side, head)
+    lse_ptr = vector(lse_ptr, lse_strides, row_side, head)
     rows = first_row + tl.arange(0, BLOCK_M)
     columns = tl.arange(0, BLOCK_E)[None, :]
     inside = (rows < M)[:, None]
     if E < BLOCK_E:
         inside = inside & (columns < E)
-    q = q_desc.load([batch, first_row, head, 0]).reshape(BLOCK_M, BLOCK_D)
+    q = _tile(q_desc, row_side, first_row, head)
     if CARRIED:
-        acc_ptr += wide_batch * acc_strides[0] + wide_head * acc_strides[2]
+        acc_ptr = matrix(acc_ptr, acc_strides, row_side, head)
         pointers = acc_ptr + rows.to(tl.int64)[:, None] * acc_strides[1] + columns
         acc = tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
         total, peak = carried(tl.load(lse_ptr + rows, mask=rows < M, other=0.0))
@@ -49,16 +63,16 @@ def forward_tma(
     key_head = head // group
     for index in tl.range(0, whole):
         first_key = (start + before + index) * BLOCK_N
-        k = k_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, BLOCK_D)
+        k = _tile(k_desc, key_side, first_key, key_head)
         s = tl.dot(q, k.T)
         if CAPPED:
             s = cap * tanh(s * scale, False)
         acc, total, peak, p = _soften(acc, total, peak, s, scale, CAPPED)
-        v = v_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, BLOCK_E)
+        v = _tile(v_desc, key_side, first_key, key_head)
         acc = tl.dot(p.to(v.dtype), v, acc)
     for index in tl.range(0, edges):
         first_key = (start + index + tl.where(index >= before, whole, 0)) * BLOCK_N
-        k = k_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, BLOCK_D)
+        k = _tile(k_desc, key_side, first_key, key_head)
         s = tl.dot(q, k.T)
         if CAPPED:
             s = cap * tanh(s * scale, False)
@@ -67,7 +81,7 @@ def forward_tma(
         visible = (distance >= low) & (distance <= high) & (keys < N)[None, :]
         s = tl.where(visible, s, float("-inf"))
         acc, total, peak, p = _soften(acc, total, peak, s, scale, CAPPED)
-        v = v_desc.load([batch, first_key, key_head, 0]).reshape(BLOCK_N, BLOCK_E)
+        v = _tile(v_desc, key_side, first_key, key_head)
         acc = tl.dot(p.to(v.dtype), v, acc)
     total, lse = finished(total, peak)
     out = acc * (1.0 / total)[:, None]
@@ -91,3 +105,10 @@ def _soften(acc, total, peak, s, scale, CAPPED: tl.constexpr):
         p = tl.exp2(s * scale - shift[:, None])
     fade = tl.exp2(peak - shift)
     return acc * fade[:, None], total * fade + tl.sum(p, 1), new_peak, p
+
+
+@triton.jit
+def _tile(desc, side, token, head):
+    """The tile (tokens, columns) that `pipes.bring` would bring."""
+    tile = desc.load(place(desc, side, token, head))
+    return tile.reshape(desc.block_shape[-3], desc.block_shape[-1])

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ring_attn_backends.triton.arguments import padded
+from ring_attn_backends.triton.hopper.extents import Extent
 from ring_attn_backends.triton.hopper.table import (
     CAPABILITY,
     FEW,
@@ -27,7 +28,7 @@ from ring_attn_backends.triton.hopper.table import (
     Row,
     refusal,
 )
-from ring_attn_backends.triton.lines import Places
+from ring_attn_bench.problem import Documents
 from ring_attn_bench.relaunch import Made
 
 if TYPE_CHECKING:
@@ -79,14 +80,14 @@ class HopperLaunch:
         return call, *(part for launch in self.after for part in launch.made())
 
 
-def serves(tensors: tuple[Tensor, ...], where: Block, score: Score) -> bool:
+def serves(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> bool:
     """Whether these kernels compute the block, on this GPU; tensors: q, k, v, and dout if given."""
     if not tensors[0].is_cuda or unserved(tensors[0].device.index) is not None:
         return False
     return lacks(tensors, where, score) is None
 
 
-def lacks(tensors: tuple[Tensor, ...], where: Block, score: Score) -> str | None:
+def lacks(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> str | None:
     """Why a block is left to the plain kernels on any GPU, or None."""
     from ring_attn_backends.triton.hopper.descriptors import fits
 
@@ -99,7 +100,7 @@ def lacks(tensors: tuple[Tensor, ...], where: Block, score: Score) -> str | None
         return str(q.dtype)
     if not NARROWEST < max(q.shape[-1], v.shape[-1]) <= WIDEST:
         return f"head dims {q.shape[-1]} and {v.shape[-1]}"
-    if where.index_band is None:
+    if not isinstance(where, Documents) and where.index_band is None:
         return "chunks with a mask that is no band of indices"
     if 0 in (*q.shape, *k.shape):
         return "nothing to compute"
@@ -122,7 +123,7 @@ def unserved(device: int) -> str | None:
 
 def forward_launch(
     q: Tensor, k: Tensor, v: Tensor, acc: Tensor, out: Tensor, lse: Tensor,
-    where: Block, score: Score, *, first: bool, config: Config | None = None,
+    where: Block | Documents, score: Score, *, first: bool, config: Config | None = None,
 ) -> HopperLaunch:  # fmt: skip
     """As the plain one; `config` if not the table's."""
     from ring_attn_backends.triton.hopper import descriptors
@@ -130,7 +131,8 @@ def forward_launch(
     from ring_attn_backends.triton.hopper.forward_tma import forward_tma
 
     config = config or chosen("forward", q, k, v)
-    tiles = descriptors.plain_tiles if config.tma else descriptors.tiles
+    extent = Extent.of(where, q.shape[0])
+    tiles = partial(descriptors.tiles, packed=extent.packed, gluon=not config.tma)
     given = {
         "q_desc": tiles(q, config.own if config.tma else 64, width(q)),
         "k_desc": tiles(k, config.block, width(k)),
@@ -144,23 +146,25 @@ def forward_launch(
         "lse_strides": _strides(lse, 2),
         "CARRIED": not first,
     }
-    return _launch(forward_tma if config.tma else forward, config, given, q, k, v, where, score)
+    return _launch(forward_tma if config.tma else forward, config, given, q, k, v, extent, score)
 
 
 def backward_dq_launch(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-    dq: Tensor, where: Block, score: Score, *, add: bool, config: Config | None = None,
+    dq: Tensor, where: Block | Documents, score: Score, *, add: bool, config: Config | None = None,
 ) -> HopperLaunch:  # fmt: skip
     """As the plain one."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dq import backward_dq
 
     config = config or chosen("backward_dq", q, k, v)
+    extent = Extent.of(where, q.shape[0])
+    tiles = partial(descriptors.tiles, packed=extent.packed)
     given = {
-        "dout_desc": descriptors.tiles(dout, 64, width(v)),
-        "q_desc": descriptors.tiles(q, 64, width(q)),
-        "k_desc": descriptors.tiles(k, config.block, width(k)),
-        "v_desc": descriptors.tiles(v, config.block, width(v)),
+        "dout_desc": tiles(dout, 64, width(v)),
+        "q_desc": tiles(q, 64, width(q)),
+        "k_desc": tiles(k, config.block, width(k)),
+        "v_desc": tiles(v, config.block, width(v)),
         "lse_ptr": lse,
         "delta_ptr": delta,
         "dq_ptr": dq,
@@ -170,12 +174,12 @@ def backward_dq_launch(
         "gradient_scale": score.softmax_scale,
         "ADD": add,
     }
-    return _launch(backward_dq, config, given, q, k, v, where, score)
+    return _launch(backward_dq, config, given, q, k, v, extent, score)
 
 
 def backward_dkdv_launch(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-    dk: Tensor, dv: Tensor, where: Block, score: Score,
+    dk: Tensor, dv: Tensor, where: Block | Documents, score: Score,
     *, add: bool, config: Config | None = None, splits: int | None = None,
 ) -> HopperLaunch:  # fmt: skip
     """As the plain one; splits: how many programs share a key head's queries, if not by the GPU."""
@@ -183,20 +187,27 @@ def backward_dkdv_launch(
     from ring_attn_backends.triton.hopper.backward_dkdv import backward_dkdv
 
     config = config or chosen("backward_dkdv", q, k, v)
+    extent = Extent.of(where, q.shape[0])
     batch, tokens, heads, _ = k.shape
     if splits is None:
         programs = -(-tokens // config.own) * heads * batch
-        splits = splits_for(programs, q.shape[2] // heads, _sms(q), ragged=_is_ragged(where))
+        splits = splits_for(programs, q.shape[2] // heads, _sms(q), ragged=extent.ragged)
     sums = [x.new_empty(splits, *x.shape, dtype=torch.float32) for x in (k, v) if splits > 1]
     into = sums or [dk, dv]
     strides = [_strides(x[0] if sums else x, 3) for x in into]
+    by_tma = not extent.packed and descriptors.fits(lse) and descriptors.fits(delta)
+    tiles = partial(descriptors.tiles, packed=extent.packed)
     given = {
-        "dout_desc": descriptors.tiles(dout, config.block, width(v)),
-        "q_desc": descriptors.tiles(q, config.block, width(q)),
-        "k_desc": descriptors.tiles(k, 64, width(k)),
-        "v_desc": descriptors.tiles(v, 64, width(v)),
-        "lse_desc": descriptors.lines(lse, config.block),
-        "delta_desc": descriptors.lines(delta, config.block),
+        "dout_desc": tiles(dout, config.block, width(v)),
+        "q_desc": tiles(q, config.block, width(q)),
+        "k_desc": tiles(k, 64, width(k)),
+        "v_desc": tiles(v, 64, width(v)),
+        "lse_desc": descriptors.lines(lse, config.block) if by_tma else None,
+        "delta_desc": descriptors.lines(delta, config.block) if by_tma else None,
+        "lse_ptr": lse,
+        "delta_ptr": delta,
+        "lse_strides": _strides(lse, 2),
+        "delta_strides": _strides(delta, 2),
         "dk_ptr": into[0],
         "dv_ptr": into[1],
         "dk_strides": strides[0],
@@ -208,7 +219,7 @@ def backward_dkdv_launch(
         "ADD": add and not sums,
     }
     first, *others = (
-        _launch(backward_dkdv, config, given | which, q, k, v, where, score, splits=splits)
+        _launch(backward_dkdv, config, given | which, q, k, v, extent, score, splits=splits)
         for which in (_APART if config.apart else _TOGETHER)
     )
     if sums:
@@ -263,32 +274,33 @@ def _launch(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    where: Block,
+    extent: Extent,
     score: Score,
     *,
     splits: int = 0,
 ) -> HopperLaunch:
     """splits: of a key head's queries; 0 where a program has rows, and not keys."""
-    places = Places.of(where, positions=False)
     of_keys = splits > 0
-    tiles = -(-(places.keys if of_keys else places.rows).count // config.own)
+    tiles = -(-(extent.keys if of_keys else extent.rows) // config.own)
     group = q.shape[2] // k.shape[2]
     heads = k.shape[2] * splits if of_keys else q.shape[2]
     # bytes of the other side's tiles that the programs of one key head pass through
     columns = (k.shape[-1] + v.shape[-1]) * k.element_size()
-    passed = (q.shape[1] * group if of_keys else k.shape[1]) * columns
+    passed = max(1, extent.rows * group if of_keys else extent.keys) * columns
     together = (splits if of_keys else group) * max(1, L2_SHARE // passed)
     log2e, capped = math.log2(math.e), score.softcap > 0
     numbers = {
         "tiles": tiles,
         "heads": heads,
-        "all_heads": heads * q.shape[0],
-        "section": min(together, heads * q.shape[0]),
+        "all_heads": heads * extent.entries,
+        "section": min(together, heads * extent.entries),
         "group": group,
-        "M": places.rows.count,
-        "N": places.keys.count,
-        "low": places.low,
-        "high": places.high,
+        "M": extent.rows,
+        "N": extent.keys,
+        "low": extent.low,
+        "high": extent.high,
+        "cu_rows_ptr": extent.cu_rows,
+        "cu_keys_ptr": extent.cu_keys,
         "scale": score.softmax_scale / score.softcap if capped else score.softmax_scale * log2e,
         "cap": score.softcap * log2e,
         "D": q.shape[-1],
@@ -303,7 +315,7 @@ def _launch(
     }
     given = numbers | given
     arguments = {name: given[name] for name in kernel.arg_names}
-    grid = (tiles * heads * q.shape[0], 1, 1)
+    grid = (tiles * heads * extent.entries, 1, 1)
     return HopperLaunch(kernel, grid, arguments, config, q.device)
 
 
@@ -328,12 +340,6 @@ def _strides(tensor: Tensor, dims: int) -> tuple[int, ...]:
     # a dim of one element may have any stride; 0 spares the kernels a variant for each
     sizes, strides = tensor.shape[:dims], tensor.stride()[:dims]
     return tuple(stride if size > 1 else 0 for size, stride in zip(sizes, strides, strict=True))
-
-
-def _is_ragged(where: Block) -> bool:
-    """Whether programs differ in how many tiles they visit."""
-    band = where.index_band
-    return band is None or not band.is_open
 
 
 def _sms(q: Tensor) -> int:

@@ -1,10 +1,17 @@
-"""Which tile of which head a program takes, and the key or row tiles that it visits, in order."""
+"""Which tile of which head a program takes, and the key or row tiles that it visits, in order.
+
+A *side*, rows or keys, is a tuple (batch entry, first token, number of tokens): a whole entry, or a
+document of those packed into entry 0.
+"""
 # ruff: noqa: ANN001, ANN201 - Triton infers what a kernel's arguments are
 
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.places import reach
+from ring_attn_backends.triton import lines
+from ring_attn_backends.triton.places import document, reach
+
+FAR = tl.constexpr(lines.FAR)
 
 RUN_TIME = ("tiles", "heads", "all_heads", "section", "group", "M", "N", "low", "high")
 """What Triton must not specialise: see `arguments.RUN_TIME`."""
@@ -23,6 +30,47 @@ def tile_and_head(tiles, heads, section):
     size = tl.minimum(section, heads - first)
     rest = program - first * tiles
     return rest // size, first + rest % size
+
+
+@triton.jit
+def sides(batch, cu_rows_ptr, cu_keys_ptr, M, N, low, high):
+    """Rows and keys of a batch entry, or where cu_seqlens are given of a document, and its band.
+
+    The last row and the last key of a document are at one place.
+    """
+    zero = batch * 0
+    rows, keys = (batch, zero, M), (batch, zero, N)
+    if cu_rows_ptr is not None:
+        row_token, M = document(cu_rows_ptr, batch)
+        key_token, N = document(cu_keys_ptr, batch)
+        rows, keys = (zero, row_token, M), (zero, key_token, N)
+        low, high = low - (N - M), high - (N - M)
+    return rows, keys, low, high
+
+
+@triton.jit
+def place(desc, side, token, head):
+    """Where TMA finds the tile that begins at a token of the side; desc: by `descriptors.tiles`.
+
+    What lies outside of the side arrives as 0.
+    """
+    if len(desc.block_shape) == 5:  # documents: `descriptors._ragged` tells why
+        return FAR, side[1] + side[2], FAR - side[2] + token, head, 0
+    else:  # noqa: RET505 - Triton would compile what follows a return
+        return side[0], token, head, 0
+
+
+@triton.jit
+def matrix(base, strides, side, head):
+    """Where the side's matrix of a head begins; strides (batch, token, head)."""
+    base += side[0].to(tl.int64) * strides[0] + head.to(tl.int64) * strides[2]
+    return base + side[1].to(tl.int64) * strides[1]
+
+
+@triton.jit
+def vector(base, strides, side, head):
+    """Where the side's vector over tokens begins; strides (batch, head)."""
+    return base + side[0].to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1] + side[1]
 
 
 @triton.jit

@@ -1,0 +1,53 @@
+"""What is asked for, a block or packed documents, in the numbers that grids and kernels take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ring_attn_backends.triton.arguments import of_documents
+from ring_attn_backends.triton.lines import Places
+from ring_attn_bench.problem import Documents
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ring_attn_bench.block import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Batch entries or documents, and how many rows and keys each of them has at most.
+
+    low, high: the band, by index. cu_rows, cu_keys: cu_seqlens, or None. ragged: whether the
+    programs of an entry differ in how many tiles they visit.
+    """
+
+    entries: int
+    rows: int
+    keys: int
+    low: int
+    high: int
+    ragged: bool
+    cu_rows: Tensor | None = None
+    cu_keys: Tensor | None = None
+
+    @classmethod
+    def of(cls, where: Block | Documents, batch: int) -> Extent:
+        """A block has as many entries as the batch."""
+        if isinstance(where, Documents):
+            numbers, count = of_documents(where), len(where.cu_seqlens_q) - 1
+            return cls(
+                count, where.max_seqlen_q, where.max_seqlen_k, numbers["low"], numbers["high"],
+                not where.mask.band.is_open, where.cu_seqlens_q, where.cu_seqlens_k,
+            )  # fmt: skip
+        places, band = Places.of(where, positions=False), where.index_band
+        return cls(
+            batch, places.rows.count, places.keys.count, places.low, places.high,
+            band is None or not band.is_open,
+        )  # fmt: skip
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is documents, in one batch entry."""
+        return self.cu_rows is not None
