@@ -84,5 +84,5 @@ def worst_error(form, tokens, *, backend="triton", device="cuda", dtype=torch.bf
 @pytest.mark.skipif(room() < 60, reason="needs a GPU with 60 GiB")
 @pytest.mark.parametrize("form", ["one sequence", "ALiBi", "documents"])
 def test_tokens_beyond_32_bits_of_elements_are_right(form):
-    """One sequence is for Hopper's kernels, if it is one; the others are for the plain ones."""
+    """ALiBi is for the plain kernels, the others are for Hopper's, if it is one."""
     assert worst_error(form, TOKENS) < LIMIT

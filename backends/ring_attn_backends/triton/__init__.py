@@ -78,7 +78,7 @@ class TritonBackend:
 
         gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
         why = refusal(gpu, triton.__version__, self.interpreted())
-        rest = f"plain ones for ALiBi, dropout, documents, float32, head dims to {NARROWEST}"
+        rest = f"plain ones for ALiBi, dropout, float32, head dims to {NARROWEST}"
         kernels = f"Hopper kernels, {rest}" if why is None else f"plain kernels: {why}"
         return f"triton {triton.__version__} ({kernels})"
 
