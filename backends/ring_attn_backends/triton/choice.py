@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ring_attn_backends.triton import launch as plain
 from ring_attn_backends.triton.hopper import launch as hopper
+from ring_attn_backends.triton.hopper.served import serves
 from ring_attn_bench.problem import Documents
 from ring_attn_bench.relaunch import Kept, Made, relaunch, signature
 
@@ -46,7 +47,7 @@ def forward(
     given = (q, k, v, acc, out, lse)
 
     def launches() -> Sequence[Launch]:
-        if hopper.serves(given[:3], where, score):
+        if serves(given[:3], where, score):
             return [hopper.forward_launch(*given, where, score, first=first)]
         return [plain.forward_launch(*given, where, score, first=first)]
 
@@ -66,7 +67,7 @@ def backward(
     read = (dout, q, k, v, lse, delta)
 
     def launches() -> Sequence[Launch]:
-        if hopper.serves((q, k, v, dout), where, score):
+        if serves((q, k, v, dout), where, score):
             return [
                 hopper.backward_dq_launch(*read, dq, where, score, add=add),
                 hopper.backward_dkdv_launch(*read, dk, dv, where, score, add=add_keys),

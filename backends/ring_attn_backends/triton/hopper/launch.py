@@ -1,47 +1,30 @@
-"""From tensors to calls of the Hopper kernels, or to None where these have nothing to offer.
+"""From tensors to calls of the Hopper kernels, for what `served` lets pass.
 
 The functions take what those of `ring_attn_backends.triton.launch` take; shapes as there.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ring_attn_backends.triton.arguments import padded
 from ring_attn_backends.triton.hopper.extents import Extent
-from ring_attn_backends.triton.hopper.table import (
-    CAPABILITY,
-    FEW,
-    MEASURED,
-    NARROWEST,
-    TABLE,
-    WIDEST,
-    Config,
-    Kernel,
-    Row,
-    refusal,
-)
-from ring_attn_bench.problem import Documents
+from ring_attn_backends.triton.hopper.table import Config
+from ring_attn_backends.triton.hopper.tilings import chosen, multiprocessors, splits_for, width
 from ring_attn_bench.relaunch import Made
 
 if TYPE_CHECKING:
     from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Score
-
-_log = logging.getLogger("ring_attn_bench")
+    from ring_attn_bench.problem import Documents, Score
 
 _TOGETHER = ({"DK": True, "DV": True},)
 _APART = ({"DK": True, "DV": False}, {"DK": False, "DV": True})
 """Which of dk and dv each of backward_dkdv's launches is for."""
-SMS = 132
-"""Multiprocessors of an H200."""
 L2_SHARE = 32 << 20
 """Bytes of tiles that are read again and again, at most: of an H200's L2 cache of 50 MiB."""
 
@@ -78,47 +61,6 @@ class HopperLaunch:
             compiled = self.kernel[self.grid](**self.arguments, **self.options)
         call = Made(compiled, self.grid, tuple(self.arguments.values()))
         return call, *(part for launch in self.after for part in launch.made())
-
-
-def serves(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> bool:
-    """Whether these kernels compute the block, on this GPU; tensors: q, k, v, and dout if given."""
-    if not tensors[0].is_cuda or unserved(tensors[0].device.index) is not None:
-        return False
-    return lacks(tensors, where, score) is None
-
-
-def lacks(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> str | None:
-    """Why a block is left to the plain kernels on any GPU, or None."""
-    from ring_attn_backends.triton.hopper.descriptors import fits
-
-    q, k, v, *_ = tensors
-    if score.alibi_slopes is not None or score.dropout_p > 0:
-        return "ALiBi and dropout"
-    if score.softmax_scale <= 0:
-        return "a scale that is not positive"
-    if q.dtype not in (torch.float16, torch.bfloat16):
-        return str(q.dtype)
-    if not NARROWEST < max(q.shape[-1], v.shape[-1]) <= WIDEST:
-        return f"head dims {q.shape[-1]} and {v.shape[-1]}"
-    if not isinstance(where, Documents) and where.index_band is None:
-        return "chunks with a mask that is no band of indices"
-    if 0 in (*q.shape, *k.shape):
-        return "nothing to compute"
-    if not all(fits(x) for x in tensors):
-        return "strides or addresses that TMA cannot read"
-    return None
-
-
-@cache
-def unserved(device: int) -> str | None:
-    """Why these kernels do not run on that GPU, or None."""
-    import triton
-
-    capability = torch.cuda.get_device_capability(device)
-    why = refusal(capability, triton.__version__, bool(triton.knobs.runtime.interpret))
-    if why is not None and capability == CAPABILITY:
-        _log.warning("backend 'triton' takes its plain kernels, not those for Hopper: %s.", why)
-    return why
 
 
 def forward_launch(
@@ -191,7 +133,7 @@ def backward_dkdv_launch(
     batch, tokens, heads, _ = k.shape
     if splits is None:
         programs = -(-tokens // config.own) * heads * batch
-        splits = splits_for(programs, q.shape[2] // heads, _sms(q), ragged=extent.ragged)
+        splits = splits_for(programs, q.shape[2] // heads, multiprocessors(q), ragged=extent.ragged)
     sums = [x.new_empty(splits, *x.shape, dtype=torch.float32) for x in (k, v) if splits > 1]
     into = sums or [dk, dv]
     strides = [_strides(x[0] if sums else x, 3) for x in into]
@@ -225,46 +167,6 @@ def backward_dkdv_launch(
     if sums:
         others.append(_sum_launch(sums[0], sums[1], dk, dv, add))
     return replace(first, scratch=tuple(sums), after=tuple(others))
-
-
-def chosen(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> Config:
-    """The table's configuration for these head dims; the one for few programs where that is faster.
-
-    By the time of a whole turn of the multiprocessors, as it was measured, and how many turns it
-    takes to serve all tiles.
-    """
-    key = kernel, max(width(q), width(v))
-    rows = [TABLE[key], *([FEW[key]] if key in FEW else [])]
-    own = k if kernel == "backward_dkdv" else q
-    batch, tokens, heads, _ = own.shape
-
-    def took(row: Row) -> float:
-        turns = math.ceil(-(-tokens // row.config.own) * heads * batch / _sms(q))
-        measured_turns = math.ceil(-(-MEASURED.tokens // row.config.own) * MEASURED.heads / SMS)
-        return turns * row.measured[0] / measured_turns
-
-    return min(rows, key=took).config
-
-
-def width(tensor: Tensor) -> int:
-    """Of the tiles for its head dim: what wgmma and TMA's swizzle take, a power of two."""
-    return max(64, padded(tensor.shape[-1]))
-
-
-def splits_for(programs: int, group: int, sms: int, *, ragged: bool) -> int:
-    """By how many programs the queries of a key head are to be shared, of what divides the group.
-
-    The programs' time in turns of a whole one, with a fiftieth for each share that is summed up:
-    of equal programs, the turns that they take; of the ragged ones of a causal mask, which are half
-    as long on average and start with the longest, that one's or the average load.
-    """
-
-    def turns(splits: int) -> float:
-        equal = math.ceil(programs * splits / sms) / splits
-        uneven = max(1 / splits, 0.5 * programs / sms)
-        return (uneven if ragged else equal) + 0.02 * splits
-
-    return min((n for n in range(1, group + 1) if group % n == 0), key=turns)
 
 
 def _launch(
@@ -340,9 +242,3 @@ def _strides(tensor: Tensor, dims: int) -> tuple[int, ...]:
     # a dim of one element may have any stride; 0 spares the kernels a variant for each
     sizes, strides = tensor.shape[:dims], tensor.stride()[:dims]
     return tuple(stride if size > 1 else 0 for size, stride in zip(sizes, strides, strict=True))
-
-
-def _sms(q: Tensor) -> int:
-    if q.device.type != "cuda":
-        return SMS  # the tests have tensors without memory
-    return torch.cuda.get_device_properties(q.device).multi_processor_count

@@ -1,0 +1,61 @@
+"""How a call is cut into programs: by the table's configuration, and by how many there are."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ring_attn_backends.triton.arguments import padded
+from ring_attn_backends.triton.hopper.table import FEW, MEASURED, TABLE, Config, Kernel, Row
+
+SMS = 132
+"""Multiprocessors of an H200."""
+
+
+def chosen(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> Config:
+    """The table's configuration for these head dims; the one for few programs where that is faster.
+
+    By the time of a whole turn of the multiprocessors, as it was measured, and how many turns it
+    takes to serve all tiles.
+    """
+    key = kernel, max(width(q), width(v))
+    rows = [TABLE[key], *([FEW[key]] if key in FEW else [])]
+    own = k if kernel == "backward_dkdv" else q
+    batch, tokens, heads, _ = own.shape
+
+    def took(row: Row) -> float:
+        turns = math.ceil(-(-tokens // row.config.own) * heads * batch / multiprocessors(q))
+        measured_turns = math.ceil(-(-MEASURED.tokens // row.config.own) * MEASURED.heads / SMS)
+        return turns * row.measured[0] / measured_turns
+
+    return min(rows, key=took).config
+
+
+def width(tensor: Tensor) -> int:
+    """Of the tiles for its head dim: what wgmma and TMA's swizzle take, a power of two."""
+    return max(64, padded(tensor.shape[-1]))
+
+
+def splits_for(programs: int, group: int, sms: int, *, ragged: bool) -> int:
+    """By how many programs the queries of a key head are to be shared, of what divides the group.
+
+    The programs' time in turns of a whole one, with a fiftieth for each share that is summed up:
+    of equal programs, the turns that they take; of the ragged ones of a causal mask, which are half
+    as long on average and start with the longest, that one's or the average load.
+    """
+
+    def turns(splits: int) -> float:
+        equal = math.ceil(programs * splits / sms) / splits
+        uneven = max(1 / splits, 0.5 * programs / sms)
+        return (uneven if ragged else equal) + 0.02 * splits
+
+    return min((n for n in range(1, group + 1) if group % n == 0), key=turns)
+
+
+def multiprocessors(q: Tensor) -> int:
+    """Of the GPU that the tensor is on."""
+    if q.device.type != "cuda":
+        return SMS  # the tests have tensors without memory
+    return torch.cuda.get_device_properties(q.device).multi_processor_count
