@@ -17,15 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from statistics import median
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench import flash_attn_varlen_func
+from ring_attn_bench.bench.turns import in_turns
 
-L2_BYTES = 400 << 20
-"""Written between calls: more than any L2 cache."""
 Attention = Callable[..., Tensor]
 
 
@@ -111,24 +109,6 @@ class Passes:
         return cls(out, forward, backward)
 
 
-def timed(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Milliseconds, medians."""
-    flush = torch.empty(L2_BYTES, dtype=torch.uint8, device="cuda")
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for index in range(rounds + 3):
-        for name in random.sample(list(calls), len(calls)):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
-            flush.zero_()  # 0.2 ms, in which the host queues what is timed
-            begin.record()
-            calls[name]()
-            end.record()
-            torch.cuda.synchronize()
-            if index >= 3:
-                times[name].append(begin.elapsed_time(end))
-    return {name: median(found) for name, found in times.items()}
-
-
 def measured(
     lengths: list[int], dim: int, causal: bool, rounds: int
 ) -> dict[str, dict[str, float]]:
@@ -148,8 +128,8 @@ def measured(
         if apart > 0.01:
             raise SystemExit(f"{name} and triton differ by {apart:.2g} of the output's size.")
     return {
-        "forward": timed({name: one.forward for name, one in found.items()}, rounds),
-        "backward": timed({name: one.backward for name, one in found.items()}, rounds),
+        "forward": in_turns({name: one.forward for name, one in found.items()}, rounds),
+        "backward": in_turns({name: one.backward for name, one in found.items()}, rounds),
     }
 
 

@@ -10,24 +10,20 @@ rounds; the figures are medians, in microseconds.
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Callable
-from statistics import median
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench import launch, registry
 from ring_attn_bench.backend import AccumulatingBackend
+from ring_attn_bench.bench.turns import in_turns
 from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.merge import merge
 
 ROUNDS = 30
-L2_BYTES = 400 << 20
-"""Written between launches: more than any L2 cache, and it takes the GPU 0.1 ms, in which the host
-has queued what is timed."""
 
 
 def launches(tokens: int) -> dict[str, Callable[[], object]]:
@@ -62,20 +58,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device; this measures kernels.")
     ways = launches(options.tokens)
-    cold = torch.empty(L2_BYTES, dtype=torch.int8, device="cuda")
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(3 + ROUNDS):
-        for name in random.sample(list(ways), len(ways)):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            cold.zero_()
-            begin.record()
-            ways[name]()
-            end.record()
-            torch.cuda.synchronize()
-            if turn >= 3:
-                times[name].append(1e3 * begin.elapsed_time(end))
-    for name, taken in times.items():
-        print(f"{name:20} {median(taken):8.0f} us")
+    for name, milliseconds in in_turns(ways, ROUNDS).items():
+        print(f"{name:20} {1e3 * milliseconds:8.0f} us")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A test is what kernels are compiled for: a head dim and the features that are on. So no two tests
 compile the same, and they can be spread over processes, in which compiling takes most of the time.
-All 15,000 calls, on a machine with 16 cores and one GPU, in eleven minutes:
+All 15,000 calls, on a machine with 16 cores and one GPU, in ten to fifteen minutes:
 
     asked="-m pytest -qp no:cacheprovider tests/gpu/test_flash_attn_grid.py --full"
     for d in 32 40 59 64 80 96 111 128 160 192 224 256; do

@@ -176,22 +176,24 @@ def test_head_dims_between_the_widths_compile(kernel, head_dims, tmp_path):
 
 @pytest.mark.parametrize("kernel", NAMES)
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
-def test_documents_need_no_more_memory_than_one_sequence(kernel, head_dim, tmp_path):
+def test_documents_need_hardly_more_than_one_sequence(kernel, head_dim, tmp_path):
     row = table.TABLE[kernel, head_dim]
     spilled, shared = compiled(launched(kernel, head_dim, packed=True, config=row.config), tmp_path)
 
+    # most with Triton 3.6: backward_dkdv spills 48 bytes at 256 and 8 at 128. Where it stores lines
+    # itself, it takes 16 bytes more shared memory
     assert spilled <= max(row.spilled, 48 if head_dim == 256 else 8)
-    assert shared <= row.shared + 16
+    assert shared <= row.shared + (16 if kernel == "backward_dkdv" else 0)
 
 
-def test_lengths_that_tma_reads_no_line_of_need_no_more_either(tmp_path):
+def test_lengths_that_tma_reads_no_line_of_spill_no_more(tmp_path):
     row = table.TABLE["backward_dkdv", 128]
     call = launched("backward_dkdv", 128, tokens=4095, config=row.config)
     spilled, shared = compiled(call, tmp_path)
 
     assert call.arguments["lse_desc"] is None
     assert spilled <= row.spilled
-    assert shared <= row.shared + 16
+    assert shared <= row.shared + 16  # as with documents
 
 
 @pytest.mark.parametrize("kernel", NAMES)

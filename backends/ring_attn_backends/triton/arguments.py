@@ -70,14 +70,21 @@ def of_places(places: Places) -> Arguments:
     }
 
 
+def band_of(documents: Documents) -> tuple[int, int]:
+    """low and high where the last row and the last key of a document are at one place."""
+    band = documents.mask.band
+    low = -FAR if band.low is None else max(band.low, -FAR)
+    return low, FAR if band.high is None else min(band.high, FAR)
+
+
 def of_documents(documents: Documents) -> Arguments:
     """Where the rows and keys of packed documents are: the kernel reads it there."""
-    band = documents.mask.band
+    low, high = band_of(documents)
     return dict.fromkeys(PLACES, 0) | {
         "cu_rows_ptr": documents.cu_seqlens_q,
         "cu_keys_ptr": documents.cu_seqlens_k,
-        "low": -FAR if band.low is None else max(band.low, -FAR),
-        "high": FAR if band.high is None else min(band.high, FAR),
+        "low": low,
+        "high": high,
         "step": 1,
         "CHUNKED": False,
         "PACKED": True,

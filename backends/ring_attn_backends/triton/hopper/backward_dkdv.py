@@ -25,12 +25,12 @@ from ring_attn_backends.triton.hopper.pipes import (
 )
 from ring_attn_backends.triton.hopper.programs import (
     RUN_TIME,
-    matrix,
+    matrix_of,
     nth,
     seen,
     sides,
     tile_and_head,
-    vector,
+    vector_of,
 )
 from ring_attn_backends.triton.scores import tanh
 
@@ -83,8 +83,8 @@ def backward_dkdv(
     douts = new_pipe(dtype, STAGES, BLOCK_M, BLOCK_E, GROUPS, stored)
     lses = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_M], line)
     deltas = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_M], line)
-    dk_ptr = matrix(dk_ptr, dk_strides, key_side, key_head) + part.to(gl.int64) * dk_split
-    dv_ptr = matrix(dv_ptr, dv_strides, key_side, key_head) + part.to(gl.int64) * dv_split
+    dk_ptr = matrix_of(key_side, key_head, dk_ptr, dk_strides) + part.to(gl.int64) * dk_split
+    dv_ptr = matrix_of(key_side, key_head, dv_ptr, dv_strides) + part.to(gl.int64) * dv_split
     given = (
         k_slots, v_slots, keys_full, queries, douts, lses, deltas, dk_ptr, dv_ptr,
         dk_strides[1], dv_strides[1], first_key, N, each, where, M, low, high,
@@ -185,7 +185,7 @@ def _numbers(ptr, strides, side, head, first_row, BLOCK_M: gl.constexpr):
     """BLOCK_M of the rows' numbers, for a warp; 0 beyond the last row."""
     layout: gl.constexpr = gl.BlockedLayout([BLOCK_M // 32], [32], [1], [0])
     rows = first_row + gl.arange(0, BLOCK_M, layout)
-    return gl.load(vector(ptr, strides, side, head) + rows, mask=rows < side[2], other=0.0)
+    return gl.load(vector_of(side, head, ptr, strides) + rows, mask=rows < side[2], other=0.0)
 
 
 @gluon.jit

@@ -22,12 +22,12 @@ from ring_attn_backends.triton.hopper.pipes import (
 )
 from ring_attn_backends.triton.hopper.programs import (
     RUN_TIME,
-    matrix,
+    matrix_of,
     nth,
     seen,
     sides,
     tile_and_head,
-    vector,
+    vector_of,
 )
 from ring_attn_backends.triton.scores import tanh
 
@@ -64,9 +64,9 @@ def backward_dq(
     rows_full = barriers(1, 1)
     keys = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_D, GROUPS)
     values = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_E, GROUPS)
-    lse_ptr = vector(lse_ptr, lse_strides, row_side, head)
-    delta_ptr = vector(delta_ptr, delta_strides, row_side, head)
-    dq_ptr = matrix(dq_ptr, dq_strides, row_side, head)
+    lse_ptr = vector_of(row_side, head, lse_ptr, lse_strides)
+    delta_ptr = vector_of(row_side, head, delta_ptr, delta_strides)
+    dq_ptr = matrix_of(row_side, head, dq_ptr, dq_strides)
     given = (
         q_slots, dout_slots, rows_full, keys, values, lse_ptr, delta_ptr, dq_ptr, dq_strides[1],
         first_row, where, M, N, low, high, scale, cap, gradient_scale,

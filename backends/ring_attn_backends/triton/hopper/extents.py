@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ring_attn_backends.triton.arguments import of_documents
+from ring_attn_backends.triton.arguments import band_of
 from ring_attn_backends.triton.lines import Places
 from ring_attn_bench.problem import Documents
 
@@ -36,16 +36,21 @@ class Extent:
     def of(cls, where: Block | Documents, batch: int) -> Extent:
         """A block has as many entries as the batch."""
         if isinstance(where, Documents):
-            numbers, count = of_documents(where), len(where.cu_seqlens_q) - 1
             return cls(
-                count, where.max_seqlen_q, where.max_seqlen_k, numbers["low"], numbers["high"],
-                not where.mask.band.is_open, where.cu_seqlens_q, where.cu_seqlens_k,
+                len(where.cu_seqlens_q) - 1, where.max_seqlen_q, where.max_seqlen_k,
+                *band_of(where), not where.mask.band.is_open,
+                where.cu_seqlens_q, where.cu_seqlens_k,
             )  # fmt: skip
         places, band = Places.of(where, positions=False), where.index_band
         return cls(
             batch, places.rows.count, places.keys.count, places.low, places.high,
             band is None or not band.is_open,
         )  # fmt: skip
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to compute, and a grid would have no programs."""
+        return 0 in (self.entries, self.rows, self.keys)
 
     @property
     def packed(self) -> bool:

@@ -24,12 +24,12 @@ from ring_attn_backends.triton.hopper.pipes import (
 )
 from ring_attn_backends.triton.hopper.programs import (
     RUN_TIME,
-    matrix,
+    matrix_of,
     nth,
     seen,
     sides,
     tile_and_head,
-    vector,
+    vector_of,
 )
 from ring_attn_backends.triton.scores import tanh
 
@@ -69,9 +69,9 @@ def forward(
     q_full = barriers(1, 1)
     keys = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_D, GROUPS)
     values = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_E, GROUPS)
-    acc_ptr = matrix(acc_ptr, acc_strides, row_side, head)
-    out_ptr = matrix(out_ptr, out_strides, row_side, head)
-    lse_ptr = vector(lse_ptr, lse_strides, row_side, head)
+    acc_ptr = matrix_of(row_side, head, acc_ptr, acc_strides)
+    out_ptr = matrix_of(row_side, head, out_ptr, out_strides)
+    lse_ptr = vector_of(row_side, head, lse_ptr, lse_strides)
     given = (
         q_slots, q_full, keys, values, acc_ptr, out_ptr, lse_ptr, acc_strides[1], out_strides[1],
         first_row, where, M, N, low, high, scale, cap,

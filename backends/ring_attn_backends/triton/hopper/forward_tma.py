@@ -10,12 +10,12 @@ import triton.language as tl
 
 from ring_attn_backends.triton.hopper.programs import (
     RUN_TIME,
-    matrix,
+    matrix_of,
     place,
     seen,
     sides,
     tile_and_head,
-    vector,
+    vector_of,
 )
 from ring_attn_backends.triton.scores import tanh
 from ring_attn_backends.triton.softmax import carried, finished, finite
@@ -43,8 +43,8 @@ def forward_tma(
             return
     last_row = tl.minimum(first_row + BLOCK_M, M) - 1
     start, before, whole, edges = seen(first_row, last_row, -high, -low, N, BLOCK_N)
-    out_ptr = matrix(out_ptr, out_strides, row_side, head)
-    lse_ptr = vector(lse_ptr, lse_strides, row_side, head)
+    out_ptr = matrix_of(row_side, head, out_ptr, out_strides)
+    lse_ptr = vector_of(row_side, head, lse_ptr, lse_strides)
     rows = first_row + tl.arange(0, BLOCK_M)
     columns = tl.arange(0, BLOCK_E)[None, :]
     inside = (rows < M)[:, None]
@@ -52,7 +52,7 @@ def forward_tma(
         inside = inside & (columns < E)
     q = _tile(q_desc, row_side, first_row, head)
     if CARRIED:
-        acc_ptr = matrix(acc_ptr, acc_strides, row_side, head)
+        acc_ptr = matrix_of(row_side, head, acc_ptr, acc_strides)
         pointers = acc_ptr + rows.to(tl.int64)[:, None] * acc_strides[1] + columns
         acc = tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
         total, peak = carried(tl.load(lse_ptr + rows, mask=rows < M, other=0.0))

@@ -188,7 +188,7 @@ def _launch(
     heads = k.shape[2] * splits if of_keys else q.shape[2]
     # bytes of the other side's tiles that the programs of one key head pass through
     columns = (k.shape[-1] + v.shape[-1]) * k.element_size()
-    passed = max(1, extent.rows * group if of_keys else extent.keys) * columns
+    passed = (extent.rows * group if of_keys else extent.keys) * columns
     together = (splits if of_keys else group) * max(1, L2_SHARE // passed)
     log2e, capped = math.log2(math.e), score.softcap > 0
     numbers = {

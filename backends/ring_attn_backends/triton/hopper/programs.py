@@ -10,6 +10,7 @@ import triton.language as tl
 
 from ring_attn_backends.triton import lines
 from ring_attn_backends.triton.places import document, reach
+from ring_attn_backends.triton.tiles import matrix, vector
 
 FAR = tl.constexpr(lines.FAR)
 
@@ -61,16 +62,15 @@ def place(desc, side, token, head):
 
 
 @triton.jit
-def matrix(base, strides, side, head):
-    """Where the side's matrix of a head begins; strides (batch, token, head)."""
-    base += side[0].to(tl.int64) * strides[0] + head.to(tl.int64) * strides[2]
-    return base + side[1].to(tl.int64) * strides[1]
+def matrix_of(side, head, base, strides):
+    """Where the side's matrix of a head begins: `tiles.matrix`."""
+    return matrix(base, strides, side[0].to(tl.int64), head.to(tl.int64), side[1], True)
 
 
 @triton.jit
-def vector(base, strides, side, head):
-    """Where the side's vector over tokens begins; strides (batch, head)."""
-    return base + side[0].to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1] + side[1]
+def vector_of(side, head, base, strides):
+    """Where the side's vector over tokens begins: `tiles.vector`."""
+    return vector(base, strides, side[0].to(tl.int64), head.to(tl.int64), side[1], True)
 
 
 @triton.jit

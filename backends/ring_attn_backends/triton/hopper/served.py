@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ring_attn_backends.triton.hopper.extents import Extent
 from ring_attn_backends.triton.hopper.table import CAPABILITY, NARROWEST, WIDEST, refusal
 from ring_attn_bench.problem import Documents
 
@@ -20,14 +21,14 @@ _log = logging.getLogger("ring_attn_bench")
 
 
 def serves(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> bool:
-    """Whether these kernels compute the block, on this GPU; tensors: q, k, v, and dout if given."""
+    """Whether these kernels compute it, on this GPU; tensors: q, k, v, and dout if given."""
     if not tensors[0].is_cuda or unserved(tensors[0].device.index) is not None:
         return False
     return lacks(tensors, where, score) is None
 
 
 def lacks(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> str | None:
-    """Why a block is left to the plain kernels on any GPU, or None."""
+    """Why a block, or documents, are left to the plain kernels on any GPU, or None."""
     from ring_attn_backends.triton.hopper.descriptors import fits
 
     q, k, v, *_ = tensors
@@ -41,7 +42,7 @@ def lacks(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -
         return f"head dims {q.shape[-1]} and {v.shape[-1]}"
     if not isinstance(where, Documents) and where.index_band is None:
         return "chunks with a mask that is no band of indices"
-    if 0 in (*q.shape, *k.shape) or _is_empty(where):
+    if 0 in (*q.shape, *k.shape) or Extent.of(where, q.shape[0]).is_empty:
         return "nothing to compute"
     if not all(fits(x) for x in tensors):
         return "strides or addresses that TMA cannot read"
@@ -58,9 +59,3 @@ def unserved(device: int) -> str | None:
     if why is not None and capability == CAPABILITY:
         _log.warning("backend 'triton' takes its plain kernels, not those for Hopper: %s.", why)
     return why
-
-
-def _is_empty(where: Block | Documents) -> bool:
-    if not isinstance(where, Documents):
-        return False
-    return len(where.cu_seqlens_q) == 1 or 0 in (where.max_seqlen_q, where.max_seqlen_k)
