@@ -5,8 +5,8 @@ Shapes, here and in every backend: B batch, M rows (queries), N keys, H query he
 
     q (B, M, H, D)   k (B, N, G, D)   v (B, N, G, E)   out, dout (B, M, H, E)   lse, delta (B, H, M)
 
-Every tensor may be a view with any strides but a contiguous last dim; lse and delta may be cut
-out of longer rows. The rows of a block are all of q and its keys all of k.
+They come in groups (`tensors`). Every one may be a view with any strides but a contiguous last dim;
+lse and delta may be cut out of longer rows. The rows of a block are all of q and its keys all of k.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ring_attn_bench.block import Block, Form
     from ring_attn_bench.problem import Documents, Problem, Score
+    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 
 
 class Backend(Protocol):
@@ -48,9 +49,7 @@ class Backend(Protocol):
         """The version of the code that computes, for the records."""
         ...
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """Attention inside the block.
 
         A block that the ring makes has no row that sees nothing, unless its form is GENERAL.
@@ -62,23 +61,12 @@ class Backend(Protocol):
         ...
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        block: Block,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
+    ) -> Sums:
         """The block's share of dq, dk, dv, in q's dtype or wider.
 
-        out, lse and delta (the sum over E of dout * out) are those of the whole row, over every
-        key of the sequence, not of this block: with them the share is the exact summand
+        out, lse and delta are those of the whole row, over every key of the sequence, not of this
+        block: with them the share is the exact summand
         (Dao 2023, FlashAttention-2, algorithm 2).
         """
         ...
@@ -92,26 +80,15 @@ class PackedBackend(Backend, Protocol):
     """
 
     def packed_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, score: Score
+        self, q: Tensor, keys: Keys, documents: Documents, score: Score
     ) -> tuple[Tensor, Tensor]:
         """out (T, H, E) and lse (H, T); a query that sees no key has out 0 and lse -inf."""
         ...
 
     def packed_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        documents: Documents,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """dq, dk, dv, in q's dtype or wider."""
+        self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
+    ) -> Sums:
+        """In q's dtype or wider."""
         ...
 
 
@@ -126,37 +103,26 @@ class AccumulatingBackend(Backend, Protocol):
     def forward_into(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out_acc: Tensor,
-        lse_acc: Tensor,
-        target: Tensor | None,
+        keys: Keys,
+        running: Running,
         block: Block,
         score: Score,
         *,
         first: bool,
     ) -> None:
-        """Merges the block's attention into out_acc (B, M, H, E) and lse_acc (B, H, M), in place.
+        """Merges the block's attention into the running out and lse, in place.
 
-        first: what they hold is of no meaning, and the block's own out and lse replace it.
-        target: if given, the merged out goes there, in its dtype, and out_acc's content is lost;
-        out_acc may then be target itself, in any dtype, if `first`.
+        first: what they hold is of no meaning, and the block's own out and lse replace it; if
+        there is a target, running.out may then be the target itself, in any dtype.
         A row that has seen no key yet has out 0 and lse -inf, before and after.
         """
         ...
 
     def backward_into(
         self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        dq: Tensor,
-        dk: Tensor,
-        dv: Tensor,
+        rows: Rows,
+        keys: Keys,
+        sums: Sums,
         block: Block,
         score: Score,
         *,
@@ -164,7 +130,7 @@ class AccumulatingBackend(Backend, Protocol):
         first_keys: bool,
         deterministic: bool,
     ) -> None:
-        """Adds the block's share to dq, dk and dv, in place; the other arguments as in `backward`.
+        """Adds the block's share to the sums, in place; the other arguments as in `backward`.
 
         first: dq holds nothing yet, and is written. first_keys: so are dk and dv. What is written
         may have any dtype: that in which it travels, or q's where nothing else is added.

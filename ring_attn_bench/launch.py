@@ -16,104 +16,80 @@ from ring_attn_bench.backend import AccumulatingBackend, Backend
 from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.positions import Range, part
 from ring_attn_bench.problem import Score
+from ring_attn_bench.tensors import Keys, Rows, Running, Sums, part_of
 
 
 def forward(
-    backend: Backend, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
+    backend: Backend, q: Tensor, keys: Keys, block: Block, score: Score
 ) -> tuple[Tensor, Tensor]:
     """The contract's `forward`: out (B, M, H, E) and lse (B, H, M) of a block."""
-    rows, keys = _seen(backend, block, q.shape[1], k.shape[1])
-    if len(rows) == q.shape[1] and len(keys) == k.shape[1]:
-        return _forward(backend, q, k, v, block, score)
-    out = q.new_zeros(*q.shape[:3], v.shape[3])
+    seen = _seen(backend, block)
+    if seen is None:
+        return _forward(backend, q, keys, block, score)
+    out = q.new_zeros(*q.shape[:3], keys.v.shape[3])
     wide = torch.promote_types(q.dtype, torch.float32)
     lse = q.new_full((q.shape[0], q.shape[2], q.shape[1]), float("-inf"), dtype=wide)
-    if len(rows):
-        inside = _forward(
-            backend, q[:, rows.slice], k[:, keys.slice], v[:, keys.slice],
-            _part(block, rows, keys), score,
-        )  # fmt: skip
-        out[:, rows.slice], lse[:, :, rows.slice] = inside
+    if len(seen[0]):
+        at, of = seen
+        inside = _forward(backend, part_of(q, at), keys.part(of), _part(block, at, of), score)
+        out[:, at.slice], lse[:, :, at.slice] = inside
     return out, lse
 
 
 def backward(
-    backend: Backend,
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    delta: Tensor | None,
-    block: Block,
-    score: Score,
-    *,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    backend: Backend, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
+) -> Sums:
     """The contract's `backward`: the block's share of dq, dk, dv."""
-    tensors = (dout, q, k, v, out, lse, delta)
-    rows, keys = _seen(backend, block, q.shape[1], k.shape[1])
-    if len(rows) == q.shape[1] and len(keys) == k.shape[1]:
-        return _backward(backend, tensors, block, score, deterministic)
-    whole = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    if len(rows):
-        at, of = rows.slice, keys.slice
-        inside = (
-            dout[:, at], q[:, at], k[:, of], v[:, of], out[:, at], lse[:, :, at],
-            None if delta is None else delta[:, :, at],
-        )  # fmt: skip
-        dq, dk, dv = _backward(backend, inside, _part(block, rows, keys), score, deterministic)
-        whole[0][:, at], whole[1][:, of], whole[2][:, of] = dq, dk, dv
+    seen = _seen(backend, block)
+    if seen is None:
+        return _backward(backend, rows, keys, block, score, deterministic)
+    whole = Sums(*(torch.zeros_like(x) for x in (rows.q, *keys)))
+    if len(seen[0]):
+        at, of = seen
+        inside = _backward(
+            backend, rows.part(at), keys.part(of), _part(block, at, of), score, deterministic
+        )
+        for total, share in zip(whole.part(at, of), inside, strict=True):
+            total.copy_(share)
     return whole
 
 
 def forward_into(
     backend: AccumulatingBackend,
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out_acc: Tensor,
-    lse_acc: Tensor,
-    target: Tensor | None,
+    keys: Keys,
+    running: Running,
     block: Block,
     score: Score,
     *,
     first: bool,
 ) -> None:
     """The contract's `forward_into`."""
-    rows, keys = _seen(backend, block, q.shape[1], k.shape[1])
-    if len(rows) < q.shape[1] or len(keys) < k.shape[1]:
+    seen = _seen(backend, block)
+    if seen is not None:
         if first:
-            (out_acc if target is None else target).zero_()
-            lse_acc.fill_(float("-inf"))
-        elif target is not None:
-            target.copy_(out_acc)
-        if not len(rows):
+            running.result.zero_()
+            running.lse.fill_(float("-inf"))
+        elif running.target is not None:
+            running.target.copy_(running.out)
+        at, of = seen
+        if not len(at):
             return
-        block, at, of = _part(block, rows, keys), rows.slice, keys.slice
-        q, k, v, out_acc, lse_acc = q[:, at], k[:, of], v[:, of], out_acc[:, at], lse_acc[:, :, at]
-        target = None if target is None else target[:, at]
+        q, keys, running = part_of(q, at), keys.part(of), running.part(at)
+        block = _part(block, at, of)
     local, shift = _by_index(backend, block, score, q)
     if shift is not None and not first:
-        lse_acc.sub_(shift)
-    backend.forward_into(q, k, v, out_acc, lse_acc, target, block, local, first=first)
+        running.lse.sub_(shift)
+    backend.forward_into(q, keys, running, block, local, first=first)
     if shift is not None:
-        lse_acc.add_(shift)
+        running.lse.add_(shift)
 
 
 def backward_into(
     backend: AccumulatingBackend,
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    delta: Tensor | None,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
+    rows: Rows,
+    keys: Keys,
+    sums: Sums,
     block: Block,
     score: Score,
     *,
@@ -122,57 +98,55 @@ def backward_into(
     deterministic: bool,
 ) -> None:
     """The contract's `backward_into`."""
-    rows, keys = _seen(backend, block, q.shape[1], k.shape[1])
-    if len(rows) < q.shape[1] or len(keys) < k.shape[1]:
-        for gradient, starts in ((dq, first), (dk, first_keys), (dv, first_keys)):
+    seen = _seen(backend, block)
+    if seen is not None:
+        for gradient, starts in zip(sums, (first, first_keys, first_keys), strict=True):
             if starts:
                 gradient.zero_()
-        if not len(rows):
+        at, of = seen
+        if not len(at):
             return
-        block, at, of = _part(block, rows, keys), rows.slice, keys.slice
-        dout, q, out, dq, lse = dout[:, at], q[:, at], out[:, at], dq[:, at], lse[:, :, at]
-        delta = None if delta is None else delta[:, :, at]
-        k, v, dk, dv = k[:, of], v[:, of], dk[:, of], dv[:, of]
-    local, shift = _by_index(backend, block, score, q)
+        rows, keys, sums = rows.part(at), keys.part(of), sums.part(at, of)
+        block = _part(block, at, of)
+    rows, local = _rows_by_index(backend, rows, block, score)
     backend.backward_into(
-        dout, q, k, v, out, lse if shift is None else lse - shift, delta, dq, dk, dv, block, local,
+        rows, keys, sums, block, local,
         first=first, first_keys=first_keys, deterministic=deterministic,
     )  # fmt: skip
 
 
 def _forward(
-    backend: Backend, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
+    backend: Backend, q: Tensor, keys: Keys, block: Block, score: Score
 ) -> tuple[Tensor, Tensor]:
     local, shift = _by_index(backend, block, score, q)
-    out, lse = backend.forward(q, k, v, block, local)
+    out, lse = backend.forward(q, keys, block, local)
     return out, lse if shift is None else lse + shift
 
 
 def _backward(
-    backend: Backend,
-    tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None],
-    block: Block,
-    score: Score,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dout, q, k, v, out, lse, delta = tensors
-    local, shift = _by_index(backend, block, score, q)
-    return backend.backward(
-        dout, q, k, v, out, lse if shift is None else lse - shift, delta, block, local,
-        deterministic=deterministic,
-    )  # fmt: skip
+    backend: Backend, rows: Rows, keys: Keys, block: Block, score: Score, deterministic: bool
+) -> Sums:
+    rows, local = _rows_by_index(backend, rows, block, score)
+    return backend.backward(rows, keys, block, local, deterministic=deterministic)
 
 
-def _seen(backend: Backend, block: Block, rows: int, keys: int) -> tuple[Range, Range]:
-    """The rows and keys to hand over: all of them in any block that `lower` makes."""
+def _seen(backend: Backend, block: Block) -> tuple[Range, Range] | None:
+    """The rows and keys to hand over where they are not all: they are in what `lower` makes."""
     band = block.index_band
     if Form.GENERAL in backend.forms or block.form is not Form.WINDOW or band is None:
-        return Range(0, rows), Range(0, keys)
-    return band.visible_rows(rows, keys), band.visible_keys(rows, keys)
+        return None
+    counts = block.row_count, block.key_count
+    rows, keys = band.visible_rows(*counts), band.visible_keys(*counts)
+    return None if (len(rows), len(keys)) == counts else (rows, keys)
 
 
 def _part(block: Block, rows: Range, keys: Range) -> Block:
     return Block(part(block.rows, rows), part(block.keys, keys), block.band)
+
+
+def _rows_by_index(backend: Backend, rows: Rows, block: Block, score: Score) -> tuple[Rows, Score]:
+    local, shift = _by_index(backend, block, score, rows.q)
+    return rows if shift is None else rows._replace(lse=rows.lse - shift), local
 
 
 def _by_index(

@@ -14,10 +14,9 @@ from ring_attn_bench.backend import Backend
 from ring_attn_bench.problem import DtypeName
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Score
+    from ring_attn_bench.tensors import Keys, Rows, Sums
 
 Kernel = Literal["forward", "backward_dq", "backward_dkdv"]
 KERNELS: tuple[Kernel, ...] = ("forward", "backward_dq", "backward_dkdv")
@@ -58,20 +57,13 @@ class Offer:
 class TrialTensors:
     """What a trial's kernel reads and writes; shapes and names as in `backend`.
 
-    forward reads q, k, v and writes out, in q's dtype or float32, and lse. The other two read
-    dout, q, k, v, lse, delta and write dq, or dk and dv, in float32.
+    forward reads q, k, v and writes the rows' out, in q's dtype or float32, and lse. The other two
+    read dout, q, k, v, lse, delta and write dq, or dk and dv, in float32.
     """
 
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    dout: Tensor
-    lse: Tensor
-    delta: Tensor
-    out: Tensor
-    dq: Tensor
-    dk: Tensor
-    dv: Tensor
+    rows: Rows
+    keys: Keys
+    sums: Sums
 
 
 @runtime_checkable

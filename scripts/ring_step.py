@@ -22,6 +22,7 @@ from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.merge import merge
+from ring_attn_bench.tensors import Keys, Running
 
 ROUNDS = 30
 
@@ -34,18 +35,18 @@ def launches(tokens: int) -> dict[str, Callable[[], object]]:
 
     backend = registry.load("triton")
     assert isinstance(backend, AccumulatingBackend)
-    q, k, v = normal(16), normal(4), normal(4)
+    q, keys = normal(16), Keys(normal(4), normal(4))
     block = Block((Span(tokens, tokens),), (Span(0, tokens),), Band())
     score = Score(128**-0.5)
-    out, lse = launch.forward(backend, q, k, v, block, score)
-    sums, lse_sums = out.float(), lse.clone()
+    out, lse = launch.forward(backend, q, keys, block, score)
+    running = Running(out.float(), lse.clone())
 
     def carried() -> None:
-        launch.forward_into(backend, q, k, v, sums, lse_sums, None, block, score, first=False)
+        launch.forward_into(backend, q, keys, running, block, score, first=False)
 
     def merged() -> None:
-        block_out, block_lse = launch.forward(backend, q, k, v, block, score)
-        merge(sums, lse_sums, block_out, block_lse, None)
+        block_out, block_lse = launch.forward(backend, q, keys, block, score)
+        merge(running.out, running.lse, block_out, block_lse, None)
 
     return {"carried": carried, "kernel, then merge": merged}
 

@@ -23,11 +23,11 @@ ROOTS = {"ring_attn_bench": CHECKOUT, "ring_attn_backends": CHECKOUT / "backends
 
 CORE = {
     "problem", "positions", "partition", "plan", "block", "lower", "errors", "backend", "peer",
-    "registry", "tunable",
+    "registry", "tensors", "tunable",
 }  # fmt: skip
 CONTRACT = {
     "backend", "peer", "tunable", "block", "problem", "positions", "errors", "lower", "dropout",
-    "relaunch",
+    "relaunch", "tensors",
 }  # fmt: skip
 FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
     "ring": {"bench", "report", "cli", "__main__"},

@@ -10,10 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_backends.shared.padding import fitted, rounded
+from ring_attn_backends.shared.padding import cropped, fitted, rounded
 from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.problem import Problem, Score
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 _cudnn = torch.ops.aten
 
@@ -61,49 +62,37 @@ class CudnnBackend:
         """cuDNN's, and that of the torch it is called through."""
         return f"cudnn {torch.backends.cudnn.version()}, torch {torch.__version__}"
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """One call; out and lse as the contract has them."""
-        causal, twice = block.form is Form.CAUSAL, k.shape[1] == 1
-        keys, values = (_two_keys(x) if twice else _wide(x) for x in (k, v))
-        out, lse, *_ = _forward(_wide(q), keys, values, causal, score.softmax_scale)
+        causal, twice = block.form is Form.CAUSAL, keys.k.shape[1] == 1
+        k, v = (_two_keys(x) if twice else _wide(x) for x in keys)
+        out, lse, *_ = _forward(_wide(q), k, v, causal, score.softmax_scale)
         lse = lse.reshape(lse.shape[:3])
-        return out.transpose(1, 2)[..., : v.shape[-1]], lse - math.log(2) if twice else lse
+        return out.transpose(1, 2)[..., : keys.v.shape[-1]], lse - math.log(2) if twice else lse
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        block: Block,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
+    ) -> Sums:
         """The kernel forms delta itself, from the whole row's out."""
-        causal, twice = block.form is Form.CAUSAL, k.shape[1] == 1
+        q, dout, out, lse, _ = rows
+        causal, twice = block.form is Form.CAUSAL, keys.k.shape[1] == 1
         # torch keeps its cuDNN graphs by the shapes and strides of q, k, v alone: out, dout and
         # lse must have the same strides in every call, or a later one is read by an earlier's
         dout, out = (_wide(x.to(q.dtype)).contiguous() for x in (dout, out))
-        keys, values = (_two_keys(x) if twice else _wide(x) for x in (k, v))
+        k, v = (_two_keys(x) if twice else _wide(x) for x in keys)
         lse = (lse + math.log(2) if twice else lse).contiguous()
         if _lse_dims(q.device) == 4:
             lse = lse[..., None]
         no_dropout = q.new_empty((), dtype=torch.int64)  # the two random states, not read at p = 0
         gradients = _cudnn._scaled_dot_product_cudnn_attention_backward(
-            *(x.transpose(1, 2) for x in (dout, _wide(q), keys, values, out)), lse,
-            no_dropout, no_dropout, None, None, None, q.shape[1], keys.shape[1], 0.0, causal,
+            *(x.transpose(1, 2) for x in (dout, _wide(q), k, v, out)), lse,
+            no_dropout, no_dropout, None, None, None, q.shape[1], k.shape[1], 0.0, causal,
             scale=score.softmax_scale,
         )  # fmt: skip
         dq, dk, dv = (x.transpose(1, 2) for x in gradients)
         if twice:
             dk, dv = dk.sum(1, keepdim=True), dv.sum(1, keepdim=True)
-        return dq[..., : q.shape[-1]], dk[..., : k.shape[-1]], dv[..., : v.shape[-1]]
+        return cropped((dq, dk, dv), keys)
 
 
 def _wide(x: Tensor) -> Tensor:

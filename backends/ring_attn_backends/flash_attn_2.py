@@ -17,6 +17,7 @@ from ring_attn_backends.shared.seeding import drawing_from, philox_state
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.problem import Problem
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 class FlashAttn2Backend(ByCalls):
@@ -52,57 +53,38 @@ class FlashAttn2Backend(ByCalls):
         """The package's."""
         return f"flash-attn {version('flash-attn')}"
 
-    def run_forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
         """One launch, but for a window that the dense kernels read as another one."""
-        return flash_2.forward(self, q, k, v, call)
+        return flash_2.forward(self, q, keys, call)
 
-    def run_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        call: Call,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
         """As forward."""
-        return flash_2.backward(self, dout, q, k, v, out, lse, call, deterministic=deterministic)
+        return flash_2.backward(self, rows, keys, call, deterministic=deterministic)
 
     def launch_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, launch: flash_2.Launch
+        self, q: Tensor, keys: Keys, launch: flash_2.Launch
     ) -> tuple[Tensor, Tensor]:
         """The package's dense or varlen function; it draws from the default generator."""
         run = self._function("forward", launch)
         dropout = launch.call.score.dropout_p
         with drawing_from(launch.call.seed, q.device) if dropout else nullcontext():
-            out, lse, *_ = run(q=q, k=k, v=v, return_softmax=False, **_options(launch))
+            out, lse, *_ = run(q=q, k=keys.k, v=keys.v, return_softmax=False, **_options(launch))
         return out, lse
 
     def launch_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        launch: flash_2.Launch,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, launch: flash_2.Launch, *, deterministic: bool
+    ) -> Sums:
         """The package's dense or varlen function, which fills dq, dk and dv."""
         dropout, seed = launch.call.score.dropout_p, launch.call.seed
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        (q, dout, out, lse, _), (k, v) = rows, keys
+        sums = Sums(torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
         self._function("backward", launch)(
-            dout=dout, q=q, k=k, v=v, out=out, softmax_lse=lse, dq=dq, dk=dk, dv=dv,
+            dout=dout, q=q, k=k, v=v, out=out, softmax_lse=lse, **sums._asdict(),
             deterministic=deterministic,
             rng_state=philox_state(seed, q.device) if dropout else None,
             **_options(launch),
         )  # fmt: skip
-        return dq, dk, dv
+        return sums
 
     def _function(self, direction: str, launch: flash_2.Launch) -> Any:  # noqa: ANN401 - untyped
         packed = launch.call.documents is not None

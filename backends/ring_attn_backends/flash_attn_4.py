@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.shared.calls import ByCalls, Call
-from ring_attn_backends.shared.padding import fitted, rounded
+from ring_attn_backends.shared.padding import cropped, fitted, rounded
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.problem import Problem
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 _ARCHITECTURES = (9, 10, 11)  # consumer Blackwell (12) lacks softcap and determinism in backward
 _MAX_HEAD_DIM = 256
@@ -72,37 +73,28 @@ class FlashAttn4Backend(ByCalls):
             f"flash-attn-4 {version('flash-attn-4')}, cutlass-dsl {version('nvidia-cutlass-dsl')}"
         )
 
-    def run_forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
         """One call."""
-        dim, dim_v = _widths(q.shape[-1], v.shape[-1], _FORWARD_STEP)
+        dim, dim_v = _widths(q.shape[-1], keys.v.shape[-1], _FORWARD_STEP)
         # five values in 4.0.0b36, two before
         out, lse, *_ = self._package._flash_attn_fwd(
-            fitted(q, dim), fitted(k, dim), fitted(v, dim_v), return_lse=True, **_options(call)
-        )
-        return out[..., : v.shape[-1]], lse
+            fitted(q, dim), fitted(keys.k, dim), fitted(keys.v, dim_v),
+            return_lse=True, **_options(call),
+        )  # fmt: skip
+        return out[..., : keys.v.shape[-1]], lse
 
-    def run_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        call: Call,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
         """One call; the package forms delta itself, from the whole row's out."""
+        (q, dout, out, lse, _), (k, v) = rows, keys
         grouped = k.shape[-2] != q.shape[-2]
         dim, dim_v = _backward_widths(q.shape[-1], v.shape[-1], grouped=grouped)
-        dq, dk, dv = self._package._flash_attn_bwd(
+        shares = self._package._flash_attn_bwd(
             fitted(q, dim), fitted(k, dim), fitted(v, dim_v),
             fitted(out.to(q.dtype), dim_v), fitted(dout.to(q.dtype), dim_v),
             lse.contiguous(),  # its preprocessing assumes dense rows
             deterministic=deterministic, **_options(call),
         )  # fmt: skip
-        return dq[..., : q.shape[-1]], dk[..., : k.shape[-1]], dv[..., : v.shape[-1]]
+        return cropped(shares, keys)
 
 
 def _backward_widths(dim: int, dim_v: int, *, grouped: bool) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.dropout import keep
 from ring_attn_bench.positions import Spans
 from ring_attn_bench.problem import Problem, Score
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 class ReferenceBackend:
@@ -31,31 +32,19 @@ class ReferenceBackend:
         """torch's."""
         return f"torch {torch.__version__}"
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """softmax(scores) v and its log-sum-exp, one whole score matrix per head."""
-        scores = _Scores(q, k, block, score)
+        scores = _Scores(q, keys.k, block, score)
         lse = torch.logsumexp(scores.values, dim=-1)
         p = scores.after_dropout(_probabilities(scores.values, lse))
-        out = torch.einsum("bghmn,bnge->bmghe", p, _wide(v))
+        out = torch.einsum("bghmn,bnge->bmghe", p, _wide(keys.v))
         return _heads_joined(out).to(q.dtype), _lse_joined(lse)
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        block: Block,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
+    ) -> Sums:
         """The derivative of `forward`, with the whole row's lse and delta."""
+        (q, dout, _, lse, delta), (k, v) = rows, keys
         assert delta is not None  # needs_delta
         scores = _Scores(q, k, block, score)
         p = _probabilities(scores.values, _lse_split(lse, k.shape[2]).to(scores.values.dtype))
@@ -66,7 +55,7 @@ class ReferenceBackend:
         ds = ds * scores.slope * score.softmax_scale
         dq = torch.einsum("bghmn,bngd->bmghd", ds, _wide(k))
         dk = torch.einsum("bghmn,bmghd->bngd", ds, _wide(_heads_split(q, k.shape[2])))
-        return _heads_joined(dq).to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+        return Sums(_heads_joined(dq).to(q.dtype), dk.to(k.dtype), dv.to(v.dtype))
 
 
 class _Scores:

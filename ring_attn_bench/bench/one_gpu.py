@@ -16,6 +16,7 @@ from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.packing import accumulator_dtype
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,15 @@ class OneGpu:
 
     def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """out and lse."""
-        return launch.forward(self.backend, x.q, x.k, x.v, self.block, self.score)
+        return launch.forward(self.backend, x.q, Keys(x.k, x.v), self.block, self.score)
 
-    def backward(self, x: Inputs, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, x: Inputs, out: Tensor, lse: Tensor) -> Sums:
         """dq, dk, dv."""
         wide = accumulator_dtype(out.dtype)
-        sums = delta(x.dout, out, wide) if self.backend.needs_delta else None
+        row_sums = delta(x.dout, out, wide) if self.backend.needs_delta else None
+        rows, keys = Rows(x.q, x.dout, out, lse, row_sums), Keys(x.k, x.v)
         return launch.backward(
-            self.backend,
-            x.dout,
-            x.q,
-            x.k,
-            x.v,
-            out,
-            lse,
-            sums,
-            self.block,
-            self.score,
-            deterministic=self.deterministic,
+            self.backend, rows, keys, self.block, self.score, deterministic=self.deterministic
         )
 
 

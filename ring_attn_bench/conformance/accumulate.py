@@ -17,6 +17,7 @@ from ring_attn_bench.conformance.inputs import Inputs, cut, inputs
 from ring_attn_bench.conformance.judge import given
 from ring_attn_bench.conformance.truth import Results, Truth, truth
 from ring_attn_bench.lower import Piece
+from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 
 NAN = float("nan")
 
@@ -42,11 +43,10 @@ def _forward(
     target = torch.full_like(data.dout, NAN)
     lse = cut(out.new_full((case.batch, case.heads, out.shape[1]), NAN))
     for part in parts:
-        keys = part.keys.slice
-        launch.forward_into(
-            backend, data.q, data.k[:, keys], data.v[:, keys], out, lse,
-            target if part is parts[-1] else None, part.block, score, first=part is parts[0],
-        )  # fmt: skip
+        keys = Keys(data.k, data.v).part(part.keys)
+        running = Running(out, lse, target if part is parts[-1] else None)
+        first = part is parts[0]
+        launch.forward_into(backend, data.q, keys, running, part.block, score, first=first)
     return {"out": target, "lse": lse}
 
 
@@ -61,18 +61,17 @@ def _backward(
     score = case.score(data.q.device.type)
     out, lse = given(case, right)
     delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
-    dq, dk, dv = (_unwritten(x, case) for x in (data.q, data.k, data.v))
+    rows, keys = Rows(data.q, data.dout, out, lse, delta), Keys(data.k, data.v)
+    sums = Sums(*(_unwritten(x, case) for x in (data.q, *keys)))
     for part in parts:
-        keys = part.keys.slice
         for again in (False, True):
+            into = sums._replace(dq=_unwritten(data.q, case)) if again else sums
             launch.backward_into(
-                backend, data.dout, data.q, data.k[:, keys], data.v[:, keys], out, cut(lse),
-                cut(delta) if backend.needs_delta else None,
-                _unwritten(dq, case) if again else dq, dk[:, keys], dv[:, keys],
-                part.block, score, first=again or part is parts[0], first_keys=not again,
-                deterministic=False,
+                backend, calls.cut_out(rows, backend), keys.part(part.keys),
+                into.part(part.rows, part.keys), part.block, score,
+                first=again or part is parts[0], first_keys=not again, deterministic=False,
             )  # fmt: skip
-    return {"dq": dq, "dk": dk / 2, "dv": dv / 2}
+    return {"dq": sums.dq, "dk": sums.dk / 2, "dv": sums.dv / 2}
 
 
 def _unwritten(like: Tensor, case: Case) -> Tensor:

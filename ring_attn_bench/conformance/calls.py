@@ -14,6 +14,7 @@ from ring_attn_bench.conformance.inputs import Inputs, cut
 from ring_attn_bench.conformance.poison import poison
 from ring_attn_bench.lower import Piece
 from ring_attn_bench.positions import Range
+from ring_attn_bench.tensors import Keys, Rows, Sums, part_of
 
 
 def pieces(backend: Backend, case: Case) -> tuple[Piece, ...] | str:
@@ -36,18 +37,16 @@ def forward(
     backend: Backend, case: Case, data: Inputs, parts: tuple[Piece, ...]
 ) -> tuple[Tensor, Tensor]:
     """out and lse: a single block's as they are, those of several merged."""
-    score = case.score(str(data.q.device.type))
+    score, keys = case.score(str(data.q.device.type)), Keys(data.k, data.v)
     if _is_whole(parts, data):
         poison(data.q.device.type, (data.q, data.k, data.dout))
-        return launch.forward(backend, data.q, data.k, data.v, parts[0].block, score)
+        return launch.forward(backend, data.q, keys, parts[0].block, score)
     out = torch.zeros_like(data.dout, dtype=case.wide_dtype)
     lse = out.new_full((case.batch, case.heads, out.shape[1]), float("-inf"))
     for part in parts:
-        rows, keys = part.rows.slice, part.keys.slice
-        poison(data.q.device.type, (data.q[:, rows], data.k[:, keys], data.dout[:, rows]))
-        found = launch.forward(
-            backend, data.q[:, rows], data.k[:, keys], data.v[:, keys], part.block, score
-        )
+        rows, q, own = part.rows.slice, part_of(data.q, part.rows), keys.part(part.keys)
+        poison(data.q.device.type, (q, own.k, data.dout[:, rows]))
+        found = launch.forward(backend, q, own, part.block, score)
         out[:, rows], lse[..., rows] = _merged((out[:, rows], lse[..., rows]), found)
     return out, lse
 
@@ -65,25 +64,30 @@ def backward(
     """dq, dk, dv from the whole rows' out and lse; lse and delta are cut out of longer rows."""
     score = case.score(str(data.q.device.type))
     delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
-    total = {
-        name: torch.zeros(x.shape, dtype=case.wide_dtype, device=x.device)
-        for name, x in (("dq", data.q), ("dk", data.k), ("dv", data.v))
-    }
+    whole, all_keys = Rows(data.q, data.dout, out, lse, delta), Keys(data.k, data.v)
+    total = Sums(
+        *(torch.zeros(x.shape, dtype=case.wide_dtype, device=x.device) for x in (data.q, *all_keys))
+    )
     for part in parts:
-        rows, keys = part.rows.slice, part.keys.slice
-        poison(data.q.device.type, (data.q[:, rows], data.k[:, keys], data.v[:, keys]))
-        found = launch.backward(
-            backend, data.dout[:, rows], data.q[:, rows], data.k[:, keys], data.v[:, keys],
-            out[:, rows], cut(lse[..., rows]),
-            cut(delta[..., rows]) if backend.needs_delta else None,
-            part.block, score, deterministic=deterministic,
-        )  # fmt: skip
-        share = dict(zip(("dq", "dk", "dv"), found, strict=True))
+        rows, keys = cut_out(whole.part(part.rows), backend), all_keys.part(part.keys)
+        poison(data.q.device.type, (rows.q, *keys))
+        found = launch.backward(backend, rows, keys, part.block, score, deterministic=deterministic)
         if _is_whole(parts, data):
-            return share
-        for name, where in (("dq", rows), ("dk", keys), ("dv", keys)):
-            total[name][:, where] += share[name]
-    return total
+            return named(found)
+        for gradient, share in zip(total.part(part.rows, part.keys), found, strict=True):
+            gradient += share
+    return named(total)
+
+
+def cut_out(rows: Rows, backend: Backend) -> Rows:
+    """The rows with lse, and delta if the backend is given it, cut out of longer ones."""
+    delta = cut(rows.delta) if backend.needs_delta and rows.delta is not None else None
+    return rows._replace(lse=cut(rows.lse), delta=delta)
+
+
+def named(sums: Sums) -> dict[str, Tensor]:
+    """dq, dk, dv by name; a backend may give a plain tuple."""
+    return Sums(*sums)._asdict()
 
 
 def _is_whole(parts: tuple[Piece, ...], data: Inputs) -> bool:

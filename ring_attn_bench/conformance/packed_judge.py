@@ -13,12 +13,14 @@ from torch import Tensor
 from ring_attn_bench import oracle
 from ring_attn_bench.backend import Backend, PackedBackend
 from ring_attn_bench.bench import tolerance
+from ring_attn_bench.conformance.calls import cut_out, named
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.conformance.faults import changed, faults, unlike
-from ring_attn_bench.conformance.inputs import NAN, cut
+from ring_attn_bench.conformance.inputs import NAN
 from ring_attn_bench.conformance.judge import given
 from ring_attn_bench.conformance.poison import poison
 from ring_attn_bench.conformance.truth import Results, Truth, bounds
+from ring_attn_bench.tensors import Keys, Rows
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _forward(backend: Backend, case: PackedCase, data: Tokens) -> dict[str, Tens
     device = data.q.device.type
     poison(device, (data.q, data.k))
     documents, score = case.documents(device), case.score(device)
-    out, lse = backend.packed_forward(data.q, data.k, data.v, documents, score)
+    out, lse = backend.packed_forward(data.q, Keys(data.k, data.v), documents, score)
     return {"out": out, "lse": lse}
 
 
@@ -150,10 +152,10 @@ def _backward(
     device = data.q.device.type
     out, lse = given(case, right)
     delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).T
-    poison(device, (data.q, data.k, data.v))
+    rows, keys = Rows(data.q, data.dout, out, lse, delta), Keys(data.k, data.v)
+    poison(device, (data.q, *keys))
     found = backend.packed_backward(
-        data.dout, data.q, data.k, data.v, out, cut(lse),
-        cut(delta) if backend.needs_delta else None,
-        case.documents(device), case.score(device), deterministic=deterministic,
+        cut_out(rows, backend), keys, case.documents(device), case.score(device),
+        deterministic=deterministic,
     )  # fmt: skip
-    return dict(zip(("dq", "dk", "dv"), found, strict=True))
+    return named(found)

@@ -14,6 +14,7 @@ from ring_attn_bench.one_device.one_by_one import OneByOne
 from ring_attn_bench.problem import Documents, Score
 from ring_attn_bench.ring.autocast import without_autocast
 from ring_attn_bench.ring.delta import delta
+from ring_attn_bench.tensors import Keys, Rows
 
 PackedKernel = PackedBackend | OneByOne
 
@@ -42,7 +43,7 @@ class DocumentsAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """One kernel call, then the sink's share taken off every row."""
         with without_autocast(q.device.type):
-            out, lse = call.kernel.packed_forward(q, k, v, call.documents, call.score)
+            out, lse = call.kernel.packed_forward(q, Keys(k, v), call.documents, call.score)
             if sink is not None:
                 with_sink = torch.logaddexp(lse, sink.to(lse.dtype)[:, None])
                 out, lse = out * torch.exp(lse - with_sink).T[..., None], with_sink
@@ -75,7 +76,7 @@ class DocumentsAttention(torch.autograd.Function):
                 weight = torch.exp(sink.to(lse.dtype)[:, None] - lse)
                 dsink = -(weight * row_sums).sum(1).to(sink.dtype)
             gradients = call.kernel.packed_backward(
-                dout, q, k, v, out, lse, row_sums, call.documents, call.score,
+                Rows(q, dout, out, lse, row_sums), Keys(k, v), call.documents, call.score,
                 deterministic=call.deterministic,
             )  # fmt: skip
         needed = zip(gradients, (q, k, v), ctx.needs_input_grad, strict=False)

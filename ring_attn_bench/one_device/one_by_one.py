@@ -17,6 +17,7 @@ from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.transports.alone import AloneLink
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 @dataclass(frozen=True)
@@ -43,41 +44,32 @@ class OneByOne:
         return False
 
     def packed_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, score: Score
+        self, q: Tensor, keys: Keys, documents: Documents, score: Score
     ) -> tuple[Tensor, Tensor]:
         """out (T, H, E) and lse (H, T); raises Unsupported for a mask the backend cannot do."""
+        k, v = keys
         out = q.new_empty(*q.shape[:2], v.shape[2])
         lse = q.new_empty(q.shape[1], q.shape[0], dtype=accumulator_dtype(q.dtype))
         for part in self._parts(documents, score, q.dtype):
-            rows, keys = part.rows, part.keys
-            own = run.forward(part.job, AloneLink(), q[None, rows], k[None, keys], v[None, keys])
-            out[rows], lse[:, rows] = own[0][0], own[1][0]
+            at, of = part.rows, part.keys
+            own = run.forward(part.job, AloneLink(), q[None, at], k[None, of], v[None, of])
+            out[at], lse[:, at] = own[0][0], own[1][0]
         return out, lse
 
     def packed_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        documents: Documents,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
+    ) -> Sums:
         """dq, dk, dv."""
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        (q, dout, out, lse, _), (k, v) = rows, keys
+        sums = Sums(torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
         for part in self._parts(documents, score, q.dtype, deterministic=deterministic):
-            rows, keys = part.rows, part.keys
+            at, of = part.rows, part.keys
             share = run.backward(
-                part.job, AloneLink(), dout[None, rows], q[None, rows], k[None, keys],
-                v[None, keys], out[None, rows], lse[None, :, rows],
+                part.job, AloneLink(), dout[None, at], q[None, at], k[None, of], v[None, of],
+                out[None, at], lse[None, :, at],
             )  # fmt: skip
-            dq[rows], dk[keys], dv[keys] = (gradient[0] for gradient in share)
-        return dq, dk, dv
+            sums.dq[at], sums.dk[of], sums.dv[of] = (gradient[0] for gradient in share)
+        return sums
 
     def _parts(
         self,

@@ -19,6 +19,7 @@ from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.autocast import without_autocast
 from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job
+from ring_attn_bench.tensors import Keys, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class OneLaunchAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """out in q's dtype."""
         with without_autocast(q.device.type):
-            out, lse = kernel.forward(call.backend, q, k, v, call.block, call.score)
+            out, lse = kernel.forward(call.backend, q, Keys(k, v), call.block, call.score)
             out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.call = call
@@ -92,7 +93,7 @@ def _gradients(
     """dq, dk, dv in the dtypes of q, k, v."""
     row_sums = delta(dout, out, lse.dtype) if call.backend.needs_delta else None
     shares = kernel.backward(
-        call.backend, dout, q, k, v, out, lse, row_sums, call.block, call.score,
+        call.backend, Rows(q, dout, out, lse, row_sums), Keys(k, v), call.block, call.score,
         deterministic=call.deterministic,
     )  # fmt: skip
     return tuple([share.to(x.dtype) for share, x in zip(shares, (q, k, v), strict=True)])

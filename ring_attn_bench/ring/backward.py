@@ -17,6 +17,7 @@ from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job, post_due
 from ring_attn_bench.ring.link import Link
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 class BackwardPass:
@@ -98,24 +99,22 @@ class BackwardPass:
         return new(tokens, self._packing.width, dtype=dtype, device=self._k.device)
 
     def _launch(self, launch: Launch, k: Tensor, v: Tensor, dk: Tensor, dv: Tensor) -> None:
-        rows, keys = launch.rows.slice, launch.keys.slice
-        dq, dk, dv = self._dq[:, rows], dk[:, keys], dv[:, keys]
-        row_sums = None if self._delta is None else self._delta[:, :, rows]
-        q, dout, out, lse = self._q, self._dout, self._out, self._lse
-        given = dout[:, rows], q[:, rows], k[:, keys], v[:, keys], out[:, rows], lse[:, :, rows]
+        sums = Sums(self._dq, dk, dv).part(launch.rows, launch.keys)
+        rows = Rows(self._q, self._dout, self._out, self._lse, self._delta).part(launch.rows)
+        keys = Keys(k, v).part(launch.keys)
         block, score, deterministic = launch.block, self._job.score, self._job.deterministic
         if self._accumulating is not None:
             kernel.backward_into(
-                self._accumulating, *given, row_sums, dq, dk, dv, block, score,
+                self._accumulating, rows, keys, sums, block, score,
                 first=launch.first, first_keys=launch.first_keys, deterministic=deterministic,
             )  # fmt: skip
             return
         shares = kernel.backward(
-            self._job.backend, *given, row_sums, block, score, deterministic=deterministic
+            self._job.backend, rows, keys, block, score, deterministic=deterministic
         )
-        _put(dq, shares[0], launch.first)
-        _put(dk, shares[1], launch.first_keys)
-        _put(dv, shares[2], launch.first_keys)
+        _put(sums.dq, shares[0], launch.first)
+        _put(sums.dk, shares[1], launch.first_keys)
+        _put(sums.dv, shares[2], launch.first_keys)
 
     def _add_received(self, outstanding: int) -> None:
         for tokens, partial in self._link.received(outstanding):

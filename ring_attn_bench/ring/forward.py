@@ -17,6 +17,7 @@ from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.link import Link
 from ring_attn_bench.ring.merge import merge
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype
+from ring_attn_bench.tensors import Keys, Running, part_of
 
 
 @dataclass(frozen=True)
@@ -88,23 +89,20 @@ class ForwardPass:
         return self._packing.views(self._link.landed(index))
 
     def _launch(self, launch: Launch, k: Tensor, v: Tensor) -> None:
-        rows, keys = launch.rows.slice, launch.keys.slice
         block, score = launch.block, self._job.score
-        q, k, v = self._q[:, rows], k[:, keys], v[:, keys]
-        out_acc, lse = self._out_acc[:, rows], self._lse[:, :, rows]
-        target = self._out[:, rows] if launch.last else None
+        q, keys = part_of(self._q, launch.rows), Keys(k, v).part(launch.keys)
+        running = Running(self._out_acc, self._lse, self._out if launch.last else None)
+        running = running.part(launch.rows)
         first = launch.first and self._fresh
         if self._accumulating is not None:
-            kernel.forward_into(
-                self._accumulating, q, k, v, out_acc, lse, target, block, score, first=first
-            )
+            kernel.forward_into(self._accumulating, q, keys, running, block, score, first=first)
             return
-        block_out, block_lse = kernel.forward(self._job.backend, q, k, v, block, score)
+        block_out, block_lse = kernel.forward(self._job.backend, q, keys, block, score)
         if first:
-            (out_acc if target is None else target).copy_(block_out)
-            lse.copy_(block_lse)
+            running.result.copy_(block_out)
+            running.lse.copy_(block_lse)
         else:
-            merge(out_acc, lse, block_out, block_lse, target)
+            merge(running.out, running.lse, block_out, block_lse, running.target)
 
 
 def post_due(plan: Plan, link: Link, index: int) -> None:

@@ -16,6 +16,7 @@ from ring_attn_bench.conformance.ask import sentence
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
+from ring_attn_bench.tensors import Keys, Rows, Sums
 from ring_attn_bench.tunable import Trial, TrialTensors, TunableBackend
 from ring_attn_bench.tune.outcome import MASKS, Shape, Subject
 
@@ -73,9 +74,14 @@ def _tried(
 ) -> Launch:
     """A launch into outputs of its own, that has run once; what is wrong with it is noted."""
     names = OUTPUTS[trial.kernel]
-    own = {name: torch.full_like(getattr(tensors, name), float("nan")) for name in names}
+    held = tensors.rows if trial.kernel == "forward" else tensors.sums
+    own = {name: torch.full_like(getattr(held, name), float("nan")) for name in names}
+    if trial.kernel == "forward":
+        tensors = replace(tensors, rows=tensors.rows._replace(**own))
+    else:
+        tensors = replace(tensors, sums=tensors.sums._replace(**own))
     try:
-        launch = backend.trial_launch(trial, replace(tensors, **own), block, score, add=False)
+        launch = backend.trial_launch(trial, tensors, block, score, add=False)
         launch()
         unwritten = [name for name in names if not bool(own[name].isfinite().all())]
     except Exception as error:
@@ -103,14 +109,14 @@ def _inputs(
         return torch.randn(size, generator=generator, device=device).to(dtype)
 
     q, dout = drawn(shape.heads_q), drawn(shape.heads_q)
-    k, v = drawn(shape.heads_kv), drawn(shape.heads_kv)
+    keys = Keys(drawn(shape.heads_kv), drawn(shape.heads_kv))
     lse = q.new_zeros(shape.batch, shape.heads_q, shape.seqlen, dtype=torch.float32)
     out, delta = torch.zeros_like(q), lse
     if subject.trial.kernel != "forward":
-        out, lse = backend.forward(q, k, v, block, _score(subject))
+        out, lse = backend.forward(q, keys, block, _score(subject))
         delta = (dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2).contiguous()
-    dq, dk, dv = (torch.empty_like(x, dtype=torch.float32) for x in (q, k, v))
-    return TrialTensors(q, k, v, dout, lse, delta, out, dq, dk, dv)
+    sums = Sums(*(torch.empty_like(x, dtype=torch.float32) for x in (q, *keys)))
+    return TrialTensors(Rows(q, dout, out, lse, delta), keys, sums)
 
 
 def _score(subject: Subject) -> Score:

@@ -15,6 +15,7 @@ from ring_attn_bench.conformance.judge import given
 from ring_attn_bench.conformance.truth import Results, Truth, truth
 from ring_attn_bench.lower import Piece
 from ring_attn_bench.positions import Range, Span
+from ring_attn_bench.tensors import Keys, Rows, Sums
 from ring_attn_bench.tunable import Trial, TrialTensors, Tunable
 from ring_attn_bench.tune.outcome import Subject
 
@@ -68,7 +69,8 @@ def _computed(backend: Tunable, trial: Trial, case: Case, data: Inputs, right: T
     added = len(parts) > 1
     tensors = _tensors(trial, case, data, right, wide=added)
     for part in parts:
-        own = _of_keys(tensors, part)
+        sums = tensors.sums.part(part.rows, part.keys)
+        own = replace(tensors, keys=tensors.keys.part(part.keys), sums=sums)
         first = part is parts[0]
         if trial.kernel != "backward_dkdv":
             backend.trial_launch(trial, own, part.block, score, add=not first)()
@@ -77,11 +79,11 @@ def _computed(backend: Tunable, trial: Trial, case: Case, data: Inputs, right: T
         for again in (False, True) if added else (False,):
             backend.trial_launch(trial, own, part.block, score, add=again)()
     if trial.kernel == "forward":
-        return {"out": tensors.out, "lse": tensors.lse}
+        return {"out": tensors.rows.out, "lse": tensors.rows.lse}
     if trial.kernel == "backward_dq":
-        return {"dq": tensors.dq}
+        return {"dq": tensors.sums.dq}
     times = 2 if added else 1
-    return {"dk": tensors.dk / times, "dv": tensors.dv / times}
+    return {"dk": tensors.sums.dk / times, "dv": tensors.sums.dv / times}
 
 
 def _parts(case: Case) -> tuple[Piece, ...]:
@@ -99,19 +101,10 @@ def _tensors(trial: Trial, case: Case, data: Inputs, right: Truth, *, wide: bool
     delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
     if trial.kernel == "forward":
         lse = torch.full_like(lse, NAN)
-    return TrialTensors(
-        data.q, data.k, data.v, data.dout, _aligned(lse), _aligned(delta),
-        torch.full_like(data.dout, NAN, dtype=case.wide_dtype if wide else case.torch_dtype),
-        *(torch.full_like(x, NAN, dtype=case.wide_dtype) for x in (data.q, data.k, data.v)),
-    )  # fmt: skip
-
-
-def _of_keys(tensors: TrialTensors, part: Piece) -> TrialTensors:
-    keys = part.keys.slice
-    return replace(
-        tensors,
-        **{name: getattr(tensors, name)[:, keys] for name in ("k", "v", "dk", "dv")},
-    )
+    out = torch.full_like(data.dout, NAN, dtype=case.wide_dtype if wide else case.torch_dtype)
+    rows, keys = Rows(data.q, data.dout, out, _aligned(lse), _aligned(delta)), Keys(data.k, data.v)
+    sums = Sums(*(torch.full_like(x, NAN, dtype=case.wide_dtype) for x in (data.q, *keys)))
+    return TrialTensors(rows, keys, sums)
 
 
 def _aligned(x: Tensor) -> Tensor:

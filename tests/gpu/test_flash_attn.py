@@ -14,6 +14,7 @@ from ring_attn_bench.conformance.feature import Asks
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Mask
+from ring_attn_bench.tensors import Keys, Rows
 from tests.flash_attn_cases import DOCUMENTS, HEAD_DIMS, SOME, clipped
 
 # other people's kernels may warn of what they like
@@ -91,10 +92,9 @@ def test_rows_that_begin_where_kernels_cannot_read(backend):
     odd = torch.randn(4, 2, 96, 2, 68, device="cuda").bfloat16()[..., 2:66]
     results = []
     for q, k, v, dout in (odd, odd.clone(memory_format=torch.contiguous_format)):
-        out, lse = backend.forward(q, k, v, case.block, case.score("cuda"))
-        share = backend.backward(
-            dout, q, k, v, out, lse, None, case.block, case.score("cuda"), deterministic=False
-        )
+        given = Keys(k, v), case.block, case.score("cuda")
+        out, lse = backend.forward(q, *given)
+        share = backend.backward(Rows(q, dout, out, lse), *given, deterministic=False)
         results.append((out, lse, *share))
     for mine, other in zip(*results, strict=True):
         torch.testing.assert_close(mine, other, rtol=0.02, atol=0.02)
@@ -112,11 +112,11 @@ def test_dropout_of_documents_is_one_mask_in_both_directions(backend, mask):
     q, k, v, dout = (torch.randn(900, 2, 64, device="cuda").bfloat16() for _ in range(4))
     documents = case.documents("cuda")
     score = replace(case.score("cuda"), dropout_p=0.5, dropout_seed=2**62 + 11)
-    out, lse = backend.packed_forward(q, k, v, documents, score)
-    assert torch.equal(out, backend.packed_forward(q, k, v, documents, score)[0])
+    out, lse = backend.packed_forward(q, Keys(k, v), documents, score)
+    assert torch.equal(out, backend.packed_forward(q, Keys(k, v), documents, score)[0])
     # out is linear in v, so v.dv is dout.out: if the weights are the same ones
     _, _, dv = backend.packed_backward(
-        dout, q, k, v, out, lse, None, documents, score, deterministic=False
+        Rows(q, dout, out, lse), Keys(k, v), documents, score, deterministic=False
     )
     by_v, by_out = ((a.double() * b.double()).sum(0) for a, b in ((dv, v), (dout, out)))
     noise = (dout.double() * out.double()).square().sum(0).sqrt()

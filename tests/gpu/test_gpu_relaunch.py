@@ -16,6 +16,7 @@ from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
 from ring_attn_bench.relaunch.calls import DriverCall
+from ring_attn_bench.tensors import Keys, Running
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(280)]
 
@@ -169,9 +170,9 @@ def test_a_step_that_goes_on_from_sums_is_the_same_again(dim):
         torch.manual_seed(seed)
         q, k, v, out = (torch.randn(1, 512, h, dim, device="cuda") for h in (4, 2, 2, 4))
         lse = torch.randn(1, 4, 512, device="cuda")
-        given = [x.bfloat16() for x in (q, k, v)]
-        score = Score(dim**-0.5)
-        launch.forward_into(backend, *given, out, lse, None, block, score, first=False)
+        q, *keys = (x.bfloat16() for x in (q, k, v))
+        running, score = Running(out, lse), Score(dim**-0.5)
+        launch.forward_into(backend, q, Keys(*keys), running, block, score, first=False)
         return out, lse
 
     forget()

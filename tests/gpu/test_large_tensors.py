@@ -14,6 +14,7 @@ from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
 from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.tensors import Keys, Rows
 
 HEADS, KEY_HEADS, DIM, WINDOW = 16, 4, 128, 500
 TOKENS = 2**31 // (HEADS * DIM) + 5000
@@ -51,17 +52,15 @@ def attend(q, k, v, form, backend):
 
 def true_tail(q, k, v, dout, form):
     """out, dq, dk, dv of the last tokens in float64, from these alone."""
-    last = [x.detach()[:, -TAIL:].double() for x in (q, k, v, dout)]
+    q, k, v, dout = (x.detach()[:, -TAIL:].double() for x in (q, k, v, dout))
     spans = (Span(0, TAIL),)
     block = Block(spans, spans, Mask.from_window_size(True, (WINDOW, 0)).band)
     slopes = torch.full((HEADS,), 0.01, device=q.device) if form == "ALiBi" else None
     score = Score(DIM**-0.5, alibi_slopes=slopes)
     backend = ReferenceBackend()
-    out, lse = backend.forward(*last[:3], block, score)
-    delta = (last[3] * out).sum(-1).transpose(1, 2)
-    return out, *backend.backward(
-        last[3], *last[:3], out, lse, delta, block, score, deterministic=True
-    )
+    out, lse = backend.forward(q, Keys(k, v), block, score)
+    rows = Rows(q, dout, out, lse, (dout * out).sum(-1).transpose(1, 2))
+    return out, *backend.backward(rows, Keys(k, v), block, score, deterministic=True)
 
 
 def worst_error(form, tokens, *, backend="triton", device="cuda", dtype=torch.bfloat16):

@@ -10,6 +10,7 @@ from ring_attn_bench.block import Block
 from ring_attn_bench.dropout import keep
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
+from ring_attn_bench.tensors import Keys, Rows
 
 BACKEND = TritonBackend()
 REFERENCE = ReferenceBackend()
@@ -72,11 +73,11 @@ class Case:
 
 def computed(backend, case, q, k, v, dout, lse=None, delta=None):
     """out, lse, dq, dk, dv, with this row's lse and delta or the block's own."""
-    out, own_lse = backend.forward(q, k, v, case.block, case.score)
+    out, own_lse = backend.forward(q, Keys(k, v), case.block, case.score)
     lse = own_lse if lse is None else lse
     delta = row_sum(dout, out, lse.dtype) if delta is None else delta
     gradients = backend.backward(
-        dout, q, k, v, out, lse, delta, case.block, case.score, deterministic=False
+        Rows(q, dout, out, lse, delta), Keys(k, v), case.block, case.score, deterministic=False
     )
     return out, own_lse, *gradients
 

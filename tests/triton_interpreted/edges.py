@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
+from ring_attn_bench.tensors import Keys, Rows
 from tests.triton_interpreted.checking import (
     BACKEND,
     CAUSAL,
@@ -55,22 +56,18 @@ def assert_goes_where_the_references_does(
     tensors |= {name: tensors[name].abs() for name in ("q", "k")}
     tensors[spoilt.tensor][spoilt.at] = spoilt.value
     q, k, v, dout = tensors.values()
-    plain = [x.float() for x in (q, k, v)]
-    true_out, true_lse = REFERENCE.forward(*plain, case.block, case.score)
-    out, lse = BACKEND.forward(q, k, v, case.block, case.score)
+    plain, where = [x.float() for x in (q, k, v)], (case.block, case.score)
+    true_out, true_lse = REFERENCE.forward(plain[0], Keys(*plain[1:]), *where)
+    out, lse = BACKEND.forward(q, Keys(k, v), *where)
     _assert_close(out, true_out, MARGINS[dtype])
     _assert_close(lse, true_lse, MARGINS[dtype])
     if not backward:
         return
     delta = row_sum(dout, true_out, torch.float32)
-    got = BACKEND.backward(
-        dout, q, k, v, true_out.to(dtype), true_lse, delta, case.block, case.score,
-        deterministic=True,
-    )  # fmt: skip
-    true = REFERENCE.backward(
-        dout.float(), *plain, true_out, true_lse, delta, case.block, case.score,
-        deterministic=True,
-    )  # fmt: skip
+    rows = Rows(q, dout, true_out.to(dtype), true_lse, delta)
+    got = BACKEND.backward(rows, Keys(k, v), *where, deterministic=True)
+    rows = Rows(plain[0], dout.float(), true_out, true_lse, delta)
+    true = REFERENCE.backward(rows, Keys(*plain[1:]), *where, deterministic=True)
     for mine, theirs in zip(got, true, strict=True):
         _assert_close(mine, theirs, 10 * MARGINS[dtype])
 

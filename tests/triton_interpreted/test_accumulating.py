@@ -22,6 +22,7 @@ from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import ForwardPass, Job
 from ring_attn_bench.ring.transports.loopback import Board, LoopbackLink
 from ring_attn_bench.sharding import join_shards, shard
+from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 from tests.triton_interpreted.checking import (
     BACKEND,
     CAUSAL,
@@ -63,13 +64,12 @@ def test_blocks_one_after_another_are_the_attention_over_all_of_them(features, d
         part = replace(whole, keys=spans)
         keys = slice(at, at := at + part.block.key_count)
         first, last = index == 0, index + 1 == len(PARTS)
-        BACKEND.forward_into(
-            q, k[:, keys], v[:, keys], acc, lse, target if last else None, part.block,
-            part.score, first=first,
-        )  # fmt: skip
+        given = Keys(k[:, keys], v[:, keys])
+        running = Running(acc, lse, target if last else None)
+        BACKEND.forward_into(q, given, running, part.block, part.score, first=first)
         BACKEND.backward_into(
-            dout, q, k[:, keys], v[:, keys], true[0].to(dtype), true[1].float(), delta,
-            dq, dk[:, keys], dv[:, keys], part.block, part.score,
+            Rows(q, dout, true[0].to(dtype), true[1].float(), delta), given,
+            Sums(dq, dk[:, keys], dv[:, keys]), part.block, part.score,
             first=first, first_keys=True, deterministic=False,
         )  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_gradients_of_keys_are_added_to_those_that_are_there():
     shares, sums = ([torch.ones_like(x, dtype=torch.float32) for x in once] for _ in range(2))
     for into, first in ((shares, True), (sums, False)):
         BACKEND.backward_into(
-            dout, q, k, v, out, lse, delta, *into, case.block, case.score,
+            Rows(q, dout, out, lse, delta), Keys(k, v), Sums(*into), case.block, case.score,
             first=first, first_keys=first, deterministic=True,
         )  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_several_chunks_of_rows_add_up_in_float32_whatever_the_gradients_travel_
     dq = torch.empty_like(right[0])
     dk, dv = torch.empty_like(k), torch.empty_like(v)
     BACKEND.backward_into(
-        dout, q, k, v, out, lse, delta, dq, dk, dv, case.block, case.score,
+        Rows(q, dout, out, lse, delta), Keys(k, v), Sums(dq, dk, dv), case.block, case.score,
         first=True, first_keys=True, deterministic=True,
     )  # fmt: skip
 
@@ -121,7 +121,8 @@ def test_huge_weights_do_not_overflow_and_an_infinite_one_is_handed_on(old, new)
     acc, lse = torch.ones(1, 5, 1, 16), torch.full((1, 1, 5), old)
     acc *= torch.nan if old == float("inf") else 1.0
     case = Case(5, 30, heads=1, groups=1, head_dim=16, softmax_scale=1.0)
-    BACKEND.forward_into(q, k, 3 * k, acc, lse, None, case.block, case.score, first=False)
+    running = Running(acc, lse)
+    BACKEND.forward_into(q, Keys(k, 3 * k), running, case.block, case.score, first=False)
     own = torch.tensor(new, dtype=torch.float64) + torch.tensor(30.0).log()
     total = torch.logaddexp(torch.tensor(old, dtype=torch.float64), own)
     share = torch.exp(own - total)

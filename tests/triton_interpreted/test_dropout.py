@@ -20,6 +20,7 @@ from ring_attn_backends.triton.dropout import kept as kept_in_a_tile
 from ring_attn_bench.dropout import keep
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Score
+from ring_attn_bench.tensors import Keys
 from tests.triton_interpreted.cases import DROPPED, SHORT_FETCHED, SHORT_ZIGZAG
 from tests.triton_interpreted.checking import (
     BACKEND,
@@ -72,7 +73,7 @@ def weights_kept(case, backend=BACKEND):
     keys = case.block.key_count
     q, k, _, _ = case.tensors(torch.float32)
     v = torch.eye(keys).expand(case.batch, case.groups, keys, keys).transpose(1, 2).contiguous()
-    out, _ = backend.forward(torch.zeros_like(q), k, v, case.block, case.score)
+    out, _ = backend.forward(torch.zeros_like(q), Keys(k, v), case.block, case.score)
     return (out != 0).transpose(1, 2), out.transpose(1, 2)
 
 
@@ -105,10 +106,10 @@ def test_out_and_gradients_are_as_good_as_plain_torch_with_the_same_weights(case
 def test_lse_knows_nothing_of_dropout_and_a_seed_of_another_is_another_mask():
     case = Case(70, 70, dropout_p=0.3, band=CAUSAL)
     q, k, v, _ = case.tensors(torch.float16)
-    out, lse = BACKEND.forward(q, k, v, case.block, case.score)
-    again = BACKEND.forward(q, k, v, case.block, case.score)
-    other = BACKEND.forward(q, k, v, case.block, replace(case, seed=case.seed + 1).score)
-    plain = BACKEND.forward(q, k, v, case.block, replace(case, dropout_p=0.0).score)
+    out, lse = BACKEND.forward(q, Keys(k, v), case.block, case.score)
+    again = BACKEND.forward(q, Keys(k, v), case.block, case.score)
+    other = BACKEND.forward(q, Keys(k, v), case.block, replace(case, seed=case.seed + 1).score)
+    plain = BACKEND.forward(q, Keys(k, v), case.block, replace(case, dropout_p=0.0).score)
 
     assert torch.equal(lse, plain[1])
     assert torch.equal(out, again[0])

@@ -18,6 +18,7 @@ from ring_attn_backends.triton import TritonBackend
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.positions import Band
 from ring_attn_bench.problem import Mask, Problem
+from ring_attn_bench.tensors import Keys, Rows
 from tests.triton_interpreted.cases import INDICES, bands_of_indices
 from tests.triton_interpreted.checking import (
     BACKEND,
@@ -84,14 +85,11 @@ def test_views_with_any_strides_give_the_same_bits(dtype):
         buffer = torch.full((*x.shape[:2], x.shape[2] + 21), math.nan)
         return buffer[..., 13:-8].copy_(x)
 
-    out, lse = BACKEND.forward(
-        token_major(q), token_major(k), token_major(v), case.block, case.score
-    )
+    keys = Keys(token_major(k), token_major(v))
+    out, lse = BACKEND.forward(token_major(q), keys, case.block, case.score)
     delta = row_sum(dout, out, torch.float32)
-    gradients = BACKEND.backward(
-        *(token_major(x) for x in (dout, q, k, v)), token_major(out), cut_out(lse),
-        cut_out(delta), case.block, case.score, deterministic=True,
-    )  # fmt: skip
+    rows = Rows(*(token_major(x) for x in (q, dout, out)), cut_out(lse), cut_out(delta))
+    gradients = BACKEND.backward(rows, keys, case.block, case.score, deterministic=True)
 
     for got, true in zip((out, lse, *gradients), expected, strict=True):
         assert torch.equal(got, true)
@@ -116,11 +114,9 @@ def test_a_row_without_keys_has_out_0_and_lse_minus_infinity_and_no_gradient(ban
 def test_no_keys_at_all_give_an_empty_result():
     case = Case(rows=20, keys=0)
     q, k, v, dout = case.tensors(torch.float32)
-    out, lse = BACKEND.forward(q, k, v, case.block, case.score)
-    gradients = BACKEND.backward(
-        dout, q, k, v, out, torch.zeros_like(lse), torch.zeros_like(lse), case.block, case.score,
-        deterministic=True,
-    )  # fmt: skip
+    out, lse = BACKEND.forward(q, Keys(k, v), case.block, case.score)
+    rows = Rows(q, dout, out, torch.zeros_like(lse), torch.zeros_like(lse))
+    gradients = BACKEND.backward(rows, Keys(k, v), case.block, case.score, deterministic=True)
 
     assert not out.any()
     assert lse.isneginf().all()

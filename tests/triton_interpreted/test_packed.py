@@ -15,6 +15,7 @@ from ring_attn_bench.backend import PackedBackend
 from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Documents, Mask, Problem, Score
+from ring_attn_bench.tensors import Keys, Rows
 from tests.triton_interpreted.checking import BACKEND, row_sum
 
 pytestmark = [
@@ -52,10 +53,10 @@ def tensors(lengths, dtype, heads=2, key_heads=1, dim=16, dim_v=16, seed=0):
 
 
 def packed(q, k, v, dout, given, score):
-    out, lse = BACKEND.packed_forward(q, k, v, given, score)
+    out, lse = BACKEND.packed_forward(q, Keys(k, v), given, score)
     delta = row_sum(dout[None], out[None], torch.float32)[0]
     gradients = BACKEND.packed_backward(
-        dout, q, k, v, out, lse, delta, given, score, deterministic=False
+        Rows(q, dout, out, lse, delta), Keys(k, v), given, score, deterministic=False
     )
     return {"out": out, "lse": lse.T} | dict(zip(("dq", "dk", "dv"), gradients, strict=True))
 
@@ -67,13 +68,11 @@ def one_by_one(lengths, q, k, v, dout, mask, scores):
     for ((row, key), (row_end, key_end)), score in zip(pairwise(ends), scores, strict=True):
         rows, keys = row_end - row, key_end - key
         block = Block((Span(keys - rows, rows),), (Span(0, keys),), mask.band)
-        tokens = q[None, row:row_end], k[None, key:key_end], v[None, key:key_end]
-        out, lse = BACKEND.forward(*tokens, block, score)
-        do = dout[None, row:row_end]
-        gradients = BACKEND.backward(
-            do, *tokens, out, lse, row_sum(do, out, torch.float32), block, score,
-            deterministic=True,
-        )  # fmt: skip
+        own, do = q[None, row:row_end], dout[None, row:row_end]
+        given = Keys(k[None, key:key_end], v[None, key:key_end]), block, score
+        out, lse = BACKEND.forward(own, *given)
+        row_of = Rows(own, do, out, lse, row_sum(do, out, torch.float32))
+        gradients = BACKEND.backward(row_of, *given, deterministic=True)
         for name, x in zip(found, (out, lse.transpose(1, 2), *gradients), strict=True):
             found[name].append(x[0])
     return {name: torch.cat(parts) for name, parts in found.items()}
@@ -111,11 +110,11 @@ def test_a_documents_number_is_its_batch_entry_in_dropout():
     q, k, _, _ = tensors(lengths, torch.float32, heads, heads, 16)
     v = torch.cat([torch.eye(32)[:n, None].expand(-1, heads, -1) for n, _ in lengths])
     score = Score(0.0, dropout_p=0.4, dropout_seed=7)
-    out, _ = BACKEND.packed_forward(q, k, v, documents(lengths, Mask()), score)
+    out, _ = BACKEND.packed_forward(q, Keys(k, v), documents(lengths, Mask()), score)
     block = Block((Span(0, 30),), (Span(0, 30),), Mask().band)
     square = torch.eye(32)[None, :30, None].expand(2, -1, heads, -1)
     zeros = torch.zeros(2, 30, heads, 16)
-    both, _ = BACKEND.forward(zeros, zeros, square, block, score)
+    both, _ = BACKEND.forward(zeros, Keys(zeros, square), block, score)
 
     assert torch.equal(out[20:] != 0, both[1] != 0)
     assert torch.equal(out[:20, :, :20] != 0, both[0, :20, :, :20] != 0)

@@ -16,6 +16,7 @@ from ring_attn_backends.triton.lines import Places, pieces
 
 from ring_attn_bench.block import Block, Form
 from ring_attn_bench.positions import Range, Span, count
+from ring_attn_bench.tensors import Keys, Running
 from tests.triton_interpreted.cases import (
     FETCHED,
     MANY,
@@ -115,7 +116,7 @@ def test_a_tile_that_nothing_is_added_to_is_not_written(monkeypatch):
     q, k, v, _ = case.tensors(torch.float16)
     out, lse = torch.randn(1, 128, 2, 16), torch.randn(1, 2, 128)
     before = out.clone(), lse.clone()
-    compute.forward_into(q, k, v, out, lse, None, case.block, case.score, first=False)
+    compute.forward_into(q, Keys(k, v), Running(out, lse), case.block, case.score, first=False)
 
     assert torch.equal(out[:, :64], before[0][:, :64])
     assert torch.equal(lse[..., :64], before[1][..., :64])

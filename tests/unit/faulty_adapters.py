@@ -21,8 +21,8 @@ class OtherLse(ReferenceBackend):
     def other(self, lse):
         raise NotImplementedError
 
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(q, k, v, block, score)
+    def forward(self, q, keys, block, score):
+        out, lse = super().forward(q, keys, block, score)
         return out, self.other(lse)
 
 
@@ -64,12 +64,12 @@ class OtherBlock(ReferenceBackend):
     def other(self, block):
         raise NotImplementedError
 
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, self.other(block), score)
+    def forward(self, q, keys, block, score):
+        return super().forward(q, keys, self.other(block), score)
 
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
+    def backward(self, rows, keys, block, score, **options):
         block = self.other(block)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
+        return super().backward(rows, keys, block, score, **options)
 
 
 class IgnoredWindow(OtherBlock):
@@ -130,12 +130,12 @@ class OtherScore(ReferenceBackend):
     def other(self, score, q):
         raise NotImplementedError
 
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, block, self.other(score, q))
+    def forward(self, q, keys, block, score):
+        return super().forward(q, keys, block, self.other(score, q))
 
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        score = self.other(score, q)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
+    def backward(self, rows, keys, block, score, **options):
+        score = self.other(score, rows.q)
+        return super().backward(rows, keys, block, score, **options)
 
 
 class DefaultScale(OtherScore):
@@ -160,12 +160,12 @@ class AlibiByIndex(ReferenceBackend):
 
     alibi = Alibi.POSITION
 
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, self._by_index(block, score), score)
+    def forward(self, q, keys, block, score):
+        return super().forward(q, keys, self._by_index(block, score), score)
 
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
+    def backward(self, rows, keys, block, score, **options):
         block = self._by_index(block, score)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
+        return super().backward(rows, keys, block, score, **options)
 
     def _by_index(self, block, score):
         if score.alibi_slopes is None or block.index_band is None:
@@ -179,27 +179,28 @@ class AlibiByIndex(ReferenceBackend):
 class StridesOfContiguous(ReferenceBackend):
     """Reads keys as if they were dense."""
 
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, dense(k), v, block, score)
+    def forward(self, q, keys, block, score):
+        return super().forward(q, keys._replace(k=dense(keys.k)), block, score)
 
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        k = dense(k)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
+    def backward(self, rows, keys, block, score, **options):
+        keys = keys._replace(k=dense(keys.k))
+        return super().backward(rows, keys, block, score, **options)
 
 
 class DoutByPointer(ReferenceBackend):
     """Reads dout as if it were dense."""
 
-    def backward(self, dout, *arguments, **options):
-        return super().backward(dense(dout), *arguments, **options)
+    def backward(self, rows, *arguments, **options):
+        rows = rows._replace(dout=dense(rows.dout))
+        return super().backward(rows, *arguments, **options)
 
 
 class LseByPointer(ReferenceBackend):
     """Reads lse and delta as if they were dense."""
 
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        lse, delta = dense(lse), dense(delta)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
+    def backward(self, rows, keys, block, score, **options):
+        rows = rows._replace(lse=dense(rows.lse), delta=dense(rows.delta))
+        return super().backward(rows, keys, block, score, **options)
 
 
 def dense(x):
@@ -210,9 +211,9 @@ def dense(x):
 class HeadsInterleaved(ReferenceBackend):
     """Head h reads key head h % G."""
 
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(self._dealt(q, k), k, v, block, score)
-        return self._gathered(out, k, 2), self._gathered(lse, k, 1)
+    def forward(self, q, keys, block, score):
+        out, lse = super().forward(self._dealt(q, keys.k), keys, block, score)
+        return self._gathered(out, keys.k, 2), self._gathered(lse, keys.k, 1)
 
     def _dealt(self, x, k):
         return x.unflatten(2, (-1, k.shape[2])).transpose(2, 3).flatten(2, 3)
@@ -224,32 +225,33 @@ class HeadsInterleaved(ReferenceBackend):
 class LocalLse(ReferenceBackend):
     """Normalises a block's gradients by the block alone."""
 
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        out, lse = self.forward(q, k, v, block, score)
-        delta = (dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
+    def backward(self, rows, keys, block, score, **options):
+        out, lse = self.forward(rows.q, keys, block, score)
+        delta = (rows.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
+        rows = rows._replace(out=out, lse=lse, delta=delta)
+        return super().backward(rows, keys, block, score, **options)
 
 
 class MissingDelta(ReferenceBackend):
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        delta = torch.zeros_like(delta)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
+    def backward(self, rows, keys, block, score, **options):
+        rows = rows._replace(delta=torch.zeros_like(rows.delta))
+        return super().backward(rows, keys, block, score, **options)
 
 
 class LastKeyLost(ReferenceBackend):
     """A tile boundary off by one: the last key of the block is never read."""
 
-    def forward(self, q, k, v, block, score):
-        k = k.clone()
+    def forward(self, q, keys, block, score):
+        k = keys.k.clone()
         k[:, -1] = 0
-        return super().forward(q, k, v, block, score)
+        return super().forward(q, keys._replace(k=k), block, score)
 
 
 class TailNotWritten(ReferenceBackend):
     """Rows beyond the last whole tile of 64 are left as they are found."""
 
-    def forward(self, q, k, v, block, score):
-        right, lse = super().forward(q, k, v, block, score)
+    def forward(self, q, keys, block, score):
+        right, lse = super().forward(q, keys, block, score)
         whole = q.shape[1] // 64 * 64
         out = torch.empty_like(right)
         out[:, :whole] = right[:, :whole]
@@ -259,14 +261,14 @@ class TailNotWritten(ReferenceBackend):
 class DqAddedToWhatIsThere(ReferenceBackend):
     """dq is summed into memory that nobody has cleared."""
 
-    def backward(self, dout, q, *arguments, **options):
-        dq, dk, dv = super().backward(dout, q, *arguments, **options)
+    def backward(self, *arguments, **options):
+        dq, dk, dv = super().backward(*arguments, **options)
         return torch.empty_like(dq).add_(dq), dk, dv
 
 
 class QueriesScaledInPlace(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        found = super().forward(q, k, v, block, score)
+    def forward(self, q, keys, block, score):
+        found = super().forward(q, keys, block, score)
         q.mul_(score.softmax_scale)
         return found
 
@@ -282,20 +284,20 @@ class Unstable(ReferenceBackend):
 class NarrowValues(ReferenceBackend):
     """v's head dim is taken to be q's."""
 
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(q, k, v, block, score)
+    def forward(self, q, keys, block, score):
+        out, lse = super().forward(q, keys, block, score)
         return out[..., : q.shape[3]], lse
 
 
 class RefusesWhenCalled(ReferenceBackend):
     """Says nothing, and then will not compute a single key."""
 
-    def forward(self, q, k, v, block, score):
-        if k.shape[1] == 1:
+    def forward(self, q, keys, block, score):
+        if keys.k.shape[1] == 1:
             raise Unsupported(self.name, "it has no attention over a single key")
-        return super().forward(q, k, v, block, score)
+        return super().forward(q, keys, block, score)
 
 
 class Raises(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
+    def forward(self, q, keys, block, score):
         raise RuntimeError("planted: CUDA error: an illegal memory access was encountered")

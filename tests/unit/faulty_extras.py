@@ -9,14 +9,15 @@ from ring_attn_bench.block import Block
 from ring_attn_bench.one_device.one_by_one import OneByOne
 from ring_attn_bench.positions import Span
 from ring_attn_bench.ring.merge import merge
+from ring_attn_bench.tensors import Keys
 from tests.unit.faulty_adapters import OtherBlock, OtherScore
 
 
 class OnlyOneDropout(OtherScore):
     """Drops nothing in backward."""
 
-    def forward(self, q, k, v, block, score):
-        return ReferenceBackend.forward(self, q, k, v, block, score)
+    def forward(self, q, keys, block, score):
+        return ReferenceBackend.forward(self, q, keys, block, score)
 
     def other(self, score, q):
         return replace(score, dropout_p=0.0)
@@ -40,23 +41,23 @@ class DropoutOfOneSeed(OtherScore):
 class DropoutUnscaled(ReferenceBackend):
     """What is kept is not divided by 1 - p."""
 
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(q, k, v, block, score)
+    def forward(self, q, keys, block, score):
+        out, lse = super().forward(q, keys, block, score)
         return out * (1 - score.dropout_p), lse
 
 
 class DropoutOfTheFirstHead(ReferenceBackend):
     """Every head and batch entry drops what the first drops."""
 
-    def forward(self, q, k, v, block, score):
+    def forward(self, q, keys, block, score):
         heads = [
             super(DropoutOfTheFirstHead, self).forward(
-                q[b : b + 1, :, h : h + 1], k[b : b + 1, :, g : g + 1], v[b : b + 1, :, g : g + 1],
+                q[b : b + 1, :, h : h + 1], Keys(*(x[b : b + 1, :, g : g + 1] for x in keys)),
                 block, score,
             )
             for b in range(q.shape[0])
             for h in range(q.shape[2])
-            for g in [h * k.shape[2] // q.shape[2]]
+            for g in [h * keys.k.shape[2] // q.shape[2]]
         ]  # fmt: skip
         shape = (q.shape[0], q.shape[2])
         out = torch.stack([o[0, :, 0] for o, _ in heads]).unflatten(0, shape).transpose(1, 2)
@@ -80,23 +81,18 @@ class DropoutTooOften(OtherScore):
 class Accumulating(ReferenceBackend):
     """A sound one, that adds its blocks to what is there."""
 
-    def forward_into(self, q, k, v, out_acc, lse_acc, target, block, score, *, first):
-        out, lse = self.forward(q, k, v, block, score)
+    def forward_into(self, q, keys, running, block, score, *, first):
+        out, lse = self.forward(q, keys, block, score)
         if first:
-            (out_acc if target is None else target).copy_(out)
-            lse_acc.copy_(lse)
+            running.result.copy_(out)
+            running.lse.copy_(lse)
         else:
-            merge(out_acc, lse_acc, out, lse, target)
+            merge(running.out, running.lse, out, lse, running.target)
 
-    def backward_into(
-        self, dout, q, k, v, out, lse, delta, dq, dk, dv, block, score,
-        *, first, first_keys, deterministic,
-    ):  # fmt: skip
-        shares = self.backward(
-            dout, q, k, v, out, lse, delta, block, score, deterministic=deterministic
-        )
+    def backward_into(self, rows, keys, sums, block, score, *, first, first_keys, deterministic):
+        shares = self.backward(rows, keys, block, score, deterministic=deterministic)
         starts = (first, first_keys, first_keys)
-        for total, share, begins in zip((dq, dk, dv), shares, starts, strict=True):
+        for total, share, begins in zip(sums, shares, starts, strict=True):
             total.copy_(share) if begins else total.add_(share)
 
 
@@ -117,16 +113,16 @@ class KeysAlwaysFirst(Accumulating):
 class ForgetsTheTarget(Accumulating):
     """Leaves the merged out where it was merged."""
 
-    def forward_into(self, q, k, v, out_acc, lse_acc, target, block, score, *, first):
-        super().forward_into(q, k, v, out_acc, lse_acc, None, block, score, first=first)
+    def forward_into(self, q, keys, running, block, score, *, first):
+        super().forward_into(q, keys, running._replace(target=None), block, score, first=first)
 
 
 class ReplacesLse(Accumulating):
     """The merged lse is the last block's."""
 
-    def forward_into(self, q, k, v, out_acc, lse_acc, target, block, score, *, first):
-        super().forward_into(q, k, v, out_acc, lse_acc, target, block, score, first=first)
-        lse_acc.copy_(self.forward(q, k, v, block, score)[1])
+    def forward_into(self, q, keys, running, block, score, *, first):
+        super().forward_into(q, keys, running, block, score, first=first)
+        running.lse.copy_(self.forward(q, keys, block, score)[1])
 
 
 class Packed(Accumulating):
@@ -142,12 +138,12 @@ class Packed(Accumulating):
 class PackedAsOne(Packed):
     """Queries see the keys of every document."""
 
-    def packed_forward(self, q, k, v, documents, score):
-        return super().packed_forward(q, k, v, self._joined(documents), score)
+    def packed_forward(self, q, keys, documents, score):
+        return super().packed_forward(q, keys, self._joined(documents), score)
 
-    def packed_backward(self, dout, q, k, v, out, lse, delta, documents, score, **options):
+    def packed_backward(self, rows, keys, documents, score, **options):
         documents = self._joined(documents)
-        return super().packed_backward(dout, q, k, v, out, lse, delta, documents, score, **options)
+        return super().packed_backward(rows, keys, documents, score, **options)
 
     def _joined(self, documents):
         starts = documents.cu_seqlens_q, documents.cu_seqlens_k
@@ -161,7 +157,7 @@ class PackedAsOne(Packed):
 class PackedWithStaleEmptyRows(Packed):
     """A document without keys leaves its rows as they were."""
 
-    def packed_forward(self, q, k, v, documents, score):
-        out, lse = super().packed_forward(q, k, v, documents, score)
+    def packed_forward(self, q, keys, documents, score):
+        out, lse = super().packed_forward(q, keys, documents, score)
         seen = lse.isfinite().all(0)
         return torch.where(seen[:, None, None], out, torch.empty_like(out)), lse

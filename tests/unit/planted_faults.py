@@ -101,14 +101,14 @@ class OnlyTheLastGiftCounts(LoopbackLink):
 
 
 class Log2Lse(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(q, k, v, block, score)
+    def forward(self, q, keys, block, score):
+        out, lse = super().forward(q, keys, block, score)
         return out, lse / math.log(2)
 
 
 class ZeroLse(ReferenceBackend):
-    def forward(self, q, k, v, block, score):
-        out, lse = super().forward(q, k, v, block, score)
+    def forward(self, q, keys, block, score):
+        out, lse = super().forward(q, keys, block, score)
         return out, torch.zeros_like(lse)
 
 
@@ -118,12 +118,12 @@ class OtherBlocks(ReferenceBackend):
     def __init__(self, other):
         self._other = other
 
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, self._other(block), score)
+    def forward(self, q, keys, block, score):
+        return super().forward(q, keys, self._other(block), score)
 
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
+    def backward(self, rows, keys, block, score, **options):
         block = self._other(block)
-        return super().backward(dout, q, k, v, out, lse, delta, block, score, **options)
+        return super().backward(rows, keys, block, score, **options)
 
 
 def without_window(block):

@@ -13,6 +13,7 @@ from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.ring.merge import merge
+from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 from tests.unit.test_ring_loopback import QUESTIONS, Question, ring
 
 pytestmark = pytest.mark.usefixtures("_memory_is_nan_until_written")
@@ -21,23 +22,18 @@ pytestmark = pytest.mark.usefixtures("_memory_is_nan_until_written")
 class Accumulating(ReferenceBackend):
     """Does what the ring would do, so that the ring need not."""
 
-    def forward_into(self, q, k, v, out_acc, lse_acc, target, block, score, *, first):
-        out, lse = self.forward(q, k, v, block, score)
+    def forward_into(self, q, keys, running, block, score, *, first):
+        out, lse = self.forward(q, keys, block, score)
         if first:
-            (out_acc if target is None else target).copy_(out)
-            lse_acc.copy_(lse)
+            running.result.copy_(out)
+            running.lse.copy_(lse)
         else:
-            merge(out_acc, lse_acc, out, lse, target)
+            merge(running.out, running.lse, out, lse, running.target)
 
-    def backward_into(
-        self, dout, q, k, v, out, lse, delta, dq, dk, dv, block, score,
-        *, first, first_keys, deterministic,
-    ):  # fmt: skip
-        shares = self.backward(
-            dout, q, k, v, out, lse, delta, block, score, deterministic=deterministic
-        )
+    def backward_into(self, rows, keys, sums, block, score, *, first, first_keys, deterministic):
+        shares = self.backward(rows, keys, block, score, deterministic=deterministic)
         starts = (first, first_keys, first_keys)
-        for total, share, begins in zip((dq, dk, dv), shares, starts, strict=True):
+        for total, share, begins in zip(sums, shares, starts, strict=True):
             total.copy_(share) if begins else total.add_(share)
 
 
@@ -47,11 +43,11 @@ class ByIndex(Accumulating):
     forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
     alibi = Alibi.INDEX
 
-    def forward(self, q, k, v, block, score):
-        return super().forward(q, k, v, inside(block), score)
+    def forward(self, q, keys, block, score):
+        return super().forward(q, keys, inside(block), score)
 
-    def backward(self, dout, q, k, v, out, lse, delta, block, score, **options):
-        return super().backward(dout, q, k, v, out, lse, delta, inside(block), score, **options)
+    def backward(self, rows, keys, block, score, **options):
+        return super().backward(rows, keys, inside(block), score, **options)
 
 
 def inside(block):
@@ -114,9 +110,10 @@ def test_rows_that_a_window_by_index_leaves_out_keep_what_they_have(band, first,
         acc, lse = torch.ones_like(q), torch.zeros(1, 2, 12).double()
         dq, dk, dv = (torch.ones_like(q) for _ in range(3))
         target = torch.full_like(q, torch.nan) if with_target else None
-        launch.forward_into(backend, q, k, v, acc, lse, target, block, score, first=first)
+        keys, running, sums = Keys(k, v), Running(acc, lse, target), Sums(dq, dk, dv)
+        launch.forward_into(backend, q, keys, running, block, score, first=first)
         launch.backward_into(
-            backend, dout, q, k, v, q, lse, torch.zeros_like(lse), dq, dk, dv, block, score,
+            backend, Rows(q, dout, q, lse, torch.zeros_like(lse)), keys, sums, block, score,
             first=first, first_keys=first, deterministic=True,
         )  # fmt: skip
         results.append((acc if target is None else target, lse, dq, dk, dv))

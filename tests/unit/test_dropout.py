@@ -13,6 +13,7 @@ from ring_attn_bench.block import Block
 from ring_attn_bench.dropout import keep, numbers, seed_words, threshold
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Problem, Score
+from ring_attn_bench.tensors import Keys, Rows
 
 P = 0.2
 FAR = 2**31 - 5000
@@ -139,13 +140,15 @@ def test_the_references_dropout_is_the_derivative_of_itself_and_leaves_lse_alone
     block = Block((Span(3, 9, 2),), (Span(0, 11, 2),), Band(low=-2))
     backend, score = ReferenceBackend(), Score(0.4, dropout_p=p, dropout_seed=2**40)
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    out, lse = backend.forward(*leaves, block, score)
+    out, lse = backend.forward(leaves[0], Keys(*leaves[1:]), block, score)
     expected = torch.autograd.grad(out, leaves, dout)
     delta = (dout * out).sum(-1).transpose(1, 2)
-    found = backend.backward(dout, q, k, v, out, lse, delta, block, score, deterministic=True)
+    found = backend.backward(
+        Rows(q, dout, out, lse, delta), Keys(k, v), block, score, deterministic=True
+    )
 
     for got, right in zip(found, expected, strict=True):
         torch.testing.assert_close(got, right, rtol=0, atol=1e-12)
-    assert torch.equal(lse, backend.forward(q, k, v, block, Score(0.4))[1])
+    assert torch.equal(lse, backend.forward(q, Keys(k, v), block, Score(0.4))[1])
     problem = Problem(2, 11, 4, 2, 5, 3, "float64", "cpu", dropout_p=p)
     assert backend.unsupported(problem) is None

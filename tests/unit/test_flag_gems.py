@@ -22,6 +22,7 @@ from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.one_device.one_by_one import OneByOne
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Documents, Mask, Score
+from ring_attn_bench.tensors import Keys
 from tests.unit.fake_kernels.conformance import Asks, Direction, answer, made, questions
 from tests.unit.fake_kernels.flag_gems import FlagGems
 
@@ -118,7 +119,7 @@ def test_tensors_that_lie_in_memory_as_the_kernel_does_not_think(backend, case):
         for score in (Score(0.1), Score(0.1, alibi_slopes=slopes)):
             if score.alibi_slopes is not None and case.block.index_alibi is None:
                 continue
-            tensors = (q, k, v, case.block, score)
+            tensors = (q, Keys(k, v), case.block, score)
             close(launch.forward(backend, *tensors), ReferenceBackend().forward(*tensors))
 
 
@@ -131,15 +132,15 @@ def test_short_and_empty_documents(backend, queries, keys, mask):
     ends = [torch.tensor([0, *side]).cumsum(0).int() for side in (queries, keys)]
     documents = Documents(*ends, max(queries), max(keys), mask)
     q = torch.randn(sum(queries), 4, 40).half()
-    k, v = (torch.randn(sum(keys), 2, 40).half() for _ in range(2))
-    expected = OneByOne(ReferenceBackend()).packed_forward(q, k, v, documents, Score(0.1))
-    close(backend.packed_forward(q, k, v, documents, Score(0.1)), expected)
+    keys = Keys(*(torch.randn(sum(keys), 2, 40).half() for _ in range(2)))
+    expected = OneByOne(ReferenceBackend()).packed_forward(q, keys, documents, Score(0.1))
+    close(backend.packed_forward(q, keys, documents, Score(0.1)), expected)
 
 
 def test_no_documents_at_all(backend):
     ends = torch.zeros(1, dtype=torch.int32)
     q, k = torch.empty(0, 4, 40).half(), torch.empty(0, 2, 40).half()
-    out, lse = backend.packed_forward(q, k, k, Documents(ends, ends, 0, 0), Score(0.1))
+    out, lse = backend.packed_forward(q, Keys(k, k), Documents(ends, ends, 0, 0), Score(0.1))
     assert out.shape == (0, 4, 40)
     assert lse.shape == (4, 0)
 

@@ -13,6 +13,7 @@ from ring_attn_bench.conformance.ask import refusal
 from ring_attn_bench.conformance.cases import FULL, LOCAL
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.problem import Mask
+from ring_attn_bench.tensors import Keys, Rows
 from tests.flash_attn_cases import DOCUMENTS, SOME, clipped
 from tests.unit.fake_kernels.conformance import Asks, Direction, answer, made, questions
 from tests.unit.fake_kernels.flash_attn_2 import FlashAttn2
@@ -140,8 +141,9 @@ def test_rows_that_begin_where_no_kernel_can_read_are_copied(backend):
     even = odd.clone(memory_format=torch.contiguous_format)
     results = []
     for q, k, v, dout, _ in (odd, even):
-        out, lse = backend.forward(q, k, v, block, score)
-        share = backend.backward(dout, q, k, v, out, lse, None, block, score, deterministic=False)
+        out, lse = backend.forward(q, Keys(k, v), block, score)
+        rows = Rows(q, dout, out, lse)
+        share = backend.backward(rows, Keys(k, v), block, score, deterministic=False)
         results.append((out, lse, *share))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -234,14 +236,14 @@ def test_dropout_of_packed_documents_is_one_mask_in_both_directions(backend, dir
     case = PackedCase("", ((40, 57), (50, 33)), Mask(True), dtype="bfloat16")
     documents = case.documents("cpu")
     score = replace(case.score("cpu"), dropout_p=0.5, dropout_seed=7)
-    out, lse = backend.packed_forward(q, k, v, documents, score)
-    again, _ = backend.packed_forward(q, k, v, documents, score)
-    other, _ = backend.packed_forward(q, k, v, documents, replace(score, dropout_seed=8))
+    out, lse = backend.packed_forward(q, Keys(k, v), documents, score)
+    again, _ = backend.packed_forward(q, Keys(k, v), documents, score)
+    other, _ = backend.packed_forward(q, Keys(k, v), documents, replace(score, dropout_seed=8))
     assert torch.equal(out, again)
     assert not torch.equal(out, other)
     # out is linear in v: its gradient along v is dout.out, if the weights are the same ones
     _, _, dv = backend.packed_backward(
-        dout, q, k, v, out, lse, None, documents, score, deterministic=False
+        Rows(q, dout, out, lse), Keys(k, v), documents, score, deterministic=False
     )
     along_v, along_out = ((a.double() * b.double()).sum() for a, b in ((dv, v), (dout, out)))
     assert abs(along_v - along_out) < 0.02 * abs(out).double().sum() ** 0.5

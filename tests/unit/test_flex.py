@@ -16,6 +16,7 @@ from ring_attn_bench.block import Block
 from ring_attn_bench.conformance.cases import LOCAL
 from ring_attn_bench.positions import Band, Span, count
 from ring_attn_bench.problem import Score
+from ring_attn_bench.tensors import Keys
 
 CPU = torch.device("cpu")
 spans = st.lists(
@@ -120,7 +121,7 @@ def run(attend, block, score):
     with torch.no_grad():
         out, lse = attend(q, k, k, modified, here.mask, score.softmax_scale)
     expected = ReferenceBackend().forward(
-        *(x.transpose(1, 2) for x in (q, k, k)), block, score
+        q.transpose(1, 2), Keys(*(x.transpose(1, 2) for x in (k, k))), block, score
     )  # fmt: skip
     torch.testing.assert_close(out.transpose(1, 2), expected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(lse, expected[1], rtol=1e-5, atol=1e-5)

@@ -12,6 +12,7 @@ from ring_attn_backends.shared.padding import fitted, rounded
 from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
+from ring_attn_bench.tensors import Keys, Rows
 
 
 @given(st.integers(1, 600), st.integers(1, 64))
@@ -36,9 +37,10 @@ def test_zero_columns_change_nothing(dim, dim_v, width, softcap):
     backend = ReferenceBackend()
 
     def results(q, k, v, dout):
-        out, lse = backend.forward(q, k, v, block, score)
+        out, lse = backend.forward(q, Keys(k, v), block, score)
         delta = (dout * out).sum(-1).transpose(1, 2)
-        share = backend.backward(dout, q, k, v, out, lse, delta, block, score, deterministic=True)
+        rows = Rows(q, dout, out, lse, delta)
+        share = backend.backward(rows, Keys(k, v), block, score, deterministic=True)
         return out, lse, *share
 
     narrow = results(q, k, v, dout)

@@ -14,6 +14,7 @@ from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, Case
 from ring_attn_bench.conformance.judge import backward_faults, refusal, two_block_faults
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import DTYPES, Mask, Score
+from ring_attn_bench.tensors import Keys, Rows
 
 
 class Differentiated(ReferenceBackend):
@@ -21,13 +22,11 @@ class Differentiated(ReferenceBackend):
 
     forms = frozenset(Form)
 
-    def backward(
-        self, dout, q, k, v, out, lse, delta, block, score, *, deterministic
-    ):  # fmt: skip
-        def attend(q, k, v):
-            return self.forward(q, k, v, block, score)
+    def backward(self, rows, keys, block, score, *, deterministic):
+        def attend(q, keys):
+            return self.forward(q, keys, block, score)
 
-        return through_autograd.share(attend, dout, q, k, v, lse, delta)
+        return through_autograd.share(attend, rows, keys)
 
 
 CASES = [
@@ -66,17 +65,15 @@ def test_it_is_exact_however_much_the_rest_of_the_row_weighs(others):
     q, k, v, dout = tensor(2, 9, 4, 8), tensor(2, 12, 2, 8), tensor(2, 12, 2, 5), tensor(2, 9, 4, 5)
     block, score = Block((Span(4, 9),), (Span(0, 12),), Band(0)), Score(0.4, 1.5)
     backend = Differentiated()
-    own_out, own_lse = backend.forward(q, k, v, block, score)
+    own_out, own_lse = backend.forward(q, Keys(k, v), block, score)
     rest_lse, rest_out = own_lse + others + tensor(2, 4, 9), tensor(2, 9, 4, 5)
     lse = torch.logaddexp(own_lse, rest_lse)
     weight = torch.exp(own_lse - lse).transpose(1, 2)[..., None]
     out = weight * own_out + (1 - weight) * rest_out
     delta = (dout * out).sum(-1).transpose(1, 2)
-    row = (out, lse, delta)
-    expected = ReferenceBackend().backward(
-        dout, q, k, v, *row, block, score, deterministic=True
-    )  # fmt: skip
-    found = backend.backward(dout, q, k, v, *row, block, score, deterministic=True)
+    given = Rows(q, dout, out, lse, delta), Keys(k, v), block, score
+    expected = ReferenceBackend().backward(*given, deterministic=True)
+    found = backend.backward(*given, deterministic=True)
     for ours, right in zip(found, expected, strict=True):
         assert torch.allclose(ours, right, rtol=1e-11, atol=1e-14 * right.abs().max().item())
         assert ours.isfinite().all()
@@ -90,7 +87,7 @@ def test_it_works_inside_a_backward_pass_and_leaves_no_graph():
     class Attention(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
-            out, lse = ReferenceBackend().forward(x, x, x, block, score)
+            out, lse = ReferenceBackend().forward(x, Keys(x, x), block, score)
             ctx.save_for_backward(x, out, lse)
             return out
 
@@ -99,7 +96,7 @@ def test_it_works_inside_a_backward_pass_and_leaves_no_graph():
             x, out, lse = ctx.saved_tensors
             delta = (dout * out).sum(-1).transpose(1, 2)
             found = Differentiated().backward(
-                dout, x, x, x, out, lse, delta, block, score, deterministic=True
+                Rows(x, dout, out, lse, delta), Keys(x, x), block, score, deterministic=True
             )
             assert not any(gradient.requires_grad for gradient in found)
             return sum(found)

@@ -27,8 +27,8 @@ class AtenOnCuda(aten.AtenBackend):
             return super().unsupported(problem)
         return flash_2_limits.unsupported(problem) or flash_2_limits.build_refusal(self, problem)
 
-    def run_forward(self, q, k, v, call):
-        return flash_2.forward(self, q, k, v, call)
+    def run_forward(self, q, keys, call):
+        return flash_2.forward(self, q, keys, call)
 
     def run_backward(self, *arguments, deterministic):
         return flash_2.backward(self, *arguments, deterministic=deterministic)

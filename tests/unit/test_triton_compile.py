@@ -26,6 +26,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from ring_attn_bench.ring import merge_triton  # noqa: E402
+from ring_attn_bench.tensors import Keys, Rows, Running, Sums  # noqa: E402
 
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 POINTERS = {**TYPES, torch.int32: "i32"}
@@ -100,12 +101,11 @@ def calls(
     score = Score(head_dim**-0.5, softcap, slopes, dropout_p, 1)
     if kernel == "forward":
         acc = out if first else wide[0]
-        given = (q, k, v, acc, out, lse, where, score)
+        given = (q, Keys(k, v), Running(acc, lse, out), where, score)
         return launch.forward_launch(*given, first=first, tiling=tiling)
-    given, how = (out, q, k, v, lse, lse), {"add": not first, "tiling": tiling}
-    if kernel == "backward_dq":
-        return launch.backward_dq_launch(*given, wide[1], where, score, **how)
-    return launch.backward_dkdv_launch(*given, *wide[2:], where, score, **how)
+    given = (Rows(q, out, out, lse, lse), Keys(k, v), Sums(*wide[1:]), where, score)
+    make = launch.backward_dq_launch if kernel == "backward_dq" else launch.backward_dkdv_launch
+    return make(*given, add=not first, tiling=tiling)
 
 
 def source(kernel, arguments):
@@ -333,7 +333,9 @@ def test_a_token_stride_that_would_pass_32_bits_in_a_tile_is_refused():
     lse = torch.empty(1, 1, 9, device="meta")
     block = Block((Span(0, 9),), (Span(0, 9),), Band())
     with pytest.raises(Unsupported, match="token stride"):
-        launch.forward_launch(wide, wide, wide, wide, wide, lse, block, Score(1.0), first=True)
+        launch.forward_launch(
+            wide, Keys(wide, wide), Running(wide, lse), block, Score(1.0), first=True
+        )
 
 
 def test_without_triton_making_the_backend_says_so(monkeypatch):

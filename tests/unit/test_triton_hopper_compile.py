@@ -10,6 +10,7 @@ import torch
 from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Documents, Mask, Score
+from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
@@ -54,12 +55,11 @@ def launched(
         block = Documents(starts, starts, tokens // 2, tokens // 2, Mask(causal=True))
     score = Score(head_dim**-0.5, softcap)
     if kernel == "forward":
-        given = (q, k, v, acc, acc if carry else out, lse)
-        return launch.forward_launch(*given, block, score, first=not carry, config=config)
-    given = (out, q, k, v, lse, lse)
-    if kernel == "backward_dq":
-        return launch.backward_dq_launch(*given, dq, block, score, add=carry, config=config)
-    return launch.backward_dkdv_launch(*given, dk, dv, block, score, add=carry, config=config)
+        given = (q, Keys(k, v), Running(acc, lse, acc if carry else out), block, score)
+        return launch.forward_launch(*given, first=not carry, config=config)
+    given = (Rows(q, out, out, lse, lse), Keys(k, v), Sums(dq, dk, dv), block, score)
+    make = launch.backward_dq_launch if kernel == "backward_dq" else launch.backward_dkdv_launch
+    return make(*given, add=carry, config=config)
 
 
 def source(call):
@@ -154,8 +154,8 @@ def test_what_the_table_says_of_few_programs_is_so(key, tmp_path):
 def test_few_programs_get_smaller_tiles(tokens, rows):
     q, k = (torch.empty(1, tokens, heads, 128, device="meta") for heads in (16, 4))
 
-    assert tilings.chosen("backward_dq", q, k, k).own == rows
-    assert tilings.chosen("forward", q, k, k) == table.TABLE["forward", 128].config
+    assert tilings.chosen("backward_dq", q, Keys(k, k)).own == rows
+    assert tilings.chosen("forward", q, Keys(k, k)) == table.TABLE["forward", 128].config
 
 
 @pytest.mark.parametrize("kernel", NAMES)

@@ -8,6 +8,7 @@ import torch
 from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
+from ring_attn_bench.tensors import Keys, Rows, Sums
 from ring_attn_bench.tunable import TrialTensors, Tunable
 
 triton = pytest.importorskip("triton")
@@ -64,9 +65,8 @@ def test_a_launch_has_the_trials_configuration(trials):
 
         lse = torch.empty(1, 4, tokens, device="meta")
         wide = [tensor(heads, torch.float32) for heads in (4, 2, 2)]
-        tensors = TrialTensors(
-            tensor(4), tensor(2), tensor(2), tensor(4), lse, lse, tensor(4), *wide
-        )
+        rows = Rows(tensor(4), tensor(4), tensor(4), lse, lse)
+        tensors = TrialTensors(rows, Keys(tensor(2), tensor(2)), Sums(*wide))
         for add in (False, True):
             launch = backend.trial_launch(trial, tensors, block, Score(0.1), add=add).__self__
             if trial.table == tuning.HOPPER:

@@ -15,6 +15,7 @@ from ring_attn_backends.shared.calls import ByCalls, Call
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.problem import Problem
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 _ops = torch.ops.aten
 
@@ -53,64 +54,44 @@ class AtenBackend(ByCalls):
         """torch's."""
         return f"torch {torch.__version__}"
 
-    def run_forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
         """One call on CUDA; on CPU one for each query head of a group."""
-        return flash_2.forward(self, q, k, v, call) if q.is_cuda else cpu.forward(q, k, v, call)
+        return flash_2.forward(self, q, keys, call) if q.is_cuda else cpu.forward(q, keys, call)
 
-    def run_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        call: Call,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
         """As forward."""
-        if not q.is_cuda:
-            return cpu.backward(dout, q, k, v, out, lse, call)
-        return flash_2.backward(self, dout, q, k, v, out, lse, call, deterministic=deterministic)
+        if not rows.q.is_cuda:
+            return cpu.backward(rows, keys, call)
+        return flash_2.backward(self, rows, keys, call, deterministic=deterministic)
 
     def launch_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, launch: flash_2.Launch
+        self, q: Tensor, keys: Keys, launch: flash_2.Launch
     ) -> tuple[Tensor, Tensor]:
         """torch's operator; it draws from the default generator."""
         score = launch.call.score
         with drawing_from(launch.call.seed, q.device) if score.dropout_p else nullcontext():
             out, lse, *_ = _ops._flash_attention_forward(
-                q, k, v, *_lengths(launch), score.dropout_p, launch.causal, False,
+                q, *keys, *_lengths(launch), score.dropout_p, launch.causal, False,
                 scale=score.softmax_scale, **_window(launch),
             )  # fmt: skip
         return out, lse
 
     def launch_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        launch: flash_2.Launch,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, launch: flash_2.Launch, *, deterministic: bool
+    ) -> Sums:
         """torch's operator."""
-        score = launch.call.score
+        (q, dout, out, lse, _), score = rows, launch.call.score
         # the random state, and a tensor that nothing reads
         unused = torch.empty((), dtype=torch.uint64, device=q.device)
         state = unused
         if score.dropout_p:
             state = philox_state(launch.call.seed, q.device).view(torch.uint64)
         with _deterministic_mode() if deterministic else nullcontext():
-            dq, dk, dv = _ops._flash_attention_backward(
-                dout, q, k, v, out, lse, *_lengths(launch), score.dropout_p, launch.causal, state,
+            shares = _ops._flash_attention_backward(
+                dout, q, *keys, out, lse, *_lengths(launch), score.dropout_p, launch.causal, state,
                 unused, scale=score.softmax_scale, **_window(launch),
             )  # fmt: skip
-        return dq, dk, dv
+        return Sums(*shares)
 
 
 def _lengths(launch: flash_2.Launch) -> tuple[Tensor | None, Tensor | None, int, int]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.shared.calls import Call
-from ring_attn_backends.shared.padding import fitted
+from ring_attn_backends.shared.padding import cropped, fitted
 from ring_attn_bench.problem import Problem
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 _ops = torch.ops.aten
 
@@ -21,36 +22,34 @@ def unsupported(problem: Problem) -> str | None:
     return None
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def forward(q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
     """out and lse, by one call for each query head of a group."""
-    width = max(q.shape[-1], v.shape[-1])
-    queries, keys, values = (fitted(x, width) for x in (q, k, v))
-    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-    causal, mask = _mask(call, q, k)
+    width = max(q.shape[-1], keys.v.shape[-1])
+    queries, (k, v) = fitted(q, width), (fitted(x, width).transpose(1, 2) for x in keys)
+    causal, mask = _mask(call, q, keys.k)
     parts = [
         _ops._scaled_dot_product_flash_attention_for_cpu(
-            own, keys, values, 0.0, causal, attn_mask=mask, scale=call.score.softmax_scale
+            own, k, v, 0.0, causal, attn_mask=mask, scale=call.score.softmax_scale
         )
-        for own in _one_head_of_each_group(queries, k.shape[2])
+        for own in _one_head_of_each_group(queries, keys.k.shape[2])
     ]
     out = torch.stack([out for out, _ in parts], dim=2).flatten(1, 2).transpose(1, 2)
     lse = torch.stack([lse for _, lse in parts], dim=2).flatten(1, 2)
-    return out[..., : v.shape[-1]], lse
+    return out[..., : keys.v.shape[-1]], lse
 
 
-def backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(rows: Rows, keys: Keys, call: Call) -> Sums:
     """dq, dk and dv; what the heads of a group add to a key is summed in float32."""
-    width, groups = max(q.shape[-1], v.shape[-1]), k.shape[2]
+    q, dout, out, lse, _ = rows
+    width, groups = max(q.shape[-1], keys.v.shape[-1]), keys.k.shape[2]
     dout, queries, out = (fitted(x.to(q.dtype), width) for x in (dout, q, out))
-    keys, values = (fitted(x, width).transpose(1, 2) for x in (k, v))
-    causal, mask = _mask(call, q, k)
+    k, v = (fitted(x, width).transpose(1, 2) for x in keys)
+    causal, mask = _mask(call, q, keys.k)
     heads = (dout, queries, out, lse.transpose(1, 2))
     split = (_one_head_of_each_group(x, groups) for x in heads)
     shares = [
         _ops._scaled_dot_product_flash_attention_for_cpu_backward(
-            do, own, keys, values, o, stats, 0.0, causal, attn_mask=mask,
+            do, own, k, v, o, stats, 0.0, causal, attn_mask=mask,
             scale=call.score.softmax_scale,
         )
         for do, own, o, stats in zip(*split, strict=True)
@@ -58,8 +57,7 @@ def backward(
     dq = torch.stack([share[0] for share in shares], dim=2).flatten(1, 2).transpose(1, 2)
     wide = torch.promote_types(q.dtype, torch.float32)
     dk, dv = (sum((share[i].to(wide) for share in shares), torch.zeros(())) for i in (1, 2))
-    dk, dv = dk.transpose(1, 2), dv.transpose(1, 2)
-    return dq[..., : q.shape[-1]], dk[..., : k.shape[-1]], dv[..., : v.shape[-1]]
+    return cropped((dq, dk.transpose(1, 2), dv.transpose(1, 2)), keys)
 
 
 def _mask(call: Call, q: Tensor, k: Tensor) -> tuple[bool, Tensor | None]:

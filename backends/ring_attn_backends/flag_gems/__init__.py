@@ -17,6 +17,7 @@ from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Documents, Problem, Score
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 _LAST_TRITON = (3, 6)
 
@@ -77,54 +78,30 @@ class FlagGemsBackend:
         """Both halves'."""
         return f"forward: flag-gems {version('flag-gems')}; backward: {self._gradients.version()}"
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """One call of FlagGems."""
-        return calls.forward(self._package, q, k, v, Call.of_block(block, score))
+        return calls.forward(self._package, q, keys, Call.of_block(block, score))
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        block: Block,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
+    ) -> Sums:
         """Our Triton kernels'; ALiBi's distances are by index, as in the forward pass."""
         return self._gradients.backward(
-            dout, q, k, v, out, lse, delta, _by_index(block), score, deterministic=deterministic
+            rows, keys, _by_index(block), score, deterministic=deterministic
         )
 
     def packed_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, score: Score
+        self, q: Tensor, keys: Keys, documents: Documents, score: Score
     ) -> tuple[Tensor, Tensor]:
         """One call of FlagGems."""
-        return calls.packed_forward(self._package, q, k, v, Call.of_documents(documents, score))
+        return calls.packed_forward(self._package, q, keys, Call.of_documents(documents, score))
 
     def packed_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        documents: Documents,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
+    ) -> Sums:
         """Our Triton kernels'."""
         return self._gradients.packed_backward(
-            dout, q, k, v, out, lse, delta, documents, score, deterministic=deterministic
+            rows, keys, documents, score, deterministic=deterministic
         )
 
 

@@ -15,6 +15,7 @@ from ring_attn_backends.shared.calls import Call
 from ring_attn_backends.shared.padding import fitted
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.problem import Documents
+from ring_attn_bench.tensors import Keys
 
 WIDTHS = (32, 64, 96, 128, 192, 256)
 """Head dims of the dense kernel; what FlagGems pads to 16, it refuses afterwards (A:1008)."""
@@ -32,18 +33,18 @@ _FAR = 2**30
 
 def forward(
     package: Any,  # noqa: ANN401 - it has no types
-    q: Tensor, k: Tensor, v: Tensor, call: Call,
+    q: Tensor, keys: Keys, call: Call,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out (B, M, H, D) and lse (B, H, M) of a block, all rows of which see a key."""
-    if _clips(call, q.shape[1], k.shape[1]):
-        return _as_documents(package, q, k, v, call)
-    dim, keys = q.shape[-1], k.shape[1]
-    causal, left, right = _mask(call, keys - 1)
+    dim, count = q.shape[-1], keys.k.shape[1]
+    if _clips(call, q.shape[1], count):
+        return _as_documents(package, q, keys, call)
+    causal, left, right = _mask(call, count - 1)
     above = -q.shape[1] % _ROWS if (causal or left >= 0) and q.shape[1] > _ROWS else 0
-    q, k, v = _dense(q, k, v, above)
+    q, keys = _dense(q, keys, above)
     out, lse, *_ = package.flash_attention_forward(
-        q, k, v, None, None, q.shape[1], keys, 0.0, causal, False,
-        scale=_scale(call.score.softmax_scale, q.shape[1], keys),
+        q, *keys, None, None, q.shape[1], count, 0.0, causal, False,
+        scale=_scale(call.score.softmax_scale, q.shape[1], count),
         softcap=call.score.softcap,
         window_size_left=left, window_size_right=right,
         alibi_slopes=_slopes(call),
@@ -55,24 +56,23 @@ def forward(
 
 def packed_forward(
     package: Any,  # noqa: ANN401 - as above
-    q: Tensor, k: Tensor, v: Tensor, call: Call,
+    q: Tensor, keys: Keys, call: Call,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out (T, H, D) and lse (H, T)."""
     documents = call.documents
     assert documents is not None
-    if not (q.numel() and k.numel()):
+    if not (q.numel() and keys.k.numel()):
         lse = q.new_full((q.shape[1], q.shape[0]), float("-inf"), dtype=torch.float32)
         return torch.zeros_like(q), lse
     if documents.cu_seqlens_q.numel() > MAX_GRID:
         raise Unsupported("flag_gems", f"it has no more than {MAX_GRID} documents")
     width = next(width for width in PACKED_WIDTHS if width >= q.shape[-1])
-    dim, (q, k, v) = q.shape[-1], (fitted(x, width) for x in (q, k, v))
-    k, v = _alike(k, v)
-    _check_offsets(q, k)
+    dim, q, keys = q.shape[-1], fitted(q, width), _alike(*(fitted(x, width) for x in keys))
+    _check_offsets(q, keys.k)
     # an open side beside a limit is read as -1 keys, or as no limit on either (A:320)
     causal, left, right = _mask(call, _FAR)
     out, lse = package.flash_attn_varlen_func(
-        q, k, v,
+        q, *keys,
         # at one query for each document, and fewer key heads, it mixes up lse (A:572)
         max(2, documents.max_seqlen_q), documents.cu_seqlens_q,
         # all that it does with this is to take a side of as many keys for none (A:315)
@@ -86,14 +86,15 @@ def packed_forward(
 
 def _as_documents(
     package: Any,  # noqa: ANN401 - as above
-    q: Tensor, k: Tensor, v: Tensor, call: Call,
+    q: Tensor, keys: Keys, call: Call,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """A block as packed documents, one for each batch entry."""
-    (batch, rows), keys = q.shape[:2], k.shape[1]
+    (batch, rows), count = q.shape[:2], keys.k.shape[1]
     # made on the device: a copy from the host would wait for it
     numbers = torch.arange(batch + 1, dtype=torch.int32, device=q.device)
-    call = replace(call, documents=Documents(numbers * rows, numbers * keys, rows, keys))
-    out, lse = packed_forward(package, q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), call)
+    call = replace(call, documents=Documents(numbers * rows, numbers * count, rows, count))
+    flat = Keys(*(x.flatten(0, 1) for x in keys))
+    out, lse = packed_forward(package, q.flatten(0, 1), flat, call)
     return out.unflatten(0, (batch, rows)), lse.unflatten(1, (batch, rows)).transpose(0, 1)
 
 
@@ -118,7 +119,7 @@ def _mask(call: Call, widest: int) -> tuple[bool, int, int]:
     return False, left, right
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, above: int) -> tuple[Tensor, Tensor, Tensor]:
+def _dense(q: Tensor, keys: Keys, above: int) -> tuple[Tensor, Keys]:
     """The tensors as wide as the kernel wants them, and q with so many more rows above.
 
     With a mask it looks for a tile's keys as if the last tile were full (K:397): at 200 causal
@@ -131,10 +132,10 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, above: int) -> tuple[Tensor, Tensor,
         longer = q.new_zeros(batch, above + rows, heads, width)
         longer[:, above:, :, :dim] = q
         q = longer
-    q, k, v = (_whole_entries(fitted(x, width)) for x in (q, k, v))
-    k, v = _alike(k, v)
-    _check_offsets(q, k)
-    return q, k, v
+    q, k, v = (_whole_entries(fitted(x, width)) for x in (q, *keys))
+    keys = _alike(k, v)
+    _check_offsets(q, keys.k)
+    return q, keys
 
 
 def _whole_entries(x: Tensor) -> Tensor:
@@ -143,12 +144,11 @@ def _whole_entries(x: Tensor) -> Tensor:
     return x if whole else x.contiguous()
 
 
-def _alike(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def _alike(k: Tensor, v: Tensor) -> Keys:
     """v is read by k's strides (K:459)."""
     if k.stride() == v.stride():
-        return k, v
-    copies = (x.clone(memory_format=torch.contiguous_format) for x in (k, v))
-    return next(copies), next(copies)
+        return Keys(k, v)
+    return Keys(*(x.clone(memory_format=torch.contiguous_format) for x in (k, v)))
 
 
 def _check_offsets(q: Tensor, k: Tensor) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ring_attn_backends.flash_attn_3 import interface
 from ring_attn_backends.shared.calls import ByCalls, Call
-from ring_attn_backends.shared.padding import fitted, rounded
+from ring_attn_backends.shared.padding import cropped, fitted, rounded
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.problem import Problem
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 _HEAD_DIMS = (64, 96, 128, 192, 256)
 
@@ -72,40 +73,29 @@ class FlashAttn3Backend(ByCalls):
         except PackageNotFoundError:
             return f"flash-attn-3 at {self._package.__file__}"
 
-    def run_forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
         """One call."""
-        width = rounded(max(q.shape[-1], v.shape[-1]), 8)
+        width = rounded(max(q.shape[-1], keys.v.shape[-1]), 8)
         mine = self._options(call, self._forward)
-        mine |= {name: fitted(x, width) for name, x in (("q", q), ("k", k), ("v", v))}
+        mine |= {name: fitted(x, width) for name, x in zip("qkv", (q, *keys), strict=True)}
         out, lse, *_ = self._package._flash_attn_forward(**interface.complete(self._forward, mine))
         if call.documents is not None:
             # +inf is what it writes where there is no key at all (flash_api.cpp:1192)
             lse = lse.masked_fill(lse == float("inf"), float("-inf"))
-        return out[..., : v.shape[-1]], lse
+        return out[..., : keys.v.shape[-1]], lse
 
-    def run_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        call: Call,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
         """One call, which fills dq, dk and dv and gives back now these, now none of them."""
-        width = rounded(max(q.shape[-1], v.shape[-1]), 8)
-        tensors = {"dout": dout.to(q.dtype), "q": q, "k": k, "v": v, "out": out.to(q.dtype)}
+        q, dout, out, lse, _ = rows
+        width = rounded(max(q.shape[-1], keys.v.shape[-1]), 8)
+        tensors = {"dout": dout.to(q.dtype), "q": q, "out": out.to(q.dtype), **keys._asdict()}
         mine = self._options(call, self._backward)
         mine |= {name: fitted(x, width) for name, x in tensors.items()}
-        mine |= {"d" + name: torch.empty_like(mine[name]) for name in ("q", "k", "v")}
+        mine |= {"d" + name: torch.empty_like(mine[name]) for name in "qkv"}
         # its strides are not looked at
         mine |= {"softmax_lse": lse.contiguous(), "deterministic": deterministic}
         self._package._flash_attn_backward(**interface.complete(self._backward, mine))
-        dq, dk, dv = (mine[name] for name in ("dq", "dk", "dv"))
-        return dq[..., : q.shape[-1]], dk[..., : k.shape[-1]], dv[..., : v.shape[-1]]
+        return cropped((mine[name] for name in Sums._fields), keys)
 
     def _options(self, call: Call, parameters: Mapping[str, bool]) -> dict[str, Any]:
         """A call in the words of one of the package's two functions, which they change at times."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from ring_attn_backends.flex.modifications import TILE, score_modification, wher
 from ring_attn_backends.shared import through_autograd
 from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.problem import Problem, Score
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 class FlexBackend:
@@ -43,46 +44,27 @@ class FlexBackend:
         """torch's, and which of its two ways runs where."""
         return f"torch {torch.__version__} (compiled on CUDA, eager on CPU)"
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """One call."""
         with torch.no_grad():
-            return self._attend(q, k, v, block, score)
+            return self._attend(q, keys, block, score)
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        block: Block,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
+    ) -> Sums:
         """The block's forward pass again, and autograd; its kernels add in a fixed order."""
-        assert delta is not None  # needs_delta
+        attend = partial(self._attend, block=block, score=score)
+        return through_autograd.share(attend, rows, keys)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            return self._attend(q, k, v, block, score)
-
-        return through_autograd.share(attend, dout, q, k, v, lse, delta)
-
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
-    ) -> tuple[Tensor, Tensor]:
+    def _attend(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         here = where(block, q.device)
-        whole_tiles = q.shape[1] % TILE == 0 and k.shape[1] % TILE == 0
+        whole_tiles = q.shape[1] % TILE == 0 and keys.k.shape[1] % TILE == 0
         if not q.is_cuda:
             run: Call = eager
         else:
             run = self._for_these_lengths if whole_tiles else self._for_any_length
         out, lse = run(
-            _heads_first(q), _heads_first(k), _heads_first(v),
+            _heads_first(q), _heads_first(keys.k), _heads_first(keys.v),
             score_modification(q, here, score), here.mask, score.softmax_scale,
         )  # fmt: skip
         return out.transpose(1, 2), lse

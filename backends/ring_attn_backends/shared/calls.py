@@ -10,6 +10,7 @@ from torch import Tensor
 from ring_attn_backends.shared.seeding import derived
 from ring_attn_bench.block import Block
 from ring_attn_bench.problem import Documents, Score
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 @dataclass(frozen=True)
@@ -56,68 +57,34 @@ class ByCalls(ABC):
     """The contract's four functions, by two that take a call."""
 
     @abstractmethod
-    def run_forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
         """out and lse."""
 
     @abstractmethod
-    def run_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        call: Call,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
         """dq, dk and dv; delta is the kernel's own, from the whole row's out."""
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """out and lse of a block."""
-        return self.run_forward(q, k, v, Call.of_block(block, score))
+        return self.run_forward(q, keys, Call.of_block(block, score))
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        block: Block,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
+    ) -> Sums:
         """A block's share of dq, dk and dv."""
-        call = Call.of_block(block, score)
-        return self.run_backward(dout, q, k, v, out, lse, call, deterministic=deterministic)
+        return self.run_backward(
+            rows, keys, Call.of_block(block, score), deterministic=deterministic
+        )
 
     def packed_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, score: Score
+        self, q: Tensor, keys: Keys, documents: Documents, score: Score
     ) -> tuple[Tensor, Tensor]:
         """out and lse of packed documents."""
-        return self.run_forward(q, k, v, Call.of_documents(documents, score))
+        return self.run_forward(q, keys, Call.of_documents(documents, score))
 
     def packed_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        documents: Documents,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
+    ) -> Sums:
         """dq, dk and dv of packed documents."""
         call = Call.of_documents(documents, score)
-        return self.run_backward(dout, q, k, v, out, lse, call, deterministic=deterministic)
+        return self.run_backward(rows, keys, call, deterministic=deterministic)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.shared.calls import Call
-from ring_attn_backends.shared.padding import fitted, rounded
+from ring_attn_backends.shared.padding import cropped, fitted, rounded
 from ring_attn_bench.problem import Documents
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 @dataclass(frozen=True)
@@ -36,38 +37,28 @@ class Kernels(Protocol):
         """What a build lacks is asked of it once."""
         ...
 
-    def launch_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, launch: Launch
-    ) -> tuple[Tensor, Tensor]:
+    def launch_forward(self, q: Tensor, keys: Keys, launch: Launch) -> tuple[Tensor, Tensor]:
         """out and lse."""
         ...
 
     def launch_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        launch: Launch,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, launch: Launch, *, deterministic: bool
+    ) -> Sums:
         """dq, dk and dv."""
         ...
 
 
-def forward(kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def forward(kernels: Kernels, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
     """out and lse as the contract has them, of a block or of packed documents."""
-    if not (q.numel() and k.numel()):  # documents without a token
+    dim_v = keys.v.shape[-1]
+    if not (q.numel() and keys.k.numel()):  # documents without a token
         lse = q.new_full((q.shape[1], q.shape[0]), float("-inf"), dtype=torch.float32)
-        return q.new_zeros(*q.shape[:2], v.shape[2]), lse
-    dim_v, width = v.shape[-1], rounded(max(q.shape[-1], v.shape[-1]), 8)
-    q, k, v = (fitted(x, width) for x in (q, k, v))
+        return q.new_zeros(*q.shape[:2], dim_v), lse
+    width = rounded(max(q.shape[-1], dim_v), 8)
+    q, k, v = (fitted(x, width) for x in (q, *keys))
     parts = _parts(call, q, k)
     found = [
-        kernels.launch_forward(q[at], k[at], v[at], _launch(one, q.shape[-3], k.shape[-3]))
+        kernels.launch_forward(q[at], Keys(k[at], v[at]), _launch(one, q.shape[-3], k.shape[-3]))
         for at, one in parts
     ]
     out, lse = found[0] if parts[0][1] is call else _stacked(found)
@@ -77,35 +68,23 @@ def forward(kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, call: Call) -> tu
     return out[..., :dim_v], lse
 
 
-def backward(
-    kernels: Kernels,
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    call: Call,
-    *,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(kernels: Kernels, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
     """dq, dk and dv as the contract has them."""
+    (q, dout, out, lse, _), (k, v), dtype = rows, keys, rows.q.dtype
     if not (q.numel() and k.numel()):
-        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    dim, dim_v, dtype = q.shape[-1], v.shape[-1], q.dtype
-    width = rounded(max(dim, dim_v), 8)
+        return Sums(torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v))
+    width = rounded(max(q.shape[-1], v.shape[-1]), 8)
     dout, q, k, v, out = (fitted(x, width) for x in (dout.to(dtype), q, k, v, out.to(dtype)))
     lse = lse.contiguous()  # read by pointer, whatever its strides
     parts = _parts(call, q, k)
     found = [
         kernels.launch_backward(
-            dout[at], q[at], k[at], v[at], out[at], lse[at],
+            Rows(q[at], dout[at], out[at], lse[at]), Keys(k[at], v[at]),
             _launch(one, q.shape[-3], k.shape[-3]), deterministic=deterministic,
         )
         for at, one in parts
     ]  # fmt: skip
-    dq, dk, dv = found[0] if parts[0][1] is call else _stacked(found)
-    return dq[..., :dim], dk[..., :dim], dv[..., :dim_v]
+    return cropped(found[0] if parts[0][1] is call else _stacked(found), keys)
 
 
 def _launch(call: Call, rows: int, keys: int) -> Launch:

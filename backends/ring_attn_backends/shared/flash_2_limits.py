@@ -11,6 +11,7 @@ from ring_attn_backends.shared import flash_2
 from ring_attn_backends.shared.calls import Call
 from ring_attn_backends.shared.padding import rounded
 from ring_attn_bench.problem import Documents, Mask, Problem, Score
+from ring_attn_bench.tensors import Keys, Rows
 
 _MAX_HEAD_DIM = 256
 _PROBE_TOKENS = 4
@@ -67,11 +68,10 @@ def _tried(kernels: flash_2.Kernels, problem: Problem) -> str | None:
     right = 0 if problem.mask.causal else None
     call = Call(problem.mask.window_left, right, score, 0, documents)
     try:
-        out, lse = flash_2.forward(kernels, q, q, q, call)
+        out, lse = flash_2.forward(kernels, q, Keys(q, q), call)
         if problem.backward:
-            flash_2.backward(
-                kernels, q, q, q, q, out, lse, call, deterministic=problem.deterministic
-            )
+            rows = Rows(q, q, out, lse)
+            flash_2.backward(kernels, rows, Keys(q, q), call, deterministic=problem.deterministic)
     except RuntimeError as error:
         if "build" not in str(error):
             raise  # something is broken, which is no answer

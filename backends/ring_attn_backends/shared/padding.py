@@ -6,8 +6,12 @@ and what a kernel writes into them is cut off again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+from ring_attn_bench.tensors import Keys, Sums
 
 _ALIGNMENT = 16
 """Bytes: kernels load so many at once, and most do not check that they may."""
@@ -29,6 +33,13 @@ def fitted(x: Tensor, width: int) -> Tensor:
         wide[..., : x.shape[-1]] = x
         return wide
     return x if _is_readable(x) else x.clone(memory_format=torch.contiguous_format)
+
+
+def cropped(shares: Iterable[Tensor], keys: Keys) -> Sums:
+    """dq, dk and dv without the columns that q, k and v were widened by; keys: as they came."""
+    dq, dk, dv = shares
+    dim, dim_v = keys.k.shape[-1], keys.v.shape[-1]
+    return Sums(dq[..., :dim], dk[..., :dim], dv[..., :dim_v])
 
 
 def _is_readable(x: Tensor) -> bool:

@@ -19,30 +19,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""q, k, v of a block to its out (B, M, H, E) and lse (B, H, M), both differentiable."""
+from ring_attn_bench.tensors import Keys, Rows, Sums
+
+Attend = Callable[[Tensor, Keys], tuple[Tensor, Tensor]]
+"""q and keys of a block to its out (B, M, H, E) and lse (B, H, M), both differentiable."""
 
 
-def share(
-    attend: Attend, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The block's share of dq, dk, dv, in the dtype of q, k and v.
-
-    lse, delta: (B, H, M), those of the whole row.
-    """
-    inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+def share(attend: Attend, rows: Rows, keys: Keys) -> Sums:
+    """The block's share of dq, dk, dv, in the dtype of q, k and v."""
+    q, dout, _, lse, delta = rows
+    assert delta is not None  # whoever calls this needs it
+    inputs = [x.detach().requires_grad_() for x in (q, *keys)]
     with torch.enable_grad():
-        out, own = attend(*inputs)
+        out, own = attend(inputs[0], Keys(*inputs[1:]))
     with torch.no_grad():
         # a row that sees nothing has own -inf, and whatever its lse is, no share
         weight = torch.exp(own - lse).masked_fill(own == float("-inf"), 0.0)
         g = (weight.transpose(1, 2)[..., None] * dout).to(out.dtype)
         # of g as it was rounded: what the kernel takes off again is taken off exactly
         h = (g.to(own.dtype) * out).sum(-1).transpose(1, 2) - weight * delta
-    dq, dk, dv = torch.autograd.grad((out, own), inputs, (g, h.to(own.dtype)))
-    return _rows(dq), _rows(dk), _rows(dv)
+    gradients = torch.autograd.grad((out, own), inputs, (g, h.to(own.dtype)))
+    return Sums(*(_in_rows(x) for x in gradients))
 
 
-def _rows(x: Tensor) -> Tensor:
+def _in_rows(x: Tensor) -> Tensor:
     """With a contiguous last dim, which autograd may have put elsewhere."""
     return x if x.stride(-1) == 1 else x.contiguous()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Documents, Problem, Score
+    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
     from ring_attn_bench.tunable import Offer, Trial, TrialTensors
 
 MAX_HEAD_DIM = 256
@@ -82,42 +83,25 @@ class TritonBackend:
         kernels = f"Hopper kernels, {rest}" if why is None else f"plain kernels: {why}"
         return f"triton {triton.__version__} ({kernels})"
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: Block, score: Score
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """out in q's dtype."""
         from ring_attn_backends.triton.compute import whole_forward
 
-        return whole_forward(q, k, v, block, score)
+        return whole_forward(q, keys, block, score)
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        block: Block,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
+    ) -> Sums:
         """Always deterministic; accumulated in float32, and rounded once to q's dtype."""
         from ring_attn_backends.triton.compute import whole_backward
 
-        assert delta is not None  # needs_delta
-        return whole_backward(dout, q, k, v, lse, delta, block, score)
+        return whole_backward(rows, keys, block, score)
 
     def forward_into(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out_acc: Tensor,
-        lse_acc: Tensor,
-        target: Tensor | None,
+        keys: Keys,
+        running: Running,
         block: Block,
         score: Score,
         *,
@@ -126,20 +110,13 @@ class TritonBackend:
         """One kernel, or for a block of more than two chunks some."""
         from ring_attn_backends.triton.compute import forward_into
 
-        forward_into(q, k, v, out_acc, lse_acc, target, block, score, first=first)
+        forward_into(q, keys, running, block, score, first=first)
 
     def backward_into(
         self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        dq: Tensor,
-        dk: Tensor,
-        dv: Tensor,
+        rows: Rows,
+        keys: Keys,
+        sums: Sums,
         block: Block,
         score: Score,
         *,
@@ -150,38 +127,23 @@ class TritonBackend:
         """One kernel for dq and one for dk and dv, without atomics: always deterministic."""
         from ring_attn_backends.triton.compute import backward_into
 
-        assert delta is not None  # needs_delta
-        backward_into(
-            dout, q, k, v, lse, delta, dq, dk, dv, block, score, first=first, first_keys=first_keys
-        )
+        backward_into(rows, keys, sums, block, score, first=first, first_keys=first_keys)
 
     def packed_forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, score: Score
+        self, q: Tensor, keys: Keys, documents: Documents, score: Score
     ) -> tuple[Tensor, Tensor]:
         """The same kernels, which look up where a document lies."""
         from ring_attn_backends.triton.compute import packed_forward
 
-        return packed_forward(q, k, v, documents, score)
+        return packed_forward(q, keys, documents, score)
 
     def packed_backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        delta: Tensor | None,
-        documents: Documents,
-        score: Score,
-        *,
-        deterministic: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
+    ) -> Sums:
         """As `backward`."""
         from ring_attn_backends.triton.compute import packed_backward
 
-        assert delta is not None  # needs_delta
-        return packed_backward(dout, q, k, v, lse, delta, documents, score)
+        return packed_backward(rows, keys, documents, score)
 
     def offer(self) -> Offer:
         """The configurations of the tables and their rivals."""

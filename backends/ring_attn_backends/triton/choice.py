@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Score
+    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 
 _kept = Kept()
 
@@ -37,47 +38,49 @@ class Launch(Protocol):
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, acc: Tensor, out: Tensor, lse: Tensor,
-    where: Block | Documents, score: Score, *, first: bool, fresh: bool = False,
+    q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
+    *, first: bool, fresh: bool = False,
 ) -> None:  # fmt: skip
     """Enqueues what `launch.forward_launch` describes.
 
-    fresh: acc, out and lse were just made, in the way of `compute`, which spares a look at them.
+    fresh: what is running was just made, in the way of `compute`, which spares a look at it.
     """
-    given = (q, k, v, acc, out, lse)
+    given = (q, *keys, running.out, running.result, running.lse)
 
     def launches() -> Sequence[Launch]:
         if serves(given[:3], where, score):
-            return [hopper.forward_launch(*given, where, score, first=first)]
-        return [plain.forward_launch(*given, where, score, first=first)]
+            return [hopper.forward_launch(q, keys, running, where, score, first=first)]
+        return [plain.forward_launch(q, keys, running, where, score, first=first)]
 
     name = "forward", first, fresh
     _enqueue(name, given, given[:3] if fresh else given, where, score, launches)
 
 
 def backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-    dq: Tensor, dk: Tensor, dv: Tensor, where: Block | Documents, score: Score,
+    rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
     *, add: bool, add_keys: bool, fresh: bool = False,
 ) -> None:  # fmt: skip
     """Enqueues what `launch.backward_dq_launch` and `launch.backward_dkdv_launch` describe.
 
-    fresh: dq, dk and dv were just made, as above.
+    fresh: the sums were just made, as above.
     """
-    read = (dout, q, k, v, lse, delta)
+    q, dout, _, lse, delta = rows
+    assert delta is not None  # needs_delta
+    read = (dout, q, *keys, lse, delta)
 
     def launches() -> Sequence[Launch]:
-        if serves((q, k, v, dout), where, score):
+        groups = rows, keys, sums
+        if serves((q, *keys, dout), where, score):
             return [
-                hopper.backward_dq_launch(*read, dq, where, score, add=add),
-                hopper.backward_dkdv_launch(*read, dk, dv, where, score, add=add_keys),
+                hopper.backward_dq_launch(*groups, where, score, add=add),
+                hopper.backward_dkdv_launch(*groups, where, score, add=add_keys),
             ]
         return [
-            plain.backward_dq_launch(*read, dq, where, score, add=add),
-            plain.backward_dkdv_launch(*read, dk, dv, where, score, add=add_keys),
+            plain.backward_dq_launch(*groups, where, score, add=add),
+            plain.backward_dkdv_launch(*groups, where, score, add=add_keys),
         ]
 
-    name, given = ("backward", add, add_keys, fresh), (*read, dq, dk, dv)
+    name, given = ("backward", add, add_keys, fresh), (*read, *sums)
     _enqueue(name, given, read if fresh else given, where, score, launches)
 
 

@@ -28,6 +28,7 @@ from ring_attn_bench.relaunch import Made
 if TYPE_CHECKING:
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Score
+    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 
 Grid = tuple[int, int, int]
 Side = Literal["rows", "keys"]
@@ -61,39 +62,37 @@ class Launch:
 
 
 def forward_launch(
-    q: Tensor, k: Tensor, v: Tensor, acc: Tensor, out: Tensor, lse: Tensor,
-    where: Block | Documents, score: Score, *, first: bool, tiling: Tiling | None = None,
+    q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
+    *, first: bool, tiling: Tiling | None = None,
 ) -> Launch:  # fmt: skip
-    """Writes out (B, M, H, E), any float dtype, and lse (B, H, M), float32.
+    """Writes the running result, any float dtype, and lse.
 
-    first: for these keys alone. Else acc (like out) and lse hold what other keys gave, and out and
-    lse will hold what all of them give; acc may be out. tiling: if not the table's.
+    first: for these keys alone. Else the running out and lse hold what other keys gave, and the
+    result and lse will hold what all of them give. tiling: if not the table's.
     """
-    tensors = {"q": q, "k": k, "v": v, "acc": acc, "out": out, "lse": lse}
-    tiling = tiling or chosen("forward", q, v)
+    tensors = {"q": q, **keys._asdict()}
+    tensors |= {"acc": running.out, "out": running.result, "lse": running.lse}
+    tiling = tiling or chosen("forward", q, keys.v)
     return _launch(forward, tiling, "rows", tensors, where, score, CARRIED=not first)
 
 
 def backward_dq_launch(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-    dq: Tensor, where: Block | Documents, score: Score, *, add: bool,
-    tiling: Tiling | None = None,
+    rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
+    *, add: bool, tiling: Tiling | None = None,
 ) -> Launch:  # fmt: skip
-    """Writes dq (B, M, H, D), any float dtype, or adds to it."""
-    tensors = {"dout": dout, "q": q, "k": k, "v": v, "lse": lse, "delta": delta, "dq": dq}
-    tiling = tiling or chosen("backward_dq", q, v)
+    """Writes the sums' dq, any float dtype, or adds to it."""
+    tensors = _read(rows, keys) | {"dq": sums.dq}
+    tiling = tiling or chosen("backward_dq", rows.q, keys.v)
     return _launch(backward_dq, tiling, "rows", tensors, where, score, ADD=add)
 
 
 def backward_dkdv_launch(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-    dk: Tensor, dv: Tensor, where: Block | Documents, score: Score, *, add: bool,
-    tiling: Tiling | None = None,
+    rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
+    *, add: bool, tiling: Tiling | None = None,
 ) -> Launch:  # fmt: skip
-    """Writes dk (B, N, G, D) and dv (B, N, G, E), any float dtype, or adds to them."""
-    tensors = {"dout": dout, "q": q, "k": k, "v": v, "lse": lse, "delta": delta}
-    tensors |= {"dk": dk, "dv": dv}
-    tiling = tiling or chosen("backward_dkdv", q, v)
+    """Writes the sums' dk and dv, any float dtype, or adds to them."""
+    tensors = _read(rows, keys) | {"dk": sums.dk, "dv": sums.dv}
+    tiling = tiling or chosen("backward_dkdv", rows.q, keys.v)
     return _launch(backward_dkdv, tiling, "keys", tensors, where, score, ADD=add)
 
 
@@ -101,6 +100,12 @@ def chosen(kernel: Kernel, q: Tensor, v: Tensor) -> Tiling:
     """The table's tiling for queries and values of that dtype and those head dims."""
     widest = max(64, *(arguments.padded(x.shape[-1]) for x in (q, v)))
     return TABLES[kernel][q.element_size(), widest].tiling
+
+
+def _read(rows: Rows, keys: Keys) -> dict[str, Tensor]:
+    q, dout, _, lse, delta = rows
+    assert delta is not None  # needs_delta
+    return {"dout": dout, "q": q, **keys._asdict(), "lse": lse, "delta": delta}
 
 
 def _launch(

@@ -13,6 +13,7 @@ from ring_attn_backends.triton.candidates import CANDIDATES
 from ring_attn_backends.triton.hopper import launch as hopper
 from ring_attn_backends.triton.hopper import table
 from ring_attn_backends.triton.tables import TABLES, Tiling
+from ring_attn_bench.tensors import Running
 from ring_attn_bench.tunable import Offer, Trial
 
 if TYPE_CHECKING:
@@ -51,13 +52,15 @@ def _plain_launch(
     trial: Trial, x: TrialTensors, block: Block, score: Score, add: bool
 ) -> plain.Launch:
     tiling = plain_tiling(trial)
-    read = (x.dout, x.q, x.k, x.v, x.lse, x.delta)
     if trial.kernel == "forward":
-        given = (x.q, x.k, x.v, x.out, x.out, x.lse)
-        return plain.forward_launch(*given, block, score, first=not add, tiling=tiling)
+        running = Running(x.rows.out, x.rows.lse)
+        return plain.forward_launch(
+            x.rows.q, x.keys, running, block, score, first=not add, tiling=tiling
+        )
+    given = x.rows, x.keys, x.sums, block, score
     if trial.kernel == "backward_dq":
-        return plain.backward_dq_launch(*read, x.dq, block, score, add=add, tiling=tiling)
-    return plain.backward_dkdv_launch(*read, x.dk, x.dv, block, score, add=add, tiling=tiling)
+        return plain.backward_dq_launch(*given, add=add, tiling=tiling)
+    return plain.backward_dkdv_launch(*given, add=add, tiling=tiling)
 
 
 def _hopper_launch(
@@ -65,13 +68,15 @@ def _hopper_launch(
 ) -> hopper.HopperLaunch:
     """How many programs share a key head's queries is the GPU's business, as in every call."""
     config = hopper_config(trial)
-    read = (x.dout, x.q, x.k, x.v, x.lse, x.delta)
     if trial.kernel == "forward":
-        given = (x.q, x.k, x.v, x.out, x.out, x.lse)
-        return hopper.forward_launch(*given, block, score, first=not add, config=config)
+        running = Running(x.rows.out, x.rows.lse)
+        return hopper.forward_launch(
+            x.rows.q, x.keys, running, block, score, first=not add, config=config
+        )
+    given = x.rows, x.keys, x.sums, block, score
     if trial.kernel == "backward_dq":
-        return hopper.backward_dq_launch(*read, x.dq, block, score, add=add, config=config)
-    return hopper.backward_dkdv_launch(*read, x.dk, x.dv, block, score, add=add, config=config)
+        return hopper.backward_dq_launch(*given, add=add, config=config)
+    return hopper.backward_dkdv_launch(*given, add=add, config=config)
 
 
 def plain_tiling(trial: Trial) -> Tiling:

@@ -15,7 +15,7 @@ class IllegalAccess(ReferenceBackend):
 
     name = "illegal_access"
 
-    def forward(self, q, k, v, block, score):
+    def forward(self, q, keys, block, score):
         if block.band.high is not None:
             sys.stderr.write("planted: what a crash leaves behind\n")
             sys.stderr.flush()
@@ -24,7 +24,7 @@ class IllegalAccess(ReferenceBackend):
             from planted_kernel import write_far_away
 
             write_far_away(q)
-        return super().forward(q, k, v, block, score)
+        return super().forward(q, keys, block, score)
 
 
 class HangOnSoftcap(ReferenceBackend):
@@ -32,10 +32,10 @@ class HangOnSoftcap(ReferenceBackend):
 
     name = "hang_on_softcap"
 
-    def forward(self, q, k, v, block, score):
+    def forward(self, q, keys, block, score):
         if score.softcap:
             time.sleep(1000)
-        return super().forward(q, k, v, block, score)
+        return super().forward(q, keys, block, score)
 
 
 class Log2Lse(ReferenceBackend):

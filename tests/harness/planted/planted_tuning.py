@@ -40,7 +40,7 @@ class Planted(ReferenceBackend):
                 return
             compute(self, trial, tensors, block, score, add)
             if trial.config == "wrong":
-                tensors.out.mul_(1.01)
+                tensors.rows.out.mul_(1.01)
 
         return launch
 
@@ -57,20 +57,19 @@ def fail(config, timed):
 
 
 def compute(backend, trial, x, block, score, add):
+    rows = x.rows
     if trial.kernel == "forward":
-        out, lse = backend.forward(x.q, x.k, x.v, block, score)
+        out, lse = backend.forward(rows.q, x.keys, block, score)
         if add:
-            both = torch.logaddexp(x.lse, lse)
-            before, now = (torch.exp(y - both).transpose(1, 2)[..., None] for y in (x.lse, lse))
-            out, lse = x.out * before + out * now, both
-        x.out.copy_(out)
-        x.lse.copy_(lse)
+            both = torch.logaddexp(rows.lse, lse)
+            before, now = (torch.exp(y - both).transpose(1, 2)[..., None] for y in (rows.lse, lse))
+            out, lse = rows.out * before + out * now, both
+        rows.out.copy_(out)
+        rows.lse.copy_(lse)
         return
-    found = backend.backward(
-        x.dout, x.q, x.k, x.v, None, x.lse, x.delta, block, score, deterministic=False
-    )
+    found = backend.backward(rows, x.keys, block, score, deterministic=False)
     wanted = {"backward_dq": ("dq",), "backward_dkdv": ("dk", "dv")}[trial.kernel]
-    for name, value in zip(("dq", "dk", "dv"), found, strict=True):
+    for name, value in found._asdict().items():
         if name in wanted:
-            target = getattr(x, name)
+            target = getattr(x.sums, name)
             target.copy_(target + value if add else value)

@@ -21,6 +21,7 @@ from ring_attn_bench.relaunch import Made
 if TYPE_CHECKING:
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Documents, Score
+    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 
 _TOGETHER = ({"DK": True, "DV": True},)
 _APART = ({"DK": True, "DV": False}, {"DK": False, "DV": True})
@@ -64,15 +65,16 @@ class HopperLaunch:
 
 
 def forward_launch(
-    q: Tensor, k: Tensor, v: Tensor, acc: Tensor, out: Tensor, lse: Tensor,
-    where: Block | Documents, score: Score, *, first: bool, config: Config | None = None,
+    q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
+    *, first: bool, config: Config | None = None,
 ) -> HopperLaunch:  # fmt: skip
     """As the plain one; `config` if not the table's."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.forward import forward
     from ring_attn_backends.triton.hopper.forward_tma import forward_tma
 
-    config = config or chosen("forward", q, k, v)
+    (k, v), acc, out, lse = keys, running.out, running.result, running.lse
+    config = config or chosen("forward", q, keys)
     extent = Extent.of(where, q.shape[0])
     tiles = partial(descriptors.tiles, packed=extent.packed, gluon=not config.tma)
     given = {
@@ -88,18 +90,20 @@ def forward_launch(
         "lse_strides": _strides(lse, 2),
         "CARRIED": not first,
     }
-    return _launch(forward_tma if config.tma else forward, config, given, q, k, v, extent, score)
+    return _launch(forward_tma if config.tma else forward, config, given, q, keys, extent, score)
 
 
 def backward_dq_launch(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-    dq: Tensor, where: Block | Documents, score: Score, *, add: bool, config: Config | None = None,
+    rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
+    *, add: bool, config: Config | None = None,
 ) -> HopperLaunch:  # fmt: skip
     """As the plain one."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dq import backward_dq
 
-    config = config or chosen("backward_dq", q, k, v)
+    (q, dout, _, lse, delta), (k, v), (dq, _, _) = rows, keys, sums
+    assert delta is not None  # needs_delta
+    config = config or chosen("backward_dq", q, keys)
     extent = Extent.of(where, q.shape[0])
     tiles = partial(descriptors.tiles, packed=extent.packed)
     given = {
@@ -116,27 +120,28 @@ def backward_dq_launch(
         "gradient_scale": score.softmax_scale,
         "ADD": add,
     }
-    return _launch(backward_dq, config, given, q, k, v, extent, score)
+    return _launch(backward_dq, config, given, q, keys, extent, score)
 
 
 def backward_dkdv_launch(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-    dk: Tensor, dv: Tensor, where: Block | Documents, score: Score,
+    rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
     *, add: bool, config: Config | None = None, splits: int | None = None,
 ) -> HopperLaunch:  # fmt: skip
     """As the plain one; splits: how many programs share a key head's queries, if not by the GPU."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dkdv import backward_dkdv
 
-    config = config or chosen("backward_dkdv", q, k, v)
+    (q, dout, _, lse, delta), (k, v), (_, dk, dv) = rows, keys, sums
+    assert delta is not None  # needs_delta
+    config = config or chosen("backward_dkdv", q, keys)
     extent = Extent.of(where, q.shape[0])
     batch, tokens, heads, _ = k.shape
     if splits is None:
         programs = -(-tokens // config.own) * heads * batch
         splits = splits_for(programs, q.shape[2] // heads, multiprocessors(q), ragged=extent.ragged)
-    sums = [x.new_empty(splits, *x.shape, dtype=torch.float32) for x in (k, v) if splits > 1]
-    into = sums or [dk, dv]
-    strides = [_strides(x[0] if sums else x, 3) for x in into]
+    shares = [x.new_empty(splits, *x.shape, dtype=torch.float32) for x in keys if splits > 1]
+    into = shares or [dk, dv]
+    strides = [_strides(x[0] if shares else x, 3) for x in into]
     by_tma = not extent.packed and descriptors.fits(lse) and descriptors.fits(delta)
     tiles = partial(descriptors.tiles, packed=extent.packed)
     given = {
@@ -154,19 +159,19 @@ def backward_dkdv_launch(
         "dv_ptr": into[1],
         "dk_strides": strides[0],
         "dv_strides": strides[1],
-        "dk_split": k.numel() if sums else 0,
-        "dv_split": v.numel() if sums else 0,
+        "dk_split": k.numel() if shares else 0,
+        "dv_split": v.numel() if shares else 0,
         "splits": splits,
         "gradient_scale": score.softmax_scale,
-        "ADD": add and not sums,
+        "ADD": add and not shares,
     }
     first, *others = (
-        _launch(backward_dkdv, config, given | which, q, k, v, extent, score, splits=splits)
+        _launch(backward_dkdv, config, given | which, q, keys, extent, score, splits=splits)
         for which in (_APART if config.apart else _TOGETHER)
     )
-    if sums:
-        others.append(_sum_launch(sums[0], sums[1], dk, dv, add))
-    return replace(first, scratch=tuple(sums), after=tuple(others))
+    if shares:
+        others.append(_sum_launch(shares[0], shares[1], dk, dv, add))
+    return replace(first, scratch=tuple(shares), after=tuple(others))
 
 
 def _launch(
@@ -174,15 +179,14 @@ def _launch(
     config: Config,
     given: dict[str, Any],
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    keys: Keys,
     extent: Extent,
     score: Score,
     *,
     splits: int = 0,
 ) -> HopperLaunch:
     """splits: of a key head's queries; 0 where a program has rows, and not keys."""
-    of_keys = splits > 0
+    (k, v), of_keys = keys, splits > 0
     tiles = -(-(extent.keys if of_keys else extent.rows) // config.own)
     group = q.shape[2] // k.shape[2]
     heads = k.shape[2] * splits if of_keys else q.shape[2]

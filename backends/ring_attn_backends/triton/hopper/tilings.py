@@ -9,20 +9,21 @@ from torch import Tensor
 
 from ring_attn_backends.triton.arguments import padded
 from ring_attn_backends.triton.hopper.table import FEW, MEASURED, TABLE, Config, Kernel, Row
+from ring_attn_bench.tensors import Keys
 
 SMS = 132
 """Multiprocessors of an H200."""
 
 
-def chosen(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> Config:
+def chosen(kernel: Kernel, q: Tensor, keys: Keys) -> Config:
     """The table's configuration for these head dims; the one for few programs where that is faster.
 
     By the time of a whole turn of the multiprocessors, as it was measured, and how many turns it
     takes to serve all tiles.
     """
-    key = kernel, max(width(q), width(v))
+    key = kernel, max(width(q), width(keys.v))
     rows = [TABLE[key], *([FEW[key]] if key in FEW else [])]
-    own = k if kernel == "backward_dkdv" else q
+    own = keys.k if kernel == "backward_dkdv" else q
     batch, tokens, heads, _ = own.shape
 
     def took(row: Row) -> float:
