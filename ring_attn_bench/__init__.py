@@ -18,13 +18,12 @@ if TYPE_CHECKING:
         InvalidArgument,
         NoProcessGroup,
         RingAttnBenchError,
+        TransportUnavailable,
         UnknownName,
         Unsupported,
     )
-    from ring_attn_bench.ring.context import (
-        RingContext,
-        RingOptions,
-    )
+    from ring_attn_bench.ring.context import RingContext
+    from ring_attn_bench.ring.options import RingOptions
     from ring_attn_bench.ring_attention import (
         ring_attn_func,
         ring_flash_attn_func,
@@ -52,12 +51,13 @@ _MODULES = {
     "InvalidArgument": "ring_attn_bench.errors",
     "NoProcessGroup": "ring_attn_bench.errors",
     "RingAttnBenchError": "ring_attn_bench.errors",
+    "TransportUnavailable": "ring_attn_bench.errors",
     "UnknownName": "ring_attn_bench.errors",
     "Unsupported": "ring_attn_bench.errors",
     "flash_attn_func": "ring_attn_bench.attention",
     "flash_attn_varlen_func": "ring_attn_bench.attention",
     "RingContext": "ring_attn_bench.ring.context",
-    "RingOptions": "ring_attn_bench.ring.context",
+    "RingOptions": "ring_attn_bench.ring.options",
     "ring_attn_func": "ring_attn_bench.ring_attention",
     "ring_flash_attn_func": "ring_attn_bench.ring_attention",
     "ring_flash_attn_kvpacked_func": "ring_attn_bench.ring_attention",
@@ -84,6 +84,7 @@ __all__ = [
     "RingAttnBenchError",
     "RingContext",
     "RingOptions",
+    "TransportUnavailable",
     "UnknownName",
     "Unsupported",
     "flash_attn_func",

@@ -6,6 +6,7 @@ RingAttnBenchError
 ├── UnknownName (ValueError)          no backend, partition or transport of that name
 ├── Unsupported                       a right question, which this backend cannot answer
 ├── BackendUnavailable                the backend cannot run on this machine
+├── TransportUnavailable              the transport cannot serve these ranks
 └── NoProcessGroup (RuntimeError)     a ring was asked for where no ranks are connected
 """
 
@@ -52,6 +53,15 @@ class BackendUnavailable(RingAttnBenchError):
     def __init__(self, backend: str, reason: str) -> None:
         super().__init__(f"backend {backend!r} is unavailable here: {reason}")
         self.backend = backend
+        self.reason = reason
+
+
+class TransportUnavailable(RingAttnBenchError):
+    """A transport that cannot be loaded here, or cannot serve the ring's ranks; says why."""
+
+    def __init__(self, transport: str, reason: str) -> None:
+        super().__init__(f"transport {transport!r} is unavailable here: {reason}")
+        self.transport = transport
         self.reason = reason
 
 

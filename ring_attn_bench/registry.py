@@ -1,4 +1,4 @@
-"""Names to backends and peers. Nothing is imported until it is asked for, and then that alone."""
+"""Names to backends, peers and transports. Nothing is imported until asked for, then that alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ring_attn_bench.errors import BackendUnavailable, RingAttnBenchError, UnknownName
+from ring_attn_bench.errors import (
+    BackendUnavailable,
+    RingAttnBenchError,
+    TransportUnavailable,
+    UnknownName,
+)
 
 if TYPE_CHECKING:
     from ring_attn_bench.backend import Backend
@@ -21,6 +26,12 @@ ENTRY_POINT_GROUP = "ring_attn_bench.backends"
 """Other packages add backends here: name = "module:Class"."""
 PEER_ENTRY_POINT_GROUP = "ring_attn_bench.peers"
 """Other packages add peers here, in the same way and without the prefix."""
+TRANSPORT_ENTRY_POINT_GROUP = "ring_attn_bench.transports"
+"""Other packages add transports here, each a `ring.link.GroupTransport`."""
+TRANSPORTS: Mapping[str, str] = {
+    "p2p": "ring_attn_bench.ring.transports.p2p:P2P",
+}
+"""Name to "module:Class", in the order in which `auto` asks: the best first."""
 PEER_PREFIX = "peer:"
 """What tells the name of a peer from that of a backend, in suites and in records."""
 
@@ -69,7 +80,21 @@ def _table(attribute: str, group: str) -> Mapping[str, str]:
     if in_checkout and str(_CHECKOUT_ROOT) not in sys.path:
         # First, so that a checkout never runs with an installed copy's backends.
         sys.path.insert(0, str(_CHECKOUT_ROOT))
-    own: Mapping[str, str] = getattr(import_module("ring_attn_backends"), attribute)
+    return _with_others(getattr(import_module("ring_attn_backends"), attribute), group)
+
+
+def transports() -> Mapping[str, str]:
+    """Name to "module:Class": this project's, then third parties', who cannot take a name of it."""
+    return _with_others(TRANSPORTS, TRANSPORT_ENTRY_POINT_GROUP)
+
+
+def check_transport(name: str) -> None:
+    """Raises UnknownName unless `auto` or a transport is called so."""
+    if name not in ("auto", *TRANSPORTS) and name not in (found := transports()):
+        raise UnknownName("transport", name, ("auto", *found))
+
+
+def _with_others(own: Mapping[str, str], group: str) -> Mapping[str, str]:
     others = {point.name: point.value for point in entry_points(group=group)}
     return {**own, **{name: target for name, target in others.items() if name not in own}}
 
@@ -78,7 +103,7 @@ def _table(attribute: str, group: str) -> Mapping[str, str]:
 def backend_class(name: str) -> type[Backend]:
     """The class of a backend; raises UnknownName, or BackendUnavailable if importing it fails."""
     check_known(name)
-    found: type[Backend] = _imported(name, backends()[name])
+    found: type[Backend] = _imported(name, backends()[name], BackendUnavailable)
     return found
 
 
@@ -86,17 +111,26 @@ def backend_class(name: str) -> type[Backend]:
 def peer_class(name: str) -> type[Peer]:
     """The class of a peer; raises UnknownName, or BackendUnavailable if importing it fails."""
     check_known(name)
-    found: type[Peer] = _imported(name, peers()[name])
+    found: type[Peer] = _imported(name, peers()[name], BackendUnavailable)
     return found
 
 
-def _imported(name: str, target: str) -> Any:  # noqa: ANN401 - whatever class a plug-in names
+@cache
+def transport_class(name: str) -> Any:  # noqa: ANN401 - a GroupTransport, which only ring/ knows
+    """The class of a transport; raises UnknownName, or TransportUnavailable as above."""
+    check_transport(name)
+    return _imported(name, transports()[name], TransportUnavailable)
+
+
+def _imported(
+    name: str, target: str, unavailable: type[BackendUnavailable | TransportUnavailable]
+) -> Any:  # noqa: ANN401 - whatever class a plug-in names
     module, _, attribute = target.partition(":")
     try:
         return getattr(import_module(module), attribute)
     except (Exception, SystemExit) as error:  # a broken plug-in costs nobody else anything
         reason = f"importing {target} failed with {type(error).__name__}: {error}"
-        raise BackendUnavailable(name, reason) from error
+        raise unavailable(name, reason) from error
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.partition import get_partition
@@ -37,7 +38,7 @@ def shard(x: Tensor, rank: int, world_size: int, partition: str, dim: int = 1) -
 
 
 def unshard(
-    x: Tensor, partition: str, group: dist.ProcessGroup | None = None, dim: int = 1
+    x: Tensor, partition: str, group: dist.ProcessGroup | DeviceMesh | None = None, dim: int = 1
 ) -> Tensor:
     """The whole sequence from the shards of a group's ranks: the inverse of `shard`, on every rank.
 

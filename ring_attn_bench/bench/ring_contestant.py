@@ -20,19 +20,19 @@ from ring_attn_bench.plan import Layout, plans
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.forward import Job
-from ring_attn_bench.ring.link import Link
-from ring_attn_bench.ring.transports.twin import TwinLink
+from ring_attn_bench.ring.link import Transport
+from ring_attn_bench.ring.transports.twin import Twin
 
 
 @dataclass(frozen=True)
 class RingContestant:
     """A kernel in our ring: one job for each rank that this process plays.
 
-    link: makes this rank's end of the transport for a pass; None by loopback.
+    transport: what keys travel by; None by loopback.
     """
 
     jobs: tuple[Job, ...]
-    link: Callable[[], Link] | None
+    transport: Transport | None
 
     @property
     def kernel(self) -> Backend:
@@ -57,17 +57,16 @@ class RingContestant:
 
     def twin(self) -> RingContestant | None:
         """The same launches on keys from a local buffer; None where no keys travel."""
-        if self.link is None or self.jobs[0].plan.world_size == 1:
+        if self.transport is None or self.jobs[0].plan.world_size == 1:
             return None
-        local = TwinLink()  # one for all passes: it keeps its buffer
-        return RingContestant(self.jobs, lambda: local)
+        return RingContestant(self.jobs, Twin())  # one for all passes: it keeps its buffer
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and lse of every rank played here."""
         qkv = [(x.q, x.k, x.v) for x in shards]
-        if self.link is None:
+        if self.transport is None:
             return [*run.loopback_forward(self.jobs, qkv)]
-        return [run.forward(self.jobs[0], self.link(), *qkv[0])]
+        return [run.forward(self.jobs[0], self.transport, *qkv[0])]
 
     def backward(self, shards: Sequence[Inputs], outputs: Sequence[Outputs]) -> list[Gradients]:
         """dq, dk, dv of every rank played here."""
@@ -75,9 +74,9 @@ class RingContestant:
             (x.dout, x.q, x.k, x.v, out, _given(lse))
             for x, (out, lse) in zip(shards, outputs, strict=True)
         ]
-        if self.link is None:
+        if self.transport is None:
             return run.loopback_backward(self.jobs, tensors)
-        return [run.backward(self.jobs[0], self.link(), *tensors[0])]
+        return [run.backward(self.jobs[0], self.transport, *tensors[0])]
 
 
 def _given(lse: Tensor | None) -> Tensor:
@@ -115,7 +114,7 @@ def make(
         Job(lowered[rank], backend, score_of(case), travel, case.deterministic)
         for rank in place.ranks
     )
-    return RingContestant(jobs, None if context is None else context.link)
+    return RingContestant(jobs, context)
 
 
 class Contexts:

@@ -16,7 +16,7 @@ from ring_attn_bench.problem import Documents, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.packing import accumulator_dtype
-from ring_attn_bench.ring.transports.alone import AloneLink
+from ring_attn_bench.ring.transports.alone import Alone
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
@@ -52,7 +52,7 @@ class OneByOne:
         lse = q.new_empty(q.shape[1], q.shape[0], dtype=accumulator_dtype(q.dtype))
         for part in self._parts(documents, score, q.dtype):
             at, of = part.rows, part.keys
-            own = run.forward(part.job, AloneLink(), q[None, at], k[None, of], v[None, of])
+            own = run.forward(part.job, Alone(), q[None, at], k[None, of], v[None, of])
             out[at], lse[:, at] = own[0][0], own[1][0]
         return out, lse
 
@@ -65,7 +65,7 @@ class OneByOne:
         for part in self._parts(documents, score, q.dtype, deterministic=deterministic):
             at, of = part.rows, part.keys
             share = run.backward(
-                part.job, AloneLink(), dout[None, at], q[None, at], k[None, of], v[None, of],
+                part.job, Alone(), dout[None, at], q[None, at], k[None, of], v[None, of],
                 out[None, at], lse[None, :, at],
             )  # fmt: skip
             sums.dq[at], sums.dk[of], sums.dv[of] = (gradient[0] for gradient in share)

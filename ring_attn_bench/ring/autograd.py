@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +14,7 @@ from ring_attn_bench.ring import run
 from ring_attn_bench.ring.autocast import without_autocast
 from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job
-from ring_attn_bench.ring.link import Link
-
-
-class Linked(Protocol):
-    """What gives a pass its end of a transport."""
-
-    def link(self) -> Link:
-        """A link for one pass."""
-        ...
+from ring_attn_bench.ring.link import Transport
 
 
 @dataclass(frozen=True)
@@ -30,7 +22,7 @@ class RingCall:
     """What a call computes, and over which ranks."""
 
     job: Job
-    context: Linked
+    context: Transport
 
     def scored(self, score: Score) -> RingCall:
         """The same with another score."""
@@ -55,7 +47,7 @@ class RingAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """This rank's out (B, M, H, E) and lse (B, H, M)."""
         with without_autocast(q.device.type):
-            out, lse = run.forward(call.job, call.context.link(), q, k, v, sink)
+            out, lse = run.forward(call.job, call.context, q, k, v, sink)
         ctx.save_for_backward(q, k, v, sink, out, lse)
         ctx.call = call
         ctx.mark_non_differentiable(lse)
@@ -76,8 +68,7 @@ class RingAttention(torch.autograd.Function):
         if dout.stride(-1) != 1:  # an expanded gradient, of out.sum() for one
             dout = dout.contiguous()
         with without_autocast(q.device.type):
-            link = ctx.call.context.link()
-            gradients = run.backward(ctx.call.job, link, dout, q, k, v, out, lse)
+            gradients = run.backward(ctx.call.job, ctx.call.context, dout, q, k, v, out, lse)
             dsink = _sink_gradient(sink, dout, out, lse) if ctx.needs_input_grad[3] else None
         needed = zip(gradients, ctx.needs_input_grad, strict=False)
         dq, dk, dv = (gradient if needs else None for gradient, needs in needed)

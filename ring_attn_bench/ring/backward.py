@@ -15,7 +15,7 @@ from ring_attn_bench.backend import accumulating
 from ring_attn_bench.plan import Launch, Step
 from ring_attn_bench.ring.delta import delta
 from ring_attn_bench.ring.forward import Job, post_due
-from ring_attn_bench.ring.link import Link
+from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
@@ -26,7 +26,7 @@ class BackwardPass:
     def __init__(
         self,
         job: Job,
-        link: Link,
+        transport: Transport,
         dout: Tensor,
         q: Tensor,
         k: Tensor,
@@ -34,7 +34,7 @@ class BackwardPass:
         out: Tensor,
         lse: Tensor,
     ) -> None:
-        self._job, self._link = job, link
+        self._job, self._transport = job, transport
         self._dout, self._q, self._k, self._v = dout, q, k, v
         self._out, self._lse = out, lse
         self._wide = accumulator_dtype(q.dtype)
@@ -52,7 +52,9 @@ class BackwardPass:
     def publish(self) -> None:
         """Makes this rank's keys readable."""
         plan = self._job.plan
-        self._link.publish(self._packing.pack_for(plan, self._k, self._v), plan)
+        keys = self._packing.pack_for(plan, self._k, self._v, self._transport.outgoing)
+        self._link = self._transport.begin(plan)
+        self._link.publish(keys)
 
     def run(self) -> None:
         """Every launch; a step's partials leave as soon as its last launch is queued."""

@@ -4,52 +4,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
-from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, UnknownName
+from ring_attn_bench.errors import InvalidArgument, NoProcessGroup
+from ring_attn_bench.plan import Plan
 from ring_attn_bench.ring.group_counts import even_out
-from ring_attn_bench.ring.link import Link
+from ring_attn_bench.ring.link import Link, Transport
+from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.remembered import Remembered
-from ring_attn_bench.ring.transports.p2p import P2PLink
+from ring_attn_bench.ring.transports.choose import transport_for
 
 if TYPE_CHECKING:
     from ring_attn_bench.ring.autograd import RingCall
     from ring_attn_bench.ring.handshake import Signature
 
-TRANSPORTS = ("p2p",)
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a context is made from, here or, unpickled, in another process.
+
+    ranks: of the world, in the ring's order; None is the default group, whatever its size.
+    timeout: None is the default group's.
+    """
+
+    options: RingOptions
+    ranks: tuple[int, ...] | None
+    timeout: timedelta | None
 
 
 @dataclass(frozen=True, slots=True)
-class RingOptions:
-    """How a ring moves data.
+class _Made:
+    """A communicator, and what travels over it.
 
-    transport: how keys travel; `auto` takes the best that the group can do.
-    slots: landing areas for keys on their way; 2 is the classic ring, world_size - 1 runs ahead
-        as far as it can for that much more memory.
-    grouping: how many ranks' keys each step brings, e.g. (3,) for a gather of 4 ranks; None is
-        one each.
-    gradients: dtype in which dk, dv partials travel: `float32`, or `input` for half the bytes.
-    handshake: whether ranks compare shapes and arguments before each call, so that a mismatch is
-        an error and not a hang; None is yes on gloo, no on NCCL, where it would stall the queue.
+    backends: by device type, what carries its tensors: {"cpu": "gloo", "cuda": "nccl"}.
+    transport, name: never `auto`.
     """
 
-    transport: Literal["auto", "p2p"] = "auto"
-    slots: int = 2
-    grouping: tuple[int, ...] | None = None
-    gradients: Literal["float32", "input"] = "float32"
-    handshake: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.transport not in ("auto", *TRANSPORTS):
-            raise UnknownName("transport", self.transport, ("auto", *TRANSPORTS))
-        if self.gradients not in ("float32", "input"):
-            raise UnknownName("gradient dtype", self.gradients, ("float32", "input"))
-        if self.slots < 1:
-            raise InvalidArgument(f"slots is {self.slots}, but a ring needs at least 1.")
+    group: dist.ProcessGroup
+    rank: int
+    world_size: int
+    timeout: timedelta | None
+    backends: dict[str, str]
+    name: str
+    transport: Transport
 
 
 class RingContext:
@@ -58,44 +61,98 @@ class RingContext:
     Its own, because messages of one communicator run in one order: on the group's, keys would
     queue behind whatever else (FSDP, say) the group is used for.
 
-    group: the ranks of the ring; None is the default group. Every rank of it must make the
-        context together. Raises NoProcessGroup outside torch.distributed.
-    timeout: after which a message that nobody answers is an error; None is torch's default.
+    group: the ranks of the ring, as a group or a DeviceMesh of one dim; None is the default group.
+        Every rank of it must make the context together.
+    timeout: after which a message that nobody answers is an error; None is the given group's.
+
+    Raises NoProcessGroup outside torch.distributed, InvalidArgument for a mesh of more dims or a
+    rank outside the group, TransportUnavailable.
+
+    A module that holds one can be copied and pickled: a copy is the same context. Pickled are the
+    options, the timeout and the ranks; what is unpickled makes its communicator at its first call
+    (or at the first look at `group`, `rank`, ...), which every rank must make, and not before,
+    because making it is a collective.
     """
+
+    _made: _Made | None
 
     def __init__(
         self,
-        group: dist.ProcessGroup | None = None,
+        group: dist.ProcessGroup | DeviceMesh | None = None,
         options: RingOptions | None = None,
         timeout: timedelta | None = None,
     ) -> None:
-        ranks = dist.get_process_group_ranks(resolve_group(group))
-        self.options = options or RingOptions()
-        # local synchronization: the other ranks of the world need not take part. Without it, two
-        # rings of two inside four ranks mixed their sums or hung.
-        even_out(ranks)
-        own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
-        assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
-        self.group = own
-        self.rank = dist.get_rank(own)
-        self.world_size = len(ranks)
+        found = resolve_group(group)
+        ranks = None
+        if found is not dist.group.WORLD:
+            ranks = tuple(dist.get_process_group_ranks(found))
+            timeout = timeout_of(found) if timeout is None else timeout
+        self._want(_Wanted(options or RingOptions(), ranks, timeout))
+        self._made = _make(self._wanted)  # not at the first call: all ranks are here now
+
+    def _want(self, wanted: _Wanted) -> None:
+        self._wanted = wanted
+        self._made = None
         self.calls: Remembered[tuple[RingCall, Signature]] = Remembered()
-        self._backends = _backend_of_device_types(own)
+
+    def __copy__(self) -> RingContext:
+        return self
+
+    def __deepcopy__(self, memo: object) -> RingContext:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unpickled, (self._wanted,)
+
+    @property
+    def _ring(self) -> _Made:
+        if self._made is None:
+            self._made = _make(self._wanted)
+        return self._made
+
+    @property
+    def options(self) -> RingOptions:
+        """As they were given."""
+        return self._wanted.options
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """The communicator that is this ring's alone."""
+        return self._ring.group
+
+    @property
+    def rank(self) -> int:
+        """This process's place in the ring."""
+        return self._ring.rank
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the ring."""
+        return self._ring.world_size
+
+    @property
+    def timeout(self) -> timedelta | None:
+        """After which an unanswered message is an error; None if the backend does not say."""
+        return self._ring.timeout
 
     @property
     def transport(self) -> str:
         """The name of the transport in use, never `auto`."""
-        return "p2p"
+        return self._ring.name
 
-    def link(self) -> Link:
+    def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The transport's memory for this rank's packed keys of the next pass, (tokens, width)."""
+        return self._ring.transport.outgoing(tokens, width, dtype, device)
+
+    def begin(self, plan: Plan) -> Link:
         """This rank's end of the transport, for one pass."""
-        return P2PLink(self.group)
+        return self._ring.transport.begin(plan)
 
     def check_device(self, device: torch.device) -> None:
         """Raises InvalidArgument if the group cannot carry tensors of that device."""
-        name = self._backends.get(device.type)
+        name = self._ring.backends.get(device.type)
         if name is None or (device.type == "cuda" and name == "gloo"):
-            able = ", ".join(f"{kind} by {name}" for kind, name in self._backends.items())
+            able = ", ".join(f"{kind} by {name}" for kind, name in self._ring.backends.items())
             fitting = "nccl" if device.type == "cuda" else "gloo"
             raise InvalidArgument(
                 f"the tensors are on {device}, which this process group cannot carry (it has: "
@@ -107,12 +164,14 @@ class RingContext:
         if self.options.handshake is not None:
             return self.options.handshake
         # a device that the group cannot carry is this rank's mistake; the others may wait for it
-        carriers = {self._backends.get(device.type, name) for name in self._backends.values()}
+        carriers = {
+            self._ring.backends.get(device.type, name) for name in self._ring.backends.values()
+        }
         return carriers == {"gloo"}
 
     def message_device(self, device: torch.device) -> torch.device:
         """Where the handshake's numbers must be: on the CPU if the group carries that."""
-        return torch.device("cpu") if "cpu" in self._backends else device
+        return torch.device("cpu") if "cpu" in self._ring.backends else device
 
     def gradient_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype in which dk, dv partials of `dtype` inputs travel."""
@@ -121,20 +180,63 @@ class RingContext:
         return torch.float32
 
 
+def _unpickled(wanted: _Wanted) -> RingContext:
+    context = RingContext.__new__(RingContext)
+    context._want(wanted)
+    return context
+
+
+def _make(wanted: _Wanted) -> _Made:
+    """A collective of the ranks; raises NoProcessGroup, InvalidArgument, TransportUnavailable."""
+    world = resolve_group(None)
+    ranks = list(wanted.ranks or range(dist.get_world_size()))
+    if dist.get_rank() not in ranks:
+        raise InvalidArgument(
+            f"this context is of a ring of ranks {ranks}, and this is rank {dist.get_rank()}; "
+            "call the ring only on its ranks."
+        )
+    timeout = timeout_of(world) if wanted.timeout is None else wanted.timeout
+    # local synchronization: the other ranks of the world need not take part. Without it, two
+    # rings of two inside four ranks mixed their sums or hung.
+    even_out(ranks)
+    own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
+    assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
+    name, transport = transport_for(wanted.options, own)
+    backends = _backend_of_device_types(own)
+    return _Made(own, dist.get_rank(own), len(ranks), timeout, backends, name, transport)
+
+
+def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
+    """After which the group's unanswered messages are errors; None if its backend does not say.
+
+    Where devices have backends of their own, a GPU's counts: it is keys that are waited for.
+    """
+    for kind in sorted(_backend_of_device_types(group), key=lambda kind: kind == "cpu"):
+        backend = group._get_backend(torch.device(kind))
+        timeout = getattr(getattr(backend, "options", None), "_timeout", None)
+        if isinstance(timeout, timedelta):
+            return timeout
+    return None
+
+
 def _backend_of_device_types(group: dist.ProcessGroup) -> dict[str, str]:
-    """By device type, the backend that carries its tensors: {"cpu": "gloo", "cuda": "nccl"}."""
     pairs = (pair.split(":") for pair in dist.get_backend_config(group).split(","))
     return {kind: name for kind, name in pairs}  # noqa: C416 - dict() wants pairs, not lists
 
 
-def resolve_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """The group, or the default one; raises NoProcessGroup with the way out."""
+def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup:
+    """The group, a one-dim mesh's, or the default one.
+
+    Raises NoProcessGroup with the way out, or InvalidArgument.
+    """
     if not dist.is_available() or not dist.is_initialized():
         raise NoProcessGroup(
             "a ring needs a process group, and none is initialised: start the program with "
             "`torchrun --nproc-per-node=N` and call torch.distributed.init_process_group() first."
         )
-    found = dist.group.WORLD if group is None else group
+    found: object = dist.group.WORLD if group is None else group
+    if isinstance(found, DeviceMesh):
+        found = _group_of(found)
     if not isinstance(found, dist.ProcessGroup):
         raise InvalidArgument(
             "this rank is not in the process group it was given (got "
@@ -147,7 +249,20 @@ _contexts: WeakKeyDictionary[dist.ProcessGroup, RingContext] = WeakKeyDictionary
 """Contexts of calls that bring none, the library's only state. Each dies with its group."""
 
 
-def context_for(group: dist.ProcessGroup | None) -> RingContext:
+def _group_of(mesh: DeviceMesh) -> object:
+    if mesh.ndim != 1:
+        names = mesh.mesh_dim_names or ()
+        dims = f" {names}" if names else ""
+        name = "cp" if "cp" in names else next(reversed(names), None)
+        one = "mesh.get_group(0)" if name is None else f"mesh[{name!r}]"
+        raise InvalidArgument(
+            f"this DeviceMesh has {mesh.ndim} dims{dims}, and a ring runs along one of them; "
+            f"pass that one, {one} for instance."
+        )
+    return mesh if mesh.get_coordinate() is None else mesh.get_group()
+
+
+def context_for(group: dist.ProcessGroup | DeviceMesh | None) -> RingContext:
     """The group's context, made at the first call that needs it."""
     found = resolve_group(group)
     if found not in _contexts:

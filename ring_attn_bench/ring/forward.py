@@ -14,7 +14,7 @@ from ring_attn_bench import launch as kernel
 from ring_attn_bench.backend import Backend, accumulating
 from ring_attn_bench.plan import Launch, Plan
 from ring_attn_bench.problem import Score
-from ring_attn_bench.ring.link import Link
+from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.merge import merge
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype
 from ring_attn_bench.tensors import Keys, Running, part_of
@@ -42,9 +42,15 @@ class ForwardPass:
     """
 
     def __init__(
-        self, job: Job, link: Link, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None = None
+        self,
+        job: Job,
+        transport: Transport,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sink: Tensor | None = None,
     ) -> None:
-        self._job, self._link = job, link
+        self._job, self._transport = job, transport
         self._q, self._k, self._v = q, k, v
         self._packing = Packing.of(k, v)
         self._accumulating = accumulating(job.backend)
@@ -65,7 +71,9 @@ class ForwardPass:
     def publish(self) -> None:
         """Makes this rank's keys readable."""
         plan = self._job.plan
-        self._link.publish(self._packing.pack_for(plan, self._k, self._v), plan)
+        keys = self._packing.pack_for(plan, self._k, self._v, self._transport.outgoing)
+        self._link = self._transport.begin(plan)
+        self._link.publish(keys)
 
     def run(self) -> None:
         """Every launch, each as soon as its keys are there."""

@@ -1,26 +1,29 @@
-"""The seam between the executor and a transport: one rank's end of it, for one pass."""
+"""The seam between the executor and what moves keys: a transport, and its end of one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Protocol
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
+from ring_attn_bench.ring.options import RingOptions
 
 
 class Link(Protocol):
-    """Moves packed keys (tokens, width) and packed gradients of them, as a plan says.
+    """Moves packed keys (tokens, width) and packed gradients of them in one pass, as its plan says.
 
     The calls of a pass are publish, then post, landed and give for its steps in order, received
     in between and at the end, finish. None of them but `landed`, `received` and `finish` waits,
     and on a GPU those make the current stream wait, not the host.
     """
 
-    def publish(self, keys: Tensor, plan: Plan) -> None:
-        """Makes this rank's packed keys readable, for the pass that `plan` describes.
+    def publish(self, keys: Tensor) -> None:
+        """Makes this rank's packed keys readable: what the transport's `outgoing` gave, filled.
 
         keys has no tokens if the plan sends none.
         """
@@ -31,7 +34,10 @@ class Link(Protocol):
         ...
 
     def landed(self, index: int) -> Tensor:
-        """The packed keys of step `index`, (landing_tokens, width), when they have arrived."""
+        """The packed keys of step `index`, (landing_tokens, width), when they have arrived.
+
+        The memory is the transport's: it is good until the launches of this step are queued.
+        """
         ...
 
     def give(self, index: int, partials: Tensor) -> None:
@@ -50,4 +56,31 @@ class Link(Protocol):
 
     def finish(self) -> None:
         """Waits for everything that is still on its way."""
+        ...
+
+
+class Transport(Protocol):
+    """Moves keys between ranks, and owns the memory that they leave from and land in.
+
+    Passes may overlap: the next one is packed while the last one is still sent from.
+    """
+
+    def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Memory (tokens, width) to write this rank's packed keys into, for the pass begun next."""
+        ...
+
+    def begin(self, plan: Plan) -> Link:
+        """This rank's end of a pass."""
+        ...
+
+
+class GroupTransport(Transport, Protocol):
+    """A transport by name, in the table of the registry or an entry point: one for each context."""
+
+    def __init__(self, group: dist.ProcessGroup, options: RingOptions) -> None:
+        """Over a communicator that is this ring's alone; a collective of its ranks."""
+
+    @staticmethod
+    def unsupported(group: dist.ProcessGroup) -> str | None:
+        """Why it cannot serve these ranks, in words, or None; the same on all of them."""
         ...

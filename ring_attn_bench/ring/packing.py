@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench.plan import Plan
+
+Outgoing = Callable[[int, int, torch.dtype, torch.device], Tensor]
+"""Gives memory of so many tokens, that width, dtype and device: a transport's `outgoing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +33,14 @@ class Packing:
         """Elements of one token."""
         return self.batch * self.heads * (self.head_dim + self.head_dim_v)
 
-    def pack(self, k: Tensor, v: Tensor) -> Tensor:
-        """A new buffer (N, width) that holds k and v."""
-        buffer = k.new_empty(k.shape[1], self.width)
-        for view, tensor in zip(self.views(buffer), (k, v), strict=True):
-            view.copy_(tensor)
+    def pack_for(self, plan: Plan, k: Tensor, v: Tensor, outgoing: Outgoing) -> Tensor:
+        """A buffer (N, width) that holds k and v, or no tokens where the plan sends nobody any."""
+        sends = any(step.sends for step in plan.steps)
+        buffer = outgoing(k.shape[1] if sends else 0, self.width, k.dtype, k.device)
+        if sends:
+            for view, tensor in zip(self.views(buffer), (k, v), strict=True):
+                view.copy_(tensor)
         return buffer
-
-    def pack_for(self, plan: Plan, k: Tensor, v: Tensor) -> Tensor:
-        """`pack`, or no tokens where the plan sends nobody any."""
-        if any(step.sends for step in plan.steps):
-            return self.pack(k, v)
-        return k.new_empty(0, self.width)
 
     def views(self, buffer: Tensor) -> tuple[Tensor, Tensor]:
         """k (B, N, G, D) and v (B, N, G, E) as views of a buffer (N, width)."""

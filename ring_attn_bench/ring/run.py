@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ring_attn_bench.ring.backward import BackwardPass
 from ring_attn_bench.ring.forward import ForwardPass, Job
-from ring_attn_bench.ring.link import Link
-from ring_attn_bench.ring.transports.loopback import Board, LoopbackLink
+from ring_attn_bench.ring.link import Transport
+from ring_attn_bench.ring.transports.loopback import Loopback
 
 Result = TypeVar("Result", covariant=True)
 
@@ -48,15 +48,20 @@ def run_together(ranks: Sequence[Pass[Result]]) -> list[Result]:
 
 
 def forward(
-    job: Job, link: Link, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None = None
+    job: Job,
+    transport: Transport,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sink: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """This rank's out (B, M, H, E) and lse (B, H, M)."""
-    return run(ForwardPass(job, link, q, k, v, sink))
+    return run(ForwardPass(job, transport, q, k, v, sink))
 
 
 def backward(
     job: Job,
-    link: Link,
+    transport: Transport,
     dout: Tensor,
     q: Tensor,
     k: Tensor,
@@ -65,27 +70,24 @@ def backward(
     lse: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """This rank's dq, dk, dv."""
-    return run(BackwardPass(job, link, dout, q, k, v, out, lse))
+    return run(BackwardPass(job, transport, dout, q, k, v, out, lse))
 
 
 def loopback_forward(
     jobs: Sequence[Job], shards: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> list[tuple[Tensor, Tensor]]:
     """out and lse of every rank, from its q, k, v."""
-    board = Board()
-    passes = [
-        ForwardPass(job, LoopbackLink(board), *qkv) for job, qkv in zip(jobs, shards, strict=True)
-    ]
-    return run_together(passes)
+    board = Loopback()
+    return run_together(
+        [ForwardPass(job, board, *qkv) for job, qkv in zip(jobs, shards, strict=True)]
+    )
 
 
 def loopback_backward(
     jobs: Sequence[Job], shards: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """dq, dk, dv of every rank, from its dout, q, k, v, out, lse."""
-    board = Board()
-    passes = [
-        BackwardPass(job, LoopbackLink(board), *shard)
-        for job, shard in zip(jobs, shards, strict=True)
-    ]
-    return run_together(passes)
+    board = Loopback()
+    return run_together(
+        [BackwardPass(job, board, *shard) for job, shard in zip(jobs, shards, strict=True)]
+    )

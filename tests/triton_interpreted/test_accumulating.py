@@ -20,7 +20,7 @@ from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import ForwardPass, Job
-from ring_attn_bench.ring.transports.loopback import Board, LoopbackLink
+from ring_attn_bench.ring.transports.loopback import Loopback
 from ring_attn_bench.sharding import join_shards, shard
 from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 from tests.triton_interpreted.checking import (
@@ -252,7 +252,7 @@ def test_a_sink_is_what_the_kernels_go_on_from():
     _, q, k, v = question.inputs(torch.float32)
     sink = torch.tensor([0.7, -1.0])
     (job,) = question.jobs("contiguous", torch.float32)
-    out, lse = run.run(ForwardPass(job, LoopbackLink(Board()), q, k, v, sink))
+    out, lse = run.run(ForwardPass(job, Loopback(), q, k, v, sink))
     at = torch.arange(40)
     plain, plain_lse = oracle.forward(*wide((q, k, v)), at, at, question.mask, question.score)
     right_lse = torch.logaddexp(plain_lse, sink.double()[None, :, None])

@@ -12,7 +12,8 @@ from ring_attn_bench.bench.record import Case, Contestant, Direction
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.ring import forward, run
+from ring_attn_bench.ring import forward
+from ring_attn_bench.ring.transports import loopback
 from tests.unit.planted_faults import FAULTS, WINDOW, WORLD_SIZE, Fault
 
 TOKENS = 32
@@ -34,7 +35,7 @@ def wrong(monkeypatch, partition, dtype, check, fault):
     request = Prepare(case=case, contestant=spec, directions=tuple(Direction), seed=1)
     sound = prepare(request, place, Contexts(place))
     jobs = tuple(fault.jobs(sound.contestant.jobs))
-    monkeypatch.setattr(run, "LoopbackLink", fault.link)
+    monkeypatch.setattr(loopback, "LoopbackLink", fault.link)
     monkeypatch.setattr(forward, "merge", fault.merge)
     found = replace(sound, contestant=replace(sound.contestant, jobs=jobs)).judge(check, 0)
     tensors = found[Direction.FORWARD_BACKWARD.value].tensors

@@ -1,1 +1,1 @@
-"""Ways to move keys and gradients between ranks; each is a `Link` (link.py)."""
+"""Ways to move keys and gradients between ranks; each is a `Transport` (link.py)."""

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
+from ring_attn_bench.ring.transports.memory import FreshMemory
 
 
 class AloneLink:
     """Serves plans of one step."""
 
-    def publish(self, keys: Tensor, plan: Plan) -> None:
+    def publish(self, keys: Tensor) -> None:
         """Nobody reads them."""
 
     def post(self, index: int) -> None:
@@ -35,9 +36,9 @@ class AloneLink:
         """Nothing is ever on its way."""
 
 
-class Alone:
+class Alone(FreshMemory):
     """A ring of one, without a process group."""
 
-    def link(self) -> AloneLink:
+    def begin(self, plan: Plan) -> AloneLink:
         """A link for one pass."""
         return AloneLink()

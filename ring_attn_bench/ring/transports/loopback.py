@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
+from ring_attn_bench.ring.transports.memory import FreshMemory
 
 
-@dataclass(slots=True)
-class Board:
-    """What the ranks of one pass have put up: keys by owner, partial gradients by owner."""
+class Loopback(FreshMemory):
+    """A board on which the ranks of one pass put up keys and partial gradients, by owner."""
 
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    partials: dict[int, list[tuple[Range, Tensor]]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.keys: dict[int, Tensor] = {}
+        self.partials: dict[int, list[tuple[Range, Tensor]]] = {}
+
+    def begin(self, plan: Plan) -> LoopbackLink:
+        """The end of the plan's rank."""
+        return LoopbackLink(self, plan)
 
 
 class LoopbackLink:
     """One rank's end of a board: all ranks publish before one runs, and run before one collects."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, board: Loopback, plan: Plan) -> None:
+        self._board, self._plan = board, plan
 
-    def publish(self, keys: Tensor, plan: Plan) -> None:
+    def publish(self, keys: Tensor) -> None:
         """Puts the keys up."""
-        self._plan = plan
-        self._board.keys[plan.rank] = keys
+        self._board.keys[self._plan.rank] = keys
 
     def post(self, index: int) -> None:
         """Nothing to start: `landed` copies."""

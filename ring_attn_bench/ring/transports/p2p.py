@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
+from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.transports.memory import FreshMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,14 @@ class P2PLink:
     A batch is a permutation of the ranks (or several), so batches in step order cannot deadlock.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self._group = group
-        self._peers = dist.get_process_group_ranks(group)
+    def __init__(self, group: dist.ProcessGroup, peers: list[int], plan: Plan) -> None:
+        self._group, self._peers, self._plan = group, peers, plan
         self._works: dict[int, list[dist.Work]] = {}
         self._gifts: deque[_Gift] = deque()
 
-    def publish(self, keys: Tensor, plan: Plan) -> None:
+    def publish(self, keys: Tensor) -> None:
         """Keeps the keys to send from, and makes the landing slots of the pass."""
-        self._keys, self._plan = keys, plan
+        self._keys, plan = keys, self._plan
         slots = plan.slots if plan.landing_tokens else 0
         self._landing = keys.new_empty(slots, plan.landing_tokens, keys.shape[1])
 
@@ -91,6 +92,23 @@ class P2PLink:
 
     def _receive(self, peer: int, part: Tensor) -> dist.P2POp:
         return dist.P2POp(dist.irecv, part, self._peers[peer], self._group)
+
+
+class P2P(FreshMemory):
+    """Messages over a group's communicator; landing slots and inboxes are new in each pass too."""
+
+    def __init__(self, group: dist.ProcessGroup, options: RingOptions) -> None:
+        self._group = group
+        self._peers = dist.get_process_group_ranks(group)
+
+    @staticmethod
+    def unsupported(group: dist.ProcessGroup) -> str | None:
+        """None: every group can send and receive."""
+        return None
+
+    def begin(self, plan: Plan) -> P2PLink:
+        """This rank's end of a pass."""
+        return P2PLink(self._group, self._peers, plan)
 
 
 def _start(operations: list[dist.P2POp]) -> list[dist.Work]:

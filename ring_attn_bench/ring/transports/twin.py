@@ -12,28 +12,25 @@ from torch import Tensor
 
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
+from ring_attn_bench.ring.transports.memory import FreshMemory
 
 
 class TwinLink:
-    """Serves every step from one local buffer of random keys, which it keeps between passes."""
+    """One pass on the twin's buffer."""
 
-    def __init__(self) -> None:
-        self._local: Tensor | None = None
-
-    def publish(self, keys: Tensor, plan: Plan) -> None:
-        """Fills the buffer on first use, so that no timed pass does."""
-        self._plan = plan
+    def __init__(self, twin: Twin, plan: Plan) -> None:
+        self._twin, self._plan = twin, plan
         self._received: list[tuple[Range, Tensor]] = []
-        shape = (plan.landing_tokens, keys.shape[1])
-        if self._local is None or self._local.shape != shape or self._local.dtype != keys.dtype:
-            self._local = torch.randn(shape, dtype=torch.float32, device=keys.device).to(keys.dtype)
+
+    def publish(self, keys: Tensor) -> None:
+        """Sees to the buffer."""
+        self._local = self._twin.keys_like(keys, self._plan.landing_tokens)
 
     def post(self, index: int) -> None:
         """Nothing moves."""
 
     def landed(self, index: int) -> Tensor:
         """The local buffer."""
-        assert self._local is not None  # publish came first
         return self._local[: self._plan.steps[index].landing_tokens]
 
     def give(self, index: int, partials: Tensor) -> None:
@@ -52,3 +49,21 @@ class TwinLink:
 
     def finish(self) -> None:
         """Nothing is ever on its way."""
+
+
+class Twin(FreshMemory):
+    """Serves every step from one local buffer of random keys, which it keeps between passes."""
+
+    def __init__(self) -> None:
+        self._local: Tensor | None = None
+
+    def begin(self, plan: Plan) -> TwinLink:
+        """A pass of the plan's rank."""
+        return TwinLink(self, plan)
+
+    def keys_like(self, keys: Tensor, tokens: int) -> Tensor:
+        """The buffer (tokens, width), filled on first use, so that no timed pass does."""
+        shape = (tokens, keys.shape[1])
+        if self._local is None or self._local.shape != shape or self._local.dtype != keys.dtype:
+            self._local = torch.randn(shape, dtype=torch.float32, device=keys.device).to(keys.dtype)
+        return self._local

@@ -1,0 +1,190 @@
+"""What a context takes over from the group it is given, and what becomes of its copies."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from ring_attn_bench import RingContext, RingOptions
+from ring_attn_bench.ring.context import context_for, timeout_of
+from tests.distributed.pool import Raised, Ring
+from tests.distributed.truth import Case, attend, faults
+
+SMALL = Case(2, "zigzag", 6, heads=4, dtype=torch.float32)
+
+
+def timeouts(ring: Ring) -> list[float]:
+    mine = dist.new_group([0, 1, 2, 3], timeout=timedelta(seconds=47))
+    contexts = [RingContext(), RingContext(mine), RingContext(mine, timeout=timedelta(seconds=5))]
+    for context in contexts:
+        assert timeout_of(context.group) == context.timeout
+    return [context.timeout.total_seconds() for context in contexts]
+
+
+def test_a_context_waits_as_long_as_the_group_it_is_given_unless_told_otherwise(ranks):
+    # the ranks of the tests join with 60 s, where torch's own default is 30 minutes
+    assert ranks.run(timeouts) == [[60.0, 47.0, 5.0]] * 4
+
+
+def along_a_mesh(ring: Ring) -> list[object]:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "cp"))
+    own = RingContext(mesh["cp"])
+    assert context_for(mesh["cp"]) is context_for(mesh["cp"].get_group())
+    assert own.world_size == 2
+    assert own.rank == ring.rank % 2
+    pair = Ring(own.rank, 2, mesh["cp"])
+    return [attend(pair, SMALL, own), attend(pair, SMALL)]
+
+
+def test_a_mesh_of_one_dim_is_as_good_as_its_group(ranks):
+    answers = ranks.run(along_a_mesh)
+    for pair in (answers[:2], answers[2:]):
+        for results in zip(*pair, strict=True):
+            assert faults(SMALL, results) == []
+
+
+def along_two_dims(ring: Ring, names: tuple[str, ...] | None) -> None:
+    RingContext(init_device_mesh("cpu", (2, 2), mesh_dim_names=names))
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("dp", "cp"), "has 2 dims ('dp', 'cp'), and a ring runs along one of them; pass that one, "
+         "mesh['cp'] for instance"),
+        (("a", "b"), "mesh['b']"),
+        (None, "has 2 dims, and a ring runs along one of them; pass that one, mesh.get_group(0)"),
+    ],
+)  # fmt: skip
+def test_a_mesh_of_two_dims_is_a_sentence_that_says_which_to_pass(ranks, names, sentence):
+    for answer in ranks.outcomes(along_two_dims, names):
+        assert isinstance(answer, Raised)
+        assert "InvalidArgument" in answer.kinds
+        assert sentence in answer.text
+
+
+def outside_a_mesh(ring: Ring) -> object:
+    mesh = DeviceMesh("cpu", [0, 1])
+    return attend(Ring(ring.rank, 2, mesh), SMALL)
+
+
+def test_a_rank_outside_the_mesh_is_told_so_and_the_others_are_right(ranks):
+    answers = ranks.outcomes(outside_a_mesh)
+    assert faults(SMALL, answers[:2]) == []
+    assert all("this rank is not in the process group" in answer.text for answer in answers[2:])
+
+
+class Layer(torch.nn.Module):
+    """A module that keeps its ring."""
+
+    def __init__(self, ring: RingContext) -> None:
+        super().__init__()
+        self.ring = ring
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+
+def copied(ring: Ring) -> object:
+    layer = Layer(RingContext(ring.group, RingOptions(slots=3)))
+    copies = copy.deepcopy(layer), copy.copy(layer)
+    assert all(other.ring.group is layer.ring.group for other in copies)
+    assert copies[0].weight is not layer.weight
+    return attend(ring, SMALL, copies[0].ring)
+
+
+def test_a_copied_module_shares_the_communicator(ranks):
+    assert faults(SMALL, ranks.run(copied, world_size=2)) == []
+
+
+def saved(ring: Ring, members: list[int] | None) -> bytes:
+    """A pickled layer, of this rank's ring."""
+    group = None if members is None else dist.new_group(members, timeout=timedelta(seconds=50))
+    if members is not None and ring.rank not in members:
+        return b""
+    file = io.BytesIO()
+    torch.save(Layer(RingContext(group, RingOptions(slots=3, gradients="input"))), file)
+    return file.getvalue()
+
+
+def loaded(ring: Ring, states: list[bytes]) -> object:
+    """The ring of a rank that has a state; twice unpickled, and made once."""
+    if not states[ring.rank]:
+        return None
+    own = torch.load(io.BytesIO(states[ring.rank]), weights_only=False).ring
+    again = pickle.loads(pickle.dumps(own))  # not yet made, and pickled again
+    assert again.options == RingOptions(slots=3, gradients="input")
+    place = Ring(again.rank, again.world_size, None)
+    return attend(place, SMALL, again), again.timeout.total_seconds(), again.transport
+
+
+@pytest.mark.parametrize(("members", "seconds"), [([1, 3], 50.0), ([2, 1], 50.0)], ids=str)
+def test_a_loaded_module_makes_its_ring_over_the_same_ranks_at_its_first_call(
+    ranks, members, seconds
+):
+    states = ranks.run(saved, members)
+    answers = ranks.run(loaded, states)
+    made = [answers[rank] for rank in sorted(members)]
+    assert faults(SMALL, [results for results, *_ in made]) == []
+    assert [rest for _, *rest in made] == [[seconds, "p2p"]] * 2
+
+
+def test_a_loaded_module_of_the_default_group_rings_over_the_default_group_there_is(ranks):
+    (state,) = set(ranks.run(saved, None))
+    answers = ranks.run(loaded_by_all, state)
+    assert answers == [[4, 60.0]] * 4
+
+
+def loaded_by_all(ring: Ring, state: bytes) -> list[float]:
+    context = torch.load(io.BytesIO(state), weights_only=False).ring
+    return [context.world_size, context.timeout.total_seconds()]
+
+
+def elsewhere(ring: Ring, states: list[bytes]) -> object:
+    context = torch.load(io.BytesIO(states[1]), weights_only=False).ring
+    return context.world_size if ring.rank in (1, 3) else attend(ring, SMALL, context)
+
+
+def test_a_loaded_module_of_other_ranks_says_so_when_it_is_called(ranks):
+    states = ranks.run(saved, [1, 3])
+    answers = ranks.outcomes(elsewhere, states)
+    assert answers[1::2] == [2, 2]
+    for rank in (0, 2):
+        assert "InvalidArgument" in answers[rank].kinds
+        assert f"a ring of ranks [1, 3], and this is rank {rank}" in answers[rank].text
+
+
+ALONE = """
+import pickle, sys, torch
+context = pickle.loads(bytes.fromhex(sys.argv[1]))
+print(context.options)
+from ring_attn_bench import ring_flash_attn_func
+q = torch.ones(1, 4, 2, 8)
+try:
+    ring_flash_attn_func(q, q, q, context=context)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def pickled(ring: Ring) -> str:
+    return pickle.dumps(RingContext(options=RingOptions(slots=3))).hex()
+
+
+def test_where_there_is_no_group_it_loads_and_says_what_is_missing_at_its_first_call(ranks):
+    state = ranks.run(pickled)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, state],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    options, raised = done.stdout.splitlines()
+    assert "slots=3" in options
+    assert raised.startswith("NoProcessGroup a ring needs a process group")
