@@ -13,27 +13,72 @@ The arguments are flash-attn's, and:
     dropout_seed     what is dropped follows from it; default, drawn from torch's CPU generator
 
 They return out in q's dtype, with return_attn_probs (out, lse, None): lse float32 (float64 of
-float64 inputs), natural log, (batch, heads_q, queries) or of documents (heads_q, queries). They
-raise InvalidArgument, UnknownName, Unsupported (its text is the backend's reason) or
-BackendUnavailable. A feature is used or refused, never dropped.
+float64 inputs), natural log, (batch, heads_q, queries) or of documents (heads_q, queries). Both
+are differentiable; a kernel that computes delta by itself runs its backward twice if lse has a
+gradient. They raise InvalidArgument, UnknownName, Unsupported (its text is the backend's reason)
+or BackendUnavailable. A feature is used or refused, never dropped.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Literal, overload
+
 from torch import Tensor
 
+from ring_attn_bench.calls.attend import Output, attend
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.plain import flag
+from ring_attn_bench.calls.prepare import prepared, seeded
 from ring_attn_bench.errors import Unsupported
-from ring_attn_bench.one_device.call import Options, local_call
-from ring_attn_bench.one_device.documents import DocumentsAttention
-from ring_attn_bench.one_device.one_launch import OneLaunch, OneLaunchAttention
-from ring_attn_bench.one_device.packed import Starts, documents_call
-from ring_attn_bench.ring.autocast import as_autocast
-from ring_attn_bench.ring.autograd import RingAttention
+from ring_attn_bench.one_device.call import OneDevice
+from ring_attn_bench.one_device.packed import OfDocuments
+from ring_attn_bench.problem import Documents
 
-Output = Tensor | tuple[Tensor, Tensor, None]
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ring_attn_bench.signatures import LocalArguments
+
+_ONE_DEVICE, _OF_DOCUMENTS = OneDevice(), OfDocuments()
 
 
+@overload
 def flash_attn_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: Literal[False] = False,
+    *,
+    backend: str = "auto",
+    sink: Tensor | None = None,
+    dropout_seed: int | None = None,
+) -> Tensor: ...
+@overload
+def flash_attn_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    return_attn_probs: Literal[True],
+    **arguments: Unpack[LocalArguments],
+) -> tuple[Tensor, Tensor, None]: ...
+@overload
+def flash_attn_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *positional: Any,  # noqa: ANN401 - too long a list to be told apart
+    return_attn_probs: bool = ...,
+    **arguments: Unpack[LocalArguments],
+) -> Output: ...
+def flash_attn_func(  # type: ignore[misc]  # the last overload has more positions than there are
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -51,20 +96,65 @@ def flash_attn_func(
     dropout_seed: int | None = None,
 ) -> Output:
     """Attention of q over k and v, differentiable in q, k, v and sink."""
+    probs = flag("return_attn_probs", return_attn_probs)
     options = Options(
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
         alibi_slopes, deterministic, sink,
     )  # fmt: skip
-    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
-    call = local_call(q, k, v, options)
-    if isinstance(call, OneLaunch):
-        out, lse = OneLaunchAttention.apply(q, k, v, call)  # type: ignore[no-untyped-call]
-    else:
-        out, lse = RingAttention.apply(q, k, v, sink, call)  # type: ignore[no-untyped-call]
-    return (out, lse, None) if return_attn_probs else out
+    call, given, options = prepared(q, k, v, options, _ONE_DEVICE)
+    return attend(seeded(call, options), given, return_attn_probs=probs)
 
 
+@overload
 def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: Literal[False] = False,
+    block_table: Tensor | None = None,
+    *,
+    backend: str = "auto",
+    sink: Tensor | None = None,
+    dropout_seed: int | None = None,
+) -> Tensor: ...
+@overload
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    *,
+    return_attn_probs: Literal[True],
+    **arguments: Unpack[LocalArguments],
+) -> tuple[Tensor, Tensor, None]: ...
+@overload
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    *positional: Any,  # noqa: ANN401 - too long a list to be told apart
+    return_attn_probs: bool = ...,
+    **arguments: Unpack[LocalArguments],
+) -> Output: ...
+def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more positions than there are
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -94,14 +184,13 @@ def flash_attn_varlen_func(
     their word, because looking would stall the queue). A kernel that takes documents packed gets
     them so; with any other, each document is a call of its own.
     """
+    probs = flag("return_attn_probs", return_attn_probs)
     options = Options(
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
         alibi_slopes, deterministic, sink,
     )  # fmt: skip
     if block_table is not None:
-        raise Unsupported(backend, "there is no paged cache (block_table) in packed calls")
-    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
-    starts = Starts(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-    call = documents_call(q, k, v, starts, options)
-    out, lse = DocumentsAttention.apply(q, k, v, sink, call)  # type: ignore[no-untyped-call]
-    return (out, lse, None) if return_attn_probs else out
+        raise Unsupported(str(backend), "there is no paged cache (block_table) in packed calls")
+    documents = Documents(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    call, given, options = prepared(q, k, v, options, _OF_DOCUMENTS, documents)
+    return attend(seeded(call, options), given, return_attn_probs=probs)

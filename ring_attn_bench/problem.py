@@ -109,6 +109,8 @@ class Problem:
     backward: bool = True
     packed: bool = False
     """Whether documents are packed (`Documents`), and not one sequence dealt to ranks."""
+    queries: int | None = None
+    """Of a sequence, or of the longest document; None is as many as keys, which are `seqlen`."""
 
     @property
     def group_size(self) -> int:

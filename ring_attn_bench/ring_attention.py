@@ -18,14 +18,15 @@ What all of them take:
     alibi_slopes     float32 (heads_q,) or (batch, heads_q): adds -slope * |distance| to the scores
     deterministic    the same bits on every run
     return_attn_probs  return (out, lse, None): lse (batch, heads_q, tokens), natural log, float32
-                     (float64 of float64 inputs)
-    group            the ranks, default all
-    backend          a name from `ring-attn-bench list`; `auto` takes the first that can and logs it
+                     (float64 of float64 inputs), differentiable like out
+    group            the ranks, default all: a process group or a DeviceMesh of one dim
+    backend          a name from `ring-attn-bench list`; `auto`, the default, takes the first that
+                     can and logs it
     softcap          c > 0: scores become c * tanh(score / c)
     sink             (heads_q,): a logit of every row besides its keys', with a value of 0; its
                      gradient is this rank's share, to be summed over the group like any
                      parameter's
-    context          a RingContext to use, instead of the one kept for the group
+    context          a RingContext to use, instead of the one kept for a group
 
 They return out (batch, tokens, heads_q, head_dim of v) in q's dtype. Before anything is sent they
 raise InvalidArgument, UnknownName, Unsupported (the backend cannot do this; its reason is the
@@ -38,22 +39,42 @@ is a collective: every rank must run it, even one whose own inputs need no gradi
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
+from ring_attn_bench.calls.attend import Output, attend
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.plain import flag
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.ring.autocast import as_autocast
-from ring_attn_bench.ring.autograd import RingAttention
-from ring_attn_bench.ring.call import Arguments, agreed_call, refusing
+from ring_attn_bench.ring.call import agreed_call
 from ring_attn_bench.ring.context import RingContext, context_for
 
-Output = Tensor | tuple[Tensor, Tensor, None]
+if TYPE_CHECKING:
+    from ring_attn_bench.signatures import (
+        AnyPartitionFunction,
+        KVPackedFunction,
+        QKVPackedFunction,
+        RingFunction,
+    )
 
 
-def ring_attn_func(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+class _Asked(NamedTuple):
+    """What a ring function was called with, besides its tensors; `backend` beside the options."""
+
+    options: Options
+    backend: str | None
+    return_attn_probs: bool
+    group: dist.ProcessGroup | DeviceMesh | None
+    context: RingContext | None
+
+
+def ring_attention(
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
@@ -61,199 +82,100 @@ def ring_attn_func(
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
-    group: dist.ProcessGroup | None = None,
+    group: dist.ProcessGroup | DeviceMesh | None = None,
     *,
     partition: str,
-    backend: str = "auto",
+    backend: str | None = "auto",
     softcap: float = 0.0,
     dropout_seed: int | None = None,
     sink: Tensor | None = None,
     context: RingContext | None = None,
-) -> Output:
-    """Attention of this rank's queries over the whole sequence, on any partition by name."""
-    ring = context_for(group) if context is None else context
-    arguments = Arguments(
-        partition,
-        backend,
-        dropout_p,
-        dropout_seed,
-        softmax_scale,
-        causal,
-        window_size,
-        alibi_slopes,
-        softcap,
-        deterministic,
-        sink,
-    )
-    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
-    call = agreed_call(q, k, v, arguments, ring)
-    out, lse = RingAttention.apply(q, k, v, sink, call)  # type: ignore[no-untyped-call]
-    return (out, lse, None) if return_attn_probs else out
+) -> _Asked:
+    """The arguments that all ring functions take after their tensors."""
+    options = Options(
+        "auto", dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
+        alibi_slopes, deterministic, sink, partition,
+    )  # fmt: skip
+    return _Asked(options, backend, return_attn_probs, group, context)
 
 
-class RingFunction:
-    """A ring over one partition and, if `fixed_backend` is given, with that backend only."""
+@dataclass(frozen=True)
+class _Fixed:
+    """What a function settles for its caller. partition: None leaves it to the caller.
 
-    def __init__(self, name: str, partition: str, fixed_backend: str | None = None) -> None:
-        self.__name__ = name
-        self.partition = partition
-        self.fixed_backend = fixed_backend
+    backend: the only one that it runs; None leaves that to the caller.
+    """
 
-    def __repr__(self) -> str:
-        return f"<{self.__name__}: partition {self.partition}>"
+    name: str
+    partition: str | None = None
+    backend: str | None = None
 
-    def _backend(self, asked: str | None) -> str:
-        if self.fixed_backend is None:
-            return asked or "auto"
-        if asked not in (None, self.fixed_backend):
+    def asked(self, *arguments: Any, **named: Any) -> _Asked:  # noqa: ANN401 - any function's
+        """The arguments, completed."""
+        if self.partition is not None:
+            named = {"backend": None, **named, "partition": self.partition}
+        return ring_attention(*arguments, **named)
+
+    def options(self, asked: _Asked) -> Options:
+        """The options, with a backend; raises InvalidArgument for another one than the only one."""
+        backend = asked.backend
+        if backend is None and self.partition is not None:
+            backend = self.backend or "auto"
+        if self.backend not in (None, backend):
             raise InvalidArgument(
-                f"{self.__name__} always runs backend {self.fixed_backend!r}, got "
-                f"backend={asked!r}; call {self.__name__.removeprefix(self.fixed_backend + '_')}."
+                f"{self.name} always runs backend {self.backend!r}, got backend={backend!r}; call "
+                f"{self.name.removeprefix(f'{self.backend}_')}."
             )
-        return self.fixed_backend
+        # what is no name is refused by `plain`
+        return asked.options._replace(backend=backend)  # type: ignore[arg-type]
 
 
-class SeparateFunction(RingFunction):
-    """A ring function of q, k and v; its arguments are in this module's docstring."""
+def _attention(
+    fixed: _Fixed, like: object, separate: Callable[[], tuple[Tensor, ...]], asked: _Asked
+) -> Output:
+    """The call, all of whose mistakes are told to the other ranks.
 
-    def __call__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        dropout_p: float = 0.0,
-        softmax_scale: float | None = None,
-        causal: bool = False,
-        window_size: tuple[int, int] = (-1, -1),
-        alibi_slopes: Tensor | None = None,
-        deterministic: bool = False,
-        return_attn_probs: bool = False,
-        group: dist.ProcessGroup | None = None,
-        *,
-        backend: str | None = None,
-        softcap: float = 0.0,
-        dropout_seed: int | None = None,
-        sink: Tensor | None = None,
-        context: RingContext | None = None,
-    ) -> Output:
-        """Attention of this rank's queries over the whole sequence."""
-        ring = context_for(group) if context is None else context
-        with refusing(q, ring):
-            backend = self._backend(backend)
-        return ring_attn_func(
-            q,
-            k,
-            v,
-            dropout_p,
-            softmax_scale,
-            causal,
-            window_size,
-            alibi_slopes,
-            deterministic,
-            return_attn_probs,
-            group,
-            partition=self.partition,
-            backend=backend,
-            softcap=softcap,
-            dropout_seed=dropout_seed,
-            sink=sink,
-            context=ring,
-        )
+    separate: q, k and v of the function's tensors; raises InvalidArgument. like: one of those.
+    """
+    ring = context_for(asked.group) if asked.context is None else asked.context
+
+    def separated() -> tuple[Tensor, Tensor, Tensor, Options]:
+        options = fixed.options(asked)
+        flag("return_attn_probs", asked.return_attn_probs)
+        q, k, v = separate()
+        return q, k, v, options
+
+    call, given = agreed_call(separated, like, ring)
+    return attend(call, given, return_attn_probs=bool(asked.return_attn_probs))
 
 
-class KVPackedFunction(RingFunction):
-    """A ring function of q and kv (batch, tokens, 2, heads_kv, head_dim)."""
+def _of_q_k_v(*settled: str) -> Any:  # noqa: ANN401 - the protocols in `signatures` say what
+    fixed = _Fixed(*settled)
 
-    def __call__(
-        self,
-        q: Tensor,
-        kv: Tensor,
-        dropout_p: float = 0.0,
-        softmax_scale: float | None = None,
-        causal: bool = False,
-        window_size: tuple[int, int] = (-1, -1),
-        alibi_slopes: Tensor | None = None,
-        deterministic: bool = False,
-        return_attn_probs: bool = False,
-        group: dist.ProcessGroup | None = None,
-        *,
-        backend: str | None = None,
-        softcap: float = 0.0,
-        dropout_seed: int | None = None,
-        sink: Tensor | None = None,
-        context: RingContext | None = None,
-    ) -> Output:
-        """Attention of this rank's queries over the whole sequence."""
-        ring = context_for(group) if context is None else context
-        with refusing(kv, ring):
-            backend = self._backend(backend)
-            k, v = _unpacked("kv", kv, 2)
-        return ring_attn_func(
-            q,
-            k,
-            v,
-            dropout_p,
-            softmax_scale,
-            causal,
-            window_size,
-            alibi_slopes,
-            deterministic,
-            return_attn_probs,
-            group,
-            partition=self.partition,
-            backend=backend,
-            softcap=softcap,
-            dropout_seed=dropout_seed,
-            sink=sink,
-            context=ring,
-        )
+    def function(q: Tensor, k: Tensor, v: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
+        return _attention(fixed, q, lambda: (q, k, v), fixed.asked(*arguments, **named))
+
+    return _public(function, fixed, "q (batch, tokens, heads_q, head_dim), k and v alike")
 
 
-class QKVPackedFunction(RingFunction):
-    """A ring function of qkv (batch, tokens, 3, heads, head_dim)."""
+def _of_q_kv(*settled: str) -> Any:  # noqa: ANN401
+    fixed = _Fixed(*settled)
 
-    def __call__(
-        self,
-        qkv: Tensor,
-        dropout_p: float = 0.0,
-        softmax_scale: float | None = None,
-        causal: bool = False,
-        window_size: tuple[int, int] = (-1, -1),
-        alibi_slopes: Tensor | None = None,
-        deterministic: bool = False,
-        return_attn_probs: bool = False,
-        group: dist.ProcessGroup | None = None,
-        *,
-        backend: str | None = None,
-        softcap: float = 0.0,
-        dropout_seed: int | None = None,
-        sink: Tensor | None = None,
-        context: RingContext | None = None,
-    ) -> Output:
-        """Attention of this rank's queries over the whole sequence."""
-        ring = context_for(group) if context is None else context
-        with refusing(qkv, ring):
-            backend = self._backend(backend)
-            q, k, v = _unpacked("qkv", qkv, 3)
-        return ring_attn_func(
-            q,
-            k,
-            v,
-            dropout_p,
-            softmax_scale,
-            causal,
-            window_size,
-            alibi_slopes,
-            deterministic,
-            return_attn_probs,
-            group,
-            partition=self.partition,
-            backend=backend,
-            softcap=softcap,
-            dropout_seed=dropout_seed,
-            sink=sink,
-            context=ring,
-        )
+    def function(q: Tensor, kv: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
+        asked = fixed.asked(*arguments, **named)
+        return _attention(fixed, kv, lambda: (q, *_unpacked("kv", kv, 2)), asked)
+
+    return _public(function, fixed, "kv (batch, tokens, 2, heads_kv, head_dim)")
+
+
+def _of_qkv(*settled: str) -> Any:  # noqa: ANN401
+    fixed = _Fixed(*settled)
+
+    def function(qkv: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
+        asked = fixed.asked(*arguments, **named)
+        return _attention(fixed, qkv, lambda: _unpacked("qkv", qkv, 3), asked)
+
+    return _public(function, fixed, "qkv (batch, tokens, 3, heads, head_dim)")
 
 
 def _unpacked(name: str, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -266,25 +188,57 @@ def _unpacked(name: str, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
     return packed.unbind(2)
 
 
-ring_flash_attn_func = SeparateFunction("ring_flash_attn_func", "contiguous")
-ring_flash_attn_kvpacked_func = KVPackedFunction("ring_flash_attn_kvpacked_func", "contiguous")
-ring_flash_attn_qkvpacked_func = QKVPackedFunction("ring_flash_attn_qkvpacked_func", "contiguous")
-zigzag_ring_flash_attn_func = SeparateFunction("zigzag_ring_flash_attn_func", "zigzag")
-zigzag_ring_flash_attn_kvpacked_func = KVPackedFunction(
-    "zigzag_ring_flash_attn_kvpacked_func", "zigzag"
-)
-zigzag_ring_flash_attn_qkvpacked_func = QKVPackedFunction(
-    "zigzag_ring_flash_attn_qkvpacked_func", "zigzag"
-)
-stripe_flash_attn_func = SeparateFunction("stripe_flash_attn_func", "striped")
-stripe_flash_attn_kvpacked_func = KVPackedFunction("stripe_flash_attn_kvpacked_func", "striped")
-stripe_flash_attn_qkvpacked_func = QKVPackedFunction("stripe_flash_attn_qkvpacked_func", "striped")
-triton_ring_flash_attn_func = SeparateFunction(
+def _public(function: Callable[..., Output], fixed: _Fixed, tensors: str) -> Callable[..., Output]:
+    """The function with its own name, all of its arguments in its signature, and their meaning."""
+    ours = inspect.signature(function).parameters.values()
+    tail = dict(inspect.signature(ring_attention).parameters)
+    if fixed.partition is not None:
+        del tail["partition"]
+        tail["backend"] = tail["backend"].replace(default=None)
+    parameters = [p for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD] + list(tail.values())
+    signature = inspect.Signature(parameters, return_annotation="Output")
+    function.__name__ = function.__qualname__ = fixed.name
+    function.__signature__ = signature  # type: ignore[attr-defined]  # inspect looks for it
+    function.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": "Output"}
+    dealt = "on any partition by name" if fixed.partition is None else f"dealt {fixed.partition}"
+    function.__doc__ = (
+        f"Attention of this rank's queries over the whole sequence, {dealt}.\n\n{tensors}.\n"
+        f"The arguments' meanings, what is returned and raised: help({__name__})."
+    )
+    return function
+
+
+ring_attn_func: AnyPartitionFunction = _of_q_k_v("ring_attn_func")
+
+ring_flash_attn_func: RingFunction = _of_q_k_v("ring_flash_attn_func", "contiguous")
+zigzag_ring_flash_attn_func: RingFunction = _of_q_k_v("zigzag_ring_flash_attn_func", "zigzag")
+stripe_flash_attn_func: RingFunction = _of_q_k_v("stripe_flash_attn_func", "striped")
+triton_ring_flash_attn_func: RingFunction = _of_q_k_v(
     "triton_ring_flash_attn_func", "contiguous", "triton"
 )
-triton_ring_flash_attn_kvpacked_func = KVPackedFunction(
+
+ring_flash_attn_kvpacked_func: KVPackedFunction = _of_q_kv(
+    "ring_flash_attn_kvpacked_func", "contiguous"
+)
+zigzag_ring_flash_attn_kvpacked_func: KVPackedFunction = _of_q_kv(
+    "zigzag_ring_flash_attn_kvpacked_func", "zigzag"
+)
+stripe_flash_attn_kvpacked_func: KVPackedFunction = _of_q_kv(
+    "stripe_flash_attn_kvpacked_func", "striped"
+)
+triton_ring_flash_attn_kvpacked_func: KVPackedFunction = _of_q_kv(
     "triton_ring_flash_attn_kvpacked_func", "contiguous", "triton"
 )
-triton_ring_flash_attn_qkvpacked_func = QKVPackedFunction(
+
+ring_flash_attn_qkvpacked_func: QKVPackedFunction = _of_qkv(
+    "ring_flash_attn_qkvpacked_func", "contiguous"
+)
+zigzag_ring_flash_attn_qkvpacked_func: QKVPackedFunction = _of_qkv(
+    "zigzag_ring_flash_attn_qkvpacked_func", "zigzag"
+)
+stripe_flash_attn_qkvpacked_func: QKVPackedFunction = _of_qkv(
+    "stripe_flash_attn_qkvpacked_func", "striped"
+)
+triton_ring_flash_attn_qkvpacked_func: QKVPackedFunction = _of_qkv(
     "triton_ring_flash_attn_qkvpacked_func", "contiguous", "triton"
 )

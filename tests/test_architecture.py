@@ -30,6 +30,7 @@ CONTRACT = {
     "relaunch", "tensors",
 }  # fmt: skip
 FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
+    "calls": {"ring", "one_device", "bench", "report", "cli", "__main__"},
     "ring": {"bench", "report", "cli", "__main__"},
     "launch": {"ring", "bench", "report", "cli", "__main__"},
     "relaunch": {"ring", "launch", "bench", "report", "cli", "__main__"},

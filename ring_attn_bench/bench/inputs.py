@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ring_attn_bench.bench.record import Case
 from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.tensors import Keys
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Inputs:
         """The tokens at these positions, as a copy."""
         q, k, v, dout = (x.index_select(1, positions) for x in self.tensors)
         return Inputs(q, k, v, dout)
+
+    @property
+    def keys(self) -> Keys:
+        """k and v."""
+        return Keys(self.k, self.v)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -22,6 +22,7 @@ from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.transports.twin import Twin
+from ring_attn_bench.tensors import Rows
 
 
 @dataclass(frozen=True)
@@ -63,19 +64,19 @@ class RingContestant:
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and lse of every rank played here."""
-        qkv = [(x.q, x.k, x.v) for x in shards]
+        tensors = [(x.q, x.keys) for x in shards]
         if self.transport is None:
-            return [*run.loopback_forward(self.jobs, qkv)]
-        return [run.forward(self.jobs[0], self.transport, *qkv[0])]
+            return [*run.loopback_forward(self.jobs, tensors)]
+        return [run.forward(self.jobs[0], self.transport, *tensors[0])]
 
     def backward(self, shards: Sequence[Inputs], outputs: Sequence[Outputs]) -> list[Gradients]:
         """dq, dk, dv of every rank played here."""
         tensors = [
-            (x.dout, x.q, x.k, x.v, out, _given(lse))
+            (Rows(x.q, x.dout, out, _given(lse)), x.keys)
             for x, (out, lse) in zip(shards, outputs, strict=True)
         ]
         if self.transport is None:
-            return run.loopback_backward(self.jobs, tensors)
+            return [*run.loopback_backward(self.jobs, tensors)]
         return [run.backward(self.jobs[0], self.transport, *tensors[0])]
 
 

@@ -1,84 +1,65 @@
-"""Packed documents as one differentiable operation, by a kernel that takes them packed."""
+"""Packed documents by a kernel that takes them packed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ring_attn_bench.backend import PackedBackend
+from ring_attn_bench.calls.attend import Given
+from ring_attn_bench.calls.lse_gradient import with_lse
 from ring_attn_bench.one_device.one_by_one import OneByOne
-from ring_attn_bench.problem import Documents, Score
-from ring_attn_bench.ring.autocast import without_autocast
-from ring_attn_bench.ring.delta import delta
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.problem import Documents, Mask, Score
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 PackedKernel = PackedBackend | OneByOne
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DocumentsCall:
-    """What is computed, and by which kernel."""
+    """What is computed, and by which kernel: a `Call` of packed tokens."""
 
     kernel: PackedKernel
-    documents: Documents
+    max_seqlen_q: int
+    max_seqlen_k: int
+    mask: Mask
     score: Score
     deterministic: bool
 
+    @property
+    def needs_delta(self) -> bool:
+        """The kernel's."""
+        return self.kernel.needs_delta
 
-class DocumentsAttention(torch.autograd.Function):
-    """(q, k, v, sink, call) -> (out (T, H, E), lse (H, T)); lse is not differentiable."""
+    def seeded(self, seed: int) -> DocumentsCall:
+        """The same with another seed for dropout."""
+        return replace(self, score=replace(self.score, dropout_seed=seed))
 
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401 - torch has no public type for it
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        sink: Tensor | None,
-        call: DocumentsCall,
-    ) -> tuple[Tensor, Tensor]:
-        """One kernel call, then the sink's share taken off every row."""
-        with without_autocast(q.device.type):
-            out, lse = call.kernel.packed_forward(q, Keys(k, v), call.documents, call.score)
-            if sink is not None:
-                with_sink = torch.logaddexp(lse, sink.to(lse.dtype)[:, None])
-                out, lse = out * torch.exp(lse - with_sink).T[..., None], with_sink
-            out = out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, sink, out, lse)
-        ctx.call = call
-        ctx.mark_non_differentiable(lse)
-        ctx.set_materialize_grads(False)
-        return out, lse
+    def forward(self, given: Given) -> tuple[Tensor, Tensor]:
+        """out (T, H, E) in q's dtype and lse (H, T): the kernel's, less the sink's share."""
+        q, score = given.q, given.score(self.score)
+        out, lse = self.kernel.packed_forward(q, given.keys, self._documents(given), score)
+        if given.sink is not None:
+            with_sink = torch.logaddexp(lse, given.sink.to(lse.dtype)[:, None])
+            out, lse = out * torch.exp(lse - with_sink).T[..., None], with_sink
+        return out.to(q.dtype), lse
 
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any,  # noqa: ANN401 - torch has no public type for it
-        dout: Tensor | None,
-        dlse: None,
-    ) -> tuple[Tensor | None, ...]:
-        """dq, dk, dv and dsink, each only where it is needed."""
-        if dout is None:
-            return None, None, None, None, None
-        q, k, v, sink, out, lse = ctx.saved_tensors
-        call: DocumentsCall = ctx.call
-        dout = dout if dout.stride(-1) == 1 else dout.contiguous()
-        wants_dsink = ctx.needs_input_grad[3]
-        row_sums, dsink = None, None
-        with without_autocast(q.device.type):
-            if call.kernel.needs_delta or wants_dsink:
-                row_sums = delta(dout[None], out[None], lse.dtype)[0]
-            if wants_dsink and row_sums is not None:
-                weight = torch.exp(sink.to(lse.dtype)[:, None] - lse)
-                dsink = -(weight * row_sums).sum(1).to(sink.dtype)
-            gradients = call.kernel.packed_backward(
-                Rows(q, dout, out, lse, row_sums), Keys(k, v), call.documents, call.score,
-                deterministic=call.deterministic,
-            )  # fmt: skip
-        needed = zip(gradients, (q, k, v), ctx.needs_input_grad, strict=False)
-        dq, dk, dv = (g.to(x.dtype) if needs else None for g, x, needs in needed)
-        return dq, dk, dv, dsink, None
+    def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
+        """dq, dk, dv."""
+        documents = self._documents(given)
+
+        def launched(rows: Rows, keys: Keys, score: Score) -> Sums:
+            return self.kernel.packed_backward(
+                rows, keys, documents, score, deterministic=self.deterministic
+            )
+
+        return with_lse(launched, rows, given.keys, given.score(self.score), dlse)
+
+    def _documents(self, given: Given) -> Documents:
+        assert given.cu_seqlens_q is not None  # a packed call has them
+        assert given.cu_seqlens_k is not None
+        return Documents(
+            given.cu_seqlens_q, given.cu_seqlens_k, self.max_seqlen_q, self.max_seqlen_k, self.mask
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,20 +13,21 @@ from torch import Tensor
 from ring_attn_bench.backend import Backend, abilities
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.one_device.call import local_planner
+from ring_attn_bench.positions import Range
 from ring_attn_bench.problem import Documents, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.transports.alone import Alone
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.tensors import Keys, Rows, Sums, part_of
 
 
 @dataclass(frozen=True)
 class _Part:
     """One document: its tokens, and the pass over them."""
 
-    rows: slice
-    keys: slice
+    rows: Range
+    keys: Range
     job: Job
 
 
@@ -40,35 +42,33 @@ class OneByOne:
 
     @property
     def needs_delta(self) -> bool:
-        """Each document's pass computes its own."""
-        return False
+        """The backend's."""
+        return self.backend.needs_delta
 
     def packed_forward(
         self, q: Tensor, keys: Keys, documents: Documents, score: Score
     ) -> tuple[Tensor, Tensor]:
         """out (T, H, E) and lse (H, T); raises Unsupported for a mask the backend cannot do."""
-        k, v = keys
-        out = q.new_empty(*q.shape[:2], v.shape[2])
+        out = q.new_empty(*q.shape[:2], keys.v.shape[2])
         lse = q.new_empty(q.shape[1], q.shape[0], dtype=accumulator_dtype(q.dtype))
         for part in self._parts(documents, score, q.dtype):
-            at, of = part.rows, part.keys
-            own = run.forward(part.job, Alone(), q[None, at], k[None, of], v[None, of])
-            out[at], lse[:, at] = own[0][0], own[1][0]
+            own = run.forward(
+                part.job, Alone(), part_of(q, part.rows)[None], _alone(keys.part(part.keys))
+            )
+            out[part.rows.slice], lse[:, part.rows.slice] = own[0][0], own[1][0]
         return out, lse
 
     def packed_backward(
         self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
     ) -> Sums:
         """dq, dk, dv."""
-        (q, dout, out, lse, _), (k, v) = rows, keys
-        sums = Sums(torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
-        for part in self._parts(documents, score, q.dtype, deterministic=deterministic):
-            at, of = part.rows, part.keys
+        sums = Sums(*(torch.empty_like(x) for x in (rows.q, *keys)))
+        for part in self._parts(documents, score, rows.q.dtype, deterministic=deterministic):
             share = run.backward(
-                part.job, Alone(), dout[None, at], q[None, at], k[None, of], v[None, of],
-                out[None, at], lse[None, :, at],
-            )  # fmt: skip
-            sums.dq[at], sums.dk[of], sums.dv[of] = (gradient[0] for gradient in share)
+                part.job, Alone(), _alone(rows.part(part.rows)), _alone(keys.part(part.keys))
+            )
+            for total, gradient in zip(sums.part(part.rows, part.keys), share, strict=True):
+                total.copy_(gradient[0])
         return sums
 
     def _parts(
@@ -88,7 +88,15 @@ class OneByOne:
                 raise Unsupported(self.backend.name, plan)
             wide = accumulator_dtype(dtype)
             job = Job(plan, self.backend, of_document(score, index), wide, deterministic)
-            yield _Part(slice(*rows), slice(*keys), job)
+            yield _Part(Range(*rows), Range(*keys), job)
+
+
+Group = TypeVar("Group", Rows, Keys)
+
+
+def _alone(group: Group) -> Group:
+    """A document's tensors as a batch of one."""
+    return type(group)(*(None if x is None else x[None] for x in group))  # type: ignore[arg-type]
 
 
 def of_document(score: Score, index: int) -> Score:

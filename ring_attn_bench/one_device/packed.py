@@ -3,68 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import NamedTuple
-
-from torch import Tensor
+from dataclasses import dataclass, field, replace
 
 from ring_attn_bench import registry
 from ring_attn_bench.backend import Backend, PackedBackend
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
-from ring_attn_bench.one_device.call import Options
 from ring_attn_bench.one_device.documents import DocumentsCall, PackedKernel
 from ring_attn_bench.one_device.one_by_one import OneByOne
-from ring_attn_bench.problem import Documents, Problem
+from ring_attn_bench.problem import Problem
 from ring_attn_bench.ring.choose import announce
-from ring_attn_bench.ring.remembered import Remembered, key_of
-from ring_attn_bench.ring.validate import check_attention, check_documents, check_dropout_seed
-
-_known: Remembered[PackedKernel] = Remembered()
 
 
-class Starts(NamedTuple):
-    """Where documents begin and end, and the longest of each side: `problem.Documents`."""
+@dataclass(frozen=True)
+class OfDocuments:
+    """Where a call of packed documents is computed: a `Way`."""
 
-    cu_seqlens_q: Tensor
-    cu_seqlens_k: Tensor
-    max_seqlen_q: int
-    max_seqlen_k: int
+    calls: Remembered[DocumentsCall] = field(default_factory=Remembered)
+    ranks: None = None
 
-
-def documents_call(
-    q: Tensor, k: Tensor, v: Tensor, starts: Starts, options: Options
-) -> DocumentsCall:
-    """The call of q, k, v (tokens, heads, dim); raises InvalidArgument, or as `choose_packed`.
-
-    On a GPU checks and choice are made once for the shapes and numbers that they follow from; on a
-    CPU what cu_seqlens hold is looked at each time.
-    """
-    check_dropout_seed(options.dropout_seed)
-    key = None
-    if getattr(q, "is_cuda", False):
-        tensors = (q, k, v, starts.cu_seqlens_q, starts.cu_seqlens_k)
-        key = key_of(
-            (*tensors, options.alibi_slopes, options.sink), starts.max_seqlen_q,
-            starts.max_seqlen_k, options.backend, options.dropout_p, options.softmax_scale,
-            options.causal, options.window_size, options.softcap, options.deterministic,
-        )  # fmt: skip
-    kernel = _known.find(key)
-    if kernel is None:
-        kernel = _checked_kernel(q, k, v, starts, options)
-        _known.keep(key, kernel)
-    documents = Documents(*starts, options.mask)
-    return DocumentsCall(kernel, documents, options.score(q), options.deterministic)
-
-
-def _checked_kernel(
-    q: Tensor, k: Tensor, v: Tensor, starts: Starts, options: Options
-) -> PackedKernel:
-    check_attention(q, k, v, ("tokens", "heads", "dim"))
-    check_documents(Documents(*starts), q, k)
-    count = len(starts.cu_seqlens_q) - 1
-    options.check(q, count)
-    problem = options.problem(q, k, v, count, starts.max_seqlen_k, packed=True)
-    return choose_packed(options.backend, problem)
+    def made(self, problem: Problem, options: Options) -> DocumentsCall:
+        """The kernel and what it computes; raises as `choose_packed`."""
+        kernel = choose_packed(options.backend, problem)
+        longest = problem.seqlen if problem.queries is None else problem.queries
+        score = options.score(problem.head_dim)
+        return DocumentsCall(
+            kernel, longest, problem.seqlen, problem.mask, score, problem.deterministic
+        )
 
 
 def choose_packed(name: str, problem: Problem) -> PackedKernel:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ring_attn_bench import launch as kernel
 from ring_attn_bench.backend import accumulating
+from ring_attn_bench.calls.delta import delta
+from ring_attn_bench.calls.lse_gradient import with_lse
 from ring_attn_bench.plan import Launch, Step
-from ring_attn_bench.ring.delta import delta
+from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.forward import Job, post_due
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.tensors import Keys, Rows, Sums, part_of
 
 
 class BackwardPass:
@@ -27,20 +29,19 @@ class BackwardPass:
         self,
         job: Job,
         transport: Transport,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
+        rows: Rows,
+        keys: Keys,
+        dlse: Tensor | None = None,
     ) -> None:
         self._job, self._transport = job, transport
-        self._dout, self._q, self._k, self._v = dout, q, k, v
-        self._out, self._lse = out, lse
+        q = rows.q
         self._wide = accumulator_dtype(q.dtype)
-        self._packing = Packing.of(k, v)
-        self._accumulating = accumulating(job.backend)
-        self._delta = delta(dout, out, self._wide) if job.backend.needs_delta else None
+        if rows.delta is None and job.backend.needs_delta:
+            rows = rows._replace(delta=delta(rows.dout, rows.out, self._wide))
+        self._rows, self._keys, self._dlse = rows, keys, dlse
+        self._packing = Packing.of(keys)
+        # gradients of lse by a kernel of this kind come in a share of their own, to be added
+        self._accumulating = accumulating(job.backend) if dlse is None else None
         plan = job.plan
         # a lone rank's kernel writes gradients that nothing is added to in their own dtypes
         alone = self._accumulating is not None and len(plan.steps) == 1
@@ -52,7 +53,7 @@ class BackwardPass:
     def publish(self) -> None:
         """Makes this rank's keys readable."""
         plan = self._job.plan
-        keys = self._packing.pack_for(plan, self._k, self._v, self._transport.outgoing)
+        keys = self._packing.pack_for(plan, self._keys, self._transport.outgoing)
         self._link = self._transport.begin(plan)
         self._link.publish(keys)
 
@@ -61,62 +62,64 @@ class BackwardPass:
         plan = self._job.plan
         for index, step in enumerate(plan.steps):
             post_due(plan, self._link, index)
-            k, v = self._keys(index)
+            keys = self._landed(index)
             if self._direct_keys:
                 new = torch.zeros if step.keys_start_at_zero else torch.empty
-                dk, dv = (new(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
+                shares = Keys(*(new(x.shape, dtype=x.dtype, device=x.device) for x in keys))
             else:
-                gradients = self._gradients(step, k.shape[1])
-                dk, dv = self._packing.views(gradients)
+                gradients = self._gradients(step, keys.k.shape[1])
+                shares = self._packing.views(gradients)
             for launch in step.launches:
-                self._launch(launch, k, v, dk, dv)
+                self._launch(launch, keys, Sums(self._dq, *shares))
             if self._direct_keys:
-                self._own = dk, dv
+                self._own = shares
             elif index == 0:
                 self._home = gradients
             else:
                 self._add_received(outstanding=plan.slots - 1)
                 self._link.give(index, gradients.to(self._job.gradients))
 
-    def collect(self) -> tuple[Tensor, Tensor, Tensor]:
+    def collect(self) -> Sums:
         """dq, dk, dv in the dtypes of q, k, v."""
         self._add_received(outstanding=0)
         self._link.finish()
-        dq = self._dq.to(self._q.dtype)
+        dq = self._dq.to(self._rows.q.dtype)
         if self._direct_keys:
-            return dq, *self._own
-        dk, dv = self._packing.views(self._home)
-        return dq, _like(dk, self._k), _like(dv, self._v)
+            return Sums(dq, *self._own)
+        home = self._packing.views(self._home)
+        return Sums(dq, *(_like(g, x) for g, x in zip(home, self._keys, strict=True)))
 
-    def _keys(self, index: int) -> tuple[Tensor, Tensor]:
-        if index == 0:
-            return self._k, self._v
-        return self._packing.views(self._link.landed(index))
+    def _landed(self, index: int) -> Keys:
+        return self._keys if index == 0 else self._packing.views(self._link.landed(index))
 
     def _gradients(self, step: Step, tokens: int) -> Tensor:
         """A buffer for a step's packed dk, dv: in the wire's dtype if nothing is added up in it."""
         travels = step.fetches and all(launch.first_keys for launch in step.launches)
         dtype = self._job.gradients if travels else self._wide
         new = torch.zeros if step.keys_start_at_zero else torch.empty
-        return new(tokens, self._packing.width, dtype=dtype, device=self._k.device)
+        return new(tokens, self._packing.width, dtype=dtype, device=self._dq.device)
 
-    def _launch(self, launch: Launch, k: Tensor, v: Tensor, dk: Tensor, dv: Tensor) -> None:
-        sums = Sums(self._dq, dk, dv).part(launch.rows, launch.keys)
-        rows = Rows(self._q, self._dout, self._out, self._lse, self._delta).part(launch.rows)
-        keys = Keys(k, v).part(launch.keys)
-        block, score, deterministic = launch.block, self._job.score, self._job.deterministic
+    def _launch(self, launch: Launch, keys: Keys, sums: Sums) -> None:
+        block, deterministic = launch.block, self._job.deterministic
+        rows, keys = self._rows.part(launch.rows), keys.part(launch.keys)
+        sums = sums.part(launch.rows, launch.keys)
         if self._accumulating is not None:
             kernel.backward_into(
-                self._accumulating, rows, keys, sums, block, score,
+                self._accumulating, rows, keys, sums, block, self._job.score,
                 first=launch.first, first_keys=launch.first_keys, deterministic=deterministic,
             )  # fmt: skip
             return
-        shares = kernel.backward(
-            self._job.backend, rows, keys, block, score, deterministic=deterministic
-        )
-        _put(sums.dq, shares[0], launch.first)
-        _put(sums.dk, shares[1], launch.first_keys)
-        _put(sums.dv, shares[2], launch.first_keys)
+
+        def launched(rows: Rows, keys: Keys, score: Score) -> Sums:
+            return kernel.backward(
+                self._job.backend, rows, keys, block, score, deterministic=deterministic
+            )
+
+        dlse = None if self._dlse is None else part_of(self._dlse, launch.rows, -1)
+        shares = with_lse(launched, rows, keys, self._job.score, dlse)
+        _put(sums.dq, shares.dq, launch.first)
+        _put(sums.dk, shares.dk, launch.first_keys)
+        _put(sums.dv, shares.dv, launch.first_keys)
 
     def _add_received(self, outstanding: int) -> None:
         for tokens, partial in self._link.received(outstanding):

@@ -2,70 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ring_attn_bench.calls.attend import Given
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.prepare import prepared
+from ring_attn_bench.calls.remembered import Remembered
+from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.plan import Layout
-from ring_attn_bench.problem import Mask, Problem, Score
-from ring_attn_bench.ring.autograd import RingCall
+from ring_attn_bench.problem import Problem
+from ring_attn_bench.ring import run
 from ring_attn_bench.ring.choose import choose, ring_planner
 from ring_attn_bench.ring.context import RingContext
-from ring_attn_bench.ring.dropout import drawn_seed
+from ring_attn_bench.ring.dropout import shared_seed
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.handshake import Signature, agree, refuse
-from ring_attn_bench.ring.remembered import key_of
-from ring_attn_bench.ring.validate import (
-    check_alibi_slopes,
-    check_dropout_seed,
-    check_options,
-    check_sink,
-    check_tensors,
-    problem_of,
-)
+from ring_attn_bench.ring.link import Transport
+from ring_attn_bench.tensors import Rows, Sums
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """What a ring function was called with, besides its tensors."""
+class RingCall:
+    """What a call computes, and how its keys travel: a `Call` of shards."""
 
-    partition: str
-    backend: str
-    dropout_p: float
-    dropout_seed: int | None
-    softmax_scale: float | None
-    causal: bool
-    window_size: tuple[int, int]
-    alibi_slopes: Tensor | None
-    softcap: float
-    deterministic: bool
-    sink: Tensor | None = None
+    job: Job
+    transport: Transport
+
+    @property
+    def needs_delta(self) -> bool:
+        """The kernel's."""
+        return self.job.backend.needs_delta
+
+    def seeded(self, seed: int) -> RingCall:
+        """The same with another seed for dropout."""
+        score = replace(self.job.score, dropout_seed=seed)
+        return replace(self, job=replace(self.job, score=score))
+
+    def forward(self, given: Given) -> tuple[Tensor, Tensor]:
+        """This rank's out (B, M, H, E) in q's dtype, and lse (B, H, M)."""
+        return run.forward(self._job(given), self.transport, given.q, given.keys, given.sink)
+
+    def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
+        """This rank's dq, dk, dv."""
+        return run.backward(self._job(given), self.transport, rows, given.keys, dlse)
+
+    def _job(self, given: Given) -> Job:
+        if given.alibi_slopes is None:
+            return self.job
+        return replace(self.job, score=given.score(self.job.score))
+
+
+@dataclass(frozen=True)
+class OnRing:
+    """Where a call of shards is computed: a `Way`."""
+
+    ring: RingContext
+
+    @property
+    def calls(self) -> Remembered[tuple[RingCall, Signature]]:
+        """The context's."""
+        return self.ring.calls
+
+    @property
+    def ranks(self) -> int:
+        """The ring's."""
+        return self.ring.world_size
+
+    def made(self, problem: Problem, options: Options) -> tuple[RingCall, Signature]:
+        """The call, and what it must have in common with the other ranks'; raises as `choose`."""
+        ring = self.ring
+        if options.partition is None:
+            raise InvalidArgument("partition is None; it must be a name like 'zigzag'.")
+        layout = Layout(
+            get_partition(options.partition),
+            ring.world_size,
+            problem.seqlen // ring.world_size,
+            problem.mask.band,
+            ring.options.slots,
+            ring.options.grouping,
+        )
+        planner = ring_planner(layout, ring.rank, problem.mask)
+        backend, plan = choose(options.backend, problem, planner, announces=ring.rank == 0)
+        score = options.score(problem.head_dim)
+        travel = ring.gradient_dtype(getattr(torch, problem.dtype))
+        job = Job(plan, backend, score, travel, problem.deterministic)
+        return RingCall(job, ring), _signature(problem, layout, job, options, ring)
 
 
 def agreed_call(
-    q: Tensor, k: Tensor, v: Tensor, arguments: Arguments, ring: RingContext
-) -> RingCall:
-    """The call, checked here and, where ranks shake hands, against the other ranks' calls.
+    separated: Callable[[], tuple[Tensor, Tensor, Tensor, Options]], like: object, ring: RingContext
+) -> tuple[RingCall, Given]:
+    """The call and its tensors, checked here and, where ranks shake hands, against the others'.
 
+    separated: q, k, v and the options of arguments in whatever form they came; may raise. like: an
+    argument on their device.
     Raises what the public functions document. A rank that refuses its own arguments tells the
     others, which then raise too instead of waiting for it.
     """
-    with refusing(q, ring):
-        call, signature = _known(q, k, v, arguments, ring)
-    if ring.shakes_hands(q.device):
-        agree(ring.group, ring.message_device(q.device), signature)
-    if arguments.dropout_p and arguments.dropout_seed is None:
-        seed = drawn_seed(ring.group, ring.message_device(q.device))
-        call = call.scored(replace(call.job.score, dropout_seed=seed))
-    return call
+    with _refusing(like, ring):
+        (call, signature), given, options = prepared(*separated(), OnRing(ring))
+        device = given.q.device
+        ring.check_device(device)
+    if ring.shakes_hands(device):
+        signature = signature.with_text("dropout_seed", str(options.dropout_seed))
+        agree(ring.group, ring.message_device(device), signature)
+    if options.draws_seed:
+        return call.seeded(shared_seed(ring.group, ring.message_device(device))), given
+    return call if options.dropout_seed is None else call.seeded(options.dropout_seed), given
 
 
 @contextmanager
-def refusing(x: object, ring: RingContext) -> Iterator[None]:
+def _refusing(x: object, ring: RingContext) -> Iterator[None]:
     """Tells the other ranks, where they ask, if this one raises over its argument x or another."""
     try:
         yield
@@ -76,84 +129,8 @@ def refusing(x: object, ring: RingContext) -> Iterator[None]:
         raise
 
 
-def _known(
-    q: Tensor, k: Tensor, v: Tensor, arguments: Arguments, ring: RingContext
-) -> tuple[RingCall, Signature]:
-    """As `_prepare`, once for calls that differ in their tensors' content only."""
-    asked = arguments
-    if asked.dropout_p or asked.dropout_seed is not None:  # which is part of the signature
-        return _prepare(q, k, v, arguments, ring)
-    key = key_of(
-        (q, k, v, asked.alibi_slopes, asked.sink), asked.partition, asked.backend, asked.dropout_p,
-        asked.softmax_scale, asked.causal, asked.window_size, asked.softcap, asked.deterministic,
-    )  # fmt: skip
-    found = ring.calls.find(key)
-    if found is None:
-        found = _prepare(q, k, v, arguments, ring)
-        ring.calls.keep(key, found)
-        return found
-    if asked.alibi_slopes is None:
-        return found
-    call, signature = found
-    score = replace(call.job.score, alibi_slopes=asked.alibi_slopes)
-    return call.scored(score), signature
-
-
-def _prepare(
-    q: Tensor, k: Tensor, v: Tensor, arguments: Arguments, ring: RingContext
-) -> tuple[RingCall, Signature]:
-    check_tensors(q, k, v)
-    ring.check_device(q.device)
-    check_options(
-        arguments.dropout_p, arguments.softmax_scale, arguments.softcap, arguments.window_size
-    )
-    check_dropout_seed(arguments.dropout_seed)
-    check_alibi_slopes(arguments.alibi_slopes, q.shape[0], q.shape[2], q.device)
-    check_sink(arguments.sink, q.shape[2], q.device)
-    mask = Mask.from_window_size(arguments.causal, arguments.window_size)
-    layout = Layout(
-        get_partition(arguments.partition),
-        ring.world_size,
-        q.shape[1],
-        mask.band,
-        ring.options.slots,
-        ring.options.grouping,
-    )
-    problem = problem_of(
-        q,
-        v,
-        k.shape[2],
-        ring.world_size,
-        mask,
-        softcap=arguments.softcap,
-        alibi=arguments.alibi_slopes is not None,
-        dropout_p=arguments.dropout_p,
-        deterministic=arguments.deterministic,
-        backward=torch.is_grad_enabled()
-        and any(x is not None and x.requires_grad for x in (q, k, v, arguments.sink)),
-    )
-    backend, plan = choose(
-        arguments.backend,
-        problem,
-        ring_planner(layout, ring.rank, mask),
-        announces=ring.rank == 0,
-    )
-    scale = q.shape[-1] ** -0.5 if arguments.softmax_scale is None else arguments.softmax_scale
-    score = Score(
-        scale,
-        arguments.softcap,
-        arguments.alibi_slopes,
-        arguments.dropout_p,
-        arguments.dropout_seed or 0,
-    )
-    gradients = ring.gradient_dtype(q.dtype)
-    job = Job(plan, backend, score, gradients, arguments.deterministic)
-    signature = _signature(problem, layout, backend.name, score, ring, arguments.sink is not None)
-    return RingCall(job, ring), signature
-
-
 def _signature(
-    problem: Problem, layout: Layout, backend: str, score: Score, ring: RingContext, sink: bool
+    problem: Problem, layout: Layout, job: Job, options: Options, ring: RingContext
 ) -> Signature:
     """Everything that ranks must have in common for their messages to fit."""
     return Signature.of(
@@ -165,17 +142,17 @@ def _signature(
             "head dim": problem.head_dim,
             "head dim of v": problem.head_dim_v,
             "gradients wanted (1 yes, 0 no)": int(problem.backward),
-            "a sink (1 yes, 0 no)": int(sink),
+            "a sink (1 yes, 0 no)": int(options.sink is not None),
         },
         {
             "dtype": problem.dtype,
             "partition": layout.partition.name,
-            "backend": backend,
+            "backend": job.backend.name,
             "mask": str(problem.mask),
             "softmax_scale, softcap or alibi_slopes": (
-                f"{score.softmax_scale!r} {score.softcap!r} {problem.alibi}"
+                f"{job.score.softmax_scale!r} {options.softcap!r} {problem.alibi}"
             ),
-            "dropout_p or dropout_seed": f"{score.dropout_p!r} {score.dropout_seed}",
+            "dropout_p": repr(options.dropout_p),
             "ring options": str(ring.options),
             "deterministic": str(problem.deterministic),
         },

@@ -12,16 +12,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.ring.group_counts import even_out
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.ring.remembered import Remembered
 from ring_attn_bench.ring.transports.choose import transport_for
 
 if TYPE_CHECKING:
-    from ring_attn_bench.ring.autograd import RingCall
+    from ring_attn_bench.ring.call import RingCall
     from ring_attn_bench.ring.handshake import Signature
 
 

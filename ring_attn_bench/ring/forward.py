@@ -46,18 +46,17 @@ class ForwardPass:
         job: Job,
         transport: Transport,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        keys: Keys,
         sink: Tensor | None = None,
     ) -> None:
         self._job, self._transport = job, transport
-        self._q, self._k, self._v = q, k, v
-        self._packing = Packing.of(k, v)
+        self._q, self._keys = q, keys
+        self._packing = Packing.of(keys)
         self._accumulating = accumulating(job.backend)
         batch, rows, heads, _ = q.shape
         plan, wide = job.plan, accumulator_dtype(q.dtype)
         self._lse = q.new_empty(batch, heads, rows, dtype=wide)
-        self._out = q.new_empty(batch, rows, heads, v.shape[3])
+        self._out = q.new_empty(batch, rows, heads, keys.v.shape[3])
         self._fresh = sink is None
         direct = self._fresh and all(launch.first and launch.last for launch in plan.launches)
         self._out_acc = self._out if direct else torch.empty_like(self._out, dtype=wide)
@@ -71,7 +70,7 @@ class ForwardPass:
     def publish(self) -> None:
         """Makes this rank's keys readable."""
         plan = self._job.plan
-        keys = self._packing.pack_for(plan, self._k, self._v, self._transport.outgoing)
+        keys = self._packing.pack_for(plan, self._keys, self._transport.outgoing)
         self._link = self._transport.begin(plan)
         self._link.publish(keys)
 
@@ -79,9 +78,9 @@ class ForwardPass:
         """Every launch, each as soon as its keys are there."""
         for index, _ in enumerate(self._job.plan.steps):
             post_due(self._job.plan, self._link, index)
-            k, v = self._keys(index)
+            keys = self._landed(index)
             for launch in self._job.plan.steps[index].launches:
-                self._launch(launch, k, v)
+                self._launch(launch, keys)
 
     def collect(self) -> tuple[Tensor, Tensor]:
         """out (B, M, H, E) in q's dtype and lse (B, H, M)."""
@@ -91,14 +90,12 @@ class ForwardPass:
                 self._out[:, rows.slice].copy_(self._out_acc[:, rows.slice])
         return self._out, self._lse
 
-    def _keys(self, index: int) -> tuple[Tensor, Tensor]:
-        if index == 0:
-            return self._k, self._v
-        return self._packing.views(self._link.landed(index))
+    def _landed(self, index: int) -> Keys:
+        return self._keys if index == 0 else self._packing.views(self._link.landed(index))
 
-    def _launch(self, launch: Launch, k: Tensor, v: Tensor) -> None:
+    def _launch(self, launch: Launch, keys: Keys) -> None:
         block, score = launch.block, self._job.score
-        q, keys = part_of(self._q, launch.rows), Keys(k, v).part(launch.keys)
+        q, keys = part_of(self._q, launch.rows), keys.part(launch.keys)
         running = Running(self._out_acc, self._lse, self._out if launch.last else None)
         running = running.part(launch.rows)
         first = launch.first and self._fresh

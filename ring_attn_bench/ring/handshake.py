@@ -27,6 +27,10 @@ class Signature:
         hashed = {name: zlib.crc32(text.encode()) for name, text in texts.items()}
         return cls(tuple(numbers.items()), tuple(hashed.items()))
 
+    def with_text(self, name: str, text: str) -> Signature:
+        """The same with one more text, which may change from call to call."""
+        return Signature(self.numbers, (*self.texts, (name, zlib.crc32(text.encode()))))
+
 
 _WIDTH = 32
 """Numbers in one message; a signature has fewer."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.plan import Plan
+from ring_attn_bench.tensors import Keys
 
 Outgoing = Callable[[int, int, torch.dtype, torch.device], Tensor]
 """Gives memory of so many tokens, that width, dtype and device: a transport's `outgoing`."""
@@ -24,29 +25,29 @@ class Packing:
     head_dim_v: int
 
     @classmethod
-    def of(cls, k: Tensor, v: Tensor) -> Packing:
-        """The packing for k (B, N, G, D) and v (B, N, G, E)."""
-        return cls(k.shape[0], k.shape[2], k.shape[3], v.shape[3])
+    def of(cls, keys: Keys) -> Packing:
+        """The packing of these keys."""
+        return cls(keys.k.shape[0], keys.k.shape[2], keys.k.shape[3], keys.v.shape[3])
 
     @property
     def width(self) -> int:
         """Elements of one token."""
         return self.batch * self.heads * (self.head_dim + self.head_dim_v)
 
-    def pack_for(self, plan: Plan, k: Tensor, v: Tensor, outgoing: Outgoing) -> Tensor:
-        """A buffer (N, width) that holds k and v, or no tokens where the plan sends nobody any."""
-        sends = any(step.sends for step in plan.steps)
+    def pack_for(self, plan: Plan, keys: Keys, outgoing: Outgoing) -> Tensor:
+        """A buffer (N, width) that holds the keys, or no tokens where the plan sends nobody any."""
+        sends, k = any(step.sends for step in plan.steps), keys.k
         buffer = outgoing(k.shape[1] if sends else 0, self.width, k.dtype, k.device)
         if sends:
-            for view, tensor in zip(self.views(buffer), (k, v), strict=True):
+            for view, tensor in zip(self.views(buffer), keys, strict=True):
                 view.copy_(tensor)
         return buffer
 
-    def views(self, buffer: Tensor) -> tuple[Tensor, Tensor]:
-        """k (B, N, G, D) and v (B, N, G, E) as views of a buffer (N, width)."""
+    def views(self, buffer: Tensor) -> Keys:
+        """The keys that a buffer (N, width) holds, as views."""
         split = self.batch * self.heads * self.head_dim
         k, v = buffer[:, :split], buffer[:, split:]
-        return (
+        return Keys(
             k.unflatten(1, (self.batch, self.heads, self.head_dim)).transpose(0, 1),
             v.unflatten(1, (self.batch, self.heads, self.head_dim_v)).transpose(0, 1),
         )

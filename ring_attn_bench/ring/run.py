@@ -11,6 +11,7 @@ from ring_attn_bench.ring.backward import BackwardPass
 from ring_attn_bench.ring.forward import ForwardPass, Job
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.transports.loopback import Loopback
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 Result = TypeVar("Result", covariant=True)
 
@@ -48,45 +49,34 @@ def run_together(ranks: Sequence[Pass[Result]]) -> list[Result]:
 
 
 def forward(
-    job: Job,
-    transport: Transport,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sink: Tensor | None = None,
+    job: Job, transport: Transport, q: Tensor, keys: Keys, sink: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """This rank's out (B, M, H, E) and lse (B, H, M)."""
-    return run(ForwardPass(job, transport, q, k, v, sink))
+    return run(ForwardPass(job, transport, q, keys, sink))
 
 
 def backward(
-    job: Job,
-    transport: Transport,
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """This rank's dq, dk, dv."""
-    return run(BackwardPass(job, transport, dout, q, k, v, out, lse))
+    job: Job, transport: Transport, rows: Rows, keys: Keys, dlse: Tensor | None = None
+) -> Sums:
+    """This rank's dq, dk, dv.
+
+    dlse (B, H, M): for kernels that are not told delta; the others find it taken off rows.delta.
+    """
+    return run(BackwardPass(job, transport, rows, keys, dlse))
 
 
 def loopback_forward(
-    jobs: Sequence[Job], shards: Sequence[tuple[Tensor, Tensor, Tensor]]
+    jobs: Sequence[Job], shards: Sequence[tuple[Tensor, Keys]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """out and lse of every rank, from its q, k, v."""
+    """out and lse of every rank, from its q and keys."""
     board = Loopback()
     return run_together(
-        [ForwardPass(job, board, *qkv) for job, qkv in zip(jobs, shards, strict=True)]
+        [ForwardPass(job, board, *shard) for job, shard in zip(jobs, shards, strict=True)]
     )
 
 
-def loopback_backward(
-    jobs: Sequence[Job], shards: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """dq, dk, dv of every rank, from its dout, q, k, v, out, lse."""
+def loopback_backward(jobs: Sequence[Job], shards: Sequence[tuple[Rows, Keys]]) -> list[Sums]:
+    """dq, dk, dv of every rank, from its rows and keys."""
     board = Loopback()
     return run_together(
         [BackwardPass(job, board, *shard) for job, shard in zip(jobs, shards, strict=True)]

@@ -137,7 +137,7 @@ def attend(ring: Ring, case: Case, context: RingContext | None = None) -> dict[s
         None if sink is None else torch.autograd.grad(out, sink, dout)[0],
     )
     dq, dk, dv = [part for g in grads for part in (g.unbind(2) if g.dim() == 5 else (g,))]
-    results = {"out": out.detach(), "lse": lse, "dq": dq, "dk": dk, "dv": dv}
+    results = {"out": out.detach(), "lse": lse.detach(), "dq": dq, "dk": dk, "dv": dv}
     results |= {} if dsink is None else {"dsink": dsink}
     return {name: x.cpu() for name, x in results.items()}
 

@@ -92,7 +92,7 @@ FORMS = {
 def forget():
     from ring_attn_backends.triton import choice
 
-    from ring_attn_bench.ring import delta_triton
+    from ring_attn_bench.calls import delta_triton
 
     choice._kept.clear()
     delta_triton._kept.clear()

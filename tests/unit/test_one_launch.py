@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.one_device.call import Options, local_call
+from ring_attn_bench.one_device.call import OneDevice
 from ring_attn_bench.one_device.one_launch import OneLaunch
-from ring_attn_bench.ring.autograd import RingCall
+from ring_attn_bench.ring.call import RingCall
 
 
 def qkv(rows=5, keys=5, dtype=torch.float32):
@@ -20,20 +22,17 @@ def attend(*tensors, **options):
     return flash_attn_func(*tensors, **{"backend": "reference", **options})
 
 
-def options(**changed):
-    plain = {
-        "backend": "reference", "dropout_p": 0.0, "dropout_seed": None, "softmax_scale": None,
-        "causal": True, "window_size": (-1, -1), "softcap": 0.0, "alibi_slopes": None,
-        "deterministic": False, "sink": None,
-    }  # fmt: skip
-    return Options(**plain | changed)
+def local_call(way, *tensors, **changed):
+    options = Options(**{"backend": "reference", "causal": True} | changed)
+    return prepared(*tensors, options, way)[0]
 
 
 def test_one_block_goes_straight_to_the_kernel_and_is_remembered():
-    call = local_call(*qkv(), options())
+    way = OneDevice()
+    call = local_call(way, *qkv())
 
     assert isinstance(call, OneLaunch)
-    assert local_call(*qkv(), options()) is call
+    assert local_call(way, *qkv()) is call
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,7 @@ def test_one_block_goes_straight_to_the_kernel_and_is_remembered():
 def test_more_than_one_launch_is_a_ring_of_one_and_right_both_times(sizes, changed):
     q, k, v = (x.requires_grad_() for x in qkv(*sizes))
     kind = RingCall if changed.get("window_size") is None else OneLaunch
-    assert isinstance(local_call(q, k, v, options(**changed)), kind)
+    assert isinstance(local_call(OneDevice(), q, k, v, **changed), kind)
     results = []
     for _ in range(2):
         out = attend(q, k, v, causal=True, **changed)

@@ -1,8 +1,17 @@
 """What `import ring_attn_bench` offers is frozen: a change here is a change for users."""
 
 import inspect
+import pickle
+import pydoc
+import typing
+from types import SimpleNamespace
+
+import pytest
+import torch
 
 import ring_attn_bench
+from ring_attn_bench import signatures
+from ring_attn_bench.calls.attend import Output
 
 FLASH_ATTN_TAIL = [
     ("dropout_p", 0.0), ("softmax_scale", None), ("causal", False), ("window_size", (-1, -1)),
@@ -40,3 +49,67 @@ def test_the_ring_functions_have_the_signatures_that_people_know():
                 "backend", "softcap", "dropout_seed", "sink", "context",
             ]  # fmt: skip
             assert all(p.kind is p.KEYWORD_ONLY for p in tail[8:])
+
+
+def functions():
+    return [
+        pytest.param(getattr(ring_attn_bench, name), id=name)
+        for name in ring_attn_bench.__all__
+        if name.endswith("_func")
+    ]
+
+
+@pytest.mark.parametrize("function", functions())
+def test_what_users_import_are_functions_with_arguments_types_and_help(function):
+    name = function.__name__
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(function)
+
+    assert inspect.isfunction(function)
+    assert getattr(ring_attn_bench, name) is function
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert set(hints) == {*parameters, "return"}
+    assert hints["return"] == Output
+    assert not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
+    text = pydoc.render_doc(function, renderer=pydoc.plaintext)
+    assert all(parameter in text for parameter in parameters)
+
+
+PROTOCOLS = {
+    "ring_attn_func": "AnyPartitionFunction",
+    "zigzag_ring_flash_attn_func": "RingFunction",
+    "zigzag_ring_flash_attn_kvpacked_func": "KVPackedFunction",
+    "zigzag_ring_flash_attn_qkvpacked_func": "QKVPackedFunction",
+}
+
+
+@pytest.mark.parametrize(("name", "protocol"), PROTOCOLS.items())
+def test_type_checkers_are_told_the_signatures_that_there_are(name, protocol):
+    parameters = inspect.signature(getattr(ring_attn_bench, name)).parameters
+    call = SimpleNamespace(__module__=signatures.__name__, __qualname__=f"{protocol}.__call__")
+    told = dict(inspect.signature(typing.get_overloads(call)[0]).parameters)
+    del told["self"]
+
+    assert list(told) == list(parameters)
+    for argument, parameter in parameters.items():
+        assert told[argument].kind is parameter.kind
+        assert told[argument].default == parameter.default
+        if argument != "return_attn_probs":
+            assert told[argument].annotation == parameter.annotation
+
+
+@pytest.mark.parametrize("name", ["flash_attn_func", "flash_attn_varlen_func"])
+def test_arguments_by_name_are_those_of_the_functions_of_one_device(name):
+    parameters = inspect.signature(getattr(ring_attn_bench, name)).parameters
+    named = set(signatures.LocalArguments.__annotations__)
+    tensors = {"q", "k", "v", "return_attn_probs"}
+    tensors |= {"cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"}
+    assert set(parameters) - tensors - {"block_table"} == named
+
+
+def test_a_misspelt_argument_is_a_type_error_that_names_it():
+    x = torch.zeros(1, 4, 2, 8)
+    with pytest.raises(TypeError, match="causl"):
+        ring_attn_bench.zigzag_ring_flash_attn_func(x, x, x, causl=True)
+    with pytest.raises(TypeError, match=r"kvpacked_func.*'kv'"):
+        ring_attn_bench.zigzag_ring_flash_attn_kvpacked_func(x)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ring_attn_bench.ring import remembered
-from ring_attn_bench.ring.remembered import Remembered, key_of
+from ring_attn_bench.calls import remembered
+from ring_attn_bench.calls.remembered import Remembered, key_of
 
 X = torch.zeros(1, 4, 2, 8)
 

@@ -15,6 +15,7 @@ from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.sharding import join_shards, shard
+from ring_attn_bench.tensors import Keys, Rows
 
 BACKEND = ReferenceBackend()
 CAUSAL = Mask(causal=True)
@@ -81,8 +82,11 @@ def ring(jobs, partition, tensors):
     """The whole sequence's results of a loopback ring."""
     world_size = len(jobs)
     cut = [[shard(x, r, world_size, partition) for x in tensors] for r in range(world_size)]
-    outputs = run.loopback_forward(jobs, [tuple(x[1:]) for x in cut])
-    shards = [(*x, *result) for x, result in zip(cut, outputs, strict=True)]
+    outputs = run.loopback_forward(jobs, [(q, Keys(k, v)) for _, q, k, v in cut])
+    shards = [
+        (Rows(q, dout, *result), Keys(k, v))
+        for (dout, q, k, v), result in zip(cut, outputs, strict=True)
+    ]
     gradients = run.loopback_backward(jobs, shards)
     joined = zip(*((*a, *b) for a, b in zip(outputs, gradients, strict=True)), strict=True)
     dims = {"lse": 2}
@@ -137,8 +141,8 @@ def test_inputs_are_left_alone_and_may_be_views_of_one_tensor(partition):
     views = [p.transpose(0, 1).split([DIM, DIM, DIM_V], dim=3) for p in packed]
     before = [p.clone() for p in packed]
     jobs = question.jobs(partition, 3)
-    plain = run.loopback_forward(jobs, [tuple(x[1:]) for x in shards])
-    viewed = run.loopback_forward(jobs, [tuple(x) for x in views])
+    plain = run.loopback_forward(jobs, [(q, Keys(k, v)) for _, q, k, v in shards])
+    viewed = run.loopback_forward(jobs, [(q, Keys(k, v)) for q, k, v in views])
 
     for (out, lse), (out_viewed, lse_viewed) in zip(plain, viewed, strict=True):
         torch.testing.assert_close(out_viewed, out, rtol=0, atol=1e-14)

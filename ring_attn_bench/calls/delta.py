@@ -12,10 +12,13 @@ _ROWS = 2048
 def delta(dout: Tensor, out: Tensor, wide: torch.dtype) -> Tensor:
     """delta (B, H, M), contiguous, in the dtype `wide`, of dout and out (B, M, H, E).
 
+    Of packed documents (T, H, E), delta is (H, T).
     One fused kernel on a GPU, torch on a CPU and in float64.
     """
+    if out.dim() == 3:
+        return delta(dout[None], out[None], wide)[0]
     if out.is_cuda and wide is torch.float32 and dout.stride(-1) == out.stride(-1) == 1:
-        from ring_attn_bench.ring import delta_triton
+        from ring_attn_bench.calls import delta_triton
 
         return delta_triton.delta(dout, out)
     batch, rows, heads, _ = out.shape

@@ -1,4 +1,4 @@
-"""Checks of what a caller passed: each mistake is a sentence with what, got and allowed."""
+"""What a caller passed, checked: each mistake is a sentence with what, got and allowed."""
 
 from __future__ import annotations
 
@@ -9,40 +9,70 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ring_attn_bench.calls.options import Options
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.problem import DTYPES, Documents, DtypeName, Mask, Problem
+from ring_attn_bench.problem import DTYPES, Documents, DtypeName, Problem
 
 
-def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Raises InvalidArgument unless q, k, v are shards of one self-attention."""
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(name, x, ("batch", "tokens", "heads", "dim"))
-        if 0 in x.shape:
-            raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; no dim may be empty.")
-    _same("number of tokens", q.shape[1], k.shape[1], v.shape[1])
-    check_fit(q, k, v)
+def checked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: Options,
+    ranks: int | None,
+    documents: Documents | None,
+) -> Problem:
+    """The problem as backends are asked about it, if the arguments can be right.
 
-
-def check_attention(q: Tensor, k: Tensor, v: Tensor, dims: tuple[str, ...]) -> None:
-    """Raises InvalidArgument unless q can attend to k and v.
-
-    dims: their names, ("batch", "tokens", "heads", "dim") or, of packed documents, without a
-    batch. There may be no tokens, and more or fewer queries than keys.
+    options: plain ones. ranks: over which the sequence is dealt, q, k and v being one's shards;
+    None on one device. documents: where they are packed.
+    Raises InvalidArgument: what, got, allowed.
     """
+    dims = ("tokens", "heads", "dim") if documents else ("batch", "tokens", "heads", "dim")
     for name, x in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(name, x, dims)
-        empty = [dim for dim, size in zip(dims, x.shape, strict=True) if not size]
-        if set(empty) - {"tokens"}:
-            raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; only tokens may be 0.")
+        _check_tensor(name, x, dims, may_be_empty=ranks is None)
+    _check_lengths(q, k, v, dealt=ranks is not None)
+    _check_fit(q, k, v)
+    if documents is None:
+        batch, queries, keys = q.shape[0], q.shape[1] * (ranks or 1), k.shape[1] * (ranks or 1)
+    else:
+        _check_documents(documents, q, k)
+        batch = len(documents.cu_seqlens_q) - 1
+        queries, keys = documents.max_seqlen_q, documents.max_seqlen_k
+    _check_numbers(options)
+    _check_alibi_slopes(options.alibi_slopes, batch, q.shape[-2], q.device)
+    _check_sink(options.sink, q.shape[-2], q.device)
+    wants = any(x is not None and x.requires_grad for x in (q, k, v, options.sink))
+    return Problem(
+        batch=batch,
+        seqlen=keys,
+        queries=queries,
+        heads_q=q.shape[-2],
+        heads_kv=k.shape[-2],
+        head_dim=q.shape[-1],
+        head_dim_v=v.shape[-1],
+        dtype=dtype_name(q.dtype),
+        device="cuda" if q.is_cuda else "cpu",
+        mask=options.mask,
+        softcap=options.softcap,
+        alibi=options.alibi_slopes is not None,
+        dropout_p=options.dropout_p,
+        deterministic=options.deterministic,
+        backward=torch.is_grad_enabled() and wants,
+        packed=documents is not None,
+    )
+
+
+def _check_lengths(q: Tensor, k: Tensor, v: Tensor, *, dealt: bool) -> None:
+    if dealt:
+        _same("number of tokens", q.shape[1], k.shape[1], v.shape[1])
     if k.shape[-3] != v.shape[-3]:
         raise InvalidArgument(
             f"k has {k.shape[-3]} tokens and v {v.shape[-3]}; they must be the same."
         )
-    check_fit(q, k, v)
 
 
-def check_fit(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Raises InvalidArgument unless dtype, device, batch, heads and head dims fit together."""
+def _check_fit(q: Tensor, k: Tensor, v: Tensor) -> None:
     _same("dtype", q.dtype, k.dtype, v.dtype)
     _same("device", q.device, k.device, v.device)
     if q.dim() == 4:
@@ -62,7 +92,7 @@ def check_fit(q: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-def _check_tensor(name: str, x: Tensor, dims: tuple[str, ...]) -> None:
+def _check_tensor(name: str, x: Tensor, dims: tuple[str, ...], *, may_be_empty: bool) -> None:
     if not isinstance(x, Tensor):
         raise InvalidArgument(f"{name} must be a tensor, got {type(x).__name__}.")
     if x.dim() != len(dims):
@@ -77,6 +107,15 @@ def _check_tensor(name: str, x: Tensor, dims: tuple[str, ...]) -> None:
             f"the last dim of {name} is not contiguous (its stride is {x.stride(-1)}, it must be "
             f"1); call {name}.contiguous()."
         )
+    _check_sizes(name, x, dims, may_be_empty)
+
+
+def _check_sizes(name: str, x: Tensor, dims: tuple[str, ...], may_be_empty: bool) -> None:
+    empty = {dim for dim, size in zip(dims, x.shape, strict=True) if not size}
+    if empty and not may_be_empty:
+        raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; no dim may be empty.")
+    if empty - {"tokens"}:
+        raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; only tokens may be 0.")
 
 
 def _same(what: str, q: object, k: object, v: object) -> None:
@@ -84,39 +123,23 @@ def _same(what: str, q: object, k: object, v: object) -> None:
         raise InvalidArgument(f"q, k and v must have one {what}, got {q}, {k} and {v}.")
 
 
-def check_options(
-    dropout_p: float, softmax_scale: float | None, softcap: float, window_size: tuple[int, int]
-) -> None:
-    """Raises InvalidArgument for numbers that mean nothing."""
+def _check_numbers(options: Options) -> None:
+    dropout_p, scale, softcap = options.dropout_p, options.softmax_scale, options.softcap
     if not 0.0 <= dropout_p < 1.0:
         raise InvalidArgument(f"dropout_p is {dropout_p}; it must be at least 0 and below 1.")
-    if softmax_scale is not None and not math.isfinite(softmax_scale):
-        raise InvalidArgument(f"softmax_scale is {softmax_scale}; it must be finite.")
+    if scale is not None and not math.isfinite(scale):
+        raise InvalidArgument(f"softmax_scale is {scale}; it must be finite.")
     if not (math.isfinite(softcap) and softcap >= 0):
         raise InvalidArgument(f"softcap is {softcap}; it must be 0 (none) or positive.")
-    pair = isinstance(window_size, tuple | list) and len(window_size) == 2
-    if not pair or not all(isinstance(side, int) for side in window_size):
-        raise InvalidArgument(
-            f"window_size is {window_size!r}; it must be two integers, keys before and keys after "
-            "a query, -1 for all."
-        )
 
 
-def check_dropout_seed(seed: int | None) -> None:
-    """Raises InvalidArgument unless the seed is None or a non-negative 63-bit integer."""
-    if seed is None:
-        return
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InvalidArgument(
-            f"dropout_seed is {seed!r}; it must be an integer of 0 to 2**63 - 1, the same on "
-            "every rank, or None for one drawn from torch's generator."
-        )
-
-
-def check_alibi_slopes(slopes: Tensor | None, batch: int, heads: int, device: torch.device) -> None:
-    """Raises InvalidArgument unless slopes are None, or float32 (H,) or (B, H) on the device."""
+def _check_alibi_slopes(
+    slopes: Tensor | None, batch: int, heads: int, device: torch.device
+) -> None:
     if slopes is None:
         return
+    if not isinstance(slopes, Tensor):
+        raise InvalidArgument(f"alibi_slopes must be a tensor, got {type(slopes).__name__}.")
     allowed = ((heads,), (batch, heads))
     if tuple(slopes.shape) not in allowed:
         raise InvalidArgument(
@@ -131,8 +154,7 @@ def check_alibi_slopes(slopes: Tensor | None, batch: int, heads: int, device: to
         raise InvalidArgument("alibi_slopes requires a gradient, and there is none for it.")
 
 
-def check_sink(sink: Tensor | None, heads: int, device: torch.device) -> None:
-    """Raises InvalidArgument unless the sink is None, or (H,) of a float dtype on the device."""
+def _check_sink(sink: Tensor | None, heads: int, device: torch.device) -> None:
     if sink is None:
         return
     if not isinstance(sink, Tensor) or tuple(sink.shape) != (heads,):
@@ -147,23 +169,20 @@ def check_sink(sink: Tensor | None, heads: int, device: torch.device) -> None:
         raise InvalidArgument(f"sink is on {sink.device}, but q is on {device}.")
 
 
-def check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
-    """Raises InvalidArgument unless the documents fit q (T, H, D) and k (S, G, D).
-
-    What cu_seqlens hold is looked at on a CPU only: on a GPU that would stall the queue.
-    """
+def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
+    # what cu_seqlens hold is looked at on a CPU only: on a GPU that would stall the queue
     sides = (
         ("q", documents.cu_seqlens_q, documents.max_seqlen_q, q),
         ("k", documents.cu_seqlens_k, documents.max_seqlen_k, k),
     )
     for side, starts, longest, x in sides:
         _check_starts(f"cu_seqlens_{side}", starts, x)
-        if not isinstance(longest, int) or longest < 0:
+        if longest < 0:
             raise InvalidArgument(
                 f"max_seqlen_{side} is {longest!r}; it must be the length of the longest document."
             )
         if not starts.is_cuda:
-            _check_lengths(side, starts.tolist(), longest, x.shape[0])
+            _check_rise(side, starts.tolist(), longest, x.shape[0])
     ours, theirs = (len(starts) for _, starts, _, _ in sides)
     if ours != theirs:
         raise InvalidArgument(
@@ -182,7 +201,7 @@ def _check_starts(name: str, starts: Tensor, x: Tensor) -> None:
         raise InvalidArgument(f"{name} is on {starts.device}, but the tokens are on {x.device}.")
 
 
-def _check_lengths(side: str, starts: list[int], longest: int, tokens: int) -> None:
+def _check_rise(side: str, starts: list[int], longest: int, tokens: int) -> None:
     lengths = [stop - start for start, stop in pairwise(starts)]
     if starts[0] != 0 or starts[-1] != tokens or min(lengths) < 0:
         raise InvalidArgument(
@@ -192,38 +211,6 @@ def _check_lengths(side: str, starts: list[int], longest: int, tokens: int) -> N
         raise InvalidArgument(
             f"max_seqlen_{side} is {longest}, but a document has {max(lengths)} tokens."
         )
-
-
-def problem_of(
-    q: Tensor,
-    v: Tensor,
-    heads_kv: int,
-    world_size: int,
-    mask: Mask,
-    *,
-    softcap: float,
-    alibi: bool,
-    dropout_p: float,
-    deterministic: bool,
-    backward: bool,
-) -> Problem:
-    """The whole problem of which q and v are one rank's shards."""
-    return Problem(
-        batch=q.shape[0],
-        seqlen=q.shape[1] * world_size,
-        heads_q=q.shape[2],
-        heads_kv=heads_kv,
-        head_dim=q.shape[3],
-        head_dim_v=v.shape[3],
-        dtype=dtype_name(q.dtype),
-        device="cuda" if q.is_cuda else "cpu",
-        mask=mask,
-        softcap=softcap,
-        alibi=alibi,
-        dropout_p=dropout_p,
-        deterministic=deterministic,
-        backward=backward,
-    )
 
 
 def dtype_name(dtype: torch.dtype) -> DtypeName:

@@ -1,0 +1,144 @@
+"""A checked call as one differentiable operation: one launch, packed documents or a ring.
+
+What the backward reads is saved by autograd, all of it: a tensor that is changed in place between
+the passes is autograd's error, and nothing of it is kept by a call that is remembered.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ring_attn_bench.calls.autocast import without_autocast
+from ring_attn_bench.calls.delta import delta
+from ring_attn_bench.problem import Score
+from ring_attn_bench.tensors import Keys, Rows, Sums
+
+Output = Tensor | tuple[Tensor, Tensor, None]
+
+
+class Given(NamedTuple):
+    """The tensors of a call: all that it computes with."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    sink: Tensor | None = None
+    alibi_slopes: Tensor | None = None
+    cu_seqlens_q: Tensor | None = None
+    cu_seqlens_k: Tensor | None = None
+
+    @property
+    def keys(self) -> Keys:
+        """k and v."""
+        return Keys(self.k, self.v)
+
+    def score(self, score: Score) -> Score:
+        """The score with the slopes of this call."""
+        slopes = self.alibi_slopes
+        if slopes is None:
+            return score
+        return Score(
+            score.softmax_scale, score.softcap, slopes, score.dropout_p, score.dropout_seed
+        )
+
+
+class Call(Protocol):
+    """A checked call without its tensors: attention of some shapes, and its gradients."""
+
+    @property
+    def needs_delta(self) -> bool:
+        """Whether `backward` reads `rows.delta`."""
+        ...
+
+    def seeded(self, seed: int) -> Call:
+        """The same with another seed for dropout."""
+        ...
+
+    def forward(self, given: Given) -> tuple[Tensor, Tensor]:
+        """out in q's dtype, and lse."""
+        ...
+
+    def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
+        """dq, dk, dv, in the dtypes of q, k and v or wider.
+
+        rows.delta, where it is needed, is delta - dlse, which is all that dlse does to a gradient
+        (ds = p * (dp - delta + dlse)). dlse is given to kernels that compute a delta of their own.
+        """
+        ...
+
+
+def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
+    """out or, with return_attn_probs, (out, lse, None); differentiable in q, k, v and sink."""
+    out, lse = Attention.apply(*given, call)  # type: ignore[no-untyped-call]
+    return (out, lse, None) if return_attn_probs else out
+
+
+class Attention(torch.autograd.Function):
+    """(*given, call) -> (out, lse). `setup_context`, which torch.func needs, would cost each call
+    the 20 us in which torch binds its arguments.
+
+    The backward runs in full, whichever gradients are needed here: on a ring it is a collective.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch has no public type for it
+        *arguments: Any,  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:
+        """out and lse."""
+        *tensors, call = arguments
+        given = Given(*tensors)
+        with without_autocast(given.q.device.type):
+            out, lse = call.forward(given)
+        ctx.save_for_backward(*tensors, out, lse)
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401 - torch has no public type for it
+        dout: Tensor | None,
+        dlse: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        """dq, dk, dv and dsink, each only where it is needed."""
+        *tensors, out, lse = ctx.saved_tensors
+        given, call, needs = Given(*tensors), ctx.call, ctx.needs_input_grad
+        with without_autocast(given.q.device.type):
+            dout = torch.zeros_like(out) if dout is None else _with_contiguous_rows(dout)
+            if dlse is not None:  # nothing follows from a row that sees nothing, whatever is asked
+                dlse = dlse.masked_fill(lse.isneginf(), 0.0)
+            sums = None
+            if call.needs_delta or needs[3]:
+                sums = delta(dout, out, lse.dtype)
+                sums = sums if dlse is None else sums - dlse
+            own = call.needs_delta
+            rows = Rows(given.q, dout, out, lse, sums if own else None)
+            found = call.backward(given, rows, None if own else dlse)
+            dsink = _sink_gradient(given.sink, lse, sums) if needs[3] else None
+        gradients = [
+            gradient.to(x.dtype) if need else None
+            for gradient, x, need in zip(found, given[:3], needs[:3], strict=True)
+        ]
+        return *gradients, dsink, *[None] * (len(given) - 4), None
+
+
+def _with_contiguous_rows(dout: Tensor) -> Tensor:
+    """The gradient, laid out as kernels read it; out.sum()'s for one is expanded."""
+    if dout.stride(-1) == 1:
+        return dout
+    # not contiguous(), which returns what has no elements, or one, as it is
+    return torch.empty(dout.shape, dtype=dout.dtype, device=dout.device).copy_(dout)
+
+
+def _sink_gradient(sink: Tensor | None, lse: Tensor, sums: Tensor | None) -> Tensor:
+    """-sum over rows of p_sink * (delta - dlse): the sink's value is 0, so its dp is too."""
+    assert sink is not None  # it needs a gradient
+    assert sums is not None
+    weight = torch.exp(sink.to(lse.dtype)[:, None] - lse).masked_fill(lse.isneginf(), 0.0)
+    return -(weight * sums).sum(-1).view(-1, len(sink)).sum(0).to(sink.dtype)

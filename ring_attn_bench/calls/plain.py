@@ -1,0 +1,84 @@
+"""A caller's numbers as Python's own: what is exact is taken, anything else ends in a sentence.
+
+`1.0 == True == 1` is one key of a cache, and a tensor's value can change after the call: so kinds
+are settled here, before anything is remembered.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from operator import index
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.errors import InvalidArgument
+
+
+def number(name: str, value: object) -> float:
+    """A real number; raises InvalidArgument, for tensors too, whose gradient would be lost."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    way_out = f": pass {name}.item()" if isinstance(value, Tensor) else ""
+    raise InvalidArgument(f"{name} is {_shown(value)}; it must be a number{way_out}.")
+
+
+def integer(name: str, value: object) -> int:
+    """A whole number, numpy's and those of 0-d tensors too; raises InvalidArgument."""
+    found = _exact(value)
+    if found is None:
+        raise InvalidArgument(f"{name} is {_shown(value)}; it must be an integer.")
+    return found
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False, numpy's too, or 1 or 0; raises InvalidArgument."""
+    if isinstance(value, bool):
+        return value
+    of_numpy = not isinstance(value, Tensor) and getattr(value, "shape", None) == ()
+    if of_numpy and str(getattr(value, "dtype", "")) == "bool":
+        return bool(value)
+    found = None if isinstance(value, Tensor) else _exact(value)
+    if found not in (0, 1):
+        raise InvalidArgument(f"{name} is {_shown(value)}; it must be True or False.")
+    return bool(found)
+
+
+def text(name: str, value: object, example: str) -> str:
+    """A name; raises InvalidArgument."""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{name} is {_shown(value)}; it must be a name like {example!r}.")
+    return value
+
+
+def pair(name: str, value: object, meaning: str) -> tuple[int, int]:
+    """Two integers: a tuple, a list, an array or a tensor of them; raises InvalidArgument."""
+    sides = value if isinstance(value, tuple | list) else _elements(value)
+    found = [_exact(side) for side in sides]
+    if len(found) != 2 or found[0] is None or found[1] is None:
+        raise InvalidArgument(
+            f"{name} is {_shown(value)}; it must be two integers, {meaning}, -1 for all."
+        )
+    return found[0], found[1]
+
+
+def _exact(value: object) -> int | None:
+    """The integer that it is, or None; a bool is none, and a float neither."""
+    if isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool:
+        return None
+    try:
+        return index(value)  # type: ignore[arg-type]  # what has no __index__ raises
+    except (TypeError, RuntimeError):  # RuntimeError: a tensor on the meta device
+        return None
+
+
+def _elements(value: object) -> list[object]:
+    if getattr(value, "shape", None) != (2,):
+        return []
+    return list(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
+    return repr(value)[:60]

@@ -1,0 +1,86 @@
+"""From a caller's arguments to a checked call and its tensors, on one device as on a ring."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from ring_attn_bench.calls.attend import Call, Given
+from ring_attn_bench.calls.autocast import as_autocast
+from ring_attn_bench.calls.options import Options, drawn_seed
+from ring_attn_bench.calls.plain import integer
+from ring_attn_bench.calls.remembered import Remembered
+from ring_attn_bench.calls.validate import checked
+from ring_attn_bench.problem import Documents, Problem
+
+Made = TypeVar("Made")
+
+
+class Way(Protocol[Made]):
+    """Where a call is computed: on one device, of packed documents there, or on a ring."""
+
+    @property
+    def calls(self) -> Remembered[Made]:
+        """What was made before."""
+        ...
+
+    @property
+    def ranks(self) -> int | None:
+        """Over how many the sequence is dealt; None on one device."""
+        ...
+
+    def made(self, problem: Problem, options: Options) -> Made:
+        """The call that computes the problem, without its tensors; raises as `choose`."""
+        ...
+
+
+def prepared(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: Options,
+    way: Way[Made],
+    documents: Documents | None = None,
+) -> tuple[Made, Given, Options]:
+    """The call, its tensors, and the options in plain types.
+
+    Checks and choice follow from shapes, dtypes and numbers, and are made once for each of them:
+    they take the host some 50 us. Only what the starts of documents hold is looked at each time,
+    on a CPU. Raises what the public functions document.
+    """
+    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
+    options = options.plain()
+    starts: tuple[Tensor, ...] = ()
+    if documents is None:
+        key = options.key(q, k, v)
+    else:
+        documents = _plain(documents)
+        starts = documents.cu_seqlens_q, documents.cu_seqlens_k
+        longest = documents.max_seqlen_q, documents.max_seqlen_k
+        on_gpu = getattr(q, "is_cuda", False)
+        key = options.key(q, k, v, *starts, more=longest) if on_gpu else None
+    call = way.calls.find(key)
+    if call is None:
+        call = way.made(checked(q, k, v, options, way.ranks, documents), options)
+        way.calls.keep(key, call)
+    return call, Given(q, k, v, options.sink, options.alibi_slopes, *starts), options
+
+
+def _plain(documents: Documents) -> Documents:
+    longest_q, longest_k = documents.max_seqlen_q, documents.max_seqlen_k
+    if type(longest_q) is type(longest_k) is int:
+        return documents
+    return replace(
+        documents,
+        max_seqlen_q=integer("max_seqlen_q", longest_q),
+        max_seqlen_k=integer("max_seqlen_k", longest_k),
+    )
+
+
+def seeded(call: Call, options: Options) -> Call:
+    """The call with its seed for dropout, drawn if none was given."""
+    if not options.dropout_p:
+        return call
+    return call.seeded(drawn_seed() if options.dropout_seed is None else options.dropout_seed)

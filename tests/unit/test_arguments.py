@@ -1,0 +1,122 @@
+"""Arguments are what they seem: what is exact is taken, everything else ends in a sentence."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.errors import InvalidArgument
+
+X = torch.randn(1, 5, 2, 8, generator=torch.Generator().manual_seed(0))
+STARTS = torch.tensor([0, 2, 5], dtype=torch.int32)
+
+WRONG = {
+    "dropout_p": [None, "0.1", True, torch.tensor(0.1), [0.1], 0.1j],
+    "dropout_seed": [1.0, "1", True, torch.tensor(1.0), torch.tensor(True), -1, 2**63, [1]],
+    "softmax_scale": [
+        "0.3", True, torch.tensor(0.3), torch.nn.Parameter(torch.tensor(0.3)), [0.3],
+        np.array([0.3]),
+    ],
+    "causal": [
+        "no", "False", None, 2, 1.0, torch.tensor(True), torch.tensor(1), np.array([True]), [],
+    ],
+    "window_size": [
+        None, 3, "ab", (1,), (1, 2, 3), (1.0, 1.0), (True, 1), {1, 2}, {1: 2, 3: 4}, ("1", "2"),
+        torch.ones(2), torch.ones(2, 2, dtype=torch.int64), np.ones(2), (None, None),
+    ],
+    "softcap": [None, "1", True, torch.tensor(1.0), [1.0], -1.0, float("inf"), float("nan")],
+    "alibi_slopes": [[0.5, 0.25], 0.5, (0.5, 0.25), np.ones(2, np.float32)],
+    "deterministic": ["no", None, 2, 0.0, torch.tensor(False)],
+    "return_attn_probs": ["no", None, 2, torch.tensor(False)],
+    "backend": [None, 3, b"aten", ["aten"], True],
+    "sink": [[0.0, 0.0], 0.0, np.zeros(2)],
+}  # fmt: skip
+"""By argument, values that are not what it means."""
+
+MEANT = {
+    "dropout_p": [(0, 0.0), (np.float32(0.5), 0.5), (np.int64(0), 0.0)],
+    "softmax_scale": [(1, 1.0), (np.float64(0.3), 0.3), (np.float32(0.5), 0.5)],
+    "causal": [(1, True), (0, False), (np.True_, True), (np.int32(1), True)],
+    "window_size": [
+        ([1, 2], (1, 2)), (np.array([1, 2]), (1, 2)), (torch.tensor([1, 2]), (1, 2)),
+        ((np.int64(1), torch.tensor(2)), (1, 2)), (torch.Size([1, 2]), (1, 2)),
+    ],
+    "softcap": [(2, 2.0), (np.float32(0.5), 0.5)],
+    "deterministic": [(1, True), (np.False_, False)],
+    "dropout_seed": [(np.int64(7), 7), (torch.tensor(7), 7)],
+}  # fmt: skip
+"""By argument, values of other types that mean exactly one of its own."""
+
+
+def dense(**options):
+    return flash_attn_func(X, X, X, **{"backend": "reference"} | options)
+
+
+def packed(**options):
+    given = {"backend": "reference", "max_seqlen_q": 3, "max_seqlen_k": 3} | options
+    return flash_attn_varlen_func(X[0], X[0], X[0], STARTS, STARTS, **given)
+
+
+def each(table):
+    return [
+        pytest.param(name, value, id=f"{name}={value!r}"[:60])
+        for name, values in table.items()
+        for value in values
+    ]
+
+
+@pytest.mark.parametrize("function", [dense, packed])
+@pytest.mark.parametrize(("name", "value"), each(WRONG))
+def test_what_an_argument_cannot_mean_is_a_sentence_before_and_after_a_right_call(
+    function, name, value
+):
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match=rf"{name}.{{10,}}"):
+            function(**{name: value})
+        function(window_size=(1, 1))
+
+
+@pytest.mark.parametrize("function", [dense, packed])
+@pytest.mark.parametrize(("name", "value"), each(MEANT))
+def test_what_means_exactly_an_argument_is_taken_for_it(function, name, value):
+    given, meant = value
+    more = {"dropout_seed": 3} if name == "dropout_p" else {}
+    more |= {"dropout_p": 0.5} if name == "dropout_seed" else {}
+
+    assert torch.equal(function(**{name: given}, **more), function(**{name: meant}, **more))
+
+
+@pytest.mark.parametrize("wrong", [4.0, "4", True, torch.tensor(4.0), None, [4]], ids=repr)
+def test_the_longest_document_is_an_integer(wrong):
+    with pytest.raises(InvalidArgument, match=r"max_seqlen_q is .*integer"):
+        packed(max_seqlen_q=wrong)
+    assert torch.equal(packed(max_seqlen_q=torch.tensor(3), max_seqlen_k=np.int32(3)), packed())
+
+
+def test_plain_options_stay_the_very_same():
+    options = Options("aten", 0.1, 3, 0.5, True, (1, 2), 1.5, None, True, None, "zigzag")
+    assert options.plain() is options
+
+
+def test_numbers_that_only_python_takes_for_equal_are_told_apart_after_a_right_call():
+    dense(window_size=(1, 1))
+    with pytest.raises(InvalidArgument, match="window_size"):
+        dense(window_size=(1.0, 1.0))
+    with pytest.raises(InvalidArgument, match="window_size"):
+        dense(window_size=(True, True))
+
+
+@pytest.mark.parametrize("name", ["q", "alibi_slopes", "sink"])
+def test_no_tensor_of_a_call_outlives_it(name):
+    tensors = {"q": X.clone(), "alibi_slopes": torch.ones(2), "sink": torch.zeros(2)}
+    given = {name: tensors[name]} if name != "q" else {}
+    flash_attn_func(tensors["q"], X, X, backend="reference", **given)
+    gone = weakref.ref(tensors.pop(name))
+    del given
+    gc.collect()
+
+    assert gone() is None
