@@ -1,0 +1,120 @@
+"""What a short call takes the host, without a GPU: the way from a caller to a kernel and back.
+
+    python scripts/host_time.py [--rounds 25]
+
+8 tokens, two query heads and one key head of 16, float32, causal, on a CPU, by a kernel that only
+hands out memory: what is left is this project's own work, and torch's. *One launch* is
+`flash_attn_func`; *a ring's rank* is rank 3 of 4, whose keys are already there, in four launches of
+a kernel that merges by itself. Both take turns; the figures are medians over rounds of 300 calls,
+in microseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import ring_attn_backends
+import torch
+from ring_attn_backends.reference import ReferenceBackend
+from torch import Tensor
+
+from ring_attn_bench import flash_attn_func
+from ring_attn_bench.backend import abilities
+from ring_attn_bench.partition import get_partition
+from ring_attn_bench.plan import Layout, plan
+from ring_attn_bench.positions import Band
+from ring_attn_bench.problem import Score
+from ring_attn_bench.ring import run
+from ring_attn_bench.ring.forward import Job
+from ring_attn_bench.ring.transports.twin import TwinLink
+from ring_attn_bench.tensors import Sums
+
+CALLS, TOKENS, HEADS, DIM, RANK, WORLD_SIZE = 300, 8, 2, 16, 3, 4
+Call = Callable[[], object]
+
+
+class Nothing(ReferenceBackend):
+    """Computes nothing: what it gives has the right shapes, and nobody looks at the numbers."""
+
+    name = "nothing"
+    needs_delta = False
+
+    def __init__(self) -> None:
+        self._lse = torch.zeros(1, HEADS, TOKENS)
+        self._shares = Sums(*(torch.zeros(1, TOKENS, heads, DIM) for heads in (HEADS, 1, 1)))
+
+    def forward(self, q: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Of what it hands out only out is new, because autograd marks it."""
+        return torch.empty_like(q), self._lse
+
+    def backward(self, *_: object, **__: object) -> Sums:
+        """The same each time."""
+        return self._shares
+
+    def forward_into(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+    def backward_into(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+
+def one_launch(leaves: list[Tensor], dout: Tensor) -> tuple[Call, Call]:
+    """A forward pass, and both."""
+    ring_attn_backends.BACKENDS[Nothing.name] = f"{__name__}:Nothing"
+    q, k, v = leaves
+
+    def forward() -> Tensor:
+        out = flash_attn_func(q, k, v, causal=True, backend=Nothing.name)
+        assert isinstance(out, Tensor)  # no probabilities were asked for
+        return out
+
+    return forward, lambda: torch.autograd.grad(forward(), leaves, dout)
+
+
+def a_rings_rank(leaves: list[Tensor], dout: Tensor) -> tuple[Call, Call]:
+    """A forward pass, and both, without autograd."""
+    backend, (q, k, v) = Nothing(), [x.detach() for x in leaves]
+    layout = Layout(get_partition("contiguous"), WORLD_SIZE, TOKENS, Band(low=0))
+    planned = plan(layout, RANK, abilities(backend, alibi=False))
+    assert not isinstance(planned, str)  # the reference can all
+    job, link = Job(planned, backend, Score(DIM**-0.5), torch.float32), TwinLink()
+    forward = partial(run.forward, job, link, q, k, v)
+    return forward, lambda: run.backward(job, link, dout, q, k, v, *forward())
+
+
+def microseconds(call: Call) -> float:
+    """Of one call, over CALLS of them."""
+    began = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    return 1e6 * (time.perf_counter() - began) / CALLS
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=25)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    leaves = [torch.randn(1, TOKENS, heads, DIM).requires_grad_() for heads in (HEADS, 1, 1)]
+    dout = torch.randn(1, TOKENS, HEADS, DIM)
+    calls: dict[str, Call] = {}
+    for name, make in (("one launch", one_launch), ("a ring's rank", a_rings_rank)):
+        calls[f"{name}, forward"], calls[f"{name}, both"] = make(leaves, dout)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(options.rounds + 1):
+        for name in random.sample(list(calls), len(calls)):
+            taken = microseconds(calls[name])
+            if number:  # the first warms up
+                times[name].append(taken)
+    for name, rounds in times.items():
+        print(f"{name:24} {median(rounds):8.1f} us")
+
+
+if __name__ == "__main__":
+    main()
