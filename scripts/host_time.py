@@ -34,7 +34,7 @@ from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.transports.twin import TwinLink
 from ring_attn_bench.tensors import Sums
 
-CALLS, TOKENS, HEADS, DIM, RANK, WORLD_SIZE = 300, 8, 2, 16, 3, 4
+CALLS, TOKENS, HEADS, DIM = 300, 8, 2, 16
 Call = Callable[[], object]
 
 
@@ -79,8 +79,8 @@ def one_launch(leaves: list[Tensor], dout: Tensor) -> tuple[Call, Call]:
 def a_rings_rank(leaves: list[Tensor], dout: Tensor) -> tuple[Call, Call]:
     """A forward pass, and both, without autograd."""
     backend, (q, k, v) = Nothing(), [x.detach() for x in leaves]
-    layout = Layout(get_partition("contiguous"), WORLD_SIZE, TOKENS, Band(low=0))
-    planned = plan(layout, RANK, abilities(backend, alibi=False))
+    layout = Layout(get_partition("contiguous"), 4, TOKENS, Band(low=0))
+    planned = plan(layout, 3, abilities(backend, alibi=False))
     assert not isinstance(planned, str)  # the reference can all
     job, link = Job(planned, backend, Score(DIM**-0.5), torch.float32), TwinLink()
     forward = partial(run.forward, job, link, q, k, v)
