@@ -10,13 +10,18 @@ from torch import Tensor
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
-def as_autocast(x: Tensor) -> Tensor:
-    """The tensor as autocast would hand it to torch's own attention."""
-    if not isinstance(x, Tensor) or not _is_enabled(x.device.type):
+def as_autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tensors as autocast on q's device would hand them to torch's own attention."""
+    if not isinstance(q, Tensor) or not _is_enabled(q.device.type):
+        return q, k, v
+    dtype = torch.get_autocast_dtype(q.device.type)
+    return _cast(q, dtype), _cast(k, dtype), _cast(v, dtype)
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if not isinstance(x, Tensor) or x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return x
-    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        return x
-    return x.to(torch.get_autocast_dtype(x.device.type))
+    return x.to(dtype)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:

@@ -50,7 +50,7 @@ def prepared(
     they take the host some 50 us. Only what the starts of documents hold is looked at each time,
     on a CPU. Raises what the public functions document.
     """
-    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
+    q, k, v = as_autocast(q, k, v)
     options = options.plain()
     starts: tuple[Tensor, ...] = ()
     if documents is None:

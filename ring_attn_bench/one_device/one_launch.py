@@ -56,10 +56,11 @@ class OneLaunch:
 
     def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
         """dq, dk, dv."""
+        if dlse is None:
+            return self._launched(rows, given.keys, given.score(self.score))
+        return with_lse(self._launched, rows, given.keys, given.score(self.score), dlse)
 
-        def launched(rows: Rows, keys: Keys, score: Score) -> Sums:
-            return kernel.backward(
-                self.backend, rows, keys, self.block, score, deterministic=self.deterministic
-            )
-
-        return with_lse(launched, rows, given.keys, given.score(self.score), dlse)
+    def _launched(self, rows: Rows, keys: Keys, score: Score) -> Sums:
+        return kernel.backward(
+            self.backend, rows, keys, self.block, score, deterministic=self.deterministic
+        )
