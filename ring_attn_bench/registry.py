@@ -32,6 +32,8 @@ TRANSPORTS: Mapping[str, str] = {
     "p2p": "ring_attn_bench.ring.transports.p2p:P2P",
 }
 """Name to "module:Class", in the order in which `auto` asks: the best first."""
+EVERYWHERE = tuple(TRANSPORTS)[-1]
+"""The last of them serves every group: what suites take unless they name another."""
 PEER_PREFIX = "peer:"
 """What tells the name of a peer from that of a backend, in suites and in records."""
 

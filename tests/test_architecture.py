@@ -205,6 +205,7 @@ def test_only_the_registry_knows_the_backends():
 def test_the_report_reads_records_only():
     allowed = ("ring_attn_bench.report", "ring_attn_bench.suites", "ring_attn_bench.errors",
                "ring_attn_bench.bench.record", "ring_attn_bench.probe.finding",
+               "ring_attn_bench.ring.options",  # what a record names; it imports no torch
                "ring_attn_bench.tune.outcome", "ring_attn_bench.tune.choose",
                "ring_attn_bench.conformance.features",
                "ring_attn_bench.conformance.verdict")  # fmt: skip
@@ -215,6 +216,19 @@ def test_the_report_reads_records_only():
         if package == "torch"
         or (package in ROOTS and not f"{found.target}.".startswith(tuple(f"{a}." for a in allowed)))
     )
+    assert violations == []
+
+
+def test_only_the_table_names_a_transport():
+    from ring_attn_bench.registry import TRANSPORTS
+
+    violations = [
+        f"{path.relative_to(CHECKOUT)}:{node.lineno} {node.value!r}"
+        for module, path in modules().items()
+        if module != "ring_attn_bench.registry"
+        for node in ast.walk(syntax(module))
+        if isinstance(node, ast.Constant) and node.value in TRANSPORTS
+    ]
     assert violations == []
 
 

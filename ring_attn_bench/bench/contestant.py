@@ -12,6 +12,7 @@ from ring_attn_bench.backend import Backend
 from ring_attn_bench.bench.inputs import Inputs, mask_of
 from ring_attn_bench.bench.record import Case
 from ring_attn_bench.problem import Problem
+from ring_attn_bench.ring.options import RingOptions
 
 Outputs = tuple[Tensor, Tensor | None]
 """out and lse of one rank; no lse where the contestant gives none."""
@@ -39,6 +40,11 @@ class Contestant(Protocol):
     @property
     def kernel(self) -> Backend | None:
         """The kernel inside as a backend, to run alone on one GPU; None if there is none such."""
+        ...
+
+    @property
+    def took(self) -> RingOptions | None:
+        """The options with what `auto` took in its place; None if they are not ours."""
         ...
 
     @property

@@ -54,7 +54,7 @@ def select(suite: Suite, rings: tuple[Setup, ...], request: Request) -> tuple[En
             registry.load_contestant(name)
         except BackendUnavailable as error:
             raise MachineLacks(str(error)) from None
-    entries = [e for ring in rings for e in suite.entries(ring.world_size, ring.transport)]
+    entries = [e for ring in rings for e in suite.entries(ring.world_size, ring.played)]
     if request.backends:
         entries = [e for e in entries if e.contestant.backend in request.backends]
     chosen = request.selection.of(entries)
@@ -95,7 +95,7 @@ def in_place(request: Request, console: Console) -> Path | None:
     try:
         environment = env.describe()
         suite, argument = load_suite(request, gpu=bool(environment["gpu"]))
-        ring = Setup(world_size, processes, "p2p" if processes == world_size else "loopback")
+        ring = Setup(world_size, processes, "real" if processes == world_size else "loopback")
         entries = select(suite, (ring,), request)
         run = _run(request, suite, argument, environment)
         with Progress(console, _count(entries)) as progress:

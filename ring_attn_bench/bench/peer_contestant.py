@@ -29,6 +29,7 @@ class PeerContestant:
     differentiable: bool
 
     interpreted = False
+    took = None
     areas = None  # what a peer launches is its own affair, and not guessed
 
     @property

@@ -13,8 +13,8 @@ from torch import Tensor
 class Place:
     """One process of a worker group.
 
-    processes: how many there are. ranks: the ring ranks that this one plays: its own over p2p,
-    all of them by loopback.
+    processes: how many there are. ranks: the ring ranks that this one plays: its own,
+    or by loopback all of them.
     """
 
     process: int

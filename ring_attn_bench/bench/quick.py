@@ -11,6 +11,7 @@ from ring_attn_bench.bench.record import Case, Contestant, Direction
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.errors import BackendUnavailable, UnknownName
 from ring_attn_bench.partition import PARTITIONS
+from ring_attn_bench.ring.options import RingOptions
 
 WORLD_SIZE = 3
 """The smallest ring in which a rank has a neighbour on each side."""
@@ -73,7 +74,9 @@ def _verdict(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
         dtype="bfloat16" if gpu else "float32",
         causal=True,
     )
-    contestant = Contestant(backend=name, partition=partition, transport="loopback")
+    contestant = Contestant(
+        backend=name, partition=partition, options=RingOptions(), played="loopback"
+    )
     request = Prepare(case=case, contestant=contestant, directions=tuple(Direction), seed=0)
     try:
         accuracy = prepare(request, place, Contexts(place)).judge(Check(), 0)

@@ -8,16 +8,44 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WrapValidator,
+    model_serializer,
+    model_validator,
+)
 
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import InvalidArgument, UnknownName
+from ring_attn_bench.ring.options import DEFAULTS, RingOptions, slug
 
-SCHEMA = 1
+SCHEMA = 2
+"""1 had transport, slots and gradients in the contestant itself, and no version in the line."""
+
+
+def _as_written(value: object, made: Callable[[object], RingOptions]) -> RingOptions:
+    if not isinstance(value, dict):
+        return made(value)
+    for name in value:
+        if name not in DEFAULTS:
+            raise UnknownName("ring option", name, DEFAULTS)  # a ValueError
+    options = made({**value, "transport": "auto"})
+    # unchecked: a record is read where the package that brought its transport is not installed
+    object.__setattr__(options, "transport", str(value.get("transport", "auto")))
+    return options
+
+
+# whole, whatever the defaults are: a record must mean the same when they have changed
+Options = Annotated[RingOptions, WrapValidator(_as_written), PlainSerializer(asdict)]
 
 
 class Frozen(BaseModel):
@@ -107,23 +135,31 @@ class Case(Frozen):
 
 
 class Contestant(Frozen):
-    """Who computes it: a kernel in our ring, or somebody else's ring, over a partition."""
+    """Who computes it: a kernel in our ring, or somebody else's ring, over a partition.
+
+    options: of our ring; None for a peer, which has its own ways.
+    played: `real` is a process for each rank, `loopback` all ranks in one process, `twin` the
+        same launches and nothing sent, `4on2` the traffic of 4 ranks on 2 GPUs.
+    """
 
     backend: str
     """The kernel's name, or `peer:` and the name of somebody else's whole ring."""
     partition: str
-    transport: str
-    """`p2p`, `loopback` for all ranks in one process, or `own`: a peer brings its own."""
-    slots: int = 2
-    """Landing areas for keys on their way."""
-    gradients: str = "float32"
-    """The dtype in which dk, dv partials travel: `float32` or `input`."""
+    options: Options | None
+    played: Annotated[str, Field(pattern=r"^(real|loopback|twin|\d+on\d+)$")] = "real"
+
+    @property
+    def transport(self) -> str:
+        """How keys travel: by name, `own` for a peer's way, or how it was played instead."""
+        if self.played in ("loopback", "twin"):
+            return self.played
+        name = "own" if self.options is None else self.options.transport
+        return name if self.played == "real" else f"{name}-{self.played}"
 
     @property
     def name(self) -> str:
-        """A readable slug, unique within a case: triton/zigzag/p2p."""
-        extra = "" if self.slots == 2 else f"/{self.slots}slots"
-        extra += "" if self.gradients == "float32" else f"/gradients-{self.gradients}"
+        """A readable slug, unique within a case: triton/zigzag/p2p, and options not the default."""
+        extra = "" if self.options is None else slug(self.options)
         return f"{self.backend}/{self.partition}/{self.transport}{extra}"
 
 
@@ -219,6 +255,8 @@ class Record(Frozen):
     accuracy: Accuracy | None = None
     speed: Speed | None = None
     memory: Memory | None = None
+    took: Options | None = None
+    """The options without `auto`: what it took. None where nothing ran, and for a peer."""
     interpreted: bool = False
     """Whether the kernel ran in an interpreter, which has errors but no speed."""
     backend_version: str = ""
@@ -228,6 +266,32 @@ class Record(Frozen):
     started_at: str = ""
     seconds: float = 0.0
     """Wall time of the whole measurement, set-up included."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lifted(cls, line: Any) -> Any:  # noqa: ANN401 - whatever a line holds
+        """A line of schema 1 in today's words."""
+        if not isinstance(line, dict) or not isinstance(line.get("contestant"), dict):
+            return line
+        schema = line.get("schema_version", 1)
+        if schema not in (1, SCHEMA):
+            raise ValueError(f"schema_version is {schema!r}, and 1 and {SCHEMA} are known")
+        if schema == SCHEMA:
+            return line
+        old = {"slots": 2, "gradients": "float32", **line["contestant"]}
+        way, settings = old.pop("transport"), {n: old.pop(n) for n in ("slots", "gradients")}
+        played = "loopback" if way == "loopback" else "real"
+        if old["backend"].startswith("peer:"):
+            options = None
+        else:
+            options = settings if played == "loopback" else {"transport": way, **settings}
+        contestant = {**old, "options": options, "played": played}
+        return {**line, "schema_version": SCHEMA, "contestant": contestant}
+
+    @model_serializer(mode="wrap")
+    def _with_schema(self, fields: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Where defaults are left out too."""
+        return {"schema_version": self.schema_version, **fields(self)}
 
     @model_validator(mode="after")
     def _speed_only_if_right(self) -> Self:

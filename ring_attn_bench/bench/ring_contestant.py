@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend, abilities
+from ring_attn_bench.backend import Backend
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
-from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
+from ring_attn_bench.bench.inputs import Inputs, score_of
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.record import Case, Contestant
-from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.partition import get_partition
-from ring_attn_bench.plan import Layout, plans
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.forward import Job
+from ring_attn_bench.ring.handshake import Signature, agree
+from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
+from ring_attn_bench.ring.options import RingOptions, layout_of, resolved
 from ring_attn_bench.ring.transports.twin import Twin
 from ring_attn_bench.tensors import Rows
 
@@ -29,11 +32,14 @@ from ring_attn_bench.tensors import Rows
 class RingContestant:
     """A kernel in our ring: one job for each rank that this process plays.
 
-    transport: what keys travel by; None by loopback.
+    transport: what keys travel by; None by loopback. took: the options without `auto`.
+    greet: what ranks do before a forward pass, as calls with a handshake do.
     """
 
     jobs: tuple[Job, ...]
     transport: Transport | None
+    took: RingOptions
+    greet: Callable[[], None] | None = None
 
     @property
     def kernel(self) -> Backend:
@@ -60,13 +66,16 @@ class RingContestant:
         """The same launches on keys from a local buffer; None where no keys travel."""
         if self.transport is None or self.jobs[0].plan.world_size == 1:
             return None
-        return RingContestant(self.jobs, Twin())  # one for all passes: it keeps its buffer
+        # one twin for all passes: it keeps its buffer
+        return RingContestant(self.jobs, Twin(), self.took)
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and lse of every rank played here."""
         tensors = [(x.q, x.keys) for x in shards]
         if self.transport is None:
             return [*run.loopback_forward(self.jobs, tensors)]
+        if self.greet is not None:
+            self.greet()
         return [run.forward(self.jobs[0], self.transport, *tensors[0])]
 
     def backward(self, shards: Sequence[Inputs], outputs: Sequence[Outputs]) -> list[Gradients]:
@@ -101,34 +110,39 @@ def make(
     case: Case, spec: Contestant, place: Place, context: RingContext | None, *, backward: bool
 ) -> RingContestant:
     """The contestant on this process; raises Refused with the backend's or the plan's reason."""
+    options, world_size = spec.options, place.world_size
+    assert options is not None  # a peer's are
     backend = load_backend(spec.backend, case, place.device, backward=backward)
-    partition, mask = get_partition(spec.partition), mask_of(case)
-    tokens = partition.tokens_per_rank(case.seqlen_total, place.world_size)
-    layout = Layout(partition, place.world_size, tokens, mask.band, spec.slots)
-    dtype = dtype_of(case)
-    wide = torch.promote_types(dtype, torch.float32)
-    lowered = plans(layout, abilities(backend, alibi=False))
-    if isinstance(lowered, str):
-        raise Refused(f"a mask '{mask}' on partition {partition.name!r}: {lowered}")
-    travel = dtype if spec.gradients == "input" else wide
-    jobs = tuple(
-        Job(lowered[rank], backend, score_of(case), travel, case.deterministic)
-        for rank in place.ranks
-    )
-    return RingContestant(jobs, context)
+    problem = problem_of(case, place.device, backward=backward)
+    tokens = get_partition(spec.partition).tokens_per_rank(case.seqlen_total, world_size)
+    layout = layout_of(spec.partition, world_size, tokens, problem.mask, options)
+    try:
+        found = jobs(problem, layout, backend, score_of(case), options, place.ranks)
+    except Unsupported as error:
+        raise Refused(error.reason) from None
+    took = resolved(options, world_size)
+    if context is None:
+        return RingContestant(found, None, took)
+    took = replace(took, transport=context.transport)
+    greet = None
+    if options.handshake:  # `None` is no here: the harness tells all ranks alike
+        device = context.message_device(place.device)
+        greet = partial(agree, context.group, device, Signature.of({}, {"case": case.name}))
+    return RingContestant(found, context, took, greet)
 
 
 class Contexts:
-    """The ring of this worker group, made at the first contestant that needs it."""
+    """The rings of this worker group, one for all contestants with the same options."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._ring: RingContext | None = None
+        self._rings: dict[RingOptions, RingContext] = {}
 
     def of(self, spec: Contestant) -> RingContext | None:
-        """The context for a contestant's transport: none by loopback."""
-        if spec.transport == "loopback":
+        """The context for a contestant, a peer's too, made when first needed; none by loopback."""
+        if spec.played == "loopback":
             return None
-        if self._ring is None:
-            self._ring = RingContext()
-        return self._ring
+        options = spec.options or RingOptions()
+        if options not in self._rings:
+            self._rings[options] = RingContext(options=options)
+        return self._rings[options]

@@ -259,6 +259,7 @@ class Schedule:
                 entry=session.entry,
                 direction=direction,
                 interpreted=session.interpreted,
+                took=session.took,
                 backend_version=session.version,
                 seconds=round(time.monotonic() - started, 3),
                 **outcome,

@@ -37,6 +37,7 @@ class Session:
         self.directions = entry.directions
         self.version = ""
         self.interpreted = False
+        self.took: object = None
 
     def prepare(self, directions: tuple[Direction, ...]) -> None:
         """Makes the contestant for these directions; raises RefusedByWorker, GroupFailed."""
@@ -100,3 +101,4 @@ class Session:
         self._generation = self._group.generation
         self.version = str(answer["version"])
         self.interpreted = bool(answer["interpreted"])
+        self.took = answer["took"]

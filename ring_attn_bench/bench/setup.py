@@ -1,4 +1,4 @@
-"""Which rings a machine can run: how many processes, how many ranks, over which transport."""
+"""Which rings a machine can run: how many ranks, with a process for each or one for all."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class MachineLacks(RingAttnBenchError):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """One ring: `world_size` ranks, played by `processes` processes."""
+    """One ring: `world_size` ranks in `processes` processes; played: `real` or `loopback`."""
 
     world_size: int
     processes: int
-    transport: str
+    played: str
 
     def __str__(self) -> str:
-        if self.transport == "loopback":
+        if self.played == "loopback":
             return f"{self.world_size} ranks in one process (loopback)"
         return f"{self.world_size} rank{'s' if self.world_size > 1 else ''}, one process each"
 
@@ -36,15 +36,15 @@ def setups(gpus: int, wanted: int | None) -> tuple[Setup, ...]:
     """
     if gpus == 0:
         ranks = CPU_RANKS if wanted is None else wanted
-        return (Setup(ranks, ranks, "p2p"),)
+        return (Setup(ranks, ranks, "real"),)
     if gpus == 1:
         if wanted is not None:
-            return (Setup(wanted, 1, "loopback" if wanted > 1 else "p2p"),)
-        return (Setup(1, 1, "p2p"), Setup(LOOPBACK_RANKS, 1, "loopback"))
+            return (Setup(wanted, 1, "loopback" if wanted > 1 else "real"),)
+        return (Setup(1, 1, "real"), Setup(LOOPBACK_RANKS, 1, "loopback"))
     ranks = gpus if wanted is None else wanted
     if ranks > gpus:
         raise MachineLacks(
             f"{ranks} ranks were asked for, and this machine has {gpus} GPUs; ask for at most "
             f"that many (--ranks {gpus})."
         )
-    return (Setup(ranks, ranks, "p2p"),)
+    return (Setup(ranks, ranks, "real"),)

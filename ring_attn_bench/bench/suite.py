@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen
 from ring_attn_bench.errors import SuiteError, UnknownName
 from ring_attn_bench.partition import PARTITIONS, get_partition
+from ring_attn_bench.problem import Mask
+from ring_attn_bench.ring.options import DEFAULTS, TYPES, RingOptions, layout_of
 
 Positive = Annotated[int, Field(gt=0)]
 Heads = Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")]
@@ -42,14 +45,25 @@ class Check(Frozen):
     sampled_rows: Positive = 256
 
 
-class Grid(Frozen):
-    """Every combination of its lists is one case x contestant."""
+_AXES: dict[str, Any] = {
+    name: (Annotated[list[kind], Field(min_length=1)], [default])  # type: ignore[valid-type]
+    for (name, kind), default in zip(
+        TYPES.items(), {**DEFAULTS, "transport": registry.EVERYWHERE}.values(), strict=True
+    )
+}
+"""For every option an axis, which leaves it at its default."""
+_Axes = create_model("_Axes", __base__=Frozen, **_AXES)
+
+
+class Grid(_Axes):  # type: ignore[valid-type, misc]  # a class that mypy cannot see
+    """Every combination of its lists is one case x contestant: `RingOptions`' fields are axes too.
+
+    transport: unless the grid says, the one that serves every group.
+    """
 
     backends: Annotated[list[str], Field(min_length=1)]
     """Kernels in our ring, and other people's whole rings as "peer:package[kernel,variant]"."""
     partitions: Annotated[list[str], Field(min_length=1)] = ["zigzag"]
-    gradients: Annotated[list[Literal["float32", "input"]], Field(min_length=1)] = ["float32"]
-    slots: Annotated[list[Positive], Field(min_length=1)] = [2]
     seqlen_per_gpu: Annotated[list[Positive], Field(min_length=1)]
     batch: Annotated[list[Positive], Field(min_length=1)] = [1]
     heads: Annotated[list[Heads], Field(min_length=1)]
@@ -92,6 +106,16 @@ class Grid(Frozen):
                 )
         return heads
 
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        self.options()  # what it raises is a ValueError
+        return self
+
+    def options(self) -> list[RingOptions]:
+        """Every combination of them; raises UnknownName or InvalidArgument."""
+        axes = (getattr(self, name) for name in DEFAULTS)
+        return [RingOptions(*values) for values in product(*axes)]
+
 
 class Entry(Frozen):
     """One case x contestant of a suite, and the directions wanted of it."""
@@ -115,19 +139,21 @@ class Suite(Frozen):
     check: Check = Check()
     grid: Annotated[list[Grid], Field(min_length=1)]
 
-    def entries(self, world_size: int, transport: str) -> tuple[Entry, ...]:
-        """The suite on that many ranks, without repetitions; raises InvalidArgument if uneven.
+    def entries(self, world_size: int, played: str) -> tuple[Entry, ...]:
+        """The suite on that many ranks, without repetitions.
+
+        played: as in `Contestant`. Raises InvalidArgument for what cannot be dealt to them.
 
         Case by case, whichever grids its contestants are from: they are timed in turns.
         """
         cases: dict[str, dict[str, Entry]] = {}
         for grid in self.grid:
-            for entry in _entries(grid, world_size, transport):
+            for entry in _entries(grid, world_size, played):
                 cases.setdefault(entry.case.name, {}).setdefault(entry.contestant.name, entry)
         return tuple(entry for found in cases.values() for entry in found.values())
 
 
-def _entries(grid: Grid, world_size: int, transport: str) -> Iterator[Entry]:
+def _entries(grid: Grid, world_size: int, played: str) -> Iterator[Entry]:
     shapes = product(
         grid.dtype, grid.causal, grid.window, grid.softcap, grid.deterministic,
         grid.heads, grid.head_dim, grid.batch, grid.seqlen_per_gpu,
@@ -147,28 +173,24 @@ def _entries(grid: Grid, world_size: int, transport: str) -> Iterator[Entry]:
             softcap=softcap,
             deterministic=deterministic,
         )
-        contestants = product(grid.partitions, grid.backends, grid.slots, grid.gradients)
-        for partition, backend, slots, gradients in contestants:
-            get_partition(partition).tokens_per_rank(case.seqlen_total, world_size)
-            # one rank holds the whole sequence, whatever the partition is called
-            dealt = partition if world_size > 1 else "contiguous"
-            contestant = _contestant(backend, dealt, transport, slots, gradients)
+        mask = Mask.from_window_size(causal, window)
+        for partition, backend, options in product(grid.partitions, grid.backends, grid.options()):
+            tokens = get_partition(partition).tokens_per_rank(case.seqlen_total, world_size)
+            if world_size == 1:
+                # it holds the whole sequence, whatever the partition is called, and moves nothing
+                partition, options = "contiguous", RingOptions(transport=options.transport)
+            layout_of(partition, world_size, tokens, mask, options)
+            contestant = _contestant(backend, partition, options, played)
             yield Entry(case=case, contestant=contestant, directions=tuple(grid.directions))
 
 
-def _contestant(
-    backend: str, partition: str, transport: str, slots: int, gradients: str
-) -> Contestant:
-    if registry.is_peer(backend):  # our transports and their settings are not its own
-        own = "loopback" if transport == "loopback" else "own"
-        return Contestant(backend=backend, partition=partition, transport=own)
-    return Contestant(
-        backend=backend,
-        partition=partition,
-        transport=transport,
-        slots=slots,
-        gradients=gradients,
-    )
+def _contestant(backend: str, partition: str, options: RingOptions, played: str) -> Contestant:
+    own: RingOptions | None = options
+    if registry.is_peer(backend):  # our options are not its own
+        own = None
+    elif played == "loopback":  # nothing travels by a transport
+        own = replace(options, transport=DEFAULTS["transport"])
+    return Contestant(backend=backend, partition=partition, options=own, played=played)
 
 
 def load(path: Path) -> Suite:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
 
 from ring_attn_bench.bench.contestant import Refused
@@ -63,7 +65,10 @@ class Worker:
             return {"refused": str(refusal)}
         self._prepared[about] = prepared
         contestant = prepared.contestant
-        return {"version": contestant.version, "interpreted": contestant.interpreted}
+        took = None if contestant.took is None else asdict(contestant.took)
+        return {
+            "version": contestant.version, "interpreted": contestant.interpreted, "took": took,
+        }  # fmt: skip
 
     def _judge(self, contestant: Prepared, command: Judge) -> Answer:
         found = contestant.judge(command.check, command.seed)

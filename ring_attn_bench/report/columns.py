@@ -10,9 +10,12 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from ring_attn_bench.bench.record import Direction, Frozen, Status
+from ring_attn_bench.ring.options import MEANINGS as OPTION_MEANINGS
 
 Cell = str | int | float | bool | None
 TENSORS = Direction.FORWARD_BACKWARD.tensors
+OPTIONS = tuple(name for name in OPTION_MEANINGS if name != "transport")
+"""The columns of a ring's options; how keys travel is told of peers and loopback too."""
 
 
 _column = partial(Field, default=None)
@@ -90,8 +93,14 @@ class Row(Frozen):
         description="keys seen after a query; empty is all that causal allows"
     )
     softcap: float | None = _column(description="bound of the scores; empty is none")
-    slots: int = Field(description="landing areas for keys on their way")
-    gradients: str = Field(description="dtype in which partial dk and dv travel")
+    options: dict[str, str | None]
+    """By name, as text; None for a peer, whose ring has none of ours."""
+    played: str = Field(
+        default="real",
+        description="`real`: a process for each rank; `loopback`: all in one; `twin`: nothing "
+        "sent; `4on2`: the traffic of 4 ranks on 2 GPUs",
+    )
+    took: str | None = _column(description="what options that are `auto` took")
     samples: int | None = _column(description="timed iterations")
     stop: str | None = _column(description="why sampling ended")
     spread: float | None = _column(description="interquartile range / median of the samples")
@@ -134,6 +143,11 @@ class Row(Frozen):
     seconds: float = Field(description="wall time of the whole measurement, set-up included")
     command: str | None = _column(description="measures this row alone")
 
+    def word(self, column: str) -> str | None:
+        """A cell of the columns that say who computed the row, as text."""
+        found: str | None = getattr(self, column, None)
+        return self.options.get(column, found)
+
     @property
     def judged(self) -> tuple[str, ...]:
         """The results that were compared, where any were."""
@@ -144,6 +158,9 @@ class Row(Frozen):
         """Column to cell, in the order of COLUMNS."""
         found: dict[str, Cell] = {}
         for name, value in self.model_dump(mode="json").items():
+            if name == "options":
+                found |= value
+                continue
             if name not in NESTED:
                 found[name] = value
                 continue
@@ -155,7 +172,8 @@ class Row(Frozen):
     def of_cells(cls, cells: Mapping[str, Cell]) -> Self:
         """The row with these cells, which may be missing, empty or, from a file, text."""
         filled = {name: cell for name, cell in cells.items() if cell not in (None, "")}
-        fields: dict[str, Any] = {name: filled.get(name) for name in cls.model_fields}
+        fields: dict[str, Any] = {n: filled[n] for n in cls.model_fields if n in filled}
+        fields["options"] = {name: filled.get(name) for name in OPTIONS}
         for name, kind in NESTED.items():
             fields[name] = {
                 tensor: {key: filled.get(f"{tensor}_{key}") for key in kind.model_fields}
@@ -167,6 +185,11 @@ class Row(Frozen):
 def _columns() -> Iterator[tuple[str, FieldInfo]]:
     """Name and description of each; an errors or ratios field gives one for each tensor."""
     for name, field in Row.model_fields.items():
+        if name == "options":
+            for option in OPTIONS:
+                meaning = f"{OPTION_MEANINGS[option]}; empty for a peer"
+                yield option, FieldInfo(annotation=str, description=meaning)
+            continue
         if name not in NESTED:
             yield name, field
             continue

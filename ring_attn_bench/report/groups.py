@@ -6,12 +6,14 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import OPTIONS, Row
 from ring_attn_bench.report.formats import plural
 
 Key = TypeVar("Key", bound=Hashable)
-WHO = ("backend", "partition", "transport", "slots", "gradients")
+WHO = ("backend", "partition", "transport", *OPTIONS)
 """The columns that say who computed a row."""
+_SAYS_NOTHING = (None, "auto", "unset")
+"""Words of an option that is left to the library: a caption is silent about them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +102,18 @@ def varying(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
     return tuple(name for name in names if name == "backend" or len(_values(rows, name)) > 1)
 
 
-def _values(rows: Sequence[Row], name: str) -> list[object]:
-    """What a column holds; that a peer's transport is its own, its name says already."""
-    found = dict.fromkeys(getattr(row, name) for row in rows)
-    if name == "transport" and len(found) > 1:
-        found.pop("own", None)
+def _values(rows: Sequence[Row], name: str) -> list[str | None]:
+    """What a column holds; that a peer has its own transport and no options, its name says."""
+    found = dict.fromkeys(row.word(name) for row in rows)
+    if len(found) > 1:
+        found.pop("own" if name == "transport" else None, None)
     return list(found)
 
 
 def constants(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
     """The other columns, in words for a caption: partition zigzag."""
-    fixed = [name for name in names if name not in varying(rows, names)]
-    return tuple(f"{name} {_values(rows, name)[0]}" for name in fixed)
+    fixed = [(name, _values(rows, name)[0]) for name in names if name not in varying(rows, names)]
+    return tuple(f"{name} {word}" for name, word in fixed if word not in _SAYS_NOTHING)
 
 
 def heading(rows: Sequence[Row]) -> str:
@@ -121,13 +123,13 @@ def heading(rows: Sequence[Row]) -> str:
 
 def names(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
     """These cells of the row, as text."""
-    return tuple(str(getattr(row, column)) for column in columns)
+    return tuple(row.word(column) or "" for column in columns)
 
 
 def label(row: Row, names: Sequence[str]) -> str:
     """The row's contestant by these columns: triton/zigzag."""
-    words = {"slots": f"{row.slots} slots", "gradients": f"{row.gradients} gradients"}
-    return "/".join(words.get(name, str(getattr(row, name))) for name in names)
+    words = {name: f"{word} {name}" for name, word in row.options.items() if word}
+    return "/".join(filter(None, (words.get(name, row.word(name)) for name in names)))
 
 
 def _place(row: Row) -> str:

@@ -13,8 +13,9 @@ from ring_attn_bench.bench.record import (
     Record,
     TensorError,
 )
-from ring_attn_bench.report.columns import COLUMNS, KINDS, TENSORS, Errors, Ratios, Row
+from ring_attn_bench.report.columns import COLUMNS, KINDS, OPTIONS, TENSORS, Errors, Ratios, Row
 from ring_attn_bench.report.statistics import summarize
+from ring_attn_bench.ring.options import texts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -53,6 +54,7 @@ def row(record: Record) -> Row:
         reason=_one_line(record.reason),
         **_case(record.case),
         **_contestant(record.contestant),
+        took=_took(record),
         **_speed(record),
         **_memory(record),
         **_accuracy(record.accuracy, record.direction),
@@ -82,7 +84,24 @@ def _case(case: Case) -> dict[str, Any]:
 
 
 def _contestant(contestant: Contestant) -> dict[str, Any]:
-    return {"contestant": contestant.name, **contestant.model_dump()}
+    own = contestant.options
+    return {
+        "contestant": contestant.name,
+        "backend": contestant.backend,
+        "partition": contestant.partition,
+        "transport": contestant.transport,
+        "played": contestant.played,
+        "options": {name: None if own is None else texts(own)[name] for name in OPTIONS},
+    }
+
+
+def _took(record: Record) -> str | None:
+    """slots 2, grouping 1+2: those that were `auto`."""
+    if record.took is None or record.contestant.options is None:
+        return None
+    asked = texts(record.contestant.options)
+    chosen = {n: text for n, text in texts(record.took).items() if asked[n] != text}
+    return ", ".join(f"{name} {text}" for name, text in chosen.items()) or None
 
 
 def _speed(record: Record) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.partition import get_partition
 from ring_attn_bench.plan import Layout
 from ring_attn_bench.problem import Problem
 from ring_attn_bench.ring import run
@@ -23,7 +22,9 @@ from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.dropout import shared_seed
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.handshake import Signature, agree, refuse
+from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
+from ring_attn_bench.ring.options import layout_of
 from ring_attn_bench.tensors import Rows, Sums
 
 
@@ -79,19 +80,12 @@ class OnRing:
         ring = self.ring
         if options.partition is None:
             raise InvalidArgument("partition is None; it must be a name like 'zigzag'.")
-        layout = Layout(
-            get_partition(options.partition),
-            ring.world_size,
-            problem.seqlen // ring.world_size,
-            problem.mask.band,
-            ring.options.slots,
-            ring.options.grouping,
-        )
+        tokens = problem.seqlen // ring.world_size
+        layout = layout_of(options.partition, ring.world_size, tokens, problem.mask, ring.options)
         planner = ring_planner(layout, ring.rank, problem.mask)
-        backend, plan = choose(options.backend, problem, planner, announces=ring.rank == 0)
+        backend, _ = choose(options.backend, problem, planner, announces=ring.rank == 0)
         score = options.score(problem.head_dim)
-        travel = ring.gradient_dtype(getattr(torch, problem.dtype))
-        job = Job(plan, backend, score, travel, problem.deterministic)
+        (job,) = jobs(problem, layout, backend, score, ring.options, (ring.rank,))
         return RingCall(job, ring), _signature(problem, layout, job, options, ring)
 
 

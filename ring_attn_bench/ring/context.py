@@ -173,12 +173,6 @@ class RingContext:
         """Where the handshake's numbers must be: on the CPU if the group carries that."""
         return torch.device("cpu") if "cpu" in self._ring.backends else device
 
-    def gradient_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype in which dk, dv partials of `dtype` inputs travel."""
-        if self.options.gradients == "input" or dtype is torch.float64:
-            return dtype
-        return torch.float32
-
 
 def _unpickled(wanted: _Wanted) -> RingContext:
     context = RingContext.__new__(RingContext)
@@ -212,10 +206,11 @@ def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
     Where devices have backends of their own, a GPU's counts: it is keys that are waited for.
     """
     for kind in sorted(_backend_of_device_types(group), key=lambda kind: kind == "cpu"):
-        backend = group._get_backend(torch.device(kind))
-        timeout = getattr(getattr(backend, "options", None), "_timeout", None)
-        if isinstance(timeout, timedelta):
-            return timeout
+        try:  # torch has no call that asks
+            timeout: timedelta = group._get_backend(torch.device(kind)).options._timeout
+        except (AttributeError, RuntimeError):  # a backend of somebody else's, without options
+            continue
+        return timeout
     return None
 
 

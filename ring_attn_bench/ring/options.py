@@ -2,40 +2,187 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
 
 from ring_attn_bench import registry
 from ring_attn_bench.errors import InvalidArgument, UnknownName
+from ring_attn_bench.partition import get_partition
+from ring_attn_bench.plan import Layout
+from ring_attn_bench.problem import Mask
+
+Schedule = Literal["auto", "steps", "grouped", "gather"]
+Gradients = Literal["float32", "input"]
+Auto = Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
 class RingOptions:
-    """How a ring moves data.
+    """How a ring moves data. What is `auto` is chosen alike on every rank, by `resolved`.
 
     transport: how keys travel, by a name of `registry.transports()`; `auto` takes the first of
         them that the group can do, and `RingContext.transport` says which.
+    schedule: `steps` brings one rank's keys at a time, as the classic ring; `gather` all of them
+        before one launch; `grouped` some at a time; `auto` follows the grouping.
     slots: landing areas for keys on their way; 2 is the classic ring, world_size - 1 runs ahead
         as far as it can for that much more memory.
     grouping: how many ranks' keys each step brings, e.g. (3,) for a gather of 4 ranks; None is
-        one each.
+        one each; `auto` follows the schedule.
     gradients: dtype in which dk, dv partials travel: `float32`, or `input` for half the bytes.
     handshake: whether ranks compare shapes and arguments before each call, so that a mismatch is
         an error and not a hang; None is yes on gloo, no on NCCL, where it would stall the queue.
 
-    Raises UnknownName or InvalidArgument.
+    Raises UnknownName or InvalidArgument, also for options that contradict each other.
     """
 
-    transport: str = "auto"
-    slots: int = 2
-    grouping: tuple[int, ...] | None = None
-    gradients: Literal["float32", "input"] = "float32"
-    handshake: bool | None = None
+    transport: str = field(default="auto", metadata={"column": "how keys travel"})
+    schedule: Schedule = field(
+        default="auto", metadata={"column": "whether keys come by steps, grouped or all at once"}
+    )
+    slots: int | Auto = field(default=2, metadata={"column": "landing areas for keys on their way"})
+    grouping: tuple[int, ...] | Auto | None = field(
+        default="auto",
+        metadata={"column": "how many ranks' keys each step brings: `1+2`; `unset` is one each"},
+    )
+    gradients: Gradients = field(
+        default="float32", metadata={"column": "dtype in which partial dk and dv travel"}
+    )
+    handshake: bool | None = field(
+        default=None, metadata={"column": "whether ranks compare their arguments before each call"}
+    )
 
     def __post_init__(self) -> None:
         if self.transport != "auto":
             registry.check_transport(self.transport)
-        if self.gradients not in ("float32", "input"):
-            raise UnknownName("gradient dtype", self.gradients, ("float32", "input"))
-        if self.slots < 1:
-            raise InvalidArgument(f"slots is {self.slots}, but a ring needs at least 1.")
+        for kind, name, known in (
+            ("schedule", self.schedule, Schedule),
+            ("gradient dtype", self.gradients, Gradients),
+        ):
+            if name not in get_args(known):
+                raise UnknownName(kind, name, get_args(known))
+        if self.slots != "auto" and not _is_count(self.slots):
+            raise InvalidArgument(
+                f"slots is {self.slots!r}, but a ring needs at least 1; it is a number or 'auto'."
+            )
+        if not isinstance(self.handshake, bool | None):
+            raise InvalidArgument(
+                f"handshake is {self.handshake!r}; it must be True, False or None (yes on gloo, "
+                "no on NCCL)."
+            )
+        if self.grouping is not None and self.grouping != "auto":
+            self._check_sizes(self.grouping)
+        self._check_schedule()
+
+    def _check_sizes(self, grouping: tuple[int, ...]) -> None:
+        if not isinstance(grouping, tuple) or not all(_is_count(size) for size in grouping):
+            raise InvalidArgument(
+                f"grouping is {grouping!r}; it must be a tuple of positive numbers that add up to "
+                "the other ranks, as (1, 2) for 4 ranks, or None (one each), or 'auto'."
+            )
+
+    def _check_schedule(self) -> None:
+        """Raises InvalidArgument where schedule and grouping say two things."""
+        if self.schedule == "auto" or self.grouping == "auto":
+            return
+        each = self.grouping is None or all(size == 1 for size in self.grouping)
+        fits = {
+            "steps": each,
+            "grouped": self.grouping is not None,
+            "gather": self.grouping is not None and len(self.grouping) <= 1,
+        }
+        if not fits[self.schedule]:
+            means = {
+                "steps": "one rank's keys a step",
+                "grouped": "a number of ranks for each step",
+                "gather": "all other ranks' keys in one step",
+            }
+            raise InvalidArgument(
+                f"schedule {self.schedule!r} is {means[self.schedule]}, but grouping is "
+                f"{self.grouping!r}; leave one of the two at 'auto'."
+            )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def resolved(options: RingOptions, world_size: int) -> RingOptions:
+    """What `auto` takes for schedule, slots and grouping on that many ranks: none is left.
+
+    transport is not asked for here: which one a group can do, its ranks have to find out.
+    """
+    grouping, others = options.grouping, world_size - 1
+    if grouping == "auto":
+        grouping = {
+            "steps": None,
+            "auto": None,
+            "grouped": _doubling(others),
+            "gather": (others,) if others else (),
+        }[options.schedule]
+    schedule = options.schedule
+    if schedule == "auto":
+        each = grouping is None or all(size == 1 for size in grouping)
+        schedule = "steps" if each else "gather" if len(grouping or ()) == 1 else "grouped"
+    steps = others if grouping is None else len(grouping)
+    slots = min(2, max(1, steps)) if options.slots == "auto" else options.slots
+    return replace(options, schedule=schedule, slots=slots, grouping=grouping)
+
+
+def _doubling(others: int) -> tuple[int, ...]:
+    """1, 2, 4, ... of them: a step's launch hides the next one's transfer, in log2(W) launches."""
+    sizes: list[int] = []
+    while (left := others - sum(sizes)) > 0:
+        sizes.append(min(left, 2 ** len(sizes)))
+    return tuple(sizes)
+
+
+def layout_of(
+    partition: str, world_size: int, tokens: int, mask: Mask, options: RingOptions
+) -> Layout:
+    """Who holds what, and the steps that the options ask for.
+
+    tokens: of each rank. Raises UnknownName, or InvalidArgument for a length or a grouping that
+    does not fit the ranks.
+    """
+    cut = resolved(options, world_size)
+    assert cut.slots != "auto"  # nothing is, once resolved
+    assert cut.grouping != "auto"
+    rule = get_partition(partition)
+    return Layout(rule, world_size, tokens, mask.band, cut.slots, cut.grouping)
+
+
+DEFAULTS: dict[str, Any] = {option.name: option.default for option in fields(RingOptions)}
+"""By option."""
+TYPES: dict[str, Any] = get_type_hints(RingOptions)
+"""By option, in the same order."""
+MEANINGS: dict[str, str] = {
+    option.name: option.metadata["column"] for option in fields(RingOptions)
+}
+"""By option, what a column of its values holds."""
+
+
+def texts(options: RingOptions) -> dict[str, str]:
+    """Each option's value in a word: 2, 1+2, true, or `unset` for None."""
+    return {name: _text(getattr(options, name)) for name in DEFAULTS}
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "unset"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return "+".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def slug(options: RingOptions) -> str:
+    """What is not the default, but for the transport, for names: /3slots/gradients-input."""
+    words = []
+    for name, text in texts(options).items():
+        value = getattr(options, name)
+        if name != "transport" and value != DEFAULTS[name]:
+            words.append(f"/{text}{name}" if _is_count(value) else f"/{name}-{text}")
+    return "".join(words)

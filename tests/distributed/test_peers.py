@@ -38,7 +38,7 @@ MATH = "peer:torch_cp[math]"
 def on_a_rank(ring, case, name, partition, seconds=None):
     """What the harness says of the peer: its accuracy, refusal, and that it can be timed."""
     place = Place(ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size)
-    spec = Contestant(backend=name, partition=partition, transport="own")
+    spec = Contestant(backend=name, partition=partition, options=None)
     request = Prepare(case=case, contestant=spec, directions=tuple(Direction), seed=3)
     with warnings.catch_warnings(), patch.object(registry, "load_peer", lambda n: PEERS[n]()):
         warnings.simplefilter("ignore")  # the package's own

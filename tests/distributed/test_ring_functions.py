@@ -117,7 +117,10 @@ def with_options(ring: Ring, case: Case, options: RingOptions) -> dict[str, torc
         RingOptions(grouping=(3,)),
         RingOptions(grouping=(1, 2)),
         RingOptions(grouping=(2, 1), slots=1),
-        RingOptions(transport="p2p"),
+        RingOptions(transport="p2p", grouping=None),
+        RingOptions(schedule="gather", slots="auto"),
+        RingOptions(schedule="grouped", slots="auto"),
+        RingOptions(schedule="steps", slots="auto"),
     ],
     ids=str,
 )

@@ -16,6 +16,7 @@ from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.ring.merge import merge
+from ring_attn_bench.ring.options import RingOptions
 
 # other people's kernels may warn of what they like
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
@@ -32,7 +33,9 @@ def test_a_loopback_ring_is_right(backend, partition, world_size, causal, dtype)
         batch=2, seqlen_total=world_size * 330, world_size=world_size, heads_q=6, heads_kv=2,
         head_dim=128, dtype=dtype, causal=causal,
     )  # fmt: skip
-    contestant = Contestant(backend=backend, partition=partition, transport="loopback")
+    contestant = Contestant(
+        backend=backend, partition=partition, options=RingOptions(), played="loopback"
+    )
     request = Prepare(case=case, contestant=contestant, directions=tuple(Direction), seed=1)
 
     try:

@@ -20,6 +20,7 @@ from ring_attn_bench.bench.record import (
     Status,
     TensorError,
 )
+from ring_attn_bench.ring.options import DEFAULTS, RingOptions
 
 H200 = {
     "gpu": "NVIDIA H200",
@@ -52,7 +53,12 @@ def case(**changes: object) -> Case:
 
 
 def contestant(**changes: object) -> Contestant:
-    return Contestant(**{"backend": "triton", "partition": "zigzag", "transport": "p2p", **changes})
+    """By p2p, with these fields changed; the options' own fields too. A peer has none."""
+    ours = {name: changes.pop(name) for name in DEFAULTS if name in changes}
+    fields = {"backend": "triton", "partition": "zigzag", **changes}
+    options = RingOptions(**{"transport": "p2p", **ours})
+    peer = fields["backend"].startswith("peer:")
+    return Contestant(**{"options": None if peer else options, **fields})
 
 
 def tensor_error(scale: float = 1e-4, factor: float = 1.0, **changes: object) -> TensorError:

@@ -18,7 +18,7 @@ CASE = Case(batch=1, seqlen_total=64, world_size=4, heads_q=2, heads_kv=2, head_
 
 def prepared(name):
     place = Place(0, 1, torch.device("cpu"), (0, 1, 2, 3), 4)
-    spec = Contestant(backend=name, partition="contiguous", transport="loopback")
+    spec = Contestant(backend=name, partition="contiguous", options=None, played="loopback")
     request = Prepare(case=CASE, contestant=spec, directions=(Direction.FORWARD,), seed=0)
     return prepare(request, place, Contexts(place))
 
@@ -42,7 +42,7 @@ def test_a_name_with_brackets_selects_itself_and_a_pattern_still_selects():
     entries = [
         Entry(
             case=CASE,
-            contestant=Contestant(backend=name, partition="zigzag", transport="own"),
+            contestant=Contestant(backend=name, partition="zigzag", options=None),
             directions=(Direction.FORWARD,),
         )
         for name in names

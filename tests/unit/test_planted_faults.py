@@ -13,6 +13,7 @@ from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.ring import forward
+from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports import loopback
 from tests.unit.planted_faults import FAULTS, WINDOW, WORLD_SIZE, Fault
 
@@ -31,7 +32,9 @@ def wrong(monkeypatch, partition, dtype, check, fault):
     place = Place(0, 1, torch.device("cpu"), tuple(range(WORLD_SIZE)), WORLD_SIZE)
     case = Case(batch=1, seqlen_total=WORLD_SIZE * TOKENS, world_size=WORLD_SIZE, heads_q=4,
                 heads_kv=2, head_dim=16, dtype=dtype, causal=True, window=fault.window)  # fmt: skip
-    spec = Contestant(backend="reference", partition=partition, transport="loopback")
+    spec = Contestant(
+        backend="reference", partition=partition, options=RingOptions(), played="loopback"
+    )
     request = Prepare(case=case, contestant=spec, directions=tuple(Direction), seed=1)
     sound = prepare(request, place, Contexts(place))
     jobs = tuple(fault.jobs(sound.contestant.jobs))

@@ -1,12 +1,19 @@
 """A record is written at once, reads back as it was, and never claims what was not shown."""
 
 import gzip
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from ring_attn_bench.bench.record import Case, Direction, Record, Status, append, read
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.ring.options import DEFAULTS, RingOptions
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_records_read_back_as_they_were_written(tmp_path, sweep_records):
@@ -45,6 +52,100 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_it(tmp_path, tiny_re
 
     with pytest.raises(InvalidArgument, match="line 2: not a record"):
         list(read(path))
+
+
+OLD = {
+    "triton/zigzag/p2p": ({"transport": "p2p"}, RingOptions(transport="p2p"), "real"),
+    "triton/zigzag/p2p/3slots/gradients-input": (
+        {"transport": "p2p", "slots": 3, "gradients": "input"},
+        RingOptions(transport="p2p", slots=3, gradients="input"),
+        "real",
+    ),
+    "triton/zigzag/loopback": ({"transport": "loopback"}, RingOptions(), "loopback"),
+    "peer:their[s]/zigzag/own": ({"transport": "own", "backend": "peer:their[s]"}, None, "real"),
+    "peer:their[s]/zigzag/loopback": (
+        {"transport": "loopback", "backend": "peer:their[s]"}, None, "loopback",
+    ),
+}  # fmt: skip
+"""By the name that it had, a contestant of schema 1, and its options and how it was played."""
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_line_of_the_first_schema_keeps_its_name_and_its_settings(tmp_path, tiny_records, name):
+    said, options, played = OLD[name]
+    line = json.loads(tiny_records[0].model_dump_json(exclude_defaults=True))
+    del line["schema_version"]
+    line["contestant"] = {"backend": "triton", "partition": "zigzag", **said}
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps(line) + "\n\n")
+
+    (record,) = read(path)
+
+    assert record.contestant.name == name
+    assert (record.contestant.options, record.contestant.played) == (options, played)
+    append(tmp_path / "again.jsonl", record)
+    assert list(read(tmp_path / "again.jsonl")) == [record]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.glob("*/records.jsonl.gz")), ids=lambda p: p.parent.name
+)
+def test_every_committed_record_is_read_and_its_command_still_names_it(path):
+    lines = len(gzip.decompress(path.read_bytes()).splitlines())
+    records = list(read(path))
+
+    assert len(records) == lines > 0
+    for record in records:
+        assert f"--contestant {record.contestant.name}".replace("'", "") in (
+            record.command.replace("'", "")
+        )
+
+
+def test_a_record_holds_every_option_whatever_the_default(tmp_path, make_record):
+    append(tmp_path / "records.jsonl", make_record())
+    (line,) = map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())
+
+    assert line["schema_version"] == 2
+    assert line["contestant"]["options"] == {**DEFAULTS, "transport": "p2p"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"transprot": "p2p"}, "unknown ring option 'transprot'. Did you mean 'transport'?"),
+        ({"slots": 0}, "slots is 0"),
+        ({"schedule": "steps", "grouping": [3]}, "leave one of the two at 'auto'"),
+    ],
+)
+def test_options_that_cannot_be_are_a_sentence(make_record, change, sentence):
+    fields = make_record().model_dump()
+    fields["contestant"]["options"] = {**asdict(RingOptions()), **change}
+
+    with pytest.raises(ValidationError, match=re.escape(sentence)):
+        Record.model_validate(fields)
+
+
+def test_a_record_is_read_where_its_transport_is_not_installed(make_record):
+    fields = make_record().model_dump()
+    fields["contestant"]["options"]["transport"] = "theirs"
+
+    assert Record.model_validate(fields).contestant.name == "triton/zigzag/theirs"
+
+
+def test_a_record_of_a_later_schema_is_refused(make_record):
+    with pytest.raises(ValidationError, match="schema_version is 3, and 1 and 2 are known"):
+        Record.model_validate(make_record().model_dump() | {"schema_version": 3})
+
+
+@pytest.mark.parametrize(
+    ("played", "name"),
+    [
+        ("real", "triton/zigzag/p2p"), ("loopback", "triton/zigzag/loopback"),
+        ("twin", "triton/zigzag/twin"), ("4on2", "triton/zigzag/p2p-4on2"),
+    ],
+)  # fmt: skip
+def test_how_a_ring_was_played_is_in_its_name(make_contestant, played, name):
+    assert make_contestant(played=played).name == name
 
 
 def test_a_wrong_result_carries_no_speed(sweep_records):

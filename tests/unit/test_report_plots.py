@@ -124,7 +124,7 @@ def test_a_peer_has_the_colour_of_its_kernel_and_is_hatched_with_open_markers(
 
 
 def test_that_a_peers_transport_is_its_own_is_not_told_twice(make_record, make_contestant):
-    theirs = make_record(contestant=make_contestant(backend="peer:their[s]", transport="own"))
+    theirs = make_record(contestant=make_contestant(backend="peer:their[s]"))
     both = rows([make_record(), theirs])
     assert varying(both) == ("backend",)
     assert "transport p2p" in constants(both)

@@ -41,7 +41,7 @@ def test_long_names_and_reasons_fit_100_columns(make_record, make_contestant):
         "partition": "a_partition_that_nobody_has_thought_of",
     }
     one = make_contestant(**long, transport="p2p", slots=2, gradients="float32")
-    other = make_contestant(**long, transport="loopback", slots=16, gradients="input")
+    other = make_contestant(**long, played="loopback", slots=16, gradients="input")
     records = [
         make_record(),
         make_record(contestant=one, status=Status.UNSUPPORTED, reason="x" * 300),
@@ -121,7 +121,7 @@ def test_what_a_contestant_does_not_give_is_neither_wrong_nor_hidden(
     good = make_record()
     tensors = {name: error for name, error in good.accuracy.tensors.items() if name != "lse"}
     accuracy = good.accuracy.model_copy(update={"tensors": tensors})
-    theirs = make_contestant(backend="peer:torch_cp[math]", transport="own")
+    theirs = make_contestant(backend="peer:torch_cp[math]")
     found = rows([make_record(contestant=theirs, accuracy=accuracy), good])
     table = tables.accuracy(found)[0]
     assert column(table, "tensor") == ["out", "lse", "out", "lse"]

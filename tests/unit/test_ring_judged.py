@@ -10,18 +10,18 @@ from ring_attn_bench.bench.record import Case, Contestant, Direction
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.partition import PARTITIONS
+from ring_attn_bench.ring.options import RingOptions
 
+DEFAULT = RingOptions()
 every_partition = pytest.mark.parametrize("partition", PARTITIONS)
 
 
-def judged(backend, dtype, partition, *, causal=True, gradients="float32", check=None):
+def judged(backend, dtype, partition, *, causal=True, options=DEFAULT, check=None):
     """What the harness says of a ring of four, 48 tokens each."""
     place = Place(0, 1, torch.device("cpu"), (0, 1, 2, 3), 4)
     case = Case(batch=2, seqlen_total=192, world_size=4, heads_q=4, heads_kv=2, head_dim=32,
                 dtype=dtype, causal=causal)  # fmt: skip
-    spec = Contestant(
-        backend=backend, partition=partition, transport="loopback", gradients=gradients
-    )
+    spec = Contestant(backend=backend, partition=partition, options=options, played="loopback")
     request = Prepare(case=case, contestant=spec, directions=tuple(Direction), seed=3)
     accuracy = prepare(request, place, Contexts(place)).judge(check or Check(), 0)
     return accuracy[Direction.FORWARD_BACKWARD.value]
@@ -39,13 +39,21 @@ def test_torchs_own_kernel_is_right_in_the_ring_by_the_rule(partition, dtype, ca
 @every_partition
 def test_sixteen_bit_gradients_on_the_wire_are_right_by_the_rule_and_not_the_same(partition):
     narrow, wide = (
-        judged("aten", "bfloat16", partition, gradients=wire) for wire in ("input", "float32")
+        judged("aten", "bfloat16", partition, options=RingOptions(gradients=wire))
+        for wire in ("input", "float32")
     )
     assert narrow.is_right, narrow
     assert wide.is_right, wide
     for name in ("dk", "dv"):
         assert narrow.tensors[name].rmse > wide.tensors[name].rmse
     assert narrow.tensors["dq"] == wide.tensors["dq"]
+
+
+@every_partition
+@pytest.mark.parametrize("schedule", ["steps", "grouped", "gather"])
+def test_every_schedule_is_right_by_the_rule(partition, schedule):
+    found = judged("aten", "float32", partition, options=RingOptions(schedule=schedule))
+    assert found.is_right, found
 
 
 @every_partition

@@ -1,12 +1,17 @@
 """How keys travel is a name in one table; what a ring is told is checked when it is said."""
 
+import re
 from importlib.metadata import EntryPoint
 
 import pytest
+import torch
 
 from ring_attn_bench import RingOptions, registry
 from ring_attn_bench.errors import InvalidArgument, TransportUnavailable, UnknownName
+from ring_attn_bench.problem import Mask
+from ring_attn_bench.ring.jobs import travel_dtype
 from ring_attn_bench.ring.link import GroupTransport
+from ring_attn_bench.ring.options import layout_of, resolved
 from ring_attn_bench.ring.transports.choose import transport_for
 
 
@@ -106,3 +111,78 @@ def test_a_third_party_cannot_take_a_name_of_the_table(others):
 def test_a_mistake_is_a_sentence(wrong, sentence):
     with pytest.raises((UnknownName, InvalidArgument), match=sentence):
         RingOptions(**wrong)
+
+
+FOUR = {
+    "the classic ring, by default": (RingOptions(), ("steps", 2, None)),
+    "steps": (RingOptions(schedule="steps"), ("steps", 2, None)),
+    "a gather": (RingOptions(schedule="gather"), ("gather", 2, (3,))),
+    "a gather by its grouping": (RingOptions(grouping=(3,)), ("gather", 2, (3,))),
+    "groups": (RingOptions(schedule="grouped"), ("grouped", 2, (1, 2))),
+    "groups by their sizes": (RingOptions(grouping=(2, 1)), ("grouped", 2, (2, 1))),
+    "one each": (RingOptions(grouping=None), ("steps", 2, None)),
+    "one each by their sizes": (RingOptions(grouping=(1, 1, 1)), ("steps", 2, (1, 1, 1))),
+    "slots of steps": (RingOptions(slots="auto"), ("steps", 2, None)),
+    "slots of a gather": (RingOptions(schedule="gather", slots="auto"), ("gather", 1, (3,))),
+    "slots that are given": (RingOptions(schedule="grouped", slots=7), ("grouped", 7, (1, 2))),
+}
+
+
+@pytest.mark.parametrize(("options", "took"), FOUR.values(), ids=FOUR.keys())
+def test_what_auto_takes_on_four_ranks(options, took):
+    found = resolved(options, 4)
+
+    assert (found.schedule, found.slots, found.grouping) == took
+    assert resolved(found, 4) == found
+    assert found.transport == options.transport
+
+
+@pytest.mark.parametrize("schedule", ["auto", "steps", "grouped", "gather"])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8, 64])
+def test_on_any_number_of_ranks_a_schedule_is_a_layout(schedule, world_size):
+    for slots in (2, "auto"):
+        options = RingOptions(schedule=schedule, slots=slots)
+        layout = layout_of("zigzag", world_size, 8, Mask(), options)
+
+        steps = layout.offsets[1:]
+        assert sorted(o for step in steps for o in step) == list(range(1, world_size))
+        assert len(steps) == {
+            "auto": world_size - 1, "steps": world_size - 1, "gather": int(world_size > 1),
+            "grouped": (world_size - 1).bit_length(),
+        }[schedule]  # fmt: skip
+
+
+CONTRADICTIONS = [
+    ({"schedule": "steps", "grouping": (3,)}, "one rank's keys a step, but grouping is (3,)"),
+    ({"schedule": "gather", "grouping": (1, 2)}, "in one step, but grouping is (1, 2)"),
+    ({"schedule": "gather", "grouping": None}, "in one step, but grouping is None"),
+    ({"schedule": "grouped", "grouping": None}, "leave one of the two at 'auto'"),
+    ({"schedule": "ring"}, "unknown schedule 'ring'.*Known: auto, gather, grouped, steps"),
+    ({"slots": 1.5}, "slots is 1.5, but a ring needs at least 1; it is a number or 'auto'"),
+    ({"slots": True}, "slots is True"),
+    ({"grouping": [3]}, "grouping is [3]; it must be a tuple of positive numbers"),
+    ({"grouping": (3, 0)}, "grouping is (3, 0)"),
+    ({"handshake": "yes"}, "handshake is 'yes'; it must be True, False or None"),
+    ({"transport": None}, "unknown transport None"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "sentence"), CONTRADICTIONS, ids=str)
+def test_options_that_contradict_each_other_are_a_sentence(wrong, sentence):
+    pattern = ".*".join(map(re.escape, sentence.split(".*")))
+    with pytest.raises((UnknownName, InvalidArgument), match=pattern):
+        RingOptions(**wrong)
+
+
+def test_a_grouping_of_other_ranks_is_a_sentence_once_their_number_is_known():
+    with pytest.raises(InvalidArgument, match=r"grouping \(3,\) .* the 1 other ranks"):
+        layout_of("zigzag", 2, 8, Mask(), RingOptions(grouping=(3,)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_gradients_travel_in_the_dtype_that_the_options_say(dtype):
+    found = getattr(torch, dtype)
+
+    assert travel_dtype(RingOptions(gradients="input"), found) is found
+    wide = torch.float64 if dtype == "float64" else torch.float32
+    assert travel_dtype(RingOptions(), found) is wide

@@ -40,7 +40,7 @@ class FakeGroup:
                 if self._refuse == "all" or (self._refuse == "backward" and backward):
                     return {"refused": f"no {self._refuse}"}
                 self._directions = command.directions
-                return {"version": "1", "interpreted": False}
+                return {"version": "1", "interpreted": False, "took": None}
             case Judge():
                 found = {
                     d.value: {
@@ -102,7 +102,7 @@ def run(groups, **timing):
     def make(*, entry, **fields):
         return Record(run="r", suite="s", case=entry.case, contestant=entry.contestant, **fields)
 
-    entries = wanted.entries(2, "p2p")
+    entries = wanted.entries(2, "real")
     Schedule(wanted, entries, lambda e: groups[e.contestant.backend], make, watcher).run()
     return watcher.records
 

@@ -4,9 +4,10 @@ from itertools import groupby
 
 import pytest
 
-from ring_attn_bench import suites
+from ring_attn_bench import registry, suites
 from ring_attn_bench.bench.suite import load
 from ring_attn_bench.errors import InvalidArgument, SuiteError
+from ring_attn_bench.ring.options import DEFAULTS, RingOptions
 
 GOOD = """
 name = "good"
@@ -32,11 +33,11 @@ def test_every_suite_that_comes_along_loads_and_can_be_dealt_to_1_2_and_4_ranks(
     suite = load(suites.suite_path(name))
 
     for ranks in (1, 2, 4):
-        assert suite.entries(ranks, "p2p")
+        assert suite.entries(ranks, "real")
 
 
 def test_a_grid_is_every_combination_of_its_lists(tmp_path):
-    entries = loaded(tmp_path, GOOD).entries(2, "p2p")
+    entries = loaded(tmp_path, GOOD).entries(2, "real")
 
     assert len(entries) == len({(e.case.name, e.contestant.name) for e in entries}) == 8
     assert {e.case.seqlen_total for e in entries} == {128, 256}
@@ -45,12 +46,12 @@ def test_a_grid_is_every_combination_of_its_lists(tmp_path):
 def test_what_two_grids_have_in_common_runs_once(tmp_path):
     twice = GOOD + GOOD[GOOD.index("[[grid]]") :]
 
-    assert len(loaded(tmp_path, twice).entries(2, "p2p")) == 8
+    assert len(loaded(tmp_path, twice).entries(2, "real")) == 8
 
 
 def test_contestants_of_a_case_are_together_whichever_grids_they_are_from(tmp_path):
     other = GOOD[GOOD.index("[[grid]]") :].replace("reference", "aten")
-    entries = loaded(tmp_path, GOOD + other).entries(2, "p2p")
+    entries = loaded(tmp_path, GOOD + other).entries(2, "real")
 
     cases = [name for name, _ in groupby(entry.case.name for entry in entries)]
     assert len(cases) == len(set(cases)) == 4
@@ -58,18 +59,71 @@ def test_contestants_of_a_case_are_together_whichever_grids_they_are_from(tmp_pa
 
 def test_a_peer_has_a_transport_of_its_own_and_none_of_our_settings(tmp_path):
     text = GOOD.replace('["reference"]', '["reference", "peer:torch_cp[math]"]')
-    entries = loaded(tmp_path, f"{text}slots = [2, 3]\n").entries(2, "p2p")
+    entries = loaded(tmp_path, f"{text}slots = [2, 3]\n").entries(2, "real")
 
     peers = [e.contestant for e in entries if e.contestant.backend == "peer:torch_cp[math]"]
-    assert {(c.transport, c.slots, c.gradients) for c in peers} == {("own", 2, "float32")}
+    assert {(c.transport, c.options) for c in peers} == {("own", None)}
     assert len(peers) == len(entries) / 3  # ours twice, for their slots
     assert peers[0].name == "peer:torch_cp[math]/zigzag/own"
     by_loopback = loaded(tmp_path, text).entries(2, "loopback")
     assert {e.contestant.transport for e in by_loopback} == {"loopback"}
 
 
+AXES = {
+    "transport": ["auto", "p2p"],
+    "schedule": ["steps", "gather"],
+    "slots": [1, "auto"],
+    "grouping": [[1, 2], "auto"],
+    "gradients": ["input", "float32"],
+    "handshake": [True, False],
+}
+"""By option two values, as a suite file says them."""
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_option_of_a_ring_is_an_axis_and_its_contestants_have_names_of_their_own(
+    tmp_path, name
+):
+    listed = str(AXES[name]).replace("True", "true").replace("False", "false")
+    entries = loaded(tmp_path, f"{GOOD}{name} = {listed}\n").entries(4, "real")
+
+    wanted = [tuple(v) if isinstance(v, list) else v for v in AXES[name]]
+    found = dict.fromkeys(entry.contestant for entry in entries)
+    assert [getattr(c.options, name) for c in found if c.partition == "zigzag"] == wanted
+    assert len({contestant.name for contestant in found}) == 4
+
+
+def test_a_grid_that_says_nothing_of_options_is_the_ring_of_the_defaults_by_what_every_group_can_do(
+    tmp_path,
+):
+    entries = loaded(tmp_path, GOOD).entries(2, "real")
+
+    assert {e.contestant.options for e in entries} == {RingOptions(transport=registry.EVERYWHERE)}
+    assert {e.contestant.name for e in entries} == {
+        "reference/zigzag/p2p", "reference/striped/p2p",
+    }  # fmt: skip
+
+
+def test_by_loopback_transports_are_one(tmp_path):
+    text = f'{GOOD}transport = ["auto", "p2p"]\n'
+
+    assert len(loaded(tmp_path, text).entries(2, "loopback")) == 8
+    assert len(loaded(tmp_path, text).entries(2, "real")) == 16
+
+
+def test_on_one_rank_schedules_are_one(tmp_path):
+    text = f'{GOOD}schedule = ["steps", "gather"]\nslots = [2, 3]\n'
+
+    assert len(loaded(tmp_path, text).entries(1, "real")) == 4
+
+
+def test_a_grouping_that_does_not_add_up_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(InvalidArgument, match="add up to the 1 other ranks"):
+        loaded(tmp_path, f"{GOOD}grouping = [[3]]\n").entries(2, "real")
+
+
 def test_on_one_rank_all_partitions_are_one(tmp_path):
-    entries = loaded(tmp_path, GOOD).entries(1, "p2p")
+    entries = loaded(tmp_path, GOOD).entries(1, "real")
 
     assert {e.contestant.partition for e in entries} == {"contiguous"}
     assert len(entries) == 4
@@ -82,6 +136,14 @@ def test_on_one_rank_all_partitions_are_one(tmp_path):
         (('"reference"', '"refrence"'), "unknown backend 'refrence'. Did you mean 'reference'?"),
         (('"reference"', '"peer:torchcp[math]"'), "Did you mean 'peer:torch_cp[math]'?"),
         (('"zigzag"', '"zig"'), "unknown partition 'zig'"),
+        (("causal = ", 'transport = ["twin"]\ncausal = '), "grid.0: unknown transport 'twin'"),
+        (("causal = ", 'schedule = ["gahter"]\ncausal = '), "'steps', 'grouped' or 'gather'"),
+        (("causal = ", "slots = [0]\ncausal = "), "slots is 0, but a ring needs at least 1"),
+        (("causal = ", "slot = [1]\ncausal = "), "unknown key 'slot'. Did you mean 'slots'?"),
+        (
+            ("causal = ", 'schedule = ["steps"]\ngrouping = [[3]]\ncausal = '),
+            "but grouping is (3,)",
+        ),
         (("[64, 128]", "[64, -128]"), "grid.0.seqlen_per_gpu.1: Input should be greater than 0"),
         (("[64, 128]", "64"), "grid.0.seqlen_per_gpu: Input should be a valid list, got 64"),
         (('"4:2"', '"4:3"'), "the 4 query heads must be a multiple of the 3 key heads"),
@@ -111,4 +173,4 @@ def test_a_length_that_cannot_be_dealt_is_refused_before_anything_runs(tmp_path)
     suite = loaded(tmp_path, GOOD.replace("[64, 128]", "[63]"))
 
     with pytest.raises(InvalidArgument, match="multiple of 4"):
-        suite.entries(2, "p2p")
+        suite.entries(2, "real")

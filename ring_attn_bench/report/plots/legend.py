@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import OPTIONS, Row
 from ring_attn_bench.report.groups import group, label, varying
 from ring_attn_bench.report.plots.canvas import GREY
 from ring_attn_bench.report.plots.peers import is_peer
@@ -15,7 +15,7 @@ from ring_attn_bench.report.plots.style import Style, variant
 
 _HANDLE, _LETTER = 0.6, 0.075
 """Inches: of a handle with its margins, and of one letter of its label."""
-_VARIANT = ("transport", "slots", "gradients")
+_VARIANT = ("transport", *OPTIONS)
 
 
 def legend(figure: Figure, rows: Sequence[Row], style: Style, lines: bool = True) -> None:

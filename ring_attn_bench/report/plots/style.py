@@ -39,7 +39,7 @@ class Style:
 
     looks: Mapping[str, Look]
     variants: tuple[tuple[object, ...], ...]
-    """Transport, slots and gradients of our ring, in the order of the file; told by the filling."""
+    """Transport and options of our ring, in the order of the file; told by the filling."""
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Style:
@@ -90,4 +90,4 @@ def variants(rows: Iterable[Row]) -> list[tuple[object, ...]]:
 
 def variant(row: Row) -> tuple[object, ...]:
     """What else tells contestants of one backend and partition apart."""
-    return row.transport, row.slots, row.gradients
+    return row.transport, *row.options.values()
