@@ -1,10 +1,12 @@
-"""Every case of every feature in every dtype, and the exhaustive grid."""
+"""Every case of every feature in every dtype, the exhaustive grid, and who is asked what."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +15,33 @@ from ring_attn_bench.backend import Backend
 from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.conformance.ask import faults, refusal
 from ring_attn_bench.conformance.cases import FULL, LOCAL, lengths
-from ring_attn_bench.conformance.feature import AnyCase, Asks
+from ring_attn_bench.conformance.feature import AnyCase, Asks, Feature
 from ring_attn_bench.conformance.features import FEATURES
+from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.problem import DTYPES
+from ring_attn_bench.registry import backend_class, backends, load
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _made(name: str) -> Backend | str:
+    """The backend, or why it cannot run in this process."""
+    try:
+        needed = backend_class(name).worker_environment.get(DEVICE, {})
+        for variable, value in needed.items():
+            # read when the kernel's package is imported: too late to set it here
+            if os.environ.get(variable) != value:
+                return f"{name} on {DEVICE} needs a process started with {variable}={value}"
+        return load(name)
+    except BackendUnavailable as error:
+        return f"{name}: {error.reason}"
+
+
+_MADE = {name: _made(name) for name in sorted(backends())}
+BACKENDS = {name: made for name, made in _MADE.items() if not isinstance(made, str)}
+"""Those that can run in this process, by name."""
+MISSING = {name: made for name, made in _MADE.items() if isinstance(made, str)}
+"""Why the others cannot."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +54,13 @@ class Question:
     def __str__(self) -> str:
         return f"{self.case}" if self.asks is Asks.RESULTS else f"{self.asks.value}: {self.case}"
 
+    def refusal(self, backend: Backend, direction: Direction) -> str | None:
+        """Why the backend is not asked, or None."""
+        return refusal(backend, self.asks, self.case, direction, DEVICE)
+
     def ask(self, backend: Backend, direction: Direction) -> None:
-        """Fails where the results are wrong; skips what the backend refuses."""
+        """Fails where the results are wrong."""
         with one_thread():
-            reason = refusal(backend, self.asks, self.case, direction, DEVICE)
-            if reason is not None:
-                pytest.skip(reason)
             assert faults(backend, self.asks, self.case, direction, DEVICE) == []
 
 
@@ -50,16 +75,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _questions() -> Iterator[Question]:
-    for feature in FEATURES.values():
-        for dtype in DTYPES:
-            # on a CPU, where kernels may be interpreted, all but the first in float32 alone
-            quick = DEVICE == "cpu" and dtype != "float32"
-            for case in feature.chosen(DEVICE, dtype, quick=quick):
-                yield Question(feature.asks, replace(case, dtype=dtype))
+def about(feature: Feature) -> Iterator[Question]:
+    """Its cases in all dtypes."""
+    for dtype in DTYPES:
+        # on a CPU, where kernels may be interpreted, all but the first in float32 alone
+        quick = DEVICE == "cpu" and dtype != "float32"
+        for case in feature.chosen(DEVICE, dtype, quick=quick):
+            yield Question(feature.asks, replace(case, dtype=dtype))
 
 
-QUESTIONS = list(dict.fromkeys(_questions()))
+QUESTIONS = list(dict.fromkeys(x for feature in FEATURES.values() for x in about(feature)))
 """All cases of all features, in all dtypes; each once, though features may share one."""
 
 GRID = [
@@ -75,3 +100,18 @@ GRID = [
     for dtype in DTYPES
 ]  # fmt: skip
 """For --full."""
+
+
+def asked(questions: Iterable[Question], *directions: Direction) -> list[Any]:
+    """Backend, question and direction, but for what a backend refuses: test_declared.py has that.
+
+    Most of what could be asked is refused, or its backend is not here: 7,000 of 14,000 tests were
+    skips.
+    """
+    return [
+        pytest.param(backend, question, direction, id=f"{name}-{question}-{direction.value}")
+        for name, backend in BACKENDS.items()
+        for question in questions
+        for direction in directions
+        if question.refusal(backend, direction) is None
+    ]
