@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ring_attn_bench.bench.record import read
+from tests.patience import limit
 
 PLANTED = Path(__file__).parent / "planted"
 ROOT = Path(__file__).parents[2]
@@ -62,12 +64,12 @@ class Program:
         return [sys.executable, *(run if processes else []), "-m", "ring_attn_bench", *arguments]
 
     def run(self, *arguments, processes=None, seconds=240):
-        """Runs to the end."""
+        """Runs to the end; seconds: of a quiet machine."""
         return subprocess.run(
             self.command(*arguments, processes=processes),
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=limit(seconds),
             cwd=self.folder,
             env=self.environment,
             check=False,
@@ -89,6 +91,19 @@ class Program:
         return {(r.contestant.backend, r.direction.value): r for r in found}
 
 
+class Finished:
+    """A run of a suite that several tests look at: to start its processes takes most of its time.
+
+    Each of them imports torch, and there are three for each backend.
+    """
+
+    def __init__(self, program, *words, seconds=240):
+        self.program = program
+        self.out = program.out
+        self.done = program.run(*words, "--out", str(program.out), seconds=seconds)
+        self.records = program.records()
+
+
 @pytest.fixture
 def program(tmp_path):
     return Program(tmp_path)
@@ -98,3 +113,57 @@ def program(tmp_path):
 def program_in():
     """For a run that several tests look at."""
     return Program
+
+
+@pytest.fixture(scope="session")
+def failing(tmp_path_factory):
+    """`bench` over backends that fail, each in its own way, and two that are right."""
+    program = Program(tmp_path_factory.mktemp("failing"))
+    backends = "crash hang raise_on_one_rank out_of_memory wrong crash_when_timed reference aten"
+    suite = program.suite(*backends.split(), case_seconds=limit(8))
+    return Finished(program, "bench", "--suite", str(suite))
+
+
+@pytest.fixture(scope="session")
+def refusing(tmp_path_factory):
+    """`bench` over what refuses, or cannot run, and a peer that needs a call without a mask."""
+    program = Program(tmp_path_factory.mktemp("refusing"))
+    suite = program.suite("no_backward", "unimportable", "peer:torch_cp[math]")
+    text = suite.read_text().replace('["zigzag"]', '["contiguous"]').replace('"2:1"', '"2:2"')
+    suite.write_text(f"{text}causal = [false]\n")
+    return Finished(program, "bench", "--suite", str(suite))
+
+
+@pytest.fixture(scope="session")
+def listing(tmp_path_factory):
+    """The finished `list`."""
+    return Program(tmp_path_factory.mktemp("list")).run("list")
+
+
+def pytest_collection_modifyitems(items):
+    """A run of the program hangs after 280 s of a quiet machine; patience is measured if needed."""
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.timeout(limit(280)))
+
+
+def wait_until(condition, seconds=90):
+    """Fails if it does not hold within so many seconds of a quiet machine."""
+    deadline = time.monotonic() + limit(seconds)
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def processes_of(module, program):
+    """Process ids of the workers that a program has started; module: what they run."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names are enough
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            home = Path(f"/proc/{pid}/cwd").readlink()
+        except OSError:
+            continue
+        if module in words and "torch.distributed.run" not in words and home == program.folder:
+            found.add(int(pid))
+    return found

@@ -8,8 +8,6 @@ import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-backend.md"
 
-pytestmark = pytest.mark.timeout(280)
-
 
 @pytest.fixture
 def plugin(program, tmp_path):

@@ -4,19 +4,23 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.timeout(280)
+from tests.harness.conftest import Finished, Program
 
 PLANTED = ("right", "wrong", "raises", "without_lse", "unimportable")
 
 
-def test_peers_that_are_right_wrong_and_broken_show_as_that_and_harm_nobody(program):
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """`bench` over all that is planted, one that refuses the mask, and a backend."""
+    program = Program(tmp_path_factory.mktemp("peers"))
     names = [f"peer:planted[{kind}]" for kind in PLANTED]
     suite = program.suite(*names, "peer:torch_cp[math]", "reference")
+    return Finished(program, "bench", "--suite", str(suite))
 
-    done = program.run("bench", "--suite", str(suite), "--out", str(program.out))
 
-    assert done.returncode == 1, done.stderr
-    records = program.records()
+def test_peers_that_are_right_wrong_and_broken_show_as_that_and_harm_nobody(judged):
+    assert judged.done.returncode == 1, judged.done.stderr
+    records = judged.records
     forward = {name: record for (name, way), record in records.items() if way == "forward"}
     status = {name.removeprefix("peer:"): record.status.value for name, record in forward.items()}
     assert status == {
@@ -43,15 +47,13 @@ def test_peers_that_are_right_wrong_and_broken_show_as_that_and_harm_nobody(prog
     assert set(without_lse.accuracy.tensors) == {"out"}
     assert without_lse.speed.samples.one_gpu == []
     assert records["peer:planted[right]", "backward"].status.value == "ok"
-    report = (program.out / "report.md").read_text()
+    report = (judged.out / "report.md").read_text()
     assert "peer:planted[wrong]" in report
     assert "not given" in report
 
 
-def test_the_command_of_a_peers_record_measures_that_peer_again(program):
-    suite = program.suite("peer:planted[right]", "peer:planted[wrong]")
-    program.run("check", "--suite", str(suite), "--out", str(program.out))
-    record = program.records()["peer:planted[right]", "forward"]
+def test_the_command_of_a_peers_record_measures_that_peer_again(judged):
+    program, record = judged.program, judged.records["peer:planted[right]", "forward"]
 
     again = program.run(*record.command.split()[1:-1], record.contestant.name,
                         "--out", str(program.folder / "again"))  # fmt: skip
@@ -70,23 +72,15 @@ def test_a_peer_that_nobody_knows_is_refused_with_the_nearest_name(program):
     assert "unknown peer 'peer:plnted[right]'. Did you mean 'peer:planted[right]'?" in done.stderr
 
 
-def test_list_shows_peers_and_why_one_cannot_run(program):
-    done = program.run("list")
-
-    assert done.returncode == 0
+def test_list_shows_peers_and_why_one_cannot_run(listing):
+    assert listing.returncode == 0
     for name in ("peer:planted[right]", "peer:torch_cp[flash,alltoall]"):
-        assert name in done.stdout
-    assert "planted_peers_that_are_not_there" in done.stdout
+        assert name in listing.stdout
+    assert "planted_peers_that_are_not_there" in listing.stdout
 
 
-def test_torchs_context_parallel_without_a_mask_is_right_on_a_cpu(program):
-    suite = program.suite("peer:torch_cp[math]")
-    text = suite.read_text().replace('["zigzag"]', '["contiguous"]').replace('"2:1"', '"2:2"')
-    suite.write_text(f"{text}causal = [false]\n")
-
-    done = program.run("bench", "--suite", str(suite), "--out", str(program.out))
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    record = program.records()["peer:torch_cp[math]", "backward"]
+def test_torchs_context_parallel_without_a_mask_is_right_on_a_cpu(refusing):
+    assert refusing.done.returncode == 0, refusing.done.stdout + refusing.done.stderr
+    record = refusing.records["peer:torch_cp[math]", "backward"]
     assert record.status.value == "ok"
     assert len(record.speed.samples.ring) == 3

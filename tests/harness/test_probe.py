@@ -1,15 +1,13 @@
 """`check --probe`: what each backend can do, found out in processes that may die of it."""
 
-import os
 import re
 import signal
-import time
 
 import pytest
 
 from ring_attn_bench.probe.finding import read
-
-pytestmark = pytest.mark.timeout(280)
+from tests.harness.conftest import processes_of, wait_until
+from tests.patience import limit
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def test_a_crash_or_a_hang_costs_the_feature_that_ran_and_nothing_else(program, 
     done = probe(
         "illegal_access hang_on_softcap log2_lse out_of_memory reference",
         "causal window_causal softcap gqa",
-        "--seconds=6", "--jobs=3",
+        f"--seconds={limit(6):g}", "--jobs=3",
     )  # fmt: skip
 
     assert done.returncode == 1, done.stderr
@@ -56,7 +54,7 @@ def test_a_crash_or_a_hang_costs_the_feature_that_ran_and_nothing_else(program, 
     why = reasons(program)
     assert "SIGSEGV" in why["illegal_access", "window_causal", "forward"]
     assert "what a crash leaves behind" in why["illegal_access", "window_causal", "forward"]
-    assert "6 s" in why["hang_on_softcap", "softcap", "forward"]
+    assert f"{limit(6):g} s" in why["hang_on_softcap", "softcap", "forward"]
     assert "base 2" in why["log2_lse", "causal", "forward"]
     assert "out of memory: planted" in why["out_of_memory", "causal", "forward"]
 
@@ -104,12 +102,12 @@ def test_a_backend_that_cannot_be_loaded_has_a_reason_in_every_row(program, prob
 
 def test_a_backend_that_never_answers_is_not_asked_for_ever(program, probe):
     features = "full causal gqa mqa softcap batch"
-    done = probe("hang", features, "--seconds=1", "--jobs=1")
+    done = probe("hang", features, f"--seconds={limit(1):g}", "--jobs=1")
 
     assert done.returncode == 1
     assert set(verdicts(program).values()) == {"timeout ok"}
     why = reasons(program).values()
-    assert sum("no answer within 1 s" in reason for reason in why) == 4
+    assert sum(f"no answer within {limit(1):g} s" in reason for reason in why) == 4
     assert sum("not asked" in reason for reason in why) == 2
 
 
@@ -126,17 +124,17 @@ def test_a_name_that_there_is_not_is_exit_code_2_and_one_that_cannot_run_is_3(pr
 def test_what_was_found_before_a_probe_is_ended_is_kept(program, how):
     words = ["--backend=reference", "--backend=hang", "--feature=causal", "--seconds=200"]
     started = program.start("check", "--probe", *words, "--jobs=2", "--out", str(program.out))
-    _wait(lambda: (program.out / "coverage.csv").exists() and len(read(program.out)) == 2)
-    workers = _workers()
+    wait_until(lambda: (program.out / "coverage.csv").exists() and len(read(program.out)) == 2)
+    workers = _workers(program)
 
     started.send_signal(how)
-    started.wait(timeout=60)
+    started.wait(timeout=limit(60))
 
     assert verdicts(program) == {("reference", "causal"): "ok ok"}
     shown = program.run("coverage", "show", str(program.out), "--out", str(program.out))
     assert shown.returncode == 0, shown.stderr
     assert (program.out / "coverage.png").exists()
-    _wait(lambda: not workers & _workers(), seconds=20)
+    wait_until(lambda: not workers & _workers(program), seconds=20)
 
 
 def test_two_matrices_are_compared_by_their_verdicts(program, probe):
@@ -154,22 +152,5 @@ def test_two_matrices_are_compared_by_their_verdicts(program, probe):
     assert "reference softcap forward: ok -> wrong (it is out)" in differ.stdout
 
 
-def _workers():
-    """Process ids of probing processes on this machine."""
-    found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names are enough
-        try:
-            with open(f"/proc/{pid}/cmdline") as file:  # noqa: PTH123
-                words = file.read().split("\0")
-        except OSError:
-            continue
-        if "ring_attn_bench.probe.serve" in words:
-            found.add(int(pid))
-    return found
-
-
-def _wait(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def _workers(program):
+    return processes_of("ring_attn_bench.probe.serve", program)

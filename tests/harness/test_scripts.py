@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.patience import limit
+
 SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*.py"))
 
 
@@ -14,7 +16,9 @@ SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*.py"))
 def test_a_script_says_what_it_is_for_and_that_it_needs_a_gpu(script):
     def run(*words):
         command = [sys.executable, str(script), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=limit(120), check=False
+        )
 
     help_text, alone = run("--help"), run()
 

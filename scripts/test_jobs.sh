@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# Sourced by run_tests.sh and .ci/run: all tests, as jobs (see jobs.sh) and processes of their own.
+# Takes PYTHON, and `options` for pytest, which are the same in each.
+
+# Many tests start several ranks at once: more threads for each would fight for the same cores.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+run_pytest() {
+    local code=0
+    # the hypothesis profile `ci`: the same examples every time, and no limit on the time of one
+    "$PYTHON" -m pytest --hypothesis-profile=ci "$@" "${options[@]}" || code=$?
+    # options other than --full may choose no test in one of the jobs
+    if [[ $code == 5 && -n ${options[*]#--full} ]]; then return; fi
+    return "$code"
+}
+
+interpreted() { # Triton decides for a whole process whether it interprets kernels
+    TRITON_INTERPRET=1 run_pytest "$@"
+}
+
+interpreted_conformance() {
+    # its exhaustive grid, interpreted, takes a quarter of an hour: that is for a GPU
+    options=("${options[@]/#--full/--quiet}")
+    interpreted tests/conformance -k triton
+}
+
+queue_tests() { # the longest first, so that none is left alone at the end
+    job "Tests of the harness and of rings of ranks" run_pytest tests/harness tests/distributed
+    if [[ -d tests/triton_interpreted ]]; then
+        job "Tests in Triton's interpreter: our kernels" interpreted tests/triton_interpreted
+        job "Tests in Triton's interpreter: conformance" interpreted_conformance
+    else
+        echo "No tests/triton_interpreted: nothing is run in Triton's interpreter."
+    fi
+    job "Tests of everything else" run_pytest \
+        --ignore=tests/triton_interpreted --ignore=tests/harness --ignore=tests/distributed
+}
