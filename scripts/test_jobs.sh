@@ -14,21 +14,16 @@ run_pytest() {
     return "$code"
 }
 
-interpreted() { # Triton decides for a whole process whether it interprets kernels
-    TRITON_INTERPRET=1 run_pytest "$@"
-}
-
-interpreted_conformance() {
-    # its exhaustive grid, interpreted, takes a quarter of an hour: that is for a GPU
-    options=("${options[@]/#--full/--quiet}")
-    interpreted tests/conformance -k triton
+interpreted() { # for a whole process, as Triton decides, and on a CPU, though there be a GPU
+    CUDA_VISIBLE_DEVICES='' TRITON_INTERPRET=1 run_pytest "$@"
 }
 
 queue_tests() { # the longest first, so that none is left alone at the end
     job "Tests of the harness and of rings of ranks" run_pytest tests/harness tests/distributed
     if [[ -d tests/triton_interpreted ]]; then
         job "Tests in Triton's interpreter: our kernels" interpreted tests/triton_interpreted
-        job "Tests in Triton's interpreter: conformance" interpreted_conformance
+        job "Tests in Triton's interpreter: conformance" \
+            interpreted tests/conformance -k triton
     else
         echo "No tests/triton_interpreted: nothing is run in Triton's interpreter."
     fi

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,6 +40,8 @@ def _made(name: str) -> Backend | str:
 _MADE = {name: _made(name) for name in sorted(backends())}
 BACKENDS = {name: made for name, made in _MADE.items() if not isinstance(made, str)}
 """Those that can run in this process, by name."""
+AT_FULL_SPEED = {k: x for k, x in BACKENDS.items() if DEVICE not in x.worker_environment}
+"""Those whose kernels are not interpreted."""
 MISSING = {name: made for name, made in _MADE.items() if isinstance(made, str)}
 """Why the others cannot."""
 
@@ -86,6 +88,12 @@ def about(feature: Feature) -> Iterator[Question]:
 
 QUESTIONS = list(dict.fromkeys(x for feature in FEATURES.values() for x in about(feature)))
 """All cases of all features, in all dtypes; each once, though features may share one."""
+FIRST = {
+    Question(x.asks, case)
+    for x in FEATURES.values()
+    for case in x.chosen(DEVICE, "float32", quick=True)
+}
+"""The telling case of each feature: interpreted, the others are for --full (1 s each)."""
 
 GRID = [
     Question(Asks.RESULTS, replace(
@@ -99,19 +107,24 @@ GRID = [
     for heads, key_heads in ((4, 2), (5, 1))
     for dtype in DTYPES
 ]  # fmt: skip
-"""For --full."""
+"""For --full, and for kernels at full speed: interpreted it takes a quarter of an hour."""
 
 
-def asked(questions: Iterable[Question], *directions: Direction) -> list[Any]:
+def asked(
+    backends: Mapping[str, Backend], questions: Iterable[Question], *directions: Direction
+) -> list[Any]:
     """Backend, question and direction, but for what a backend refuses: test_declared.py has that.
 
     Most of what could be asked is refused, or its backend is not here: 7,000 of 14,000 tests were
     skips.
     """
     return [
-        pytest.param(backend, question, direction, id=f"{name}-{question}-{direction.value}")
-        for name, backend in BACKENDS.items()
+        pytest.param(
+            backend, question, direction, id=f"{name}-{question}-{direction.value}",
+            marks=[] if name in AT_FULL_SPEED or question in FIRST else [pytest.mark.full],
+        )
+        for name, backend in backends.items()
         for question in questions
         for direction in directions
         if question.refusal(backend, direction) is None
-    ]
+    ]  # fmt: skip

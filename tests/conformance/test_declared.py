@@ -9,12 +9,16 @@ from ring_attn_bench.conformance.cases import FULL
 from ring_attn_bench.conformance.feature import Asks
 from ring_attn_bench.conformance.features import FEATURES
 from ring_attn_bench.problem import DTYPES
-from tests.conformance.questions import BACKENDS, DEVICE, Question, about, one_thread
+from tests.conformance.questions import (
+    AT_FULL_SPEED,
+    BACKENDS,
+    DEVICE,
+    Question,
+    about,
+    one_thread,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered:RuntimeWarning")
-
-# what is interpreted is slow: test_results.py asks about the same cases
-AT_FULL_SPEED = {k: x for k, x in BACKENDS.items() if DEVICE not in x.worker_environment}
 
 
 def refusals(backend, feature):
@@ -25,6 +29,7 @@ def refusals(backend, feature):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES.keys())
+# of what is interpreted, which is slow, test_results.py asks about the same cases
 @pytest.mark.parametrize("backend", AT_FULL_SPEED.values(), ids=AT_FULL_SPEED.keys())
 def test_what_is_not_refused_is_right_and_what_is_refused_is_refused_in_advance(
     backend, feature, direction

@@ -4,24 +4,24 @@ import pytest
 
 from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.conformance.ask import DIRECTIONS
-from tests.conformance.questions import GRID, QUESTIONS, asked
+from tests.conformance.questions import AT_FULL_SPEED, BACKENDS, GRID, QUESTIONS, asked
 
 # numpy, which runs interpreted kernels, warns where hardware gives the -inf that is meant
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered:RuntimeWarning")
 WHAT = ("backend", "question", "direction")
 
 
-@pytest.mark.parametrize(WHAT, asked(QUESTIONS, Direction.FORWARD))
+@pytest.mark.parametrize(WHAT, asked(BACKENDS, QUESTIONS, Direction.FORWARD))
 def test_out_is_right_and_lse_is_its_natural_logarithm(backend, question, direction):
     question.ask(backend, direction)
 
 
-@pytest.mark.parametrize(WHAT, asked(QUESTIONS, Direction.BACKWARD))
+@pytest.mark.parametrize(WHAT, asked(BACKENDS, QUESTIONS, Direction.BACKWARD))
 def test_gradients_are_right(backend, question, direction):
     question.ask(backend, direction)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(WHAT, asked(GRID, *DIRECTIONS))
+@pytest.mark.parametrize(WHAT, asked(AT_FULL_SPEED, GRID, *DIRECTIONS))
 def test_results_are_right_over_the_grid(backend, question, direction):
     question.ask(backend, direction)

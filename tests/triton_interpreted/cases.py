@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
 from hypothesis import strategies as st
 
 from ring_attn_bench.positions import Band, Span
 from tests.triton_interpreted.checking import CAUSAL, Case
+
+
+def in_dtypes(cases: Mapping[str, Case], float32: str) -> list[Any]:
+    """Each case in float16, the named ones in float32, which takes twice as long; --full: all.
+
+    float32: names, a line each. What the dtype changes is products and stores, not what is masked.
+    """
+    named = {name.strip() for name in float32.strip().splitlines()}
+    assert named <= cases.keys(), named - cases.keys()
+    return [
+        pytest.param(
+            cases[name], dtype, id=f"{name}-{dtype}",
+            marks=[pytest.mark.full] if dtype is torch.float32 and name not in named else [],
+        )
+        for name in cases for dtype in (torch.float16, torch.float32)
+    ]  # fmt: skip
+
 
 INDICES = {
     "full": Case(rows=260, keys=260, heads=1, groups=1),

@@ -19,7 +19,7 @@ from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.positions import Band
 from ring_attn_bench.problem import Mask, Problem
 from ring_attn_bench.tensors import Keys, Rows
-from tests.triton_interpreted.cases import INDICES, bands_of_indices
+from tests.triton_interpreted.cases import INDICES, bands_of_indices, in_dtypes
 from tests.triton_interpreted.checking import (
     BACKEND,
     CAUSAL,
@@ -43,14 +43,27 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", INDICES.values(), ids=INDICES.keys())
+IN_FLOAT32 = """
+    causal
+    full-more-keys-gqa
+    full-one-key
+    window-both-gqa
+    rows-without-keys
+    d59-dv40
+    d16
+    d256
+    softcap
+    zero-scale
+"""
+
+
+@pytest.mark.parametrize(("case", "dtype"), in_dtypes(INDICES, IN_FLOAT32))
 def test_out_and_gradients_are_as_good_as_plain_torch(case, dtype):
     assert_as_good_as_plain_torch(case, *case.tensors(dtype))
 
 
 @given(case=bands_of_indices(), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_any_shape_and_band_is_as_good_as_plain_torch(case, dtype, seed):
     assert_as_good_as_plain_torch(case, *case.tensors(dtype, seed))
 

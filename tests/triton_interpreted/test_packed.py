@@ -85,12 +85,21 @@ def assert_same(got, right):
         assert got[name].dtype is x.dtype
 
 
-@pytest.mark.parametrize("mask", MASKS, ids=str)
-@pytest.mark.parametrize(
-    ("dtype", "features"),
-    [(torch.float16, features) for features in FEATURES[:3]] + [(torch.float32, FEATURES[0])],
-    ids=["float16", "float16, softcap", "float16, ALiBi", "float32"],
-)
+CASES = [
+    pytest.param(dtype, FEATURES[features], mask, id=f"{name}-{mask}",
+                 marks=[] if index in quick else [pytest.mark.full])
+    for name, dtype, features, quick in (
+        ("float16", torch.float16, 0, range(5)),
+        ("float16, softcap", torch.float16, 1, (1, 3)),
+        ("float16, ALiBi", torch.float16, 2, (1, 2)),
+        ("float32", torch.float32, 0, (0, 2)),
+    )
+    for index, mask in enumerate(MASKS)
+]  # fmt: skip
+"""Each mask, and with each feature two of them; all of them for --full."""
+
+
+@pytest.mark.parametrize(("dtype", "features", "mask"), CASES)
 def test_each_document_is_what_it_is_alone(dtype, features, mask):
     given, score = documents(LENGTHS, mask), Score(0.25, **features)
     data = tensors(LENGTHS, dtype)

@@ -24,6 +24,7 @@ from tests.triton_interpreted.cases import (
     POSITIONS,
     ZIGZAG,
     bands_of_positions,
+    in_dtypes,
 )
 from tests.triton_interpreted.checking import (
     BACKEND,
@@ -41,20 +42,32 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", POSITIONS.values(), ids=POSITIONS.keys())
+IN_FLOAT32 = """
+    a zigzag rank's own tokens
+    and what it fetched
+    window
+    one row before its key
+    strides
+    many chunks
+    ALiBi, zigzag
+    ALiBi, far away
+    ALiBi, float32's integers end
+"""
+
+
+@pytest.mark.parametrize(("case", "dtype"), in_dtypes(POSITIONS, IN_FLOAT32))
 def test_out_and_gradients_are_as_good_as_plain_torch(case, dtype):
     assert_as_good_as_plain_torch(case, *case.tensors(dtype))
 
 
 @given(case=bands_of_positions(), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=16, deadline=None, derandomize=True)
 def test_any_chunks_band_and_features_are_as_good_as_plain_torch(case, dtype, seed):
     assert_as_good_as_plain_torch(case, *case.tensors(dtype, seed))
 
 
 @given(case=bands_of_positions())
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_pieces_and_places_hold_every_allowed_pair_once_and_nothing_else(case):
     block = case.block
     rows, keys = positions(block.rows), positions(block.keys)
