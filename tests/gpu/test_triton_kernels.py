@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 from tests.triton_interpreted.cases import (
     DROPPED,
+    GRID_DIMS,
     INDICES,
     POSITIONS,
     bands_of_indices,
     bands_of_positions,
+    grid,
 )
 from tests.triton_interpreted.checking import CAUSAL, Case, assert_as_good_as_plain_torch
 from tests.triton_interpreted.edges import (
@@ -77,6 +79,14 @@ def with_all_features_or_none(case):
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_any_chunks_band_and_features_are_as_good_as_plain_torch(case, seed):
     assert_right(case, seed=seed)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("head_dim", [dim for dim in GRID_DIMS if dim > 128])
+def test_the_wide_part_of_the_grid_is_as_good_as_plain_torch_in_float32(head_dim):
+    """The rest of the grid is interpreted, on a CPU."""
+    for case in grid(head_dim):
+        assert_right(case, torch.float32)
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import pytest
@@ -110,6 +111,18 @@ DROPPED = {
     ),
     "rows without keys": Case(150, 50, dropout_p=0.2, band=Band(20, 60)),
 }
+
+GRID_DIMS = (16, 32, 40, 59, 64, 96, 111, 128, 160, 192, 224, 256)
+
+
+def grid(head_dim: int) -> Iterator[Case]:
+    """A tenth of all combinations, in which every pair of choices meets."""
+    bands = (Band(), CAUSAL, Band(-30, 80), Band(25, None), Band(None, -20))
+    shapes = ((113, 203), (203, 113), (256, 256))
+    for index, band in product(range(2), bands):
+        place = index + bands.index(band)
+        (rows, keys), groups, softcap = shapes[place % 3], 1 + place % 2, (0.0, 15.0)[index]
+        yield Case(rows, keys, 1, 2, groups, head_dim, max(16, head_dim - 19), band, softcap)
 
 
 ANY_DIMS = st.tuples(st.integers(1, 70), st.integers(1, 70))
