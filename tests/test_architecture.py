@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import limit
+
 CHECKOUT = Path(__file__).parents[1]
 ROOTS = {"ring_attn_bench": CHECKOUT, "ring_attn_backends": CHECKOUT / "backends"}
 
@@ -292,7 +294,11 @@ def loaded_by(code: str) -> set[str]:
     paths = [str(root) for root in ROOTS.values()]
     program = f"import sys\nsys.path[:0] = {paths}\n{code}\nprint(*sys.modules, sep='\\n')"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=limit(120),
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())

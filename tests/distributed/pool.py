@@ -26,8 +26,11 @@ from tempfile import TemporaryDirectory
 import torch
 import torch.distributed as dist
 
+from tests.patience import limit as patient
+
 START_LIMIT = 120.0
 CALL_LIMIT = 30.0
+"""Seconds of a quiet machine."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class RankPool:
         """What each of the first `world_size` ranks returns, or what it raised."""
         if not self._ranks:
             self._start()
+        limit = patient(limit)
         request = (f"{function.__module__}:{function.__qualname__}", world_size or self.size, limit)
         body = pickle.dumps((*request, pickle.dumps(arguments)))
         called = [pipe for _, pipe in self._ranks[: world_size or self.size]]
@@ -116,7 +120,7 @@ class RankPool:
             process.start()
             theirs.close()
             self._ranks.append((process, ours))
-        self._answers([pipe for _, pipe in self._ranks], START_LIMIT, "the start")
+        self._answers([pipe for _, pipe in self._ranks], patient(START_LIMIT), "the start")
 
     def _answers(self, pipes: list[Connection], limit: float, what: str) -> list[object]:
         answers: dict[int, object] = {}

@@ -18,6 +18,7 @@ from ring_attn_bench import RingContext
 from ring_attn_bench.ring.context import context_for
 from tests.distributed.pool import RankPool, Ring, join_group
 from tests.distributed.truth import Case, attend, faults
+from tests.patience import limit
 
 CHECKOUT = Path(__file__).parents[2]
 SMALL = Case(2, "zigzag", 6, heads=4, dtype=torch.float32)
@@ -161,6 +162,6 @@ def test_a_program_ends_with_exit_code_0(tmp_path, ending):
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
         str(program), ending,
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=limit(120))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done") == 2

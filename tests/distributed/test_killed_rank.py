@@ -16,6 +16,7 @@ import torch
 from ring_attn_bench import RingContext
 from tests.distributed.pool import Ring, join_group
 from tests.distributed.truth import Case, attend
+from tests.patience import limit
 
 CASE = Case(3, "zigzag", 64, heads=4, dtype=torch.float32)
 STOP_WITHIN = 30.0
@@ -52,11 +53,11 @@ def test_the_other_ranks_stop_with_an_error(tmp_path, how):
         processes.append(process)
     try:
         for pipe in pipes:
-            assert pipe.poll(60)
+            assert pipe.poll(limit(60))
             assert pipe.recv() == "running"
         time.sleep(0.5)
         os.kill(processes[1].pid, how)
-        deadline = time.monotonic() + STOP_WITHIN
+        deadline = time.monotonic() + limit(STOP_WITHIN)
         for rank in (0, 2):
             assert pipes[rank].poll(max(0.0, deadline - time.monotonic())), f"rank {rank} hangs"
             assert "Error" in pipes[rank].recv()
