@@ -6,6 +6,9 @@ import warnings
 
 import pytest
 
+WITHOUT_GPU = pytest.StashKey[str | None]()
+"""Why what is marked `gpu` does not run, or None."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declares --full."""
@@ -13,17 +16,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what is marked `full` unless asked for, and skips `gpu` where there is none."""
+    """Leaves out what is marked `full` unless asked for, and `gpu` where there is none."""
     if not config.getoption("--full"):
-        left_out = [item for item in items if item.get_closest_marker("full")]
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
-        if left_out:
-            config.hook.pytest_deselected(items=left_out)
+        _leave_out(config, items, "full")
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    reason = _no_gpu() if on_gpu else None
-    if reason:
+    config.stash[WITHOUT_GPU] = _no_gpu() if on_gpu else None
+    reason = config.stash[WITHOUT_GPU]
+    if reason and len(on_gpu) < len(items):
+        _leave_out(config, items, "gpu")
+        config.stash[WITHOUT_GPU] = f"{len(on_gpu)} tests are left out: each {reason}"
+    elif reason:  # nothing else was asked for, and an answer is due
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> str:
+    """Says in a line what would be 1,663 skips."""
+    return config.stash[WITHOUT_GPU] or ""
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], mark: str) -> None:
+    left_out = [item for item in items if item.get_closest_marker(mark)]
+    items[:] = [item for item in items if not item.get_closest_marker(mark)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
 
 
 def _no_gpu() -> str | None:
