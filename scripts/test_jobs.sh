@@ -20,13 +20,12 @@ interpreted() { # for a whole process, as Triton decides, and on a CPU, though t
 
 queue_tests() { # the longest first, so that none is left alone at the end
     job "Tests of the harness and of rings of ranks" run_pytest tests/harness tests/distributed
+    job "Tests of everything else" run_pytest \
+        --ignore=tests/triton_interpreted --ignore=tests/harness --ignore=tests/distributed
     if [[ -d tests/triton_interpreted ]]; then
         job "Tests in Triton's interpreter: our kernels" interpreted tests/triton_interpreted
-        job "Tests in Triton's interpreter: conformance" \
-            interpreted tests/conformance -k triton
+        job "Tests in Triton's interpreter: conformance" interpreted tests/conformance -k triton
     else
         echo "No tests/triton_interpreted: nothing is run in Triton's interpreter."
     fi
-    job "Tests of everything else" run_pytest \
-        --ignore=tests/triton_interpreted --ignore=tests/harness --ignore=tests/distributed
 }
