@@ -5,6 +5,9 @@
 # Many tests start several ranks at once: more threads for each would fight for the same cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
+# Compiled for GPUs that need not be here: a few seconds by default, with --full ten minutes.
+COMPILED=(tests/unit/test_triton_compile.py tests/unit/test_triton_hopper_compile.py)
+
 run_pytest() {
     local code=0
     # the hypothesis profile `ci`: the same examples every time, and no limit on the time of one
@@ -20,12 +23,9 @@ interpreted() { # for a whole process, as Triton decides, and on a CPU, though t
 
 queue_tests() { # the longest first, so that none is left alone at the end
     job "Tests of the harness and of rings of ranks" run_pytest tests/harness tests/distributed
-    job "Tests of everything else" run_pytest \
-        --ignore=tests/triton_interpreted --ignore=tests/harness --ignore=tests/distributed
-    if [[ -d tests/triton_interpreted ]]; then
-        job "Tests in Triton's interpreter: our kernels" interpreted tests/triton_interpreted
-        job "Tests in Triton's interpreter: conformance" interpreted tests/conformance -k triton
-    else
-        echo "No tests/triton_interpreted: nothing is run in Triton's interpreter."
-    fi
+    job "Tests that compile our kernels" run_pytest "${COMPILED[@]}"
+    job "Tests of everything else" run_pytest --ignore=tests/triton_interpreted \
+        --ignore=tests/harness --ignore=tests/distributed "${COMPILED[@]/#/--ignore=}"
+    job "Tests in Triton's interpreter: our kernels" interpreted tests/triton_interpreted
+    job "Tests in Triton's interpreter: conformance" interpreted tests/conformance -k triton
 }

@@ -253,8 +253,11 @@ def test_features_that_are_off_are_not_in_the_code(tmp_path):
 
 
 @pytest.mark.full
-def test_every_head_dim_and_dtype_fits_on_hopper(tmp_path):
-    for kernel, head_dim, dtype in product(KERNELS, range(16, 257, 16), TYPES):
+@pytest.mark.parametrize("head_dim", range(16, 257, 16))
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_head_dim_and_dtype_fits_on_hopper(kernel, head_dim, tmp_path):
+    # the two of 16 bits are compiled alike, and take turns
+    for dtype in ((torch.float16, torch.bfloat16)[head_dim // 16 % 2], torch.float32):
         assert_fits(calls(kernel, head_dim, dtype), 90, tmp_path)
 
 
