@@ -94,8 +94,15 @@ start_job() { # index
 
 # The end of one: everything that it printed, how long it took and how it ended.
 await_job() {
-    local ended code=0 index
-    wait -n -p ended "${!job_index[@]}" || code=$?
+    local ended='' code=0 index
+    # asked for one by one: `wait -n` with process ids forgets a job that has ended before it
+    until [[ $ended ]]; do
+        sleep 0.2
+        for ended in "${!job_index[@]}" ''; do
+            if [[ $ended ]] && ! kill -0 "$ended" 2>/dev/null; then break; fi
+        done
+    done
+    wait "$ended" || code=$?
     index=${job_index[$ended]}
     unset "job_index[$ended]"
     echo "ended $ended" >&"$lifeline"
