@@ -40,9 +40,7 @@ def backend(package, monkeypatch):
 
 @pytest.mark.parametrize(("asks", "case", "direction"), questions("bfloat16"))
 def test_it_answers_the_conformance_suite(backend, asks, case, direction):
-    reason = answer(backend, asks, case, direction)
-    if reason:
-        pytest.skip(reason)
+    answer(backend, asks, case, direction)
 
 
 @pytest.mark.parametrize(("asks", "case", "direction"), questions("float16", "alibi", "window"))

@@ -57,9 +57,7 @@ def backend_of(package, monkeypatch, *off, **options):
 @every_version
 @pytest.mark.parametrize(("asks", "case", "direction"), questions("bfloat16"))
 def test_it_answers_the_conformance_suite(version, asks, case, direction, monkeypatch):
-    reason = answer(backend_of(version(), monkeypatch), asks, case, direction)
-    if reason:
-        pytest.skip(reason)
+    answer(backend_of(version(), monkeypatch), asks, case, direction)
 
 
 @every_version

@@ -30,9 +30,7 @@ def backend_of(package, monkeypatch):
 
 @pytest.mark.parametrize(("asks", "case", "direction"), questions("bfloat16"))
 def test_it_answers_the_conformance_suite(asks, case, direction, monkeypatch):
-    reason = answer(backend_of(FlashAttn4(), monkeypatch), asks, case, direction)
-    if reason:
-        pytest.skip(reason)
+    answer(backend_of(FlashAttn4(), monkeypatch), asks, case, direction)
 
 
 @pytest.mark.parametrize("architecture", [9, 10])

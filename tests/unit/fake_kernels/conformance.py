@@ -32,13 +32,15 @@ def questions(dtype, *patterns):
 
 
 def answer(backend, asks, case, direction):
-    """None where it is right, else why it was refused; fails where it is wrong."""
+    """None where it is right, else the sentence in which it was refused; fails otherwise."""
     reason = refusal(backend, asks, case, direction, "cpu")
     if reason is None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         assert faults(backend, asks, case, direction, "cpu") == []
         torch.set_num_threads(threads)
+    else:
+        assert len(reason.split()) > 3
     return reason
 
 
