@@ -63,7 +63,13 @@ def test_determinism_that_is_asked_for_is_checked(program):
     assert records["reference", "forward"].speed is None
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
+ENDS = [
+    pytest.param(signal.SIGKILL, id="killed"),
+    pytest.param(signal.SIGTERM, id="terminated", marks=pytest.mark.full),
+]
+
+
+@pytest.mark.parametrize("how", ENDS)
 def test_a_run_that_is_ended_leaves_its_records_and_no_processes(program, how):
     suite = program.suite("reference", "hang", case_seconds=100)
     started = program.start("check", "--suite", str(suite), "--out", str(program.out))

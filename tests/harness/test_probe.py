@@ -120,7 +120,13 @@ def test_a_name_that_there_is_not_is_exit_code_2_and_one_that_cannot_run_is_3(pr
     assert program.run("check", "--feature", "causal").returncode == 2
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
+ENDS = [
+    pytest.param(signal.SIGKILL, id="killed"),
+    pytest.param(signal.SIGTERM, id="terminated", marks=pytest.mark.full),
+]
+
+
+@pytest.mark.parametrize("how", ENDS)
 def test_what_was_found_before_a_probe_is_ended_is_kept(program, how):
     words = ["--backend=reference", "--backend=hang", "--feature=causal", "--seconds=200"]
     started = program.start("check", "--probe", *words, "--jobs=2", "--out", str(program.out))

@@ -115,6 +115,7 @@ def test_what_cannot_be_tuned_is_refused_in_a_sentence(program, words, code, sen
     assert not program.out.exists()
 
 
+@pytest.mark.full  # interpreted, it takes 11 s
 def test_triton_is_verified_where_it_interprets_and_has_no_speed_there(program):
     pytest.importorskip("triton")
     program.environment["CUDA_VISIBLE_DEVICES"] = ""

@@ -45,9 +45,7 @@ pytestmark = [
 IN_FLOAT32 = """
     a zigzag rank's own tokens
     and what it fetched
-    window
     one row before its key
-    strides
     many chunks
     ALiBi, zigzag
     ALiBi, far away
@@ -61,7 +59,7 @@ def test_out_and_gradients_are_as_good_as_plain_torch(case, dtype):
 
 
 @given(case=bands_of_positions(), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
-@settings(max_examples=16, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 def test_any_chunks_band_and_features_are_as_good_as_plain_torch(case, dtype, seed):
     assert_as_good_as_plain_torch(case, *case.tensors(dtype, seed))
 
