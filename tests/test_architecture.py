@@ -1,6 +1,6 @@
 """The arrows go one way, imports cost nothing until used, and files stay readable.
 
-cli -> bench -> ring -> contract <- backends; the report reads records only. What is read here is
+cli -> bench -> ring -> calls -> contract <- backends; the report reads records only. What is read here is
 source text, so that a rule holds for imports inside functions and for typing too; what only a run
 can show is asked of a fresh process.
 """
