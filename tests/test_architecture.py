@@ -1,8 +1,8 @@
 """The arrows go one way, imports cost nothing until used, and files stay readable.
 
-cli -> bench -> ring -> calls -> contract <- backends; the report reads records only. What is read here is
-source text, so that a rule holds for imports inside functions and for typing too; what only a run
-can show is asked of a fresh process.
+cli -> bench -> ring -> calls -> contract <- backends; the report reads records only. What is read
+here is source text, so that a rule holds for imports inside functions and for typing too; what only
+a run can show is asked of a fresh process.
 """
 
 from __future__ import annotations
