@@ -17,7 +17,22 @@ from difflib import get_close_matches
 
 
 class RingAttnBenchError(Exception):
-    """Base of every deliberate error; its text is one or two sentences: what, got, allowed."""
+    """Base of every deliberate error; its text is one or two sentences: what, got, allowed.
+
+    All of them can be pickled, whatever their constructors take: a worker's reach its parent.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unpickled, (type(self), self.args, self.__dict__)
+
+
+def _unpickled(
+    kind: type[RingAttnBenchError], arguments: tuple[object, ...], state: dict[str, object]
+) -> RingAttnBenchError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(state)
+    return error
 
 
 class InvalidArgument(RingAttnBenchError, ValueError):

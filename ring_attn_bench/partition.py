@@ -75,6 +75,6 @@ PARTITIONS = {
 
 def get_partition(name: str) -> Partition:
     """The partition of that name; raises UnknownName."""
-    if name not in PARTITIONS:
+    if not isinstance(name, str) or name not in PARTITIONS:
         raise UnknownName("partition", name, PARTITIONS)
     return PARTITIONS[name]

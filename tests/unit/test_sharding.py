@@ -1,5 +1,6 @@
 """shard, join_shards and position_ids: there and back, and gradients on the way."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,3 +103,34 @@ def test_an_unknown_partition_is_refused_by_name_everywhere(call):
 def test_unshard_without_a_process_group_says_how_to_get_one():
     with pytest.raises(NoProcessGroup, match=r"torchrun .*init_process_group\(\)"):
         unshard(torch.zeros(1, 8), "zigzag")
+
+
+X = torch.zeros(1, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: shard(X, 0, 2, 5), "unknown partition 5. Known: contiguous"),
+        (lambda: shard(X, 0, 2, ["zigzag"]), "unknown partition"),
+        (lambda: shard(X, 0, 2, "zigzag", 7), r"dim is 7; .* \(1, 8, 2\) has -3 to 2"),
+        (lambda: shard(X, 0, 2, "zigzag", None), "dim is None; it must be an integer"),
+        (lambda: shard([1, 2], 0, 2, "zigzag"), "x must be a tensor, got list"),
+        (lambda: position_ids(16, 1.5, 4, "zigzag"), "rank is 1.5; it must be an integer"),
+        (lambda: position_ids("16", 1, 4, "zigzag"), "seqlen is '16'; it must be an integer"),
+        (lambda: position_ids(16, 0, True, "zigzag"), "world_size is True; it must be an integer"),
+        (lambda: join_shards([], "zigzag"), "at least one .* got none"),
+        (lambda: join_shards([X, X[:, :4]], "zigzag"), r"one shape, got \(1, 4, 2\), \(1, 8, 2\)"),
+        (lambda: join_shards(X, "zigzag"), "must be a list of tensors, got Tensor"),
+        (lambda: join_shards([X, None], "zigzag"), "must be a tensor, got NoneType"),
+    ],
+)
+def test_what_cannot_be_dealt_or_joined_is_a_sentence(call, sentence):
+    with pytest.raises((InvalidArgument, UnknownName), match=sentence):
+        call()
+
+
+def test_numpys_integers_are_integers():
+    wanted = position_ids(16, 1, 4, "zigzag")
+    assert torch.equal(position_ids(np.int64(16), np.int32(1), torch.tensor(4), "zigzag"), wanted)
+    assert torch.equal(shard(X, 0, 2, "zigzag", -2), shard(X, 0, 2, "zigzag", 1))
