@@ -4,7 +4,8 @@ q (batch, queries, heads_q, head_dim), k (batch, keys, heads_kv, head_dim), v (b
 heads_kv, head_dim of v), heads_kv dividing heads_q; packed documents (varlen) without the batch
 dim. float16, bfloat16, float32 or float64. With more keys than queries, or fewer, the last query
 stands at the last key: causal and window_size count from there, as in flash-attn 2.1 and later.
-A query that sees no key has out 0 and lse -inf.
+A query that sees no key has out 0 and lse -inf. NaN and infinities are not stopped by a mask:
+kernels multiply a hidden key's v by a weight of 0, which leaves NaN in rows of its tile.
 
 The arguments are flash-attn's, and:
 

@@ -62,6 +62,7 @@ class Score:
     After the softmax, a weight is dropped with probability dropout_p, or else divided by
     1 - dropout_p; lse knows nothing of it.
 
+    softmax_scale: positive; a caller's that is not has been folded into q.
     alibi_slopes: float32, (heads_q,) or (batch, heads_q), or None.
     dropout_seed: 0 to 2**63 - 1. One seed, block and shape give one mask, forward and backward.
     """

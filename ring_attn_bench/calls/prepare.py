@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ring_attn_bench.calls.attend import Call, Given
 from ring_attn_bench.calls.autocast import as_autocast
+from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options, drawn_seed
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.remembered import Remembered
@@ -50,14 +51,16 @@ def prepared(
     they take the host some 50 us. Only what the starts of documents hold is looked at each time,
     on a CPU. Raises what the public functions document.
     """
-    q, k, v = as_autocast(q, k, v)
+    q, k, v = as_autocast(with_unit_stride(q), with_unit_stride(k), with_unit_stride(v))
     options = options.plain()
+    if options.softmax_scale is not None and options.softmax_scale <= 0 and isinstance(q, Tensor):
+        q, options = _with_positive_scale(q, options, options.softmax_scale)
     starts: tuple[Tensor, ...] = ()
     if documents is None:
         key = options.key(q, k, v)
     else:
         documents = _plain(documents)
-        starts = documents.cu_seqlens_q, documents.cu_seqlens_k
+        starts = in_a_row(documents.cu_seqlens_q), in_a_row(documents.cu_seqlens_k)
         longest = documents.max_seqlen_q, documents.max_seqlen_k
         on_gpu = getattr(q, "is_cuda", False)
         key = options.key(q, k, v, *starts, more=longest) if on_gpu else None
@@ -65,7 +68,19 @@ def prepared(
     if call is None:
         call = way.made(checked(q, k, v, options, way.ranks, documents), options)
         way.calls.keep(key, call)
-    return call, Given(q, k, v, options.sink, options.alibi_slopes, *starts), options
+    slopes = options.alibi_slopes
+    slopes = None if slopes is None else in_a_row(slopes)
+    return call, Given(q, k, v, options.sink, slopes, *starts), options
+
+
+def _with_positive_scale(q: Tensor, options: Options, scale: float) -> tuple[Tensor, Options]:
+    """Folds the sign of the scale, or 0, into q: exact, and autograd folds it into dq.
+
+    Most kernels take the largest product of a row for its largest score, and give NaN.
+    """
+    if scale == 0:
+        return q * 0, options._replace(softmax_scale=1.0)
+    return -q, options._replace(softmax_scale=-scale)
 
 
 def _plain(documents: Documents) -> Documents:
