@@ -66,7 +66,7 @@ class OnRing:
     ring: RingContext
 
     @property
-    def calls(self) -> Remembered[tuple[RingCall, Signature]]:
+    def calls(self) -> Remembered[tuple[Job, Signature]]:
         """The context's."""
         return self.ring.calls
 
@@ -75,8 +75,8 @@ class OnRing:
         """The ring's."""
         return self.ring.world_size
 
-    def made(self, problem: Problem, options: Options) -> tuple[RingCall, Signature]:
-        """The call, and what it must have in common with the other ranks'; raises as `choose`."""
+    def made(self, problem: Problem, options: Options) -> tuple[Job, Signature]:
+        """The job, and what it must have in common with the other ranks'; raises as `choose`."""
         ring = self.ring
         if options.partition is None:
             raise InvalidArgument("partition is None; it must be a name like 'zigzag'.")
@@ -86,7 +86,7 @@ class OnRing:
         backend, _ = choose(options.backend, problem, planner, announces=ring.rank == 0)
         score = options.score(problem.head_dim)
         (job,) = jobs(problem, layout, backend, score, ring.options, (ring.rank,))
-        return RingCall(job, ring), _signature(problem, layout, job, options, ring)
+        return job, _signature(problem, layout, job, options, ring)
 
 
 def agreed_call(
@@ -100,12 +100,13 @@ def agreed_call(
     others, which then raise too instead of waiting for it.
     """
     with _refusing(like, ring):
-        (call, signature), given, options = prepared(*separated(), OnRing(ring))
+        (job, signature), given, options = prepared(*separated(), OnRing(ring))
         device = given.q.device
         ring.check_device(device)
     if ring.shakes_hands(device):
         signature = signature.with_text("dropout_seed", str(options.dropout_seed))
         agree(ring.group, ring.message_device(device), signature)
+    call = RingCall(job, ring)  # not remembered, or a context would keep itself alive
     if options.draws_seed:
         return call.seeded(shared_seed(ring.group, ring.message_device(device))), given
     return call if options.dropout_seed is None else call.seeded(options.dropout_seed), given

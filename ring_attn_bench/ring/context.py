@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 import torch.distributed as dist
@@ -15,13 +17,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup
 from ring_attn_bench.plan import Plan
-from ring_attn_bench.ring.group_counts import even_out
+from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.choose import transport_for
 
 if TYPE_CHECKING:
-    from ring_attn_bench.ring.call import RingCall
+    from ring_attn_bench.ring.forward import Job
     from ring_attn_bench.ring.handshake import Signature
 
 
@@ -88,12 +90,39 @@ class RingContext:
             ranks = tuple(dist.get_process_group_ranks(found))
             timeout = timeout_of(found) if timeout is None else timeout
         self._want(_Wanted(options or RingOptions(), ranks, timeout))
-        self._made = _make(self._wanted)  # not at the first call: all ranks are here now
+        self._made = self._make()  # not at the first call: all ranks are here now
 
     def _want(self, wanted: _Wanted) -> None:
         self._wanted = wanted
         self._made = None
-        self.calls: Remembered[tuple[RingCall, Signature]] = Remembered()
+        self._closed = False
+        self._end: Callable[[], object] = _nothing
+        self.calls: Remembered[tuple[Job, Signature]] = Remembered()
+
+    def _make(self) -> _Made:
+        made = _make(self._wanted)
+        # not at exit, when torch takes everything down by itself
+        end = finalize(self, _destroy, made.group)
+        end.atexit = False
+        self._end = end
+        return made
+
+    def close(self) -> None:
+        """Gives the communicator back, with its threads and sockets; every rank must.
+
+        A context that nothing refers to any more is closed too: one that was made for a group's
+        calls when that group is destroyed and gone.
+        """
+        self._closed = True
+        self._made = None
+        self.calls = Remembered()
+        self._end()
+
+    def __enter__(self) -> RingContext:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __copy__(self) -> RingContext:
         return self
@@ -106,8 +135,10 @@ class RingContext:
 
     @property
     def _ring(self) -> _Made:
+        if self._closed:
+            raise InvalidArgument("this RingContext is closed; make another one for further calls.")
         if self._made is None:
-            self._made = _make(self._wanted)
+            self._made = self._make()
         return self._made
 
     @property
@@ -174,6 +205,15 @@ class RingContext:
         return torch.device("cpu") if "cpu" in self._ring.backends else device
 
 
+def _nothing() -> None:
+    """What it takes to end a context that was not made yet."""
+
+
+def _destroy(group: dist.ProcessGroup) -> None:
+    with suppress(AssertionError, ValueError):  # with the default group all others went too
+        dist.destroy_process_group(group)
+
+
 def _unpickled(wanted: _Wanted) -> RingContext:
     context = RingContext.__new__(RingContext)
     context._want(wanted)
@@ -192,8 +232,8 @@ def _make(wanted: _Wanted) -> _Made:
     timeout = timeout_of(world) if wanted.timeout is None else wanted.timeout
     # local synchronization: the other ranks of the world need not take part. Without it, two
     # rings of two inside four ranks mixed their sums or hung.
-    even_out(ranks)
-    own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
+    with evened_out(ranks):
+        own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
     assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
     name, transport = transport_for(wanted.options, own)
     backends = _backend_of_device_types(own)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from ring_attn_bench import RingContext, RingOptions
+from ring_attn_bench import InvalidArgument, RingContext, RingOptions
 from ring_attn_bench.ring.context import context_for, timeout_of
 from tests.distributed.pool import Raised, Ring
 from tests.distributed.truth import Case, attend, faults
 
 SMALL = Case(2, "zigzag", 6, heads=4, dtype=torch.float32)
+FOUR = Case(4, "zigzag", 6, heads=4, dtype=torch.float32)
 
 
 def timeouts(ring: Ring) -> list[float]:
@@ -188,3 +191,54 @@ def test_where_there_is_no_group_it_loads_and_says_what_is_missing_at_its_first_
     options, raised = done.stdout.splitlines()
     assert "slots=3" in options
     assert raised.startswith("NoProcessGroup a ring needs a process group")
+
+
+def held() -> tuple[int, int, int]:
+    """What this process holds: threads, open files, process groups."""
+    gc.collect()
+    groups = len(dist.distributed_c10d._world.pg_names)
+    threads, files = (len(list(Path("/proc/self", kind).iterdir())) for kind in ("task", "fd"))
+    return threads, files, groups
+
+
+def made_and_destroyed(ring: Ring, times: int, by: str) -> bool:
+    def once() -> None:
+        group = dist.new_group([0, 1, 2, 3])
+        if by == "close":
+            with RingContext(group) as context:
+                attend(Ring(ring.rank, 4, group), FOUR, context)
+        else:
+            attend(Ring(ring.rank, 4, group), FOUR)
+        dist.barrier(group)
+        dist.destroy_process_group(group)
+
+    once()
+    before = held()
+    for _ in range(times):
+        once()
+    return held() == before
+
+
+@pytest.mark.parametrize("by", ["close", "the group's end"])
+def test_groups_and_contexts_that_come_and_go_leave_nothing(ranks, by):
+    assert ranks.run(made_and_destroyed, 12, by) == [True] * 4
+
+
+def closed(ring: Ring) -> list[str]:
+    context = RingContext(dist.new_group([0, 1, 2, 3]))
+    context.close()
+    context.close()
+    texts = []
+    every = Ring(ring.rank, 4, None)
+    for use in (lambda: context.world_size, lambda: attend(every, FOUR, context)):
+        try:
+            use()
+        except InvalidArgument as error:
+            texts.append(str(error))
+    return texts
+
+
+def test_a_closed_context_says_so(ranks):
+    for texts in ranks.run(closed):
+        assert len(texts) == 2
+        assert all("closed; make another one" in text for text in texts)
