@@ -53,7 +53,7 @@ from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import flag
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.ring.call import agreed_call
-from ring_attn_bench.ring.context import RingContext, context_for
+from ring_attn_bench.ring.context import RingContext, check_group, context_of
 
 if TYPE_CHECKING:
     from ring_attn_bench.signatures import (
@@ -137,9 +137,10 @@ def _attention(
 
     separate: q, k and v of the function's tensors; raises InvalidArgument. like: one of those.
     """
-    ring = context_for(asked.group) if asked.context is None else asked.context
+    ring = context_of(asked.group, asked.context)
 
     def separated() -> tuple[Tensor, Tensor, Tensor, Options]:
+        check_group(asked.group, asked.context)
         options = fixed.options(asked)
         flag("return_attn_probs", asked.return_attn_probs)
         q, k, v = separate()

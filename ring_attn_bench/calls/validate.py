@@ -95,6 +95,10 @@ def _check_fit(q: Tensor, k: Tensor, v: Tensor) -> None:
 def _check_tensor(name: str, x: Tensor, dims: tuple[str, ...], *, may_be_empty: bool) -> None:
     if not isinstance(x, Tensor):
         raise InvalidArgument(f"{name} must be a tensor, got {type(x).__name__}.")
+    if type(x).__name__ == "DTensor":  # by name: importing it takes a second
+        raise InvalidArgument(
+            f"{name} is a DTensor; pass {name}.to_local(), which holds this rank's own tokens."
+        )
     if x.dim() != len(dims):
         raise InvalidArgument(
             f"{name} has shape {tuple(x.shape)}, but must have {len(dims)} dims: "

@@ -272,7 +272,11 @@ def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessG
     found: object = dist.group.WORLD if group is None else group
     if isinstance(found, DeviceMesh):
         found = _group_of(found)
-    if not isinstance(found, dist.ProcessGroup):
+    if not isinstance(found, dist.ProcessGroup | DeviceMesh | int):
+        raise InvalidArgument(
+            f"group must be a process group or a DeviceMesh of one dim, got {type(found).__name__}."
+        )
+    if not isinstance(found, dist.ProcessGroup):  # torch's number for no member, or a mesh without
         raise InvalidArgument(
             "this rank is not in the process group it was given (got "
             f"{found!r}); call the ring only on the group's ranks."
@@ -303,3 +307,25 @@ def context_for(group: dist.ProcessGroup | DeviceMesh | None) -> RingContext:
     if found not in _contexts:
         _contexts[found] = RingContext(found)
     return _contexts[found]
+
+
+def context_of(
+    group: dist.ProcessGroup | DeviceMesh | None, context: RingContext | None
+) -> RingContext:
+    """The context that a call brought, or its group's; raises InvalidArgument for another thing."""
+    if context is None:
+        return context_for(group)
+    if not isinstance(context, RingContext):
+        raise InvalidArgument(f"context must be a RingContext, got {type(context).__name__}.")
+    return context
+
+
+def check_group(group: dist.ProcessGroup | DeviceMesh | None, context: RingContext | None) -> None:
+    """Raises InvalidArgument for a group beside a context of other ranks."""
+    if group is None or context is None:
+        return
+    asked, ours = (dist.get_process_group_ranks(g) for g in (resolve_group(group), context.group))
+    if asked != ours:
+        raise InvalidArgument(
+            f"group is of ranks {asked}, and context a ring of ranks {ours}; pass one of the two."
+        )
