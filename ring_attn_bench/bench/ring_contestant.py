@@ -39,7 +39,7 @@ class RingContestant:
     jobs: tuple[Job, ...]
     transport: Transport | None
     took: RingOptions
-    greet: Callable[[], None] | None = None
+    greet: Callable[[], object] | None = None
 
     @property
     def kernel(self) -> Backend:

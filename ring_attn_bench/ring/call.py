@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from ring_attn_bench.ring.choose import choose, ring_planner
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.dropout import shared_seed
 from ring_attn_bench.ring.forward import Job
-from ring_attn_bench.ring.handshake import Signature, agree, refuse
+from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on_backward, refuse
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import layout_of
@@ -34,6 +35,8 @@ class RingCall:
 
     job: Job
     transport: Transport
+    greet: Callable[[], None] | None = None
+    """What ranks that shake hands do before a backward."""
 
     @property
     def needs_delta(self) -> bool:
@@ -51,6 +54,8 @@ class RingCall:
 
     def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
         """This rank's dq, dk, dv."""
+        if self.greet is not None:
+            self.greet()
         return run.backward(self._job(given), self.transport, rows, given.keys, dlse)
 
     def _job(self, given: Given) -> Job:
@@ -100,16 +105,32 @@ def agreed_call(
     others, which then raise too instead of waiting for it.
     """
     with _refusing(like, ring):
-        (job, signature), given, options = prepared(*separated(), OnRing(ring))
+        asked = separated()
+        (job, signature), given, options = prepared(*asked, OnRing(ring))
         device = given.q.device
         ring.check_device(device)
+    greet = None
     if ring.shakes_hands(device):
-        signature = signature.with_text("dropout_seed", str(options.dropout_seed))
-        agree(ring.group, ring.message_device(device), signature)
-    call = RingCall(job, ring)  # not remembered, or a context would keep itself alive
+        where = ring.message_device(device)
+        seed = str(options.dropout_seed)
+        if agree(ring.group, where, signature.with_text("dropout_seed", seed)):
+            with _refusing(like, ring):
+                (job, signature), given, options = prepared(*_taking_part(*asked), OnRing(ring))
+            agree(ring.group, where, signature)
+        greet = partial(agree_on_backward, ring.group, where, ring.next_number())
+    # the call is not remembered, or a context would keep itself alive
+    call = RingCall(job, ring, greet)
     if options.draws_seed:
         return call.seeded(shared_seed(ring.group, ring.message_device(device))), given
     return call if options.dropout_seed is None else call.seeded(options.dropout_seed), given
+
+
+def _taking_part(
+    q: Tensor, k: Tensor, v: Tensor, options: Options
+) -> tuple[Tensor, Tensor, Tensor, Options]:
+    """The same, with a gradient of q if none is needed: other ranks' pass through this one."""
+    needed = any(x is not None and x.requires_grad for x in (q, k, v, options.sink))
+    return q if needed else q.detach().requires_grad_(), k, v, options
 
 
 @contextmanager
@@ -136,7 +157,6 @@ def _signature(
             "key heads": problem.heads_kv,
             "head dim": problem.head_dim,
             "head dim of v": problem.head_dim_v,
-            "gradients wanted (1 yes, 0 no)": int(problem.backward),
             "a sink (1 yes, 0 no)": int(options.sink is not None),
         },
         {
@@ -151,4 +171,9 @@ def _signature(
             "ring options": str(ring.options),
             "deterministic": str(problem.deterministic),
         },
+        Gradients.WANTED
+        if problem.backward
+        else Gradients.UNNEEDED
+        if torch.is_grad_enabled()
+        else Gradients.OFF,
     )

@@ -96,6 +96,7 @@ class RingContext:
         self._wanted = wanted
         self._made = None
         self._closed = False
+        self._passes = 0
         self._end: Callable[[], object] = _nothing
         self.calls: Remembered[tuple[Job, Signature]] = Remembered()
 
@@ -178,6 +179,11 @@ class RingContext:
     def begin(self, plan: Plan) -> Link:
         """This rank's end of the transport, for one pass."""
         return self._ring.transport.begin(plan)
+
+    def next_number(self) -> int:
+        """Counts forward passes, on all ranks alike, so that backward passes can be told apart."""
+        self._passes += 1
+        return self._passes
 
     def check_device(self, device: torch.device) -> None:
         """Raises InvalidArgument if the group cannot carry tensors of that device."""

@@ -4,58 +4,121 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import torch
 import torch.distributed as dist
 
 from ring_attn_bench.errors import InvalidArgument
 
-_REFUSED = -1
+_REFUSED, _FORWARD, _BACKWARD = -1, 1, 2
+"""What a rank's message is about: its first number."""
+
+
+class Gradients(IntEnum):
+    """What a rank's call has to do with gradients."""
+
+    UNNEEDED = 0
+    """None of its inputs needs one."""
+    WANTED = 1
+    OFF = 2
+    """torch.no_grad or inference_mode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Everything about a call that all ranks must share: numbers as they are, texts by checksum."""
+    """Everything about a call that all ranks must share: numbers as they are, texts by checksum.
+
+    gradients: may differ, but for WANTED beside OFF.
+    """
 
     numbers: tuple[tuple[str, int], ...]
     texts: tuple[tuple[str, int], ...]
+    gradients: Gradients = Gradients.UNNEEDED
 
     @classmethod
-    def of(cls, numbers: dict[str, int], texts: dict[str, str]) -> Signature:
+    def of(
+        cls,
+        numbers: dict[str, int],
+        texts: dict[str, str],
+        gradients: Gradients = Gradients.UNNEEDED,
+    ) -> Signature:
         """A signature from named numbers and named texts."""
         hashed = {name: zlib.crc32(text.encode()) for name, text in texts.items()}
-        return cls(tuple(numbers.items()), tuple(hashed.items()))
+        return cls(tuple(numbers.items()), tuple(hashed.items()), gradients)
 
     def with_text(self, name: str, text: str) -> Signature:
         """The same with one more text, which may change from call to call."""
-        return Signature(self.numbers, (*self.texts, (name, zlib.crc32(text.encode()))))
+        return replace(self, texts=(*self.texts, (name, zlib.crc32(text.encode()))))
 
 
 _WIDTH = 32
 """Numbers in one message; a signature has fewer."""
 
 
-def agree(group: dist.ProcessGroup, device: torch.device, signature: Signature) -> None:
-    """Raises InvalidArgument on every rank if the ranks' signatures differ or a rank refused."""
+def agree(group: dist.ProcessGroup, device: torch.device, signature: Signature) -> bool:
+    """Whether ranks that want gradients met some that need none: then they must agree once more,
+    when the latter have made calls that take part in the backward.
+
+    Raises InvalidArgument on every rank if the ranks' signatures differ or a rank refused.
+    """
     fields = signature.numbers + signature.texts
-    mine = [value for _, value in fields]
-    everyone = _exchange(group, device, mine)
-    refused = [rank for rank, theirs in enumerate(everyone) if theirs[0] == _REFUSED]
-    if refused:
-        raise InvalidArgument(
-            f"rank {refused[0]} of the ring refused its arguments, so this call cannot run on any "
-            "rank; that rank's own error says why."
-        )
+    everyone = _exchange(
+        group, device, [_FORWARD, signature.gradients, *(value for _, value in fields)]
+    )
+    _check_kind(_FORWARD, everyone)
+    mixed = _check_gradients([Gradients(theirs[1]) for theirs in everyone])
     for rank, theirs in enumerate(everyone):
-        for (name, value), other in zip(fields, theirs, strict=False):
-            if value != other:
+        for (name, value), other in zip(fields, theirs[2:], strict=False):
+            # `auto` may take another backend where no gradients are needed
+            if value != other and not (mixed and name == "backend"):
                 raise InvalidArgument(_difference(signature, name, value, rank, other))
+    return mixed
+
+
+def agree_on_backward(group: dist.ProcessGroup, device: torch.device, number: int) -> None:
+    """Raises InvalidArgument on every rank unless all are in the backward of that forward pass."""
+    everyone = _exchange(group, device, [_BACKWARD, number])
+    _check_kind(_BACKWARD, everyone)
+    for rank, (_, other, *_) in enumerate(everyone):
+        if other != number:
+            raise InvalidArgument(
+                f"rank {rank} of the ring is in the backward of its call {other}, this rank in "
+                f"that of its call {number}; every rank must run the backward passes in one order."
+            )
 
 
 def refuse(group: dist.ProcessGroup, device: torch.device) -> None:
     """Tells the ranks that wait in `agree` that this one raised."""
     _exchange(group, device, [_REFUSED])
+
+
+def _check_kind(kind: int, everyone: list[list[int]]) -> None:
+    for rank, (theirs, *_) in enumerate(everyone):
+        if theirs == _REFUSED:
+            raise InvalidArgument(
+                f"rank {rank} of the ring refused its arguments, so this call cannot run on any "
+                "rank; that rank's own error says why."
+            )
+    for rank, (theirs, *_) in enumerate(everyone):
+        if theirs != kind:
+            names = {_FORWARD: "forward", _BACKWARD: "backward"}
+            raise InvalidArgument(
+                f"rank {rank} of the ring is in a {names[theirs]} pass, this rank in a "
+                f"{names[kind]} one; every rank must make the same calls in one order."
+            )
+
+
+def _check_gradients(everyone: list[Gradients]) -> bool:
+    """Whether some want gradients and some need none; raises where others could not take part."""
+    if Gradients.WANTED in everyone and Gradients.OFF in everyone:
+        wants, off = everyone.index(Gradients.WANTED), everyone.index(Gradients.OFF)
+        raise InvalidArgument(
+            f"rank {wants} of the ring wants gradients, and rank {off} runs under torch.no_grad or "
+            "inference_mode, where it cannot take part in the backward; run all ranks alike."
+        )
+    return Gradients.WANTED in everyone and Gradients.UNNEEDED in everyone
 
 
 def _difference(signature: Signature, name: str, mine: int, rank: int, theirs: int) -> str:
