@@ -7,7 +7,8 @@ RingAttnBenchError
 ├── Unsupported                       a right question, which this backend cannot answer
 ├── BackendUnavailable                the backend cannot run on this machine
 ├── TransportUnavailable              the transport cannot serve these ranks
-└── NoProcessGroup (RuntimeError)     a ring was asked for where no ranks are connected
+├── NoProcessGroup (RuntimeError)     a ring was asked for where no ranks are connected
+└── RingBroken (RuntimeError)         a message of a ring did not arrive, and no later one will
 """
 
 from __future__ import annotations
@@ -82,3 +83,7 @@ class TransportUnavailable(RingAttnBenchError):
 
 class NoProcessGroup(RingAttnBenchError, RuntimeError):
     """A ring function was called in a process that belongs to no process group."""
+
+
+class RingBroken(RingAttnBenchError, RuntimeError):
+    """A rank waited in vain: another one died, hung, or makes other calls."""

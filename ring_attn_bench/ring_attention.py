@@ -34,9 +34,10 @@ text), BackendUnavailable or NoProcessGroup; where ranks shake hands (on a CPU a
 the context says so) all ranks raise together. A feature is used or refused, never dropped.
 
 Under autocast q, k and v are cast as torch's scaled_dot_product_attention casts them. The backward
-is a collective: every rank must run it, in the order of the others. Where ranks shake hands, another
-order is an error on all of them, and a rank whose own inputs need no gradient takes part all the
-same: its out requires one.
+is a collective: every rank must run it, in the order of the others. Where ranks shake hands,
+another order is an error on all of them, and a rank whose own inputs need no gradient takes part
+all the same: its out requires one. A message that does not arrive within the group's timeout, or
+never can, is a RingBroken where the group says so (gloo); NCCL ends the process.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.ring.broken import broken
 
 _REFUSED, _FORWARD, _BACKWARD = -1, 1, 2
 """What a rank's message is about: its first number."""
@@ -140,5 +141,8 @@ def _exchange(
     padded = [*numbers, *[0] * (_WIDTH - len(numbers))]
     mine = torch.tensor(padded, dtype=torch.int64, device=device)
     everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(everyone, mine, group=group)
+    try:
+        dist.all_gather(everyone, mine, group=group)
+    except RuntimeError as error:
+        raise broken("the arguments of the others", group, error) from error
     return [theirs.tolist() for theirs in everyone]

@@ -28,7 +28,7 @@ def test_the_public_names_are_these():
         "ring_attn_func", "flash_attn_func", "flash_attn_varlen_func",
         "RingContext", "RingOptions", "shard", "unshard", "join_shards",
         "position_ids", "BackendUnavailable", "InvalidArgument", "NoProcessGroup",
-        "RingAttnBenchError", "TransportUnavailable", "UnknownName", "Unsupported",
+        "RingAttnBenchError", "RingBroken", "TransportUnavailable", "UnknownName", "Unsupported",
     }  # fmt: skip
 
     assert set(ring_attn_bench.__all__) == functions | others

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
+from ring_attn_bench.errors import RingBroken
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
+from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.memory import FreshMemory
 
@@ -19,6 +21,7 @@ from ring_attn_bench.ring.transports.memory import FreshMemory
 class _Gift:
     """Partials on their way: ours to their owners, and of our tokens into an inbox."""
 
+    step: int
     works: list[dist.Work]
     partials: Tensor
     inbox: tuple[tuple[Range, Tensor], ...]
@@ -47,11 +50,11 @@ class P2PLink:
         landing = self._slot(index)
         sends = [self._send(s.reader, self._keys[s.tokens.slice]) for s in step.sends]
         receives = [self._receive(f.owner, landing[f.landing.slice]) for f in step.fetches]
-        self._works[index] = _start(sends + receives)
+        self._works[index] = self._start("keys", index, sends + receives)
 
     def landed(self, index: int) -> Tensor:
         """The step's slot, after its batch."""
-        _wait(self._works.pop(index))
+        self._wait("keys", index, self._works.pop(index))
         return self._slot(index)
 
     def give(self, index: int, partials: Tensor) -> None:
@@ -66,20 +69,43 @@ class P2PLink:
             self._receive(send.reader, part)
             for send, (_, part) in zip(step.sends, inbox, strict=True)
         ]
-        self._gifts.append(_Gift(_start(gives + takes), partials, inbox))
+        works = self._start("gradients", index, gives + takes)
+        self._gifts.append(_Gift(index, works, partials, inbox))
 
     def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
         """In step order, which is the same on every run."""
         while len(self._gifts) > outstanding:
             gift = self._gifts.popleft()
-            _wait(gift.works)
+            self._wait("gradients", gift.step, gift.works)
             yield from gift.inbox
 
     def finish(self) -> None:
         """Waits for sends that no `landed` waited for."""
-        for works in self._works.values():
-            _wait(works)
+        for index, works in self._works.items():
+            self._wait("keys", index, works)
         self._works.clear()
+
+    def _start(self, what: str, index: int, operations: list[dist.P2POp]) -> list[dist.Work]:
+        if not operations:
+            return []
+        try:
+            works: list[dist.Work] = dist.batch_isend_irecv(operations)
+        except RuntimeError as error:
+            raise self._broken(what, index, error) from error
+        return works
+
+    def _wait(self, what: str, index: int, works: list[dist.Work]) -> None:
+        try:
+            for work in works:
+                work.wait()
+        except RuntimeError as error:
+            raise self._broken(what, index, error) from error
+
+    def _broken(self, what: str, index: int, error: RuntimeError) -> RingBroken:
+        step = self._plan.steps[index]
+        owners, readers = {f.owner for f in step.fetches}, {s.reader for s in step.sends}
+        others = f"ranks {sorted(owners | readers)} (step {index} of {len(self._plan.steps) - 1})"
+        return broken(f"{what} to pass between it and {others}", self._group, error)
 
     def _slot(self, index: int) -> Tensor:
         step = self._plan.steps[index]
@@ -109,15 +135,3 @@ class P2P(FreshMemory):
     def begin(self, plan: Plan) -> P2PLink:
         """This rank's end of a pass."""
         return P2PLink(self._group, self._peers, plan)
-
-
-def _start(operations: list[dist.P2POp]) -> list[dist.Work]:
-    if not operations:
-        return []
-    works: list[dist.Work] = dist.batch_isend_irecv(operations)
-    return works
-
-
-def _wait(works: list[dist.Work]) -> None:
-    for work in works:
-        work.wait()
