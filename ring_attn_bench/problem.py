@@ -29,9 +29,9 @@ class Mask:
 
     @classmethod
     def from_window_size(cls, causal: bool, window_size: tuple[int, int]) -> Mask:
-        """From flash-attn's arguments, where a negative size is unlimited."""
-        left, right = window_size
-        return cls(causal, None if left < 0 else left, None if right < 0 else right)
+        """From flash-attn's arguments: a size is unlimited if it is negative, or beyond int32."""
+        left, right = (None if size < 0 or size >= 2**31 - 1 else size for size in window_size)
+        return cls(causal, left, right)
 
     @property
     def band(self) -> Band:

@@ -92,7 +92,10 @@ def transports() -> Mapping[str, str]:
 
 def check_transport(name: str) -> None:
     """Raises UnknownName unless `auto` or a transport is called so."""
-    if name not in ("auto", *TRANSPORTS) and name not in (found := transports()):
+    if isinstance(name, str) and name in ("auto", *TRANSPORTS):
+        return
+    found = transports()
+    if not isinstance(name, str) or name not in found:
         raise UnknownName("transport", name, ("auto", *found))
 
 

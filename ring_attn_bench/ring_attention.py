@@ -116,8 +116,13 @@ class _Fixed:
     def asked(self, *arguments: Any, **named: Any) -> _Asked:  # noqa: ANN401 - any function's
         """The arguments, completed."""
         if self.partition is not None:
+            if "partition" in named:
+                raise TypeError(f"{self.name}() got an unexpected keyword argument 'partition'")
             named = {"backend": None, **named, "partition": self.partition}
-        return ring_attention(*arguments, **named)
+        try:
+            return ring_attention(*arguments, **named)
+        except TypeError as error:  # in the name of the function that was called
+            raise TypeError(str(error).replace("ring_attention()", f"{self.name}()")) from None
 
     def options(self, asked: _Asked) -> Options:
         """The options, with a backend; raises InvalidArgument for another one than the only one."""

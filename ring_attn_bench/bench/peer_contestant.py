@@ -27,6 +27,8 @@ class PeerContestant:
     ring: PeerRing
     kernel: Backend | None
     differentiable: bool
+    context: RingContext
+    """Whose communicator the ring runs on: with the context it would go."""
 
     interpreted = False
     took = None
@@ -72,7 +74,7 @@ def make(
         raise Refused("somebody else's ring runs a process for each rank, and not by loopback")
     # our ring's communicator, so that neither has to share one with anything else
     ring = peer.join(problem, spec.partition, context.group)
-    return PeerContestant(peer, ring, _kernel(peer.kernel, problem), backward)
+    return PeerContestant(peer, ring, _kernel(peer.kernel, problem), backward, context)
 
 
 def _kernel(name: str | None, problem: Problem) -> Backend | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
 def with_unit_stride(x: Tensor) -> Tensor:
-    """x with a contiguous last dim, if that has one element or x has none at all.
+    """x with a contiguous last dim, if that has one element or x has none at all; no sign bit.
 
     Its stride means nothing then, `contiguous` leaves it as it is, and a kernel asks for 1.
     """
-    if not isinstance(x, Tensor) or not x.dim() or x.stride(-1) == 1:
-        return x
+    try:
+        if x.stride(-1) == 1:
+            return x.resolve_neg() if x.is_neg() else x
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError):
+        return x  # no tensor, or a sparse one: refused where everything is checked
     if not x.numel():
         return x.reshape(-1).view(x.shape)
     return x.squeeze(-1).unsqueeze(-1) if x.shape[-1] == 1 else x
@@ -19,4 +23,6 @@ def with_unit_stride(x: Tensor) -> Tensor:
 
 def in_a_row(x: Tensor) -> Tensor:
     """x, or a contiguous copy: kernels read slopes and documents' starts one after another."""
-    return x.contiguous() if isinstance(x, Tensor) and not x.is_contiguous() else x
+    if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_contiguous():
+        return x
+    return x.contiguous()

@@ -28,7 +28,7 @@ def with_lse(backward: Backward, rows: Rows, keys: Keys, score: Score, dlse: Ten
     found = backward(rows, keys, score)
     if dlse is None or not dlse.numel() or not keys.k.numel():
         return found
-    scale = _power_of_two(dlse)
+    scale = _largest(dlse)
     # lse knows nothing of dropout
     undropped = replace(score, dropout_p=0.0) if score.dropout_p else score
     share = backward(*_as_attention(rows, keys, dlse / scale), undropped)
@@ -38,10 +38,10 @@ def with_lse(backward: Backward, rows: Rows, keys: Keys, score: Score, dlse: Ten
     )
 
 
-def _power_of_two(dlse: Tensor) -> Tensor:
-    """A power of two near the largest element, so that float16 holds what is divided by it."""
-    largest = dlse.abs().amax()
-    return torch.where(largest > 0, torch.exp2(largest.log2().ceil()), 1.0)
+def _largest(dlse: Tensor) -> Tensor:
+    """The size of the largest element, so that float16 holds what is divided by it."""
+    found = dlse.abs().amax()
+    return torch.where(found > 0, found, 1.0)
 
 
 def _as_attention(rows: Rows, keys: Keys, dlse: Tensor) -> tuple[Rows, Keys]:

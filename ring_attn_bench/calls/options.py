@@ -58,10 +58,24 @@ class Options(NamedTuple):
         """Whether what is dropped follows from a seed that nobody gave."""
         return self.dropout_p > 0 and self.dropout_seed is None
 
+    def scale(self, head_dim: int) -> float:
+        """The factor of q.k."""
+        return head_dim**-0.5 if self.softmax_scale is None else self.softmax_scale
+
     def score(self, head_dim: int) -> Score:
-        """The score without the slopes, which are a tensor, and of seed 0 if that is drawn."""
-        scale = head_dim**-0.5 if self.softmax_scale is None else self.softmax_scale
+        """The score without the slopes, which are a tensor, and of seed 0 if that is drawn.
+
+        Its scale is positive, and the factor of a q that was folded.
+        """
+        scale = abs(self.scale(head_dim)) or 1.0
         return Score(scale, self.softcap, None, self.dropout_p, self.dropout_seed or 0)
+
+    def folded(self, q: Tensor) -> Tensor:
+        """q with the sign of the scale, or with a scale of 0: exact, and autograd folds it into dq.
+
+        Most kernels take the largest product of a row for its largest score, and give NaN.
+        """
+        return -q if self.softmax_scale else q * 0
 
     def _is_plain(self) -> bool:
         # 0.4 us; converting what is plain already takes ten times as long

@@ -6,6 +6,7 @@ are settled here, before anything is remembered.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from numbers import Real
 from operator import index
 
@@ -18,7 +19,8 @@ from ring_attn_bench.errors import InvalidArgument
 def number(name: str, value: object) -> float:
     """A real number; raises InvalidArgument, for tensors too, whose gradient would be lost."""
     if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
     way_out = f": pass {name}.item()" if isinstance(value, Tensor) else ""
     raise InvalidArgument(f"{name} is {_shown(value)}; it must be a number{way_out}.")
 

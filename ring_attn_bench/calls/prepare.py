@@ -53,8 +53,6 @@ def prepared(
     """
     q, k, v = as_autocast(with_unit_stride(q), with_unit_stride(k), with_unit_stride(v))
     options = options.plain()
-    if options.softmax_scale is not None and options.softmax_scale <= 0 and isinstance(q, Tensor):
-        q, options = _with_positive_scale(q, options, options.softmax_scale)
     starts: tuple[Tensor, ...] = ()
     if documents is None:
         key = options.key(q, k, v)
@@ -70,17 +68,9 @@ def prepared(
         way.calls.keep(key, call)
     slopes = options.alibi_slopes
     slopes = None if slopes is None else in_a_row(slopes)
+    if options.softmax_scale is not None and options.softmax_scale <= 0:
+        q = with_unit_stride(options.folded(q))
     return call, Given(q, k, v, options.sink, slopes, *starts), options
-
-
-def _with_positive_scale(q: Tensor, options: Options, scale: float) -> tuple[Tensor, Options]:
-    """Folds the sign of the scale, or 0, into q: exact, and autograd folds it into dq.
-
-    Most kernels take the largest product of a row for its largest score, and give NaN.
-    """
-    if scale == 0:
-        return q * 0, options._replace(softmax_scale=1.0)
-    return -q, options._replace(softmax_scale=-scale)
 
 
 def _plain(documents: Documents) -> Documents:

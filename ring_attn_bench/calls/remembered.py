@@ -48,6 +48,6 @@ def key_of(tensors: tuple[Tensor | None, ...], *numbers: object) -> Hashable:
         ]
         key = (torch.is_grad_enabled(), *looks, *numbers)
         hash(key)
-    except (AttributeError, TypeError):
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return None
     return key

@@ -99,6 +99,8 @@ def _check_tensor(name: str, x: Tensor, dims: tuple[str, ...], *, may_be_empty: 
         raise InvalidArgument(
             f"{name} is a DTensor; pass {name}.to_local(), which holds this rank's own tokens."
         )
+    if x.layout is not torch.strided or x.is_nested:
+        raise InvalidArgument(f"{name} must be a dense tensor, got a sparse or nested one.")
     if x.dim() != len(dims):
         raise InvalidArgument(
             f"{name} has shape {tuple(x.shape)}, but must have {len(dims)} dims: "
@@ -142,8 +144,8 @@ def _check_alibi_slopes(
 ) -> None:
     if slopes is None:
         return
-    if not isinstance(slopes, Tensor):
-        raise InvalidArgument(f"alibi_slopes must be a tensor, got {type(slopes).__name__}.")
+    if not isinstance(slopes, Tensor) or slopes.layout is not torch.strided or slopes.is_nested:
+        raise InvalidArgument(f"alibi_slopes must be a dense tensor, got {type(slopes).__name__}.")
     allowed = ((heads,), (batch, heads))
     if tuple(slopes.shape) not in allowed:
         raise InvalidArgument(

@@ -43,7 +43,8 @@ class DocumentsCall:
         out, lse = self.kernel.packed_forward(q, given.keys, self._documents(given), score)
         if given.sink is not None:
             with_sink = torch.logaddexp(lse, given.sink.to(lse.dtype)[:, None])
-            out, lse = out * torch.exp(lse - with_sink).T[..., None], with_sink
+            share = torch.exp(lse - with_sink).masked_fill(with_sink.isneginf(), 0.0)
+            out, lse = out * share.T[..., None], with_sink
         return out.to(q.dtype), lse
 
     def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:

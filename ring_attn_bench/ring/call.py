@@ -165,7 +165,7 @@ def _signature(
             "backend": job.backend.name,
             "mask": str(problem.mask),
             "softmax_scale, softcap or alibi_slopes": (
-                f"{job.score.softmax_scale!r} {options.softcap!r} {problem.alibi}"
+                f"{options.scale(problem.head_dim)!r} {options.softcap!r} {problem.alibi}"
             ),
             "dropout_p": repr(options.dropout_p),
             "ring options": str(ring.options),

@@ -84,12 +84,16 @@ class RingContext:
         options: RingOptions | None = None,
         timeout: timedelta | None = None,
     ) -> None:
+        if not isinstance(options, RingOptions | None):
+            raise InvalidArgument(f"options must be RingOptions, got {type(options).__name__}.")
+        if timeout is not None and not (isinstance(timeout, timedelta) and timeout > timedelta(0)):
+            raise InvalidArgument(f"timeout is {timeout!r}; it must be a positive timedelta.")
         found = resolve_group(group)
         ranks = None
         if found is not dist.group.WORLD:
             ranks = tuple(dist.get_process_group_ranks(found))
             timeout = timeout_of(found) if timeout is None else timeout
-        self._want(_Wanted(options or RingOptions(), ranks, timeout))
+        self._want(_Wanted(RingOptions() if options is None else options, ranks, timeout))
         self._made = self._make()  # not at the first call: all ranks are here now
 
     def _want(self, wanted: _Wanted) -> None:

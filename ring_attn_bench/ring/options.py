@@ -22,8 +22,6 @@ class RingOptions:
 
     transport: how keys travel, by a name of `registry.transports()`; `auto` takes the first of
         them that the group can do, and `RingContext.transport` says which.
-    schedule: `steps` brings one rank's keys at a time, as the classic ring; `gather` all of them
-        before one launch; `grouped` some at a time; `auto` follows the grouping.
     slots: landing areas for keys on their way; 2 is the classic ring, world_size - 1 runs ahead
         as far as it can for that much more memory.
     grouping: how many ranks' keys each step brings, e.g. (3,) for a gather of 4 ranks; None is
@@ -31,14 +29,13 @@ class RingOptions:
     gradients: dtype in which dk, dv partials travel: `float32`, or `input` for half the bytes.
     handshake: whether ranks compare shapes and arguments before each call, so that a mismatch is
         an error and not a hang; None is yes on gloo, no on NCCL, where it would stall the queue.
+    schedule: `steps` brings one rank's keys at a time, as the classic ring; `gather` all of them
+        before one launch; `grouped` some at a time; `auto` follows the grouping.
 
     Raises UnknownName or InvalidArgument, also for options that contradict each other.
     """
 
     transport: str = field(default="auto", metadata={"column": "how keys travel"})
-    schedule: Schedule = field(
-        default="auto", metadata={"column": "whether keys come by steps, grouped or all at once"}
-    )
     slots: int | Auto = field(default=2, metadata={"column": "landing areas for keys on their way"})
     grouping: tuple[int, ...] | Auto | None = field(
         default="auto",
@@ -50,17 +47,20 @@ class RingOptions:
     handshake: bool | None = field(
         default=None, metadata={"column": "whether ranks compare their arguments before each call"}
     )
+    schedule: Schedule = field(
+        default="auto", metadata={"column": "whether keys come by steps, grouped or all at once"}
+    )
 
     def __post_init__(self) -> None:
-        if self.transport != "auto":
+        if not _is_auto(self.transport):
             registry.check_transport(self.transport)
         for kind, name, known in (
             ("schedule", self.schedule, Schedule),
             ("gradient dtype", self.gradients, Gradients),
         ):
-            if name not in get_args(known):
+            if not isinstance(name, str) or name not in get_args(known):
                 raise UnknownName(kind, name, get_args(known))
-        if self.slots != "auto" and not _is_count(self.slots):
+        if not _is_auto(self.slots) and not _is_count(self.slots):
             raise InvalidArgument(
                 f"slots is {self.slots!r}, but a ring needs at least 1; it is a number or 'auto'."
             )
@@ -69,11 +69,14 @@ class RingOptions:
                 f"handshake is {self.handshake!r}; it must be True, False or None (yes on gloo, "
                 "no on NCCL)."
             )
-        if self.grouping is not None and self.grouping != "auto":
-            self._check_sizes(self.grouping)
+        if not _is_auto(self.grouping):
+            self._check_sizes()
         self._check_schedule()
 
-    def _check_sizes(self, grouping: tuple[int, ...]) -> None:
+    def _check_sizes(self) -> None:
+        grouping = self.grouping
+        if grouping is None:
+            return
         if not isinstance(grouping, tuple) or not all(_is_count(size) for size in grouping):
             raise InvalidArgument(
                 f"grouping is {grouping!r}; it must be a tuple of positive numbers that add up to "
@@ -100,6 +103,10 @@ class RingOptions:
                 f"schedule {self.schedule!r} is {means[self.schedule]}, but grouping is "
                 f"{self.grouping!r}; leave one of the two at 'auto'."
             )
+
+
+def _is_auto(value: object) -> bool:
+    return isinstance(value, str) and value == "auto"
 
 
 def _is_count(value: object) -> bool:

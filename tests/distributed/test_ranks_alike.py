@@ -58,6 +58,16 @@ def test_a_drawn_seed_beside_a_given_one_is_told_on_every_rank(ranks):
     assert_refused_everywhere(ranks, answers, "dropout_seed")
 
 
+def scaled(ring: Ring, other: float, scale: float) -> None:
+    call(ring, softmax_scale=other if ring.rank == 1 else scale)
+
+
+@pytest.mark.parametrize(("scale", "other"), [(-0.3, 0.3), (0.0, 1.0)])
+def test_scales_of_another_sign_are_told_on_every_rank(ranks, scale, other):
+    answers = ranks.outcomes(scaled, other, scale, world_size=3)
+    assert_refused_everywhere(ranks, answers, "softmax_scale")
+
+
 def without_gradients(ring: Ring, needing: list[int], backend: str) -> list[Tensor | None]:
     out, qkv = call(ring, requires_grad=ring.rank in needing, backend=backend)
     *_, dout = shards(CASE, ring.rank)

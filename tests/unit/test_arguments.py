@@ -15,7 +15,7 @@ X = torch.randn(1, 5, 2, 8, generator=torch.Generator().manual_seed(0))
 STARTS = torch.tensor([0, 2, 5], dtype=torch.int32)
 
 WRONG = {
-    "dropout_p": [None, "0.1", True, torch.tensor(0.1), [0.1], 0.1j],
+    "dropout_p": [None, "0.1", True, torch.tensor(0.1), [0.1], 0.1j, 10**400],
     "dropout_seed": [1.0, "1", True, torch.tensor(1.0), torch.tensor(True), -1, 2**63, [1]],
     "softmax_scale": [
         "0.3", True, torch.tensor(0.3), torch.nn.Parameter(torch.tensor(0.3)), [0.3],
@@ -28,7 +28,9 @@ WRONG = {
         None, 3, "ab", (1,), (1, 2, 3), (1.0, 1.0), (True, 1), {1, 2}, {1: 2, 3: 4}, ("1", "2"),
         torch.ones(2), torch.ones(2, 2, dtype=torch.int64), np.ones(2), (None, None),
     ],
-    "softcap": [None, "1", True, torch.tensor(1.0), [1.0], -1.0, float("inf"), float("nan")],
+    "softcap": [
+        None, "1", True, torch.tensor(1.0), [1.0], -1.0, float("inf"), float("nan"), 10**400,
+    ],
     "alibi_slopes": [[0.5, 0.25], 0.5, (0.5, 0.25), np.ones(2, np.float32)],
     "deterministic": ["no", None, 2, 0.0, torch.tensor(False)],
     "return_attn_probs": ["no", None, 2, torch.tensor(False)],
@@ -42,7 +44,8 @@ MEANT = {
     "softmax_scale": [(1, 1.0), (np.float64(0.3), 0.3), (np.float32(0.5), 0.5)],
     "causal": [(1, True), (0, False), (np.True_, True), (np.int32(1), True)],
     "window_size": [
-        ([1, 2], (1, 2)), (np.array([1, 2]), (1, 2)), (torch.tensor([1, 2]), (1, 2)),
+        ((2**40, 2**31), (-1, -1)), ([1, 2], (1, 2)),
+        (np.array([1, 2]), (1, 2)), (torch.tensor([1, 2]), (1, 2)),
         ((np.int64(1), torch.tensor(2)), (1, 2)), (torch.Size([1, 2]), (1, 2)),
     ],
     "softcap": [(2, 2.0), (np.float32(0.5), 0.5)],
@@ -120,3 +123,41 @@ def test_no_tensor_of_a_call_outlives_it(name):
     gc.collect()
 
     assert gone() is None
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        X.to_sparse(),
+        torch.nested.nested_tensor([X[0], X[0]], layout=torch.jagged),
+        X.to(torch.float8_e5m2),
+    ],
+    ids=["sparse", "nested", "float8"],
+)
+def test_tensors_of_other_kinds_are_refused_in_a_sentence(x):
+    with pytest.raises(
+        InvalidArgument, match=r"q (must be a dense tensor|is float8_e5m2; allowed)"
+    ):
+        flash_attn_func(x, X, X)
+
+
+def test_a_sign_that_torch_only_notes_is_seen_by_every_kernel():
+    for backend in ("reference", "aten", "flex"):
+        found = flash_attn_func(torch._neg_view(X), X, X, backend=backend)
+        assert torch.equal(found, flash_attn_func(-X, X, X, backend=backend))
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (8, 3)])
+def test_a_sink_of_minus_infinity_is_none_in_documents_too(queries, keys):
+    q, k = (torch.randn(n, 2, 8).requires_grad_() for n in (queries, keys))
+    starts = [torch.tensor([0, n], dtype=torch.int32) for n in (queries, keys)]
+    sink = torch.full((2,), float("-inf")).requires_grad_()
+    given = {"causal": True, "backend": "reference"}
+
+    out = flash_attn_varlen_func(q, k, k, *starts, queries, keys, sink=sink, **given)
+    out.sum().backward()
+
+    without = flash_attn_varlen_func(q, k, k, *starts, queries, keys, **given)
+    torch.testing.assert_close(out, without)
+    assert torch.equal(sink.grad, torch.zeros(2))
+    assert q.grad.isfinite().all()

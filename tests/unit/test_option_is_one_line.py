@@ -18,11 +18,11 @@ from ring_attn_bench.ring.options import RingOptions
 
 OTHER = {
     "transport": "auto",
-    "schedule": "gather",
     "slots": 3,
     "grouping": (1, 2),
     "gradients": "input",
     "handshake": True,
+    "schedule": "gather",
 }
 """By option, a value that `make_contestant` does not give."""
 NAMES = [field.name for field in fields(RingOptions)]
@@ -89,7 +89,7 @@ def test_results_csv_keeps_it(both, name, tmp_path):
 def test_names_hold_what_is_not_the_default_only(make_contestant):
     assert make_contestant().name == "triton/zigzag/p2p"
     assert make_contestant(**OTHER | {"schedule": "grouped"}).name == (
-        "triton/zigzag/auto/schedule-grouped/3slots/grouping-1+2/gradients-input/handshake-true"
+        "triton/zigzag/auto/3slots/grouping-1+2/gradients-input/handshake-true/schedule-grouped"
     )
 
 
@@ -101,7 +101,7 @@ def test_captions_say_nothing_of_what_is_left_to_the_library(make_record):
 
 def test_what_auto_took_is_a_cell(make_record, make_contestant):
     asked = make_contestant(schedule="grouped", slots="auto")
-    took = RingOptions("p2p", "grouped", 2, (1, 2))
+    took = RingOptions("p2p", 2, (1, 2), schedule="grouped")
     (row,) = rows([make_record(contestant=asked, took=took)])
 
     assert row.took == "slots 2, grouping 1+2"

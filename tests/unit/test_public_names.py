@@ -109,7 +109,9 @@ def test_arguments_by_name_are_those_of_the_functions_of_one_device(name):
 
 def test_a_misspelt_argument_is_a_type_error_that_names_it():
     x = torch.zeros(1, 4, 2, 8)
-    with pytest.raises(TypeError, match="causl"):
+    with pytest.raises(TypeError, match=r"zigzag_ring_flash_attn_func\(\).*'causl'"):
         ring_attn_bench.zigzag_ring_flash_attn_func(x, x, x, causl=True)
+    with pytest.raises(TypeError, match=r"zigzag_ring_flash_attn_func\(\).*'partition'"):
+        ring_attn_bench.zigzag_ring_flash_attn_func(x, x, x, partition="striped")
     with pytest.raises(TypeError, match=r"kvpacked_func.*'kv'"):
         ring_attn_bench.zigzag_ring_flash_attn_kvpacked_func(x)
