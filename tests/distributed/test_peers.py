@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from unittest.mock import patch
 
 import pytest
@@ -35,6 +36,12 @@ ULYSSES = ("peer:yunchang[ulysses,plain]", "peer:yunchang[ulysses,plain_4]")
 MATH = "peer:torch_cp[math]"
 
 
+@cache
+def contexts(place: Place) -> Contexts:
+    """One for all calls, as in a worker: torch keeps a mesh, and asks for the group of its name."""
+    return Contexts(place)
+
+
 def on_a_rank(ring, case, name, partition, seconds=None):
     """What the harness says of the peer: its accuracy, refusal, and that it can be timed."""
     place = Place(ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size)
@@ -43,7 +50,7 @@ def on_a_rank(ring, case, name, partition, seconds=None):
     with warnings.catch_warnings(), patch.object(registry, "load_peer", lambda n: PEERS[n]()):
         warnings.simplefilter("ignore")  # the package's own
         try:
-            found = prepare(request, place, Contexts(place))
+            found = prepare(request, place, contexts(place))
         except Refused as refusal:
             return str(refusal)
         accuracy = found.judge(Check(), 0)
