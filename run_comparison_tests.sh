@@ -18,7 +18,9 @@ prints the tables and where the report lies.
   -h, --help    this text and, once installed, the options of `bench`
 
 Exit code: 0 all right (unsupported and out of memory are answers), 1 something was wrong, crashed
-or timed out, 2 a mistake in the suite or the arguments, 3 the machine lacks what was asked for.
+or timed out, 2 a mistake in the suite or the arguments, 3 the machine lacks what was asked for,
+4 a file could not be read or written, 130 or 143 interrupted or terminated: what was measured is
+kept.
 EOF
 }
 

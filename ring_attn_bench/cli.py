@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from enum import IntEnum
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
-from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError
+from ring_attn_bench.errors import FileError, InvalidArgument, RingAttnBenchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ring_attn_bench.probe.finding import Finding
 
+
+class _Program(TyperGroup):
+    """Without Typer's answers to what a verb raises that end in the exit code of `wrong`."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own type has moved
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise FileError(f"what was read ends too early ({error}).") from None
+        except BrokenPipeError:  # who reads what is printed has gone: `| head`
+            _print_nothing_more()
+            raise typer.Exit(128 + signal.SIGPIPE) from None
+
+
 app = typer.Typer(
+    cls=_Program,
     help="Which ring attention is right, which is fast, and on what evidence.",
     no_args_is_help=True,
     add_completion=False,
@@ -37,6 +56,8 @@ class Exit(IntEnum):
     """The suite or the arguments cannot be run as given."""
     LACKS = 3
     """The machine lacks what was asked for by name."""
+    FILES = 4
+    """A file could not be read or written; what is on disk already is whole and stays."""
 
 
 Suite = Annotated[
@@ -277,8 +298,8 @@ def _report(records: Path, out: Path | None) -> None:
     from ring_attn_bench.report.write import failures, summary, write_report
 
     folder = out or records.parent
+    found = list(read(records, lambda sentence: typer.echo(sentence, err=True)))
     written = write_report(records, folder)
-    found = list(read(records))
     typer.echo(summary(found))
     typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
     raise typer.Exit(Exit.WRONG if failures(found) else Exit.RIGHT)
@@ -287,18 +308,62 @@ def _report(records: Path, out: Path | None) -> None:
 def _records_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    zipped = path / "records.jsonl.gz"
-    return zipped if zipped.exists() else path / "records.jsonl"
+    plain, zipped = path / "records.jsonl", path / "records.jsonl.gz"
+    if not (plain.exists() and zipped.exists()):
+        return zipped if zipped.exists() else plain
+    # a run into the folder of one whose records were packed since
+    newer, older = plain, zipped
+    if zipped.stat().st_mtime > plain.stat().st_mtime:
+        newer, older = zipped, plain
+    typer.echo(f"{path} has two files of records: the newer is read, {newer.name}; to see the "
+               f"other, give {older}.", err=True)  # fmt: skip
+    return newer
 
 
 def main() -> NoReturn:
     """Runs the program; a deliberate error is one sentence, not a traceback."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk can still be told of
+    except BrokenPipeError:
+        _print_nothing_more()
+        sys.exit(128 + signal.SIGPIPE)
     except RingAttnBenchError as error:
         from ring_attn_bench.bench.setup import MachineLacks
 
-        typer.echo(f"ring-attn-bench: {error}", err=True)
-        sys.exit(Exit.LACKS if isinstance(error, MachineLacks) else Exit.MISTAKE)
+        code = Exit.MISTAKE
+        if isinstance(error, FileError):
+            code = Exit.FILES
+        elif isinstance(error, MachineLacks):
+            code = Exit.LACKS
+        _leave(str(error), code)
+    except OSError as error:
+        if not _is_about_a_file(error):
+            raise
+        where = "" if error.filename is None else f" {error.filename!r}"
+        _leave(f"cannot read or write{where}: {error.strerror}.", Exit.FILES)
     sys.exit(0)
+
+
+def _is_about_a_file(error: OSError) -> bool:
+    """And not about a connection or a process, which is no matter of the person's disk."""
+    return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+def _leave(sentence: str, code: Exit) -> NoReturn:
+    typer.echo(f"ring-attn-bench: {sentence}", err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _print_nothing_more()
+    sys.exit(code)
+
+
+def _print_nothing_more() -> None:
+    """Or Python would try once more at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

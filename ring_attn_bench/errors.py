@@ -2,7 +2,8 @@
 
 RingAttnBenchError
 ├── InvalidArgument (ValueError)      what the caller passed cannot be right
-│   └── SuiteError                    ... in a suite file
+│   ├── SuiteError                    ... in a suite file
+│   └── FileError                     a file that cannot be read or written, or is damaged
 ├── UnknownName (ValueError)          no backend, partition or transport of that name
 ├── Unsupported                       a right question, which this backend cannot answer
 ├── BackendUnavailable                the backend cannot run on this machine
@@ -42,6 +43,10 @@ class InvalidArgument(RingAttnBenchError, ValueError):
 
 class SuiteError(InvalidArgument):
     """A suite file that cannot be run as written."""
+
+
+class FileError(InvalidArgument):
+    """A file or folder that cannot be read or written, or does not hold what it should."""
 
 
 class UnknownName(RingAttnBenchError, ValueError):

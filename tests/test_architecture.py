@@ -117,6 +117,7 @@ def test_only_the_registry_knows_the_backends():
 
 def test_the_report_reads_records_only():
     allowed = ("ring_attn_bench.report", "ring_attn_bench.suites", "ring_attn_bench.errors",
+               "ring_attn_bench.files", "ring_attn_bench.sheets",
                "ring_attn_bench.bench.record", "ring_attn_bench.probe.finding",
                "ring_attn_bench.ring.options",  # what a record names; it imports no torch
                "ring_attn_bench.tune.outcome", "ring_attn_bench.tune.choose",

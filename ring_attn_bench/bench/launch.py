@@ -11,7 +11,7 @@ from rich.console import Console
 from ring_attn_bench import registry, suites
 from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench.progress import Progress
-from ring_attn_bench.bench.run import Run, Selection, execute, execute_on, run_folder
+from ring_attn_bench.bench.run import Run, Selection, execute, execute_on, folder_for
 from ring_attn_bench.bench.setup import MachineLacks, Setup, setups
 from ring_attn_bench.bench.suite import Entry, Suite, load
 from ring_attn_bench.errors import BackendUnavailable, SuiteError
@@ -108,7 +108,7 @@ def in_place(request: Request, console: Console) -> Path | None:
 
 
 def _run(request: Request, suite: Suite, argument: str, environment: env.Environment) -> Run:
-    folder = request.out or run_folder(Path("results"), suite.name, environment)
+    folder = folder_for(request.out, suite.name, environment)
     return Run(folder.name, suite, argument, environment, folder)
 
 

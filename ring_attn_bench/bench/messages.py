@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen
+from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen, Text
 from ring_attn_bench.bench.suite import Check
 
 
@@ -80,7 +80,7 @@ class Outcome(Frozen):
     """What one process made of a command: an answer, or what went wrong."""
 
     status: Literal["ok", "oom", "error"] = "ok"
-    reason: str = ""
+    reason: Text = ""
     usable: bool = True
     """Whether the process can take another command."""
     answer: dict[str, object] = Field(default_factory=dict)

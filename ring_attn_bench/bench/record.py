@@ -6,26 +6,26 @@ A record is one case x contestant x direction. `records.jsonl` is append-only; e
 
 from __future__ import annotations
 
-import gzip
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationError,
     WrapValidator,
     model_serializer,
     model_validator,
 )
 
-from ring_attn_bench.errors import InvalidArgument, UnknownName
+from ring_attn_bench import files, json_lines
+from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, slug
 
 SCHEMA = 2
@@ -49,9 +49,20 @@ Options = Annotated[RingOptions, WrapValidator(_as_written), PlainSerializer(asd
 
 
 class Frozen(BaseModel):
-    """A value that cannot change and has no unknown fields."""
+    """A value that cannot change and has no unknown fields.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    As JSON, numbers that are not finite are words: `null` could not be read back as a number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+def _in_unicode(value: object) -> object:
+    return files.in_unicode(value) if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_in_unicode)]
+"""Words from outside, a folder's name or an exception's, whatever bytes they have."""
 
 
 class Direction(StrEnum):
@@ -182,8 +193,10 @@ class TensorError(Frozen):
 
     @property
     def is_right(self) -> bool:
-        """Whether the result is within its bounds."""
+        """Whether the result is within its bounds, which are not if they are not finite."""
         if self.max_abs is None or self.rmse is None:
+            return False
+        if not (isfinite(self.bound_max_abs) and isfinite(self.bound_rmse)):
             return False
         return self.max_abs <= self.bound_max_abs and self.rmse <= self.bound_rmse
 
@@ -243,14 +256,14 @@ class Record(Frozen):
     """One case, contestant and direction: how it ended, how right, how fast, how large, where."""
 
     schema_version: int = SCHEMA
-    run: str
-    suite: str
+    run: Text
+    suite: Text
     case: Case
     contestant: Contestant
     direction: Direction
     status: Status
-    reason: str = ""
-    stderr: list[str] = Field(default_factory=list)
+    reason: Text = ""
+    stderr: list[Text] = Field(default_factory=list)
     """The last lines that a dead worker group wrote."""
     accuracy: Accuracy | None = None
     speed: Speed | None = None
@@ -259,9 +272,9 @@ class Record(Frozen):
     """The options without `auto`: what it took. None where nothing ran, and for a peer."""
     interpreted: bool = False
     """Whether the kernel ran in an interpreter, which has errors but no speed."""
-    backend_version: str = ""
-    environment: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
-    command: str = ""
+    backend_version: Text = ""
+    environment: dict[str, Text | int | float | bool | None] = Field(default_factory=dict)
+    command: Text = ""
     """The command that measures this record alone."""
     started_at: str = ""
     seconds: float = 0.0
@@ -271,12 +284,15 @@ class Record(Frozen):
     @classmethod
     def _lifted(cls, line: Any) -> Any:  # noqa: ANN401 - whatever a line holds
         """A line of schema 1 in today's words."""
-        if not isinstance(line, dict) or not isinstance(line.get("contestant"), dict):
+        if not isinstance(line, dict):
             return line
         schema = line.get("schema_version", 1)
-        if schema not in (1, SCHEMA):
-            raise ValueError(f"schema_version is {schema!r}, and 1 and {SCHEMA} are known")
-        if schema == SCHEMA:
+        if type(schema) is not int or schema not in (1, SCHEMA):
+            raise ValueError(
+                f"schema_version is {schema!r}, and 1 and {SCHEMA} are known: a later version of "
+                "this program may have written it"
+            )
+        if schema == SCHEMA or not isinstance(line.get("contestant"), dict):
             return line
         old = {"slots": 2, "gradients": "float32", **line["contestant"]}
         way, settings = old.pop("transport"), {n: old.pop(n) for n in ("slots", "gradients")}
@@ -308,35 +324,14 @@ class Record(Frozen):
 
 
 def append(path: Path, record: Record) -> None:
-    """Writes the record as one line and waits until it is on disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(record.model_dump_json(exclude_defaults=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes the record as one line and waits until it is on disk; raises FileError."""
+    files.append(path, record.model_dump_json(exclude_defaults=True))
 
 
-def read(path: Path) -> Iterator[Record]:
-    """The records of a `records.jsonl` or `.jsonl.gz`; a last line cut off by a crash is skipped.
+def read(path: Path, tell: json_lines.Tell = lambda sentence: None) -> Iterator[Record]:
+    """The records of a `records.jsonl` or `.jsonl.gz`.
 
-    Raises InvalidArgument for any other line that is no record.
+    Raises FileError for a line that is no record. One that was cut off by a crash is skipped, and
+    `tell` hears of it.
     """
-    lines = _lines(path)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield Record.model_validate_json(line)
-        except ValidationError as error:
-            if number == len(lines):
-                return
-            first = error.errors()[0]
-            raise InvalidArgument(
-                f"{path}, line {number}: not a record ({first['msg']} at {first['loc']})."
-            ) from None
-
-
-def _lines(path: Path) -> list[str]:
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return file.readlines()
-    return path.read_text(encoding="utf-8").splitlines()
+    return json_lines.read(path, Record, "record", '{"schema_version":', tell)

@@ -19,6 +19,7 @@ from ring_attn_bench.bench.schedule import Schedule, Watcher
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.files import make_folder, new_folder
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def execute_on(
     watcher: Watcher,
 ) -> None:
     """Runs the entries on groups that exist already."""
-    run.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(run.folder)
     keeper = _Keeper(run.records, watcher)
     Schedule(run.suite, entries, group_of, run.record, keeper).run()
 
@@ -154,13 +155,17 @@ class _Keeper:
         self.watcher.record(record)
 
 
+def folder_for(out: Path | None, suite: str, environment: Environment) -> Path:
+    """The folder asked for, or a new one under results/; raises FileError.
+
+    Called before anything is measured, so that nothing is measured that could not be kept.
+    """
+    return run_folder(Path("results"), suite, environment) if out is None else make_folder(out)
+
+
 def run_folder(root: Path, suite: str, environment: Environment) -> Path:
-    """A new folder results/<date>_<hardware>_<suite>, numbered if there is one already."""
-    name = f"{datetime.now(UTC):%Y-%m-%d}_{hardware(environment)}_{suite}"
-    folder, number = root / name, 2
-    while folder.exists():
-        folder, number = root / f"{name}_{number}", number + 1
-    return folder
+    """Makes a new folder results/<date>_<hardware>_<suite>, numbered if there is one already."""
+    return new_folder(root, f"{datetime.now(UTC):%Y-%m-%d}_{hardware(environment)}_{suite}")
 
 
 def hardware(environment: Environment) -> str:
@@ -168,5 +173,5 @@ def hardware(environment: Environment) -> str:
     gpu = environment.get("gpu")
     if not gpu:
         return "cpu"
-    model = str(gpu).removeprefix("NVIDIA ").replace(" ", "-")
+    model = str(gpu).removeprefix("NVIDIA ").replace(" ", "-").replace("/", "-")
     return f"{environment['gpu_count']}x{model}"

@@ -75,7 +75,9 @@ class Grid(_Axes):  # type: ignore[valid-type, misc]  # a class that mypy cannot
     causal: Annotated[list[bool], Field(min_length=1)] = [True]
     window: Annotated[list[Window], Field(min_length=1)] = [(-1, -1)]
     """flash-attn's window_size: keys before and after a query, -1 for all."""
-    softcap: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = [0.0]
+    softcap: Annotated[
+        list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1)
+    ] = [0.0]
     deterministic: Annotated[list[bool], Field(min_length=1)] = [False]
     directions: Annotated[list[Direction], Field(min_length=1)] = list(Direction)
 
@@ -128,7 +130,8 @@ class Entry(Frozen):
 class Suite(Frozen):
     """What to run."""
 
-    name: str
+    name: Annotated[str, Field(max_length=64)]
+    """Part of a folder's name."""
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     world_size: Positive | None = None
@@ -138,6 +141,21 @@ class Suite(Frozen):
     timing: Timing = Timing()
     check: Check = Check()
     grid: Annotated[list[Grid], Field(min_length=1)]
+
+    @field_validator("name")
+    @classmethod
+    def _name_of_a_folder(cls, name: str) -> str:
+        if (
+            not name.isprintable()
+            or name != name.strip()
+            or name[:1] in ("", ".")
+            or (set(name) & {"/", "\\"})
+        ):
+            raise ValueError(
+                f"{name!r} becomes part of a folder's name: it must not be empty, begin with a "
+                "dot, begin or end with a space, or hold a slash, backslash or line break"
+            )
+        return name
 
     def entries(self, world_size: int, played: str) -> tuple[Entry, ...]:
         """The suite on that many ranks, without repetitions.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
-from io import StringIO
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from ring_attn_bench.bench.record import Direction, Frozen
+from ring_attn_bench import files, sheets
+from ring_attn_bench.bench.record import Direction, Frozen, Text
 from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import FileError
 
 
 class Finding(Frozen):
@@ -25,10 +24,10 @@ class Finding(Frozen):
     feature: str
     direction: Direction
     verdict: Verdict
-    reason: str = ""
-    version: str = ""
-    device: str = ""
-    torch: str = ""
+    reason: Text = ""
+    version: Text = ""
+    device: Text = ""
+    torch: Text = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -40,29 +39,23 @@ COLUMNS = tuple(Finding.model_fields)
 
 
 def write(findings: Iterable[Finding], path: Path) -> None:
-    """Writes them all, in that order; the file is the old one or the new one at any time."""
-    text = StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows([str(getattr(found, name)) for name in COLUMNS] for found in findings)
-    beside = path.with_suffix(".partial")
-    beside.write_text(text.getvalue(), encoding="utf-8")
-    beside.replace(path)
+    """Writes them all, in that order; raises FileError."""
+    lines = ([str(getattr(found, name)) for name in COLUMNS] for found in findings)
+    files.write(path, sheets.text(COLUMNS, lines))
 
 
 def read(path: Path) -> tuple[Finding, ...]:
-    """The findings of such a file, or of the one in such a folder; raises InvalidArgument."""
+    """The findings of such a file, or of the one in such a folder; raises FileError."""
     path = path / "coverage.csv" if path.is_dir() else path
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            found = tuple(Finding.model_validate(cells) for cells in csv.DictReader(file))
-    except OSError as error:
-        raise InvalidArgument(f"cannot read {path}: {error.strerror or error}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidArgument(
-            f"{path} is no coverage.csv ({first['msg']} at {first['loc']})."
-        ) from None
+    found = []
+    for number, cells in sheets.read(path):
+        try:
+            found.append(Finding.model_validate(cells))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise FileError(
+                f"{path} is no coverage.csv (line {number}: {first['msg']} at {first['loc']})."
+            ) from None
     if not found:
-        raise InvalidArgument(f"{path} holds no findings.")
-    return found
+        raise FileError(f"{path} holds no findings.")
+    return tuple(found)

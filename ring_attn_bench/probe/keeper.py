@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import FileError, InvalidArgument
 from ring_attn_bench.probe.finding import Finding, read, write
 from ring_attn_bench.probe.tasks import Task
 
@@ -40,6 +40,7 @@ class Keeper:
         self._watcher = watcher
         self._lock = Lock()
         self._ended = False
+        self._failure: FileError | None = None
         self._findings: dict[tuple[str, str, str], Finding | None] = {
             (task.backend, task.feature, task.direction.value): None for task in order
         }
@@ -71,8 +72,17 @@ class Keeper:
             if self._ended:
                 return
             self._findings[finding.key] = finding
-            write(filter(None, self._findings.values()), self._path)
+            try:
+                write(filter(None, self._findings.values()), self._path)
+            except FileError as error:
+                self._ended, self._failure = True, error
+                return
             self._watcher.found(finding)
+
+    def check(self) -> None:
+        """Raises the FileError that a thread ran into, in the thread that can end the others."""
+        if self._failure is not None:
+            raise self._failure
 
     def end(self) -> None:
         """What comes now comes of processes that are being ended, and says nothing."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ring_attn_bench.bench.record import Direction, Frozen
+from ring_attn_bench.bench.record import Direction, Frozen, Text
 from ring_attn_bench.conformance.verdict import Verdict
 
 
@@ -22,8 +22,8 @@ class Load(Frozen):
 class Loaded(Frozen):
     """The backend's version; or why there is none; or the environment that it needs instead."""
 
-    version: str = ""
-    unavailable: str | None = None
+    version: Text = ""
+    unavailable: Text | None = None
     needs: dict[str, str] | None = None
 
 
@@ -40,7 +40,7 @@ class Told(Frozen):
     """The answer, and whether the process can be asked again: its device may be lost."""
 
     verdict: Verdict
-    reason: str = ""
+    reason: Text = ""
     usable: bool = True
 
 

@@ -12,7 +12,7 @@ from threading import Thread
 from ring_attn_bench import registry
 from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench.record import Direction
-from ring_attn_bench.bench.run import run_folder
+from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.conformance.features import FEATURES, select
 from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.probe.asker import Asker, Terms
@@ -49,7 +49,7 @@ def probe(request: ProbeRequest, watcher: Watcher) -> Path:
     backends = tuple(dict.fromkeys(request.backends or registry.backends()))
     features = [feature.name for feature in select(request.features)]
     environment = env.probe()
-    folder = request.out or run_folder(Path("results"), "coverage", environment)
+    folder = folder_for(request.out, "coverage", environment)
     terms = _terms(request, environment)
     keeper = Keeper(folder / "coverage.csv", _cells(registry.backends(), FEATURES), watcher)
     keeper.keep_old(terms.device_name, terms.torch)
@@ -64,7 +64,6 @@ def probe(request: ProbeRequest, watcher: Watcher) -> Path:
         ],
         len(cells),
     )
-    folder.mkdir(parents=True, exist_ok=True)
     _ask_all(cells, jobs, terms, keeper)
     return folder
 
@@ -85,6 +84,8 @@ def _ask_all(cells: Sequence[Task], jobs: int, terms: Terms, keeper: Keeper) -> 
         for thread in threads:
             while thread.is_alive():
                 thread.join(0.2)  # so that a signal is seen to at once
+                keeper.check()
+        keeper.check()
     finally:
         keeper.end()
         tasks.drop()

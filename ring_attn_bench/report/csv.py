@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from ring_attn_bench import files, sheets
+from ring_attn_bench.errors import FileError
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.rows import frame
 
@@ -15,10 +20,22 @@ def write(rows: Sequence[Row], path: Path) -> None:
     table = frame(rows)
     for name in table.columns[table.dtypes == "boolean"]:
         table[name] = table[name].map({True: "true", False: "false"})
-    table.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+    for name in table.columns[table.dtypes == "string"]:
+        table[name] = table[name].map(sheets.guarded, na_action="ignore")
+    # pandas turns numbers into text, and quotes as the csv module does: see `joined`
+    cells = csv.reader(StringIO(table.to_csv(index=False, lineterminator="\r\n"), newline=""))
+    files.write(path, sheets.joined(cells))
 
 
 def read(path: Path) -> tuple[Row, ...]:
-    """The rows of such a file, exactly as they were written."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return tuple(Row.of_cells(cells) for cells in csv.DictReader(file))
+    """The rows of such a file, exactly as they were written; raises FileError."""
+    found = []
+    for number, cells in sheets.read(path):
+        try:
+            found.append(Row.of_cells(cells))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise FileError(
+                f"{path}, line {number}: no row ({first['msg']} at {first['loc']})."
+            ) from None
+    return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ring_attn_bench.bench.record import (
@@ -183,8 +184,8 @@ def _ratios(error: TensorError | None) -> Ratios:
 
 
 def _ratio(value: float | None, of: float | None) -> float | None:
-    """Empty where there is nothing to compare with."""
-    return None if value is None or not of else value / of
+    """Empty where there is nothing to compare with, a yardstick that is not finite included."""
+    return None if value is None or not of or not isfinite(of) else value / of
 
 
 def _provenance(record: Record) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from textwrap import fill
 
+from ring_attn_bench import files
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.report.tables.table import WIDTH, Notes, Table, escape
 from ring_attn_bench.tune.choose import choices
@@ -46,7 +47,7 @@ def page(outcomes: Sequence[Outcome]) -> str:
 def write_tuning(outcomes: Sequence[Outcome], folder: Path) -> Path:
     """Writes tuning.md into the folder."""
     path = folder / "tuning.md"
-    path.write_text(page(outcomes), encoding="utf-8")
+    files.write(path, page(outcomes))
     return path
 
 

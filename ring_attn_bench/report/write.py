@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
 
+from ring_attn_bench import files
 from ring_attn_bench.bench.record import Record, read
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import FileError
 from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.groups import by_shape, heading
@@ -17,7 +18,7 @@ from ring_attn_bench.report.rows import latest, rows
 def write_report(records_path: Path, out_dir: Path) -> list[Path]:
     """Writes results.csv, report.md and plots/*.png into the folder; the paths of these files.
 
-    Raises InvalidArgument if there are no records.
+    Raises FileError if there are no records, or if they cannot be read or a file not be written.
     """
     # Here, so that a summary for the terminal needs neither pandas nor matplotlib.
     from ring_attn_bench.report import csv, plots
@@ -25,12 +26,12 @@ def write_report(records_path: Path, out_dir: Path) -> list[Path]:
 
     records = _records(records_path)
     lines = rows(records)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out_dir)
     table, page = out_dir / "results.csv", out_dir / "report.md"
     csv.write(lines, table)
     gallery = plots.draw(lines, out_dir / "plots")
     pictures = [path.relative_to(out_dir) for path in gallery.paths]
-    page.write_text(report(records, pictures, gallery.skipped), encoding="utf-8")
+    files.write(page, report(records, pictures, gallery.skipped))
     return [table, page, *gallery.paths]
 
 
@@ -61,10 +62,7 @@ def failures(records: Iterable[Record]) -> int:
 
 
 def _records(path: Path) -> tuple[Record, ...]:
-    try:
-        records = latest(read(path))
-    except OSError as error:
-        raise InvalidArgument(f"cannot read {path}: {error.strerror or error}.") from None
+    records = latest(read(path))
     if not records:
-        raise InvalidArgument(f"{path} holds no records; nothing has been measured yet.")
+        raise FileError(f"{path} holds no records; nothing has been measured yet.")
     return records

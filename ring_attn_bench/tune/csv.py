@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
-from io import StringIO
 from pathlib import Path
 from statistics import median
 
 from pydantic import ValidationError
 
+from ring_attn_bench import files, sheets
 from ring_attn_bench.bench.sampling import median_interval
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import FileError
 from ring_attn_bench.tune.outcome import MASKS, Outcome, Place, Shape
 
 FIGURES = ("us", "low_us", "high_us", "min_us", "max_us", "tflops")
@@ -19,35 +18,28 @@ FIGURES = ("us", "low_us", "high_us", "min_us", "max_us", "tflops")
 
 
 def write(outcomes: Iterable[Outcome], path: Path) -> None:
-    """Writes them all, in that order; the file is the old one or the new one at any time."""
+    """Writes them all, in that order; raises FileError."""
     lines = [cells(outcome) for outcome in outcomes]
-    text = StringIO()
-    table = csv.DictWriter(text, lines[0], lineterminator="\n")
-    table.writeheader()
-    table.writerows(lines)
-    beside = path.with_suffix(".partial")
-    beside.write_text(text.getvalue(), encoding="utf-8")
-    beside.replace(path)
+    files.write(path, sheets.text(tuple(lines[0]), ([*line.values()] for line in lines)))
 
 
 def read(path: Path) -> tuple[Outcome, ...]:
-    """The outcomes of such a file, or of the one in such a folder; raises InvalidArgument."""
+    """The outcomes of such a file, or of the one in such a folder; raises FileError."""
     path = path / "tuning.csv" if path.is_dir() else path
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            found = tuple(_outcome(line) for line in csv.DictReader(file))
-    except OSError as error:
-        raise InvalidArgument(f"cannot read {path}: {error.strerror or error}.") from None
-    except KeyError as error:
-        raise InvalidArgument(f"{path} is no tuning.csv: it has no column {error}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidArgument(
-            f"{path} is no tuning.csv ({first['msg']} at {first['loc']})."
-        ) from None
+    found = []
+    for number, line in sheets.read(path):
+        try:
+            found.append(_outcome(line))
+        except KeyError as error:
+            raise FileError(f"{path} is no tuning.csv: it has no column {error}.") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise FileError(
+                f"{path} is no tuning.csv (line {number}: {first['msg']} at {first['loc']})."
+            ) from None
     if not found:
-        raise InvalidArgument(f"{path} holds no outcomes.")
-    return found
+        raise FileError(f"{path} holds no outcomes.")
+    return tuple(found)
 
 
 def cells(outcome: Outcome) -> dict[str, str]:

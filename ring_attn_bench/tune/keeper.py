@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
+from ring_attn_bench.errors import FileError
 from ring_attn_bench.tune.csv import write
 from ring_attn_bench.tune.outcome import Outcome, Subject
 
@@ -35,6 +36,7 @@ class Keeper:
         self._watcher = watcher
         self._lock = Lock()
         self._ended = False
+        self._failure: FileError | None = None
         self._outcomes: dict[Subject, Outcome | None] = dict.fromkeys(order)
 
     @property
@@ -57,8 +59,17 @@ class Keeper:
             if self._ended:
                 return
             self._outcomes |= {outcome.subject: outcome for outcome in outcomes}
-            write(self.outcomes, self._path)
+            try:
+                write(self.outcomes, self._path)
+            except FileError as error:
+                self._ended, self._failure = True, error
+                return
             self._watcher.done(what, outcomes)
+
+    def check(self) -> None:
+        """Raises the FileError that a thread ran into, in the thread that can end the others."""
+        if self._failure is not None:
+            raise self._failure
 
     def end(self) -> None:
         """What comes now comes of processes that are being ended, and says nothing."""

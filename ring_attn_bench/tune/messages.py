@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ring_attn_bench.bench.record import Frozen
+from ring_attn_bench.bench.record import Frozen, Text
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.tunable import Offer
 from ring_attn_bench.tune.outcome import Shape, Subject
@@ -24,8 +24,8 @@ class Loaded(Frozen):
     """What the backend has to be tuned, and its version; or why there is no backend."""
 
     offer: Offer = Offer(())
-    version: str = ""
-    unavailable: str | None = None
+    version: Text = ""
+    unavailable: Text | None = None
 
 
 class Verify(Frozen):
@@ -39,7 +39,7 @@ class Verified(Frozen):
     """The answer, and whether the process can be asked again: its device may be lost."""
 
     verdict: Verdict
-    reason: str = ""
+    reason: Text = ""
     usable: bool = True
 
 
@@ -57,7 +57,7 @@ class Speed(Frozen):
     """Microseconds of each call, or the verdict and the reason of a trial that has none."""
 
     verdict: Verdict = Verdict.OK
-    reason: str = ""
+    reason: Text = ""
     full: tuple[float, ...] = ()
     causal: tuple[float, ...] = ()
 

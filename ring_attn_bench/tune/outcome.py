@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from ring_attn_bench.bench.record import Frozen
+from ring_attn_bench.bench.record import Frozen, Text
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.positions import Band
@@ -84,7 +84,7 @@ class Outcome(Frozen):
     verdict: Verdict
     place: Place
     shape: Shape
-    reason: str = ""
+    reason: Text = ""
     full: tuple[float, ...] = ()
     causal: tuple[float, ...] = ()
 

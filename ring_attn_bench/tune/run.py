@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench import environment as env
-from ring_attn_bench.bench.run import run_folder
+from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument
@@ -86,11 +86,10 @@ def tune(request: TuneRequest, watcher: Watcher) -> Path:
     try:
         loaded = _loaded(first, request.backend)
         subjects = request.selection.of(loaded.offer.trials)
-        folder = request.out or run_folder(Path("results"), "tuning", environment)
+        folder = folder_for(request.out, "tuning", environment)
         keeper = Keeper(folder / "tuning.csv", subjects, watcher)
         place = _place(request.backend, loaded.version, environment)
         run = _Run(request, load, needed, place, keeper)
-        folder.mkdir(parents=True, exist_ok=True)
         _tune(run, subjects, loaded, first, watcher)
     finally:
         first.end()
@@ -120,7 +119,7 @@ def _verify(run: _Run, subjects: Sequence[Subject], hands: Sequence[Hand]) -> No
         run.keeper.done(str(subject), [run.outcome(subject, found)])
 
     try:
-        verify_all(subjects, hands, run.request.seconds, run.keeper.doing, tell)
+        verify_all(subjects, hands, run.request.seconds, run.keeper.doing, tell, run.keeper.check)
     except BaseException:
         run.keeper.end()
         raise
@@ -143,6 +142,7 @@ def _time_row(run: _Run, row: RowKey, timer: Hand) -> None:
     found = _speeds(run.request, right, timer) if right else ()
     outcomes = [run.outcome(*pair) for pair in zip(right, found, strict=True)]
     run.keeper.done(what, outcomes)
+    run.keeper.check()
 
 
 def _speeds(request: TuneRequest, right: Sequence[Subject], timer: Hand) -> tuple[Speed, ...]:

@@ -35,8 +35,12 @@ def verify_all(
     seconds: float,
     doing: Callable[[str], None],
     tell: Tell,
+    check: Callable[[], None],
 ) -> None:
-    """Returns when all are told of. The widest head dims go first: they take longest to compile."""
+    """Returns when all are told of; `check` may raise, and is called all the while.
+
+    The widest head dims go first: they take longest to compile.
+    """
     waiting: SimpleQueue[Subject] = SimpleQueue()
     for subject in sorted(subjects, key=lambda x: -x.trial.head_dim):
         waiting.put(subject)
@@ -63,3 +67,5 @@ def verify_all(
     for thread in threads:
         while thread.is_alive():
             thread.join(0.2)  # so that a signal is seen to at once
+            check()
+    check()

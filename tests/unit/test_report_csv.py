@@ -78,8 +78,22 @@ def test_numbers_and_words_survive(make_record, tmp_path, latency, seconds, reas
     assert csv.read(path) == (found,)
 
 
-@pytest.mark.parametrize("word", ["NA", "nan", "None", "true", "007", 'a "quoted", word', "a;b"])
+@pytest.mark.parametrize(
+    "word",
+    ["=HYPERLINK(1)", "-1", "'=1", "NA", "nan", "None", "true", "007", 'a "quoted", word', "a;b"],
+)
 def test_words_stay_words(make_record, tmp_path, word):
     found = rows([make_record()])[0].model_copy(update={"reason": word, "backend_version": word})
     csv.write([found], tmp_path / "results.csv")
     assert csv.read(tmp_path / "results.csv") == (found,)
+
+
+def test_no_cell_of_words_is_a_formula_and_numbers_are_not_touched(make_record, tmp_path):
+    found = rows([make_record()])[0].model_copy(
+        update={"reason": "=HYPERLINK(1)", "run": "@SUM(1)", "seconds": -1.5}
+    )
+    csv.write([found], tmp_path / "results.csv")
+    (cells,) = lines(tmp_path / "results.csv")
+
+    assert (cells["reason"], cells["run"]) == ("'=HYPERLINK(1)", "'@SUM(1)")
+    assert cells["seconds"] == "-1.5"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ring_attn_bench import files
 from ring_attn_bench.probe.finding import Finding
 from ring_attn_bench.report.coverage.matrix import Matrix
 
@@ -16,8 +17,7 @@ def write_coverage(findings: Sequence[Finding], folder: Path) -> list[Path]:
     from ring_attn_bench.report.coverage.picture import draw
 
     matrix = Matrix.of(findings)
-    folder.mkdir(parents=True, exist_ok=True)
     written = folder / "coverage.md", folder / "coverage.png"
-    written[0].write_text(page(matrix, written[1].name), encoding="utf-8")
+    files.write(written[0], page(matrix, written[1].name))
     draw(matrix, written[1])
     return list(written)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ring_attn_bench import files
 from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.groups import heading
@@ -87,11 +88,11 @@ def folded(figure: Figure, text: str) -> str:
 
 def save(figure: Figure, path: Path) -> Path:
     """Writes the picture, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = BytesIO()
+    drawn, packed = BytesIO(), BytesIO()
     figure.savefig(drawn)
     # a palette holds all that lines on white need, in a third of the bytes: reports travel
     Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
-        path, optimize=True
+        packed, "png", optimize=True
     )
+    files.write(path, packed.getvalue())
     return path

@@ -1,0 +1,182 @@
+"""What went wrong with a file is one sentence, and an exit code that is not that of `wrong`."""
+
+import gzip
+import os
+import sys
+import time
+
+import pytest
+
+from ring_attn_bench import cli
+from ring_attn_bench.bench.record import Direction, Status, append, read
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.errors import FileError
+from ring_attn_bench.probe import finding
+from ring_attn_bench.probe.keeper import Keeper
+from ring_attn_bench.probe.tasks import Task
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Runs a command line; its exit code, and what it said where."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["ring-attn-bench", *map(str, words)])
+        monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def records(tmp_path, make_record):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    append(folder / "records.jsonl", make_record())
+    return folder / "records.jsonl"
+
+
+def is_one_sentence(text):
+    return len(text.splitlines()) == 1 and text.startswith("ring-attn-bench: ")
+
+
+DAMAGE = {
+    "a truncated .gz": lambda path: (
+        path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(path.read_bytes())[:-20]),
+        path.unlink(),
+    ),
+    "another encoding": lambda path: path.write_bytes(path.read_bytes() + b'{"run":"\xe9"}\n'),
+    "a schema to come": lambda path: path.write_text('{"schema_version":99}\n'),
+    "no records": lambda path: path.write_text(""),
+    "no file": lambda path: path.unlink(),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_records_that_cannot_be_read_are_exit_code_4(program, records, what):
+    DAMAGE[what](records)
+
+    code, _, said = program("report", records.parent)
+
+    assert code == cli.Exit.FILES == 4
+    assert is_one_sentence(said)
+    assert "records.jsonl" in said
+    assert not (records.parent / "report.md").exists()
+
+
+def test_wrong_results_are_exit_code_1(program, records, make_record):
+    append(records, make_record(status=Status.WRONG, reason="it is"))
+
+    assert program("report", records)[0] == cli.Exit.WRONG == 1
+
+
+def test_what_was_cut_off_is_told_of_and_the_rest_is_drawn(program, records):
+    records.write_bytes(records.read_bytes() + b'{"schema_version":2,"ru')
+
+    code, said, warned = program("report", records.parent)
+
+    assert code == 0
+    assert "1 record" in said
+    assert warned == f"{records}, line 2: half a record, cut off by a crash, which is left out.\n"
+
+
+@pytest.mark.parametrize("newer", ["records.jsonl", "records.jsonl.gz"])
+def test_of_two_files_the_newer_is_read_and_the_other_is_named(
+    program, records, make_record, make_contestant, newer
+):
+    packed = records.parent / "records.jsonl.gz"
+    packed.write_bytes(gzip.compress(records.read_bytes()))
+    records.unlink()
+    append(records, make_record(contestant=make_contestant(backend="aten")))
+    before = time.time() - 1000
+    os.utime(packed if newer == records.name else records, (before, before))
+
+    code, said, warned = program("report", records.parent)
+
+    assert code == 0
+    assert ("triton" in said) == (newer == "records.jsonl.gz")
+    assert f"the newer is read, {newer};" in warned
+    assert str(packed if newer == records.name else records) in warned
+
+
+def test_a_report_where_a_file_is_in_the_way_is_exit_code_4(program, records):
+    code, _, said = program("report", records, "--out", records)
+
+    assert code == cli.Exit.FILES
+    assert is_one_sentence(said)
+    assert "should be a folder" in said
+
+
+def test_a_report_on_a_full_disk_is_exit_code_4(program, records):
+    (records.parent / "results.csv").symlink_to("/dev/full")
+
+    code, _, said = program("report", records)
+
+    assert code == cli.Exit.FILES
+    assert is_one_sentence(said)
+    assert "No space left on device" in said
+
+
+def test_a_folder_whose_name_is_no_text_is_reported_from_and_to(program, records):
+    out = os.fsdecode(os.fsencode(records.parent) + b"\xe9")
+
+    code, said, _ = program("report", records, "--out", out)
+
+    assert code == 0
+    assert "report.md" in said
+    assert os.path.exists(os.path.join(out, "results.csv"))  # noqa: PTH110, PTH118 - as it is
+
+
+def test_bench_into_a_file_is_exit_code_4_before_anything_is_measured(program, records):
+    before = records.read_bytes()
+
+    code, _, said = program("bench", "--suite", "cpu", "--backend", "aten", "--out", records)
+
+    assert code == cli.Exit.FILES
+    assert is_one_sentence(said)
+    assert records.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", [("coverage", "show"), ("coverage", "diff", "missing.csv")])
+def test_a_matrix_that_cannot_be_read_is_exit_code_4(program, tmp_path, verb):
+    (tmp_path / "coverage.csv").write_bytes(b"backend,feature\n\xe9,1\n")
+
+    code, _, said = program(*verb, tmp_path)
+
+    assert code == cli.Exit.FILES
+    assert is_one_sentence(said)
+
+
+class Nobody:
+    def found(self, finding):
+        raise AssertionError("it is not on disk")
+
+
+def test_a_matrix_that_cannot_be_written_ends_the_probe_with_a_sentence(tmp_path):
+    path = tmp_path / "coverage.csv"
+    path.symlink_to("/dev/full")
+    keeper = Keeper(path, [Task("aten", "full", Direction.FORWARD)], Nobody())
+    keeper.check()
+
+    keeper.tell(
+        finding.Finding(
+            backend="aten", feature="full", direction=Direction.FORWARD, verdict=Verdict.OK
+        )
+    )
+
+    with pytest.raises(FileError, match="No space left on device"):
+        keeper.check()
+
+
+def test_records_of_a_folder_whose_name_is_no_text_are_kept(tmp_path, make_record):
+    folder = tmp_path / os.fsdecode(b"r\xe9sultats")
+    folder.mkdir()
+
+    append(folder / "records.jsonl", make_record(run=folder.name))
+
+    (found,) = read(folder / "records.jsonl")
+    assert found.run == "r\\udce9sultats"
