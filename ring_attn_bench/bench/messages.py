@@ -30,11 +30,16 @@ class Prepare(Frozen):
 
 
 class Judge(Frozen):
-    """Run the prepared contestant once and compare it with the oracle; answers an Accuracy each."""
+    """Run the prepared contestant once and compare it with the oracle; answers an Accuracy each.
+
+    seed: of the inputs, and of the rows that are compared. alone: whether the same kernel on one
+    GPU is compared too. What was kept for timing is forgotten: the oracle needs the memory.
+    """
 
     do: Literal["judge"] = "judge"
     check: Check
     seed: int
+    alone: bool = True
 
 
 class Measure(Frozen):

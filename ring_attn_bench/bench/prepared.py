@@ -53,17 +53,22 @@ class Prepared:
         """The results of a forward pass, for backward passes to start from."""
         return self.contestant.forward(self.shards)
 
-    def judge(self, check: Check, seed: int) -> dict[str, Accuracy]:
+    def forget(self) -> None:
+        """Drops what was made for timing; it is made again where it is needed."""
+        for name in ("shards", "twin", "outputs", "one_gpu_length", "_one_gpu_inputs"):
+            vars(self).pop(name, None)
+
+    def judge(self, check: Check, seed: int, *, alone: bool = True) -> dict[str, Accuracy]:
         """The accuracy of each direction; a collective over the group's processes."""
         case, spec, place = self.request.case, self.request.contestant, self.place
         rows = accuracy.choose_rows(case, spec, place, check, seed)
-        whole = inputs.make(case, self.request.seed, place.device)
+        whole = inputs.make(case, seed, place.device)
         whole = accuracy.only_rows(whole, rows, place)
         expected = accuracy.truth(case, whole, rows, place, backward=self.backward)
-        alone = self._alone(whole)
+        one_gpu = self._alone(whole) if alone else None
         _poison(place)
         results = self._results(self._cut(whole))
-        errors = accuracy.judge(case, spec, place, rows, expected, results, alone)
+        errors = accuracy.judge(case, spec, place, rows, expected, results, one_gpu)
         return {
             direction.value: Accuracy(
                 oracle=rows.kind,

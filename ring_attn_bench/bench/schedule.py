@@ -1,4 +1,4 @@
-"""Runs a suite: every entry is checked, and the right ones of a case are timed in turns.
+"""Runs a suite: every entry is checked, the right ones of a case are timed in turns, then checked.
 
 Turns, because clocks, power and neighbours drift: contestants that are to be compared must see the
 same minute. Each record is handed on as soon as it is complete.
@@ -171,6 +171,7 @@ class Schedule:
     def _time(self, matches: list[_Match]) -> None:
         """Turns of all matches, in a new random order each round, until each has enough."""
         waiting = list(matches)
+        timed: list[_Match] = []
         while waiting:
             self._watcher.doing(f"timing {len(waiting)} in turns")
             self._random.shuffle(waiting)
@@ -178,13 +179,47 @@ class Schedule:
                 if match not in waiting:
                     continue  # lost in this round, with another direction of its contestant
                 try:
-                    finished = self._turn(match)
+                    if not self._turn(match):
+                        continue
+                    waiting.remove(match)
+                    timed.append(match)
                 except GroupFailed as failure:
                     self._lost(match, waiting, failure)
-                    continue
-                if finished:
-                    waiting.remove(match)
-                    self._timed(match)
+                if all(other.session is not match.session for other in waiting):
+                    self._judge_again([x for x in timed if x.session is match.session])
+
+    def _judge_again(self, timed: list[_Match]) -> None:
+        """A contestant's directions, all timed: on record if they are still right.
+
+        A kernel that is right in its first calls may go wrong in later ones (a cache, a counter, a
+        buffer that is used again), and a speed says that it did not. One pass judges all of them.
+        """
+        if not timed:
+            return
+        session = timed[0].session
+        self._watcher.doing(f"checking {session.entry.contestant.name} again")
+        directions = tuple(match.direction for match in timed)
+        try:
+            accuracy, repeats = session.judge_again(self._suite.check, directions)
+        except GroupFailed as failure:
+            reason = f"when it was judged again after timing: {failure.reason}"
+            failure = GroupFailed(failure.status, reason, failure.stderr)
+            self._failed(session, directions, failure, timed[0].started)
+            return
+        for match in timed:
+            found = accuracy[match.direction]
+            reason = _what_is_wrong(found, repeats)
+            if not reason:
+                self._timed(match)
+                continue
+            self._finish(
+                session,
+                match.direction,
+                match.started,
+                status=Status.WRONG,
+                reason=f"right before it was timed, and wrong afterwards on other inputs: {reason}",
+                accuracy=found,
+            )
 
     def _turn(self, match: _Match) -> bool:
         """One batch of each subject that still wants one; whether all have enough."""

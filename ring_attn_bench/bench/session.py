@@ -47,7 +47,22 @@ class Session:
 
     def judge(self, check: Check) -> tuple[dict[Direction, Accuracy], bool]:
         """The accuracy of each direction, and whether repeated runs agreed bit for bit."""
-        answers = self._ask(Judge(check=check, seed=self._suite.seed))
+        return self._judged(Judge(check=check, seed=self._suite.seed))
+
+    def judge_again(
+        self, check: Check, directions: tuple[Direction, ...]
+    ) -> tuple[dict[Direction, Accuracy], bool]:
+        """The same after timing, on inputs that the contestant has not seen.
+
+        Without the kernel on one GPU, which is for comparison only.
+        """
+        if self._generation != self._group.generation:
+            # its processes are lost, with another direction: that one must not fail these too
+            self.directions = directions
+        return self._judged(Judge(check=check, seed=self._suite.seed ^ 1, alone=False))
+
+    def _judged(self, command: Judge) -> tuple[dict[Direction, Accuracy], bool]:
+        answers = self._ask(command)
         found = cast(dict[str, object], answers[0]["accuracy"])
         accuracy = {Direction(d): Accuracy.model_validate(value) for d, value in found.items()}
         return accuracy, all(bool(answer["repeats"]) for answer in answers)

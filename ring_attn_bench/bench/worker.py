@@ -43,7 +43,7 @@ class Worker:
             case Prepare() as command:
                 return self._prepare(about, command)
             case Judge() as command:
-                return self._judge(self._prepared[about], command)
+                return self._judge(about, command)
             case Measure() as command:
                 return self._measure(about, command)
             case Sample() as command:
@@ -70,8 +70,12 @@ class Worker:
             "version": contestant.version, "interpreted": contestant.interpreted, "took": took,
         }  # fmt: skip
 
-    def _judge(self, contestant: Prepared, command: Judge) -> Answer:
-        found = contestant.judge(command.check, command.seed)
+    def _judge(self, about: str, command: Judge) -> Answer:
+        contestant = self._prepared[about]
+        self._forget_calls(about)
+        contestant.forget()
+        self._give_memory_back()
+        found = contestant.judge(command.check, command.seed, alone=command.alone)
         repeats = not contestant.request.case.deterministic or contestant.repeats()
         self._give_memory_back()  # the oracle's: other groups are on this device too
         accuracy = {direction: value.model_dump() for direction, value in found.items()}
@@ -91,8 +95,11 @@ class Worker:
 
     def _release(self, about: str) -> None:
         self._prepared.pop(about, None)
-        self._calls = {key: call for key, call in self._calls.items() if key[0] != about}
+        self._forget_calls(about)
         self._give_memory_back()
+
+    def _forget_calls(self, about: str) -> None:
+        self._calls = {key: call for key, call in self._calls.items() if key[0] != about}
 
     def _give_memory_back(self) -> None:
         if self._place.device.type == "cuda":
