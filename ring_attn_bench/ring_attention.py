@@ -212,7 +212,7 @@ def _public(function: Callable[..., Output], fixed: _Fixed, tensors: str) -> Cal
     dealt = "on any partition by name" if fixed.partition is None else f"dealt {fixed.partition}"
     function.__doc__ = (
         f"Attention of this rank's queries over the whole sequence, {dealt}.\n\n{tensors}.\n"
-        f"The arguments' meanings, what is returned and raised: help({__name__})."
+        f"The arguments' meanings, what is returned and raised: help({__name__!r})."
     )
     return function
 

@@ -18,9 +18,19 @@ def transport_for(options: RingOptions, group: dist.ProcessGroup) -> tuple[str, 
     asked = options.transport
     reasons = []
     for name in registry.transports() if asked == "auto" else (asked,):
-        kind: type[GroupTransport] = registry.transport_class(name)
-        reason = kind.unsupported(group)
+        reason = _unsupported(name, group)
         if reason is None:
+            kind: type[GroupTransport] = registry.transport_class(name)
             return name, kind(group, options)
         reasons.append(reason if name == asked else f"{name}: {reason}")
     raise TransportUnavailable(asked, "; ".join(reasons))
+
+
+def _unsupported(name: str, group: dist.ProcessGroup) -> str | None:
+    try:
+        kind: type[GroupTransport] = registry.transport_class(name)
+        return kind.unsupported(group)
+    except TransportUnavailable as error:
+        return error.reason
+    except AttributeError as error:  # a plug-in that lacks a part of the contract
+        return f"it is no transport: {error}"

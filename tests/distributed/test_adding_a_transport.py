@@ -1,0 +1,56 @@
+"""The transport of docs/adding-a-transport.md, as it stands there, in a ring."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from ring_attn_bench import RingContext, RingOptions, registry
+from tests.distributed.pool import Raised, Ring
+from tests.distributed.truth import Case, attend, faults
+
+PAGE = Path(__file__).parents[2] / "docs" / "adding-a-transport.md"
+CASES = [
+    Case(4, "zigzag", 8, heads=4, batch=2),
+    Case(3, "contiguous", 6, causal=False),
+    Case(4, "striped", 7, backend="aten"),
+]
+
+
+def by_the_page(ring: Ring, case: Case, folder: str, options: dict[str, object]) -> object:
+    sys.path.insert(0, folder)
+    own = {"gathered": "gathered:Gathered", "broken": "nowhere:Nothing", "bare": "gathered:dist"}
+    with patch.object(registry, "transports", lambda: {**registry.TRANSPORTS, **own}):
+        context = RingContext(ring.group, RingOptions(**options))
+        assert context.transport == options["transport"]
+        return attend(ring, case, context)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    made = tmp_path_factory.mktemp("transport")
+    (made / "gathered.py").write_text(code, encoding="utf-8")
+    return str(made)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("schedule", ["steps", "gather"])
+def test_the_transport_of_the_page_is_right(ranks, folder, case, schedule):
+    options = {"transport": "gathered", "schedule": schedule}
+    answers = ranks.run(by_the_page, case, folder, options, world_size=case.world_size)
+    assert faults(case, answers) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("broken", "importing nowhere:Nothing failed"), ("bare", "unsupported")]
+)
+def test_a_transport_that_cannot_be_loaded_is_a_sentence(ranks, folder, name, sentence):
+    for answer in ranks.outcomes(by_the_page, CASES[0], folder, {"transport": name}):
+        assert isinstance(answer, Raised)
+        assert "TransportUnavailable" in answer.kinds, answer.traceback
+        assert sentence in answer.text
