@@ -5,36 +5,79 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, create_model, model_validator
+from pydantic_core import ErrorDetails
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen
-from ring_attn_bench.errors import SuiteError, UnknownName
-from ring_attn_bench.partition import PARTITIONS, get_partition
+from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName
+from ring_attn_bench.partition import get_partition
 from ring_attn_bench.problem import Mask
-from ring_attn_bench.ring.options import DEFAULTS, TYPES, RingOptions, layout_of
+from ring_attn_bench.ring.options import DEFAULTS, RingOptions, layout_of
 
-Positive = Annotated[int, Field(gt=0)]
-Heads = Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")]
-Window = tuple[int, int]
-NonEmpty = Annotated[list[Any], Field(min_length=1)]
+MOST = 2**31 - 1
+"""The largest size of anything: what kernels count with."""
+# strict: `true` is no number and 1 is no switch, though Python takes one for the other
+_number = partial(Field, strict=True)
+Positive = Annotated[int, _number(gt=0, le=MOST)]
+Seconds = Annotated[float, _number(gt=0, allow_inf_nan=False)]
+Switch = Annotated[bool, Field(strict=True)]
+Side = Annotated[int, _number(ge=-MOST, le=MOST)]
+Window = tuple[Side, Side]
+Softcap = Annotated[float, _number(ge=0, allow_inf_nan=False)]
+
+
+def _known_backend(name: str) -> str:
+    registry.check_known(name)  # its UnknownName is a ValueError
+    return name
+
+
+def _known_partition(name: str) -> str:
+    get_partition(name)  # as above
+    return name
+
+
+def _heads_divide(pair: str) -> str:
+    heads_q, heads_kv = map(int, pair.split(":"))
+    if max(heads_q, heads_kv) > MOST:
+        raise ValueError(f"{pair!r}: there cannot be more than {MOST} heads")
+    if heads_q % heads_kv:
+        raise ValueError(
+            f"{pair!r}: the {heads_q} query heads must be a multiple of the {heads_kv} key heads"
+        )
+    return pair
+
+
+BackendName = Annotated[str, AfterValidator(_known_backend)]
+PartitionName = Annotated[str, AfterValidator(_known_partition)]
+Heads = Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$"), AfterValidator(_heads_divide)]
 
 
 class Timing(Frozen):
     """When to stop sampling. A sample is one call on every rank, the slowest rank counting."""
 
-    enabled: bool = True
-    warmup: Annotated[int, Field(ge=0)] = 3
-    min_samples: Annotated[int, Field(ge=3)] = 10
+    enabled: Switch = True
+    warmup: Annotated[int, _number(ge=0, le=MOST)] = 3
+    min_samples: Annotated[int, _number(ge=3, le=MOST)] = 10
     max_samples: Positive = 50
-    precision: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    precision: Annotated[float, _number(gt=0, lt=1)] = 0.01
     """Sampling ends when the 95 % interval of the median is within this share of it."""
-    seconds: Annotated[float, Field(gt=0)] = 10.0
+    seconds: Seconds = 10.0
     """... or when this long has been spent on one contestant and direction."""
+
+    @model_validator(mode="after")
+    def _samples_fit(self) -> Self:
+        if self.max_samples < self.min_samples:
+            raise ValueError(
+                f"max_samples is {self.max_samples} and min_samples {self.min_samples}; "
+                "max_samples must be at least as many"
+            )
+        return self
 
 
 class Check(Frozen):
@@ -45,11 +88,25 @@ class Check(Frozen):
     sampled_rows: Positive = 256
 
 
+def _option(value: Any, *, name: str) -> Any:  # noqa: ANN401 - RingOptions judges
+    """One value of one option, as RingOptions takes it; what that raises is a ValueError."""
+    plain = tuple(value) if isinstance(value, list) else value
+    for size in plain if isinstance(plain, tuple) else (plain,):
+        if isinstance(size, int) and size > MOST:
+            raise ValueError(f"{size} is more than the {MOST} that there can be")
+    one: dict[str, Any] = {name: plain}
+    RingOptions(**one)
+    return plain
+
+
+def _axis(name: str) -> Any:  # noqa: ANN401 - a type, made here
+    check = AfterValidator(partial(_option, name=name))
+    return Annotated[list[Annotated[Any, check]], Field(min_length=1)]
+
+
 _AXES: dict[str, Any] = {
-    name: (Annotated[list[kind], Field(min_length=1)], [default])  # type: ignore[valid-type]
-    for (name, kind), default in zip(
-        TYPES.items(), {**DEFAULTS, "transport": registry.EVERYWHERE}.values(), strict=True
-    )
+    name: (_axis(name), [default])
+    for name, default in {**DEFAULTS, "transport": registry.EVERYWHERE}.items()
 }
 """For every option an axis, which leaves it at its default."""
 _Axes = create_model("_Axes", __base__=Frozen, **_AXES)
@@ -61,9 +118,9 @@ class Grid(_Axes):  # type: ignore[valid-type, misc]  # a class that mypy cannot
     transport: unless the grid says, the one that serves every group.
     """
 
-    backends: Annotated[list[str], Field(min_length=1)]
+    backends: Annotated[list[BackendName], Field(min_length=1)]
     """Kernels in our ring, and other people's whole rings as "peer:package[kernel,variant]"."""
-    partitions: Annotated[list[str], Field(min_length=1)] = ["zigzag"]
+    partitions: Annotated[list[PartitionName], Field(min_length=1)] = ["zigzag"]
     seqlen_per_gpu: Annotated[list[Positive], Field(min_length=1)]
     batch: Annotated[list[Positive], Field(min_length=1)] = [1]
     heads: Annotated[list[Heads], Field(min_length=1)]
@@ -72,45 +129,29 @@ class Grid(_Axes):  # type: ignore[valid-type, misc]  # a class that mypy cannot
     dtype: Annotated[
         list[Literal["float16", "bfloat16", "float32", "float64"]], Field(min_length=1)
     ]
-    causal: Annotated[list[bool], Field(min_length=1)] = [True]
+    causal: Annotated[list[Switch], Field(min_length=1)] = [True]
     window: Annotated[list[Window], Field(min_length=1)] = [(-1, -1)]
     """flash-attn's window_size: keys before and after a query, -1 for all."""
-    softcap: Annotated[
-        list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1)
-    ] = [0.0]
-    deterministic: Annotated[list[bool], Field(min_length=1)] = [False]
+    softcap: Annotated[list[Softcap], Field(min_length=1)] = [0.0]
+    deterministic: Annotated[list[Switch], Field(min_length=1)] = [False]
     directions: Annotated[list[Direction], Field(min_length=1)] = list(Direction)
-
-    @field_validator("backends")
-    @classmethod
-    def _known_backends(cls, names: list[str]) -> list[str]:
-        for name in names:
-            registry.check_known(name)  # its UnknownName is a ValueError
-        return names
-
-    @field_validator("partitions")
-    @classmethod
-    def _known_partitions(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in PARTITIONS:
-                raise ValueError(str(UnknownName("partition", name, PARTITIONS)))
-        return names
-
-    @field_validator("heads")
-    @classmethod
-    def _heads_divide(cls, heads: list[str]) -> list[str]:
-        for pair in heads:
-            heads_q, heads_kv = map(int, pair.split(":"))
-            if heads_q % heads_kv:
-                raise ValueError(
-                    f"{pair!r}: the {heads_q} query heads must be a multiple of the "
-                    f"{heads_kv} key heads"
-                )
-        return heads
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         self.options()  # what it raises is a ValueError
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_dealt(self) -> Self:
+        """Whatever the number of ranks: a length that fits one fits all."""
+        for partition in self.partitions:
+            unit = get_partition(partition).chunks_per_rank
+            for place, tokens in enumerate(self.seqlen_per_gpu):
+                if tokens % unit:
+                    raise ValueError(
+                        f"seqlen_per_gpu.{place} is {tokens}, but partition {partition!r} deals "
+                        f"each rank {unit} chunks, and needs a multiple of {unit}"
+                    )
         return self
 
     def options(self) -> list[RingOptions]:
@@ -133,10 +174,10 @@ class Suite(Frozen):
     name: Annotated[str, Field(max_length=64)]
     """Part of a folder's name."""
     description: str = ""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, _number(ge=0, lt=2**63)] = 0
     world_size: Positive | None = None
     """Ranks; None is by the machine: one for each GPU, 4 by loopback on one GPU, 2 on a CPU."""
-    case_seconds: Annotated[float, Field(gt=0)] = 300.0
+    case_seconds: Seconds = 300.0
     """Time limit for one command to a worker group; what does not answer by then is killed."""
     timing: Timing = Timing()
     check: Check = Check()
@@ -157,17 +198,31 @@ class Suite(Frozen):
             )
         return name
 
+    @property
+    def backends(self) -> frozenset[str]:
+        """All that a grid names."""
+        return frozenset(name for grid in self.grid for name in grid.backends)
+
+    def adding(self, backends: tuple[str, ...]) -> Suite:
+        """The same with, in every grid, those of the backends that none of its grids names."""
+        new = [name for name in backends if name not in self.backends]
+        grids = [grid.model_copy(update={"backends": [*grid.backends, *new]}) for grid in self.grid]
+        return self.model_copy(update={"grid": grids})
+
     def entries(self, world_size: int, played: str) -> tuple[Entry, ...]:
         """The suite on that many ranks, without repetitions.
 
-        played: as in `Contestant`. Raises InvalidArgument for what cannot be dealt to them.
+        played: as in `Contestant`. Raises SuiteError for what cannot be dealt to them.
 
         Case by case, whichever grids its contestants are from: they are timed in turns.
         """
         cases: dict[str, dict[str, Entry]] = {}
-        for grid in self.grid:
-            for entry in _entries(grid, world_size, played):
-                cases.setdefault(entry.case.name, {}).setdefault(entry.contestant.name, entry)
+        for place, grid in enumerate(self.grid):
+            try:
+                for entry in _entries(grid, world_size, played):
+                    cases.setdefault(entry.case.name, {}).setdefault(entry.contestant.name, entry)
+            except InvalidArgument as error:
+                raise SuiteError(f"suite {self.name!r}, grid.{place}: {error}") from None
         return tuple(entry for found in cases.values() for entry in found.values())
 
 
@@ -214,7 +269,7 @@ def _contestant(backend: str, partition: str, options: RingOptions, played: str)
 def load(path: Path) -> Suite:
     """The suite in a TOML file.
 
-    Raises SuiteError, one sentence with file, key and what is allowed, for anything else.
+    Raises SuiteError for anything else: file, key and what is allowed, for all that is wrong.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -225,23 +280,25 @@ def load(path: Path) -> Suite:
     try:
         return Suite.model_validate(table)
     except ValidationError as error:
-        raise SuiteError(f"{path}: {_first_problem(error)}") from None
+        problems = [_sentence(problem) for problem in error.errors()]
+    if len(problems) == 1:
+        raise SuiteError(f"{path}: {problems[0]}")
+    lines = "\n  ".join([f"{path} has {len(problems)} problems:", *problems])
+    raise SuiteError(lines)
 
 
-def _first_problem(error: ValidationError) -> str:
-    """The first thing wrong, with its key and, for an unknown key, the keys that there are."""
-    problem = error.errors()[0]
+def _sentence(problem: ErrorDetails) -> str:
+    """What is wrong, with its key and, for an unknown key, the keys that there are."""
     key = ".".join(str(part) for part in problem["loc"])
-    more = f" ({error.error_count() - 1} more problems)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         *table, unknown = problem["loc"]
         known = _model_at(table).model_fields
         text = str(UnknownName("key", str(unknown), known))
         where = f"in {'.'.join(map(str, table))}: " if table else ""
-        return f"{where}{text}{more}"
+        return f"{where}{text}"
     got = "" if problem["type"] in {"missing", "value_error"} else f", got {problem['input']!r}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}{got}.{more}"
+    message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+    return f"{key}: {message}{got}."
 
 
 def _model_at(loc: list[int | str]) -> type[Frozen]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 from ring_attn_bench import registry
 from ring_attn_bench.errors import InvalidArgument, UnknownName
@@ -160,8 +160,6 @@ def layout_of(
 
 DEFAULTS: dict[str, Any] = {option.name: option.default for option in fields(RingOptions)}
 """By option."""
-TYPES: dict[str, Any] = get_type_hints(RingOptions)
-"""By option, in the same order."""
 MEANINGS: dict[str, str] = {
     option.name: option.metadata["column"] for option in fields(RingOptions)
 }

@@ -136,8 +136,14 @@ def test_on_one_rank_all_partitions_are_one(tmp_path):
         (('"reference"', '"refrence"'), "unknown backend 'refrence'. Did you mean 'reference'?"),
         (('"reference"', '"peer:torchcp[math]"'), "Did you mean 'peer:torch_cp[math]'?"),
         (('"zigzag"', '"zig"'), "unknown partition 'zig'"),
-        (("causal = ", 'transport = ["twin"]\ncausal = '), "grid.0: unknown transport 'twin'"),
-        (("causal = ", 'schedule = ["gahter"]\ncausal = '), "'steps', 'grouped' or 'gather'"),
+        (
+            ("causal = ", 'transport = ["twin"]\ncausal = '),
+            "grid.0.transport.0: unknown transport 'twin'",
+        ),
+        (
+            ("causal = ", 'schedule = ["gahter"]\ncausal = '),
+            "grid.0.schedule.0: unknown schedule 'gahter'. Did you mean 'gather'?",
+        ),
         (("causal = ", "slots = [0]\ncausal = "), "slots is 0, but a ring needs at least 1"),
         (("causal = ", "slot = [1]\ncausal = "), "unknown key 'slot'. Did you mean 'slots'?"),
         (
@@ -145,6 +151,24 @@ def test_on_one_rank_all_partitions_are_one(tmp_path):
             "but grouping is (3,)",
         ),
         (("[64, 128]", "[64, -128]"), "grid.0.seqlen_per_gpu.1: Input should be greater than 0"),
+        (
+            ("[64, 128]", "[64, 63]"),
+            "seqlen_per_gpu.1 is 63, but partition 'zigzag' deals each rank 2",
+        ),
+        (("[16]", "[true]"), "grid.0.head_dim.0: Input should be a valid integer, got True"),
+        (("[16]", f"[{10**20}]"), f"less than or equal to 2147483647, got {10**20}"),
+        (('"4:2"', f'"{10**20}:1"'), "there cannot be more than 2147483647 heads"),
+        (('name = "good"', f'name = "good"\nseed = {10**20}'), "seed: Input should be less than"),
+        (('name = "good"', 'name = "good"\ncase_seconds = true'), "case_seconds: Input should be"),
+        (("[true, false]", "[1]"), "grid.0.causal.0: Input should be a valid boolean, got 1"),
+        (("causal = ", "window = [[true, 0]]\ncausal = "), "grid.0.window.0.0"),
+        (("causal = ", "softcap = [inf]\ncausal = "), "softcap.0: Input should be a finite number"),
+        (("causal = ", "slots = [true]\ncausal = "), "grid.0.slots.0: slots is True"),
+        (("causal = ", f"slots = [{10**20}]\ncausal = "), "grid.0.slots.0: "),
+        (
+            ('name = "good"', 'name = "good"\ntiming = {min_samples = 10, max_samples = 9}'),
+            "timing: max_samples is 9 and min_samples 10",
+        ),
         (("[64, 128]", "64"), "grid.0.seqlen_per_gpu: Input should be a valid list, got 64"),
         (('"4:2"', '"4:3"'), "the 4 query heads must be a multiple of the 3 key heads"),
         (('"4:2"', '"four"'), "grid.0.heads.0"),
@@ -177,8 +201,28 @@ def test_a_file_that_is_not_there_is_a_sentence(tmp_path):
         load(tmp_path / "missing.toml")
 
 
-def test_a_length_that_cannot_be_dealt_is_refused_before_anything_runs(tmp_path):
-    suite = loaded(tmp_path, GOOD.replace("[64, 128]", "[63]"))
+def test_every_mistake_is_said_and_not_the_first_alone(tmp_path):
+    text = GOOD.replace("causal", "casual").replace('"zigzag"', '"zig"')
+    text = text.replace('["reference"]', '["refrence", "atten"]').replace("[16]", "[0]")
 
-    with pytest.raises(InvalidArgument, match="multiple of 4"):
-        suite.entries(2, "real")
+    with pytest.raises(SuiteError, match="has 5 problems") as raised:
+        loaded(tmp_path, text)
+
+    _, *problems = str(raised.value).splitlines()
+    for mistake in ("'casual'", "'zig'", "'refrence'", "'atten'", "head_dim.0"):
+        assert sum(mistake in line for line in problems) == 1
+
+
+def test_what_a_number_of_ranks_rules_out_names_the_suite_and_its_grid(tmp_path):
+    with pytest.raises(SuiteError, match=r"suite 'good', grid.0: .* add up to the 1 other ranks"):
+        loaded(tmp_path, f"{GOOD}grouping = [[3]]\n").entries(2, "real")
+
+
+def test_a_backend_that_no_grid_names_is_added_to_each_and_one_that_is_named_is_not(tmp_path):
+    other = GOOD[GOOD.index("[[grid]]") :].replace("reference", "aten").replace("[16]", "[32]")
+    suite = loaded(tmp_path, GOOD + other)
+
+    more = suite.adding(("flex", "aten"))
+
+    assert [grid.backends for grid in more.grid] == [["reference", "flex"], ["aten", "flex"]]
+    assert suite.adding(("aten",)) == suite
