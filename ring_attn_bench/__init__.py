@@ -47,6 +47,8 @@ if TYPE_CHECKING:
         unshard,
     )
 
+__version__ = "0.1.0"
+
 _MODULES = {
     "BackendUnavailable": "ring_attn_bench.errors",
     "InvalidArgument": "ring_attn_bench.errors",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from io import TextIOWrapper
 from pathlib import Path
@@ -15,7 +18,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from ring_attn_bench import __version__, suites
 from ring_attn_bench.errors import FileError, InvalidArgument, RingAttnBenchError
+from ring_attn_bench.progress import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,10 +43,11 @@ class _Program(TyperGroup):
 
 app = typer.Typer(
     cls=_Program,
-    help="Which ring attention is right, which is fast, and on what evidence.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # which joins the lines of a docstring's paragraph
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -58,19 +64,28 @@ class Exit(IntEnum):
     """The machine lacks what was asked for by name."""
     FILES = 4
     """A file could not be read or written; what is on disk already is whole and stays."""
+    INTERRUPTED = 128 + signal.SIGINT
+    """A person ended it."""
 
 
 Suite = Annotated[
-    str | None, typer.Option(help="A suite file, or the name of one that comes along.")
+    str | None,
+    typer.Option(
+        help=f"A suite file (.toml), or one of {', '.join(suites.suite_names())}; by the machine "
+        "hopper or cpu."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the records and the report.")]
 Ranks = Annotated[int | None, typer.Option(min=1, help="Ranks of the ring; by the machine.")]
-Backend = Annotated[list[str] | None, typer.Option(help="Only this backend; may be repeated.")]
+Backend = Annotated[
+    list[str] | None,
+    typer.Option(help="Only this backend, also if the suite does not name it; may be repeated."),
+]
 Case = Annotated[str, typer.Option(help="Only cases whose name matches this shell pattern.")]
 Contestant = Annotated[str, typer.Option(help="Only contestants that match this pattern.")]
 Feature = Annotated[list[str] | None, typer.Option(help="Only features that match; --probe.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Processes at a time; --probe.")]
-Resume = Annotated[bool, typer.Option(help="Only what --out's coverage.csv lacks; --probe.")]
+Resume = Annotated[bool, typer.Option(help="Only what --out does not hold already.")]
 Seconds = Annotated[float | None, typer.Option(min=0.1, help="For each feature; --probe.")]
 
 Kernel = Annotated[
@@ -81,6 +96,23 @@ Dtype = Annotated[
     list[str] | None, typer.Option(help="In this dtype; each row's first, if not given.")
 ]
 Heads = Annotated[str, typer.Option(help="Query and key heads that are timed.")]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ring-attn-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: ring-attn-bench bench --suite cpu --backend aten --out results/mine")
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Which this is."),
+    ] = False,
+) -> None:
+    """Which ring attention is right, which is fast, and on what evidence."""
+
 
 coverage = typer.Typer(help="The coverage matrix of check --probe.", no_args_is_help=True)
 app.add_typer(coverage, name="coverage")
@@ -94,7 +126,7 @@ def list_backends() -> None:
     typer.echo(backends())
 
 
-@app.command()
+@app.command(epilog="Example: ring-attn-bench check --quick --backend aten")
 def check(
     suite: Suite = None,
     out: Out = None,
@@ -114,21 +146,26 @@ def check(
     """Correctness only, against float64.
 
     With --probe, the coverage matrix: what each backend can do, found out and not believed.
+
+    Exit code 1 if anything is wrong, crashed or timed out, 2 for a mistake in the arguments or the
+    suite, 3 if the machine lacks what was asked for by name.
     """
     if probe:
         if suite or ranks or case != "*" or contestant != "*":
             raise InvalidArgument("--suite, --ranks, --case and --contestant are not for --probe.")
         _probe(backend, feature, out, jobs, seconds, quick=quick, resume=resume)
-    if feature or jobs or seconds or resume:
-        raise InvalidArgument("--feature, --jobs, --seconds and --resume are for check --probe.")
+    if feature or jobs or seconds:
+        raise InvalidArgument("--feature, --jobs and --seconds are for check --probe.")
     if quick:
         from ring_attn_bench.bench.quick import quick_check
 
         raise typer.Exit(Exit.WRONG if quick_check(tuple(backend or ()), typer.echo) else 0)
-    _run(suite, out, ranks, backend, case, contestant, timing=False)
+    _run(suite, out, ranks, backend, case, contestant, timing=False, resume=resume)
 
 
-@app.command()
+@app.command(
+    epilog="Example: ring-attn-bench bench --suite cpu --case '*causal' --out results/mine"
+)
 def bench(
     suite: Suite = None,
     out: Out = None,
@@ -136,21 +173,28 @@ def bench(
     backend: Backend = None,
     case: Case = "*",
     contestant: Contestant = "*",
+    resume: Resume = False,
 ) -> None:
     """Correctness, time and memory: records, tables, CSV and plots.
 
     By itself it runs each backend in worker processes of its own. Under torchrun it runs in the
     processes that torchrun started.
+
+    Exit code 1 if anything is wrong, crashed or timed out, 2 for a mistake in the arguments or the
+    suite, 3 if the machine lacks what was asked for by name.
     """
-    _run(suite, out, ranks, backend, case, contestant, timing=True)
+    _run(suite, out, ranks, backend, case, contestant, timing=True, resume=resume)
 
 
-@app.command()
+@app.command(epilog="Example: ring-attn-bench report results/mine")
 def report(
     records: Annotated[Path, typer.Argument(help="A run's folder, or its records file.")],
     out: Out = None,
 ) -> None:
-    """Tables, CSV and plots from records; needs no GPU and no torch."""
+    """Tables, CSV and plots from records; needs no GPU and no torch.
+
+    Exit code 0 whatever the records say of backends: what is wrong is told in tables and page.
+    """
     _report(_records_file(records), out)
 
 
@@ -163,7 +207,7 @@ def env() -> None:
     typer.echo(machine(probe()))
 
 
-@app.command()
+@app.command(epilog="Example: ring-attn-bench tune triton --kernel forward --head-dim 128")
 def tune(
     backend: Annotated[str, typer.Argument(help="A backend that has configurations: triton.")],
     kernel: Kernel = None,
@@ -188,7 +232,7 @@ def tune(
     shape = Shape.of(seqlen, heads)
     selection = Selection(tuple(kernel or ()), tuple(head_dim or ()), tuple(dtype or ()))
     request = run.TuneRequest(backend, selection, shape, rounds, seconds, out, jobs)
-    with TuneProgress(Console(highlight=False)) as progress:
+    with _ended_by_a_person(), TuneProgress(Console(highlight=False)) as progress:
         folder = run.tune(request, progress)
     _show_tuning(folder)
 
@@ -250,7 +294,7 @@ def _probe(
     request = run.ProbeRequest(
         tuple(backend or ()), tuple(feature or ()), out, jobs, seconds or run.SECONDS, quick, resume
     )
-    with ProbeProgress(Console(highlight=False)) as progress:
+    with _ended_by_a_person("--resume"), ProbeProgress(Console(highlight=False)) as progress:
         folder = run.probe(request, progress)
     found = read(folder)
     _show(found, folder)
@@ -281,19 +325,50 @@ def _run(
     contestant: str,
     *,
     timing: bool,
+    resume: bool,
 ) -> None:
     from ring_attn_bench.bench.launch import Request, in_place, isolated, under_torchrun
     from ring_attn_bench.bench.run import Selection
 
     selection = Selection(case, contestant)
-    request = Request(suite, out, ranks, tuple(backend or ()), selection, timing)
+    request = Request(suite, out, ranks, tuple(backend or ()), selection, timing, resume)
     console = Console(highlight=False)
-    folder = (in_place if under_torchrun() else isolated)(request, console)
-    if folder is not None:
-        _report(folder / "records.jsonl", folder)
+    with _ended_by_a_person("--resume", report=True):
+        folder = (in_place if under_torchrun() else isolated)(request, console)
+    if folder is not None and _report(folder / "records.jsonl", folder):
+        raise typer.Exit(Exit.WRONG)
 
 
-def _report(records: Path, out: Path | None) -> None:
+@contextmanager
+def _ended_by_a_person(*more: str, report: bool = False) -> Iterator[None]:
+    """Where a person ends what runs inside: says what is kept, and the commands that go on.
+
+    more: options with which the same command does only what is left.
+    """
+    try:
+        yield
+    except Interrupted as ended:
+        typer.echo(f"\nInterrupted: {ended}.", err=True)
+        name, folder = _called(), str(ended.folder)
+        words = [word for word in sys.argv[1:] if word not in more]
+        if not any(word.split("=")[0] == "--out" for word in words):
+            words += ["--out", folder]
+        if more:
+            typer.echo(f"To go on:  {name} {shlex.join([*words, *more])}", err=True)
+        if report:
+            typer.echo(f"A report of them:  {name} {shlex.join(['report', folder])}", err=True)
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def _called() -> str:
+    """How this program was called, so that a command that is shown can be run."""
+    if Path(sys.argv[0]).stem == "ring-attn-bench":
+        return "ring-attn-bench"
+    return shlex.join([sys.executable, "-m", "ring_attn_bench"])
+
+
+def _report(records: Path, out: Path | None) -> int:
+    """Writes it, shows the short form, and gives the number of failures."""
     from ring_attn_bench.bench.record import read
     from ring_attn_bench.report.write import failures, summary, write_report
 
@@ -302,7 +377,7 @@ def _report(records: Path, out: Path | None) -> None:
     written = write_report(records, folder)
     typer.echo(summary(found))
     typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
-    raise typer.Exit(Exit.WRONG if failures(found) else Exit.RIGHT)
+    return failures(found)
 
 
 def _records_file(path: Path) -> Path:

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.text import Text
+
+
+class Interrupted(KeyboardInterrupt):
+    """A person ended what was running; kept: what the folder holds of it, in words."""
+
+    def __init__(self, folder: Path, kept: str) -> None:
+        super().__init__(f"{kept} are kept in {folder}")
+        self.folder = folder
 
 
 class Lines:

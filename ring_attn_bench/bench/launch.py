@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from rich.console import Console
 from ring_attn_bench import registry, suites
 from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench.progress import Progress
+from ring_attn_bench.bench.record import Direction, Record, Status
+from ring_attn_bench.bench.record import read as records
 from ring_attn_bench.bench.run import Run, Selection, execute, execute_on, folder_for
 from ring_attn_bench.bench.setup import MachineLacks, Setup, setups
 from ring_attn_bench.bench.suite import Entry, Suite, load
 from ring_attn_bench.errors import BackendUnavailable, SuiteError
+from ring_attn_bench.progress import Interrupted, some_of
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,61 @@ class Request:
     backends: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
     timing: bool = True
+    resume: bool = False
+    """Whether what the folder's records hold already need not be measured again."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request whose suite was read."""
+
+    request: Request
+    suite: Suite
+    argument: str
+    """How to name the suite again: a file, or one that comes with the project."""
+    added: tuple[str, ...]
+    """Backends asked for that the suite does not name."""
+
+    def select(self, rings: tuple[Setup, ...]) -> tuple[Entry, ...]:
+        """The entries to run; raises SuiteError if there are none."""
+        entries = [e for ring in rings for e in self.suite.entries(ring.world_size, ring.played)]
+        backends, selection = self.request.backends, self.request.selection
+        if backends:
+            entries = [e for e in entries if e.contestant.backend in backends]
+        chosen = selection.of(entries)
+        if not chosen:
+            cases = some_of(list(dict.fromkeys(e.case.name for e in entries)), _SHOWN)
+            names = some_of(list(dict.fromkeys(e.contestant.name for e in entries)), _SHOWN)
+            raise SuiteError(
+                f"nothing to run: no entry of suite {self.suite.name!r} matches case "
+                f"{selection.cases!r} and contestant {selection.contestants!r}. Its cases are "
+                f"{cases}; its contestants {names}."
+            )
+        return chosen
+
+
+_SHOWN = 3
+"""Names of a kind in a sentence."""
 
 
 def under_torchrun() -> bool:
-    """Whether this process is one of several that torchrun started."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    """Whether this process is one of several that torchrun started.
+
+    By all that is needed to join them: one of these names may be left over from somebody else.
+    """
+    return {"TORCHELASTIC_RUN_ID", *_TORCHRUN}.issubset(os.environ)
 
 
-def load_suite(request: Request, *, gpu: bool) -> tuple[Suite, str]:
-    """The suite, and how to name it again: a file, or one that comes with the project."""
+_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def read(request: Request, *, gpu: bool | None = None) -> Asked:
+    """Checks all names and the suite: what needs no machine, so that a mistake is told at once.
+
+    gpu: whether the machine has one, which decides on the suite where nobody names one.
+    """
+    for name in request.backends:
+        registry.check_known(name)
     argument = request.suite or ("hopper" if gpu else "cpu")
     path = Path(argument)
     if path.suffix != ".toml":
@@ -44,39 +94,33 @@ def load_suite(request: Request, *, gpu: bool) -> tuple[Suite, str]:
     if not request.timing:
         untimed = suite.timing.model_copy(update={"enabled": False})
         suite = suite.model_copy(update={"timing": untimed})
-    return suite, argument
-
-
-def select(suite: Suite, rings: tuple[Setup, ...], request: Request) -> tuple[Entry, ...]:
-    """The entries to run; raises MachineLacks if a backend asked for by name cannot run here."""
-    for name in request.backends:
-        try:
-            registry.load_contestant(name)
-        except BackendUnavailable as error:
-            raise MachineLacks(str(error)) from None
-    entries = [e for ring in rings for e in suite.entries(ring.world_size, ring.played)]
-    if request.backends:
-        entries = [e for e in entries if e.contestant.backend in request.backends]
-    chosen = request.selection.of(entries)
-    if not chosen:
-        raise SuiteError(
-            f"nothing to run: of the {len(entries)} entries of suite {suite.name!r} none matches "
-            f"case {request.selection.cases!r} and contestant {request.selection.contestants!r}."
-        )
-    return chosen
+    added = tuple(name for name in request.backends if name not in suite.backends)
+    return Asked(request, suite.adding(added), argument, added)
 
 
 def isolated(request: Request, console: Console) -> Path:
-    """Runs in worker groups; this process never touches CUDA. Returns the run's folder."""
+    """Runs in worker groups; this process never touches CUDA. Returns the run's folder.
+
+    Raises Interrupted where a person ends it.
+    """
+    asked = read(request)
+    ranks = request.ranks or asked.suite.world_size
+    if request.suite and ranks:  # before seconds go into the machine, which says how to play them
+        asked.select((Setup(ranks, ranks, "real"), Setup(ranks, 1, "loopback")))
     environment = env.probe()
     gpus = int(environment["gpu_count"] or 0)
-    suite, argument = load_suite(request, gpu=gpus > 0)
-    rings = setups(gpus, request.ranks or suite.world_size)
-    entries = select(suite, rings, request)
-    run = _run(request, suite, argument, environment)
-    with Progress(console, _count(entries)) as progress:
-        progress.note(_heading(suite, environment, rings, entries))
-        execute(run, entries, rings, progress)
+    asked = read(request, gpu=gpus > 0)
+    rings = setups(gpus, request.ranks or asked.suite.world_size)
+    entries = asked.select(rings)
+    _require(request.backends)
+    run = _run(asked, environment)
+    with Progress(console) as progress:
+        left = _left(run, entries, asked, progress)
+        progress.heading([_heading(asked.suite, environment, rings, left)], _count(left))
+        try:
+            execute(run, left, rings, progress)
+        except KeyboardInterrupt:
+            raise Interrupted(run.folder, f"{len(_kept(run))} records") from None
     return run.folder
 
 
@@ -85,6 +129,8 @@ def in_place(request: Request, console: Console) -> Path | None:
     from ring_attn_bench.bench.in_place import InPlaceGroup, follow
     from ring_attn_bench.bench.team import Team
 
+    if os.environ["RANK"] == "0":  # torchrun ends the others with it
+        read(request)
     processes = int(os.environ["WORLD_SIZE"])
     world_size = request.ranks if processes == 1 and request.ranks else processes
     team = Team.join(world_size, lambda outcome: None)
@@ -94,22 +140,76 @@ def in_place(request: Request, console: Console) -> Path | None:
     group = InPlaceGroup(team)
     try:
         environment = env.describe()
-        suite, argument = load_suite(request, gpu=bool(environment["gpu"]))
+        asked = read(request, gpu=bool(environment["gpu"]))
         ring = Setup(world_size, processes, "real" if processes == world_size else "loopback")
-        entries = select(suite, (ring,), request)
-        run = _run(request, suite, argument, environment)
-        with Progress(console, _count(entries)) as progress:
-            progress.note(_heading(suite, environment, (ring,), entries))
-            progress.note("In place, under torchrun: not isolated, a crash ends the whole run.")
-            execute_on(run, entries, lambda entry: group, progress)
+        entries = asked.select((ring,))
+        _require(request.backends)
+        run = _run(asked, environment)
+        with Progress(console) as progress:
+            left = _left(run, entries, asked, progress)
+            lines = [
+                _heading(asked.suite, environment, (ring,), left),
+                "In place, under torchrun: not isolated, a crash ends the whole run.",
+            ]
+            progress.heading(lines, _count(left))
+            execute_on(run, left, lambda entry: group, progress)
     finally:
         group.close()
     return run.folder
 
 
-def _run(request: Request, suite: Suite, argument: str, environment: env.Environment) -> Run:
-    folder = folder_for(request.out, suite.name, environment)
-    return Run(folder.name, suite, argument, environment, folder)
+def _require(backends: tuple[str, ...]) -> None:
+    """Raises MachineLacks if a backend asked for by name cannot run here."""
+    for name in backends:
+        try:
+            registry.load_contestant(name)
+        except BackendUnavailable as error:
+            raise MachineLacks(str(error)) from None
+
+
+def _run(asked: Asked, environment: env.Environment) -> Run:
+    suite = asked.suite
+    folder = folder_for(asked.request.out, suite.name, environment)
+    return Run(folder.name, suite, asked.argument, environment, folder, asked.added)
+
+
+def _kept(run: Run) -> dict[tuple[str, str, str], Record]:
+    """By key, the records that the folder holds."""
+    path = run.records
+    return {record.key: record for record in records(path)} if path.exists() else {}
+
+
+def _left(
+    run: Run, entries: tuple[Entry, ...], asked: Asked, progress: Progress
+) -> tuple[Entry, ...]:
+    """The entries to measure; what the folder holds is told of and, if asked, left out."""
+    kept = _kept(run)
+    if not kept:
+        return entries
+    if not asked.request.resume:
+        progress.note(
+            f"{run.folder} holds {len(kept)} records already. What is measured again takes their "
+            "place in the report; --resume measures only what they lack."
+        )
+        return entries
+    found = [_lacking(entry, kept, asked.suite) for entry in entries]
+    left = tuple(entry for entry in found if entry.directions)
+    progress.note(f"{run.folder} holds {_count(entries) - _count(left)} of these already.")
+    return left
+
+
+def _lacking(entry: Entry, kept: Mapping[tuple[str, str, str], Record], suite: Suite) -> Entry:
+    """The entry with those of its directions that no record has."""
+
+    def has(direction: Direction) -> bool:
+        record = kept.get((entry.case.name, entry.contestant.name, direction.value))
+        if record is None:
+            return False
+        untimed = record.status is Status.OK and record.speed is None and not record.interpreted
+        return not (untimed and suite.timing.enabled)
+
+    directions = tuple(direction for direction in entry.directions if not has(direction))
+    return entry.model_copy(update={"directions": directions})
 
 
 def _count(entries: tuple[Entry, ...]) -> int:

@@ -53,6 +53,8 @@ class Run:
     suite_argument: str
     environment: Environment
     folder: Path
+    added: tuple[str, ...] = ()
+    """Backends that the suite's file does not name."""
 
     @property
     def records(self) -> Path:
@@ -76,6 +78,8 @@ class Run:
         words = ["ring-attn-bench", "bench", "--suite", self.suite_argument]
         words += ["--ranks", str(entry.case.world_size)]
         words += ["--case", entry.case.name, "--contestant", entry.contestant.name]
+        if entry.contestant.backend in self.added:
+            words += ["--backend", entry.contestant.backend]
         return shlex.join(words)
 
 

@@ -57,6 +57,11 @@ class Keeper:
                 )
             self._findings[found.key] = found
 
+    @property
+    def count(self) -> int:
+        """How many findings are on disk."""
+        return sum(finding is not None for finding in self._findings.values())
+
     def lacks(self, task: Task) -> bool:
         """Whether nothing has been found about it."""
         return self._findings.get((task.backend, task.feature, task.direction.value)) is None

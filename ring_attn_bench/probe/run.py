@@ -19,6 +19,7 @@ from ring_attn_bench.probe.asker import Asker, Terms
 from ring_attn_bench.probe.finding import Finding
 from ring_attn_bench.probe.keeper import Keeper, Watcher
 from ring_attn_bench.probe.tasks import Task, Tasks
+from ring_attn_bench.progress import Interrupted
 
 SECONDS = 300.0
 """For a feature in one direction: most of it goes into compiling kernels."""
@@ -42,7 +43,10 @@ class ProbeRequest:
 
 
 def probe(request: ProbeRequest, watcher: Watcher) -> Path:
-    """Asks, and returns the folder with coverage.csv; this process never touches CUDA."""
+    """Asks, and returns the folder with coverage.csv; this process never touches CUDA.
+
+    Raises Interrupted where a person ends it.
+    """
     for name in request.backends:
         if name not in registry.backends():
             raise UnknownName("backend", name, registry.backends())
@@ -64,7 +68,10 @@ def probe(request: ProbeRequest, watcher: Watcher) -> Path:
         ],
         len(cells),
     )
-    _ask_all(cells, jobs, terms, keeper)
+    try:
+        _ask_all(cells, jobs, terms, keeper)
+    except KeyboardInterrupt:
+        raise Interrupted(folder, f"{keeper.count} findings") from None
     return folder
 
 

@@ -14,6 +14,7 @@ from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument
 from ring_attn_bench.probe.process import ProcessFailed
+from ring_attn_bench.progress import Interrupted
 from ring_attn_bench.tunable import Tunable
 from ring_attn_bench.tune.hand import Hand
 from ring_attn_bench.tune.keeper import Keeper, Watcher
@@ -70,7 +71,7 @@ def tune(request: TuneRequest, watcher: Watcher) -> Path:
     """Tunes, and returns the folder with tuning.csv; this process never touches CUDA.
 
     Raises UnknownName; InvalidArgument for a backend without configurations, or if no trial is
-    what was asked for; MachineLacks if the backend cannot run here.
+    what was asked for; MachineLacks if the backend cannot run here; Interrupted by a person.
     """
     try:
         kind = registry.backend_class(request.backend)
@@ -90,7 +91,10 @@ def tune(request: TuneRequest, watcher: Watcher) -> Path:
         keeper = Keeper(folder / "tuning.csv", subjects, watcher)
         place = _place(request.backend, loaded.version, environment)
         run = _Run(request, load, needed, place, keeper)
-        _tune(run, subjects, loaded, first, watcher)
+        try:
+            _tune(run, subjects, loaded, first, watcher)
+        except KeyboardInterrupt:
+            raise Interrupted(folder, f"{len(keeper.outcomes)} outcomes") from None
     finally:
         first.end()
     return folder

@@ -1,6 +1,7 @@
 """The page on adding a backend does what it says: its two files are installed and asked for."""
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -40,22 +41,25 @@ def test_the_page_has_both_files():
     assert set(blocks()) == {"pyproject.toml", "my_attention.py"}
 
 
-def test_the_plugin_is_listed_by_the_first_line_of_its_docstring(plugin):
-    done = plugin.run("list")
-
-    assert re.search(r"my_attention\s+yes\s+Plain torch over whole", done.stdout)
-
-
-def test_the_quick_check_finds_the_plugin_right(plugin):
-    done = plugin.run("check", "--quick", "--backend", "my_attention")
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "my_attention" in done.stdout
+def commands():
+    """What the page says to type, but for the installation, which the fixture has done."""
+    (shown,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    lines = [line for line in shown.splitlines() if not line.startswith("pip install")]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
-def test_the_plugin_runs_on_a_ring(plugin):
-    suite = plugin.suite("my_attention")
-    done = plugin.run("check", "--suite", str(suite), "--out", str(plugin.out))
+@pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words[1:]))
+def test_every_command_of_the_page_works_as_it_is_written(plugin, words):
+    assert words[0] == "ring-attn-bench"
+    done = plugin.run(*words[1:])
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {record.status.value for record in plugin.records().values()} == {"ok"}
+    assert re.search(SHOWN[words[1]], done.stdout)
+
+
+SHOWN = {
+    "list": r"my_attention\s+yes\s+Plain torch over whole",
+    "check": r"my_attention\s+zigzag\s+ok|\d+ ok",
+    "bench": r"my_attention",
+}
+"""By verb, what the plug-in looks like in its answer."""

@@ -65,6 +65,7 @@ def test_determinism_that_is_asked_for_is_checked(program):
 
 ENDS = [
     pytest.param(signal.SIGKILL, id="killed"),
+    pytest.param(signal.SIGINT, id="interrupted", marks=pytest.mark.full),
     pytest.param(signal.SIGTERM, id="terminated", marks=pytest.mark.full),
 ]
 

@@ -1,0 +1,201 @@
+"""From a command line to a run: what is refused before anything starts, and what goes on later."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import ring_attn_bench
+from ring_attn_bench import cli
+from ring_attn_bench.bench import launch
+from ring_attn_bench.bench.record import Status, append, read
+from ring_attn_bench.bench.suite import Timing
+
+SUITE = """
+name = "small"
+[[grid]]
+backends = ["reference"]
+seqlen_per_gpu = [8]
+heads = ["2:1"]
+head_dim = [8]
+dtype = ["float32"]
+"""
+MACHINE = {"gpu": None, "gpu_count": 0, "cpu": "a CPU", "torch": "2"}
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path, make_record):
+    """A CPU on which every measurement is right at once; `ran` is what was measured."""
+
+    class Machine:
+        ran = ()
+        probed = 0
+        ends_after = None
+
+        def execute(self, run, entries, rings, watcher):
+            run.folder.mkdir(exist_ok=True, parents=True)
+            todo = [(entry, direction) for entry in entries for direction in entry.directions]
+            for entry, direction in todo[: self.ends_after]:
+                done = make_record(
+                    case=entry.case, contestant=entry.contestant, direction=direction,
+                    command=run.record(entry=entry, direction=direction, status="ok").command,
+                )  # fmt: skip
+                append(run.records, done)
+                self.ran = (*self.ran, (entry.contestant.backend, direction.value))
+            if self.ends_after is not None:
+                raise KeyboardInterrupt
+
+        def probe(self):
+            self.probed += 1
+            return MACHINE
+
+    found = Machine()
+    monkeypatch.setattr(launch, "execute", found.execute)
+    monkeypatch.setattr(launch.env, "probe", found.probe)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.toml").write_text(SUITE)
+    return found
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """Runs a command line in this process."""
+
+    def run(line):
+        name, *words = shlex.split(line)
+        monkeypatch.setattr("sys.argv", [name, *words])
+        return CliRunner().invoke(cli.app, words)
+
+    return run
+
+
+def test_a_backend_that_the_suite_does_not_name_is_added_and_its_records_command_adds_it_too(
+    machine, typed
+):
+    done = typed("ring-attn-bench bench --suite small.toml --backend aten --out out")
+
+    assert done.exit_code == 0, done.output
+    assert {backend for backend, _ in machine.ran} == {"aten"}
+    first = next(read(Path("out/records.jsonl")))
+    machine.ran = ()
+    assert typed(f"{first.command} --out again").exit_code == 0
+    assert {backend for backend, _ in machine.ran} == {"aten"}
+
+
+def test_a_backend_that_the_suite_names_is_run_alone_and_its_command_is_the_suites(machine, typed):
+    typed("ring-attn-bench bench --suite small.toml --backend reference --out out")
+
+    first = next(read(Path("out/records.jsonl")))
+    assert "--backend" not in first.command
+
+
+def test_who_ends_a_run_is_told_what_is_kept_and_the_command_that_goes_on(machine, typed):
+    machine.ends_after = 2
+    ended = typed("ring-attn-bench bench --suite small.toml --out 'my runs'")
+
+    assert ended.exit_code == 130
+    assert "2 records are kept in my runs." in ended.output
+    go_on, report = (
+        next(line for line in ended.output.splitlines() if line.startswith(start))
+        for start in ("To go on:", "A report of them:")
+    )
+    machine.ends_after = None
+    before, machine.ran = machine.ran, ()
+    done = typed(go_on.partition(":")[2])
+    assert done.exit_code == 0, done.output
+    assert "holds 2 of these already" in done.output
+    assert len(machine.ran) == 1
+    assert not set(machine.ran) & set(before)
+    assert typed(report.partition(":")[2]).exit_code == 0
+
+
+def test_a_folder_that_the_machine_chose_is_in_the_command_that_goes_on(machine, typed):
+    machine.ends_after = 1
+    ended = typed("ring-attn-bench bench --suite small.toml")
+
+    (folder,) = Path("results").iterdir()
+    assert f"bench --suite small.toml --out results/{folder.name} --resume" in ended.output
+
+
+def test_a_run_into_a_folder_that_has_records_says_so_and_measures_again(machine, typed):
+    line = "ring-attn-bench bench --suite small.toml --out out"
+    assert "holds" not in typed(line).output
+
+    again = typed(line)
+
+    assert "out holds 3 records already" in again.output
+    assert "--resume" in again.output
+    assert len(machine.ran) == 6
+
+
+def test_to_resume_what_was_only_checked_is_to_time_it(machine, typed, make_record):
+    suite = launch.load(Path("small.toml"))
+    (entry,) = suite.entries(2, "real")
+    keys = {}
+    for direction in entry.directions:
+        record = make_record(
+            case=entry.case, contestant=entry.contestant, direction=direction, speed=None
+        )
+        keys[record.key] = record
+
+    assert launch._lacking(entry, keys, suite) == entry
+    untimed = suite.model_copy(update={"timing": Timing(enabled=False)})
+    assert launch._lacking(entry, keys, untimed).directions == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("bench --suite nope", "unknown suite 'nope'"),
+        ("bench --suite nope.toml", "cannot read suite nope.toml"),
+        ("bench --suite cpu --backend atten", "Did you mean 'aten'"),
+        ("bench --backend atten", "Did you mean 'aten'"),
+        ("bench --suite small.toml --ranks 2 --case nothing", "contestants reference/zigzag/p2p"),
+    ],
+)
+def test_a_mistake_is_told_before_the_machine_is_looked_at(machine, typed, line, sentence):
+    done = typed(f"ring-attn-bench {line}")
+
+    assert sentence in str(done.exception)
+    assert machine.probed == 0
+
+
+def test_one_variable_of_torchruns_alone_is_not_torchrun(monkeypatch):
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "of somebody else")
+    assert not launch.under_torchrun()
+
+    for name in names:
+        monkeypatch.setenv(name, "0")
+    assert launch.under_torchrun()
+
+
+def test_a_report_of_wrong_records_did_its_work(typed, make_record, tmp_path):
+    append(tmp_path / "records.jsonl", make_record(status=Status.WRONG, speed=None, reason="so"))
+
+    done = typed(f"ring-attn-bench report {tmp_path}")
+
+    assert done.exit_code == 0
+    assert "1 failure in 1 record" in done.output
+
+
+def test_the_version_is_the_packages(typed):
+    assert typed("ring-attn-bench --version").output == (
+        f"ring-attn-bench {ring_attn_bench.__version__}\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["", "bench", "check", "report", "tune", "coverage diff"])
+def test_h_is_help_with_the_suites_names_and_an_example(typed, verb):
+    short, long = (typed(f"ring-attn-bench {verb} {option}") for option in ("-h", "--help"))
+
+    assert short.exit_code == 0
+    assert short.output == long.output
+    if "coverage" not in verb:
+        assert "Example: ring-attn-bench" in short.output
+    if verb in ("bench", "check"):
+        assert all(name in short.output for name in ("cpu", "hopper", "peers", "triton"))
