@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -123,7 +124,7 @@ def list_backends() -> None:
     """Every backend and peer, what it is, and why it cannot run here if it cannot."""
     from ring_attn_bench.bench.listing import backends
 
-    typer.echo(backends())
+    typer.echo(backends(_width()))
 
 
 @app.command(epilog="Example: ring-attn-bench check --quick --backend aten")
@@ -204,7 +205,7 @@ def env() -> None:
     from ring_attn_bench.bench.environment import probe
     from ring_attn_bench.bench.listing import machine
 
-    typer.echo(machine(probe()))
+    typer.echo(machine(probe(), _width()))
 
 
 @app.command(epilog="Example: ring-attn-bench tune triton --kernel forward --head-dim 128")
@@ -271,7 +272,7 @@ def _show_tuning(folder: Path) -> NoReturn:
     from ring_attn_bench.tune.csv import read
 
     found = read(folder)
-    typer.echo(f"\n{tuning.terminal(found)}")
+    typer.echo(f"\n{tuning.terminal(found, _width())}")
     typer.echo(f"\nPage: {tuning.write_tuning(found, folder)}")
     raise typer.Exit(Exit.WRONG if tuning.shipped_failures(found) else Exit.RIGHT)
 
@@ -310,7 +311,7 @@ def _show(findings: Sequence[Finding], folder: Path | None) -> None:
     from ring_attn_bench.report.coverage import write_coverage
     from ring_attn_bench.report.coverage.table import terminal
 
-    typer.echo(terminal(findings))
+    typer.echo(terminal(findings, _width()))
     if folder is not None:
         page = write_coverage(findings, folder)[0]
         typer.echo(f"\nPage: {page}")
@@ -367,6 +368,11 @@ def _called() -> str:
     return shlex.join([sys.executable, "-m", "ring_attn_bench"])
 
 
+def _width() -> int:
+    """Of the terminal, within what can be read; of none, 100."""
+    return max(40, min(shutil.get_terminal_size((100, 24)).columns, 160))
+
+
 def _report(records: Path, out: Path | None) -> int:
     """Writes it, shows the short form, and gives the number of failures."""
     from ring_attn_bench.bench.record import read
@@ -375,7 +381,7 @@ def _report(records: Path, out: Path | None) -> int:
     folder = out or records.parent
     found = list(read(records, lambda sentence: typer.echo(sentence, err=True)))
     written = write_report(records, folder)
-    typer.echo(summary(found))
+    typer.echo(summary(found, _width()))
     typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
     return failures(found)
 

@@ -16,6 +16,7 @@ from ring_attn_backends.shared.calls import ByCalls, Call
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.install import COMMANDS
 from ring_attn_bench.problem import Problem
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
@@ -38,8 +39,9 @@ class FlashAttn2Backend(ByCalls):
             self._package = import_module("flash_attn.flash_attn_interface")
         except Exception as error:  # a build for another torch fails in many ways
             reason = f"importing flash_attn failed with {type(error).__name__}: {error}"
-            command = "pip install --no-build-isolation 'flash-attn>=2.8'"
-            raise BackendUnavailable(self.name, f"{reason}; try: {command}") from error
+            raise BackendUnavailable(
+                self.name, f"{reason}; try: {COMMANDS['flash_attn']}"
+            ) from error
         if not torch.cuda.is_available():
             raise BackendUnavailable(self.name, "there is no CUDA device that torch can use")
 

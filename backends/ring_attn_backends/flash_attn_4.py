@@ -14,6 +14,7 @@ from ring_attn_backends.shared.calls import ByCalls, Call
 from ring_attn_backends.shared.padding import cropped, fitted, rounded
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.install import COMMANDS
 from ring_attn_bench.problem import Problem
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
@@ -40,8 +41,9 @@ class FlashAttn4Backend(ByCalls):
             self._package = import_module("flash_attn.cute.interface")
         except Exception as error:  # the package and its compiler break each other now and then
             reason = f"importing flash_attn.cute failed with {type(error).__name__}: {error}"
-            command = "pip install 'flash-attn-4[cu13]==4.0.0b36'"
-            raise BackendUnavailable(self.name, f"{reason}; try: {command}") from error
+            raise BackendUnavailable(
+                self.name, f"{reason}; try: {COMMANDS['flash_attn_4']}"
+            ) from error
         if not torch.cuda.is_available():
             raise BackendUnavailable(self.name, "there is no CUDA device that torch can use")
 

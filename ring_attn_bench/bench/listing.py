@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from textwrap import fill
+
 from tabulate import tabulate
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.environment import Environment
+from ring_attn_bench.install import COMMANDS
 
-INSTALL = {
-    "triton": "pip install triton",
-    "flash_attn": "pip install flash-attn --no-build-isolation",
-    "flash_attn_4": "pip install 'ring-attn-bench[flash-attn-4]'",
-    "nvidia_cutlass_dsl": "pip install 'ring-attn-bench[cute]'",
-    "flag_gems": "pip install flag-gems",
-    "ring_flash_attn": "pip install ring-flash-attn",
-    "yunchang": "pip install yunchang",
-}
-"""By optional package, the command that installs it."""
+_NARROWEST = 20
+"""Column of sentences."""
 
 
-def backends() -> str:
-    """A table of every backend and peer: its name, what it is, or why it cannot run here."""
+def backends(width: int) -> str:
+    """A table of every backend and peer: its name, what it is, or why it cannot run here.
+
+    At most so many columns wide, if there is room for a sentence beside the names.
+    """
     rows = [
         (
             found.name,
@@ -29,22 +28,44 @@ def backends() -> str:
         )
         for found in registry.listing()
     ]
-    return tabulate(
-        rows,
-        headers=["backend", "here", "what it is, or why it cannot run here"],
-        maxcolwidths=[None, None, 70],
-    )
+    headers = ["backend", "here", "what it is, or why not"]
+    return _table(rows, width, headers=headers)
 
 
-def machine(environment: Environment) -> str:
-    """A table of what this machine has, then what is missing and how to get it."""
+def machine(environment: Environment, width: int) -> str:
+    """A table of what this machine has, then what is missing and how to get it.
+
+    Commands stand in one line each, whatever the width: they are to be copied.
+    """
     rows = [(name, value) for name, value in environment.items() if value is not None]
     missing = [
-        (package, command) for package, command in INSTALL.items() if not environment.get(package)
+        (package, command) for package, command in COMMANDS.items() if not environment.get(package)
     ]
-    text = tabulate(rows, tablefmt="plain", disable_numparse=True)
+    text = _table(rows, width, tablefmt="plain")
     if not environment.get("gpu"):
-        text += "\n\nNo CUDA device: rings run on the CPU over gloo, Triton in its interpreter."
+        none = "No CUDA device: rings run on the CPU over gloo, Triton in its interpreter."
+        text += f"\n\n{fill(none, width)}"
     if missing:
         text += "\n\n" + tabulate(missing, headers=["not installed", "to install it"])
     return text
+
+
+def _table(
+    rows: Sequence[Sequence[object]],
+    width: int,
+    headers: Sequence[str] = (),
+    tablefmt: str = "simple",
+) -> str:
+    """The last column in as many lines as it takes, without breaking words."""
+    heads = [f"{head}  " for head in headers]  # tabulate makes columns that much wider than those
+    before = list(zip(*([heads] if heads else []), *rows, strict=True))[:-1]
+    room = width - sum(max(len(str(cell)) for cell in column) + 2 for column in before)
+    return tabulate(
+        rows,
+        headers=headers,
+        tablefmt=tablefmt,
+        disable_numparse=True,
+        maxcolwidths=[*(None for _ in before), max(_NARROWEST, room)],
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

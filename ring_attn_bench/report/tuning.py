@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from textwrap import fill
 
 from ring_attn_bench import files
 from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.report.tables.table import WIDTH, Notes, Table, escape
+from ring_attn_bench.report.tables.table import WIDTH, Notes, Table, escape, fold
 from ring_attn_bench.tune.choose import choices
 from ring_attn_bench.tune.outcome import MASKS, Outcome
 
@@ -24,10 +23,10 @@ PRODUCTS = (
 )
 
 
-def terminal(outcomes: Sequence[Outcome]) -> str:
-    """Tables at most WIDTH columns wide, one for each dtype, and what to do with each row."""
-    advice = [fill(line, WIDTH, subsequent_indent="    ") for line in _advice(outcomes)]
-    return "\n\n".join([*(x.terminal() for x in tables(outcomes)), "\n".join(advice)])
+def terminal(outcomes: Sequence[Outcome], width: int = WIDTH) -> str:
+    """Tables at most that many columns wide, one for each dtype, and what to do with each row."""
+    advice = [fold(line, width, subsequent_indent="    ") for line in _advice(outcomes)]
+    return "\n\n".join([*(x.terminal(width) for x in tables(outcomes)), "\n".join(advice)])
 
 
 def page(outcomes: Sequence[Outcome]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from textwrap import fill
 
 from ring_attn_bench import files
 from ring_attn_bench.bench.record import Record, read
@@ -35,25 +34,25 @@ def write_report(records_path: Path, out_dir: Path) -> list[Path]:
     return [table, page, *gallery.paths]
 
 
-def summary(records: Iterable[Record]) -> str:
-    """Speed, errors and, last, the verdict, at most 100 columns wide.
+def summary(records: Iterable[Record], width: int = tables.WIDTH) -> str:
+    """Speed, errors and, last, the verdict, at most that many columns wide.
 
     A sweep over lengths is shown by its throughput alone; report.md has the rest.
     """
     lines = rows(records)
     if not lines:
         return "No records."
-    parts = [part for found in by_shape(lines).values() for part in _section(found)]
-    parts.append(tables.counts(lines).terminal())
-    return "\n\n".join([*parts, *(failure.terminal() for failure in tables.failures(lines))])
+    parts = [part for found in by_shape(lines).values() for part in _section(found, width)]
+    parts.append(tables.counts(lines).terminal(width))
+    return "\n\n".join([*parts, *(failure.terminal(width) for failure in tables.failures(lines))])
 
 
-def _section(lines: Sequence[Row]) -> Iterator[str]:
+def _section(lines: Sequence[Row], width: int) -> Iterator[str]:
     """What is shown of one shape."""
-    title = fill(heading(lines), tables.WIDTH)
+    title = tables.fold(heading(lines), width)
     yield f"{title}\n{'=' * max(map(len, title.splitlines()))}"
     speeds = tables.overview(lines) or tables.speed(lines)
-    yield from (table.terminal() for table in (*speeds, *tables.accuracy(lines)))
+    yield from (table.terminal(width) for table in (*speeds, *tables.accuracy(lines)))
 
 
 def failures(records: Iterable[Record]) -> int:

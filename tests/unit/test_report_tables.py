@@ -54,6 +54,29 @@ def test_a_tiny_run_fits_100_columns(tiny_records):
     assert widest(summary(tiny_records)) <= tables.WIDTH
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_a_summary_fits_the_terminal_and_breaks_no_word(sweep_records, width):
+    shown = summary(sweep_records, width)
+    assert widest(re.sub(r"again: .*|^      b1_s.*", "", shown, flags=re.MULTILINE)) <= width
+    words = set(re.findall(r"[\w/.%±]+", summary(sweep_records, 1000)))
+    assert set(re.findall(r"[\w/.%±]+", shown)) - words <= {"too", "narrow", "for"}
+
+
+def test_columns_are_dropped_last_and_the_ones_that_matter_least_first():
+    table = Table(
+        "wide", ("who", "a number", "b number", "c number"),
+        (("peer:ring_flash_attn[flash_attn_2]", "1" * 8, "2" * 8, "3" * 8),), least=("b number",),
+    )  # fmt: skip
+    folded, narrow, narrower = (table.terminal(width) for width in (52, 45, 32))
+
+    assert "too narrow" not in folded
+    assert "[flash_attn_2]" in folded.split()
+    assert "(too narrow for: b number)" in narrow
+    assert "33333333" in narrow
+    assert "(too narrow for: b number, c number)" in narrower.replace("\n", " ")
+    assert "11111111" in narrower
+
+
 def test_the_fastest_is_first_and_what_has_no_speed_last(sweep_rows):
     table = tables.speed(sweep_rows)[0]
     latencies = column(table, "latency ms")

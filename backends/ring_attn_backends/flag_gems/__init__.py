@@ -15,6 +15,7 @@ from ring_attn_backends.shared.calls import Call
 from ring_attn_backends.triton import TritonBackend
 from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.install import COMMANDS
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import Documents, Problem, Score
 from ring_attn_bench.tensors import Keys, Rows, Sums
@@ -48,9 +49,9 @@ class FlagGemsBackend:
             self._package = import_module("flag_gems")
         except Exception as error:  # it looks for devices, and for a home to write to
             reason = f"importing flag_gems failed with {type(error).__name__}: {error}"
-            # without its dependencies, because it pins numpy to 1.26.4
-            command = "pip install --no-deps flag-gems==5.0.2 sqlalchemy==2.0.48 pyyaml packaging"
-            raise BackendUnavailable(self.name, f"{reason}; try: {command}") from error
+            raise BackendUnavailable(
+                self.name, f"{reason}; try: {COMMANDS['flag_gems']}"
+            ) from error
 
     def unsupported(self, problem: Problem) -> str | None:
         """What its kernels lack; what it gets wrong is in `calls`; then what ours lack."""

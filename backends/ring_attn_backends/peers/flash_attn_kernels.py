@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ring_attn_backends.peers.stand_ins import flash_attn_modules
 from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.install import COMMANDS
 from ring_attn_bench.problem import Problem
 
 
@@ -47,7 +48,7 @@ class FlashAttn2:
 
     def stand_ins(self) -> Mapping[str, ModuleType]:
         """None: the peer imports the package as it is."""
-        _import("flash_attn.flash_attn_interface", "pip install flash-attn --no-build-isolation")
+        _import("flash_attn.flash_attn_interface", COMMANDS["flash_attn"])
         return {}
 
     def unsupported(self, problem: Problem) -> str | None:
@@ -66,7 +67,7 @@ class FlashAttn4:
 
     def stand_ins(self) -> Mapping[str, ModuleType]:
         """Three functions of flash-attn that call flash-attn-4."""
-        package = _import("flash_attn.cute.interface", "pip install 'flash-attn-4[cu13]'")
+        package = _import("flash_attn.cute.interface", COMMANDS["flash_attn_4"])
         return as_flash_attn(package)
 
     def unsupported(self, problem: Problem) -> str | None:

@@ -10,6 +10,7 @@ import torch
 
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.install import COMMANDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,9 @@ class TritonBackend:
         if by_position:
             self.forms = frozenset(Form)
         if find_spec("triton") is None:
-            raise BackendUnavailable(self.name, "Triton is not installed (pip install triton)")
+            raise BackendUnavailable(
+                self.name, f"Triton is not installed; try: {COMMANDS['triton']}"
+            )
 
     def interpreted(self) -> bool:
         """Whether kernels run in Triton's interpreter: right numbers, meaningless speeds."""

@@ -13,18 +13,18 @@ WIDTH = 100
 _GAP = "  "
 
 
-def terminal(findings: Sequence[Finding]) -> str:
-    """Tables at most WIDTH columns wide, what the symbols mean, and every failure's reason."""
+def terminal(findings: Sequence[Finding], width: int = WIDTH) -> str:
+    """Tables at most that many columns wide, what the symbols mean, and every failure's reason."""
     matrix = Matrix.of(findings)
-    blocks = ["\n".join(_table(matrix, names)) for names in _columns(matrix)]
+    blocks = ["\n".join(_table(matrix, names)) for names in _columns(matrix, width)]
     absent = "\n".join(f"{name} is {why}" for name, why in matrix.absent.items())
     parts = [*blocks, _legend(), absent, _failures(findings), _counts(findings)]
     return "\n\n".join(filter(None, parts))
 
 
-def _columns(matrix: Matrix) -> Iterator[tuple[str, ...]]:
+def _columns(matrix: Matrix, width: int) -> Iterator[tuple[str, ...]]:
     """The backends that fit beside the features, one table after another."""
-    room = WIDTH - _label_width(matrix)
+    room = width - _label_width(matrix)
     names: list[str] = []
     for name in matrix.backends:
         if names and sum(_width(x) + len(_GAP) for x in (*names, name)) > room:

@@ -3,7 +3,17 @@
 from ring_attn_bench.report.tables.accuracy import accuracy
 from ring_attn_bench.report.tables.overview import overview
 from ring_attn_bench.report.tables.speed import speed
-from ring_attn_bench.report.tables.table import WIDTH, Table
+from ring_attn_bench.report.tables.table import WIDTH, Table, fold
 from ring_attn_bench.report.tables.verdict import Failure, counts, failures
 
-__all__ = ["WIDTH", "Failure", "Table", "accuracy", "counts", "failures", "overview", "speed"]
+__all__ = [
+    "WIDTH",
+    "Failure",
+    "Table",
+    "accuracy",
+    "counts",
+    "failures",
+    "fold",
+    "overview",
+    "speed",
+]

@@ -35,7 +35,9 @@ def _table(rows: Sequence[Row], by: Sequence[str]) -> Table:
     caption = f"errors against float64 ({oracles}), {mask(rows[0])}, the worst of {records}"
     heads = ("max_abs", "rmse", "x PyTorch", f"x 1 {device(rows)}", "of bound")
     last = (*where, f"tokens/{holder(rows)}", "status")
-    return Table(caption, (*who, "tensor", *heads, *last), tuple(body), len(who) + 1).filled()
+    least = (last[-2], *where, heads[3], heads[1], heads[2])
+    headers = (*who, "tensor", *heads, *last)
+    return Table(caption, headers, tuple(body), len(who) + 1, least=least).filled()
 
 
 def _worst(rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:

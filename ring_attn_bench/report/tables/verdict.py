@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from textwrap import fill, wrap
+from textwrap import wrap
 
 from ring_attn_bench.bench.record import Status
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import plural
 from ring_attn_bench.report.groups import group
-from ring_attn_bench.report.tables.table import WIDTH, Table
+from ring_attn_bench.report.tables.table import WIDTH, Table, fold
 
 _CASES_SHOWN = 3
 
@@ -42,18 +42,18 @@ class Failure:
     reason: str
     rows: tuple[Row, ...]
 
-    def terminal(self) -> str:
+    def terminal(self, width: int = WIDTH) -> str:
         """A heading, the reason, where, and how to see it again."""
         lines = [f"{self.status.value}: {self.contestant}", f"    {self.reason}"]
         lines += [f"    in {where}" for where in self.where()]
-        shown = [fill(line, WIDTH, subsequent_indent="      ") for line in lines]
-        return "\n".join([*shown, *self._again()])
+        shown = [fold(line, width, subsequent_indent="      ") for line in lines]
+        return "\n".join([*shown, *self._again(width)])
 
-    def _again(self) -> Iterator[str]:
+    def _again(self, width: int) -> Iterator[str]:
         """The first command, in lines that a shell takes as one."""
         command = self.rows[0].command
         if command:
-            lines = wrap(command, WIDTH - 8, break_on_hyphens=False, break_long_words=False)
+            lines = wrap(command, width - 8, break_on_hyphens=False, break_long_words=False)
             yield "    again: " + " \\\n      ".join(lines)
 
     def where(self) -> Iterator[str]:
