@@ -103,7 +103,7 @@ class TorchrunGroup:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | importable() | self._environment,
+                env=on_loopback() | os.environ | importable() | self._environment,
                 start_new_session=True,
             )
         try:
@@ -116,8 +116,10 @@ class TorchrunGroup:
         return [
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--nproc-per-node", str(self._processes)),
-            *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
-            *("--local-addr", "127.0.0.1"),
+            # by a file: a store of torchrun's would listen on every interface
+            *("--rdzv-backend", "c10d", "--rdzv-endpoint", str(folder / "rendezvous")),
+            *("--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"),
+            *("--log-dir", str(folder / "logs")),  # or it leaves a folder behind
             *("-m", "ring_attn_bench.bench.serve", str(folder), str(self._world_size)),
             str(os.getpid()),
         ]
@@ -201,6 +203,11 @@ def importable() -> dict[str, str]:
     """So that a group imports this very copy of the package, whatever folder it starts in."""
     here = str(Path(__file__).parents[2])
     return {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+def on_loopback() -> dict[str, str]:
+    """So that gloo's processes connect there, unless somebody has named another interface."""
+    return {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
 
 def _kill(pid: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ring_attn_bench.bench.messages import Envelope, Outcome
 from ring_attn_bench.bench.place import Place
@@ -18,6 +19,8 @@ from ring_attn_bench.bench.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch._C._distributed_c10d import Store
 
 IDLE = timedelta(days=1)
 """A group may wait that long for its next command, while other groups are measured."""
@@ -35,17 +38,28 @@ class Team:
     on_failure: Callable[[Outcome], None]
 
     @classmethod
-    def join(cls, world_size: int, on_failure: Callable[[Outcome], None]) -> Team:
+    def join(
+        cls,
+        world_size: int,
+        on_failure: Callable[[Outcome], None],
+        store: Store | None = None,
+    ) -> Team:
         """Connects the processes that torchrun started.
 
         world_size: ranks of the ring; more than the processes only where there is one of them.
         on_failure: called at once in a process that fails, whatever becomes of the others.
+        store: where they find each other; None is torchrun's.
         """
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=store,
+                rank=int(os.environ["RANK"]) if store else -1,
+                world_size=int(os.environ["WORLD_SIZE"]) if store else -1,
+            )
         control = dist.new_group(backend="gloo", timeout=IDLE)
         place = Place.here(world_size)
         return cls(place, Worker(place), control, on_failure)
@@ -55,18 +69,31 @@ class Team:
         envelope = self._from_first(envelope)
         outcome = self._attempt(envelope)
         self._await_others(failed=outcome.status != "ok")
-        outcomes: list[str | None] = [None] * self.place.processes
-        dist.all_gather_object(outcomes, outcome.model_dump_json(), group=self.control)
-        return [Outcome.model_validate_json(found or "") for found in outcomes]
+        found = self._gathered(_letters(outcome.model_dump_json()))
+        return [Outcome.model_validate_json(_text(letters)) for letters in found]
 
     def leave(self) -> None:
         """Disconnects the processes."""
         dist.destroy_process_group()
 
     def _from_first(self, envelope: Envelope | None) -> Envelope:
-        message = [None if envelope is None else envelope.model_dump_json()]
-        dist.broadcast_object_list(message, src=0, group=self.control)
-        return Envelope.model_validate_json(message[0] or "")
+        letters = _letters("" if envelope is None else envelope.model_dump_json())
+        size = torch.tensor([len(letters)])
+        dist.broadcast(size, src=0, group=self.control)
+        if self.place.process != 0:
+            letters = torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(letters, src=0, group=self.control)
+        return Envelope.model_validate_json(_text(letters))
+
+    def _gathered(self, letters: Tensor) -> list[Tensor]:
+        """Every process's, which are of different lengths."""
+        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.place.processes)]
+        dist.all_gather(sizes, torch.tensor([len(letters)]), group=self.control)
+        padded = letters.new_zeros(int(max(sizes)))
+        padded[: len(letters)] = letters
+        found = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(found, padded, group=self.control)
+        return [text[: int(size)] for text, size in zip(found, sizes, strict=True)]
 
     def _attempt(self, envelope: Envelope) -> Outcome:
         try:
@@ -94,6 +121,15 @@ class Team:
             sys.stderr.write("the other processes did not answer; this one ends.\n")
             sys.stderr.flush()
             os._exit(1)  # a normal exit would wait for them
+
+
+# as tensors, because torch sends objects as pickles, which run whatever is in them
+def _letters(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def _text(letters: Tensor) -> str:
+    return bytes(letters.tolist()).decode()
 
 
 def _device_works() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -11,13 +10,13 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ring_attn_bench.bench.channel import Channel, Closed
-from ring_attn_bench.bench.serve import end_with
+from ring_attn_bench.bench.serve import end, end_with
 
 
 def answer(socket: Path, parent: int, worker: Callable[[], Callable[[str], BaseModel]]) -> None:
     """Answers until the parent is gone. worker: makes what answers a line."""
     channel = Channel.connect(socket)
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent, socket.parent), daemon=True).start()
     # not before the parent knows of the process: importing torch can take long, and can fail
     carry_out = worker()
     while True:
@@ -25,7 +24,7 @@ def answer(socket: Path, parent: int, worker: Callable[[], Callable[[str], BaseM
             line = channel.receive()
             channel.send(carry_out(line or "").model_dump_json())
         except Closed:
-            os._exit(0)  # nothing is left to do, and a broken device could make a tidy exit hang
+            end(socket.parent)  # the parent kills before it hangs up: it is gone
 
 
 def _worker() -> Callable[[str], BaseModel]:

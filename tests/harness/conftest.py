@@ -1,9 +1,12 @@
 """Runs the program as a person would, with the planted backends installed."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -40,10 +43,13 @@ class Program:
     def __init__(self, folder):
         self.folder = folder
         self.out = folder / "run"
+        self.temporary = Path(tempfile.mkdtemp(prefix="t-"))  # short: a socket's path is in there
+        weakref.finalize(self, shutil.rmtree, self.temporary, ignore_errors=True)
         here = filter(None, [os.environ.get("PYTHONPATH")])  # where a machine keeps its packages
         path = [str(ROOT), str(ROOT / "backends"), str(PLANTED), *here]
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path),
+            "TMPDIR": str(self.temporary),
             "OMP_NUM_THREADS": "1",
         }
 

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import socket
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +33,7 @@ def test_a_crash_a_hang_and_an_error_become_rows_and_the_rest_goes_on(failing):
     assert len(records["reference", "forward"].speed.samples.ring) == 3
     assert all(len(call) == 2 for call in records["reference", "forward"].speed.samples.ring)
     assert (failing.out / "results.csv").exists()
+    assert list(failing.program.temporary.iterdir()) == []
     assert "planted: rank 1" in (failing.out / "report.md").read_text()
 
 
@@ -79,6 +83,7 @@ def test_a_run_that_is_ended_leaves_its_records_and_no_processes(program, how):
     wait_until(lambda: records.exists() and len(records.read_text().splitlines()) == 2)
     wait_until(lambda: len(_workers(program)) >= 4)
     workers = _workers(program)
+    assert listening(workers) == {"127.0.0.1"}
 
     started.send_signal(how)
     started.wait(timeout=limit(60))
@@ -87,6 +92,7 @@ def test_a_run_that_is_ended_leaves_its_records_and_no_processes(program, how):
     assert report.returncode == 0, report.stderr
     assert "reference" in (program.out / "report.md").read_text()
     wait_until(lambda: not any(map(_alive, workers)), seconds=20)
+    wait_until(lambda: not list(program.temporary.iterdir()), seconds=20)
 
 
 def test_a_rank_that_is_killed_costs_its_row_and_not_the_run(program):
@@ -108,6 +114,26 @@ def test_a_rank_that_is_killed_costs_its_row_and_not_the_run(program):
 
 def _workers(program):
     return processes_of("ring_attn_bench.bench.serve", program)
+
+
+def listening(pids):
+    """The addresses at which these processes wait for connections."""
+    sockets, found = set(), set()
+    for entry in (entry for pid in pids for entry in Path(f"/proc/{pid}/fd").iterdir()):
+        with suppress(OSError):  # it has been closed since
+            sockets.add(entry.readlink().name)
+    for name, kind in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == LISTEN and f"socket:[{inode}]" in sockets:
+                words = bytes.fromhex(local.partition(":")[0])
+                turned = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+                found.add(socket.inet_ntop(kind, turned))
+    return found
+
+
+LISTEN = "0A"
+"""As /proc/net writes that state."""
 
 
 def _alive(pid):
