@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import combinations
+from math import isnan
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
-from ring_attn_bench.bench.record import Status
+from ring_attn_bench.bench.record import Direction, Status
 from ring_attn_bench.report import csv, plots
 from ring_attn_bench.report.groups import constants, varying
+from ring_attn_bench.report.plots.memory import draw_memory
 from ring_attn_bench.report.plots.missing import missing
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.plots.throughput import draw_throughput, interval
@@ -147,3 +150,96 @@ def test_backends_look_the_same_whoever_else_runs(make_record, make_contestant):
     assert style.looks["triton"] == Style.of(found[:1]).looks["triton"]
     for one, other in combinations(found, 2):
         assert (style.colour(one), style.marker(one)) != (style.colour(other), style.marker(other))
+
+
+def drawn(figure):
+    """The figure laid out, as it is when it is saved, and what measures texts on it."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.get_renderer()
+
+
+def many(make_record, make_case, make_contestant, count, lengths=(2048, 8192)):
+    """Records of that many backends that nobody knows here."""
+    return rows(
+        make_record(
+            case=make_case(seqlen_total=4 * length),
+            contestant=make_contestant(backend=f"somebody_elses_{number}"),
+        )
+        for length in lengths
+        for number in range(count)
+    )
+
+
+def test_forty_backends_that_are_not_known_look_different(make_record, make_case, make_contestant):
+    found = many(make_record, make_case, make_contestant, 40, (2048,))
+    style = Style.of(found)
+    assert len({(style.colour(row), style.marker(row)) for row in found}) == 40
+
+
+@pytest.mark.parametrize("count", [8, 30, 60])
+def test_a_legend_is_whole_however_many_there_are(make_record, make_case, make_contestant, count):
+    found = many(make_record, make_case, make_contestant, count)
+    figure = draw_throughput(found, Style.of(found))
+    renderer = drawn(figure)
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == count
+    box = legend.get_window_extent(renderer)
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    assert all(axes.get_window_extent(renderer).x1 < box.x0 for axes in figure.axes)
+
+
+def test_no_line_goes_over_a_length_without_a_figure(make_record, make_case, make_contestant):
+    wanted = {"aten": (2048, 4096, 8192), "cudnn": (2048, 8192)}
+    found = rows(
+        make_record(
+            case=make_case(seqlen_total=4 * length), contestant=make_contestant(backend=name)
+        )
+        for name, lengths in wanted.items()
+        for length in lengths
+    )
+    style = Style.of(found)
+    figure = draw_throughput(found, style)
+    whole, broken = (
+        [c.lines[0].get_ydata() for c in figure.axes[0].containers if c.lines[0].get_color() == of]
+        for of in (style.looks[name][0] for name in wanted)
+    )
+    assert [isnan(rate) for rate in whole[0]] == [False, False, False]
+    assert [isnan(rate) for rate in broken[0]] == [False, True, False]
+
+
+def test_variants_beyond_the_fillings_are_larger(make_record, make_contestant):
+    found = rows(make_record(contestant=make_contestant(slots=slots)) for slots in range(1, 10))
+    style = Style.of(found)
+    assert len({(style.fill(row), style.size(row)) for row in found}) == len(found)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5])
+@pytest.mark.parametrize("draw", [draw_memory, draw_throughput])
+def test_no_two_texts_below_bars_touch(make_record, make_contestant, draw, scale):
+    names = ("peer:yunchang[ulysses,flash_attn_4]", "triton")
+    found = [
+        row(make_record(contestant=make_contestant(backend=name), direction=direction))
+        for name in names
+        for direction in (Direction.FORWARD, Direction.FORWARD_BACKWARD)
+    ]
+    figure = draw(
+        [x.model_copy(update={"tflops_per_gpu": x.tflops_per_gpu * scale}) for x in found],
+        Style.of(found),
+    )
+    renderer = drawn(figure)
+    texts = [
+        text
+        for axes in figure.axes
+        for text in (*axes.get_xticklabels(), axes.xaxis.label)
+        if text.get_text() and text.get_visible()
+    ]
+    inside = [
+        (text, text.get_window_extent(renderer))
+        for text in texts
+        if text.axes is None or text.axes.bbox.padded(40).contains(*text.get_window_extent().p0)
+    ]
+    assert len(inside) >= len(figure.axes)
+    for (one, box), (other, around) in combinations(inside, 2):
+        assert not box.overlaps(around), (one, other)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ring_attn_bench.bench.record import Status
 from ring_attn_bench.report.columns import Row
@@ -18,6 +20,11 @@ Value = Callable[[Row], float | None]
 Interval = Callable[[Row], tuple[float, float]]
 _WIDTH = 3.2
 _BAR = 0.21
+_LETTER = 0.075
+"""Inches: of a contestant's name."""
+_UNIT_LETTERS = 44
+_TICKS = 4
+"""Figures below a panel: more of them touch, where they are as long as 0.0025."""
 
 
 def draw_bars(
@@ -34,6 +41,8 @@ def draw_bars(
     names = _order(rows, who, value)
     shape, size = (len(grid), len(grid[0])), (_WIDTH, _BAR * len(names) + 0.7)
     figure, axes = panels(rows, title, shape, size)
+    # names stand beside the panels, and not at their cost
+    figure.set_figwidth(figure.get_figwidth() + _LETTER * max(map(len, names)))
     for panel, heading, found in pairs(axes, grid):
         panel.set_title(heading, fontsize=9)
         by_name = {label(row, who): row for row in found}
@@ -93,6 +102,8 @@ def _label(axes: Sequence[Sequence[Axes]], names: Sequence[str], unit: str) -> N
             panel.grid(visible=False, axis="y")
             panel.set_ylim(-0.6, len(names) - 0.4)
             panel.tick_params(axis="y", length=0)
+            panel.xaxis.set_major_locator(MaxNLocator(_TICKS))
+            panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             panel.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
     for panel in axes[-1]:
-        panel.set_xlabel(unit, fontsize=8)
+        panel.set_xlabel(fill(unit, _UNIT_LETTERS), fontsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,6 +16,8 @@ from ring_attn_bench.report.plots.style import Style, variant
 
 _HANDLE, _LETTER = 0.6, 0.075
 """Inches: of a handle with its margins, and of one letter of its label."""
+_LINE = 0.18
+"""Inches: the height of an entry."""
 _VARIANT = ("transport", *OPTIONS)
 
 
@@ -25,10 +28,12 @@ def legend(figure: Figure, rows: Sequence[Row], style: Style, lines: bool = True
         handles += [*_partitions(rows, style), *_variants(rows, style)]
     # beside the panels and their title, and not at their cost
     longest = max(len(str(handle.get_label())) for handle in handles)
-    figure.set_figwidth(figure.get_figwidth() + _HANDLE + _LETTER * longest)
+    columns = ceil(len(handles) / int(figure.get_figheight() / _LINE - 1))
+    figure.set_figwidth(figure.get_figwidth() + columns * (_HANDLE + _LETTER * longest))
     figure.legend(
-        handles=handles, loc="outside right upper", frameon=False, fontsize=8, handlelength=3
-    )
+        handles=handles, loc="outside right upper", frameon=False, fontsize=8, handlelength=3,
+        ncols=columns,
+    )  # fmt: skip
 
 
 def _backends(rows: Sequence[Row], style: Style, lines: bool) -> Iterator[Line2D]:
@@ -56,5 +61,5 @@ def _variants(rows: Sequence[Row], style: Style) -> Iterator[Line2D]:
         for first, *_ in found.values():
             yield Line2D(
                 [], [], label=label(first, names), color=GREY, linestyle="", marker="o",
-                fillstyle=style.fill(first),
+                fillstyle=style.fill(first), markersize=style.size(first) + 1.5,
             )  # fmt: skip

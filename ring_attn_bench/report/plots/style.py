@@ -12,7 +12,7 @@ from ring_attn_bench.report.plots.peers import OTHER_HATCH, is_peer, look
 Look = tuple[str, str]
 """Colour and marker."""
 Line = Literal["-", "--", ":", "-."]
-Fill = Literal["full", "none", "left", "bottom"]
+Fill = Literal["full", "none", "left", "bottom", "right", "top"]
 
 # Okabe and Ito's palette, which the colour-blind can tell apart (jfly.uni-koeln.de/color), without
 # its yellow, which white paper swallows.
@@ -26,11 +26,17 @@ _KNOWN: Mapping[str, Look] = {
     "flash_attn_3": ("#0072B2", "v"),
     "flash_attn_2": ("#56B4E9", "<"),
 }
-_OTHERS: tuple[Look, ...] = (
-    ("#CC79A7", ">"), ("#56B4E9", "p"), ("#009E73", "h"), ("#D55E00", "*"), ("#000000", "d"),
-)  # fmt: skip
+_COLOURS = ("#CC79A7", "#56B4E9", "#009E73", "#D55E00", "#000000", "#E69F00", "#0072B2")
+_MARKERS = (">", "p", "h", "*", "d", "8", "H")
+_OTHERS: tuple[Look, ...] = tuple(
+    (colour, _MARKERS[(place + turn) % len(_MARKERS)])
+    for turn in range(len(_MARKERS))
+    for place, colour in enumerate(_COLOURS)
+)
+"""For backends that are not known here: 49 of them before any two look alike."""
 _LINES: Mapping[str, Line] = {"zigzag": "-", "contiguous": "--", "striped": ":"}
-_FILLS: tuple[Fill, ...] = ("full", "none", "left", "bottom")
+_FILLS: tuple[Fill, ...] = ("full", "none", "left", "bottom", "right", "top")
+_SIZE, _LARGER = 4.5, 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,14 @@ class Style:
         """The marker's filling: the variant's, and none for a peer."""
         if is_peer(row.backend):
             return "none"
-        return _FILLS[self.variants.index(variant(row)) % len(_FILLS)]
+        return _FILLS[self._variant(row) % len(_FILLS)]
+
+    def size(self, row: Row) -> float:
+        """The marker's: where variants outnumber the fillings, the later ones are larger."""
+        return _SIZE + _LARGER * (self._variant(row) // len(_FILLS))
+
+    def _variant(self, row: Row) -> int:
+        return 0 if is_peer(row.backend) else self.variants.index(variant(row))
 
     def line(self, row: Row) -> Line:
         """The partition's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan, nan
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ def draw_throughput(rows: Sequence[Row], style: Style) -> Figure | None:
     figure, axes = panels(rows, "Throughput by sequence length", shape, _PANEL, share="all")
     for panel, title, found in pairs(axes, grid):
         panel.set_title(title, fontsize=9)
-        _draw(panel, found, style)
+        _draw(panel, found, lengths, style)
         _length_axis(panel, lengths)
     for line in axes:
         line[0].set_ylabel(unit, fontsize=8)
@@ -45,37 +46,42 @@ def draw_throughput(rows: Sequence[Row], style: Style) -> Figure | None:
     return figure
 
 
-def _draw(axes: Axes, rows: Sequence[Row], style: Style) -> None:
-    """One line for each contestant, broken where it has no figure."""
+def _draw(axes: Axes, rows: Sequence[Row], lengths: Sequence[int], style: Style) -> None:
+    """One line for each contestant, broken where it has no figure, measured or not."""
     for found in group(rows, lambda row: label(row, WHO)).values():
-        found.sort(key=lambda row: row.seqlen_per_gpu)
-        first = found[0]
-        missing_value = float("nan")
+        first, by_length = found[0], {row.seqlen_per_gpu: row for row in found}
+        rates = [_rate_or_nan(by_length.get(length)) for length in lengths]
+        sides = [interval(by_length.get(length)) for length in lengths]
         axes.errorbar(
-            [row.seqlen_per_gpu for row in found],
-            [missing_value if row.tflops_per_gpu is None else row.tflops_per_gpu for row in found],
-            yerr=tuple(zip(*(interval(row) for row in found), strict=True)),
+            lengths, rates, yerr=tuple(zip(*sides, strict=True)),
             color=style.colour(first), marker=style.marker(first), linestyle=style.line(first),
-            fillstyle=style.fill(first), markersize=4.5, linewidth=1.3, capsize=2, elinewidth=1,
+            fillstyle=style.fill(first), markersize=style.size(first), linewidth=1.3, capsize=2,
+            elinewidth=1,
         )  # fmt: skip
-        _stub(axes, found, style)
+        _stubs(axes, lengths, rates, first, style)
 
 
-def _stub(axes: Axes, rows: Sequence[Row], style: Style) -> None:
-    """A single figure has no line to tell its partition by: it gets a short one of its own."""
-    points = [
-        (row.seqlen_per_gpu, row.tflops_per_gpu) for row in rows if row.tflops_per_gpu is not None
-    ]
-    if len(points) == 1:
-        ((at, rate),) = points
-        axes.plot(
-            [at / 1.2, at * 1.2], [rate, rate],
-            color=style.colour(rows[0]), linestyle=style.line(rows[0]), linewidth=1.3,
-        )  # fmt: skip
+def _stubs(
+    axes: Axes, lengths: Sequence[int], rates: Sequence[float], row: Row, style: Style
+) -> None:
+    """A figure between gaps has no line to tell its partition by: it gets a short one."""
+    around = [nan, *rates, nan]
+    for at, before, rate, after in zip(lengths, around, rates, around[2:], strict=False):
+        if not isnan(rate) and isnan(before) and isnan(after):
+            axes.plot(
+                [at / 1.2, at * 1.2], [rate, rate],
+                color=style.colour(row), linestyle=style.line(row), linewidth=1.3,
+            )  # fmt: skip
 
 
-def interval(row: Row) -> tuple[float, float]:
+def _rate_or_nan(row: Row | None) -> float:
+    return nan if row is None or row.tflops_per_gpu is None else row.tflops_per_gpu
+
+
+def interval(row: Row | None) -> tuple[float, float]:
     """How far the rate's 95 % interval reaches down and up; the slowest end is the lowest rate."""
+    if row is None:
+        return 0.0, 0.0
     rate, latency = row.tflops_per_gpu, row.latency_ms
     if rate is None or latency is None or not row.latency_ms_lo or not row.latency_ms_hi:
         return 0.0, 0.0
