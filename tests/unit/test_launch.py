@@ -1,9 +1,12 @@
 """From a command line to a run: what is refused before anything starts, and what goes on later."""
 
+import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import ring_attn_bench
@@ -11,6 +14,10 @@ from ring_attn_bench import cli
 from ring_attn_bench.bench import launch
 from ring_attn_bench.bench.record import Status, append, read
 from ring_attn_bench.bench.suite import Timing
+from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.probe.finding import read as read_findings
+
+ROOT = Path(__file__).parents[2]
 
 SUITE = """
 name = "small"
@@ -199,3 +206,37 @@ def test_h_is_help_with_the_suites_names_and_an_example(typed, verb):
         assert "Example: ring-attn-bench" in short.output
     if verb in ("bench", "check"):
         assert all(name in short.output for name in ("cpu", "hopper", "peers", "triton"))
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def documented():
+    """Every command of this program in README and docs, as it is written there."""
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    lines = re.findall(
+        r"^ring-attn-bench .*|(?<=`)ring-attn-bench [a-z][^`\n]*", text, re.MULTILINE
+    )
+    return sorted(set(lines))
+
+
+@pytest.mark.parametrize("line", documented())
+def test_every_command_in_readme_and_docs_is_one_that_this_program_takes(line):
+    _, verb, *words = shlex.split(line.replace("...", ""), comments=True)
+    command = get_command(cli.app).commands[verb]
+    while hasattr(command, "commands") and words:
+        command = command.commands[words.pop(0)]
+
+    command.make_context(verb, words, resilient_parsing=False)
+
+
+def test_the_readme_counts_the_cells_that_the_matrix_has():
+    found = read_findings(ROOT / "results" / "2026-11-27_1xH200_coverage")
+    absent = sum(x.reason.startswith("unavailable") for x in found)
+    counts = Counter(x.verdict for x in found)
+    text = " ".join((ROOT / "README.md").read_text().split())
+
+    assert f"{counts[Verdict.OK]} of {len(found):,} cells are right" in text
+    assert f"{counts[Verdict.UNSUPPORTED] - absent} are refused with a reason" in text
+    assert f"the other {absent} are those of flash_attn_3" in text
+    assert {x.backend for x in found if x.reason.startswith("unavailable")} == {"flash_attn_3"}
