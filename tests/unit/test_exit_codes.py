@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ring_attn_bench import cli
+from ring_attn_bench import cli, exits
 from ring_attn_bench.bench.record import Direction, Status, append, read
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import FileError
@@ -22,7 +22,7 @@ def program(monkeypatch, capsys):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["ring-attn-bench", *map(str, words)])
-        monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+        monkeypatch.setattr(exits.signal, "signal", lambda *_: None)
         with pytest.raises(SystemExit) as ended:
             cli.main()
         said = capsys.readouterr()
@@ -62,16 +62,16 @@ def test_records_that_cannot_be_read_are_exit_code_4(program, records, what):
 
     code, _, said = program("report", records.parent)
 
-    assert code == cli.Exit.FILES == 4
+    assert code == exits.Exit.FILES == 4
     assert is_one_sentence(said)
     assert "records.jsonl" in said
     assert not (records.parent / "report.md").exists()
 
 
-def test_wrong_results_are_exit_code_1(program, records, make_record):
+def test_a_report_of_wrong_results_has_done_its_work(program, records, make_record):
     append(records, make_record(status=Status.WRONG, reason="it is"))
 
-    assert program("report", records)[0] == cli.Exit.WRONG == 1
+    assert program("report", records)[0] == exits.Exit.RIGHT == 0
 
 
 def test_what_was_cut_off_is_told_of_and_the_rest_is_drawn(program, records):
@@ -106,7 +106,7 @@ def test_of_two_files_the_newer_is_read_and_the_other_is_named(
 def test_a_report_where_a_file_is_in_the_way_is_exit_code_4(program, records):
     code, _, said = program("report", records, "--out", records)
 
-    assert code == cli.Exit.FILES
+    assert code == exits.Exit.FILES
     assert is_one_sentence(said)
     assert "should be a folder" in said
 
@@ -116,7 +116,7 @@ def test_a_report_on_a_full_disk_is_exit_code_4(program, records):
 
     code, _, said = program("report", records)
 
-    assert code == cli.Exit.FILES
+    assert code == exits.Exit.FILES
     assert is_one_sentence(said)
     assert "No space left on device" in said
 
@@ -136,7 +136,7 @@ def test_bench_into_a_file_is_exit_code_4_before_anything_is_measured(program, r
 
     code, _, said = program("bench", "--suite", "cpu", "--backend", "aten", "--out", records)
 
-    assert code == cli.Exit.FILES
+    assert code == exits.Exit.FILES
     assert is_one_sentence(said)
     assert records.read_bytes() == before
 
@@ -147,7 +147,7 @@ def test_a_matrix_that_cannot_be_read_is_exit_code_4(program, tmp_path, verb):
 
     code, _, said = program(*verb, tmp_path)
 
-    assert code == cli.Exit.FILES
+    assert code == exits.Exit.FILES
     assert is_one_sentence(said)
 
 
