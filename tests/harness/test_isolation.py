@@ -21,7 +21,7 @@ def test_a_crash_a_hang_and_an_error_become_rows_and_the_rest_goes_on(failing):
     assert status["crash", "forward"] == "error"
     assert "SIGABRT" in records["crash", "forward"].reason.upper().replace("SIGNAL 6", "SIGABRT")
     assert status["hang", "forward"] == "timeout"
-    assert f"{limit(8):g} s" in records["hang", "forward"].reason
+    assert f"{limit(16):g} s" in records["hang", "forward"].reason
     assert status["raise_on_one_rank", "backward"] == "error"
     assert "rank 1 has had enough" in records["raise_on_one_rank", "backward"].reason
     assert any("had enough" in line for line in records["raise_on_one_rank", "forward"].stderr)

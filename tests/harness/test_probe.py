@@ -38,7 +38,7 @@ def test_a_crash_or_a_hang_costs_the_feature_that_ran_and_nothing_else(program, 
     done = probe(
         "illegal_access hang_on_softcap log2_lse out_of_memory reference",
         "causal window_causal softcap gqa",
-        f"--seconds={limit(6):g}", "--jobs=3",
+        f"--seconds={limit(15):g}", "--jobs=3",
     )  # fmt: skip
 
     assert done.returncode == 1, done.stderr
@@ -54,7 +54,7 @@ def test_a_crash_or_a_hang_costs_the_feature_that_ran_and_nothing_else(program, 
     why = reasons(program)
     assert "SIGSEGV" in why["illegal_access", "window_causal", "forward"]
     assert "what a crash leaves behind" in why["illegal_access", "window_causal", "forward"]
-    assert f"{limit(6):g} s" in why["hang_on_softcap", "softcap", "forward"]
+    assert f"{limit(15):g} s" in why["hang_on_softcap", "softcap", "forward"]
     assert "base 2" in why["log2_lse", "causal", "forward"]
     assert "out of memory: planted" in why["out_of_memory", "causal", "forward"]
 
@@ -102,12 +102,12 @@ def test_a_backend_that_cannot_be_loaded_has_a_reason_in_every_row(program, prob
 
 def test_a_backend_that_never_answers_is_not_asked_for_ever(program, probe):
     features = "full causal gqa mqa softcap batch"
-    done = probe("hang", features, f"--seconds={limit(1):g}", "--jobs=1")
+    done = probe("hang", features, f"--seconds={limit(4):g}", "--jobs=1")
 
     assert done.returncode == 1
     assert set(verdicts(program).values()) == {"timeout ok"}
     why = reasons(program).values()
-    assert sum(f"no answer within {limit(1):g} s" in reason for reason in why) == 4
+    assert sum(f"no answer within {limit(4):g} s" in reason for reason in why) == 4
     assert sum("not asked" in reason for reason in why) == 2
 
 
