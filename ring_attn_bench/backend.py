@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_bench.block import Block, Form
+    from ring_attn_bench.gathered import Gathered
     from ring_attn_bench.problem import Documents, Problem, Score
-    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
+    from ring_attn_bench.tensors import Gathering, Keys, Rows, Running, Sums
 
 
 class Backend(Protocol):
@@ -136,6 +137,41 @@ class AccumulatingBackend(Backend, Protocol):
         may have any dtype: that in which it travels, or q's where nothing else is added.
         """
         ...
+
+
+@runtime_checkable
+class GatheringBackend(Backend, Protocol):
+    """A kernel that takes the keys of many ranks in one launch, and waits in it for each piece.
+
+    `gathered.Gathered` says what sees what; all masks, partitions and features of `unsupported`.
+    Programs own rows (or keys), the heaviest first, and read no piece before its word of `arrived`
+    is 1, own keys before any other. B, M, N and the rest as above; L landed tokens.
+    """
+
+    def gathered_forward(
+        self, q: Tensor, keys: Gathering, where: Gathered, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """out (B, M, H, E) in q's dtype, lse (B, H, M) float32; a row without keys: 0 and -inf."""
+        ...
+
+    def gathered_dkdv(
+        self, rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+        *, own_first: bool,
+    ) -> None:  # fmt: skip
+        """Writes dk and dv of the own keys, and of the landed ones, in any dtype; 0 if unseen.
+
+        own_first: whether own keys come before the landed ones, which may be on their way.
+        """
+        ...
+
+    def gathered_dq(self, rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
+        """dq (B, M, H, D) in q's dtype."""
+        ...
+
+
+def gathering(backend: Backend) -> GatheringBackend | None:
+    """The backend if it takes gathered keys."""
+    return backend if isinstance(backend, GatheringBackend) else None
 
 
 def accumulating(backend: Backend) -> AccumulatingBackend | None:

@@ -32,6 +32,19 @@ class Keys(NamedTuple):
         return Keys(part_of(self.k, tokens), part_of(self.v, tokens))
 
 
+class Gathering(NamedTuple):
+    """Keys of several ranks for one launch: own (B, N, G, .) and, piece behind piece, landed ones.
+
+    arrived: int32 (1 + pieces,) on their device, or None where all have landed. Word n becomes 1
+    when piece n has landed, written by no kernel; word 0 becomes another number than 0 when what
+    has not landed never will: a kernel then stops waiting, and writes NaN.
+    """
+
+    own: Keys
+    landed: Keys
+    arrived: Tensor | None = None
+
+
 class Rows(NamedTuple):
     """What a backward reads of queries: q (B, M, H, D), dout and out (B, M, H, E), in one dtype.
 

@@ -28,7 +28,7 @@ from tests.source_tree import (
 
 CONTRACT = {
     "backend", "install", "peer", "tunable", "block", "problem", "positions", "errors", "lower",
-    "dropout", "relaunch", "tensors",
+    "dropout", "gathered", "relaunch", "tensors",
 }  # fmt: skip
 FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
     "calls": {"ring", "one_device", "bench", "report", "cli", "__main__"},
