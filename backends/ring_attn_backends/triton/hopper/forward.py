@@ -14,6 +14,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from ring_attn_backends.triton.hopper.online import finite, masked, soften, step
 from ring_attn_backends.triton.hopper.pipes import (
     barriers,
     bring,
@@ -31,7 +32,6 @@ from ring_attn_backends.triton.hopper.programs import (
     tile_and_head,
     vector_of,
 )
-from ring_attn_backends.triton.scores import tanh
 
 
 @gluon.jit(do_not_specialize=RUN_TIME)
@@ -152,7 +152,7 @@ def _consume(
         pointers = acc_ptr + out_rows.to(gl.int64)[:, None] * acc_stride + cols[None, :]
         acc = gl.load(pointers, mask=inside, other=0.0).to(gl.float32)
         peak = gl.load(lse_ptr + rows, mask=rows < M, other=0.0) * 1.4426950408889634
-        total = gl.exp2(peak - _finite(peak))  # 1; 0 where no key was seen, inf where lse is inf
+        total = gl.exp2(peak - finite(peak))  # 1; 0 where no key was seen, inf where lse is inf
     else:
         acc = gl.zeros([64, BLOCK_E], gl.float32, o_layout)
         peak = gl.full([64], float("-inf"), gl.float32, s_rows)
@@ -166,20 +166,20 @@ def _consume(
         s = warpgroup_mma(q, k.permute([1, 0]), zeros, use_acc=False, is_async=True)
         s = warpgroup_mma_wait(0, deps=[s])
         release(keys, 0, STAGES)
-        s = _masked(s, rows, nth(0, where, BLOCK_N), N, low, high, scale, cap,
+        s = masked(s, rows, nth(0, where, BLOCK_N), N, low, high, scale, cap,
                     BLOCK_N, s_layout, CAPPED)  # fmt: skip
-        p, fade, total, peak = _soften(s, total, peak, scale, CAPPED)
+        p, fade, total, peak = soften(s, total, peak, scale, CAPPED)
         if CARRIED:
             acc = acc * gl.convert_layout(fade, o_rows)[:, None]
         weights = gl.convert_layout(p.to(dtype), p_layout)
         for i in range(1, edges):
-            acc, weights, total, peak = _step(
+            acc, weights, total, peak = step(
                 i, acc, weights, total, peak, q, keys, values, rows, nth(i, where, BLOCK_N), N,
                 low, high, scale, cap, BLOCK_N, STAGES, CAPPED, s_layout, p_layout, o_rows,
                 EDGE=True,
             )  # fmt: skip
         for i in range(gl.maximum(edges, 1), count):
-            acc, weights, total, peak = _step(
+            acc, weights, total, peak = step(
                 i, acc, weights, total, peak, q, keys, values, rows, 0, N,
                 low, high, scale, cap, BLOCK_N, STAGES, CAPPED, s_layout, p_layout, o_rows,
                 EDGE=False,
@@ -191,68 +191,5 @@ def _consume(
     out = acc * gl.convert_layout(inverse, o_rows)[:, None]
     pointers = out_ptr + out_rows.to(gl.int64)[:, None] * out_stride + cols[None, :]
     gl.store(pointers, out.to(out_ptr.dtype.element_ty), mask=inside)
-    lse = (_finite(peak) + gl.log2(total)) * 0.6931471805599453  # ln(2)
+    lse = (finite(peak) + gl.log2(total)) * 0.6931471805599453  # ln(2)
     gl.store(lse_ptr + rows, lse, mask=rows < M)
-
-
-@gluon.jit
-def _step(
-    i, acc, weights, total, peak, q, keys, values, rows, first_key, N,
-    low, high, scale, cap,
-    BLOCK_N: gl.constexpr, STAGES: gl.constexpr, CAPPED: gl.constexpr, S_LAYOUT: gl.constexpr,
-    P_LAYOUT: gl.constexpr, O_ROWS: gl.constexpr, EDGE: gl.constexpr,
-):  # fmt: skip
-    """The i-th tile's scores and weights, beside the weighted values of the one before it."""
-    zeros = gl.zeros([64, BLOCK_N], gl.float32, S_LAYOUT)
-    k = receive(keys, i, STAGES)
-    s = warpgroup_mma(q, k.permute([1, 0]), zeros, use_acc=False, is_async=True)
-    v = receive(values, i - 1, STAGES)
-    flying = warpgroup_mma(weights, v, acc, is_async=True)
-    s = warpgroup_mma_wait(1, deps=[s])
-    release(keys, i, STAGES)
-    if EDGE:
-        s = _masked(s, rows, first_key, N, low, high, scale, cap,
-                    BLOCK_N, S_LAYOUT, CAPPED)  # fmt: skip
-    elif CAPPED:
-        s = cap * tanh(s * scale, False)
-    p, fade, total, peak = _soften(s, total, peak, scale, CAPPED)
-    acc = warpgroup_mma_wait(0, deps=[flying])
-    release(values, i - 1, STAGES)
-    acc = acc * gl.convert_layout(fade, O_ROWS)[:, None]
-    weights = gl.convert_layout(p.to(q.dtype), P_LAYOUT)
-    return acc, weights, total, peak
-
-
-@gluon.jit
-def _masked(
-    s, rows, first_key, N, low, high, scale, cap,
-    BLOCK_N: gl.constexpr, S_LAYOUT: gl.constexpr, CAPPED: gl.constexpr,
-):  # fmt: skip
-    """Products of an edge tile, -inf where no key may be seen; capped, if they are to be."""
-    if CAPPED:
-        s = cap * tanh(s * scale, False)
-    keys = first_key + gl.arange(0, BLOCK_N, gl.SliceLayout(0, S_LAYOUT))
-    distance = rows[:, None] - keys[None, :]
-    visible = (distance >= low) & (distance <= high) & (keys < N)[None, :]
-    return gl.where(visible, s, float("-inf"))
-
-
-@gluon.jit
-def _soften(s, total, peak, scale, CAPPED: gl.constexpr):
-    """The online softmax (`softmax.soften`), of products whose scale is folded into exp2's FMA."""
-    if CAPPED:
-        new_peak = gl.maximum(peak, gl.max(s, 1))
-        shift = _finite(new_peak)
-        p = gl.exp2(s - shift[:, None])
-    else:
-        new_peak = gl.maximum(peak, gl.max(s, 1) * scale)
-        shift = _finite(new_peak)
-        p = gl.exp2(s * scale - shift[:, None])
-    fade = gl.exp2(peak - shift)
-    return p, fade, total * fade + gl.sum(p, 1), new_peak
-
-
-@gluon.jit
-def _finite(peak):
-    """`softmax.finite`: 0 where it is infinite, so that no inf - inf is taken."""
-    return gl.where(gl.abs(peak) == float("inf"), 0.0, peak)

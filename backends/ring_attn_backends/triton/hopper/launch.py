@@ -85,9 +85,9 @@ def forward_launch(
         "acc_ptr": acc,
         "out_ptr": out,
         "lse_ptr": lse,
-        "acc_strides": _strides(acc, 3),
-        "out_strides": _strides(out, 3),
-        "lse_strides": _strides(lse, 2),
+        "acc_strides": strides_of(acc, 3),
+        "out_strides": strides_of(out, 3),
+        "lse_strides": strides_of(lse, 2),
         "CARRIED": not first,
     }
     return _launch(forward_tma if config.tma else forward, config, given, q, keys, extent, score)
@@ -114,9 +114,9 @@ def backward_dq_launch(
         "lse_ptr": lse,
         "delta_ptr": delta,
         "dq_ptr": dq,
-        "lse_strides": _strides(lse, 2),
-        "delta_strides": _strides(delta, 2),
-        "dq_strides": _strides(dq, 3),
+        "lse_strides": strides_of(lse, 2),
+        "delta_strides": strides_of(delta, 2),
+        "dq_strides": strides_of(dq, 3),
         "gradient_scale": score.softmax_scale,
         "ADD": add,
     }
@@ -141,7 +141,7 @@ def backward_dkdv_launch(
         splits = splits_for(programs, q.shape[2] // heads, multiprocessors(q), ragged=extent.ragged)
     shares = [x.new_empty(splits, *x.shape, dtype=torch.float32) for x in keys if splits > 1]
     into = shares or [dk, dv]
-    strides = [_strides(x[0] if shares else x, 3) for x in into]
+    strides = [strides_of(x[0] if shares else x, 3) for x in into]
     by_tma = not extent.packed and descriptors.fits(lse) and descriptors.fits(delta)
     tiles = partial(descriptors.tiles, packed=extent.packed)
     given = {
@@ -153,8 +153,8 @@ def backward_dkdv_launch(
         "delta_desc": descriptors.lines(delta, config.block) if by_tma else None,
         "lse_ptr": lse,
         "delta_ptr": delta,
-        "lse_strides": _strides(lse, 2),
-        "delta_strides": _strides(delta, 2),
+        "lse_strides": strides_of(lse, 2),
+        "delta_strides": strides_of(delta, 2),
         "dk_ptr": into[0],
         "dv_ptr": into[1],
         "dk_strides": strides[0],
@@ -234,7 +234,7 @@ def _sum_launch(
     block = 2048 // max(width(dk), width(dv))
     arguments = {
         "dk_shares_ptr": dk_shares, "dv_shares_ptr": dv_shares, "dk_ptr": dk, "dv_ptr": dv,
-        "dk_strides": _strides(dk, 3), "dv_strides": _strides(dv, 3),
+        "dk_strides": strides_of(dk, 3), "dv_strides": strides_of(dv, 3),
         "splits": splits, "N": tokens, "G": heads, "D": dk.shape[-1], "E": dv.shape[-1],
         "BLOCK_D": width(dk), "BLOCK_E": width(dv), "BLOCK": block, "ADD": add,
     }  # fmt: skip
@@ -242,7 +242,8 @@ def _sum_launch(
     return HopperLaunch(sum_splits, grid, arguments, None, dk.device)
 
 
-def _strides(tensor: Tensor, dims: int) -> tuple[int, ...]:
+def strides_of(tensor: Tensor, dims: int) -> tuple[int, ...]:
+    """Of the first dims, as kernels take them."""
     # a dim of one element may have any stride; 0 spares the kernels a variant for each
     sizes, strides = tensor.shape[:dims], tensor.stride()[:dims]
     return tuple(stride if size > 1 else 0 for size, stride in zip(sizes, strides, strict=True))

@@ -1,0 +1,94 @@
+"""The tiles of a gathered launch and what each visits, counted out on the host for the programs.
+
+A program finds its tile by its number, the heaviest first, and the tile's entries: runs of tiles of
+the other side, none of them empty. All in int32, in rows of these columns:
+
+    tile    first token, where its line stops, its first entry, the one after its last, piece
+    entry   first token and length of what is visited; low and high; piece; start, before, whole,
+            edges as `programs.seen` counts them
+
+Tokens are counted in their area, but for those of an entry's side in the band: low and high are of
+row - key with the entry's tokens counted from its first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ring_attn_backends.triton.lines import FAR
+from ring_attn_bench.gathered import Gathered, Line, Tile, Visit, tiles
+
+TILE, ENTRY = 5, 9
+"""Columns of a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worklist:
+    """tiles (count, TILE) and entries (n, ENTRY), int32."""
+
+    tiles: Tensor
+    entries: Tensor
+
+    @property
+    def count(self) -> int:
+        """Of tiles."""
+        return self.tiles.shape[0]
+
+
+@lru_cache(maxsize=256)
+def worklist(
+    where: Gathered, side: str, own: int, other: int, own_first: bool | None, device: torch.device
+) -> Worklist:
+    """Of the tiles of `own` tokens of a side, `rows` or `keys`, that visit tiles of `other`."""
+    lines = where.rows if side == "rows" else where.keys
+    found: list[list[int]] = []
+    entries: list[list[int]] = []
+    for tile in tiles(lines, own, own_first=own_first):
+        line, first = lines[tile.line], len(entries)
+        entries += _entries(tile, line, other)
+        found.append([tile.tokens.start, line.tokens.stop, first, len(entries), line.piece])
+    return Worklist(_table(found, TILE, device), _table(entries, ENTRY, device))
+
+
+def _entries(tile: Tile, line: Line, block: int) -> list[list[int]]:
+    rows = []
+    for visit in line.visits:
+        low, high = _band(visit, of_keys=line.of_keys)
+        below, above = (low, high) if line.of_keys else (-high, -low)
+        length = len(visit.tokens)
+        first, last = tile.tokens.start, tile.tokens.stop - 1
+        seen = _seen(first + below, last + below, first + above, last + above, length, block)
+        if seen[2] + seen[3]:
+            rows.append([visit.tokens.start, length, low, high, visit.piece, *seen])
+    return rows
+
+
+def _band(visit: Visit, *, of_keys: bool) -> tuple[int, int]:
+    low, high = visit.band.low, visit.band.high
+    shift = -visit.tokens.start if of_keys else visit.tokens.start
+    return (
+        -FAR if low is None else max(low + shift, -FAR),
+        FAR if high is None else min(high + shift, FAR),
+    )
+
+
+def _seen(
+    first_below: int, last_below: int, first_above: int, last_above: int, length: int, block: int
+) -> tuple[int, int, int, int]:
+    """start, before, whole, edges in tiles of a block: as `places._reach` counts them."""
+    start = max(first_below, 0) // block
+    stop = max(-(-max(min(last_above + 1, length), 0) // block), start)
+    whole_start = min(-(-max(last_below, 0) // block), stop)
+    whole_stop = max(min(first_above + 1, length), 0) // block
+    whole = max(whole_stop - whole_start, 0)
+    return start, whole_start - start, whole, stop - start - whole
+
+
+def _table(rows: Sequence[Sequence[int]], columns: int, device: torch.device) -> Tensor:
+    flat = torch.tensor(rows or [[0] * columns], dtype=torch.int32)
+    return flat[: len(rows)].to(device) if device.type != "meta" else flat[: len(rows)].to("meta")
