@@ -186,6 +186,11 @@ def _accumulates(kind: type[Backend]) -> bool:
     return all(callable(method) for method in methods)
 
 
-def abilities(backend: Backend, *, alibi: bool) -> Abilities:
-    """The blocks that a backend can be given, with or without ALiBi's bias."""
-    return Abilities(backend.forms, alibi and backend.alibi is Alibi.INDEX)
+def abilities(backend: Backend, *, alibi: bool, dropout: bool = False) -> Abilities:
+    """The blocks that a backend can be given, with or without ALiBi's bias and dropout."""
+    return Abilities(
+        backend.forms,
+        alibi and backend.alibi is Alibi.INDEX,
+        gathers=gathering(backend) is not None,
+        positions=alibi or dropout,
+    )

@@ -39,10 +39,14 @@ class Abilities:
     """The blocks that a kernel can be given.
 
     index_alibi: whether it must add ALiBi's bias and can only do so by index (`Alibi.INDEX`).
+    gathers: whether it takes the keys of many ranks in one launch (`backend.GatheringBackend`).
+    positions: whether it must know where tokens are, for ALiBi's bias or dropout.
     """
 
     forms: frozenset[Form]
     index_alibi: bool = False
+    gathers: bool = False
+    positions: bool = False
 
 
 @dataclass(frozen=True, slots=True)

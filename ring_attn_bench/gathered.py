@@ -64,6 +64,11 @@ class Gathered:
     pieces: int
     step: int
 
+    @property
+    def area(self) -> int:
+        """The number of allowed pairs."""
+        return sum(v.pairs(line.tokens, of_keys=False) for line in self.rows for v in line.visits)
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:

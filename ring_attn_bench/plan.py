@@ -19,6 +19,7 @@ from functools import cached_property, lru_cache
 
 from ring_attn_bench.block import Abilities, Block
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.gathered import OWN, Gathered, gathered
 from ring_attn_bench.lower import Chunk, Piece, chunks, lower, visible_keys
 from ring_attn_bench.partition import Partition
 from ring_attn_bench.positions import Band, Range, Span, Spans, count, part
@@ -75,6 +76,9 @@ class Step:
     """The step before whose launches the transfer may be posted: its landing area is free then."""
     keys_start_at_zero: bool
     """Whether dk, dv of the step must start from zeros (launches overlap in part, or miss keys)."""
+    gathered: Gathered | None = None
+    """One launch over the rank's own keys and all that the step fetches, instead of `launches`:
+    the n-th fetch is its piece n, counted from 1."""
 
     @property
     def landing_tokens(self) -> int:
@@ -113,7 +117,8 @@ class Plan:
     @property
     def area(self) -> int:
         """Allowed pairs that this rank computes."""
-        return sum(launch.block.area for launch in self.launches)
+        whole = sum(step.gathered.area for step in self.steps if step.gathered is not None)
+        return whole + sum(launch.block.area for launch in self.launches)
 
     @property
     def fetched_tokens(self) -> int:
@@ -128,6 +133,7 @@ class Layout:
     tokens: local length of every rank.
     slots: landing areas (2 is the classic ring; at least the number of steps is a full run-ahead).
     grouping: how many ranks' keys each remote step brings; None is one each.
+    one_launch: whether the keys of all ranks, own ones too, are one launch's; grouping is then all.
     """
 
     partition: Partition
@@ -136,6 +142,7 @@ class Layout:
     band: Band
     slots: int = 2
     grouping: tuple[int, ...] | None = None
+    one_launch: bool = False
 
     def __post_init__(self) -> None:
         self.partition.check_local_length(self.tokens)
@@ -166,6 +173,8 @@ class Layout:
 @lru_cache(maxsize=1024)
 def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
     """What `rank` does, for a kernel that can be given such blocks; or why that cannot be."""
+    if layout.one_launch and layout.world_size > 1:
+        return _one_launch(layout, rank, able)
     lowered = []
     for offsets in layout.offsets:
         found = _pieces(layout, rank, offsets, able)
@@ -230,6 +239,21 @@ def lone_plan(rows: Spans, keys: Spans, band: Band, able: Abilities) -> Plan | s
     return Plan(0, 1, count(rows), 1, (step,), rows_start_at_zero, unfinished)
 
 
+def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
+    """Nothing but one launch, over keys that come straight from all ranks in turn."""
+    if not able.gathers:
+        return "it has no launch over gathered keys (schedule 'gather' needs none)"
+    rows, remote = layout.chunks(rank), layout.offsets[1]
+    fetches = _fetches(layout, rank, remote, in_turn=True)
+    keys = [(OWN, chunk) for chunk in rows]
+    for piece, fetch in enumerate(fetches, 1):
+        keys += [(piece, chunk) for chunk in chunks(_spans_of(layout, fetch), fetch.at)]
+    whole = gathered(rows, keys, layout.band, join=not able.positions)
+    own = Step((), (), (), 0, keys_start_at_zero=False)
+    step = Step(fetches, _sends(layout, rank, remote, in_turn=True), (), 0, False, whole)
+    return Plan(rank, layout.world_size, layout.tokens, 1, (own, step), False, ())
+
+
 def _step(
     layout: Layout,
     rank: int,
@@ -275,8 +299,13 @@ def _spans_of(layout: Layout, fetch: Fetch) -> tuple[Span, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _fetches(layout: Layout, rank: int, offsets: tuple[int, ...]) -> tuple[Fetch, ...]:
-    """What rank needs of the ranks at `offsets`: most widely seen first, so rows can share keys."""
+def _fetches(
+    layout: Layout, rank: int, offsets: tuple[int, ...], *, in_turn: bool = False
+) -> tuple[Fetch, ...]:
+    """What rank needs of the ranks at `offsets`: most widely seen first, so rows can share keys.
+
+    in_turn: in the order of the offsets, so that at no time two ranks read from one.
+    """
     needed = []
     rows = layout.chunks(rank)
     for offset in offsets:
@@ -286,7 +315,7 @@ def _fetches(layout: Layout, rank: int, offsets: tuple[int, ...]) -> tuple[Fetch
             if len(seen):
                 readers = sum(len(visible_keys([row], chunk, layout.band)) > 0 for row in rows)
                 needed.append((-readers, owner, seen.shifted(chunk.tokens.start)))
-    if len(offsets) > 1:
+    if len(offsets) > 1 and not in_turn:
         needed.sort(key=lambda entry: entry[0])
     fetches: list[Fetch] = []
     at = 0
@@ -300,14 +329,16 @@ def _fetches(layout: Layout, rank: int, offsets: tuple[int, ...]) -> tuple[Fetch
     return tuple(fetches)
 
 
-def _sends(layout: Layout, rank: int, offsets: tuple[int, ...]) -> tuple[Send, ...]:
+def _sends(
+    layout: Layout, rank: int, offsets: tuple[int, ...], *, in_turn: bool = False
+) -> tuple[Send, ...]:
     """What the ranks that read from `rank` in this step will fetch, in their fetches' order."""
     sends = []
     for offset in offsets:
         reader = (rank + offset) % layout.world_size
         sends += [
             Send(reader, fetch.tokens)
-            for fetch in _fetches(layout, reader, offsets)
+            for fetch in _fetches(layout, reader, offsets, in_turn=in_turn)
             if fetch.owner == rank
         ]
     return tuple(sends)

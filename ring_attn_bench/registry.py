@@ -29,6 +29,7 @@ PEER_ENTRY_POINT_GROUP = "ring_attn_bench.peers"
 TRANSPORT_ENTRY_POINT_GROUP = "ring_attn_bench.transports"
 """Other packages add transports here, each a `ring.link.GroupTransport`."""
 TRANSPORTS: Mapping[str, str] = {
+    "copy_engine": "ring_attn_bench.ring.transports.copy_engine.transport:CopyEngine",
     "p2p": "ring_attn_bench.ring.transports.p2p:P2P",
 }
 """Name to "module:Class", in the order in which `auto` asks: the best first."""

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import launch as kernel
-from ring_attn_bench.backend import accumulating
+from ring_attn_bench.backend import accumulating, gathering
 from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.calls.lse_gradient import with_lse
+from ring_attn_bench.gathered import Gathered
 from ring_attn_bench.plan import Launch, Step
 from ring_attn_bench.problem import Score
-from ring_attn_bench.ring.forward import Job, post_due
+from ring_attn_bench.ring.forward import Job, gathered_keys, post_due
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype
 from ring_attn_bench.tensors import Keys, Rows, Sums, part_of
@@ -47,37 +48,62 @@ class BackwardPass:
         alone = self._accumulating is not None and len(plan.steps) == 1
         direct = alone and all(launch.first and launch.last for launch in plan.launches)
         self._direct_keys = alone and all(launch.first_keys for launch in plan.launches)
+        self._gathers = any(step.gathered for step in plan.steps)
+        if self._gathers:  # its launch makes dq, and there are no others
+            return
         new = torch.zeros if plan.rows_start_at_zero else torch.empty
         self._dq = new(q.shape, dtype=q.dtype if direct else self._wide, device=q.device)
 
     def publish(self) -> None:
         """Makes this rank's keys readable."""
         plan = self._job.plan
-        keys = self._packing.pack_for(plan, self._keys, self._transport.outgoing)
+        self._packed = self._packing.pack_for(plan, self._keys, self._transport)
         self._link = self._transport.begin(plan)
-        self._link.publish(keys)
+        self._link.publish(self._packed)
 
     def run(self) -> None:
         """Every launch; a step's partials leave as soon as its last launch is queued."""
         plan = self._job.plan
         for index, step in enumerate(plan.steps):
             post_due(plan, self._link, index)
-            keys = self._landed(index)
-            if self._direct_keys:
-                new = torch.zeros if step.keys_start_at_zero else torch.empty
-                shares = Keys(*(new(x.shape, dtype=x.dtype, device=x.device) for x in keys))
-            else:
-                gradients = self._gradients(step, keys.k.shape[1])
-                shares = self._packing.views(gradients)
-            for launch in step.launches:
-                self._launch(launch, keys, Sums(self._dq, *shares))
-            if self._direct_keys:
-                self._own = shares
-            elif index == 0:
-                self._home = gradients
-            else:
-                self._add_received(outstanding=plan.slots - 1)
-                self._link.give(index, gradients.to(self._job.gradients))
+            if step.gathered is not None:
+                self._run_gathered(index, step.gathered)
+            elif not self._gathers:
+                self._run_step(index, step)
+
+    def _run_step(self, index: int, step: Step) -> None:
+        keys = self._landed(index)
+        if self._direct_keys:
+            new = torch.zeros if step.keys_start_at_zero else torch.empty
+            shares = Keys(*(new(x.shape, dtype=x.dtype, device=x.device) for x in keys))
+        else:
+            gradients = self._gradients(step, keys.k.shape[1])
+            shares = self._packing.views(gradients)
+        for launch in step.launches:
+            self._launch(launch, keys, Sums(self._dq, *shares))
+        if self._direct_keys:
+            self._own = shares
+        elif index == 0:
+            self._home = gradients
+        else:
+            self._add_received(outstanding=self._job.plan.slots - 1)
+            self._link.give(index, gradients.to(self._job.gradients))
+
+    def _run_gathered(self, index: int, where: Gathered) -> None:
+        """dk and dv first, so that the others' shares travel under the launch for dq."""
+        job, backend, k = self._job, gathering(self._job.backend), self._keys.k
+        assert backend is not None  # the plan says so
+        keys = gathered_keys(self._packing, self._keys, self._packed, self._link, index)
+        width, landed = self._packing.width, keys.landed.k.shape[1]
+        self._home = torch.empty(k.shape[1], width, dtype=self._wide, device=k.device)
+        partials = torch.empty(landed, width, dtype=job.gradients, device=k.device)
+        backend.gathered_dkdv(
+            self._rows, keys, self._packing.views(self._home), self._packing.views(partials),
+            where, job.score, own_first=keys.arrived is not None,
+        )  # fmt: skip
+        self._link.give(index, partials)
+        keys = keys._replace(arrived=None)  # that launch has waited for all of them
+        self._dq = backend.gathered_dq(self._rows, keys, where, job.score)
 
     def collect(self) -> Sums:
         """dq, dk, dv in the dtypes of q, k, v."""

@@ -60,7 +60,7 @@ def _checked(backend: Backend, problem: Problem, planner: Planner) -> tuple[Back
     reason = backend.unsupported(problem)
     if reason is not None:
         raise Unsupported(backend.name, reason)
-    plan = planner(abilities(backend, alibi=problem.alibi))
+    plan = planner(abilities(backend, alibi=problem.alibi, dropout=problem.dropout_p > 0))
     if isinstance(plan, str):
         raise Unsupported(backend.name, plan)
     return backend, plan

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup
 from ring_attn_bench.plan import Plan
+from ring_attn_bench.ring.carriers import backend_of_device_types, timeout_of
 from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.options import RingOptions
@@ -176,6 +177,16 @@ class RingContext:
         """The name of the transport in use, never `auto`."""
         return self._ring.name
 
+    def reserve(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Makes the memory that peers reach, for packed keys (tokens, width) of every rank.
+
+        A collective of its ranks; without it the first call of such a size makes it, which cannot
+        be while a CUDA graph is captured. Nothing for a transport that keeps no memory.
+        """
+        reserve = getattr(self._ring.transport, "reserve", None)
+        if reserve is not None:
+            reserve(tokens, width, dtype, device)
+
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The transport's memory for this rank's packed keys of the next pass, (tokens, width)."""
         return self._ring.transport.outgoing(tokens, width, dtype, device)
@@ -246,27 +257,8 @@ def _make(wanted: _Wanted) -> _Made:
         own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
     assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
     name, transport = transport_for(wanted.options, own)
-    backends = _backend_of_device_types(own)
+    backends = backend_of_device_types(own)
     return _Made(own, dist.get_rank(own), len(ranks), timeout, backends, name, transport)
-
-
-def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
-    """After which the group's unanswered messages are errors; None if its backend does not say.
-
-    Where devices have backends of their own, a GPU's counts: it is keys that are waited for.
-    """
-    for kind in sorted(_backend_of_device_types(group), key=lambda kind: kind == "cpu"):
-        try:  # torch has no call that asks
-            timeout: timedelta = group._get_backend(torch.device(kind)).options._timeout
-        except (AttributeError, RuntimeError):  # a backend of somebody else's, without options
-            continue
-        return timeout
-    return None
-
-
-def _backend_of_device_types(group: dist.ProcessGroup) -> dict[str, str]:
-    pairs = (pair.split(":") for pair in dist.get_backend_config(group).split(","))
-    return {kind: name for kind, name in pairs}  # noqa: C416 - dict() wants pairs, not lists
 
 
 def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup:

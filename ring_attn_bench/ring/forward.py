@@ -1,6 +1,6 @@
 """One rank's forward pass: post, wait, launch, merge, as the plan says.
 
-A kernel that accumulates merges by itself.
+A kernel that accumulates merges by itself; one that gathers has one launch for all keys.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import launch as kernel
-from ring_attn_bench.backend import Backend, accumulating
+from ring_attn_bench.backend import Backend, accumulating, gathering
+from ring_attn_bench.gathered import Gathered
 from ring_attn_bench.plan import Launch, Plan
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.merge import merge
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype
-from ring_attn_bench.tensors import Keys, Running, part_of
+from ring_attn_bench.tensors import Gathering, Keys, Running, part_of
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,11 @@ class ForwardPass:
         self._accumulating = accumulating(job.backend)
         batch, rows, heads, _ = q.shape
         plan, wide = job.plan, accumulator_dtype(q.dtype)
+        self._sink, self._fresh = sink, sink is None
+        if any(step.gathered for step in plan.steps):  # which makes its own
+            return
         self._lse = q.new_empty(batch, heads, rows, dtype=wide)
         self._out = q.new_empty(batch, rows, heads, keys.v.shape[3])
-        self._fresh = sink is None
         direct = self._fresh and all(launch.first and launch.last for launch in plan.launches)
         self._out_acc = self._out if direct else torch.empty_like(self._out, dtype=wide)
         if sink is not None:
@@ -70,14 +73,17 @@ class ForwardPass:
     def publish(self) -> None:
         """Makes this rank's keys readable."""
         plan = self._job.plan
-        keys = self._packing.pack_for(plan, self._keys, self._transport.outgoing)
+        self._packed = self._packing.pack_for(plan, self._keys, self._transport)
         self._link = self._transport.begin(plan)
-        self._link.publish(keys)
+        self._link.publish(self._packed)
 
     def run(self) -> None:
         """Every launch, each as soon as its keys are there."""
-        for index, _ in enumerate(self._job.plan.steps):
+        for index, step in enumerate(self._job.plan.steps):
             post_due(self._job.plan, self._link, index)
+            if step.gathered is not None:
+                self._launch_gathered(index, step.gathered)
+                continue
             keys = self._landed(index)
             for launch in self._job.plan.steps[index].launches:
                 self._launch(launch, keys)
@@ -92,6 +98,15 @@ class ForwardPass:
 
     def _landed(self, index: int) -> Keys:
         return self._keys if index == 0 else self._packing.views(self._link.landed(index))
+
+    def _launch_gathered(self, index: int, where: Gathered) -> None:
+        backend = gathering(self._job.backend)
+        assert backend is not None  # the plan says so
+        keys = gathered_keys(self._packing, self._keys, self._packed, self._link, index)
+        out, lse = backend.gathered_forward(self._q, keys, where, self._job.score)
+        if self._sink is not None:
+            out, lse = beside_sink(out, lse, self._sink)
+        self._out_acc, self._out, self._lse = out, out, lse
 
     def _launch(self, launch: Launch, keys: Keys) -> None:
         block, score = launch.block, self._job.score
@@ -108,6 +123,24 @@ class ForwardPass:
             running.lse.copy_(block_lse)
         else:
             merge(running.out, running.lse, block_out, block_lse, running.target)
+
+
+def gathered_keys(
+    packing: Packing, keys: Keys, packed: Tensor, link: Link, index: int
+) -> Gathering:
+    """The keys of a step's one launch, on their way if the link has words for them."""
+    arriving = getattr(link, "arriving", None)
+    landed, words = (link.landed(index), None) if arriving is None else arriving(index)
+    # packed, the heads of a batch's entries lie in a row, which is how kernels read pieces
+    own = packing.views(packed) if keys.k.shape[0] > 1 and len(packed) else keys
+    return Gathering(own, packing.views(landed), words)
+
+
+def beside_sink(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
+    """out (B, M, H, E) and lse (B, H, M) with a sink (H,) beside the keys, as the merge has it."""
+    with_sink = torch.logaddexp(lse, sink.to(lse.dtype)[None, :, None])
+    share = torch.exp(lse - with_sink).masked_fill(with_sink.isneginf(), 0.0)
+    return (out * share.transpose(1, 2)[..., None]).to(out.dtype), with_sink
 
 
 def post_due(plan: Plan, link: Link, index: int) -> None:

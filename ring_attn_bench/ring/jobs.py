@@ -29,7 +29,7 @@ def jobs(
     problem: of the whole sequence. Raises Unsupported where the kernel has no blocks for the plan
     of some rank of the ring, whichever that is.
     """
-    able = abilities(backend, alibi=problem.alibi)
+    able = abilities(backend, alibi=problem.alibi, dropout=problem.dropout_p > 0)
     travel = travel_dtype(options, getattr(torch, problem.dtype))
     found = []
     for rank in ranks:

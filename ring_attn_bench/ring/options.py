@@ -11,7 +11,7 @@ from ring_attn_bench.partition import get_partition
 from ring_attn_bench.plan import Layout
 from ring_attn_bench.problem import Mask
 
-Schedule = Literal["auto", "steps", "grouped", "gather"]
+Schedule = Literal["auto", "steps", "grouped", "gather", "one_launch"]
 Gradients = Literal["float32", "input"]
 Auto = Literal["auto"]
 
@@ -30,7 +30,9 @@ class RingOptions:
     handshake: whether ranks compare shapes and arguments before each call, so that a mismatch is
         an error and not a hang; None is yes on gloo, no on NCCL, where it would stall the queue.
     schedule: `steps` brings one rank's keys at a time, as the classic ring; `gather` all of them
-        before one launch; `grouped` some at a time; `auto` follows the grouping.
+        before one launch; `grouped` some at a time; `one_launch` all of them, own ones too, for
+        one launch that begins with its own keys and waits for the others as they arrive, which
+        takes a kernel that can (`backend.GatheringBackend`); `auto` follows the grouping.
 
     Raises UnknownName or InvalidArgument, also for options that contradict each other.
     """
@@ -48,7 +50,8 @@ class RingOptions:
         default=None, metadata={"column": "whether ranks compare their arguments before each call"}
     )
     schedule: Schedule = field(
-        default="auto", metadata={"column": "whether keys come by steps, grouped or all at once"}
+        default="auto",
+        metadata={"column": "whether keys come by steps, grouped, all at once or to one launch"},
     )
 
     def __post_init__(self) -> None:
@@ -92,12 +95,14 @@ class RingOptions:
             "steps": each,
             "grouped": self.grouping is not None,
             "gather": self.grouping is not None and len(self.grouping) <= 1,
+            "one_launch": self.grouping is not None and len(self.grouping) <= 1,
         }
         if not fits[self.schedule]:
             means = {
                 "steps": "one rank's keys a step",
                 "grouped": "a number of ranks for each step",
                 "gather": "all other ranks' keys in one step",
+                "one_launch": "all ranks' keys in one launch",
             }
             raise InvalidArgument(
                 f"schedule {self.schedule!r} is {means[self.schedule]}, but grouping is "
@@ -125,6 +130,7 @@ def resolved(options: RingOptions, world_size: int) -> RingOptions:
             "auto": None,
             "grouped": _doubling(others),
             "gather": (others,) if others else (),
+            "one_launch": (others,) if others else (),
         }[options.schedule]
     schedule = options.schedule
     if schedule == "auto":
@@ -155,7 +161,8 @@ def layout_of(
     assert cut.slots != "auto"  # nothing is, once resolved
     assert cut.grouping != "auto"
     rule = get_partition(partition)
-    return Layout(rule, world_size, tokens, mask.band, cut.slots, cut.grouping)
+    whole = cut.schedule == "one_launch"
+    return Layout(rule, world_size, tokens, mask.band, cut.slots, cut.grouping, whole)
 
 
 DEFAULTS: dict[str, Any] = {option.name: option.default for option in fields(RingOptions)}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench.plan import Plan
+from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.tensors import Keys
-
-Outgoing = Callable[[int, int, torch.dtype, torch.device], Tensor]
-"""Gives memory of so many tokens, that width, dtype and device: a transport's `outgoing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +31,14 @@ class Packing:
         """Elements of one token."""
         return self.batch * self.heads * (self.head_dim + self.head_dim_v)
 
-    def pack_for(self, plan: Plan, keys: Keys, outgoing: Outgoing) -> Tensor:
+    def pack_for(self, plan: Plan, keys: Keys, transport: Transport) -> Tensor:
         """A buffer (N, width) that holds the keys, or no tokens where the plan sends nobody any."""
         sends, k = any(step.sends for step in plan.steps), keys.k
-        buffer = outgoing(k.shape[1] if sends else 0, self.width, k.dtype, k.device)
+        reserve = getattr(transport, "reserve", None)
+        if reserve is not None:  # on all ranks alike, whether they send or not
+            reserve(k.shape[1], self.width, k.dtype, k.device)
+        tokens = k.shape[1] if sends else 0
+        buffer = transport.outgoing(tokens, self.width, k.dtype, k.device)
         if sends:
             for view, tensor in zip(self.views(buffer), keys, strict=True):
                 view.copy_(tensor)

@@ -1,0 +1,35 @@
+"""What carries a group's messages: which backend for which devices, and how long it waits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+def backend_of_device_types(group: dist.ProcessGroup) -> dict[str, str]:
+    """By device type what carries its tensors: {"cpu": "gloo", "cuda": "nccl"}."""
+    pairs = (pair.split(":") for pair in dist.get_backend_config(group).split(","))
+    return {kind: name for kind, name in pairs}  # noqa: C416 - dict() wants pairs, not lists
+
+
+def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
+    """After which the group's unanswered messages are errors; None if its backend does not say.
+
+    Where devices have backends of their own, a GPU's counts: it is keys that are waited for.
+    """
+    for kind in sorted(backend_of_device_types(group), key=lambda kind: kind == "cpu"):
+        try:  # torch has no call that asks
+            timeout: timedelta = group._get_backend(torch.device(kind)).options._timeout
+        except (AttributeError, RuntimeError):  # a backend of somebody else's, without options
+            continue
+        return timeout
+    return None
+
+
+def message_device(group: dist.ProcessGroup) -> torch.device:
+    """Where a few numbers for all ranks must be: on the CPU, if the group carries that."""
+    if "cpu" in backend_of_device_types(group):
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())

@@ -1,0 +1,125 @@
+"""One rank's end of a pass over symmetric memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.plan import Plan
+from ring_attn_bench.positions import Range
+
+if TYPE_CHECKING:
+    from ring_attn_bench.ring.transports.copy_engine.transport import CopyEngine
+
+
+class CopyEngineLink:
+    """Pulls what the plan fetches, and pushes gradients to their owners' inboxes.
+
+    Nothing that is waited for on the stream of the launches is enqueued behind them, and copies
+    take no multiprocessor: so a launch may itself wait for what `arriving` says.
+    """
+
+    def __init__(self, transport: CopyEngine, plan: Plan, slot: int) -> None:
+        self._transport, self._plan, self._slot = transport, plan, slot
+        self._programme = transport.programme(plan, slot)
+        self._stream = torch.cuda.current_stream(transport.device)
+        self._landed: dict[int, torch.cuda.Event] = {}
+        self._gifts: deque[int] = deque()
+        self._partials: list[Tensor] = []
+        self._awaited = False
+
+    def publish(self, keys: Tensor) -> None:
+        """Tells the readers that the keys are there, and makes the landing slots."""
+        plan, at, stream = self._plan, self._transport, self._stream.cuda_stream
+        self._row = keys.shape[1] * keys.element_size()
+        self._landing = keys.new_empty(plan.slots, plan.landing_tokens, keys.shape[1])
+        at.forget(self._slot, stream)
+        at.pulls.wait_event(self._stream.record_event())
+        self._programme.publish.enqueue(stream)
+        self._programme.unread.enqueue(at.pulls.cuda_stream)
+
+    def post(self, index: int) -> None:
+        """Enqueues the step's pulls; a landing slot that was in use is waited for."""
+        at = self._transport
+        if index > self._plan.slots:
+            at.pulls.wait_event(self._stream.record_event())
+        landing, stream = self._slot_of(index).data_ptr(), at.pulls.cuda_stream
+        for move in self._programme.pulls[index]:
+            fetch = move.fetch
+            source = at.outgoing_of(fetch.owner, self._slot) + fetch.tokens.start * self._row
+            move.before.enqueue(stream)
+            at.driver.copy(
+                stream, landing + fetch.at * self._row, source, len(fetch.tokens) * self._row
+            )
+            move.after.enqueue(stream)
+        self._landed[index] = at.pulls.record_event()
+
+    def landed(self, index: int) -> Tensor:
+        """The step's slot, when its pulls are done."""
+        self._await_owners()
+        self._stream.wait_event(self._landed[index])
+        return self._slot_of(index)
+
+    def arriving(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """The step's slot at once, and the words that its launch is to wait for.
+
+        Without words where a piece comes from this same GPU: a copy inside a GPU takes
+        multiprocessors, which a launch that waits for it might hold.
+        """
+        step, at = self._plan.steps[index], self._transport
+        if at.shares_gpu or not step.fetches:
+            return self.landed(index), None
+        self._await_owners()
+        return self._slot_of(index), at.words_of(self._slot, len(step.fetches))
+
+    def give(self, index: int, partials: Tensor) -> None:
+        """Enqueues copies into the owners' inboxes, behind what this stream has done."""
+        at, row = self._transport, partials.shape[1] * partials.element_size()
+        at.reserve_inbox(self._plan.tokens * row)
+        at.pushes.wait_event(self._stream.record_event())
+        stream = at.pushes.cuda_stream
+        for move in self._programme.pushes[index]:
+            fetch = move.fetch
+            source = partials.data_ptr() + fetch.at * row
+            move.before.enqueue(stream)
+            at.driver.copy(
+                stream, at.inbox_of(fetch.owner) + fetch.tokens.start * row, source,
+                len(fetch.tokens) * row,
+            )  # fmt: skip
+            move.after.enqueue(stream)
+        self._gifts.append(index)
+        self._partials.append(partials)
+
+    def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
+        """In step order, which is the same on every run."""
+        while len(self._gifts) > outstanding:
+            index = self._gifts.popleft()
+            self._programme.taken[index].enqueue(self._stream.cuda_stream)
+            like = self._partials[-1]
+            for send in self._plan.steps[index].sends:
+                yield send.tokens, self._transport.inbox_part(send.reader, send.tokens, like)
+
+    def finish(self) -> None:
+        """Gives the inbox back, and lets the stream wait for what the others still do for it."""
+        at = self._transport
+        self._await_owners()
+        if self._partials:
+            self._programme.emptied.enqueue(self._stream.cuda_stream)
+            self._stream.wait_event(at.pushes.record_event())
+            self._partials.clear()
+        self._stream.wait_event(at.pulls.record_event())
+        at.ended(self._plan, self._slot, self._stream)
+
+    def _await_owners(self) -> None:
+        """Lets the stream wait until every owner has published: from there on only copies work."""
+        if not self._awaited:
+            self._awaited = True
+            self._programme.present.enqueue(self._stream.cuda_stream)
+
+    def _slot_of(self, index: int) -> Tensor:
+        step = self._plan.steps[index]
+        return self._landing[(index - 1) % self._plan.slots, : step.landing_tokens]

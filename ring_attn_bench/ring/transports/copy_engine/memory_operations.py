@@ -1,0 +1,120 @@
+"""Copies by copy engines, and words that streams write and wait for, by CUDA's driver.
+
+None of them takes a multiprocessor, and none the host more than a call: the operations of a pass
+are the same in every pass, so they are laid out in memory once. NVIDIA's CUDA Driver API, chapter
+Stream Memory Operations, documents the functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_int, c_size_t, c_uint, c_uint64, c_void_p
+from functools import cache
+
+_WAIT, _WRITE = 1, 2
+"""CU_STREAM_MEM_OP_WAIT_VALUE_32 and CU_STREAM_MEM_OP_WRITE_VALUE_32."""
+_AT_LEAST = 0
+"""CU_STREAM_WAIT_VALUE_GEQ; in a write, its default: what came before is visible before it."""
+_RELAXED = 2
+"""CU_STREAM_CAPTURE_MODE_RELAXED."""
+MOST = 256
+"""Operations in one batch, at most (the driver's limit)."""
+
+
+class _Operation(ctypes.Structure):
+    """CUstreamBatchMemOpParams, of 48 bytes."""
+
+    _fields_ = (
+        ("operation", c_uint),
+        ("address", c_uint64),
+        ("value", c_uint64),
+        ("flags", c_uint),
+        ("alias", c_uint64),
+        ("padding", c_uint64),
+    )
+
+
+class Driver:
+    """Functions of libcuda; each raises RuntimeError with its name where it does not succeed."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL("libcuda.so.1")
+        self._batch = library.cuStreamBatchMemOp_v2
+        self._batch.argtypes = [c_void_p, c_uint, c_void_p, c_uint]
+        self._copy = library.cuMemcpyDtoDAsync_v2
+        self._copy.argtypes = [c_uint64, c_uint64, c_size_t, c_void_p]
+        self._fill = library.cuMemsetD32Async
+        self._fill.argtypes = [c_uint64, c_uint, c_size_t, c_void_p]
+        self._exchange = library.cuThreadExchangeStreamCaptureMode
+        self._exchange.argtypes = [c_void_p]
+        self._error_name = library.cuGetErrorName
+        self._error_name.argtypes = [c_int, c_void_p]
+
+    def batch(self, stream: int, operations: ctypes.Array[_Operation]) -> None:
+        """Enqueues operations, one after the other."""
+        self._check(self._batch(stream, len(operations), operations, 0), "cuStreamBatchMemOp")
+
+    def copy(self, stream: int, to: int, source: int, size: int) -> None:
+        """Copies bytes; between two GPUs by a copy engine."""
+        self._check(self._copy(to, source, size, stream), "cuMemcpyDtoDAsync")
+
+    def clear(self, stream: int, address: int, words: int) -> None:
+        """Sets words of 32 bits to 0; a kernel, or something that takes as much."""
+        self._check(self._fill(address, 0, words, stream), "cuMemsetD32Async")
+
+    def let_capture(self) -> None:
+        """Lets this thread ask for events while another one captures a graph."""
+        self._check(self._exchange(ctypes.byref(c_int(_RELAXED))), "cuThreadExchangeStreamCapture")
+
+    def _check(self, status: int, what: str) -> None:
+        if status:
+            name = ctypes.c_char_p()
+            self._error_name(status, ctypes.byref(name))
+            said = (name.value or b"an unknown error").decode()
+            raise RuntimeError(f"{what} failed with {said} ({status}).")
+
+
+@cache
+def driver() -> Driver | None:
+    """The driver, or None where there is none that can do this."""
+    try:
+        return Driver()
+    except (OSError, AttributeError):
+        return None
+
+
+class Batch:
+    """Waits for words to be 1, and writes to words, in this order; addresses are constant."""
+
+    def __init__(self, at: Driver) -> None:
+        self._driver = at
+        self._listed: list[tuple[int, int, int]] = []
+        self._laid_out: list[ctypes.Array[_Operation]] = []
+
+    def take(self, address: int) -> Batch:
+        """Waits until the word is 1, and makes it 0."""
+        self._listed += [(_WAIT, address, 1), (_WRITE, address, 0)]
+        return self
+
+    def write(self, address: int, value: int = 1) -> Batch:
+        """Writes a word, behind everything that the stream did before."""
+        self._listed.append((_WRITE, address, value))
+        return self
+
+    def enqueue(self, stream: int) -> None:
+        """On that stream; nothing where the batch is empty."""
+        if self._listed and not self._laid_out:
+            self._laid_out = [
+                _laid_out(self._listed[start : start + MOST])
+                for start in range(0, len(self._listed), MOST)
+            ]
+        for part in self._laid_out:
+            self._driver.batch(stream, part)
+
+
+def _laid_out(operations: Sequence[tuple[int, int, int]]) -> ctypes.Array[_Operation]:
+    laid_out = (_Operation * len(operations))()
+    for at, (kind, address, value) in zip(laid_out, operations, strict=True):
+        at.operation, at.address, at.value, at.flags = kind, address, value, _AT_LEAST
+    return laid_out

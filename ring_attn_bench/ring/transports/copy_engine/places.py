@@ -1,0 +1,69 @@
+"""Where the ranks of a ring are, and whether they can read each other's memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ring_attn_bench.ring.carriers import message_device
+from ring_attn_bench.ring.transports.copy_engine.memory_operations import driver
+
+_WIDTH = 512
+"""Bytes of a place's text, at most."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A rank's host, by the number of its last boot, and its GPU, by its UUID.
+
+    lacks: what it has none of, in words, or nothing.
+    """
+
+    host: str
+    gpu: str
+    lacks: str
+
+
+def here() -> Place:
+    """This rank's."""
+    host = _BOOT.read_text().strip() if _BOOT.exists() else ""
+    if not torch.cuda.is_available():
+        return Place(host, "", "no CUDA device")
+    gpu = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+    if driver() is None:
+        return Place(host, gpu, "no CUDA driver with stream memory operations")
+    try:
+        from torch.distributed import _symmetric_memory as symmetric
+    except ImportError:
+        return Place(host, gpu, "no symmetric memory in its torch")
+    lacks = "" if hasattr(symmetric, "rendezvous") else "no symmetric memory in its torch"
+    return Place(host, gpu, lacks)
+
+
+def everyones(group: dist.ProcessGroup) -> list[Place]:
+    """The places of a group's ranks, in their order; a collective."""
+    text = json.dumps(asdict(here())).encode()
+    assert len(text) <= _WIDTH
+    mine = torch.tensor([*text, *b" " * (_WIDTH - len(text))], dtype=torch.uint8)
+    mine = mine.to(message_device(group))
+    found = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(found, mine, group=group)
+    return [Place(**json.loads(bytes(theirs.tolist()))) for theirs in found]
+
+
+def why_apart(places: Sequence[Place]) -> str | None:
+    """Why ranks at these places cannot read each other's memory, or None; alike on every rank."""
+    if len(places) == 1:
+        return "a ring of one rank has nobody to read from"
+    for rank, place in enumerate(places):
+        if place.lacks:
+            return f"rank {rank} has {place.lacks}"
+        if place.host != places[0].host:
+            return f"rank {rank} is on another host than rank 0"
+    return None

@@ -1,0 +1,219 @@
+"""Keys by copy engines from symmetric memory: inside one host, between GPUs that reach each other.
+
+A rank's keys lie where its peers can read them; each peer pulls what it needs by copy engine, which
+takes no multiprocessor, and streams signal each other by words in memory (`words`). So a transfer
+runs beside any kernel, and a kernel can wait for one.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.plan import Plan
+from ring_attn_bench.positions import Range
+from ring_attn_bench.ring.carriers import message_device, timeout_of
+from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.transports.copy_engine.areas import Area
+from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink
+from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, Driver, driver
+from ring_attn_bench.ring.transports.copy_engine.places import everyones, why_apart
+from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
+from ring_attn_bench.ring.transports.copy_engine.watch import Watch
+from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
+
+_ALIGNED = 512
+KEPT = 256
+"""Programmes that are kept at most."""
+
+
+class CopyEngine:
+    """Over a group of ranks on one host, each with a GPU, which may be shared for tests only.
+
+    Symmetric memory is made at the first pass, or by `reserve`, and grows between passes: as a
+    collective that every rank enters, because all ranks' shapes are alike.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, options: RingOptions) -> None:
+        self._group = group
+        self.rank, self._world = dist.get_rank(group), dist.get_world_size(group)
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        found = driver()
+        assert found is not None  # unsupported asked
+        self.driver: Driver = found
+        places = everyones(group)
+        self.shares_gpu = len({place.gpu for place in places}) < len(places)
+        self.pulls, self.pushes = torch.cuda.Stream(self.device), torch.cuda.Stream(self.device)
+        self._words = Words(self._world)
+        # a piece a fetch, of which an owner has two at most in any partition
+        self._pieces = 4 * -(-(1 + 2 * self._world) // 4)
+        self._arrived = torch.zeros(SLOTS, self._pieces, dtype=torch.int32, device=self.device)
+        self._table = Area(group, self.device, self._words.bytes)
+        first = torch.tensor(self._words.first(), dtype=torch.int32).view(torch.uint8)
+        self._table.memory[: len(first)].copy_(first)
+        self._outgoing: Area | None = None
+        self._inbox: Area | None = None
+        self._outgrown: list[Area] = []
+        self._slot = 0
+        self._last: torch.cuda.Stream | None = None
+        self._captured = False
+        self._claims = tuple(self._claim(slot) for slot in range(SLOTS))
+        self._programmes: dict[tuple[int, int], tuple[Plan, Programme]] = {}
+        self._watch = Watch(self, timeout_of(group) or timedelta(minutes=10))
+        self._meet()
+
+    @staticmethod
+    def unsupported(group: dist.ProcessGroup) -> str | None:
+        """Why these ranks cannot read each other's memory, or None; the same on all of them."""
+        return why_apart(everyones(group))
+
+    def reserve(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Makes room for keys (tokens, width) of every rank; a collective where there is none yet.
+
+        Raises InvalidArgument for another device, and where a graph is being captured.
+        """
+        self._watch.check()
+        if device != self.device:
+            raise InvalidArgument(
+                f"the tensors are on {device}, and this ring's memory is on {self.device}, which "
+                "was the current device when its context was made; call torch.cuda.set_device "
+                "before."
+            )
+        size = _aligned(tokens * width * dtype.itemsize)
+        if self._outgoing is None or self._outgoing.size < SLOTS * size:
+            self._outgoing = self._grown(self._outgoing, SLOTS * size)
+
+    def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """This rank's slot for the next pass, when the peers have read what was in it."""
+        stream = torch.cuda.current_stream(self.device)
+        if self._last is not None and self._last != stream:
+            stream.wait_stream(self._last)
+        self._last = stream
+        self._slot = (self._slot + 1) % SLOTS
+        self._captured |= torch.cuda.is_current_stream_capturing()
+        self._claims[self._slot].enqueue(stream.cuda_stream)
+        assert self._outgoing is not None  # `reserve` came before
+        start = self._slot * (self._outgoing.size // SLOTS)
+        size = tokens * width * dtype.itemsize
+        return self._outgoing.memory[start : start + size].view(dtype).view(tokens, width)
+
+    def begin(self, plan: Plan) -> CopyEngineLink:
+        """This rank's end of a pass."""
+        return CopyEngineLink(self, plan, self._slot)
+
+    def programme(self, plan: Plan, slot: int) -> Programme:
+        """The plan's operations; kept, with the plan, which is told by its identity."""
+        found = self._programmes.get((id(plan), slot))
+        if found is None:
+            if len(self._programmes) >= KEPT:
+                self._programmes.clear()
+            arrived = self._arrived[slot].data_ptr()
+            made = programme(self.driver, plan, slot, self._table.addresses, arrived)
+            self._programmes[id(plan), slot] = found = plan, made
+        return found[1]
+
+    def forget(self, slot: int, stream: int) -> None:
+        """Makes the words of all pieces 0 again, on the stream of the launches."""
+        self.driver.clear(stream, self._arrived[slot].data_ptr() + 4, self._pieces - 1)
+
+    def words_of(self, slot: int, pieces: int) -> Tensor:
+        """`tensors.Gathering.arrived`."""
+        return self._arrived[slot, : 1 + pieces]
+
+    def outgoing_of(self, rank: int, slot: int) -> int:
+        """The address of a rank's slot."""
+        assert self._outgoing is not None
+        return self._outgoing.addresses[rank] + slot * (self._outgoing.size // SLOTS)
+
+    def reserve_inbox(self, size: int) -> None:
+        """Makes room for so many bytes from every peer; a collective where there is too little."""
+        size = _aligned(size)
+        if self._inbox is None or self._inbox.size < self._world * size:
+            self._inbox = self._grown(self._inbox, self._world * size)
+
+    def inbox_of(self, rank: int) -> int:
+        """The address of this rank's part of a rank's inbox."""
+        assert self._inbox is not None
+        return self._inbox.addresses[rank] + self.rank * (self._inbox.size // self._world)
+
+    def inbox_part(self, reader: int, tokens: Range, like: Tensor) -> Tensor:
+        """What a reader has given for those tokens, (tokens, width) as `like` is."""
+        assert self._inbox is not None
+        row = like.shape[1] * like.element_size()
+        start = reader * (self._inbox.size // self._world) + tokens.start * row
+        part = self._inbox.memory[start : start + len(tokens) * row]
+        return part.view(like.dtype).view(len(tokens), like.shape[1])
+
+    def ended(self, plan: Plan, slot: int, stream: torch.cuda.Stream) -> None:
+        """A pass is enqueued to its end: from now on it is watched."""
+        if not torch.cuda.is_current_stream_capturing():
+            self._watch.follow(stream.record_event(), plan, slot)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of symmetric memory on this rank."""
+        areas = (self._table, self._outgoing, self._inbox, *self._outgrown)
+        return sum(area.size for area in areas if area is not None)
+
+    def close(self) -> None:
+        """Ends the thread that watches."""
+        self._watch.end()
+
+    def released(self, plan: Plan, slot: int) -> str:
+        """Lets everything go on that waits on this rank, to no good; says what was waited for.
+
+        From another thread: by streams of the lowest kind, and words that kernels look at.
+        """
+        stream = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(stream):
+            landed = self._arrived[slot].to("cpu", non_blocking=False).tolist()
+            fetches = [fetch for step in plan.steps for fetch in step.fetches]
+            missing = [f.owner for n, f in enumerate(fetches, 1) if not landed[n]]
+            for address in range(SLOTS):
+                Batch(self.driver).write(self._arrived[address].data_ptr()).enqueue(
+                    stream.cuda_stream
+                )
+            end = Batch(self.driver)
+            for offset in range(0, self._words.bytes, 4):
+                end.write(self._table.addresses[self.rank] + offset)
+            end.enqueue(stream.cuda_stream)
+        if missing:
+            return f"the keys of rank {missing[0]}"
+        readers = sorted({send.reader for step in plan.steps for send in step.sends})
+        return f"gradients from ranks {readers}, or for them to read its keys"
+
+    def _claim(self, slot: int) -> Batch:
+        batch = Batch(self.driver)
+        for rank in range(self._world):
+            if rank != self.rank:
+                batch.take(self._table.addresses[self.rank] + self._words.free(slot, rank))
+        return batch
+
+    def _grown(self, old: Area | None, size: int) -> Area:
+        if torch.cuda.is_current_stream_capturing():
+            raise InvalidArgument(
+                f"this ring needs {size} bytes of memory that its peers can reach, and cannot make "
+                "it while a graph is captured; make the call once before, or call "
+                "RingContext.reserve."
+            )
+        torch.cuda.synchronize(self.device)
+        new = Area(self._group, self.device, size)
+        if old is not None and self._captured:  # a graph may still use it
+            self._outgrown.append(old)
+        self._meet()
+        return new
+
+    def _meet(self) -> None:
+        """Returns when all ranks are here, and what they have written is there."""
+        torch.cuda.synchronize(self.device)
+        word = torch.zeros(1, device=message_device(self._group))
+        dist.all_reduce(word, group=self._group)
+        word.item()
+
+
+def _aligned(size: int) -> int:
+    return -(-max(size, 1) // _ALIGNED) * _ALIGNED

@@ -1,0 +1,57 @@
+"""Which word says what: every rank has a table of them in memory that its peers can write.
+
+A pass leaves its keys in one of two slots. Each word is one signal from one peer, 0 or 1: written
+by the peer, waited for and made 0 again by its owner, which is what lets a captured pass be
+replayed. Where both sides must take turns, a word of the other side gives the turn back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SLOTS = 2
+"""Outgoing areas: while the keys of one pass are still read, those of the next are packed."""
+_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Offsets in bytes, in a table for so many ranks; `peer` is who writes the word."""
+
+    world_size: int
+
+    @property
+    def bytes(self) -> int:
+        """Of the table."""
+        return _BYTES * self.world_size * (3 * SLOTS + 2)
+
+    def published(self, slot: int, peer: int) -> int:
+        """The peer's keys are in its slot: for the stream that pulls them."""
+        return self._at(slot, peer)
+
+    def present(self, slot: int, peer: int) -> int:
+        """The same, for the stream that launches."""
+        return self._at(SLOTS + slot, peer)
+
+    def free(self, slot: int, peer: int) -> int:
+        """The peer has read all that it needs of this rank's slot; 1 to begin with."""
+        return self._at(2 * SLOTS + slot, peer)
+
+    def given(self, peer: int) -> int:
+        """The peer's gradients of this rank's keys are in its part of the inbox."""
+        return self._at(3 * SLOTS, peer)
+
+    def room(self, peer: int) -> int:
+        """The peer's inbox has room for this rank's gradients; 1 to begin with."""
+        return self._at(3 * SLOTS + 1, peer)
+
+    def first(self) -> list[int]:
+        """The table as it begins."""
+        words = [0] * (self.bytes // _BYTES)
+        for peer in range(self.world_size):
+            for offset in (*(self.free(slot, peer) for slot in range(SLOTS)), self.room(peer)):
+                words[offset // _BYTES] = 1
+        return words
+
+    def _at(self, row: int, peer: int) -> int:
+        return _BYTES * (row * self.world_size + peer)
