@@ -62,8 +62,8 @@ def of_places(places: Places) -> Arguments:
         "row_jump": places.rows.jump,
         "key_split": places.keys.split,
         "key_jump": places.keys.jump,
-        "row_start": _int32(places.rows.start),
-        "key_start": _int32(places.keys.start),
+        "row_start": int32(places.rows.start),
+        "key_start": int32(places.keys.start),
         "step": places.step,
         "CHUNKED": places.chunked,
         "PACKED": False,
@@ -99,9 +99,9 @@ def of_score(score: Score) -> Arguments:
     return {
         "slopes_ptr": slopes,
         "slopes_strides": _slopes_strides(slopes),
-        "word_0": _int32(words[0]),
-        "word_1": _int32(words[1]),
-        "threshold": _int32(threshold(score.dropout_p)),
+        "word_0": int32(words[0]),
+        "word_1": int32(words[1]),
+        "threshold": int32(threshold(score.dropout_p)),
         "keep_share": share,
         "scale": score.softmax_scale / score.softcap if capped else score.softmax_scale * log2e,
         "cap": score.softcap * log2e,
@@ -163,6 +163,6 @@ def _strides(tensor: Tensor, dims: int) -> tuple[int, ...]:
     return tuple(stride if size > 1 else 0 for size, stride in zip(sizes, strides, strict=True))
 
 
-def _int32(number: int) -> int:
+def int32(number: int) -> int:
     """The signed number with the same 32 bits: a larger one would be another type to Triton."""
     return (number + 2**31) % 2**32 - 2**31

@@ -1,5 +1,5 @@
 """The backward kernel for dk, dv: key tiles stay, row tiles pass (Dao 2023, FlashAttention-2)."""
-# ruff: noqa: ANN001, ANN202 - Triton infers what a kernel's arguments are
+# ruff: noqa: ANN001, ANN201 - Triton infers what a kernel's arguments are
 
 import triton
 import triton.language as tl
@@ -64,7 +64,7 @@ def backward_dkdv(
     v = load_tile(v_ptr, first_key, v_strides[1], key_stop, E, BLOCK_N, BLOCK_E, CHECK=True)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
-    dk, dv = _accumulate(
+    dk, dv = accumulate(
         dk, dv, k, v, dout_ptr, q_ptr, lse_ptr, delta_ptr, slopes_ptr,
         dout_strides, q_strides, lse_strides, delta_strides, slopes_strides, first_place,
         group, whole, left, right, row_split, row_jump, M, low, high, row_start, key_start, step,
@@ -72,7 +72,7 @@ def backward_dkdv(
         D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, PRECISE, CAPPED, BIASED, DROPPED, CHUNKED,
         EDGE=False,
     )  # fmt: skip
-    dk, dv = _accumulate(
+    dk, dv = accumulate(
         dk, dv, k, v, dout_ptr, q_ptr, lse_ptr, delta_ptr, slopes_ptr,
         dout_strides, q_strides, lse_strides, delta_strides, slopes_strides, first_place,
         group, edges, left, right, row_split, row_jump, M, low, high, row_start, key_start, step,
@@ -88,7 +88,7 @@ def backward_dkdv(
 
 
 @triton.jit
-def _accumulate(
+def accumulate(
     dk, dv, k, v, dout_ptr, q_ptr, lse_ptr, delta_ptr, slopes_ptr,
     dout_strides, q_strides, lse_strides, delta_strides, slopes_strides, first_place,
     group, count, left, right, row_split, row_jump, M, low, high, row_start, key_start, step,

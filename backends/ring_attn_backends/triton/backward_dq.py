@@ -1,5 +1,5 @@
 """The backward kernel for dq: row tiles stay, key tiles pass (Dao 2023, FlashAttention-2)."""
-# ruff: noqa: ANN001, ANN202 - Triton infers what a kernel's arguments are
+# ruff: noqa: ANN001, ANN201 - Triton infers what a kernel's arguments are
 
 import triton
 import triton.language as tl
@@ -71,14 +71,14 @@ def backward_dq(
         dout_ptr, first_row, dout_strides[1], row_stop, E, BLOCK_M, BLOCK_E, CHECK=True
     )
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    dq = _accumulate(
+    dq = accumulate(
         dq, q, dout, lse, delta, k_ptr, v_ptr, k_strides[1], v_strides[1], first_place,
         whole, left, right, key_split, key_jump, N, low, high, row_start, key_start, step,
         head_0, head_1, threshold, scale, cap, slope,
         D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, PRECISE, CAPPED, BIASED, DROPPED, CHUNKED,
         EDGE=False,
     )  # fmt: skip
-    dq = _accumulate(
+    dq = accumulate(
         dq, q, dout, lse, delta, k_ptr, v_ptr, k_strides[1], v_strides[1], first_place,
         edges, left, right, key_split, key_jump, N, low, high, row_start, key_start, step,
         head_0, head_1, threshold, scale, cap, slope,
@@ -90,7 +90,7 @@ def backward_dq(
 
 
 @triton.jit
-def _accumulate(
+def accumulate(
     dq, q, dout, lse, delta, k_ptr, v_ptr, k_stride, v_stride, first_place,
     count, left, right, key_split, key_jump, N, low, high, row_start, key_start, step,
     head_0, head_1, threshold, scale, cap, slope,

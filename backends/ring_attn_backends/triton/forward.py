@@ -1,5 +1,5 @@
 """The forward kernel: online softmax over key tiles (Dao 2023, FlashAttention-2, algorithm 1)."""
-# ruff: noqa: ANN001, ANN202 - Triton infers what a kernel's arguments are
+# ruff: noqa: ANN001, ANN201 - Triton infers what a kernel's arguments are
 
 import triton
 import triton.language as tl
@@ -75,14 +75,14 @@ def forward(
         total = tl.zeros([BLOCK_M], tl.float32)
         peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     slope = slope_of(slopes_ptr, slopes_strides, batch, head) if BIASED else 0.0
-    acc, total, peak = _attend(
+    acc, total, peak = attend(
         acc, total, peak, q, k_ptr, v_ptr, k_strides[1], v_strides[1], first_place,
         whole, left, right, key_split, key_jump, N, low, high, row_start, key_start, step,
         head_0, head_1, threshold, scale, cap, slope,
         D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, PRECISE, CAPPED, BIASED, DROPPED, CHUNKED,
         EDGE=False,
     )  # fmt: skip
-    acc, total, peak = _attend(
+    acc, total, peak = attend(
         acc, total, peak, q, k_ptr, v_ptr, k_strides[1], v_strides[1], first_place,
         edges, left, right, key_split, key_jump, N, low, high, row_start, key_start, step,
         head_0, head_1, threshold, scale, cap, slope,
@@ -103,7 +103,7 @@ def forward(
 
 
 @triton.jit
-def _attend(
+def attend(
     acc, total, peak, q, k_ptr, v_ptr, k_stride, v_stride, first_place,
     count, left, right, key_split, key_jump, N, low, high, row_start, key_start, step,
     head_0, head_1, threshold, scale, cap, slope,

@@ -1,0 +1,54 @@
+"""A program reads its tile and its visits off the worklist, and waits for what is on its way."""
+# ruff: noqa: ANN001, ANN201 - Triton infers what a kernel's arguments are
+
+import triton
+import triton.language as tl
+
+from ring_attn_backends.triton.gathered.worklist import FIELDS
+
+ROW = tl.constexpr(FIELDS)
+
+RUN_TIME = ("heads", "streams", "group", "step", "word_0", "word_1", "threshold")
+"""What Triton must not specialise, as in `arguments`.
+
+heads: whose tiles these are, in a batch entry; streams: in all of them.
+"""
+
+
+@triton.jit
+def row_of(table_ptr, number):
+    """A tile, or a visit: its six integers, see `worklist`."""
+    at = table_ptr + number * ROW
+    return (
+        tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4),
+        tl.load(at + 5),
+    )  # fmt: skip
+
+
+@triton.jit
+def arrival(words_ptr, piece):
+    """Waits for a piece; returns 0 if it never comes, and else its word.
+
+    All that was written before the word is then there to be read: one thread reads the word with
+    acquiring order, and the barrier that hands it to the others hands on what it orders.
+    """
+    word = tl.atomic_add(words_ptr + piece, 0, sem="acquire", scope="sys")
+    lost = word * 0
+    while (word | lost) == 0:
+        lost = tl.atomic_add(words_ptr, 0, sem="acquire", scope="sys")
+        word = tl.atomic_add(words_ptr + piece, 0, sem="acquire", scope="sys")
+    return word
+
+
+@triton.jit
+def is_lost(words_ptr):
+    """Whether something never comes, so that what was computed is of no meaning."""
+    return tl.atomic_add(words_ptr, 0, sem="acquire", scope="sys") != 0
+
+
+@triton.jit
+def from_piece(own_ptr, own_stride, landed_ptr, landed_stride, piece, first):
+    """The matrix of a piece's area from token `first` on, and its token stride."""
+    stride = tl.where(piece != 0, landed_stride, own_stride)
+    base = tl.where(piece != 0, landed_ptr, own_ptr)
+    return base + first.to(tl.int64) * stride, stride
