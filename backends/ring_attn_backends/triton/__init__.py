@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_bench.block import Block
+    from ring_attn_bench.gathered import Gathered
     from ring_attn_bench.problem import Documents, Problem, Score
-    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
+    from ring_attn_bench.tensors import Gathering, Keys, Rows, Running, Sums
     from ring_attn_bench.tunable import Offer, Trial, TrialTensors
 
 MAX_HEAD_DIM = 256
@@ -147,6 +148,36 @@ class TritonBackend:
         from ring_attn_backends.triton.compute import packed_backward
 
         return packed_backward(rows, keys, documents, score)
+
+    def gathered_forward(
+        self, q: Tensor, keys: Gathering, where: Gathered, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """A program for each tile of rows, which walks the own keys, then piece after piece."""
+        from ring_attn_backends.triton.gathered import compute
+
+        return compute.forward(q, keys, where, score)
+
+    def gathered_dkdv(
+        self,
+        rows: Rows,
+        keys: Gathering,
+        own: Keys,
+        landed: Keys,
+        where: Gathered,
+        score: Score,
+        *,
+        own_first: bool,
+    ) -> None:
+        """A program for each tile of keys, without atomics: always deterministic."""
+        from ring_attn_backends.triton.gathered import compute
+
+        compute.dkdv(rows, keys, own, landed, where, score, own_first=own_first)
+
+    def gathered_dq(self, rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
+        """As `gathered_forward`."""
+        from ring_attn_backends.triton.gathered import compute
+
+        return compute.dq(rows, keys, where, score)
 
     def offer(self) -> Offer:
         """The configurations of the tables and their rivals."""

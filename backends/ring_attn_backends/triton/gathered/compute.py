@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ring_attn_backends.triton.launch import Launch
     from ring_attn_bench.gathered import Gathered
     from ring_attn_bench.problem import Score
-    from ring_attn_bench.tensors import Gathering
+    from ring_attn_bench.tensors import Gathering, Keys, Rows
 
 _kept = Kept()
 
@@ -37,6 +37,39 @@ def forward(q: Tensor, keys: Gathering, where: Gathered, score: Score) -> tuple[
 
     _enqueue("forward", (*seen, out, lse), seen, keys, work, where, score, launch)
     return out, lse
+
+
+def dq(rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
+    """The contract's `gathered_dq`."""
+    found = rows.q.new_empty(rows.q.shape)
+    seen = _read(rows, keys)
+    work = plain.worklist_of("backward_dq", rows.q, keys, where)
+
+    def launch() -> Launch:
+        return plain.dq_launch(rows, keys, found, where, score)
+
+    _enqueue("dq", (*seen, found), seen, keys, work, where, score, launch)
+    return found
+
+
+def dkdv(
+    rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+    *, own_first: bool,
+) -> None:  # fmt: skip
+    """The contract's `gathered_dkdv`."""
+    given = (*_read(rows, keys), *own, *landed)
+    work = plain.worklist_of("backward_dkdv", rows.q, keys, where, own_first=own_first)
+
+    def launch() -> Launch:
+        return plain.dkdv_launch(rows, keys, own, landed, where, score, own_first=own_first)
+
+    _enqueue("dkdv", given, given, keys, work, where, score, launch)
+
+
+def _read(rows: Rows, keys: Gathering) -> tuple[Tensor, ...]:
+    q, dout, _, lse, delta = rows
+    assert delta is not None  # needs_delta
+    return q, dout, lse, delta, *keys.own, *keys.landed
 
 
 def _enqueue(

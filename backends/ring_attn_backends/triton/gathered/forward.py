@@ -6,13 +6,7 @@ import triton.language as tl
 
 from ring_attn_backends.triton.dropout import head_words
 from ring_attn_backends.triton.forward import attend
-from ring_attn_backends.triton.gathered.visits import (
-    RUN_TIME,
-    arrival,
-    from_piece,
-    is_lost,
-    row_of,
-)
+from ring_attn_backends.triton.gathered.visits import RUN_TIME, area, arrival, is_lost, row_of
 from ring_attn_backends.triton.places import reach
 from ring_attn_backends.triton.scores import slope_of
 from ring_attn_backends.triton.softmax import finished
@@ -62,12 +56,10 @@ def gathered_forward(
         if WAITS and (piece != 0) & (whole + edges > 0):
             there = arrival(words_ptr, piece) != 0
             whole, edges = tl.where(there, whole, 0), tl.where(there, edges, 0)
-        k_at, k_stride = from_piece(
-            k_ptr, k_strides[1], landed_k_ptr, landed_k_strides[1], piece, first
-        )
-        v_at, v_stride = from_piece(
-            v_ptr, v_strides[1], landed_v_ptr, landed_v_strides[1], piece, first
-        )
+        k_at, k_stride = area(k_ptr, k_strides[1], landed_k_ptr, landed_k_strides[1], piece)
+        v_at, v_stride = area(v_ptr, v_strides[1], landed_v_ptr, landed_v_strides[1], piece)
+        k_at += first.to(tl.int64) * k_stride
+        v_at += first.to(tl.int64) * v_stride
         acc, total, peak = attend(
             acc, total, peak, q, k_at, v_at, k_stride, v_stride, place,
             whole, seen, seen, 0, 0, stop - first, low, high, row_start, key_position, step,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ring_attn_backends.triton import arguments
+from ring_attn_backends.triton.gathered.backward_dkdv import gathered_dkdv
+from ring_attn_backends.triton.gathered.backward_dq import gathered_dq
 from ring_attn_backends.triton.gathered.forward import gathered_forward
 from ring_attn_backends.triton.gathered.worklist import Side, Worklist, worklist
 from ring_attn_backends.triton.launch import Launch, chosen
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from ring_attn_backends.triton.tables import Kernel
     from ring_attn_bench.gathered import Gathered
     from ring_attn_bench.problem import Score
-    from ring_attn_bench.tensors import Gathering
+    from ring_attn_bench.tensors import Gathering, Keys, Rows
 
 SIDES: dict[Kernel, Side] = {"forward": "rows", "backward_dq": "rows", "backward_dkdv": "keys"}
 
@@ -32,6 +34,24 @@ def forward_launch(
     return _launch(gathered_forward, "forward", tensors, keys, work, where, score)
 
 
+def dq_launch(rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Score) -> Launch:
+    """Writes dq."""
+    tensors = {**_rows(rows), **_keys(keys), "dq": dq}
+    work = worklist_of("backward_dq", rows.q, keys, where)
+    return _launch(gathered_dq, "backward_dq", tensors, keys, work, where, score)
+
+
+def dkdv_launch(
+    rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+    *, own_first: bool,
+) -> Launch:  # fmt: skip
+    """Writes dk and dv into `own` and `landed`."""
+    tensors = {**_rows(rows), **_keys(keys), "dk": own.k, "dv": own.v}
+    tensors |= {"landed_dk": landed.k, "landed_dv": landed.v}
+    work = worklist_of("backward_dkdv", rows.q, keys, where, own_first=own_first)
+    return _launch(gathered_dkdv, "backward_dkdv", tensors, keys, work, where, score)
+
+
 def worklist_of(
     kernel: Kernel, q: Tensor, keys: Gathering, where: Gathered, *, own_first: bool | None = None
 ) -> Worklist:
@@ -39,6 +59,12 @@ def worklist_of(
     side, tiling = SIDES[kernel], chosen(kernel, q, keys.own.v)
     block = tiling.rows if side == "rows" else tiling.keys
     return worklist(where, side, block, q.device, own_first=own_first)
+
+
+def _rows(rows: Rows) -> dict[str, Tensor]:
+    q, dout, _, lse, delta = rows
+    assert delta is not None  # needs_delta
+    return {"q": q, "dout": dout, "lse": lse, "delta": delta}
 
 
 def _keys(keys: Gathering) -> dict[str, Tensor]:

@@ -47,8 +47,8 @@ def is_lost(words_ptr):
 
 
 @triton.jit
-def from_piece(own_ptr, own_stride, landed_ptr, landed_stride, piece, first):
-    """The matrix of a piece's area from token `first` on, and its token stride."""
-    stride = tl.where(piece != 0, landed_stride, own_stride)
-    base = tl.where(piece != 0, landed_ptr, own_ptr)
-    return base + first.to(tl.int64) * stride, stride
+def area(own_ptr, own_stride, landed_ptr, landed_stride, piece):
+    """The matrix that a piece lies in, the rank's own or what has landed, and its token stride."""
+    return tl.where(piece != 0, landed_ptr, own_ptr), tl.where(
+        piece != 0, landed_stride, own_stride
+    )
