@@ -5,7 +5,13 @@ import triton
 import triton.language as tl
 
 from ring_attn_backends.triton.backward_dkdv import accumulate
-from ring_attn_backends.triton.gathered.visits import RUN_TIME, area, arrival, is_lost, row_of
+from ring_attn_backends.triton.gathered.visits import (
+    RUN_TIME,
+    arrival,
+    matrix_of,
+    row_of,
+    unless_lost,
+)
 from ring_attn_backends.triton.places import reach
 from ring_attn_backends.triton.tiles import load_tile, matrix, store_tile, vector
 
@@ -33,10 +39,6 @@ def gathered_dkdv(
     q_ptr = matrix(q_ptr, q_strides, batch, head * group, 0, False)
     lse_ptr = vector(lse_ptr, lse_strides, batch, head * group, 0, False)
     delta_ptr = vector(delta_ptr, delta_strides, batch, head * group, 0, False)
-    k_ptr = matrix(k_ptr, k_strides, batch, head, 0, False)
-    v_ptr = matrix(v_ptr, v_strides, batch, head, 0, False)
-    landed_k_ptr = matrix(landed_k_ptr, landed_k_strides, batch, head, 0, False)
-    landed_v_ptr = matrix(landed_v_ptr, landed_v_strides, batch, head, 0, False)
     if BIASED:
         slopes_ptr += batch * slopes_strides[0] + head * group * slopes_strides[1]
 
@@ -44,10 +46,15 @@ def gathered_dkdv(
     if WAITS and piece != 0:
         there = arrival(words_ptr, piece) != 0
         load_stop, end = tl.where(there, key_stop, first_key), tl.where(there, end, begin)
-    k_at, k_stride = area(k_ptr, k_strides[1], landed_k_ptr, landed_k_strides[1], piece)
-    v_at, v_stride = area(v_ptr, v_strides[1], landed_v_ptr, landed_v_strides[1], piece)
-    k = load_tile(k_at, first_key, k_stride, load_stop, D, BLOCK_N, BLOCK_D, CHECK=True)
-    v = load_tile(v_at, first_key, v_stride, load_stop, E, BLOCK_N, BLOCK_E, CHECK=True)
+    k_at, k_stride = matrix_of(
+        k_ptr, k_strides, landed_k_ptr, landed_k_strides, piece, batch, head, first_key
+    )
+    v_at, v_stride = matrix_of(
+        v_ptr, v_strides, landed_v_ptr, landed_v_strides, piece, batch, head, first_key
+    )
+    here, keys = first_key * 0, load_stop - first_key
+    k = load_tile(k_at, here, k_stride, keys, D, BLOCK_N, BLOCK_D, CHECK=True)
+    v = load_tile(v_at, here, v_stride, keys, E, BLOCK_N, BLOCK_E, CHECK=True)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
     for number in tl.range(begin, end):
@@ -76,12 +83,11 @@ def gathered_dkdv(
             D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, PRECISE, CAPPED, BIASED, DROPPED,
             CHUNKED=False, EDGE=True,
         )  # fmt: skip
-    dk *= gradient_scale
+    sound = unless_lost(1.0, words_ptr, WAITS)
+    dk *= gradient_scale * sound
+    dv *= sound
     if DROPPED:
         dv /= keep_share
-    if WAITS:
-        lost = is_lost(words_ptr)
-        dk, dv = tl.where(lost, float("nan"), dk), tl.where(lost, float("nan"), dv)
     # two stores, for own and landed gradients may differ in dtype
     if piece == 0:
         to_dk = matrix(dk_ptr, dk_strides, batch, head, 0, False)

@@ -6,7 +6,13 @@ import triton.language as tl
 
 from ring_attn_backends.triton.backward_dq import accumulate
 from ring_attn_backends.triton.dropout import head_words
-from ring_attn_backends.triton.gathered.visits import RUN_TIME, area, arrival, is_lost, row_of
+from ring_attn_backends.triton.gathered.visits import (
+    RUN_TIME,
+    arrival,
+    matrix_of,
+    row_of,
+    unless_lost,
+)
 from ring_attn_backends.triton.places import reach
 from ring_attn_backends.triton.scores import slope_of
 from ring_attn_backends.triton.softmax import known
@@ -31,13 +37,8 @@ def gathered_dq(
     first_row, row_stop, begin, end, row_position, piece = row_of(table_ptr, tile)
     dout_ptr = matrix(dout_ptr, dout_strides, batch, head, 0, False)
     q_ptr = matrix(q_ptr, q_strides, batch, head, 0, False)
-    k_ptr = matrix(k_ptr, k_strides, batch, head // group, 0, False)
-    v_ptr = matrix(v_ptr, v_strides, batch, head // group, 0, False)
-    landed_k_ptr = matrix(landed_k_ptr, landed_k_strides, batch, head // group, 0, False)
-    landed_v_ptr = matrix(landed_v_ptr, landed_v_strides, batch, head // group, 0, False)
     lse_ptr = vector(lse_ptr, lse_strides, batch, head, 0, False)
     delta_ptr = vector(delta_ptr, delta_strides, batch, head, 0, False)
-    dq_ptr = matrix(dq_ptr, dq_strides, batch, head, 0, False)
 
     lse = known(load_vector(lse_ptr, first_row, row_stop, BLOCK_M, CHECK=True))
     delta = load_vector(delta_ptr, first_row, row_stop, BLOCK_M, CHECK=True)
@@ -49,6 +50,7 @@ def gathered_dq(
         dout_ptr, first_row, dout_strides[1], row_stop, E, BLOCK_M, BLOCK_E, CHECK=True
     )
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    key_head = head // group
     for number in tl.range(begin, end):
         first, stop, low, high, key_position, piece = row_of(table_ptr, number)
         # from here on, the visit's first key is at place 0
@@ -60,10 +62,12 @@ def gathered_dq(
         if WAITS and (piece != 0) & (whole + edges > 0):
             there = arrival(words_ptr, piece) != 0
             whole, edges = tl.where(there, whole, 0), tl.where(there, edges, 0)
-        k_at, k_stride = area(k_ptr, k_strides[1], landed_k_ptr, landed_k_strides[1], piece)
-        v_at, v_stride = area(v_ptr, v_strides[1], landed_v_ptr, landed_v_strides[1], piece)
-        k_at += first.to(tl.int64) * k_stride
-        v_at += first.to(tl.int64) * v_stride
+        k_at, k_stride = matrix_of(
+            k_ptr, k_strides, landed_k_ptr, landed_k_strides, piece, batch, key_head, first
+        )
+        v_at, v_stride = matrix_of(
+            v_ptr, v_strides, landed_v_ptr, landed_v_strides, piece, batch, key_head, first
+        )
         dq = accumulate(
             dq, q, dout, lse, delta, k_at, v_at, k_stride, v_stride, place,
             whole, seen, seen, 0, 0, stop - first, low, high, row_start, key_position, step,
@@ -78,7 +82,6 @@ def gathered_dq(
             D, E, BLOCK_D, BLOCK_E, BLOCK_M, BLOCK_N, PRECISE, CAPPED, BIASED, DROPPED,
             CHUNKED=False, EDGE=True,
         )  # fmt: skip
-    dq *= gradient_scale
-    if WAITS:
-        dq = tl.where(is_lost(words_ptr), float("nan"), dq)
+    dq *= unless_lost(gradient_scale, words_ptr, WAITS)
+    dq_ptr = matrix(dq_ptr, dq_strides, batch, head, 0, False)
     store_tile(dq_ptr, first_row, dq_strides[1], row_stop, dq, D, BLOCK_M, BLOCK_D, ADD=False)

@@ -6,7 +6,13 @@ import triton.language as tl
 
 from ring_attn_backends.triton.dropout import head_words
 from ring_attn_backends.triton.forward import attend
-from ring_attn_backends.triton.gathered.visits import RUN_TIME, area, arrival, is_lost, row_of
+from ring_attn_backends.triton.gathered.visits import (
+    RUN_TIME,
+    arrival,
+    matrix_of,
+    row_of,
+    unless_lost,
+)
 from ring_attn_backends.triton.places import reach
 from ring_attn_backends.triton.scores import slope_of
 from ring_attn_backends.triton.softmax import finished
@@ -33,18 +39,13 @@ def gathered_forward(
     head, batch = (stream % heads).to(tl.int64), (stream // heads).to(tl.int64)
     first_row, row_stop, begin, end, row_position, piece = row_of(table_ptr, tile)
     q_ptr = matrix(q_ptr, q_strides, batch, head, 0, False)
-    k_ptr = matrix(k_ptr, k_strides, batch, head // group, 0, False)
-    v_ptr = matrix(v_ptr, v_strides, batch, head // group, 0, False)
-    landed_k_ptr = matrix(landed_k_ptr, landed_k_strides, batch, head // group, 0, False)
-    landed_v_ptr = matrix(landed_v_ptr, landed_v_strides, batch, head // group, 0, False)
-    out_ptr = matrix(out_ptr, out_strides, batch, head, 0, False)
-    lse_ptr = vector(lse_ptr, lse_strides, batch, head, 0, False)
 
     q = load_tile(q_ptr, first_row, q_strides[1], row_stop, D, BLOCK_M, BLOCK_D, CHECK=True)
     acc = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     slope = slope_of(slopes_ptr, slopes_strides, batch, head) if BIASED else 0.0
+    key_head = head // group
     for number in tl.range(begin, end):
         first, stop, low, high, key_position, piece = row_of(table_ptr, number)
         # from here on, the visit's first key is at place 0
@@ -56,10 +57,12 @@ def gathered_forward(
         if WAITS and (piece != 0) & (whole + edges > 0):
             there = arrival(words_ptr, piece) != 0
             whole, edges = tl.where(there, whole, 0), tl.where(there, edges, 0)
-        k_at, k_stride = area(k_ptr, k_strides[1], landed_k_ptr, landed_k_strides[1], piece)
-        v_at, v_stride = area(v_ptr, v_strides[1], landed_v_ptr, landed_v_strides[1], piece)
-        k_at += first.to(tl.int64) * k_stride
-        v_at += first.to(tl.int64) * v_stride
+        k_at, k_stride = matrix_of(
+            k_ptr, k_strides, landed_k_ptr, landed_k_strides, piece, batch, key_head, first
+        )
+        v_at, v_stride = matrix_of(
+            v_ptr, v_strides, landed_v_ptr, landed_v_strides, piece, batch, key_head, first
+        )
         acc, total, peak = attend(
             acc, total, peak, q, k_at, v_at, k_stride, v_stride, place,
             whole, seen, seen, 0, 0, stop - first, low, high, row_start, key_position, step,
@@ -78,11 +81,11 @@ def gathered_forward(
     total, lse = finished(total, peak)
     if DROPPED:
         total *= keep_share
-    acc /= total[:, None]
-    if WAITS:
-        lost = is_lost(words_ptr)
-        acc = tl.where(lost, float("nan"), acc)
-        lse = tl.where(lost, float("nan"), lse)
+    sound = unless_lost(1.0, words_ptr, WAITS)
+    acc /= (total * sound)[:, None]
+    lse *= sound
+    out_ptr = matrix(out_ptr, out_strides, batch, head, 0, False)
+    lse_ptr = vector(lse_ptr, lse_strides, batch, head, 0, False)
     store_tile(out_ptr, first_row, out_strides[1], row_stop, acc, E, BLOCK_M, BLOCK_E, ADD=False)
     rows = first_row + tl.arange(0, BLOCK_M)
     tl.store(lse_ptr + rows, lse, mask=rows < row_stop)

@@ -41,14 +41,23 @@ def arrival(words_ptr, piece):
 
 
 @triton.jit
-def is_lost(words_ptr):
-    """Whether something never comes, so that what was computed is of no meaning."""
-    return tl.atomic_add(words_ptr, 0, sem="acquire", scope="sys") != 0
+def unless_lost(value, words_ptr, WAITS: tl.constexpr):
+    """The value, but NaN where something never comes: what was computed is then of no meaning."""
+    if WAITS:
+        lost = tl.atomic_add(words_ptr, 0, sem="acquire", scope="sys") != 0
+        value = tl.where(lost, float("nan"), value)
+    return value
 
 
 @triton.jit
-def area(own_ptr, own_stride, landed_ptr, landed_stride, piece):
-    """The matrix that a piece lies in, the rank's own or what has landed, and its token stride."""
-    return tl.where(piece != 0, landed_ptr, own_ptr), tl.where(
-        piece != 0, landed_stride, own_stride
-    )
+def matrix_of(own_ptr, own_strides, landed_ptr, landed_strides, piece, batch, head, first):
+    """A head's keys from token `first` of a piece's area on, and the area's token stride.
+
+    Chosen at each visit, for pointers to both areas would fill registers in between.
+    """
+    landed = piece != 0
+    token_stride = tl.where(landed, landed_strides[1], own_strides[1])
+    base = tl.where(landed, landed_ptr, own_ptr)
+    base += batch * tl.where(landed, landed_strides[0], own_strides[0])
+    base += head * tl.where(landed, landed_strides[2], own_strides[2])
+    return base + first.to(tl.int64) * token_stride, token_stride
