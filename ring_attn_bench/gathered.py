@@ -65,6 +65,11 @@ class Gathered:
     step: int
 
     @property
+    def ragged(self) -> bool:
+        """Whether a band is not open somewhere: tiles then differ in what they visit."""
+        return any(not visit.band.is_open for line in self.rows for visit in line.visits)
+
+    @property
     def area(self) -> int:
         """The number of allowed pairs."""
         return sum(v.pairs(line.tokens, of_keys=False) for line in self.rows for v in line.visits)

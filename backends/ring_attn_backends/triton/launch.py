@@ -44,6 +44,8 @@ class Launch:
     arguments: arguments.Arguments
     tiling: Tiling
     scratch: tuple[Tensor, ...] = ()  # none
+    tables: tuple[Tensor, ...] = ()
+    """Those among the arguments that say what the programs of a gathered launch do."""
 
     def run(self) -> None:
         """Enqueues the kernel on the current stream of the tensors' device."""

@@ -46,15 +46,10 @@ def gathered_dkdv(
     if WAITS and piece != 0:
         there = arrival(words_ptr, piece) != 0
         load_stop, end = tl.where(there, key_stop, first_key), tl.where(there, end, begin)
-    k_at, k_stride = matrix_of(
-        k_ptr, k_strides, landed_k_ptr, landed_k_strides, piece, batch, head, first_key
-    )
-    v_at, v_stride = matrix_of(
-        v_ptr, v_strides, landed_v_ptr, landed_v_strides, piece, batch, head, first_key
-    )
-    here, keys = first_key * 0, load_stop - first_key
-    k = load_tile(k_at, here, k_stride, keys, D, BLOCK_N, BLOCK_D, CHECK=True)
-    v = load_tile(v_at, here, v_stride, keys, E, BLOCK_N, BLOCK_E, CHECK=True)
+    k_at, k_stride = matrix_of(k_ptr, k_strides, landed_k_ptr, landed_k_strides, piece, batch, head)
+    v_at, v_stride = matrix_of(v_ptr, v_strides, landed_v_ptr, landed_v_strides, piece, batch, head)
+    k = load_tile(k_at, first_key, k_stride, load_stop, D, BLOCK_N, BLOCK_D, CHECK=True)
+    v = load_tile(v_at, first_key, v_stride, load_stop, E, BLOCK_N, BLOCK_E, CHECK=True)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
     for number in tl.range(begin, end):

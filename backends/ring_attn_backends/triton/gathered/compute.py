@@ -1,4 +1,4 @@
-"""The contract's gathered calls as kernel calls, and which kernels they get.
+"""The contract's gathered calls as kernel calls: Hopper's where they serve, else plain ones.
 
 What was asked for before, but for the addresses, is launched again without looking further.
 """
@@ -6,22 +6,54 @@ What was asked for before, but for the addresses, is launched again without look
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from ring_attn_backends.triton.gathered import launch as plain
-from ring_attn_bench.relaunch import Kept, relaunch, signature
+from ring_attn_backends.triton.hopper import gathered_launch as hopper
+from ring_attn_backends.triton.hopper.served import serves_gathered
+from ring_attn_bench.relaunch import Made, Relaunch, relaunch, signature
 
 if TYPE_CHECKING:
-    from ring_attn_backends.triton.gathered.worklist import Worklist
-    from ring_attn_backends.triton.launch import Launch
     from ring_attn_bench.gathered import Gathered
     from ring_attn_bench.problem import Score
     from ring_attn_bench.tensors import Gathering, Keys, Rows
 
-_kept = Kept()
+KEPT = 4096
+"""Launches that are kept at most: then all are forgotten."""
+
+
+class Launch(Protocol):
+    """What both kinds of kernels are called by."""
+
+    @property
+    def scratch(self) -> tuple[Tensor, ...]:
+        """Tensors among the arguments that nobody needs afterwards."""
+        ...
+
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        """Tensors among the arguments that say what programs do."""
+        ...
+
+    def made(self) -> tuple[Made, ...]:
+        """Enqueues it, and returns the calls that were made."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A launch that was made; where: it is told by its identity, so that must stay."""
+
+    where: Gathered
+    again: Relaunch
+    tables: tuple[Tensor, ...]
+
+
+_kept: dict[Hashable, _Known] = {}
 
 
 def forward(q: Tensor, keys: Gathering, where: Gathered, score: Score) -> tuple[Tensor, Tensor]:
@@ -30,12 +62,13 @@ def forward(q: Tensor, keys: Gathering, where: Gathered, score: Score) -> tuple[
     out = q.new_empty(batch, rows, heads, keys.own.v.shape[-1])
     lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
     seen = (q, *keys.own, *keys.landed)
-    work = plain.worklist_of("forward", q, keys, where)
 
     def launch() -> Launch:
+        if serves_gathered((q,), keys, score):
+            return hopper.forward_launch(q, keys, out, lse, where, score)
         return plain.forward_launch(q, keys, out, lse, where, score)
 
-    _enqueue("forward", (*seen, out, lse), seen, keys, work, where, score, launch)
+    _enqueue("forward", (*seen, out, lse), seen, keys, where, score, launch)
     return out, lse
 
 
@@ -43,12 +76,13 @@ def dq(rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
     """The contract's `gathered_dq`."""
     found = rows.q.new_empty(rows.q.shape)
     seen = _read(rows, keys)
-    work = plain.worklist_of("backward_dq", rows.q, keys, where)
 
     def launch() -> Launch:
+        if serves_gathered((rows.q, rows.dout), keys, score):
+            return hopper.dq_launch(rows, keys, found, where, score)
         return plain.dq_launch(rows, keys, found, where, score)
 
-    _enqueue("dq", (*seen, found), seen, keys, work, where, score, launch)
+    _enqueue("dq", (*seen, found), seen, keys, where, score, launch)
     return found
 
 
@@ -58,12 +92,13 @@ def dkdv(
 ) -> None:  # fmt: skip
     """The contract's `gathered_dkdv`."""
     given = (*_read(rows, keys), *own, *landed)
-    work = plain.worklist_of("backward_dkdv", rows.q, keys, where, own_first=own_first)
 
     def launch() -> Launch:
+        if serves_gathered((rows.q, rows.dout), keys, score):
+            return hopper.dkdv_launch(rows, keys, own, landed, where, score, own_first=own_first)
         return plain.dkdv_launch(rows, keys, own, landed, where, score, own_first=own_first)
 
-    _enqueue("dkdv", given, given, keys, work, where, score, launch)
+    _enqueue(("dkdv", own_first), given, given, keys, where, score, launch)
 
 
 def _read(rows: Rows, keys: Gathering) -> tuple[Tensor, ...]:
@@ -74,22 +109,27 @@ def _read(rows: Rows, keys: Gathering) -> tuple[Tensor, ...]:
 
 def _enqueue(
     name: Hashable, given: tuple[Tensor, ...], seen: tuple[Tensor, ...], keys: Gathering,
-    work: Worklist, where: Gathered, score: Score, launch: Callable[[], Launch],
+    where: Gathered, score: Score, launch: Callable[[], Launch],
 ) -> None:  # fmt: skip
     """Launches what is kept, or the launch, which is then kept.
 
     seen: of the tensors given those that the others follow from.
     """
     if score.dropout_p or not given[0].is_cuda:  # a seed is a call's own; nothing is compiled
-        launch().run()
+        launch().made()
         return
     waited, slopes = keys.arrived, score.alibi_slopes
     more = tuple(x for x in (waited, slopes) if x is not None)
-    asked = name, waited is not None, work.tiles, where.step, score.softmax_scale, score.softcap
+    asked = name, id(where), waited is not None, score.softmax_scale, score.softcap
     key = asked, signature((*seen, *more))
-    tensors = (*given, *more, work.table)  # whose tiles are counted, and the rest is read there
     found = _kept.get(key)
-    if found is not None:
-        found.run(tensors)
+    if found is not None and found.where is where:
+        found.again.run((*given, *more, *found.tables))
         return
-    _kept[key] = relaunch(launch().made(), tensors)
+    made = launch()
+    calls, tables = made.made(), made.tables
+    again = relaunch(calls, (*given, *more, *tables), made.scratch)
+    if again is not None:
+        if len(_kept) >= KEPT:
+            _kept.clear()
+        _kept[key] = _Known(where, again, tables)

@@ -58,11 +58,13 @@ def gathered_forward(
             there = arrival(words_ptr, piece) != 0
             whole, edges = tl.where(there, whole, 0), tl.where(there, edges, 0)
         k_at, k_stride = matrix_of(
-            k_ptr, k_strides, landed_k_ptr, landed_k_strides, piece, batch, key_head, first
+            k_ptr, k_strides, landed_k_ptr, landed_k_strides, piece, batch, key_head
         )
         v_at, v_stride = matrix_of(
-            v_ptr, v_strides, landed_v_ptr, landed_v_strides, piece, batch, key_head, first
+            v_ptr, v_strides, landed_v_ptr, landed_v_strides, piece, batch, key_head
         )
+        k_at += first.to(tl.int64) * k_stride
+        v_at += first.to(tl.int64) * v_stride
         acc, total, peak = attend(
             acc, total, peak, q, k_at, v_at, k_stride, v_stride, place,
             whole, seen, seen, 0, 0, stop - first, low, high, row_start, key_position, step,

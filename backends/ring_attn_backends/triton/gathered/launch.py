@@ -94,4 +94,5 @@ def _launch(
         "WAITS": arrived is not None,
     }
     grid = work.tiles * streams, 1, 1
-    return Launch(jitted, grid, {name: given[name] for name in jitted.arg_names}, tiling)
+    named = {name: given[name] for name in jitted.arg_names}
+    return Launch(jitted, grid, named, tiling, tables=(work.table,))

@@ -50,8 +50,8 @@ def unless_lost(value, words_ptr, WAITS: tl.constexpr):
 
 
 @triton.jit
-def matrix_of(own_ptr, own_strides, landed_ptr, landed_strides, piece, batch, head, first):
-    """A head's keys from token `first` of a piece's area on, and the area's token stride.
+def matrix_of(own_ptr, own_strides, landed_ptr, landed_strides, piece, batch, head):
+    """A head's keys in a piece's area, and the area's token stride.
 
     Chosen at each visit, for pointers to both areas would fill registers in between.
     """
@@ -60,4 +60,4 @@ def matrix_of(own_ptr, own_strides, landed_ptr, landed_strides, piece, batch, he
     base = tl.where(landed, landed_ptr, own_ptr)
     base += batch * tl.where(landed, landed_strides[0], own_strides[0])
     base += head * tl.where(landed, landed_strides[2], own_strides[2])
-    return base + first.to(tl.int64) * token_stride, token_stride
+    return base, token_stride

@@ -6,20 +6,10 @@ One warp brings tiles of keys and values by TMA; two or three warpgroups have 64
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    mbarrier,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
-from ring_attn_backends.triton.hopper.pipes import (
-    barriers,
-    bring,
-    new_pipe,
-    receive,
-    release,
-    send,
-)
+from ring_attn_backends.triton.hopper.key_gradients import put
+from ring_attn_backends.triton.hopper.pipes import barriers, bring, new_pipe, send
 from ring_attn_backends.triton.hopper.programs import (
     RUN_TIME,
     matrix_of,
@@ -29,7 +19,7 @@ from ring_attn_backends.triton.hopper.programs import (
     tile_and_head,
     vector_of,
 )
-from ring_attn_backends.triton.scores import tanh
+from ring_attn_backends.triton.hopper.row_gradients import step
 
 
 @gluon.jit(do_not_specialize=RUN_TIME)
@@ -134,7 +124,6 @@ def _consume(
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
-    dtype: gl.constexpr = q_slots.dtype
     first_row += PART * 64
     score_rows = first_row + gl.arange(0, 64, gl.SliceLayout(1, s_layout))
     lse = gl.load(lse_ptr + score_rows, mask=score_rows < M, other=0.0) * 1.4426950408889634
@@ -145,39 +134,8 @@ def _consume(
     q = q_slots.index(PART)
     dout = dout_slots.index(PART)
     for i in range(edges + whole):
-        zeros = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
-        k = receive(keys, i, STAGES)
-        s = warpgroup_mma(q, k.permute([1, 0]), zeros, use_acc=False, is_async=True)
-        v = receive(values, i, STAGES)
-        dp = warpgroup_mma(dout, v.permute([1, 0]), zeros, use_acc=False, is_async=True)
-        s = warpgroup_mma_wait(1, deps=[s])
-        s = s * scale
-        if CAPPED:
-            t = tanh(s, False)
-            s = cap * t
-        p = gl.exp2(s - lse[:, None])
-        if CAPPED:
-            p *= 1.0 - t * t  # the slope of cap * tanh
-        if i < edges:
-            columns = gl.arange(0, BLOCK_N, gl.SliceLayout(0, s_layout))
-            key_numbers = nth(i, where, BLOCK_N) + columns
-            distance = score_rows[:, None] - key_numbers[None, :]
-            visible = (distance >= low) & (distance <= high)
-            p = gl.where(visible & (key_numbers < N)[None, :], p, 0.0)
-        dp = warpgroup_mma_wait(0, deps=[dp])
-        release(values, i, STAGES)
-        ds = p * (dp - delta[:, None])
-        ds = gl.convert_layout(ds.to(dtype), p_layout)
-        dq = warpgroup_mma(ds, k, dq, is_async=True)
-        dq = warpgroup_mma_wait(0, deps=[dq])
-        release(keys, i, STAGES)
-    rows = first_row + gl.arange(0, 64, gl.SliceLayout(1, o_layout))
-    cols = gl.arange(0, BLOCK_D, gl.SliceLayout(0, o_layout))
-    pointers = dq_ptr + rows.to(gl.int64)[:, None] * dq_stride + cols[None, :]
-    inside = (rows < M)[:, None]
-    if D < BLOCK_D:
-        inside = inside & (cols < D)[None, :]
-    dq *= gradient_scale
-    if ADD:
-        dq += gl.load(pointers, mask=inside, other=0.0)
-    gl.store(pointers, dq.to(dq_ptr.dtype.element_ty), mask=inside)
+        dq = step(
+            i, dq, q, dout, keys, values, lse, delta, score_rows, nth(i, where, BLOCK_N), i < edges,
+            N, low, high, scale, cap, BLOCK_N, STAGES, CAPPED, s_layout, p_layout,
+        )  # fmt: skip
+    put(dq_ptr, dq_stride, dq * gradient_scale, first_row, M, D, BLOCK_D, o_layout, ADD)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ring_attn_bench.problem import Documents, Score
     from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 
-_TOGETHER = ({"DK": True, "DV": True},)
-_APART = ({"DK": True, "DV": False}, {"DK": False, "DV": True})
+TOGETHER = ({"DK": True, "DV": True},)
+APART = ({"DK": True, "DV": False}, {"DK": False, "DV": True})
 """Which of dk and dv each of backward_dkdv's launches is for."""
 L2_SHARE = 32 << 20
 """Bytes of tiles that are read again and again, at most: of an H200's L2 cache of 50 MiB."""
@@ -34,7 +34,8 @@ L2_SHARE = 32 << 20
 class HopperLaunch:
     """One kernel call, ready to run, and what is to run after it.
 
-    scratch: the tensors among the arguments that nobody needs afterwards.
+    scratch: the tensors among the arguments that nobody needs afterwards. tables: those that say
+    what the programs of a gathered launch do.
     """
 
     kernel: Any  # a gluon kernel
@@ -43,6 +44,7 @@ class HopperLaunch:
     config: Config | None
     device: torch.device
     scratch: tuple[Tensor, ...] = ()
+    tables: tuple[Tensor, ...] = ()
     after: tuple[HopperLaunch, ...] = ()
 
     @property
@@ -167,10 +169,10 @@ def backward_dkdv_launch(
     }
     first, *others = (
         _launch(backward_dkdv, config, given | which, q, keys, extent, score, splits=splits)
-        for which in (_APART if config.apart else _TOGETHER)
+        for which in (APART if config.apart else TOGETHER)
     )
     if shares:
-        others.append(_sum_launch(shares[0], shares[1], dk, dv, add))
+        others.append(sum_launch(shares[0], shares[1], dk, dv, add))
     return replace(first, scratch=tuple(shares), after=tuple(others))
 
 
@@ -225,9 +227,10 @@ def _launch(
     return HopperLaunch(kernel, grid, arguments, config, q.device)
 
 
-def _sum_launch(
+def sum_launch(
     dk_shares: Tensor, dv_shares: Tensor, dk: Tensor, dv: Tensor, add: bool
 ) -> HopperLaunch:
+    """Writes the sums of shares (splits, B, N, G, .) to dk and dv, or adds them to these."""
     from ring_attn_backends.triton.hopper.sum_splits import sum_splits
 
     splits, batch, tokens, heads, _ = dk_shares.shape

@@ -16,6 +16,7 @@ from ring_attn_bench.problem import Documents
 if TYPE_CHECKING:
     from ring_attn_bench.block import Block
     from ring_attn_bench.problem import Score
+    from ring_attn_bench.tensors import Gathering
 
 _log = logging.getLogger("ring_attn_bench")
 
@@ -47,6 +48,32 @@ def lacks(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -
     if not all(fits(x) for x in tensors):
         return "strides or addresses that TMA cannot read"
     return None
+
+
+def serves_gathered(tensors: tuple[Tensor, ...], keys: Gathering, score: Score) -> bool:
+    """Whether these kernels compute it for gathered keys; tensors: q, and dout if given."""
+    from ring_attn_backends.triton.hopper.descriptors import fits
+
+    q, (k, v) = tensors[0], keys.own
+    if not q.is_cuda or unserved(q.device.index) is not None:
+        return False
+    packed = all(_in_a_row(x) for group in keys[:2] for x in group)
+    wide = NARROWEST < max(q.shape[-1], v.shape[-1]) <= WIDEST
+    return (
+        score.alibi_slopes is None
+        and score.dropout_p == 0
+        and score.softmax_scale > 0
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and wide
+        and packed
+        and 0 not in (*q.shape, *k.shape, keys.landed.k.shape[1])
+        and all(fits(x) for x in (*tensors, *keys.own, *keys.landed))
+    )
+
+
+def _in_a_row(keys: Tensor) -> bool:
+    """Whether the heads of all batch entries of (B, N, G, D) lie in a row, as packed keys do."""
+    return keys.shape[0] == 1 or keys.stride(0) == keys.shape[2] * keys.stride(2)
 
 
 @cache

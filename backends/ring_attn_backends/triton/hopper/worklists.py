@@ -13,9 +13,10 @@ row - key with the entry's tokens counted from its first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from ring_attn_bench.gathered import Gathered, Line, Tile, Visit, tiles
 
 TILE, ENTRY = 5, 9
 """Columns of a row."""
+
+Side = Literal["rows", "keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,29 @@ class Worklist:
         return self.tiles.shape[0]
 
 
-@lru_cache(maxsize=256)
+_kept: dict[int, dict[Hashable, Worklist]] = {}
+# by a launch's identity, while there is one: to hash all of its integers takes longer than a launch
+
+
 def worklist(
-    where: Gathered, side: str, own: int, other: int, own_first: bool | None, device: torch.device
+    where: Gathered, side: Side, own: int, other: int, device: torch.device,
+    *, own_first: bool | None = None,
+) -> Worklist:  # fmt: skip
+    """Of the tiles of `own` tokens of a side that visit tiles of `other`; made once."""
+    known = _kept.get(id(where))
+    if known is None:
+        known = _kept[id(where)] = {}
+        weakref.finalize(where, _kept.pop, id(where), None)
+    key = side, own, other, device, own_first
+    found = known.get(key)
+    if found is None:
+        found = known[key] = _worklist(where, side, own, other, device, own_first)
+    return found
+
+
+def _worklist(
+    where: Gathered, side: Side, own: int, other: int, device: torch.device, own_first: bool | None
 ) -> Worklist:
-    """Of the tiles of `own` tokens of a side, `rows` or `keys`, that visit tiles of `other`."""
     lines = where.rows if side == "rows" else where.keys
     found: list[list[int]] = []
     entries: list[list[int]] = []
@@ -90,5 +111,4 @@ def _seen(
 
 
 def _table(rows: Sequence[Sequence[int]], columns: int, device: torch.device) -> Tensor:
-    flat = torch.tensor(rows or [[0] * columns], dtype=torch.int32)
-    return flat[: len(rows)].to(device) if device.type != "meta" else flat[: len(rows)].to("meta")
+    return torch.tensor(rows or [[0] * columns], dtype=torch.int32)[: len(rows)].to(device)
