@@ -68,10 +68,16 @@ def gathered_dkdv(
     landed_dv_ptr = (
         matrix_of(key_side, key_head, landed_dv_ptr, landed_dv_strides) + split * landed_dv_split
     )
+    own_dtype: gl.constexpr = own_dk_ptr.dtype.element_ty
+    landed_dtype: gl.constexpr = landed_dk_ptr.dtype.element_ty
+    # addresses, because the two may differ in dtype, and one of them in registers is enough
+    is_own = piece == 0
     into = (
-        own_dk_ptr, own_dv_ptr, landed_dk_ptr, landed_dv_ptr,
-        own_dk_strides[1], own_dv_strides[1], landed_dk_strides[1], landed_dv_strides[1],
-    )  # fmt: skip
+        gl.where(is_own, own_dk_ptr.to(gl.int64), landed_dk_ptr.to(gl.int64)),
+        gl.where(is_own, own_dv_ptr.to(gl.int64), landed_dv_ptr.to(gl.int64)),
+        gl.where(is_own, own_dk_strides[1], landed_dk_strides[1]),
+        gl.where(is_own, own_dv_strides[1], landed_dv_strides[1]),
+    )
     given = (
         k_slots, v_slots, keys_full, queries, douts, lses, deltas, into, piece,
         first_key, stop, each, entries_ptr, entries, words_ptr, scale, cap, gradient_scale,
@@ -85,8 +91,14 @@ def gathered_dkdv(
     gl.static_assert(GROUPS == 2)
     gl.warp_specialize(
         [
-            (_consume, (given, D, E, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, CAPPED, DK, DV, 0)),
-            (_consume, (given, D, E, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, CAPPED, DK, DV, 1)),
+            (_consume, (
+                given, D, E, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, CAPPED, DK, DV,
+                own_dtype, landed_dtype, 0,
+            )),
+            (_consume, (
+                given, D, E, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, CAPPED, DK, DV,
+                own_dtype, landed_dtype, 1,
+            )),
             (_produce, (fetch, BLOCK_D, BLOCK_E, BLOCK_M, STAGES, GROUPS, DK)),
         ],
         [4, 1],
@@ -151,17 +163,15 @@ def _produce(
 def _consume(
     given, D: gl.constexpr, E: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr,
     BLOCK_M: gl.constexpr, STAGES: gl.constexpr, CAPPED: gl.constexpr,
-    DK: gl.constexpr, DV: gl.constexpr, PART: gl.constexpr,
+    DK: gl.constexpr, DV: gl.constexpr, OWN: gl.constexpr, LANDED: gl.constexpr,
+    PART: gl.constexpr,
 ):  # fmt: skip
     """One warpgroup: the PART-th 64 of the keys."""
     (
         k_slots, v_slots, keys_full, queries, douts, lses, deltas, into, piece,
         first_key, stop, each, entries_ptr, entries, words_ptr, scale, cap, gradient_scale,
     ) = given  # fmt: skip
-    (
-        own_dk_ptr, own_dv_ptr, landed_dk_ptr, landed_dv_ptr,
-        own_dk_stride, own_dv_stride, landed_dk_stride, landed_dv_stride,
-    ) = into  # fmt: skip
+    dk_address, dv_address, dk_stride, dv_stride = into
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_M, 16])
     k_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
     v_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_E, 16])
@@ -197,12 +207,20 @@ def _consume(
         dv += lost
     if DK:
         dk *= gradient_scale
-        if piece == 0:
-            put(own_dk_ptr, own_dk_stride, dk, first_key, stop, D, BLOCK_D, k_layout, False)
-        else:
-            put(landed_dk_ptr, landed_dk_stride, dk, first_key, stop, D, BLOCK_D, k_layout, False)
+        _put(dk_address, dk_stride, piece, dk, first_key, stop, D, BLOCK_D, k_layout, OWN, LANDED)
     if DV:
-        if piece == 0:
-            put(own_dv_ptr, own_dv_stride, dv, first_key, stop, E, BLOCK_E, v_layout, False)
-        else:
-            put(landed_dv_ptr, landed_dv_stride, dv, first_key, stop, E, BLOCK_E, v_layout, False)
+        _put(dv_address, dv_stride, piece, dv, first_key, stop, E, BLOCK_E, v_layout, OWN, LANDED)
+
+
+@gluon.jit
+def _put(
+    address, stride, piece, share, first_key, stop, WIDTH: gl.constexpr, BLOCK: gl.constexpr,
+    LAYOUT: gl.constexpr, OWN: gl.constexpr, LANDED: gl.constexpr,
+):  # fmt: skip
+    """`put`, in the dtype of own gradients, or in that of those that go home."""
+    if OWN == LANDED or piece == 0:
+        ptr = address.to(gl.pointer_type(OWN))
+        put(ptr, stride, share, first_key, stop, WIDTH, BLOCK, LAYOUT, False)
+    else:
+        other = address.to(gl.pointer_type(LANDED))
+        put(other, stride, share, first_key, stop, WIDTH, BLOCK, LAYOUT, False)
