@@ -1,4 +1,4 @@
-"""Those that the oldest Triton runs: every kernel, kind of mask and feature, in forty tests.
+"""Those that the oldest Triton runs: every kernel, kind of mask and feature, in fifty tests.
 
 What another Triton does otherwise shows in any number of a kernel: a product of all cases adds
 minutes and finds no more. Names as pytest has them, without the folder; `*` as in a shell.
@@ -47,6 +47,11 @@ REPRESENTATIVE = (
     "test_packed.py::test_each_document_is_what_it_is_alone[float16, ALiBi-causal]",
     "test_packed.py::test_each_document_is_what_it_is_alone[float32-full]",
     "test_packed.py::test_a_documents_number_is_its_batch_entry_in_dropout",
+    # one launch over the keys of many ranks
+    "test_gathered.py::test_out_and_gradients_are_as_good_as_plain_torch[zigzag, causal]",
+    "test_gathered.py::test_out_and_gradients_are_as_good_as_plain_torch[everything]",
+    "test_gathered.py::test_a_piece_is_not_read_before_its_word[*]",
+    "test_gathered.py::test_what_never_comes_is_not_waited_for_and_makes_everything_nan[*-meanwhile]",
     # numbers at the edge, and a public call
     "test_edges.py::test_what_is_not_finite_goes_where_the_references_does[nan in k*-0.0-*32]",
     "test_edges.py::test_scores_of_ten_thousand_neither_overflow_nor_lose_the_softmax[1-*16]",
