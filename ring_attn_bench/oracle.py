@@ -36,17 +36,20 @@ def forward(
     *,
     keep: Tensor | None = None,
     arithmetic: torch.dtype = torch.float64,
+    in_order: bool = False,
     budget: int = DEFAULT_BUDGET,
 ) -> tuple[Tensor, Tensor]:
     """out (B, R, H, E) in `arithmetic`, and lse (B, H, R), natural log.
 
     keep: (B, H, R, N), which weights dropout keeps; given if and only if there is dropout.
+    in_order: sums over the head dim run from its first element to its last, as in a kernel whose
+        thread multiplies and adds; otherwise as torch's matmul pleases.
 
     lse is float64, or float32 of scores that were not rounded on the way: a kernel's lse never
     passes through the input dtype, so a rounded one would be too kind a yardstick.
     A row that sees no key has out 0 and lse -inf.
     """
-    exact, dropout = _Arithmetic(arithmetic), _Dropout.of(keep, score)
+    exact, dropout = _Arithmetic(arithmetic, in_order), _Dropout.of(keep, score)
     out = q.new_empty(*q.shape[:3], v.shape[3], dtype=arithmetic)
     lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=exact.wide)
     for tile in _tiles(q, k, q_positions, k_positions, mask.band, exact.wide, budget):
@@ -56,7 +59,7 @@ def forward(
         product = p @ exact.rounded(v[tile.batch, :, tile.key_head])
         out[tile.batch, tile.rows, tile.heads] = product.transpose(0, 1).to(arithmetic)
         if exact.rounds:
-            s, _ = _scores(tile, q, k, score, _Arithmetic(exact.wide))
+            s, _ = _scores(tile, q, k, score, _Arithmetic(exact.wide, in_order))
         lse[tile.batch, tile.heads, tile.rows] = torch.logsumexp(s, dim=-1)
     return out, lse
 
@@ -75,6 +78,7 @@ def backward(
     *,
     keep: Tensor | None = None,
     arithmetic: torch.dtype = torch.float64,
+    in_order: bool = False,
     budget: int = DEFAULT_BUDGET,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq (B, R, H, D) of these rows, and their share of dk (B, N, G, D) and dv (B, N, G, E).
@@ -82,9 +86,9 @@ def backward(
     out and lse are those of the rows over all keys of the sequence, whichever keys are given. If
     dout is zero in every other row, the share of these rows is the whole of dk and dv: so a few
     sampled rows check every key of a long sequence.
-    keep: as in `forward`.
+    keep, in_order: as in `forward`.
     """
-    exact, dropout = _Arithmetic(arithmetic), _Dropout.of(keep, score)
+    exact, dropout = _Arithmetic(arithmetic, in_order), _Dropout.of(keep, score)
     dq = q.new_empty(q.shape, dtype=arithmetic)
     dk = torch.zeros_like(k, dtype=exact.wide)
     dv = torch.zeros_like(v, dtype=exact.wide)
@@ -93,7 +97,7 @@ def backward(
         delta = (do * tile.queries(out, exact)).sum(-1, keepdim=True)
         s, slope = _scores(tile, q, k, score, exact)
         p = exact.rounded(_normalised(s, lse[tile.batch, tile.heads, tile.rows].to(s.dtype)))
-        dp = exact.rounded(do @ exact.rounded(v[tile.batch, :, tile.key_head]).T)
+        dp = exact.rounded(exact.products(do, v[tile.batch, :, tile.key_head]))
         dp = dropout.of_tile(tile, dp, exact)
         ds = exact.rounded(p * (dp - delta)) * slope
         ds = exact.rounded(ds * score.softmax_scale)
@@ -126,6 +130,7 @@ class _Arithmetic:
     """The dtype that matrices are rounded to, and the wider one that sums run in."""
 
     to: torch.dtype
+    in_order: bool = False
 
     @property
     def wide(self) -> torch.dtype:
@@ -138,6 +143,16 @@ class _Arithmetic:
     def rounded(self, x: Tensor) -> Tensor:
         """A matrix as eager code in this arithmetic would have written it."""
         return x.to(self.to).to(self.wide)
+
+    def products(self, x: Tensor, y: Tensor) -> Tensor:
+        """Of the rows of x (H, M, D), which is rounded, with those of y (N, D)."""
+        y = self.rounded(y)
+        if not self.in_order:
+            return x @ y.T
+        total = x.new_zeros(*x.shape[:2], len(y))
+        for column in range(y.shape[1]):
+            total += x[..., column, None] * y[:, column]
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +239,7 @@ def _scores(
     A bias by position goes in before the one rounding: positions themselves do not fit into 16
     bits, and no eager code would form them there.
     """
-    product = exact.rounded(
-        tile.queries(q, exact) @ exact.rounded(k[tile.batch, :, tile.key_head]).T
-    )
+    product = exact.rounded(exact.products(tile.queries(q, exact), k[tile.batch, :, tile.key_head]))
     s = exact.rounded(product * score.softmax_scale)
     slope: Tensor | float = 1.0
     if score.softcap > 0:

@@ -189,7 +189,7 @@ def truth(question: Question, data: Data) -> Truth:
         for name, most in _uncancelled(question.mask, part, exact[-1]).items():
             sizes[name] = max(sizes[name], most)
     right = _joined(question, exact)
-    return Truth(right, bounds(question.torch_dtype, right, _joined(question, plain), sizes))
+    return Truth(right, bounds(question.torch_dtype, right, [_joined(question, plain)], sizes))
 
 
 def _parts(question: Question, data: Data) -> Iterator[Part]:

@@ -7,6 +7,7 @@ place, for what a lucky baseline leaves no room for.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,12 @@ def error(result: Tensor, truth: Tensor) -> Deviation:
     difference = (result.to(torch.float64) - truth.to(torch.float64)).abs()
     # -inf against -inf, the lse of a row that sees nothing, is no difference
     return _deviation(torch.where(result == truth, 0.0, difference))
+
+
+def worst(found: Iterable[Deviation]) -> Deviation:
+    """The largest of each."""
+    pairs = [(x.max_abs, x.rmse) for x in found]
+    return Deviation(*map(max, zip(*pairs, strict=True)))
 
 
 def size(truth: Tensor) -> Deviation:

@@ -104,7 +104,7 @@ def packed_truth(case: PackedCase, device: str) -> Truth:
     plain = _joined(_answers(case, device, tolerance.baseline_arithmetic(case.torch_dtype)))
     sizes = _joined(_answers(case, device, torch.float64, with_delta=False))
     uncancelled = {name: tolerance.size(sizes[name]).max_abs for name in ("dq", "dk")}
-    return Truth(exact, bounds(case.torch_dtype, exact, plain, uncancelled))
+    return Truth(exact, bounds(case.torch_dtype, exact, [plain], uncancelled))
 
 
 def _answers(

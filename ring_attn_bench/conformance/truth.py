@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,21 +37,30 @@ def truth_with(case: Case, device: str, keep: Tensor | None) -> Truth:
     """With dropout, of the weights that are kept, (B, H, M, N)."""
     yardstick = tolerance.baseline_arithmetic(case.torch_dtype)
     exact = _answers(case, device, torch.float64, keep)
-    plain = _answers(case, device, yardstick, keep)
-    return Truth(
-        exact, bounds(case.torch_dtype, exact, plain, _uncancelled(case, device, exact, keep))
-    )
+    plain = [_answers(case, device, yardstick, keep)]
+    if yardstick is torch.float32:  # of 16 bits' errors, the order of sums is no part
+        plain.append(_answers(case, device, yardstick, keep, in_order=True))
+    uncancelled = _uncancelled(case, device, exact, keep)
+    return Truth(exact, bounds(case.torch_dtype, exact, plain, uncancelled))
 
 
 def bounds(
-    dtype: torch.dtype, exact: Results, plain: Results, uncancelled: dict[str, float]
+    dtype: torch.dtype,
+    exact: Results,
+    plain: Sequence[Results],
+    uncancelled: dict[str, float],
 ) -> dict[str, Deviation]:
-    """By name, what a result's error may be; see `tolerance.bounds`."""
+    """By name, what a result's error may be; see `tolerance.bounds`.
+
+    plain: PyTorch's, of which the largest error counts. A sum over a head dim of 256 has seven
+    ulps of error where a kernel takes its elements one by one, and one ulp in torch's matmul,
+    which adds up several sums: both are float32, and a heavy key's dk shows the difference.
+    """
     return {
         name: tolerance.bounds(
             name,
             dtype,
-            tolerance.error(plain[name], value),
+            tolerance.worst(tolerance.error(found[name], value) for found in plain),
             tolerance.size(value),
             uncancelled.get(name, 0.0),
         )
@@ -58,15 +68,22 @@ def bounds(
     }
 
 
-def _answers(case: Case, device: str, arithmetic: torch.dtype, keep: Tensor | None) -> Results:
+def _answers(
+    case: Case,
+    device: str,
+    arithmetic: torch.dtype,
+    keep: Tensor | None,
+    *,
+    in_order: bool = False,
+) -> Results:
     data = inputs(case, device)
     out, lse = oracle.forward(
         data.q, data.k, data.v, data.rows, data.keys, case.mask, case.score(device),
-        keep=keep, arithmetic=arithmetic,
+        keep=keep, arithmetic=arithmetic, in_order=in_order,
     )  # fmt: skip
     found = oracle.backward(
         data.dout, data.q, data.k, data.v, out, lse, data.rows, data.keys, case.mask,
-        case.score(device), keep=keep, arithmetic=arithmetic,
+        case.score(device), keep=keep, arithmetic=arithmetic, in_order=in_order,
     )  # fmt: skip
     return {"out": out, "lse": lse} | dict(zip(("dq", "dk", "dv"), found, strict=True))
 

@@ -9,10 +9,19 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
+from ring_attn_bench import oracle
 from ring_attn_bench.bench import tolerance
 from ring_attn_bench.bench.tolerance import Deviation
 from ring_attn_bench.conformance.cases import FULL, LOCAL
-from ring_attn_bench.conformance.judge import backward_faults, forward_faults, two_block_faults
+from ring_attn_bench.conformance.faults import faults
+from ring_attn_bench.conformance.inputs import inputs
+from ring_attn_bench.conformance.judge import (
+    backward_faults,
+    forward_faults,
+    given,
+    two_block_faults,
+)
+from ring_attn_bench.conformance.truth import truth
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import DTYPES, Mask
 from tests.unit.faulty_adapters import (
@@ -136,3 +145,16 @@ def test_float64_is_held_to_its_own_precision():
 
 def test_no_elements_are_no_error():
     assert tolerance.error(torch.empty(0), torch.empty(0)) == Deviation(0.0, 0.0)
+
+
+def test_a_sum_that_a_kernel_takes_element_by_element_is_right_at_the_widest_head_dim():
+    """Its score of a heavy key has seven ulps of error, torch's matmul one, and both are float32."""
+    wide = (Span(0, 150),)
+    case = replace(FULL, rows=wide, keys=wide, batch=1, key_heads=1, dim=256)
+    data, right = inputs(case, CPU), truth(case, CPU)
+    out, lse = given(case, right)
+    of_kernel = oracle.backward(
+        data.dout, data.q, data.k, data.v, out, lse, data.rows, data.keys, case.mask,
+        case.score(CPU), arithmetic=torch.float32, in_order=True,
+    )  # fmt: skip
+    assert faults(case, right, dict(zip(("dq", "dk", "dv"), of_kernel, strict=True))) == []
