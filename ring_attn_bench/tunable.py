@@ -79,6 +79,7 @@ class Tunable(Protocol):
     ) -> Callable[[], None]:
         """The trial's kernel over these tensors, to be called as often as one likes.
 
+        Each call reads what they hold then: they are given other values between calls.
         add: it goes on from what out (float32) and lse hold, or adds to dq, or to dk and dv.
         Neither making it nor calling it waits for the device.
         """

@@ -19,6 +19,11 @@ MASKS = ("full", "causal")
 PRODUCTS: dict[Kernel, int] = {"forward": 2, "backward_dq": 3, "backward_dkdv": 4}
 """Matrix products of a pair of query and key: q k and p v; q k, dp and dq; q k, dp, dv and dk."""
 
+OUTPUTS: dict[Kernel, tuple[str, ...]] = {
+    "forward": ("out", "lse"), "backward_dq": ("dq",), "backward_dkdv": ("dk", "dv"),
+}  # fmt: skip
+"""What each writes."""
+
 RowKey = tuple[Kernel, str, int, DtypeName]
 
 

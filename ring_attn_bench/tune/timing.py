@@ -1,4 +1,8 @@
-"""The speed of a row's trials: all of them in turns, in random order, from a cold L2 cache."""
+"""The speed of a row's trials: all of them in turns, in random order, from a cold L2 cache.
+
+Then each launch is judged, on other inputs: what is right in its first calls may go wrong in later
+ones, and a speed says that it did not.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,14 @@ from ring_attn_bench.block import Block
 from ring_attn_bench.conformance.ask import sentence
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Score
+from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.tensors import Keys, Rows, Sums
-from ring_attn_bench.tunable import Trial, TrialTensors, TunableBackend
-from ring_attn_bench.tune.outcome import MASKS, Shape, Subject
+from ring_attn_bench.tunable import TrialTensors, TunableBackend
+from ring_attn_bench.tune import again
+from ring_attn_bench.tune.outcome import MASKS, OUTPUTS, Shape, Subject
 
 FEWEST_ROUNDS = 6
 """Below, no interval holds a median with 95 %; slower rows than `seconds` allow get no fewer."""
-OUTPUTS = {"forward": ("out", "lse"), "backward_dq": ("dq",), "backward_dkdv": ("dk", "dv")}
 
 Launch = Callable[[], None]
 
@@ -36,6 +40,22 @@ class Timed:
     reason: str = ""
 
 
+@dataclass
+class _Ready:
+    """A trial with one mask, that has run once into outputs of its own."""
+
+    timed: Timed
+    subject: Subject
+    mask: str
+    launch: Launch
+    own: dict[str, Tensor]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing is known against it, whatever its mask."""
+        return self.timed.verdict is Verdict.OK
+
+
 def time_row(
     backend: TunableBackend,
     subjects: Sequence[Subject],
@@ -47,54 +67,79 @@ def time_row(
     """Of subjects that share a row, in their order.
 
     In each round every trial runs once with each mask. After `seconds` there are no more rounds
-    than FEWEST_ROUNDS. What a trial raises costs that trial; what it leaves as it was is its fault.
+    than FEWEST_ROUNDS. What a trial raises costs that trial; what it leaves as it was is its fault,
+    and what it gets wrong once it was timed.
     """
     found = [Timed() for _ in subjects]
-    launches: list[tuple[Timed, str, Launch]] = []
+    made: list[_Ready] = []
+    inputs: dict[str, TrialTensors] = {}
     for mask in MASKS:
-        block, score = _block(shape, mask), _score(subjects[0])
-        tensors = _inputs(backend, subjects[0], shape, block, device)
+        inputs[mask] = _inputs(backend, subjects[0], shape, _block(shape, mask), device)
         for subject, timed in zip(subjects, found, strict=True):
             if timed.verdict is Verdict.OK:
-                launch = _tried(backend, subject.trial, tensors, block, score, timed)
-                launches.append((timed, mask, launch))
-    ready = [(x.times[mask], launch) for x, mask, launch in launches if x.verdict is Verdict.OK]
+                made += _tried(backend, subject, inputs[mask], shape, mask, timed)
+    ready = [x for x in made if x.is_right]
     if ready:
-        _rounds(ready, rounds, seconds, device)
+        _rounds([(x.timed.times[x.mask], x.launch) for x in ready], rounds, seconds, device)
+        for mask in MASKS:
+            _judge_again([x for x in ready if x.mask == mask], inputs[mask])
     return found
 
 
 def _tried(
     backend: TunableBackend,
-    trial: Trial,
+    subject: Subject,
     tensors: TrialTensors,
-    block: Block,
-    score: Score,
+    shape: Shape,
+    mask: str,
     timed: Timed,
-) -> Launch:
-    """A launch into outputs of its own, that has run once; what is wrong with it is noted."""
-    names = OUTPUTS[trial.kernel]
-    held = tensors.rows if trial.kernel == "forward" else tensors.sums
-    own = {name: torch.full_like(getattr(held, name), float("nan")) for name in names}
-    if trial.kernel == "forward":
+) -> list[_Ready]:
+    """A launch into outputs of its own, that has run once; none, with a verdict, if it fails."""
+    kernel = subject.trial.kernel
+    held = tensors.rows if kernel == "forward" else tensors.sums
+    own = {name: torch.full_like(getattr(held, name), float("nan")) for name in OUTPUTS[kernel]}
+    if kernel == "forward":
         tensors = replace(tensors, rows=tensors.rows._replace(**own))
     else:
         tensors = replace(tensors, sums=tensors.sums._replace(**own))
+    block, score = _block(shape, mask), _score(subject)
     try:
-        launch = backend.trial_launch(trial, tensors, block, score, add=False)
+        launch = backend.trial_launch(subject.trial, tensors, block, score, add=False)
         launch()
-        unwritten = [name for name in names if not bool(own[name].isfinite().all())]
+        unwritten = [name for name in own if not bool(own[name].isfinite().all())]
     except Exception as error:
         timed.verdict, timed.reason = Verdict.ERROR, f"when timed, {sentence(error)}"
-        return _nothing
+        return []
     if unwritten:
         reason = f"when timed, {unwritten[0]} is not written everywhere, or not finite"
         timed.verdict, timed.reason = Verdict.WRONG, reason
-    return launch
+        return []
+    return [_Ready(timed, subject, mask, launch, own)]
 
 
-def _nothing() -> None:
-    """Stands for a launch that could not be made."""
+def _judge_again(ready: Sequence[_Ready], tensors: TrialTensors) -> None:
+    """The very launches that were timed, all with one mask; what is wrong now has no speed."""
+    if not ready:
+        return
+    first = ready[0]
+    renewed = again.renew(tensors, Mask(causal=first.mask == "causal"), _score(first.subject))
+    for x in ready:
+        if not x.is_right:
+            continue
+        again.poison(x.own)
+        try:
+            x.launch()
+            found = renewed.faults(x.subject.trial.kernel, x.own)
+        except Exception as error:
+            reason = f"when it was judged again after timing, {sentence(error)}"
+            x.timed.verdict, x.timed.reason = Verdict.ERROR, reason
+            continue
+        if found:
+            x.timed.verdict = Verdict.WRONG
+            x.timed.reason = (
+                f"right before it was timed, and wrong afterwards on other inputs: {x.mask}, "
+                f"{found[0]}"
+            )
 
 
 def _inputs(
@@ -110,12 +155,13 @@ def _inputs(
 
     q, dout = drawn(shape.heads_q), drawn(shape.heads_q)
     keys = Keys(drawn(shape.heads_kv), drawn(shape.heads_kv))
-    lse = q.new_zeros(shape.batch, shape.heads_q, shape.seqlen, dtype=torch.float32)
-    out, delta = torch.zeros_like(q), lse
+    wide = torch.promote_types(dtype, torch.float32)
+    lse = q.new_zeros(shape.batch, shape.heads_q, shape.seqlen, dtype=wide)
+    out, delta = torch.zeros_like(q), torch.zeros_like(lse)
     if subject.trial.kernel != "forward":
         out, lse = backend.forward(q, keys, block, _score(subject))
         delta = (dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2).contiguous()
-    sums = Sums(*(torch.empty_like(x, dtype=torch.float32) for x in (q, *keys)))
+    sums = Sums(*(torch.empty_like(x, dtype=wide) for x in (q, *keys)))
     return TrialTensors(Rows(q, dout, out, lse, delta), keys, sums)
 
 

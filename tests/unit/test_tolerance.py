@@ -148,7 +148,7 @@ def test_no_elements_are_no_error():
 
 
 def test_a_sum_that_a_kernel_takes_element_by_element_is_right_at_the_widest_head_dim():
-    """Its score of a heavy key has seven ulps of error, torch's matmul one, and both are float32."""
+    """A heavy key has seven ulps of error in its score, and one by torch's matmul: both float32."""
     wide = (Span(0, 150),)
     case = replace(FULL, rows=wide, keys=wide, batch=1, key_heads=1, dim=256)
     data, right = inputs(case, CPU), truth(case, CPU)
