@@ -77,7 +77,12 @@ def program(
         typer.Option("--version", callback=_say_version, is_eager=True, help="Which this is."),
     ] = False,
 ) -> None:
-    """Which ring attention is right, which is fast, and on what evidence."""
+    """Which ring attention is right, which is fast, and on what evidence.
+
+    Exit codes: 0, what ran was right; 1, something was wrong, crashed or timed out; 2, a mistake in
+    the arguments or the suite; 3, the machine lacks what was asked for by name; 4, a file cannot be
+    read or written; 5, a bug of this program, which says what to report; 130, ended by Ctrl-C.
+    """
 
 
 coverage = typer.Typer(help="The coverage matrix of check --probe.", no_args_is_help=True)

@@ -20,7 +20,7 @@ SEED = 2
 ROWS = 64
 """Of the timed length: dout is zero in all others, and so these determine every dk and dv."""
 UNSEEN = 60.0
-"""lse of the other rows, above any score: their weights are nothing, and a dout of 0 keeps it so."""
+"""lse of the other rows, above any score: weights of nothing, which a dout of 0 keeps so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ring_attn_bench import cli, exits
+from ring_attn_bench import __version__, cli, exits
 from ring_attn_bench.bench.record import Direction, Status, append, read
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import FileError
@@ -180,3 +180,38 @@ def test_records_of_a_folder_whose_name_is_no_text_are_kept(tmp_path, make_recor
 
     (found,) = read(folder / "records.jsonl")
     assert found.run == "r\\udce9sultats"
+
+
+@pytest.mark.parametrize("error", [KeyError("planted"), ConnectionResetError("planted")])
+def test_a_bug_has_a_code_of_its_own_and_says_what_to_report(program, records, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "_report", fails)
+
+    code, _, said = program("report", records)
+
+    assert code == exits.Exit.BUG == 5
+    sentence, trace = said.split("\n\n", 1)
+    assert is_one_sentence(sentence)
+    assert "Please report it" in sentence
+    assert __version__ in sentence
+    assert f"`ring-attn-bench report {records}`" in sentence
+    assert trace.startswith("Traceback (most recent call last):")
+    assert trace.rstrip().endswith(f"{type(error).__name__}: {error}")
+
+
+def test_ctrl_c_is_not_the_code_of_wrong(program, records, monkeypatch):
+    def ends(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_report", ends)
+
+    assert program("report", records)[0] == exits.Exit.INTERRUPTED == 130
+
+
+def test_the_help_says_what_each_exit_code_means(program):
+    _, said, _ = program("--help")
+
+    text = " ".join(said.split())
+    assert all(f" {code.value}, " in text for code in exits.Exit)
