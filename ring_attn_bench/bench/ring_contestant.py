@@ -15,7 +15,7 @@ from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, proble
 from ring_attn_bench.bench.inputs import Inputs, score_of
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.record import Case, Contestant
-from ring_attn_bench.errors import BackendUnavailable, Unsupported
+from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.context import RingContext
@@ -139,10 +139,16 @@ class Contexts:
         self._rings: dict[RingOptions, RingContext] = {}
 
     def of(self, spec: Contestant) -> RingContext | None:
-        """The context for a contestant, a peer's too, made when first needed; none by loopback."""
+        """The context for a contestant, a peer's too, made when first needed; none by loopback.
+
+        Raises Refused, on all ranks, where its transport cannot serve them or its options.
+        """
         if spec.played == "loopback":
             return None
         options = spec.options or RingOptions()
         if options not in self._rings:
-            self._rings[options] = RingContext(options=options)
+            try:
+                self._rings[options] = RingContext(options=options)
+            except (TransportUnavailable, Unsupported) as error:
+                raise Refused(f"transport {options.transport!r}: {error.reason}") from None
         return self._rings[options]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import cast
 
-from ring_attn_bench.bench.group import Group
+from ring_attn_bench.bench.group import Group, GroupFailed
 from ring_attn_bench.bench.messages import (
     Command,
     Judge,
@@ -15,7 +15,7 @@ from ring_attn_bench.bench.messages import (
     Sample,
     Subject,
 )
-from ring_attn_bench.bench.record import Accuracy, Direction, Memory
+from ring_attn_bench.bench.record import Accuracy, Direction, Memory, Status
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.suite import Check, Entry, Suite
 
@@ -98,7 +98,11 @@ class Session:
         return f"{self.entry.case.name} {self.entry.contestant.name}"
 
     def _ask(self, command: Command) -> list[Answer]:
-        self._ensure_prepared()
+        try:
+            self._ensure_prepared()
+        except RefusedByWorker as refusal:  # the processes that took it are gone
+            reason = f"it was refused when its processes had been started again: {refusal}"
+            raise GroupFailed(Status.ERROR, reason, []) from None
         return self._group.ask(self._about, command, self._suite.case_seconds)
 
     def _ensure_prepared(self) -> None:

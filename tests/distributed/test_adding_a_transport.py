@@ -8,8 +8,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 
 from ring_attn_bench import RingContext, RingOptions, registry
+from ring_attn_bench.bench import record as bench_record
+from ring_attn_bench.bench.messages import Envelope, Prepare
+from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.worker import Worker
 from tests.distributed.pool import Raised, Ring
 from tests.distributed.truth import Case, attend, faults
 
@@ -54,3 +59,51 @@ def test_a_transport_that_cannot_be_loaded_is_a_sentence(ranks, folder, name, se
         assert isinstance(answer, Raised)
         assert "TransportUnavailable" in answer.kinds, answer.traceback
         assert sentence in answer.text
+
+
+REFUSALS = """
+from ring_attn_bench import Unsupported
+from gathered import Gathered
+
+class AtOnce(Gathered):
+    @staticmethod
+    def unsupported(group):
+        return "it needs another kind of ranks"
+
+class WhenMade(Gathered):
+    def __init__(self, group, options):
+        raise Unsupported("refusing", "it has no gradients in " + options.gradients)
+"""
+
+
+def refused(ring: Ring, folder: str) -> list[str]:
+    sys.path.insert(0, folder)
+    own = {"at_once": "refusing:AtOnce", "when_made": "refusing:WhenMade"}
+    place = Place(ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size)
+    worker, reasons = Worker(place), []
+    case = bench_record.Case(
+        batch=1, seqlen_total=64, world_size=ring.world_size, heads_q=1, heads_kv=1, head_dim=8,
+        dtype="float32", causal=True,
+    )  # fmt: skip
+    with patch.object(registry, "transports", lambda: {**registry.TRANSPORTS, **own}):
+        for name in own:
+            contestant = bench_record.Contestant(
+                backend="reference", partition="zigzag", options=RingOptions(name)
+            )
+            command = Prepare(
+                case=case, contestant=contestant, directions=(bench_record.Direction.FORWARD,),
+                seed=0,
+            )  # fmt: skip
+            answer = worker.execute(Envelope(about=name, command=command))
+            reasons.append(str(answer.get("refused")))
+    return reasons
+
+
+def test_a_transport_that_refuses_is_an_unsupported_row_of_a_benchmark(ranks, folder):
+    (Path(folder) / "refusing.py").write_text(REFUSALS, encoding="utf-8")
+
+    for reasons in ranks.run(refused, folder):
+        assert reasons == [
+            "transport 'at_once': it needs another kind of ranks",
+            "transport 'when_made': it has no gradients in float32",
+        ]

@@ -222,3 +222,21 @@ def test_without_timing_nothing_is_measured():
     assert {r.status.value for r in records} == {"ok"}
     assert all(r.speed is None for r in records)
     assert not any(isinstance(command, Sample | Measure) for _, command in group.log)
+
+
+@pytest.mark.parametrize("batches", [1, 6, 12])
+def test_what_is_refused_after_a_restart_is_a_row_and_no_crash(batches):
+    """Its processes are lost while it is timed, and those that follow do not take it."""
+
+    class Fickle(FakeGroup):
+        def ask(self, about, command, seconds):
+            found = super().ask(about, command, seconds)
+            if sum(isinstance(x, Sample) for _, x in self.log) == batches and not self.generation:
+                self.generation, self._refuse = 1, "all"
+            return found
+
+    records = run({"reference": FakeGroup(), "aten": Fickle()})
+
+    assert statuses(records) == {("reference", "ok"): 3, ("aten", "error"): 3}
+    reason = "it was refused when its processes had been started again: no all"
+    assert all(r.reason.endswith(reason) for r in records if r.status is Status.ERROR)
