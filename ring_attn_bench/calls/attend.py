@@ -97,7 +97,7 @@ class Attention(torch.autograd.Function):
         call, wants_lse, *tensors = arguments
         given = Given(*tensors)
         with without_autocast(given.q.device.type):
-            out, lse = call.forward(given)
+            out, lse = map(_no_view, call.forward(given))
         ctx.save_for_backward(*tensors, out, lse)
         ctx.call = call
         ctx.set_materialize_grads(False)
@@ -133,6 +133,11 @@ class Attention(torch.autograd.Function):
             for gradient, x, need in zip(found, tensors, needs[2:], strict=False)
         ]
         return (None, None, dq, dk, dv, dsink, None, None, None)[: len(needs)]
+
+
+def _no_view(x: Tensor) -> Tensor:
+    """The same memory: torch refuses every change in place of a result that is a view."""
+    return x.data if x._is_view() else x
 
 
 def _with_contiguous_rows(dout: Tensor) -> Tensor:

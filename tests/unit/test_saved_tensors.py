@@ -52,3 +52,21 @@ def test_slopes_may_change_between_calls(function):
 
     assert not torch.allclose(first, second)
     assert torch.equal(second, function("reference", *leaves(), alibi_slopes=slopes.clone()))
+
+
+@pytest.mark.parametrize("function", [dense, packed])
+@pytest.mark.parametrize("backend", ["reference", "aten", "flex"])
+def test_results_may_be_changed_in_place_and_give_no_wrong_gradient(backend, function):
+    """As torch's own attention does, which keeps its result for the backward too."""
+    q, k, v = leaves()
+    untouched = function(backend, q, k, v)
+    out, lse, _ = function(backend, q, k, v, return_attn_probs=True)
+    assert torch.equal(out.mul_(2), 2 * untouched)
+    assert torch.isfinite(lse.add_(1)).all()
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+    (function(backend, q, k, v).clone().mul_(2)).sum().backward()
+    (expected,) = torch.autograd.grad(2 * untouched.sum(), q)
+    assert torch.allclose(q.grad, expected)
