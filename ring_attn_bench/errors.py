@@ -18,6 +18,12 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def clause(sentence: object) -> str:
+    """The sentence as a part of another: without its full stop."""
+    text = str(sentence)
+    return text if text.endswith("...") else text.removesuffix(".")
+
+
 class RingAttnBenchError(Exception):
     """Base of every deliberate error; its text is one or two sentences: what, got, allowed.
 

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from ring_attn_bench import __version__
-from ring_attn_bench.errors import FileError, RingAttnBenchError
+from ring_attn_bench.errors import FileError, RingAttnBenchError, clause
 
 
 class Exit(IntEnum):
@@ -81,7 +81,7 @@ def run(program: Callable[[], object]) -> NoReturn:
         if not _is_about_a_file(error):
             _leave_by_a_bug()
         where = "" if error.filename is None else f" {error.filename!r}"
-        _leave(f"cannot read or write{where}: {error.strerror}.", Exit.FILES)
+        _leave(f"cannot read or write{where}: {clause(error.strerror)}.", Exit.FILES)
     except Exception:
         _leave_by_a_bug()
     sys.exit(0)

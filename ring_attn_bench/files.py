@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ring_attn_bench.errors import FileError
+from ring_attn_bench.errors import FileError, clause
 
 ELSEWHERE = "name another folder with --out"
 _WHAT_TO_DO = {
@@ -159,4 +159,4 @@ def in_unicode(text: str) -> str:
 
 
 def _why(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
+    return clause(error.strerror or error) or type(error).__name__

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ring_attn_bench import files
-from ring_attn_bench.errors import FileError
+from ring_attn_bench.errors import FileError, clause
 
 Line = TypeVar("Line", bound=BaseModel)
 Tell = Callable[[str], None]
@@ -46,8 +46,8 @@ def read(path: Path, kind: type[Line], noun: str, begins: str, tell: Tell) -> It
                 tell(f"{where}: half a {noun}, cut off by a crash, which is left out.")
                 continue
         raise FileError(
-            f"{where}: not a {noun} ({problem['msg']} at {problem['loc']}). Mend the line or take "
-            "it out; the others are read without it."
+            f"{where}: not a {noun} ({clause(problem['msg'])} at {problem['loc']}). Mend the line "
+            "or take it out; the others are read without it."
         )
 
 

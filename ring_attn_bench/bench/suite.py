@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
+    PrivateAttr,
     ValidationError,
     create_model,
     field_validator,
@@ -22,11 +23,13 @@ from pydantic_core import ErrorDetails
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen
-from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName
+from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.problem import Mask
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, layout_of
 
+UNSET = "unset"
+"""What stands for None, which TOML cannot say; results.csv says so too."""
 MOST = 2**31 - 1
 """The largest size of anything: what kernels count with."""
 # strict: `true` is no number and 1 is no switch, though Python takes one for the other
@@ -98,12 +101,30 @@ class Check(Frozen):
 def _option(value: Any, *, name: str) -> Any:  # noqa: ANN401 - RingOptions judges
     """One value of one option, as RingOptions takes it; what that raises is a ValueError."""
     plain = tuple(value) if isinstance(value, list) else value
+    if plain == UNSET and _may_be_none(name):
+        plain = None
     for size in plain if isinstance(plain, tuple) else (plain,):
         if isinstance(size, int) and size > MOST:
             raise ValueError(f"{size} is more than the {MOST} that there can be")
     one: dict[str, Any] = {name: plain}
-    RingOptions(**one)
+    try:
+        RingOptions(**one)
+    except InvalidArgument as error:
+        if not _may_be_none(name):
+            raise
+        tuples = "a tuple is a list and " if name == "grouping" else ""
+        raise InvalidArgument(f"{clause(error)}; in a suite {tuples}None is {UNSET!r}.") from None
     return plain
+
+
+@cache
+def _may_be_none(name: str) -> bool:
+    none: dict[str, Any] = {name: None}
+    try:
+        RingOptions(**none)
+    except (InvalidArgument, UnknownName):
+        return False
+    return True
 
 
 def _axis(name: str) -> Any:  # noqa: ANN401 - a type, made here
@@ -189,6 +210,8 @@ class Suite(Frozen):
     timing: Timing = Timing()
     check: Check = Check()
     grid: Annotated[list[Grid], Field(min_length=1)]
+    _file: Path | None = PrivateAttr(default=None)
+    """Where it was read, for what only shows when it is dealt to ranks."""
 
     @field_validator("name")
     @classmethod
@@ -229,7 +252,8 @@ class Suite(Frozen):
                 for entry in _entries(grid, world_size, played):
                     cases.setdefault(entry.case.name, {}).setdefault(entry.contestant.name, entry)
             except InvalidArgument as error:
-                raise SuiteError(f"suite {self.name!r}, grid.{place}: {error}") from None
+                where = f"suite {self.name!r}" if self._file is None else str(self._file)
+                raise SuiteError(f"{where}: grid.{place}: {error}") from None
         return tuple(entry for found in cases.values() for entry in found.values())
 
 
@@ -281,11 +305,13 @@ def load(path: Path) -> Suite:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SuiteError(f"cannot read suite {path}: {error.strerror or error}.") from None
+        raise SuiteError(f"cannot read suite {path}: {clause(error.strerror or error)}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path} is not valid TOML: {error}.") from None
+        raise SuiteError(f"{path} is not valid TOML: {clause(error)}.") from None
     try:
-        return Suite.model_validate(table)
+        suite = Suite.model_validate(table)
+        suite._file = path
+        return suite
     except ValidationError as error:
         problems = [_sentence(problem) for problem in error.errors()]
     if len(problems) == 1:
@@ -304,7 +330,7 @@ def _sentence(problem: ErrorDetails) -> str:
         where = f"in {'.'.join(map(str, table))}: " if table else ""
         return f"{where}{text}"
     got = "" if problem["type"] in {"missing", "value_error"} else f", got {problem['input']!r}"
-    message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+    message = clause(problem["msg"].removeprefix("Value error, "))
     return f"{key}: {message}{got}."
 
 

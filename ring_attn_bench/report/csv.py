@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ring_attn_bench import files, sheets
-from ring_attn_bench.errors import FileError
+from ring_attn_bench.errors import FileError, clause
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.rows import frame
 
@@ -36,6 +36,6 @@ def read(path: Path) -> tuple[Row, ...]:
         except ValidationError as error:
             first = error.errors()[0]
             raise FileError(
-                f"{path}, line {number}: no row ({first['msg']} at {first['loc']})."
+                f"{path}, line {number}: no row ({clause(first['msg'])} at {first['loc']})."
             ) from None
     return tuple(found)

@@ -12,7 +12,7 @@ from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.errors import BackendUnavailable, InvalidArgument
+from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, clause
 from ring_attn_bench.probe.process import ProcessFailed
 from ring_attn_bench.progress import Interrupted
 from ring_attn_bench.tunable import Tunable
@@ -168,9 +168,11 @@ def _loaded(hand: Hand, backend: str) -> Loaded:
     try:
         loaded = hand.load()
     except ProcessFailed as failure:
-        raise MachineLacks(f"backend {backend!r} does not load: {failure.reason}.") from None
+        raise MachineLacks(
+            f"backend {backend!r} does not load: {clause(failure.reason)}."
+        ) from None
     if loaded.unavailable is not None:
-        raise MachineLacks(f"backend {backend!r} is unavailable: {loaded.unavailable}.")
+        raise MachineLacks(f"backend {backend!r} is unavailable: {clause(loaded.unavailable)}.")
     return loaded
 
 

@@ -5,7 +5,7 @@ from itertools import groupby
 import pytest
 
 from ring_attn_bench import registry, suites
-from ring_attn_bench.bench.suite import load
+from ring_attn_bench.bench.suite import Grid, load
 from ring_attn_bench.errors import InvalidArgument, SuiteError
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions
 
@@ -213,9 +213,40 @@ def test_every_mistake_is_said_and_not_the_first_alone(tmp_path):
         assert sum(mistake in line for line in problems) == 1
 
 
-def test_what_a_number_of_ranks_rules_out_names_the_suite_and_its_grid(tmp_path):
-    with pytest.raises(SuiteError, match=r"suite 'good', grid.0: .* add up to the 1 other ranks"):
-        loaded(tmp_path, f"{GOOD}grouping = [[3]]\n").entries(2, "real")
+def test_what_a_number_of_ranks_rules_out_names_the_file_and_its_grid(tmp_path):
+    other = GOOD[GOOD.index("[[grid]]") :].replace("[16]", "[32]")
+    suite = loaded(tmp_path, f"{GOOD}{other}grouping = [[3]]\n")
+
+    for asked in (suite, suite.adding(("aten",))):
+        with pytest.raises(SuiteError, match=r"add up to the 1 other ranks") as raised:
+            asked.entries(2, "real")
+        assert str(raised.value).startswith(f"{tmp_path / 'suite.toml'}: grid.1: grouping (3,)")
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_an_axis_can_list_the_default_that_it_has_without_being_named(tmp_path, name):
+    default = Grid.model_fields[name].default[0]
+    written = {None: '"unset"'}.get(default, repr(default).replace("'", '"'))
+    listed = loaded(tmp_path, f"{GOOD}{name} = [{written}]\n")
+
+    assert listed.entries(2, "real") == loaded(tmp_path, GOOD).entries(2, "real")
+
+
+def test_none_is_unset_where_an_option_can_be_that_and_lists_are_shown_where_they_are_meant(
+    tmp_path,
+):
+    text = f'{GOOD}grouping = [[1, 2], "unset", "auto"]\nhandshake = [true, "unset"]\n'
+    taken = {e.contestant.options for e in loaded(tmp_path, text).entries(4, "real")}
+
+    assert {x.grouping for x in taken} == {(1, 2), None, "auto"}
+    assert {x.handshake for x in taken} == {True, None}
+    for wrong, sentence in (
+        ("grouping = [3]", "in a suite a tuple is a list and None is 'unset'."),
+        ("handshake = [0]", "in a suite None is 'unset'."),
+        ('slots = ["unset"]', "slots is 'unset', but a ring needs at least 1"),
+    ):
+        with pytest.raises(SuiteError, match=sentence):
+            loaded(tmp_path, f"{GOOD}{wrong}\n")
 
 
 def test_a_backend_that_no_grid_names_is_added_to_each_and_one_that_is_named_is_not(tmp_path):
