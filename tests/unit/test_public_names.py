@@ -3,7 +3,9 @@
 import inspect
 import pickle
 import pydoc
+import re
 import typing
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +35,13 @@ def test_the_public_names_are_these():
 
     assert set(ring_attn_bench.__all__) == functions | others
     assert set(dir(ring_attn_bench)) == functions | others
+
+
+def test_the_page_on_the_library_has_every_public_name_once_with_a_meaning():
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)` \| \S.* \|$", page, re.MULTILINE)
+
+    assert sorted(told) == sorted(ring_attn_bench.__all__)
 
 
 def test_the_ring_functions_have_the_signatures_that_people_know():
