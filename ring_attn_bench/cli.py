@@ -91,7 +91,7 @@ app.add_typer(coverage, name="coverage")
 
 @app.command("list")
 def list_backends() -> None:
-    """Every backend and peer, what it is, and why it cannot run here if it cannot."""
+    """Every backend, peer and transport, what it is, and why it cannot run here if it cannot."""
     from ring_attn_bench.bench.listing import backends
 
     typer.echo(backends(_width()))

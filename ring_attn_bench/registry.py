@@ -177,13 +177,33 @@ def listing() -> tuple[Listing, ...]:
     return tuple(_listed(name, target) for name, target in known)
 
 
+def transport_listing() -> tuple[Listing, ...]:
+    """Every transport in the order in which `auto` asks; what ranks it can serve only they know."""
+    return tuple(_listed_transport(name, target) for name, target in transports().items())
+
+
+def _listed_transport(name: str, target: str) -> Listing:
+    try:
+        kind = transport_class(name)
+    except TransportUnavailable as error:
+        return Listing(name, target, "", error.reason)
+    lacking = [part for part in _OF_A_TRANSPORT if not hasattr(kind, part)]
+    reason = f"it is no transport: it has no {' and no '.join(lacking)}" if lacking else None
+    return Listing(name, target, _first_line(kind), reason)
+
+
+_OF_A_TRANSPORT = ("unsupported", "outgoing", "begin")
+
+
+def _first_line(kind: type) -> str:
+    return next(iter((kind.__doc__ or "").strip().splitlines()), "")
+
+
 def _listed(name: str, target: str) -> Listing:
     try:
-        summary = (contestant_class(name).__doc__ or "").strip().splitlines()[0]
+        summary = _first_line(contestant_class(name))
     except BackendUnavailable as error:
         return Listing(name, target, "", error.reason)
-    except IndexError:
-        summary = ""
     try:
         load_contestant(name)
     except BackendUnavailable as error:

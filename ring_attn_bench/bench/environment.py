@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 Environment = dict[str, str | int | float | bool | None]
 
@@ -21,12 +21,21 @@ PACKAGES = (
 )
 
 
+class NoAnswer(RuntimeError):
+    """The process that was to find something out has failed."""
+
+
 def probe() -> Environment:
     """The environment, found out by another process."""
+    return cast(Environment, asked("ring_attn_bench.bench.environment"))
+
+
+def asked(module: str, *arguments: str) -> Any:  # noqa: ANN401 - whatever it prints
+    """What a module prints in its last line, as JSON, in a process of its own; raises NoAnswer."""
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "ring_attn_bench.bench.environment"],
+        [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
@@ -34,8 +43,8 @@ def probe() -> Environment:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"cannot find out what this machine has: {done.stderr.strip()[-500:]}")
-    return cast(Environment, json.loads(done.stdout))
+        raise NoAnswer(f"cannot find out what this machine has: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.rstrip().rpartition("\n")[2])  # what is imported may print too
 
 
 def describe() -> Environment:

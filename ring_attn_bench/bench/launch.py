@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ring_attn_bench import registry, suites
 from ring_attn_bench.bench import environment as env
+from ring_attn_bench.bench import forecast
 from ring_attn_bench.bench.progress import Progress
 from ring_attn_bench.bench.record import Direction, Record, Status
 from ring_attn_bench.bench.record import read as records
@@ -107,7 +108,7 @@ def isolated(request: Request, console: Console) -> Path:
     ranks = request.ranks or asked.suite.world_size
     if request.suite and ranks:  # before seconds go into the machine, which says how to play them
         asked.select((Setup(ranks, ranks, "real"), Setup(ranks, 1, "loopback")))
-    environment = env.probe()
+    environment, reasons = forecast.probe(_names(request))
     gpus = int(environment["gpu_count"] or 0)
     asked = read(request, gpu=gpus > 0)
     rings = setups(gpus, request.ranks or asked.suite.world_size)
@@ -116,7 +117,9 @@ def isolated(request: Request, console: Console) -> Path:
     run = _run(asked, environment)
     with Progress(console) as progress:
         left = _left(run, entries, asked, progress)
-        progress.heading([_heading(asked.suite, environment, rings, left)], _count(left))
+        lines = [_heading(asked.suite, environment, rings, left)]
+        lines += forecast.sentences(left, reasons, environment)
+        progress.heading(lines, _count(left))
         try:
             execute(run, left, rings, progress)
         except KeyboardInterrupt:
@@ -150,12 +153,22 @@ def in_place(request: Request, console: Console) -> Path | None:
             lines = [
                 _heading(asked.suite, environment, (ring,), left),
                 "In place, under torchrun: not isolated, a crash ends the whole run.",
+                *forecast.sentences(left, _unavailable(left), environment),
             ]
             progress.heading(lines, _count(left))
             execute_on(run, left, lambda entry: group, progress)
     finally:
         group.close()
     return run.folder
+
+
+def _names(request: Request) -> set[str]:
+    """Of all backends that the suite may turn out to have: of a GPU's, or a CPU's."""
+    return {name for gpu in (True, False) for name in read(request, gpu=gpu).suite.backends}
+
+
+def _unavailable(entries: tuple[Entry, ...]) -> dict[str, str]:
+    return forecast.unavailable({entry.contestant.backend for entry in entries})
 
 
 def _require(backends: tuple[str, ...]) -> None:

@@ -16,20 +16,21 @@ _NARROWEST = 20
 
 
 def backends(width: int) -> str:
-    """A table of every backend and peer: its name, what it is, or why it cannot run here.
+    """Tables of every backend and peer, and of transports: what it is, or why it cannot run here.
 
     At most so many columns wide, if there is room for a sentence beside the names.
     """
-    rows = [
-        (
-            found.name,
-            "no" if found.unavailable else "yes",
-            found.unavailable or found.summary,
-        )
-        for found in registry.listing()
-    ]
-    headers = ["backend", "here", "what it is, or why not"]
-    return _table(rows, width, headers=headers)
+    kernels = _table(
+        _listed(registry.listing()), width, ["backend", "here", "what it is, or why not"]
+    )
+    headers = ["transport", "here", "what it needs, or why not"]
+    transports = _table(_listed(registry.transport_listing()), width, headers)
+    note = "auto asks this project's, in this order; another one has to be asked for by name."
+    return f"{kernels}\n\n{transports}\n\n{fill(note, width)}"
+
+
+def _listed(found: Sequence[registry.Listing]) -> list[tuple[str, str, str]]:
+    return [(x.name, "no" if x.unavailable else "yes", x.unavailable or x.summary) for x in found]
 
 
 def machine(environment: Environment, width: int) -> str:

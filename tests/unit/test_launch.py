@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import ring_attn_bench
 from ring_attn_bench import cli
-from ring_attn_bench.bench import launch
+from ring_attn_bench.bench import forecast, launch
 from ring_attn_bench.bench.record import Status, append, read
 from ring_attn_bench.bench.suite import Timing
 from ring_attn_bench.conformance.verdict import Verdict
@@ -28,6 +28,7 @@ heads = ["2:1"]
 head_dim = [8]
 dtype = ["float32"]
 """
+CANNOT = {"cudnn": "there is no CUDA device", "flash_attn_4": "it is not installed."}
 MACHINE = {"gpu": None, "gpu_count": 0, "cpu": "a CPU", "torch": "2"}
 
 
@@ -53,13 +54,13 @@ def machine(monkeypatch, tmp_path, make_record):
             if self.ends_after is not None:
                 raise KeyboardInterrupt
 
-        def probe(self):
+        def probe(self, names):
             self.probed += 1
-            return MACHINE
+            return MACHINE, {name: CANNOT[name] for name in names if name in CANNOT}
 
     found = Machine()
     monkeypatch.setattr(launch, "execute", found.execute)
-    monkeypatch.setattr(launch.env, "probe", found.probe)
+    monkeypatch.setattr(launch.forecast, "probe", found.probe)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.toml").write_text(SUITE)
@@ -206,6 +207,32 @@ def test_h_is_help_with_the_suites_names_and_an_example(typed, verb):
         assert "Example: ring-attn-bench" in short.output
     if verb in ("bench", "check"):
         assert all(name in short.output for name in ("cpu", "hopper", "peers", "triton"))
+
+
+def test_what_cannot_run_here_is_told_before_anything_is_measured(machine, typed):
+    done = typed("ring-attn-bench bench --suite hopper --ranks 2 --out out")
+
+    said = done.output.partition("ring-attn-bench report")[0]
+    count, total = map(int, re.search(r"(\d+) of these (\d+) cannot run here", said).groups())
+    assert 0 < count < total
+    assert "\n  cudnn: there is no CUDA device.\n" in said
+    assert "\n  flash_attn_4: it is not installed.\n" in said
+    assert "no CUDA device: the rest runs on the CPU, with up to 32,768 tokens" in said
+
+
+def test_where_everything_can_run_nothing_is_said_of_it(machine, typed):
+    said = typed("ring-attn-bench bench --suite small.toml --out out").output
+
+    assert "cannot run here" not in said
+    assert "CUDA device" not in said
+
+
+def test_another_process_finds_out_what_cannot_be_loaded():
+    environment, reasons = forecast.probe(["reference", "cudnn", "peer:torch_cp[math]"])
+
+    assert environment["torch"]
+    assert set(reasons) == (set() if environment["gpu"] else {"cudnn"})
+    assert all(reasons.values())
 
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

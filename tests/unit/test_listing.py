@@ -30,6 +30,23 @@ def test_the_list_fits_and_breaks_no_word(monkeypatch, width):
     assert set(REASON.split()) <= set(shown.split())
 
 
+def test_the_list_has_every_transport_with_what_it_needs_or_why_it_is_none(monkeypatch):
+    table = {**registry.TRANSPORTS, "broken": "nowhere:Nothing", "bare": "string:Template"}
+    monkeypatch.setattr(registry, "transports", lambda: table)
+    monkeypatch.setattr(registry, "listing", lambda: ())
+
+    shown = listing.backends(120)
+
+    p2p, broken, bare = (
+        next(line for line in shown.splitlines() if line.startswith(name))
+        for name in ("p2p", "broken", "bare")
+    )
+    assert re.match(r"p2p +yes +torch.distributed's messages .* NCCL or gloo", p2p)
+    assert re.match(r"broken +no +importing nowhere:Nothing failed", broken)
+    assert re.match(r"bare +no +it is no transport: it has no unsupported", bare)
+    assert "has to be asked for by name" in shown
+
+
 def test_what_is_missing_comes_with_commands_that_ask_no_index_for_this_project():
     shown = listing.machine({"torch": "2", "gpu": None}, 80)
 

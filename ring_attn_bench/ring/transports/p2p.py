@@ -121,7 +121,10 @@ class P2PLink:
 
 
 class P2P(FreshMemory):
-    """Messages over a group's communicator; landing slots and inboxes are new in each pass too."""
+    """torch.distributed's messages from rank to rank: NCCL or gloo, any number of hosts.
+
+    Landing slots and inboxes are new in each pass too.
+    """
 
     def __init__(self, group: dist.ProcessGroup, options: RingOptions) -> None:
         self._group = group

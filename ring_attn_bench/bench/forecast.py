@@ -1,0 +1,62 @@
+"""What will not run on this machine, told before anything is measured on it.
+
+Run as a module it prints that, with the environment: a package that crashes when it is imported,
+or takes a part of a GPU's memory, does so in a process that ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from ring_attn_bench import registry
+from ring_attn_bench.bench import environment as env
+from ring_attn_bench.bench.suite import Entry
+from ring_attn_bench.errors import BackendUnavailable, clause
+
+LONG_ON_A_CPU = 8192
+"""Tokens of a sequence: eager attention over them takes a CPU of two cores a minute and more."""
+
+
+def probe(names: Iterable[str]) -> tuple[env.Environment, dict[str, str]]:
+    """The environment, and those of the backends and peers that cannot be loaded here, and why."""
+    try:
+        environment, reasons = env.asked("ring_attn_bench.bench.forecast", *sorted(set(names)))
+    except env.NoAnswer:  # its row will say what a package did to its process
+        return env.probe(), {}
+    return environment, reasons
+
+
+def unavailable(names: Iterable[str]) -> dict[str, str]:
+    """By name, why this process cannot load it."""
+    found = {}
+    for name in names:
+        try:
+            registry.load_contestant(name)
+        except BackendUnavailable as error:
+            found[name] = error.reason
+    return found
+
+
+def sentences(
+    entries: Sequence[Entry], reasons: Mapping[str, str], environment: env.Environment
+) -> Iterator[str]:
+    """What a person should know who waits for these to be measured."""
+    lost = [entry for entry in entries if entry.contestant.backend in reasons]
+    if lost:
+        names = dict.fromkeys(entry.contestant.backend for entry in lost)
+        total, count = (sum(len(e.directions) for e in found) for found in (entries, lost))
+        yield f"{count} of these {total} cannot run here, and will be `unsupported`:"
+        yield from (f"  {name}: {clause(reasons[name])}." for name in names)
+    longest = max((e.case.seqlen_total for e in entries if e not in lost), default=0)
+    if not environment.get("gpu") and longest > LONG_ON_A_CPU:
+        yield (
+            f"There is no CUDA device: the rest runs on the CPU, with up to {longest:,} tokens, "
+            "which can take hours. The suite cpu is made for it."
+        )
+
+
+if __name__ == "__main__":
+    found = env.describe(), unavailable(sys.argv[1:])
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
