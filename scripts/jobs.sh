@@ -2,13 +2,15 @@
 # Sourced by the scripts at the top of the checkout, for what may run side by side:
 #
 #   job TITLE COMMAND ...   puts a command, or a function, into the queue
-#   run_jobs                runs the queue in its order and prints a table; 1 if a job failed
+#   run_jobs                runs the queue in its order and prints a table; 1 if a job failed, or
+#                           if all of them end with NOTHING_RAN: they had nothing to do
 #                           (a command of its own: inside `if` or before `||` bash has no set -e,
 #                           not even in the functions that are jobs)
 #
 # As many run at once as there are cores, or JOBS. What a job prints comes in one piece when it
 # ends. A job that fails stops no other. However this shell ends, its jobs end with it.
 
+NOTHING_RAN=79 # no program's own
 job_titles=()
 job_commands=()
 
@@ -18,7 +20,7 @@ job() { # title, command ...
 }
 
 run_jobs() {
-    local index failed=0
+    local index failed=0 idle=0
     job_index=()   # by process id, of those that run
     job_began=()   # by index, in seconds of this shell
     job_seconds=() # by index, of those that have ended
@@ -35,12 +37,20 @@ run_jobs() {
     trap - INT TERM
     exec {lifeline}>&-
 
-    printf '\n%7s  %-10s  %s\n' seconds result job
+    printf '\n%7s  %-11s  %s\n' seconds result job
     for index in "${!job_titles[@]}"; do
-        printf '%7d  %-10s  %s\n' \
+        printf '%7d  %-11s  %s\n' \
             "${job_seconds[index]}" "${job_results[index]}" "${job_titles[index]}"
-        [[ ${job_results[index]} == passed ]] || failed=1
+        case ${job_results[index]} in
+            passed) ;;
+            "nothing ran") idle=$((idle + 1)) ;;
+            *) failed=1 ;;
+        esac
     done
+    if ((idle && idle == ${#job_titles[@]})); then
+        echo "Nothing ran: the options choose no test in any of these jobs." >&2
+        failed=1
+    fi
     return "$failed"
 }
 
@@ -107,7 +117,11 @@ await_job() {
     unset "job_index[$ended]"
     echo "ended $ended" >&"$lifeline"
     job_seconds[index]=$((SECONDS - job_began[index]))
-    job_results[index]=$( ((code)) && echo "failed ($code)" || echo passed)
+    case $code in
+        0) job_results[index]=passed ;;
+        "$NOTHING_RAN") job_results[index]="nothing ran" ;;
+        *) job_results[index]="failed ($code)" ;;
+    esac
     printf '\n== %s\n' "${job_titles[index]}"
     cat "$job_folder/$index"
     printf -- '-- %s after %d s: %s\n\n' \

@@ -115,12 +115,12 @@ def test_a_run_that_is_ended_leaves_no_process_and_shows_where_it_was(tmp_path, 
     [
         ("", 5, 5),
         ("--full", 5, 5),
-        ("--full -k zigzag", 5, 0),
+        ("--full -k zigzag", 5, 79),
         ("-k zigzag", 0, 0),
         ("-k zigzag", 1, 1),
     ],
 )
-def test_a_job_without_a_test_fails_unless_the_options_may_have_left_it_none(
+def test_a_job_without_a_test_fails_and_says_so_where_options_may_have_left_it_none(
     tmp_path, options, answer, code
 ):
     python = tmp_path / "python"
@@ -129,6 +129,24 @@ def test_a_job_without_a_test_fails_unless_the_options_may_have_left_it_none(
     text = f"options=({options})\nsource {SCRIPTS}/test_jobs.sh\nrun_pytest tests"
 
     assert finished(text, PYTHON=str(python))[0] == code
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "results"),
+    [
+        ((79, 0), 0, ["nothing ran", "passed"]),
+        ((79, 79), 1, ["nothing ran", "nothing ran"]),
+        ((79, 1), 1, ["nothing ran", "failed (1)"]),
+        ((5, 0), 1, ["failed (5)", "passed"]),
+    ],
+)
+def test_a_job_may_have_nothing_to_do_and_not_all_of_them(codes, code, results):
+    jobs = "\n".join(f'job "{n}" bash -c "exit {x}"' for n, x in enumerate(codes))
+    found, output = finished(f"{jobs}\nrun_jobs")
+
+    assert found == code
+    assert re.findall(r"\n +\d+ +(\S.*\S) +\d", output.rpartition("seconds")[2]) == results
+    assert ("Nothing ran" in output) == (set(codes) == {79})
 
 
 def wait_until(condition):
