@@ -107,6 +107,19 @@ def test_the_table_fits_a_terminal_however_many_backends_there_are():
     assert table.count("grouped heads (GQA)") > 1  # in several tables
 
 
+def test_what_is_not_on_this_machine_is_not_counted_as_refused():
+    why = "unavailable: importing it failed"
+    absent = [
+        finding("gone", feature, direction, Verdict.UNSUPPORTED, why)
+        for feature in ("causal", "full") for direction in BOTH
+    ]  # fmt: skip
+    found = [finding(), REFUSED, *absent]
+    counts = "6 findings: 1 ok, 1 unsupported, 4 not on this machine (gone)."
+
+    assert counts in terminal(found)
+    assert counts in page(Matrix.of(found), "coverage.png")
+
+
 def test_a_cell_shows_both_directions_where_they_differ_and_one_where_not():
     found = {x.key: x for x in whole()} | {WRONG.key: WRONG, REFUSED.key: REFUSED}
     shown = terminal(list(found.values()))

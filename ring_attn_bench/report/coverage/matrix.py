@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,16 @@ class Matrix:
     def features(self) -> tuple[str, ...]:
         """All of them, from top to bottom."""
         return tuple(name for _, names in self.chapters for name in names)
+
+    @property
+    def counts(self) -> str:
+        """How many findings of each verdict; what is not on this machine has refused nothing."""
+        asked = Counter(x.verdict for x in self.findings if x.backend not in self.absent)
+        parts = [f"{asked[x]:,} {x.value}" for x in Verdict if asked[x]]
+        missing = len(self.findings) - asked.total()
+        if missing:
+            parts.append(f"{missing:,} not on this machine ({', '.join(self.absent)})")
+        return f"{len(self.findings):,} findings: {', '.join(parts)}."
 
     def cell(self, backend: str, feature: str) -> tuple[Finding | None, Finding | None]:
         """Forward and backward."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.conformance.verdict import Verdict
@@ -18,7 +17,7 @@ def terminal(findings: Sequence[Finding], width: int = WIDTH) -> str:
     matrix = Matrix.of(findings)
     blocks = ["\n".join(_table(matrix, names)) for names in _columns(matrix, width)]
     absent = "\n".join(f"{name} is {why}" for name, why in matrix.absent.items())
-    parts = [*blocks, _legend(), absent, _failures(findings), _counts(findings)]
+    parts = [*blocks, _legend(), absent, _failures(findings), matrix.counts]
     return "\n\n".join(filter(None, parts))
 
 
@@ -86,9 +85,3 @@ def _failures(findings: Sequence[Finding]) -> str:
         for (verdict, backend, feature, reason), directions in grouped.items()
     ]
     return "\n".join(lines)
-
-
-def _counts(findings: Sequence[Finding]) -> str:
-    counts = Counter(found.verdict for found in findings)
-    parts = [f"{counts[x]} {x.value}" for x in Verdict if counts[x]]
-    return f"{len(findings)} findings: {', '.join(parts)}."
