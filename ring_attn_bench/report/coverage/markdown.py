@@ -18,8 +18,8 @@ def page(matrix: Matrix, picture: str) -> str:
     parts = [
         "# Coverage",
         f"{_where(matrix)} {escape(matrix.counts)}",
-        "What the features are, and how they are asked about, is in `docs/coverage.md`; the data is "
-        "in `coverage.csv`.",
+        "What the features are, and how they are asked about, is in `docs/coverage.md`; the data "
+        "is in `coverage.csv`.",
         f"![coverage]({picture})",
         f"{legend}; where a cell has two symbols, the first is forward, the second backward.",
         _table(matrix),
