@@ -1,5 +1,7 @@
 """Backends by name: lazy, complete, and broken ones cost nobody else anything."""
 
+from importlib.metadata import EntryPoint
+
 import pytest
 
 from ring_attn_bench import registry
@@ -78,3 +80,13 @@ class Bad:
 
     def __init__(self):
         raise ZeroDivisionError("one over nothing")
+
+
+def test_auto_takes_this_projects_transport_whatever_other_packages_offer(monkeypatch):
+    theirs = [EntryPoint("aaa", "theirs:Better", registry.TRANSPORT_ENTRY_POINT_GROUP)]
+    monkeypatch.setattr(registry, "entry_points", lambda group: theirs)
+
+    first, *others = registry.transports()
+
+    assert (first, others) == (registry.EVERYWHERE, ["aaa"])
+    assert registry.transport_class(first).unsupported(None) is None  # whatever the group
