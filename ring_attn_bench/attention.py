@@ -30,6 +30,7 @@ from ring_attn_bench.calls.attend import Output, attend
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import flag
 from ring_attn_bench.calls.prepare import prepared, seeded
+from ring_attn_bench.calls.validate import check_starts
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.one_device.call import OneDevice
 from ring_attn_bench.one_device.packed import OfDocuments
@@ -38,7 +39,7 @@ from ring_attn_bench.problem import Documents
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ring_attn_bench.signatures import LocalArguments
+    from ring_attn_bench.signatures import LocalArguments, VarlenArguments
 
 _ONE_DEVICE, _OF_DOCUMENTS = OneDevice(), OfDocuments()
 
@@ -128,6 +129,7 @@ def flash_attn_varlen_func(
     backend: str = "auto",
     sink: Tensor | None = None,
     dropout_seed: int | None = None,
+    check_cu_seqlens: bool = False,
 ) -> Tensor: ...
 @overload
 def flash_attn_varlen_func(
@@ -140,7 +142,7 @@ def flash_attn_varlen_func(
     max_seqlen_k: int,
     *,
     return_attn_probs: Literal[True],
-    **arguments: Unpack[LocalArguments],
+    **arguments: Unpack[VarlenArguments],
 ) -> tuple[Tensor, Tensor, None]: ...
 @overload
 def flash_attn_varlen_func(
@@ -153,7 +155,7 @@ def flash_attn_varlen_func(
     max_seqlen_k: int,
     *positional: Any,  # noqa: ANN401 - too long a list to be told apart
     return_attn_probs: bool = ...,
-    **arguments: Unpack[LocalArguments],
+    **arguments: Unpack[VarlenArguments],
 ) -> Output: ...
 def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more positions than there are
     q: Tensor,
@@ -176,16 +178,24 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
     backend: str = "auto",
     sink: Tensor | None = None,
     dropout_seed: int | None = None,
+    check_cu_seqlens: bool = False,
 ) -> Output:
     """Attention inside each of several documents that lie one after another.
 
     q (tokens of all documents, heads_q, head_dim), k and v alike. cu_seqlens_q and cu_seqlens_k:
     int32 (documents + 1,), where each document begins and the last one ends. max_seqlen_q and
-    max_seqlen_k: at least the longest document's queries and keys (on a GPU they are taken at
-    their word, because looking would stall the queue). A kernel that takes documents packed gets
-    them so; with any other, each document is a call of its own.
+    max_seqlen_k: at least the longest document's queries and keys. A kernel that takes documents
+    packed gets them so; with any other, each document is a call of its own.
+
+    On a CPU starts that do not rise from 0 to all tokens, or a longer document, are refused. On a
+    GPU they are too with check_cu_seqlens, which reads them and so waits for all that is queued;
+    without it tokens in no document, before the first and behind the last, have out 0, lse -inf
+    and gradients 0, whatever they hold; a start counts as no less than those before it and no more
+    than there are tokens; and from the first document on that is longer than max_seqlen_q or
+    max_seqlen_k says, tokens count as in none.
     """
     probs = flag("return_attn_probs", return_attn_probs)
+    is_checked = flag("check_cu_seqlens", check_cu_seqlens)
     options = Options(
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
         alibi_slopes, deterministic, sink,
@@ -194,4 +204,6 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
         raise Unsupported(str(backend), "there is no paged cache (block_table) in packed calls")
     documents = Documents(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     call, given, options = prepared(q, k, v, options, _OF_DOCUMENTS, documents)
+    if is_checked and given.q.is_cuda:
+        check_starts(documents, given.q, given.k)
     return attend(seeded(call, options), given, return_attn_probs=probs)

@@ -78,6 +78,10 @@ class PackedBackend(Backend, Protocol):
     """A kernel that also computes packed documents; T queries and S keys of all documents.
 
     q (T, H, D)   k (S, G, D)   v (S, G, E)   out, dout (T, H, E)   lse, delta (H, T)
+
+    Starts rise from 0 or more to T and S or less, and no document is longer than is said. Tokens
+    in no document may hold anything, and none of it may reach a document. What results hold
+    there is of no meaning: whoever calls fills it in (`one_device/outside.py`).
     """
 
     def packed_forward(
@@ -174,16 +178,49 @@ def gathering(backend: Backend) -> GatheringBackend | None:
     return backend if isinstance(backend, GatheringBackend) else None
 
 
+class PackedIntoBackend(PackedBackend, Protocol):
+    """A kernel that writes packed results where it is told: a call then fills in what is outside.
+
+    Tokens in no document may lie before the first and behind the last; they are left alone.
+    """
+
+    def packed_forward_into(
+        self, q: Tensor, keys: Keys, out: Tensor, lse: Tensor, documents: Documents, score: Score
+    ) -> None:
+        """Writes out (T, H, E), in q's dtype, and lse (H, T): those of every row of a document."""
+        ...
+
+    def packed_backward_into(
+        self,
+        rows: Rows,
+        keys: Keys,
+        sums: Sums,
+        documents: Documents,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> None:
+        """Writes the sums, in q's dtype: those of every token of a document."""
+        ...
+
+
+def packed_into(backend: object) -> PackedIntoBackend | None:
+    """The backend if it writes packed results where it is told."""
+    kind: type = type(backend)
+    names = "packed_forward_into", "packed_backward_into"
+    return cast("PackedIntoBackend", backend) if _has(kind, *names) else None
+
+
 def accumulating(backend: Backend) -> AccumulatingBackend | None:
     """The backend if it accumulates."""
-    return cast("AccumulatingBackend", backend) if _accumulates(type(backend)) else None
+    names = "forward_into", "backward_into"
+    return cast("AccumulatingBackend", backend) if _has(type(backend), *names) else None
 
 
-@lru_cache(maxsize=64)
-def _accumulates(kind: type[Backend]) -> bool:
+@lru_cache(maxsize=128)
+def _has(kind: type, *names: str) -> bool:
     # as isinstance with the protocol finds, which takes the host 25 us each time
-    methods = (getattr(kind, name, None) for name in ("forward_into", "backward_into"))
-    return all(callable(method) for method in methods)
+    return all(callable(getattr(kind, name, None)) for name in names)
 
 
 def abilities(backend: Backend, *, alibi: bool, dropout: bool = False) -> Abilities:

@@ -33,6 +33,12 @@ class LocalArguments(TypedDict, total=False):
     dropout_seed: int | None
 
 
+class VarlenArguments(LocalArguments, total=False):
+    """The same of packed documents."""
+
+    check_cu_seqlens: bool
+
+
 class RingArguments(TypedDict, total=False):
     """The same of the ring functions."""
 

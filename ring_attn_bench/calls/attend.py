@@ -152,5 +152,7 @@ def _sink_gradient(sink: Tensor | None, lse: Tensor, sums: Tensor | None) -> Ten
     """-sum over rows of p_sink * (delta - dlse): the sink's value is 0, so its dp is too."""
     assert sink is not None  # it needs a gradient
     assert sums is not None
-    weight = torch.exp(sink.to(lse.dtype)[:, None] - lse).masked_fill(lse.isneginf(), 0.0)
-    return -(weight * sums).sum(-1).view(-1, len(sink)).sum(0).to(sink.dtype)
+    # the product: sums may be NaN where nothing follows from a row, as in none of the documents
+    shares = torch.exp(sink.to(lse.dtype)[:, None] - lse) * sums
+    shares = shares.masked_fill(lse.isneginf(), 0.0)
+    return -shares.sum(-1).view(-1, len(sink)).sum(0).to(sink.dtype)

@@ -182,22 +182,29 @@ def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
         ("k", documents.cu_seqlens_k, documents.max_seqlen_k, k),
     )
     for side, starts, longest, x in sides:
-        _check_starts(f"cu_seqlens_{side}", starts, x)
+        _check_tensor_of_starts(f"cu_seqlens_{side}", starts, x)
         if longest < 0:
             raise InvalidArgument(
                 f"max_seqlen_{side} is {longest!r}; it must be the length of the longest document."
             )
-        if not starts.is_cuda:
-            _check_rise(side, starts.tolist(), longest, x.shape[0])
     ours, theirs = (len(starts) for _, starts, _, _ in sides)
     if ours != theirs:
         raise InvalidArgument(
             f"cu_seqlens_q is for {ours - 1} documents and cu_seqlens_k for {theirs - 1}; they "
             "must be as many."
         )
+    if not q.is_cuda:
+        check_starts(documents, q, k)
 
 
-def _check_starts(name: str, starts: Tensor, x: Tensor) -> None:
+def check_starts(documents: Documents, q: Tensor, k: Tensor) -> None:
+    """What cu_seqlens of the right shape hold; waits for the GPU where they are on one."""
+    ours, theirs = torch.stack((documents.cu_seqlens_q, documents.cu_seqlens_k)).tolist()
+    _check_rise("q", ours, int(documents.max_seqlen_q), q.shape[0])
+    _check_rise("k", theirs, int(documents.max_seqlen_k), k.shape[0])
+
+
+def _check_tensor_of_starts(name: str, starts: Tensor, x: Tensor) -> None:
     if not isinstance(starts, Tensor) or starts.dim() != 1 or len(starts) < 2:
         got = tuple(starts.shape) if isinstance(starts, Tensor) else type(starts).__name__
         raise InvalidArgument(f"{name} must be a tensor of shape (documents + 1,), got {got}.")

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench.backend import PackedBackend
+from ring_attn_bench.backend import PackedBackend, packed_into
 from ring_attn_bench.calls.attend import Given
 from ring_attn_bench.calls.lse_gradient import with_lse
 from ring_attn_bench.one_device.one_by_one import OneByOne
+from ring_attn_bench.one_device.outside import NOTHING, Results, Starts, fill, settled
 from ring_attn_bench.problem import Documents, Mask, Score
+from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
 PackedKernel = PackedBackend | OneByOne
@@ -39,16 +41,34 @@ class DocumentsCall:
 
     def forward(self, given: Given) -> tuple[Tensor, Tensor]:
         """out (T, H, E) in q's dtype and lse (H, T): the kernel's, less the sink's share."""
-        q, score = given.q, given.score(self.score)
-        out, lse = self.kernel.packed_forward(q, given.keys, self._documents(given), score)
+        q, keys, score = given.q, given.keys, given.score(self.score)
+        into = None if given.sink is not None else packed_into(self.kernel)
+        if into is not None:
+            out = q.new_empty(*q.shape[:2], given.v.shape[2])
+            lse = q.new_empty(q.shape[1], q.shape[0], dtype=accumulator_dtype(q.dtype))
+            documents = self._documents(given, Results(out, lse))
+            into.packed_forward_into(q, keys, out, lse, documents, score)
+            return out, lse
+        documents = self._documents(given)
+        out, lse = self.kernel.packed_forward(q, keys, documents, score)
         if given.sink is not None:
             with_sink = torch.logaddexp(lse, given.sink.to(lse.dtype)[:, None])
             share = torch.exp(lse - with_sink).masked_fill(with_sink.isneginf(), 0.0)
             out, lse = out * share.T[..., None], with_sink
-        return out.to(q.dtype), lse
+        out = out.to(q.dtype)
+        fill(_starts(documents), Results(out, lse))
+        return out, lse
 
     def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
         """dq, dk, dv."""
+        score, into = given.score(self.score), packed_into(self.kernel)
+        if into is not None and dlse is None:
+            sums = Sums(*(x.new_empty(x.shape) for x in given[:3]))
+            documents = self._documents(given, Results(sums.dq, None, sums.dk, sums.dv))
+            into.packed_backward_into(
+                rows, given.keys, sums, documents, score, deterministic=self.deterministic
+            )
+            return sums
         documents = self._documents(given)
 
         def launched(rows: Rows, keys: Keys, score: Score) -> Sums:
@@ -56,11 +76,19 @@ class DocumentsCall:
                 rows, keys, documents, score, deterministic=self.deterministic
             )
 
-        return with_lse(launched, rows, given.keys, given.score(self.score), dlse)
+        sums = with_lse(launched, rows, given.keys, score, dlse)
+        fill(_starts(documents), Results(sums.dq, None, sums.dk, sums.dv))
+        return sums
 
-    def _documents(self, given: Given) -> Documents:
-        assert given.cu_seqlens_q is not None  # a packed call has them
-        assert given.cu_seqlens_k is not None
-        return Documents(
-            given.cu_seqlens_q, given.cu_seqlens_k, self.max_seqlen_q, self.max_seqlen_k, self.mask
-        )
+    def _documents(self, given: Given, results: Results = NOTHING) -> Documents:
+        """Where they are, made sound; results are filled in outside of them."""
+        starts_q, starts_k = given.cu_seqlens_q, given.cu_seqlens_k
+        assert starts_q is not None  # a packed call has them
+        assert starts_k is not None
+        tokens, longest = (len(given.q), len(given.k)), (self.max_seqlen_q, self.max_seqlen_k)
+        sound = settled((starts_q, starts_k), tokens, longest, results)
+        return Documents(*sound, *longest, self.mask)
+
+
+def _starts(documents: Documents) -> Starts:
+    return documents.cu_seqlens_q, documents.cu_seqlens_k

@@ -107,10 +107,13 @@ def test_type_checkers_are_told_the_signatures_that_there_are(name, protocol):
             assert told[argument].annotation == parameter.annotation
 
 
-@pytest.mark.parametrize("name", ["flash_attn_func", "flash_attn_varlen_func"])
-def test_arguments_by_name_are_those_of_the_functions_of_one_device(name):
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("flash_attn_func", "LocalArguments"), ("flash_attn_varlen_func", "VarlenArguments")],
+)
+def test_arguments_by_name_are_those_of_the_functions_of_one_device(name, arguments):
     parameters = inspect.signature(getattr(ring_attn_bench, name)).parameters
-    named = set(signatures.LocalArguments.__annotations__)
+    named = set(typing.get_type_hints(getattr(signatures, arguments)))
     tensors = {"q", "k", "v", "return_attn_probs"}
     tensors |= {"cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"}
     assert set(parameters) - tensors - {"block_table"} == named

@@ -179,6 +179,29 @@ class TritonBackend:
 
         return compute.dq(rows, keys, where, score)
 
+    def packed_forward_into(
+        self, q: Tensor, keys: Keys, out: Tensor, lse: Tensor, documents: Documents, score: Score
+    ) -> None:
+        """The same, into memory that is there."""
+        from ring_attn_backends.triton.compute import packed_forward_into
+
+        packed_forward_into(q, keys, out, lse, documents, score)
+
+    def packed_backward_into(
+        self,
+        rows: Rows,
+        keys: Keys,
+        sums: Sums,
+        documents: Documents,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> None:
+        """The same, into memory that is there."""
+        from ring_attn_backends.triton.compute import packed_backward_into
+
+        packed_backward_into(rows, keys, sums, documents, score)
+
     def offer(self) -> Offer:
         """The configurations of the tables and their rivals."""
         from ring_attn_backends.triton import tuning

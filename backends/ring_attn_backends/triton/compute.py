@@ -98,27 +98,41 @@ def backward_into(
 def packed_forward(
     q: Tensor, keys: Keys, documents: Documents, score: Score
 ) -> tuple[Tensor, Tensor]:
-    """The contract's `packed_forward`: one kernel, a program for each document, head and tile."""
+    """The contract's `packed_forward`."""
     out = q.new_empty(*q.shape[:2], keys.v.shape[-1])
     lse = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+    packed_forward_into(q, keys, out, lse, documents, score)
+    return out, lse
+
+
+def packed_forward_into(
+    q: Tensor, keys: Keys, out: Tensor, lse: Tensor, documents: Documents, score: Score
+) -> None:
+    """The contract's own: one kernel, a program for each document, head and tile."""
     forward(
         q[None], Keys(keys.k[None], keys.v[None]), Running(out[None], lse[None]), documents, score,
         first=True,
     )  # fmt: skip
-    return out, lse
 
 
 def packed_backward(rows: Rows, keys: Keys, documents: Documents, score: Score) -> Sums:
     """The contract's `packed_backward`."""
+    sums = Sums(*(x.new_empty(x.shape) for x in (rows.q, *keys)))
+    packed_backward_into(rows, keys, sums, documents, score)
+    return sums
+
+
+def packed_backward_into(
+    rows: Rows, keys: Keys, sums: Sums, documents: Documents, score: Score
+) -> None:
+    """The contract's own."""
     q, dout, out, lse, delta = rows
     assert delta is not None  # needs_delta
-    sums = Sums(*(x.new_empty(x.shape) for x in (q, *keys)))
     backward(
         Rows(q[None], dout[None], out, lse[None], delta[None]),  # no kernel reads out
         Keys(keys.k[None], keys.v[None]), Sums(*(x[None] for x in sums)), documents, score,
         add=False, add_keys=False,
     )  # fmt: skip
-    return sums
 
 
 def _like(x: Tensor) -> Tensor:
