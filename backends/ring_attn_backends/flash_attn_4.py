@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.shared.calls import ByCalls, Call
-from ring_attn_backends.shared.padding import cropped, fitted, rounded
+from ring_attn_backends.shared.padding import cropped, ended, fitted, rounded
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.install import COMMANDS
@@ -77,6 +77,8 @@ class FlashAttn4Backend(ByCalls):
 
     def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
         """One call."""
+        if call.documents is not None:  # a hidden key's score is overwritten, its v multiplied by 0
+            keys = keys._replace(v=ended(call.documents.cu_seqlens_k, keys.v)[0])
         dim, dim_v = _widths(q.shape[-1], keys.v.shape[-1], _FORWARD_STEP)
         # five values in 4.0.0b36, two before
         out, lse, *_ = self._package._flash_attn_fwd(
@@ -88,6 +90,9 @@ class FlashAttn4Backend(ByCalls):
     def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
         """One call; the package forms delta itself, from the whole row's out."""
         (q, dout, out, lse, _), (k, v) = rows, keys
+        if call.documents is not None:
+            q, dout = ended(call.documents.cu_seqlens_q, q, dout)
+            k, v = ended(call.documents.cu_seqlens_k, k, v)
         grouped = k.shape[-2] != q.shape[-2]
         dim, dim_v = _backward_widths(q.shape[-1], v.shape[-1], grouped=grouped)
         shares = self._package._flash_attn_bwd(

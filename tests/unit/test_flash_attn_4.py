@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from ring_attn_backends.flash_attn_4 import FlashAttn4Backend
 
 from ring_attn_bench.conformance.cases import FULL, LOCAL
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.problem import Documents, Mask, Score
+from ring_attn_bench.tensors import Keys, Rows
 from tests.flash_attn_cases import DOCUMENTS, HEAD_DIMS
 from tests.unit.fake_kernels.conformance import Asks, Direction, answer, made, questions
 from tests.unit.fake_kernels.flash_attn_4 import FlashAttn4
@@ -63,6 +65,22 @@ def test_head_dims_that_are_right_stay_as_they_are(monkeypatch):
 @pytest.mark.parametrize("case", DOCUMENTS, ids=str)
 def test_documents(case, direction, monkeypatch):
     assert answer(backend_of(FlashAttn4(), monkeypatch), Asks.RESULTS, case, direction) is None
+
+
+def test_nothing_behind_the_last_document_reaches_the_kernels(monkeypatch):
+    package = FlashAttn4()
+    backend = backend_of(package, monkeypatch)
+    x, starts = torch.ones(9, 2, 64, dtype=torch.bfloat16), torch.tensor([0, 5], dtype=torch.int32)
+    x[5:] = float("nan")
+    documents, score = Documents(starts, starts, 5, 5), Score(0.125)
+    out, lse = backend.packed_forward(x, Keys(x, x), documents, score)
+    backend.packed_backward(Rows(x, x, out, lse), Keys(x, x), documents, score, deterministic=False)
+
+    assert torch.equal(out[:5], x[:5])
+    forward, backward = package.calls
+    assert not forward["v"][5:].any()
+    assert not backward["q"][5:].any()
+    assert not backward["v"][5:].any()
 
 
 def test_what_it_cannot_do_is_refused(monkeypatch):

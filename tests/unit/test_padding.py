@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ring_attn_backends.reference import ReferenceBackend
-from ring_attn_backends.shared.padding import fitted, rounded
+from ring_attn_backends.shared.padding import ended, fitted, rounded
 
 from ring_attn_bench.block import Block
 from ring_attn_bench.positions import Band, Span
@@ -20,6 +20,17 @@ def test_rounded_is_the_least_multiple(dim, multiple):
     found = rounded(dim, multiple)
     assert found % multiple == 0
     assert found - multiple < dim <= found
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_lies_behind_the_last_document_ends_as_zeros(dtype):
+    x, y = torch.ones(9, 2, 4, dtype=dtype), torch.ones(1, dtype=dtype).expand(9, 1, 4)
+    x[5:] = float("nan")
+    for found, given_tensor in zip(ended(torch.tensor([2, 5]), x, y), (x, y), strict=True):
+        assert found.dtype is dtype
+        assert torch.equal(found[:5], given_tensor[:5])
+        assert not found[5:].any()
+    assert x[5:].isnan().all()
 
 
 @pytest.mark.parametrize(("dim", "dim_v", "width"), [(20, 20, 32), (5, 12, 16), (40, 17, 64)])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ring_attn_backends.flash_attn_3 import interface
 from ring_attn_backends.shared.calls import ByCalls, Call
-from ring_attn_backends.shared.padding import cropped, fitted, rounded
+from ring_attn_backends.shared.padding import cropped, ended, fitted, rounded
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.problem import Problem
@@ -75,6 +75,8 @@ class FlashAttn3Backend(ByCalls):
 
     def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
         """One call."""
+        if call.documents is not None:  # as flash-attn-4's, which came from it
+            keys = keys._replace(v=ended(call.documents.cu_seqlens_k, keys.v)[0])
         width = rounded(max(q.shape[-1], keys.v.shape[-1]), 8)
         mine = self._options(call, self._forward)
         mine |= {name: fitted(x, width) for name, x in zip("qkv", (q, *keys), strict=True)}
@@ -87,6 +89,9 @@ class FlashAttn3Backend(ByCalls):
     def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
         """One call, which fills dq, dk and dv and gives back now these, now none of them."""
         q, dout, out, lse, _ = rows
+        if call.documents is not None:
+            q, dout = ended(call.documents.cu_seqlens_q, q, dout)
+            keys = Keys(*ended(call.documents.cu_seqlens_k, *keys))
         width = rounded(max(q.shape[-1], keys.v.shape[-1]), 8)
         tensors = {"dout": dout.to(q.dtype), "q": q, "out": out.to(q.dtype), **keys._asdict()}
         mine = self._options(call, self._backward)

@@ -35,6 +35,18 @@ def fitted(x: Tensor, width: int) -> Tensor:
     return x if _is_readable(x) else x.clone(memory_format=torch.contiguous_format)
 
 
+def ended(starts: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Copies of tensors by token, with zeros from where the last document ends.
+
+    For kernels that read whole tiles, and multiply what lies behind a document by weights of 0: by
+    NaN in memory that nobody has written, they would spoil the last one. Where it ends only the
+    device knows, so this is paid for whether or not there is anything behind.
+    """
+    numbers = torch.arange(len(tensors[0]), dtype=starts.dtype, device=starts.device)
+    inside = (numbers < starts[-1])[:, None, None]
+    return tuple(torch.where(inside, x, 0.0) for x in tensors)
+
+
 def cropped(shares: Iterable[Tensor], keys: Keys) -> Sums:
     """dq, dk and dv without the columns that q, k and v were widened by; keys: as they came."""
     dq, dk, dv = shares
