@@ -1,12 +1,15 @@
 """What short calls cost: attention forward and backward in a loop, by the clock on the wall.
 
     python scripts/short_calls.py [--tokens 2048] [--backend NAME ...] [--one-thread]
+        [--documents N]
 
 One GPU, batch 1, 16 query and 4 key heads of 128, bfloat16, causal. Beside `flash_attn_func` with
 each backend stand flash-attn 2's own function and torch's with cuDNN, where they are installed.
 Everything takes turns, in 7 rounds of 100 calls; the figures are medians over rounds. *Host* is the
 time until a call returns, *call* the time for each call of a full queue, *graph* the time for each
-replay of both passes captured in a CUDA graph, where the host is out of it.
+replay of both passes captured in a CUDA graph, where the host is out of it. With --documents the
+tokens are so many packed documents of one length, and functions those that take them; torch has
+none here.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ring_attn_bench import flash_attn_func
+from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
 from ring_attn_bench.errors import RingAttnBenchError
 
 ROUNDS, CALLS = 7, 100
@@ -48,6 +51,31 @@ def by_backend(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out = flash_attn_func(q, k, v, causal=True, backend=name)
     assert isinstance(out, Tensor)  # no probabilities were asked for
     return out
+
+
+def packed_contestants(backends: list[str], tokens: int, documents: int) -> dict[str, Attention]:
+    """The same of packed documents of one length."""
+    longest = tokens // documents
+    starts = torch.arange(0, tokens + 1, longest, dtype=torch.int32, device="cuda")
+    where = (starts, starts, longest, longest)
+    found = {
+        name: partial(by_varlen, flash_attn_varlen_func, where, backend=name) for name in backends
+    }
+    try:
+        from flash_attn import flash_attn_varlen_func as theirs
+
+        found["flash_attn, the package"] = partial(by_varlen, theirs, where)
+    except ImportError:
+        pass
+    return dict(found)
+
+
+def by_varlen(
+    function: Callable[..., Tensor], where: tuple[object, ...],
+    q: Tensor, k: Tensor, v: Tensor, **options: object,
+) -> Tensor:  # fmt: skip
+    """A function with flash-attn's arguments, of a batch of one."""
+    return function(q[0], k[0], v[0], *where, causal=True, **options)[None]
 
 
 def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -110,13 +138,18 @@ class Passes:
         return host, *measured(self.both, CALLS), measured(self.graph, CALLS)[1]
 
 
-def ready(backends: list[str], tokens: int) -> dict[str, Passes]:
+def ready(backends: list[str], tokens: int, documents: int | None) -> dict[str, Passes]:
     """The contestants that can run here, on the same inputs; the others are said."""
     shapes = [(1, tokens, heads, 128) for heads in (16, 4, 4)]
     leaves = [torch.randn(x, device="cuda", dtype=torch.bfloat16).requires_grad_() for x in shapes]
     dout = torch.randn_like(leaves[0])
     found: dict[str, Passes] = {}
-    for name, attention in contestants(backends).items():
+    asked = (
+        contestants(backends)
+        if documents is None
+        else packed_contestants(backends, tokens, documents)
+    )
+    for name, attention in asked.items():
         try:
             found[name] = Passes.of(attention, leaves, dout)
         except (RingAttnBenchError, RuntimeError) as error:
@@ -132,10 +165,13 @@ def main() -> None:
     parser.add_argument(
         "--one-thread", action="store_true", help="backward on the caller's thread, not autograd's"
     )
+    parser.add_argument("--documents", type=int, help="that divide the tokens; default: none")
     options = parser.parse_args()
+    if options.documents is not None and options.tokens % max(1, options.documents):
+        parser.error("--documents must divide --tokens.")
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device; this measures what a GPU's host does.")
-    passes = ready(options.backend or ["triton"], options.tokens)
+    passes = ready(options.backend or ["triton"], options.tokens, options.documents)
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name in passes}
     with torch.autograd.set_multithreading_enabled(not options.one_thread):
         for _ in range(ROUNDS):
