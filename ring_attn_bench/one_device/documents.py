@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,7 +47,8 @@ class DocumentsCall:
         if into is not None:
             out = q.new_empty(*q.shape[:2], given.v.shape[2])
             lse = q.new_empty(q.shape[1], q.shape[0], dtype=accumulator_dtype(q.dtype))
-            documents = self._documents(given, Results(out, lse))
+            seen = "forward", q.shape, given.v.shape, q.dtype
+            documents = self._documents(given, Results(out, lse), seen)
             into.packed_forward_into(q, keys, out, lse, documents, score)
             return out, lse
         documents = self._documents(given)
@@ -63,8 +65,11 @@ class DocumentsCall:
         """dq, dk, dv."""
         score, into = given.score(self.score), packed_into(self.kernel)
         if into is not None and dlse is None:
-            sums = Sums(*(x.new_empty(x.shape) for x in given[:3]))
-            documents = self._documents(given, Results(sums.dq, None, sums.dk, sums.dv))
+            q, k, v = given[:3]
+            shapes = q.shape, k.shape, v.shape
+            sums = Sums(*[q.new_empty(shape) for shape in shapes])
+            results = Results(sums.dq, None, sums.dk, sums.dv)
+            documents = self._documents(given, results, ("backward", *shapes, q.dtype))
             into.packed_backward_into(
                 rows, given.keys, sums, documents, score, deterministic=self.deterministic
             )
@@ -80,13 +85,15 @@ class DocumentsCall:
         fill(_starts(documents), Results(sums.dq, None, sums.dk, sums.dv))
         return sums
 
-    def _documents(self, given: Given, results: Results = NOTHING) -> Documents:
-        """Where they are, made sound; results are filled in outside of them."""
+    def _documents(
+        self, given: Given, results: Results = NOTHING, seen: Hashable = None
+    ) -> Documents:
+        """Where they are, made sound; results are filled in outside of them, seen: see there."""
         starts_q, starts_k = given.cu_seqlens_q, given.cu_seqlens_k
         assert starts_q is not None  # a packed call has them
         assert starts_k is not None
         tokens, longest = (len(given.q), len(given.k)), (self.max_seqlen_q, self.max_seqlen_k)
-        sound = settled((starts_q, starts_k), tokens, longest, results)
+        sound = settled((starts_q, starts_k), tokens, longest, results, seen)
         return Documents(*sound, *longest, self.mask)
 
 

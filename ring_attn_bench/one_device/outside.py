@@ -13,6 +13,7 @@ One kernel on a GPU, torch on a CPU. Where all is well its programs end after a 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
@@ -36,16 +37,19 @@ class Results(NamedTuple):
 NOTHING = Results()
 
 
-def settled(starts: Starts, tokens: Pair, longest: Pair, results: Results = NOTHING) -> Starts:
+def settled(
+    starts: Starts, tokens: Pair, longest: Pair, results: Results = NOTHING, seen: Hashable = None
+) -> Starts:
     """Sound starts; tokens: how many there are, longest: how many a document has at most.
 
-    results: filled in outside of the documents; inside, what they hold stays.
+    results: filled in outside of the documents; inside, what they hold stays. seen: what their
+    shapes and dtypes follow from, if they were just made, contiguous: that spares a look at them.
     """
     if starts[0].is_cuda:
         from ring_attn_bench.one_device import outside_triton
 
         sound = torch.empty_like(starts[0]), torch.empty_like(starts[1])
-        outside_triton.settle(starts, sound, tokens, longest, results)
+        outside_triton.settle(starts, sound, tokens, longest, results, seen)
         return sound
     sound = _sound(starts, tokens, longest)
     fill(sound, results)

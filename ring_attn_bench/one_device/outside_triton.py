@@ -31,35 +31,50 @@ COLUMNS = 1024
 _kept = Kept()
 
 
-def settle(starts: Starts, sound: Starts, tokens: Pair, longest: Pair, results: Results) -> None:
-    """Writes the sound starts of queries and keys, and fills in the results by them."""
-    _run(starts, sound, tokens, longest, results)
+def settle(
+    starts: Starts, sound: Starts, tokens: Pair, longest: Pair, results: Results,
+    seen: Hashable = None,
+) -> None:  # fmt: skip
+    """Writes the sound starts of queries and keys, and fills in the results by them.
+
+    seen: all that is to be known of the results, just made, or None; it spares a look at them.
+    """
+    looks = _signature(results) if seen is None else seen
+    key = tokens, longest, looks, signature(starts)
+    tensors = (*starts, *sound, *_there(results))
+    found = _kept.get(key)
+    if found is None:
+        _kept[key] = relaunch([_first(starts, sound, tokens, longest, results)], tensors)
+    else:
+        found.run(tensors)
 
 
 def fill(starts: Starts, results: Results) -> None:
-    """Fills in the results by starts that are sound."""
-    _run(starts, None, _tokens(results), (0, 0), results)
+    """Fills in the results by starts that are sound, which `settle` wrote."""
+    key = _signature(results), starts[0].numel()
+    tensors = (*starts, *_there(results))
+    found = _kept.get(key)
+    if found is None:
+        made = _first(starts, None, _tokens(results), (0, 0), results)
+        _kept[key] = relaunch([made], tensors)
+    else:
+        found.run(tensors)
+
+
+def _there(results: Results) -> tuple[Tensor, ...]:
+    return tuple([x for x in results if x is not None])
+
+
+def _signature(results: Results) -> Hashable:
+    there = _there(results)
+    which = tuple([x is None for x in results])
+    return which, signature(there) if there else None
 
 
 def _tokens(results: Results) -> Pair:
     rows, lse, dk, dv = results
     queries = rows.shape[0] if rows is not None else 0 if lse is None else lse.shape[1]
     return queries, next((x.shape[0] for x in (dk, dv) if x is not None), 0)
-
-
-def _run(
-    starts: Starts, sound: Starts | None, tokens: Pair, longest: Pair, results: Results
-) -> None:
-    there = [x for x in results if x is not None]
-    tensors = (*starts, *(sound or ()), *there)
-    which = tuple(x is not None for x in results)
-    key: Hashable = sound is None, which, tokens, longest, signature(tensors)
-    found = _kept.get(key)
-    if found is not None:
-        found.run(tensors)
-        return
-    made = _first(starts, sound, tokens, longest, results)
-    _kept[key] = relaunch([made], tensors)
 
 
 def _first(
