@@ -16,6 +16,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from ring_attn_bench.backend import packed_into
 from ring_attn_bench.calls.attend import Given, attend
+from ring_attn_bench.one_device import documents as documents_of_a_call
+from ring_attn_bench.one_device import outside, outside_triton
 from ring_attn_bench.one_device.documents import DocumentsCall
 from ring_attn_bench.problem import Mask, Score
 from tests.packed_truth import NAMES, expected, poisoned, sound
@@ -79,6 +81,27 @@ def test_it_writes_where_it_is_told():
 )
 def test_tokens_in_no_document_have_nothing(at, longest, options):
     assert_right([at, at], (230, 230), longest, **options)
+
+
+@pytest.fixture
+def by_kernel(monkeypatch):
+    """What is outside is found and filled in as on a GPU, by a kernel, and not by torch."""
+
+    def settled(starts, tokens, longest, results=outside.NOTHING, seen=None):
+        sound_starts = torch.empty_like(starts[0]), torch.empty_like(starts[1])
+        outside_triton.settle(starts, sound_starts, tokens, longest, results, seen)
+        return sound_starts
+
+    monkeypatch.setattr(documents_of_a_call, "settled", settled)
+    monkeypatch.setattr(documents_of_a_call, "fill", outside_triton.fill)
+    monkeypatch.setattr(outside_triton, "PROGRAMS", 1)
+
+
+@pytest.mark.parametrize("with_sink", [False, True])
+def test_the_kernel_that_a_gpu_gets_does_the_same(with_sink, by_kernel):
+    sink = torch.tensor([0.5, -1.0], requires_grad=True) if with_sink else None
+    for at in ([20, 70, 50, 99], [0, 40, 110]):
+        assert_right([at, [0, *at[1:]]], (110, 120), (70, 90), torch.float32, sink=sink)
 
 
 def test_tokens_in_no_document_have_no_sink():

@@ -34,6 +34,7 @@ def test_it_compiles_and_spills_nothing(filled, sound, documents, tmp_path):
     starts = (tensor(documents + 1, dtype=torch.int32),) * 2
     sides = (TOKENS, TOKENS), (TOKENS, TOKENS)
     given = outside_triton.arguments(starts, None if sound else starts, *sides, FILLED[filled])
+    assert list(given) == outside_triton.settle_and_fill.arg_names  # as it is made again
     code = source(outside_triton.settle_and_fill, given)
     found = compiled(code, 90, tmp_path, num_warps=4)
 
