@@ -35,14 +35,16 @@ class Keys(NamedTuple):
 class Gathering(NamedTuple):
     """Keys of several ranks for one launch: own (B, N, G, .) and, piece behind piece, landed ones.
 
-    arrived: int32 (1 + pieces,) on their device, or None where all have landed. Word n becomes 1
-    when piece n has landed, written by no kernel; word 0 becomes another number than 0 when what
-    has not landed never will: a kernel then stops waiting, and writes NaN.
+    arrived: int32 (1 + pieces * head_groups,) on their device, or None where all have landed. Word
+    1 + (n - 1) * head_groups + h becomes 1 when of piece n the h-th group of heads has landed, the
+    heads of all batch entries counted through; no kernel writes it. Word 0 becomes another number
+    than 0 when what has not landed never will: a kernel then stops waiting, and writes NaN.
     """
 
     own: Keys
     landed: Keys
     arrived: Tensor | None = None
+    head_groups: int = 1
 
 
 class Rows(NamedTuple):

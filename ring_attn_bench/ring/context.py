@@ -187,6 +187,11 @@ class RingContext:
         if reserve is not None:
             reserve(tokens, width, dtype, device)
 
+    @property
+    def heads_first(self) -> bool:
+        """Whether the transport takes keys by heads, and not by tokens (`packing`)."""
+        return bool(getattr(self._ring.transport, "heads_first", False))
+
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The transport's memory for this rank's packed keys of the next pass, (tokens, width)."""
         return self._ring.transport.outgoing(tokens, width, dtype, device)

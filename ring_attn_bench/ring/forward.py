@@ -130,10 +130,12 @@ def gathered_keys(
 ) -> Gathering:
     """The keys of a step's one launch, on their way if the link has words for them."""
     arriving = getattr(link, "arriving", None)
-    landed, words = (link.landed(index), None) if arriving is None else arriving(index)
+    if arriving is None:
+        return Gathering(keys, packing.views(link.landed(index)))
+    landed, words, head_groups = arriving(index)
     # packed, the heads of a batch's entries lie in a row, which is how kernels read pieces
-    own = packing.views(packed) if keys.k.shape[0] > 1 and len(packed) else keys
-    return Gathering(own, packing.views(landed), words)
+    own = packing.views(packed) if keys.k.shape[0] > 1 and packed.shape[-2] else keys
+    return Gathering(own, packing.views(landed), words, head_groups)
 
 
 def beside_sink(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:

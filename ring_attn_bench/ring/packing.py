@@ -1,4 +1,8 @@
-"""Keys and values as one token-major buffer: any run of tokens is one contiguous message."""
+"""Keys and values in one buffer: by tokens, or by heads for transports that copy rectangles.
+
+By tokens (N, width) any run of tokens is one contiguous message. By heads (B * G, N, D + E) so is a
+head, and any run of tokens of some heads is a rectangle: early heads can go before late ones.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,10 @@ from ring_attn_bench.tensors import Keys
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """A token's k (B, G, D) and v (B, G, E), one after the other, in a row of `width` elements."""
+    """A token's k (B, G, D) and v (B, G, E), one after the other, in a row of `width` elements.
+
+    By heads, a token of a head has its k (D) and v (E) one after the other.
+    """
 
     batch: int
     heads: int
@@ -39,19 +46,37 @@ class Packing:
             reserve(k.shape[1], self.width, k.dtype, k.device)
         tokens = k.shape[1] if sends else 0
         buffer = transport.outgoing(tokens, self.width, k.dtype, k.device)
+        if getattr(transport, "heads_first", False):
+            buffer = buffer.view(self.batch * self.heads, tokens, self.head_dim + self.head_dim_v)
         if sends:
-            for view, tensor in zip(self.views(buffer), keys, strict=True):
-                view.copy_(tensor)
+            copy_keys(keys, self.views(buffer))
         return buffer
 
     def views(self, buffer: Tensor) -> Keys:
-        """The keys that a buffer (N, width) holds, as views."""
-        split = self.batch * self.heads * self.head_dim
-        k, v = buffer[:, :split], buffer[:, split:]
-        return Keys(
-            k.unflatten(1, (self.batch, self.heads, self.head_dim)).transpose(0, 1),
-            v.unflatten(1, (self.batch, self.heads, self.head_dim_v)).transpose(0, 1),
+        """The keys that a buffer (N, width), or (B * G, N, D + E), holds, as views."""
+        batch, heads, k, v = self.batch, self.heads, self.head_dim, self.head_dim_v
+        tokens, start = buffer.shape[-2], buffer.storage_offset()
+        if buffer.ndim == 3:
+            unit = k + v
+            strides, split = (heads * tokens * unit, unit, tokens * unit), k
+        else:
+            strides, split = (heads * k, self.width, k), batch * heads * k
+        of_v = strides if buffer.ndim == 3 else (heads * v, self.width, v)
+        return Keys(  # one call each: on the way to a short kernel the host's time is what counts
+            buffer.as_strided((batch, tokens, heads, k), (*strides, 1), start),
+            buffer.as_strided((batch, tokens, heads, v), (*of_v, 1), start + split),
         )
+
+
+def copy_keys(keys: Keys, into: Keys) -> None:
+    """Copies k and v; on a GPU in one launch."""
+    if keys.k.is_cuda and keys.k.dtype is keys.v.dtype:
+        from ring_attn_bench.ring import packing_triton
+
+        packing_triton.copy_keys(keys, into)
+        return
+    for view, tensor in zip(into, keys, strict=True):
+        view.copy_(tensor)
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

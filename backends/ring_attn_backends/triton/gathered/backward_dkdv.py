@@ -22,7 +22,8 @@ def gathered_dkdv(
     dk_ptr, dv_ptr, landed_dk_ptr, landed_dv_ptr, slopes_ptr, table_ptr, words_ptr,
     dout_strides, q_strides, k_strides, v_strides, landed_k_strides, landed_v_strides, lse_strides,
     delta_strides, dk_strides, dv_strides, landed_dk_strides, landed_dv_strides, slopes_strides,
-    heads, streams, group, step, word_0, word_1, threshold, keep_share, scale, cap, gradient_scale,
+    heads, streams, group, head_groups, heads_each, step,
+    word_0, word_1, threshold, keep_share, scale, cap, gradient_scale,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
     BIASED: tl.constexpr, DROPPED: tl.constexpr, WAITS: tl.constexpr,
@@ -44,7 +45,7 @@ def gathered_dkdv(
 
     load_stop = key_stop
     if WAITS and piece != 0:
-        there = arrival(words_ptr, piece) != 0
+        there = arrival(words_ptr, piece, stream // heads_each, head_groups) != 0
         load_stop, end = tl.where(there, key_stop, first_key), tl.where(there, end, begin)
     k_at, k_stride = matrix_of(k_ptr, k_strides, landed_k_ptr, landed_k_strides, piece, batch, head)
     v_at, v_stride = matrix_of(v_ptr, v_strides, landed_v_ptr, landed_v_strides, piece, batch, head)

@@ -120,8 +120,8 @@ def _enqueue(
         return
     waited, slopes = keys.arrived, score.alibi_slopes
     more = tuple(x for x in (waited, slopes) if x is not None)
-    asked = name, id(where), waited is not None, score.softmax_scale, score.softcap
-    key = asked, signature((*seen, *more))
+    asked = name, id(where), waited is not None, keys.head_groups
+    key = asked, score.softmax_scale, score.softcap, signature((*seen, *more))
     found = _kept.get(key)
     if found is not None and found.where is where:
         found.again.run((*given, *more, *found.tables))

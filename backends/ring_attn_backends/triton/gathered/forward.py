@@ -25,7 +25,8 @@ def gathered_forward(
     table_ptr, words_ptr,
     q_strides, k_strides, v_strides, landed_k_strides, landed_v_strides, out_strides, lse_strides,
     slopes_strides,
-    heads, streams, group, step, word_0, word_1, threshold, keep_share, scale, cap,
+    heads, streams, group, head_groups, heads_each, step,
+    word_0, word_1, threshold, keep_share, scale, cap,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
     BIASED: tl.constexpr, DROPPED: tl.constexpr, WAITS: tl.constexpr,
@@ -55,7 +56,7 @@ def gathered_forward(
             place, row_stop - 1 - first, -high, -low, 0, 0, stop - first, BLOCK_N, False
         )
         if WAITS and (piece != 0) & (whole + edges > 0):
-            there = arrival(words_ptr, piece) != 0
+            there = arrival(words_ptr, piece, stream // group // heads_each, head_groups) != 0
             whole, edges = tl.where(there, whole, 0), tl.where(there, edges, 0)
         k_at, k_stride = matrix_of(
             k_ptr, k_strides, landed_k_ptr, landed_k_strides, piece, batch, key_head

@@ -68,7 +68,7 @@ def _rows(rows: Rows) -> dict[str, Tensor]:
 
 
 def _keys(keys: Gathering) -> dict[str, Tensor]:
-    own, landed, _ = keys
+    own, landed, *_ = keys
     return {"k": own.k, "v": own.v, "landed_k": landed.k, "landed_v": landed.v}
 
 
@@ -90,6 +90,8 @@ def _launch(
         "words_ptr": arrived,
         "heads": heads,
         "streams": streams,
+        "head_groups": keys.head_groups,
+        "heads_each": own.k.shape[2] * q.shape[0] // keys.head_groups,
         "step": where.step,
         "WAITS": arrived is not None,
     }

@@ -8,10 +8,14 @@ from ring_attn_backends.triton.gathered.worklist import FIELDS
 
 ROW = tl.constexpr(FIELDS)
 
-RUN_TIME = ("heads", "streams", "group", "step", "word_0", "word_1", "threshold")
+RUN_TIME = (
+    *("heads", "streams", "group", "head_groups", "heads_each", "step"),
+    *("word_0", "word_1", "threshold"),
+)
 """What Triton must not specialise, as in `arguments`.
 
-heads: whose tiles these are, in a batch entry; streams: in all of them.
+heads: whose tiles these are, in a batch entry; streams: in all of them. head_groups: groups of key
+heads that arrive apart; heads_each: key heads in one, those of all batch entries counted through.
 """
 
 
@@ -26,17 +30,18 @@ def row_of(table_ptr, number):
 
 
 @triton.jit
-def arrival(words_ptr, piece):
-    """Waits for a piece; returns 0 if it never comes, and else its word.
+def arrival(words_ptr, piece, head_group, head_groups):
+    """Waits for a piece's group of heads; returns 0 if it never comes, and else its word.
 
     All that was written before the word is then there to be read: one thread reads the word with
     acquiring order, and the barrier that hands it to the others hands on what it orders.
     """
-    word = tl.atomic_add(words_ptr + piece, 0, sem="acquire", scope="sys")
+    awaited_ptr = words_ptr + 1 + (piece - 1) * head_groups + head_group
+    word = tl.atomic_add(awaited_ptr, 0, sem="acquire", scope="sys")
     lost = word * 0
     while (word | lost) == 0:
         lost = tl.atomic_add(words_ptr, 0, sem="acquire", scope="sys")
-        word = tl.atomic_add(words_ptr + piece, 0, sem="acquire", scope="sys")
+        word = tl.atomic_add(awaited_ptr, 0, sem="acquire", scope="sys")
     return word
 
 

@@ -25,7 +25,8 @@ def gathered_dkdv(
     tiles_ptr, entries_ptr, words_ptr, lse_strides, delta_strides,
     own_dk_strides, own_dv_strides, landed_dk_strides, landed_dv_strides,
     own_dk_split, own_dv_split, landed_dk_split, landed_dv_split,
-    tiles, heads, all_heads, section, group, splits, M, scale, cap, gradient_scale,
+    tiles, heads, all_heads, section, group, splits, head_groups, heads_each, M,
+    scale, cap, gradient_scale,
     D: gl.constexpr, E: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr,
     BLOCK_M: gl.constexpr, STAGES: gl.constexpr, GROUPS: gl.constexpr,
     CAPPED: gl.constexpr, DK: gl.constexpr, DV: gl.constexpr,
@@ -87,6 +88,7 @@ def gathered_dkdv(
         lse_desc, delta_desc, lse_ptr, delta_ptr, lse_strides, delta_strides,
         k_slots, v_slots, keys_full, queries, douts, lses, deltas, row_side, piece, packed_head,
         key_head * group + part * each, each, first_key, stop, entries_ptr, entries, words_ptr,
+        head_groups, heads_each,
     )  # fmt: skip
     gl.static_assert(GROUPS == 2)
     gl.warp_specialize(
@@ -117,6 +119,7 @@ def _produce(
         lse_desc, delta_desc, lse_ptr, delta_ptr, lse_strides, delta_strides,
         k_slots, v_slots, keys_full, queries, douts, lses, deltas, row_side, piece, packed_head,
         first_head, each, first_key, stop, entries_ptr, entries, words_ptr,
+        head_groups, heads_each,
     ) = fetch  # fmt: skip
     full = keys_full.index(0)
     width: gl.constexpr = BLOCK_D + BLOCK_E if DK else BLOCK_D
@@ -130,7 +133,7 @@ def _produce(
                 bring(own_v_desc, side, part * 64, packed_head, full, v_slots.index(part))
     else:
         if words_ptr is not None:
-            await_piece(words_ptr, piece)
+            await_piece(words_ptr, piece, packed_head // heads_each, head_groups)
         for part in gl.static_range(GROUPS):
             bring(landed_k_desc, side, part * 64, packed_head, full, k_slots.index(part))
             if DK:

@@ -19,7 +19,7 @@ def gathered_dq(
     dout_desc, q_desc, own_k_desc, own_v_desc, landed_k_desc, landed_v_desc,
     lse_ptr, delta_ptr, dq_ptr, tiles_ptr, entries_ptr, words_ptr,
     lse_strides, delta_strides, dq_strides,
-    tiles, heads, all_heads, section, group, M, scale, cap, gradient_scale,
+    tiles, heads, all_heads, section, group, head_groups, heads_each, M, scale, cap, gradient_scale,
     D: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr, GROUPS: gl.constexpr, CAPPED: gl.constexpr,
 ) -> None:  # fmt: skip
@@ -50,7 +50,7 @@ def gathered_dq(
     fetch = (
         dout_desc, q_desc, own_k_desc, own_v_desc, landed_k_desc, landed_v_desc,
         q_slots, dout_slots, rows_full, keys, values, row_side, head, key_head, first_row,
-        entries_ptr, entries, words_ptr,
+        entries_ptr, entries, words_ptr, head_groups, heads_each,
     )  # fmt: skip
     if GROUPS == 2:
         gl.warp_specialize(
@@ -84,7 +84,7 @@ def _produce(
     (
         dout_desc, q_desc, own_k_desc, own_v_desc, landed_k_desc, landed_v_desc,
         q_slots, dout_slots, rows_full, keys, values, row_side, head, key_head, first_row,
-        entries_ptr, entries, words_ptr,
+        entries_ptr, entries, words_ptr, head_groups, heads_each,
     ) = fetch  # fmt: skip
     full = rows_full.index(0)
     mbarrier.expect(full, GROUPS * 64 * (BLOCK_D + BLOCK_E) * 2)
@@ -103,7 +103,7 @@ def _produce(
                 send(values, at, own_v_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_E)
         else:
             if words_ptr is not None:
-                await_piece(words_ptr, piece)
+                await_piece(words_ptr, piece, key_head // heads_each, head_groups)
             for i in range(where[2] + where[3]):
                 key = nth(i, where, BLOCK_N)
                 at = number + i

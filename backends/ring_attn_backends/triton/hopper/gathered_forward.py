@@ -27,14 +27,14 @@ from ring_attn_backends.triton.hopper.programs import matrix_of, nth, tile_and_h
 from ring_attn_backends.triton.hopper.waiting import await_piece, given_up
 from ring_attn_backends.triton.hopper.walks import mask_of, tile_of, visit_of
 
-RUN_TIME = ("tiles", "heads", "all_heads", "section", "group", "M")
+RUN_TIME = ("tiles", "heads", "all_heads", "section", "group", "head_groups", "heads_each", "M")
 
 
 @gluon.jit(do_not_specialize=RUN_TIME)
 def gathered_forward(
     q_desc, own_k_desc, own_v_desc, landed_k_desc, landed_v_desc, out_ptr, lse_ptr,
     tiles_ptr, entries_ptr, words_ptr, out_strides, lse_strides,
-    tiles, heads, all_heads, section, group, M, scale, cap,
+    tiles, heads, all_heads, section, group, head_groups, heads_each, M, scale, cap,
     E: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_E: gl.constexpr, BLOCK_N: gl.constexpr,
     STAGES: gl.constexpr, GROUPS: gl.constexpr, CAPPED: gl.constexpr,
 ) -> None:  # fmt: skip
@@ -65,6 +65,7 @@ def gathered_forward(
     fetch = (
         q_desc, own_k_desc, own_v_desc, landed_k_desc, landed_v_desc, q_slots, q_full, keys, values,
         row_side, head, key_head, first_row, entries_ptr, entries, words_ptr,
+        head_groups, heads_each,
     )  # fmt: skip
     if GROUPS == 2:
         gl.warp_specialize(
@@ -98,6 +99,7 @@ def _produce(
     (
         q_desc, own_k_desc, own_v_desc, landed_k_desc, landed_v_desc, q_slots, q_full, keys, values,
         row_side, head, key_head, first_row, entries_ptr, entries, words_ptr,
+        head_groups, heads_each,
     ) = fetch  # fmt: skip
     mbarrier.expect(q_full.index(0), GROUPS * 64 * BLOCK_D * 2)
     for part in gl.static_range(GROUPS):
@@ -114,7 +116,7 @@ def _produce(
                 send(values, at, own_v_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_E)
         else:
             if words_ptr is not None:
-                await_piece(words_ptr, piece)
+                await_piece(words_ptr, piece, key_head // heads_each, head_groups)
             for i in range(where[2] + where[3]):
                 key = nth(i, where, BLOCK_N)
                 at = number + i

@@ -190,7 +190,10 @@ def _launch(
         "tiles": work.count,
         "heads": heads,
         "all_heads": heads * batch,
-        "section": min(together, heads * batch),
+        # programs go by groups of heads, as keys arrive
+        "section": min(together, heads * batch // keys.head_groups),
+        "head_groups": keys.head_groups,
+        "heads_each": k.shape[2] * batch // keys.head_groups,
         "group": group,
         "M": q.shape[1],
         "scale": score.softmax_scale / score.softcap if capped else score.softmax_scale * log2e,

@@ -15,15 +15,16 @@ def word_of(words_ptr):
 
 
 @gluon.jit
-def await_piece(words_ptr, piece):
-    """Returns when the piece has landed, or nothing more will; TMA may read what has landed then.
+def await_piece(words_ptr, piece, head_group, head_groups):
+    """Returns when the piece's heads have landed, or nothing more will; TMA may read them then.
 
     Every thread polls for itself: they all are ordered behind the word, also the one that TMA
     takes its orders from. What TMA reads is ordered by a fence of its proxy alone.
     """
-    ready = word_of(words_ptr + piece) | word_of(words_ptr)
+    awaited_ptr = words_ptr + 1 + (piece - 1) * head_groups + head_group
+    ready = word_of(awaited_ptr) | word_of(words_ptr)
     while ready == 0:
-        ready = word_of(words_ptr + piece) | word_of(words_ptr)
+        ready = word_of(awaited_ptr) | word_of(words_ptr)
     gl.inline_asm_elementwise(
         "{ fence.proxy.async.global; mov.b32 $0, $1; }", "=r,r,~{memory}", [ready],
         dtype=gl.int32, is_pure=False, pack=1,

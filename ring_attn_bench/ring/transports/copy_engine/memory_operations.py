@@ -16,6 +16,8 @@ _WAIT, _WRITE = 1, 2
 """CU_STREAM_MEM_OP_WAIT_VALUE_32 and CU_STREAM_MEM_OP_WRITE_VALUE_32."""
 _AT_LEAST = 0
 """CU_STREAM_WAIT_VALUE_GEQ; in a write, its default: what came before is visible before it."""
+_UNIFIED = 4
+"""CU_MEMORYTYPE_UNIFIED: the driver finds out on which GPU an address is."""
 _RELAXED = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED."""
 MOST = 256
@@ -35,6 +37,27 @@ class _Operation(ctypes.Structure):
     )
 
 
+class _Rectangle(ctypes.Structure):
+    """CUDA_MEMCPY2D: lines of so many bytes, `source_pitch` and `pitch` bytes apart."""
+
+    _fields_ = (
+        *((name, c_size_t) for name in ("source_x", "source_y")),
+        ("source_kind", c_uint),
+        ("source_host", c_void_p),
+        ("source", c_uint64),
+        ("source_array", c_void_p),
+        ("source_pitch", c_size_t),
+        *((name, c_size_t) for name in ("x", "y")),
+        ("kind", c_uint),
+        ("host", c_void_p),
+        ("address", c_uint64),
+        ("array", c_void_p),
+        ("pitch", c_size_t),
+        ("width", c_size_t),
+        ("height", c_size_t),
+    )
+
+
 class Driver:
     """Functions of libcuda; each raises RuntimeError with its name where it does not succeed."""
 
@@ -44,6 +67,8 @@ class Driver:
         self._batch.argtypes = [c_void_p, c_uint, c_void_p, c_uint]
         self._copy = library.cuMemcpyDtoDAsync_v2
         self._copy.argtypes = [c_uint64, c_uint64, c_size_t, c_void_p]
+        self._copy_lines = library.cuMemcpy2DAsync_v2
+        self._copy_lines.argtypes = [c_void_p, c_void_p]
         self._fill = library.cuMemsetD32Async
         self._fill.argtypes = [c_uint64, c_uint, c_size_t, c_void_p]
         self._exchange = library.cuThreadExchangeStreamCaptureMode
@@ -58,6 +83,22 @@ class Driver:
     def copy(self, stream: int, to: int, source: int, size: int) -> None:
         """Copies bytes; between two GPUs by a copy engine."""
         self._check(self._copy(to, source, size, stream), "cuMemcpyDtoDAsync")
+
+    def copy_lines(
+        self, stream: int, to: tuple[int, int], source: tuple[int, int], size: int, lines: int
+    ) -> None:
+        """Copies lines of `size` bytes; to, source: where the first begins, and bytes to the next.
+
+        Between two GPUs by a copy engine.
+        """
+        if lines == 1 or to[1] == source[1] == size:
+            self.copy(stream, to[0], source[0], size * lines)
+            return
+        whole = _Rectangle(
+            source_kind=_UNIFIED, source=source[0], source_pitch=source[1],
+            kind=_UNIFIED, address=to[0], pitch=to[1], width=size, height=lines,
+        )  # fmt: skip
+        self._check(self._copy_lines(ctypes.byref(whole), stream), "cuMemcpy2DAsync")
 
     def clear(self, stream: int, address: int, words: int) -> None:
         """Sets words of 32 bits to 0; a kernel, or something that takes as much."""

@@ -17,6 +17,7 @@ class Move:
     fetch: Fetch
     before: Batch
     after: Batch
+    head_group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,13 @@ class Programme:
     emptied: Batch
 
 
-def programme(at: Driver, plan: Plan, slot: int, tables: Sequence[int], arrived: int) -> Programme:
+def programme(
+    at: Driver, plan: Plan, slot: int, tables: Sequence[int], arrived: int, head_groups: int
+) -> Programme:
     """tables: the addresses of all ranks' tables of words; arrived: of this rank's word of piece 0.
 
-    The n-th fetch of the plan is piece n.
+    The n-th fetch of the plan is piece n. head_groups: how many parts of its heads it is pulled in;
+    all pieces' first parts come before their second ones.
     """
     me, words = plan.rank, Words(plan.world_size)
     others = [rank for rank in range(plan.world_size) if rank != me]
@@ -51,15 +55,16 @@ def programme(at: Driver, plan: Plan, slot: int, tables: Sequence[int], arrived:
             kind(made, rank)
         return made
 
-    def pull(fetch: Fetch, piece: int, first: bool, last: bool) -> Move:
-        before, after = Batch(at), Batch(at).write(arrived + 4 * piece)
+    def pull(fetch: Fetch, piece: int, group: int, first: bool, last: bool) -> Move:
+        word = 1 + (piece - 1) * head_groups + group
+        before, after = Batch(at), Batch(at).write(arrived + 4 * word)
         if first:
             before.take(tables[me] + words.published(slot, fetch.owner))
         if last:
             after.write(tables[fetch.owner] + words.free(slot, me))
-        return Move(fetch, before, after)
+        return Move(fetch, before, after, group)
 
-    def push(fetch: Fetch, piece: int, first: bool, last: bool) -> Move:
+    def push(fetch: Fetch, piece: int, group: int, first: bool, last: bool) -> Move:
         before, after = Batch(at), Batch(at)
         if first:
             before.take(tables[me] + words.room(fetch.owner))
@@ -79,8 +84,8 @@ def programme(at: Driver, plan: Plan, slot: int, tables: Sequence[int], arrived:
             [rank for rank in others if rank not in owners],
         ),
         batch(lambda b, r: b.take(tables[me] + words.present(slot, r)), owners),
-        _moves(plan, pull),
-        _moves(plan, push),
+        _moves(plan, pull, head_groups),
+        _moves(plan, push, 1),
         tuple(
             batch(lambda b, r: b.take(tables[me] + words.given(r)), _readers_of(plan, index))
             for index in range(len(plan.steps))
@@ -94,21 +99,26 @@ def _readers_of(plan: Plan, index: int) -> list[int]:
 
 
 def _moves(
-    plan: Plan, move: Callable[[Fetch, int, bool, bool], Move]
+    plan: Plan, move: Callable[[Fetch, int, int, bool, bool], Move], head_groups: int
 ) -> tuple[tuple[Move, ...], ...]:
-    """By step; told the fetch's number from 1 on, and whether it is its owner's first, and last.
-
-    An owner's fetches are all in one step.
+    """By step; told the fetch's number from 1 on, which part of its heads, and whether it is its
+    owner's first, and last. An owner's fetches are all in one step.
     """
-    found, number = [], 0
+    found, before = [], 0
     for step in plan.steps:
-        owners = [fetch.owner for fetch in step.fetches]
-        moves = []
-        for at, fetch in enumerate(step.fetches):
-            number += 1
-            first, last = fetch.owner not in owners[:at], fetch.owner not in owners[at + 1 :]
-            moves.append(move(fetch, number, first, last))
-        found.append(tuple(moves))
+        parts = [
+            (fetch, before + number, group)
+            for group in range(head_groups)
+            for number, fetch in enumerate(step.fetches, 1)
+        ]
+        owners = [fetch.owner for fetch, _, _ in parts]
+        found.append(
+            tuple(
+                move(*part, part[0].owner not in owners[:at], part[0].owner not in owners[at + 1 :])
+                for at, part in enumerate(parts)
+            )
+        )
+        before += len(step.fetches)
     return tuple(found)
 
 

@@ -19,7 +19,7 @@ from ring_attn_bench.positions import Range
 from ring_attn_bench.ring.carriers import message_device, timeout_of
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.copy_engine.areas import Area
-from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink
+from ring_attn_bench.ring.transports.copy_engine.link import MOST_HEAD_GROUPS, CopyEngineLink
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, Driver, driver
 from ring_attn_bench.ring.transports.copy_engine.places import everyones, why_apart
 from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
@@ -38,6 +38,9 @@ class CopyEngine:
     collective that every rank enters, because all ranks' shapes are alike.
     """
 
+    heads_first = True
+    """Keys are packed by heads (`packing`), so that early heads can be pulled first."""
+
     def __init__(self, group: dist.ProcessGroup, options: RingOptions) -> None:
         self._group = group
         self.rank, self._world = dist.get_rank(group), dist.get_world_size(group)
@@ -50,8 +53,9 @@ class CopyEngine:
         self.pulls, self.pushes = torch.cuda.Stream(self.device), torch.cuda.Stream(self.device)
         self._words = Words(self._world)
         # a piece a fetch, of which an owner has two at most in any partition
-        self._pieces = 4 * -(-(1 + 2 * self._world) // 4)
-        self._arrived = torch.zeros(SLOTS, self._pieces, dtype=torch.int32, device=self.device)
+        self._parts = 4 * -(-(1 + 2 * self._world * MOST_HEAD_GROUPS) // 4)
+        self._arrived = torch.zeros(SLOTS, self._parts, dtype=torch.int32, device=self.device)
+        self._arrived_at = [words.data_ptr() for words in self._arrived]
         self._table = Area(group, self.device, self._words.bytes)
         first = torch.tensor(self._words.first(), dtype=torch.int32).view(torch.uint8)
         self._table.memory[: len(first)].copy_(first)
@@ -62,7 +66,7 @@ class CopyEngine:
         self._last: torch.cuda.Stream | None = None
         self._captured = False
         self._claims = tuple(self._claim(slot) for slot in range(SLOTS))
-        self._programmes: dict[tuple[int, int], tuple[Plan, Programme]] = {}
+        self._programmes: dict[tuple[int, int, int], tuple[Plan, Programme]] = {}
         self._watch = Watch(self, timeout_of(group) or timedelta(minutes=10))
         self._meet()
 
@@ -90,11 +94,13 @@ class CopyEngine:
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """This rank's slot for the next pass, when the peers have read what was in it."""
         stream = torch.cuda.current_stream(self.device)
-        if self._last is not None and self._last != stream:
-            stream.wait_stream(self._last)
-        self._last = stream
+        if torch.cuda.is_current_stream_capturing():  # which begins when all else is done
+            self._captured = True
+        elif self._last != stream:
+            if self._last is not None:
+                stream.wait_stream(self._last)
+            self._last = stream
         self._slot = (self._slot + 1) % SLOTS
-        self._captured |= torch.cuda.is_current_stream_capturing()
         self._claims[self._slot].enqueue(stream.cuda_stream)
         assert self._outgoing is not None  # `reserve` came before
         start = self._slot * (self._outgoing.size // SLOTS)
@@ -105,24 +111,24 @@ class CopyEngine:
         """This rank's end of a pass."""
         return CopyEngineLink(self, plan, self._slot)
 
-    def programme(self, plan: Plan, slot: int) -> Programme:
+    def programme(self, plan: Plan, slot: int, head_groups: int) -> Programme:
         """The plan's operations; kept, with the plan, which is told by its identity."""
-        found = self._programmes.get((id(plan), slot))
+        found = self._programmes.get((id(plan), slot, head_groups))
         if found is None:
             if len(self._programmes) >= KEPT:
                 self._programmes.clear()
-            arrived = self._arrived[slot].data_ptr()
-            made = programme(self.driver, plan, slot, self._table.addresses, arrived)
-            self._programmes[id(plan), slot] = found = plan, made
+            tables, arrived = self._table.addresses, self._arrived_at[slot]
+            made = programme(self.driver, plan, slot, tables, arrived, head_groups)
+            self._programmes[id(plan), slot, head_groups] = found = plan, made
         return found[1]
 
     def forget(self, slot: int, stream: int) -> None:
         """Makes the words of all pieces 0 again, on the stream of the launches."""
-        self.driver.clear(stream, self._arrived[slot].data_ptr() + 4, self._pieces - 1)
+        self.driver.clear(stream, self._arrived_at[slot] + 4, self._parts - 1)
 
-    def words_of(self, slot: int, pieces: int) -> Tensor:
-        """`tensors.Gathering.arrived`."""
-        return self._arrived[slot, : 1 + pieces]
+    def words_of(self, slot: int) -> Tensor:
+        """`tensors.Gathering.arrived`, and more of them."""
+        return self._arrived[slot]
 
     def outgoing_of(self, rank: int, slot: int) -> int:
         """The address of a rank's slot."""
@@ -148,10 +154,10 @@ class CopyEngine:
         part = self._inbox.memory[start : start + len(tokens) * row]
         return part.view(like.dtype).view(len(tokens), like.shape[1])
 
-    def ended(self, plan: Plan, slot: int, stream: torch.cuda.Stream) -> None:
+    def ended(self, plan: Plan, slot: int, head_groups: int, stream: torch.cuda.Stream) -> None:
         """A pass is enqueued to its end: from now on it is watched."""
         if not torch.cuda.is_current_stream_capturing():
-            self._watch.follow(stream.record_event(), plan, slot)
+            self._watch.follow(stream.record_event(), plan, slot, head_groups)
 
     @property
     def kept_bytes(self) -> int:
@@ -163,7 +169,7 @@ class CopyEngine:
         """Ends the thread that watches."""
         self._watch.end()
 
-    def released(self, plan: Plan, slot: int) -> str:
+    def released(self, plan: Plan, slot: int, head_groups: int) -> str:
         """Lets everything go on that waits on this rank, to no good; says what was waited for.
 
         From another thread: by streams of the lowest kind, and words that kernels look at.
@@ -172,7 +178,11 @@ class CopyEngine:
         with torch.cuda.stream(stream):
             landed = self._arrived[slot].to("cpu", non_blocking=False).tolist()
             fetches = [fetch for step in plan.steps for fetch in step.fetches]
-            missing = [f.owner for n, f in enumerate(fetches, 1) if not landed[n]]
+            missing = [
+                fetch.owner
+                for number, fetch in enumerate(fetches)
+                if not all(landed[1 + number * head_groups :][:head_groups])
+            ]
             for address in range(SLOTS):
                 Batch(self.driver).write(self._arrived[address].data_ptr()).enqueue(
                     stream.cuda_stream

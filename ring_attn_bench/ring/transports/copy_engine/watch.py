@@ -28,6 +28,7 @@ class _Pass:
     end: torch.cuda.Event
     plan: Plan
     slot: int
+    head_groups: int
     enqueued: float
 
 
@@ -46,10 +47,10 @@ class Watch:
         self._number = 0
         self._broken: str | None = None
 
-    def follow(self, end: torch.cuda.Event, plan: Plan, slot: int) -> None:
+    def follow(self, end: torch.cuda.Event, plan: Plan, slot: int, head_groups: int) -> None:
         """Watches a pass that is enqueued; end: recorded behind it."""
         self._number += 1
-        self._passes.append(_Pass(self._number, end, plan, slot, time.monotonic()))
+        self._passes.append(_Pass(self._number, end, plan, slot, head_groups, time.monotonic()))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True, name="ring-watch")
             self._thread.start()
@@ -96,7 +97,7 @@ class Watch:
         transport = self._transport()
         if transport is None:
             return
-        awaited = transport.released(oldest.plan, oldest.slot)
+        awaited = transport.released(oldest.plan, oldest.slot, oldest.head_groups)
         self._broken = (
             f"pass {oldest.number} of the ring did not end within {self._timeout:.0f} s: rank "
             f"{oldest.plan.rank} waited for {awaited} in vain: another rank has died, hangs, or "
@@ -106,5 +107,5 @@ class Watch:
         while self._passes:  # those behind it wait as well
             last = self._passes.popleft()
             while not last.end.query():
-                transport.released(last.plan, last.slot)
+                transport.released(last.plan, last.slot, last.head_groups)
                 time.sleep(0.05)

@@ -1,0 +1,71 @@
+"""Keys and values into a buffer on a GPU: one launch for both, made again by the driver."""
+# ruff: noqa: ANN001 - Triton infers what a kernel's arguments are
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ring_attn_bench.relaunch import Kept, Made, relaunch, signature
+from ring_attn_bench.tensors import Keys
+
+ELEMENTS = 8192
+"""Of k, and of v, that a program copies."""
+
+_kept = Kept()
+
+
+def copy_keys(keys: Keys, into: Keys) -> None:
+    """k (B, N, G, D) and v (B, N, G, E) to tensors of the same shapes and dtype, any strides but
+    a contiguous last dim."""
+    tensors = (*keys, *into)
+    if keys.k.shape[1] == 0:
+        return
+    key = signature(tensors)
+    found = _kept.get(key)
+    if found is not None:
+        found.run(tensors)
+        return
+    _kept[key] = relaunch([_made(tensors)], tensors)
+
+
+def _made(tensors: tuple[Tensor, Tensor, Tensor, Tensor]) -> Made:
+    k, v, *_ = tensors
+    batch, tokens, heads, _ = k.shape
+    width = triton.next_power_of_2(max(k.shape[-1], v.shape[-1]))
+    block = max(1, ELEMENTS // width)
+    # heads before tokens: neighbours in the grid are neighbours in a caller's token-major memory
+    grid = (triton.cdiv(tokens, block) * heads, batch, 1)
+    arguments = (
+        *tensors, *(x.stride()[:3] for x in tensors), tokens, heads,
+        k.shape[-1], v.shape[-1], width, block,
+    )  # fmt: skip
+    with torch.cuda.device(k.device) if k.is_cuda else nullcontext():
+        compiled = _copy[grid](*arguments, num_warps=4)
+    return Made(compiled, grid, arguments)
+
+
+@triton.jit(do_not_specialize=["N", "G"])
+def _copy(
+    k_ptr, v_ptr, to_k_ptr, to_v_ptr, k_strides, v_strides, to_k_strides, to_v_strides, N, G,
+    D: tl.constexpr, E: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    """BLOCK tokens of one head; grid (token tiles x G, B); strides (batch, token, head)."""
+    head = (tl.program_id(0) % G).to(tl.int64)
+    batch = tl.program_id(1).to(tl.int64)
+    # 64 bits: a shard may pass 2^31 elements
+    rows = ((tl.program_id(0) // G).to(tl.int64) * BLOCK + tl.arange(0, BLOCK))[:, None]
+    columns = tl.arange(0, WIDTH)[None, :]
+    k_ptr += batch * k_strides[0] + head * k_strides[2]
+    v_ptr += batch * v_strides[0] + head * v_strides[2]
+    to_k_ptr += batch * to_k_strides[0] + head * to_k_strides[2]
+    to_v_ptr += batch * to_v_strides[0] + head * to_v_strides[2]
+    of_k, of_v = (rows < N) & (columns < D), (rows < N) & (columns < E)
+    k = tl.load(k_ptr + rows * k_strides[1] + columns, mask=of_k)
+    v = tl.load(v_ptr + rows * v_strides[1] + columns, mask=of_v)
+    tl.store(to_k_ptr + rows * to_k_strides[1] + columns, k, mask=of_k)
+    tl.store(to_v_ptr + rows * to_v_strides[1] + columns, v, mask=of_v)
