@@ -16,6 +16,8 @@ from torch import Tensor
 MULTIPLES = {"out": 2.0, "lse": 2.0, "dq": 3.0, "dk": 3.0, "dv": 3.0}
 """By result: the multiple of plain PyTorch's error that is allowed."""
 
+GRADIENTS = ("dq", "dk", "dv")
+
 FLOOR_ULPS = 4.0
 """Without a floor a sound float32 kernel fails one case in ten; with this one, one in 800."""
 
@@ -70,6 +72,7 @@ def bounds(
     baseline: Deviation,
     reference: Deviation,
     uncancelled: float = 0.0,
+    lse: float = 0.0,
 ) -> Deviation:
     """What the error of the result `name` of inputs in `dtype` may be.
 
@@ -79,6 +82,13 @@ def bounds(
     uncancelled: for dq and dk, the largest value that the gradient would have with delta 0. In
         p * (dp - delta) the two cancel where a key has nearly all of a row's weight, and what is
         left cannot be nearer than float32's rounding of what there was: a handful of ulps of it.
+    lse: for gradients where q.k is large, the largest lse of either sign. A backward is handed lse
+        rounded to float32 (float64 of float64 inputs), which moves it by up to half an ulp,
+        |lse| * eps / 2, and it makes p = exp(s - lse) of it: every p of the row, and with it every
+        term of dq, dk and dv, is out by a factor of exp(|lse| * eps / 2), |lse| / 2 ulps. The
+        baseline does not show it where few keys have a row's weight: its lse comes from its own
+        scores, and their errors cancel. Up to |lse| = 8 the floor has room for it; the rest is
+        added, in the ulps of lse's dtype whatever the inputs'.
     """
     ulp = torch.finfo(dtype).eps
     fine = min(ulp, torch.finfo(torch.float32).eps)  # of sums, and of lse in any dtype
@@ -88,10 +98,14 @@ def bounds(
         multiple, ulps = multiple + 1, 2 * ulps
     scale = multiple * ulp / torch.finfo(baseline_arithmetic(dtype)).eps
     margin = LSE_SHARE * ulp if name == "lse" else 0.0
+    handed = fine * max(0.0, lse / 2 - FLOOR_ULPS) if name in GRADIENTS else 0.0
     floor = ulps * (fine if name == "lse" else ulp)
     return Deviation(
-        scale * baseline.max_abs + floor * reference.max_abs + ulps * fine * uncancelled + margin,
-        scale * baseline.rmse + ulps * fine * reference.rmse + margin,
+        scale * baseline.max_abs
+        + (floor + handed) * reference.max_abs
+        + (ulps * fine + handed) * uncancelled
+        + margin,
+        scale * baseline.rmse + (ulps * fine + handed) * reference.rmse + margin,
     )
 
 

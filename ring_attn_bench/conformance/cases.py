@@ -33,6 +33,7 @@ class Case:
 
     dim_v: v's head dim; None is q's. scale: of the softmax; None is the usual one.
     alibi_by_batch: whether the slopes differ from one batch entry to the next.
+    level: what the scores lie about, before softcap and bias; q and k have a mean that makes it so.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Case:
     dim: int = 64
     dim_v: int | None = None
     scale: float | None = None
+    level: float = 0.0
     softcap: float = 0.0
     alibi: bool = False
     alibi_by_batch: bool = False
@@ -81,11 +83,15 @@ class Case:
 
         return torch.promote_types(self.torch_dtype, torch.float32)
 
+    @property
+    def softmax_scale(self) -> float:
+        """The factor of q.k."""
+        return self.dim**-0.5 if self.scale is None else self.scale
+
     def score(self, device: str) -> Score:
         """How the case's scores are made."""
-        scale = self.dim**-0.5 if self.scale is None else self.scale
         slopes = slopes_of(self, device) if self.alibi else None
-        return Score(scale, self.softcap, slopes, self.dropout_p, self.dropout_seed)
+        return Score(self.softmax_scale, self.softcap, slopes, self.dropout_p, self.dropout_seed)
 
     def problem(
         self, device: str, *, deterministic: bool = False, backward: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,14 +34,16 @@ class Inputs:
 def inputs(case: Case, device: str) -> Inputs:
     """Normal random values, the same on every device and in every storage."""
     generator = torch.Generator().manual_seed(1)
+    # the mean of k, and but for its sign of q: level = scale * sum over dim of their product
+    mean = math.sqrt(abs(case.level) / (case.softmax_scale * case.dim))
 
-    def drawn(tokens: int, heads: int, dim: int) -> Tensor:
-        values = torch.randn(tokens, case.batch, heads, dim, generator=generator)
+    def drawn(tokens: int, heads: int, dim: int, mean: float = 0.0) -> Tensor:
+        values = torch.randn(tokens, case.batch, heads, dim, generator=generator) + mean
         return values.transpose(0, 1).to(device, case.torch_dtype)
 
     rows, keys = count(case.rows), count(case.keys)
-    q = drawn(rows, case.heads, case.dim)
-    k = drawn(keys, case.key_heads, case.dim)
+    q = drawn(rows, case.heads, case.dim, math.copysign(mean, case.level))
+    k = drawn(keys, case.key_heads, case.dim, mean)
     v = drawn(keys, case.key_heads, case.head_dim_v)
     dout = drawn(rows, case.heads, case.head_dim_v)
     where = _positions(case.rows, device), _positions(case.keys, device)

@@ -58,6 +58,30 @@ class StridedLse(OtherLse):
         return lse.transpose(1, 2).contiguous().transpose(1, 2)
 
 
+class LargeRowsLost(ReferenceBackend):
+    """Rows whose lse is above 20 are 0, in both directions."""
+
+    def forward(self, q, keys, block, score):
+        out, lse = super().forward(q, keys, block, score)
+        return out.masked_fill((lse > 20).transpose(1, 2)[..., None], 0.0), lse
+
+    def backward(self, rows, *arguments, **options):
+        lost = (rows.lse > 20).transpose(1, 2)[..., None]
+        dout = rows.dout.masked_fill(lost, 0.0)
+        rows = rows._replace(dout=dout, delta=rows.delta.masked_fill(lost[..., 0].mT, 0.0))
+        return super().backward(rows, *arguments, **options)
+
+
+class LargestScoreIsZero(ReferenceBackend):
+    """Exponentials are taken of the scores as they are, so that large ones overflow."""
+
+    def forward(self, q, keys, block, score):
+        out, lse = super().forward(q, keys, block, score)
+        total = torch.exp(lse)
+        lost = (~total.isfinite() | (total == 0)).transpose(1, 2)[..., None]
+        return out.masked_fill(lost, float("nan")), torch.log(total)
+
+
 class OtherBlock(ReferenceBackend):
     """Computes another block than the one that it is given."""
 

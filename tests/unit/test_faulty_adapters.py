@@ -36,6 +36,8 @@ FAULTS = [
     Fault(bad.LseInBfloat16, "full bfloat16", says="lse is torch.bfloat16"),
     Fault(bad.TransposedLse, "full", says="lse has shape"),
     Fault(bad.StridedLse, "full", says="stride"),
+    Fault(bad.LargeRowsLost, "large_scores", BOTH, "softmax_scale softcap alibi causal"),
+    Fault(bad.LargestScoreIsZero, "large_scores", spares="softmax_scale alibi causal"),
     Fault(bad.IgnoredWindow, "window_causal window_both_sides window_corner", BOTH, "causal"),
     Fault(bad.HalfAWindow, "window_one_side", BOTH, "window_causal window_both_sides"),
     Fault(bad.ZeroIsNoWindow, "window_causal", BOTH, "causal"),

@@ -158,3 +158,23 @@ def test_a_sum_that_a_kernel_takes_element_by_element_is_right_at_the_widest_hea
         case.score(CPU), arithmetic=torch.float32, in_order=True,
     )  # fmt: skip
     assert faults(case, right, dict(zip(("dq", "dk", "dv"), of_kernel, strict=True))) == []
+
+
+def test_a_large_lse_is_rounded_on_its_way_and_that_is_all_it_excuses():
+    """The error of a backward in float64 that is only handed float32's nearest lse."""
+    lse = torch.linspace(90, 120, 4001, dtype=torch.float64)
+    p, right = torch.exp(lse.float().double() - lse), torch.ones_like(lse)
+    found, none = tolerance.error(p, right), Deviation(0.0, 0.0)
+    assert found.max_abs > 8 * torch.finfo(torch.float32).eps  # beyond the floor of 4 ulps
+
+    def bounds(name: str, dtype: torch.dtype, lse: float) -> Deviation:
+        return tolerance.bounds(name, dtype, none, Deviation(1.0, 1.0), lse=lse)
+
+    assert found.within(bounds("dv", torch.float32, 120.0))
+    assert not found.within(bounds("dv", torch.float32, 0.0))
+    for name in tolerance.MULTIPLES:
+        assert bounds(name, torch.float32, 8.0) == bounds(name, torch.float32, 0.0)
+    for name in ("out", "lse"):
+        assert bounds(name, torch.float32, 120.0) == bounds(name, torch.float32, 0.0)
+    least, most = (bounds("dq", torch.bfloat16, lse).max_abs for lse in (0.0, 120.0))
+    assert most < 1.001 * least

@@ -35,6 +35,19 @@ SCORES = Chapter(
             ),
         ),
         Feature(
+            "large_scores", "large scores, of either sign",
+            (
+                replace(LOCAL, title="causal, scores about 25", level=25.0),
+                replace(FULL, title="full, scores about -25", level=-25.0, heads=4),
+                replace(LOCAL, title="causal, scores beyond exp's range", level=100.0),
+            ),
+            (
+                replace(FULL, title="full, exp of the scores is 0", level=-110.0),
+                replace(FULL, title="full, scores beyond exp's range, head dim 128", level=100.0,
+                        dim=128),
+            ),
+        ),
+        Feature(
             "softcap", "softcap",
             (
                 replace(LOCAL, title="causal, softcap", softcap=2.5),
