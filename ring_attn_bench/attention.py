@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ring_attn_bench.calls.attend import Output, attend
 from ring_attn_bench.calls.options import Options
-from ring_attn_bench.calls.plain import flag
+from ring_attn_bench.calls.plain import flag, text
 from ring_attn_bench.calls.prepare import prepared, seeded
 from ring_attn_bench.calls.validate import check_starts
 from ring_attn_bench.errors import Unsupported
@@ -201,7 +201,10 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
         alibi_slopes, deterministic, sink,
     )  # fmt: skip
     if block_table is not None:
-        raise Unsupported(str(backend), "there is no paged cache (block_table) in packed calls")
+        raise Unsupported(
+            text("backend", backend, "auto"),
+            "there is no paged cache (block_table) in packed calls",
+        )
     documents = Documents(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     call, given, options = prepared(q, k, v, options, _OF_DOCUMENTS, documents)
     if is_checked and given.q.is_cuda:

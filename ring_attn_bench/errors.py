@@ -58,11 +58,12 @@ class FileError(InvalidArgument):
 class UnknownName(RingAttnBenchError, ValueError):
     """A name that is not in a table; says which names are, and the nearest one."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         names = sorted(known)
-        nearest = get_close_matches(str(name), names, n=1)
+        nearest = get_close_matches(name, names, n=1) if isinstance(name, str) else ()
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+        known_names = ", ".join(names) or "none"
+        super().__init__(f"unknown {kind} {shown(name)}.{hint} Known: {known_names}.")
 
 
 class Unsupported(RingAttnBenchError):
@@ -98,3 +99,24 @@ class NoProcessGroup(RingAttnBenchError, RuntimeError):
 
 class RingBroken(RingAttnBenchError, RuntimeError):
     """A rank waited in vain: another one died, hung, or makes other calls."""
+
+
+MOST_SHOWN = 60
+"""Characters of a caller's value in a sentence."""
+
+
+def shown(value: object) -> str:
+    """A caller's value in a few words, whatever it is: by its type where it has no repr."""
+    kind = type(value).__name__
+    try:
+        shape = tuple(getattr(value, "shape", ()))
+        if shape or kind == "Tensor":  # a whole one takes lines, or what is not in memory
+            dtype = value.dtype  # type: ignore[attr-defined]
+            return f"{_WORDS.get(kind, f'a {kind}')} of shape {shape} and {dtype}"
+        text = repr(value)
+    except Exception:  # a nested tensor has no shape, an integer of 5000 digits no repr
+        return f"a {kind} that cannot be printed"
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+
+
+_WORDS = {"Tensor": "a tensor", "ndarray": "an array"}

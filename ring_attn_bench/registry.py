@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial, update_wrapper
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ring_attn_bench.errors import (
     BackendUnavailable,
@@ -68,14 +68,25 @@ def peers() -> Mapping[str, str]:
 
 def is_peer(name: str) -> bool:
     """Whether a contestant of that name would be a peer, known or not."""
-    return name.startswith(PEER_PREFIX)
+    return isinstance(name, str) and name.startswith(PEER_PREFIX)
 
 
 def check_known(name: str) -> None:
     """Raises UnknownName unless there is such a backend or peer."""
-    kind, table = ("peer", peers()) if is_peer(name) else ("backend", backends())
-    if name not in table:
-        raise UnknownName(kind, name, table)
+    if is_peer(name):
+        _check_peer(name)
+    else:
+        _check_backend(name)
+
+
+def _check_backend(name: str) -> None:
+    if not isinstance(name, str) or name not in backends():
+        raise UnknownName("backend", name, backends())
+
+
+def _check_peer(name: str) -> None:
+    if not isinstance(name, str) or name not in peers():
+        raise UnknownName("peer", name, peers())
 
 
 def _table(attribute: str, group: str) -> Mapping[str, str]:
@@ -105,23 +116,44 @@ def _with_others(own: Mapping[str, str], group: str) -> Mapping[str, str]:
     return {**own, **{name: target for name, target in others.items() if name not in own}}
 
 
-@cache
+class _Kept(Generic[Made]):
+    """What is made by a name, once for each; what is no name at all is refused, and not looked up.
+
+    check: raises UnknownName.
+    """
+
+    def __init__(self, check: Callable[[str], None], make: Callable[[str], Made]) -> None:
+        self._check, self._make = check, cache(make)
+        self.cache_clear = self._make.cache_clear
+        update_wrapper(self, make)
+
+    def __call__(self, name: str) -> Made:
+        if not isinstance(name, str):
+            self._check(name)
+        return self._make(name)
+
+
+def _kept(check: Callable[[str], None]) -> Callable[[Callable[[str], Made]], _Kept[Made]]:
+    return partial(_Kept, check)
+
+
+@_kept(_check_backend)
 def backend_class(name: str) -> type[Backend]:
     """The class of a backend; raises UnknownName, or BackendUnavailable if importing it fails."""
-    check_known(name)
+    _check_backend(name)
     found: type[Backend] = _imported(name, backends()[name], BackendUnavailable)
     return found
 
 
-@cache
+@_kept(_check_peer)
 def peer_class(name: str) -> type[Peer]:
     """The class of a peer; raises UnknownName, or BackendUnavailable if importing it fails."""
-    check_known(name)
+    _check_peer(name)
     found: type[Peer] = _imported(name, peers()[name], BackendUnavailable)
     return found
 
 
-@cache
+@_kept(check_transport)
 def transport_class(name: str) -> Any:  # noqa: ANN401 - a GroupTransport, which only ring/ knows
     """The class of a transport; raises UnknownName, or TransportUnavailable as above."""
     check_transport(name)
@@ -139,13 +171,13 @@ def _imported(
         raise unavailable(name, reason) from error
 
 
-@cache
+@_kept(_check_backend)
 def load(name: str) -> Backend:
     """The backend of that name; raises UnknownName, or BackendUnavailable with the reason."""
     return _made(name, backend_class(name))
 
 
-@cache
+@_kept(_check_peer)
 def load_peer(name: str) -> Peer:
     """The peer of that name; raises UnknownName, or BackendUnavailable with the reason."""
     return _made(name, peer_class(name))

@@ -52,9 +52,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.attend import Output, attend
+from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import flag
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.ring.call import agreed_call
 from ring_attn_bench.ring.context import RingContext, check_group, context_of
 
@@ -131,8 +132,8 @@ class _Fixed:
             backend = self.backend or "auto"
         if self.backend not in (None, backend):
             raise InvalidArgument(
-                f"{self.name} always runs backend {self.backend!r}, got backend={backend!r}; call "
-                f"{self.name.removeprefix(f'{self.backend}_')}."
+                f"{self.name} always runs backend {self.backend!r}, got backend={shown(backend)}; "
+                f"call {self.name.removeprefix(f'{self.backend}_')}."
             )
         # what is no name is refused by `plain`
         return asked.options._replace(backend=backend)  # type: ignore[arg-type]
@@ -189,11 +190,10 @@ def _of_qkv(*settled: str) -> Any:  # noqa: ANN401
 
 def _unpacked(name: str, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
     """The parts of a packed tensor, as views; their gradients are stacked by one copy."""
-    shape = tuple(packed.shape) if isinstance(packed, Tensor) else type(packed).__name__
-    if not isinstance(packed, Tensor) or packed.dim() != 5 or packed.shape[2] != parts:
-        raise InvalidArgument(
-            f"{name} must have shape (batch, tokens, {parts}, heads, dim), got {shape}."
-        )
+    what = f"have shape (batch, tokens, {parts}, heads, dim)"
+    check_dense(name, packed, f"a tensor and {what}")
+    if packed.dim() != 5 or packed.shape[2] != parts:
+        raise InvalidArgument(f"{name} must {what}, got {tuple(packed.shape)}.")
     return packed.unbind(2)
 
 

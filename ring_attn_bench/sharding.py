@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from ring_attn_bench.calls.dense import INT32_MAX, check_dense
 from ring_attn_bench.calls.plain import integer
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.ring.context import resolve_group
 
@@ -27,8 +28,15 @@ def position_ids(
     world_size = integer("world_size", world_size)
     _check_rank(rank, world_size)
     rule = get_partition(partition)
-    spans = rule.spans(rank, world_size, rule.tokens_per_rank(seqlen, world_size))
-    return torch.cat([torch.arange(s.start, s.last + 1, s.step, device=device) for s in spans])
+    tokens = rule.tokens_per_rank(seqlen, world_size)
+    if tokens > INT32_MAX:
+        raise InvalidArgument(
+            f"a sequence of {seqlen} tokens gives {tokens} to each of {world_size} ranks, and no "
+            f"rank holds more than {INT32_MAX}."
+        )
+    where = _device(device)
+    spans = rule.spans(rank, world_size, tokens)
+    return torch.cat([torch.arange(s.start, s.last + 1, s.step, device=where) for s in spans])
 
 
 def shard(x: Tensor, rank: int, world_size: int, partition: str, dim: int = 1) -> Tensor:
@@ -65,10 +73,13 @@ def join_shards(shards: Sequence[Tensor], partition: str, dim: int = 1) -> Tenso
     if not isinstance(shards, list | tuple):
         raise InvalidArgument(f"shards must be a list of tensors, got {type(shards).__name__}.")
     dims = {_checked_dim(x, dim) for x in shards}
-    shapes = {tuple(x.shape) for x in shards}
-    if len(shapes) != 1:
-        found = ", ".join(map(str, sorted(shapes))) or "none"
-        raise InvalidArgument(f"shards must be at least one and all of one shape, got {found}.")
+    for what in ("shape", "dtype", "device"):
+        kinds = {str(tuple(x.shape) if what == "shape" else getattr(x, what)) for x in shards}
+        if len(kinds) != 1:
+            found = ", ".join(sorted(kinds)) or "none"
+            raise InvalidArgument(
+                f"shards must be at least one and all of one {what}, got {found}."
+            )
     (dim,) = dims
     seqlen = shards[0].shape[dim] * len(shards)
     positions = [position_ids(seqlen, r, len(shards), partition) for r in range(len(shards))]
@@ -86,9 +97,11 @@ class _Unshard(torch.autograd.Function):
         dim: int,
     ) -> Tensor:
         ctx.partition, ctx.group, ctx.dim = partition, group, dim
-        shards = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(shards, x.contiguous(), group=group)
-        return join_shards(shards, partition, dim)
+        # as bytes, because no group carries every dtype
+        own = x.resolve_conj().resolve_neg().contiguous().view(torch.uint8)
+        shards = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(shards, own, group=group)
+        return join_shards([shard.view(x.dtype) for shard in shards], partition, dim)
 
     @staticmethod
     def backward(
@@ -103,14 +116,24 @@ class _Unshard(torch.autograd.Function):
 
 def _checked_dim(x: Tensor, dim: int) -> int:
     """The dim, counted from the front; raises InvalidArgument unless x has it."""
-    if not isinstance(x, Tensor):
-        raise InvalidArgument(f"x must be a tensor, got {type(x).__name__}.")
+    check_dense("x", x)
     dim = integer("dim", dim)
     if not -x.dim() <= dim < x.dim():
         raise InvalidArgument(
             f"dim is {dim}; a tensor of shape {tuple(x.shape)} has {-x.dim()} to {x.dim() - 1}."
         )
     return dim % x.dim()
+
+
+def _device(device: object) -> torch.device:
+    """The device, on which there can be a tensor; raises InvalidArgument."""
+    try:
+        return torch.empty(0, device=device).device  # type: ignore[call-overload, no-any-return]
+    except Exception as error:  # of every kind, by what is wrong with it
+        why = (str(error).strip().splitlines() or ["it is none"])[0][:120]
+        raise InvalidArgument(
+            f"device is {shown(device)}; it must be a device that is there, or None: {why}"
+        ) from None
 
 
 def _check_rank(rank: int, world_size: int) -> None:

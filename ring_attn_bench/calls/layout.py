@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ring_attn_bench.calls.dense import INT32_MAX
+
 
 def with_unit_stride(x: Tensor) -> Tensor:
     """x with a contiguous last dim, if that has one element or x has none at all; no sign bit.
@@ -14,8 +16,10 @@ def with_unit_stride(x: Tensor) -> Tensor:
     try:
         if x.stride(-1) == 1:
             return x.resolve_neg() if x.is_neg() else x
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError):
+    except Exception:
         return x  # no tensor, or a sparse one: refused where everything is checked
+    if x.layout is not torch.strided:
+        return x
     if not x.numel():
         return x.reshape(-1).view(x.shape)
     return x.squeeze(-1).unsqueeze(-1) if x.shape[-1] == 1 else x
@@ -23,6 +27,8 @@ def with_unit_stride(x: Tensor) -> Tensor:
 
 def in_a_row(x: Tensor) -> Tensor:
     """x, or a contiguous copy: kernels read slopes and documents' starts one after another."""
-    if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_contiguous():
+    if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
+        return x
+    if x.is_contiguous() or x.numel() > INT32_MAX or x.is_quantized:
         return x
     return x.contiguous()

@@ -13,23 +13,24 @@ from operator import index
 import torch
 from torch import Tensor
 
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import InvalidArgument, shown
 
 
 def number(name: str, value: object) -> float:
     """A real number; raises InvalidArgument, for tensors too, whose gradient would be lost."""
     if isinstance(value, Real) and not isinstance(value, bool):
-        with suppress(OverflowError):
+        with suppress(Exception):  # too large a one, or a third party's
             return float(value)
     way_out = f": pass {name}.item()" if isinstance(value, Tensor) else ""
-    raise InvalidArgument(f"{name} is {_shown(value)}; it must be a number{way_out}.")
+    raise InvalidArgument(f"{name} is {shown(value)}; it must be a number{way_out}.")
 
 
 def integer(name: str, value: object) -> int:
-    """A whole number, numpy's and those of 0-d tensors too; raises InvalidArgument."""
+    """A whole number of 64 bits, numpy's and those of 0-d tensors too; raises InvalidArgument."""
     found = _exact(value)
-    if found is None:
-        raise InvalidArgument(f"{name} is {_shown(value)}; it must be an integer.")
+    if found is None or not -(2**63) <= found < 2**63:
+        size = "" if found is None else " of at most 64 bits"
+        raise InvalidArgument(f"{name} is {shown(value)}; it must be an integer{size}.")
     return found
 
 
@@ -42,14 +43,14 @@ def flag(name: str, value: object) -> bool:
         return bool(value)
     found = None if isinstance(value, Tensor) else _exact(value)
     if found not in (0, 1):
-        raise InvalidArgument(f"{name} is {_shown(value)}; it must be True or False.")
+        raise InvalidArgument(f"{name} is {shown(value)}; it must be True or False.")
     return bool(found)
 
 
 def text(name: str, value: object, example: str) -> str:
     """A name; raises InvalidArgument."""
     if not isinstance(value, str):
-        raise InvalidArgument(f"{name} is {_shown(value)}; it must be a name like {example!r}.")
+        raise InvalidArgument(f"{name} is {shown(value)}; it must be a name like {example!r}.")
     return value
 
 
@@ -59,7 +60,7 @@ def pair(name: str, value: object, meaning: str) -> tuple[int, int]:
     found = [_exact(side) for side in sides]
     if len(found) != 2 or found[0] is None or found[1] is None:
         raise InvalidArgument(
-            f"{name} is {_shown(value)}; it must be two integers, {meaning}, -1 for all."
+            f"{name} is {shown(value)}; it must be two integers, {meaning}, -1 for all."
         )
     return found[0], found[1]
 
@@ -70,17 +71,13 @@ def _exact(value: object) -> int | None:
         return None
     try:
         return index(value)  # type: ignore[arg-type]  # what has no __index__ raises
-    except (TypeError, RuntimeError):  # RuntimeError: a tensor on the meta device
+    except Exception:  # a tensor on the meta device, say
         return None
 
 
 def _elements(value: object) -> list[object]:
-    if getattr(value, "shape", None) != (2,):
+    try:
+        is_pair = tuple(getattr(value, "shape", ())) == (2,)
+        return list(value) if is_pair else []  # type: ignore[call-overload]
+    except Exception:  # a nested tensor has no shape, and a fake one no elements
         return []
-    return list(value)  # type: ignore[call-overload, no-any-return]
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
-    return repr(value)[:60]

@@ -42,12 +42,16 @@ def key_of(tensors: tuple[Tensor | None, ...], *numbers: object) -> Hashable:
     tensors: q, k, v and what else a call is given, at its own place in every call.
     """
     try:
+        # of another type may be what is not in memory; autograd keeps nothing of inference mode
         looks = [
-            None if x is None else (x.shape, x.stride(), x.dtype, x.device, x.requires_grad)
+            None
+            if x is None
+            else (type(x), x.shape, x.stride(), x.dtype, x.device, x.requires_grad,
+                  x.is_inference())
             for x in tensors
-        ]
+        ]  # fmt: skip
         key = (torch.is_grad_enabled(), *looks, *numbers)
         hash(key)
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+    except Exception:  # no tensor, or none that has strides: refused where everything is checked
         return None
     return key

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.options import Options
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.problem import DTYPES, Documents, DtypeName, Problem
+
+_FLOAT32 = torch.finfo(torch.float32)
 
 
 def checked(
@@ -38,11 +40,13 @@ def checked(
     else:
         _check_documents(documents, q, k)
         batch = len(documents.cu_seqlens_q) - 1
-        queries, keys = documents.max_seqlen_q, documents.max_seqlen_k
+        # no document has more tokens than there are, and kernels launch for the longest
+        queries = min(documents.max_seqlen_q, q.shape[0])
+        keys = min(documents.max_seqlen_k, k.shape[0])
     _check_numbers(options)
     _check_alibi_slopes(options.alibi_slopes, batch, q.shape[-2], q.device)
     _check_sink(options.sink, q.shape[-2], q.device)
-    wants = any(x is not None and x.requires_grad for x in (q, k, v, options.sink))
+    backward = _is_differentiated(q, k, v, options, documents)
     return Problem(
         batch=batch,
         seqlen=keys,
@@ -58,9 +62,30 @@ def checked(
         alibi=options.alibi_slopes is not None,
         dropout_p=options.dropout_p,
         deterministic=options.deterministic,
-        backward=torch.is_grad_enabled() and wants,
+        backward=backward,
         packed=documents is not None,
     )
+
+
+def _is_differentiated(
+    q: Tensor, k: Tensor, v: Tensor, options: Options, documents: Documents | None
+) -> bool:
+    """Whether there will be a backward; raises InvalidArgument for what autograd cannot keep."""
+    if not torch.is_grad_enabled() or not any(
+        x is not None and x.requires_grad for x in (q, k, v, options.sink)
+    ):
+        return False
+    kept = {"q": q, "k": k, "v": v, "sink": options.sink, "alibi_slopes": options.alibi_slopes}
+    if documents is not None:
+        kept["cu_seqlens_q"] = documents.cu_seqlens_q
+        kept["cu_seqlens_k"] = documents.cu_seqlens_k
+    for name, x in kept.items():
+        if x is not None and x.is_inference():
+            raise InvalidArgument(
+                f"{name} was made in inference mode, and autograd keeps no such tensor for the "
+                f"backward; pass {name}.clone(), made outside of it, or call under torch.no_grad()."
+            )
+    return True
 
 
 def _check_lengths(q: Tensor, k: Tensor, v: Tensor, *, dealt: bool) -> None:
@@ -93,14 +118,7 @@ def _check_fit(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 
 def _check_tensor(name: str, x: Tensor, dims: tuple[str, ...], *, may_be_empty: bool) -> None:
-    if not isinstance(x, Tensor):
-        raise InvalidArgument(f"{name} must be a tensor, got {type(x).__name__}.")
-    if type(x).__name__ == "DTensor":  # by name: importing it takes a second
-        raise InvalidArgument(
-            f"{name} is a DTensor; pass {name}.to_local(), which holds this rank's own tokens."
-        )
-    if x.layout is not torch.strided or x.is_nested:
-        raise InvalidArgument(f"{name} must be a dense tensor, got a sparse or nested one.")
+    check_dense(name, x)
     if x.dim() != len(dims):
         raise InvalidArgument(
             f"{name} has shape {tuple(x.shape)}, but must have {len(dims)} dims: "
@@ -133,10 +151,14 @@ def _check_numbers(options: Options) -> None:
     dropout_p, scale, softcap = options.dropout_p, options.softmax_scale, options.softcap
     if not 0.0 <= dropout_p < 1.0:
         raise InvalidArgument(f"dropout_p is {dropout_p}; it must be at least 0 and below 1.")
-    if scale is not None and not math.isfinite(scale):
-        raise InvalidArgument(f"softmax_scale is {scale}; it must be finite.")
-    if not (math.isfinite(softcap) and softcap >= 0):
-        raise InvalidArgument(f"softcap is {softcap}; it must be 0 (none) or positive.")
+    # beyond float32, in which kernels compute, a finite number is infinite and a small one 0
+    if scale is not None and not abs(scale) <= _FLOAT32.max:
+        raise InvalidArgument(f"softmax_scale is {scale}; it must be finite, in float32 too.")
+    if softcap and not _FLOAT32.tiny <= softcap <= _FLOAT32.max:
+        raise InvalidArgument(
+            f"softcap is {softcap}; it must be 0 (none) or positive, in float32 too "
+            f"({_FLOAT32.tiny:.3g} to {_FLOAT32.max:.3g})."
+        )
 
 
 def _check_alibi_slopes(
@@ -144,8 +166,7 @@ def _check_alibi_slopes(
 ) -> None:
     if slopes is None:
         return
-    if not isinstance(slopes, Tensor) or slopes.layout is not torch.strided or slopes.is_nested:
-        raise InvalidArgument(f"alibi_slopes must be a dense tensor, got {type(slopes).__name__}.")
+    check_dense("alibi_slopes", slopes)
     allowed = ((heads,), (batch, heads))
     if tuple(slopes.shape) not in allowed:
         raise InvalidArgument(
@@ -163,12 +184,10 @@ def _check_alibi_slopes(
 def _check_sink(sink: Tensor | None, heads: int, device: torch.device) -> None:
     if sink is None:
         return
-    if not isinstance(sink, Tensor) or tuple(sink.shape) != (heads,):
-        got = tuple(sink.shape) if isinstance(sink, Tensor) else type(sink).__name__
-        raise InvalidArgument(
-            f"sink must be a tensor of shape (heads,) = ({heads},), one logit for each query "
-            f"head; got {got}."
-        )
+    what = f"a tensor of shape (heads,) = ({heads},), one logit for each query head"
+    check_dense("sink", sink, what)
+    if tuple(sink.shape) != (heads,):
+        raise InvalidArgument(f"sink must be {what}; got {tuple(sink.shape)}.")
     if not sink.is_floating_point():
         raise InvalidArgument(f"sink is {dtype_name(sink.dtype)}; it must be a floating dtype.")
     if sink.device != device:
@@ -185,7 +204,8 @@ def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
         _check_tensor_of_starts(f"cu_seqlens_{side}", starts, x)
         if longest < 0:
             raise InvalidArgument(
-                f"max_seqlen_{side} is {longest!r}; it must be the length of the longest document."
+                f"max_seqlen_{side} is {shown(longest)}; it must be the length of the longest "
+                "document."
             )
     ours, theirs = (len(starts) for _, starts, _, _ in sides)
     if ours != theirs:
@@ -205,9 +225,9 @@ def check_starts(documents: Documents, q: Tensor, k: Tensor) -> None:
 
 
 def _check_tensor_of_starts(name: str, starts: Tensor, x: Tensor) -> None:
-    if not isinstance(starts, Tensor) or starts.dim() != 1 or len(starts) < 2:
-        got = tuple(starts.shape) if isinstance(starts, Tensor) else type(starts).__name__
-        raise InvalidArgument(f"{name} must be a tensor of shape (documents + 1,), got {got}.")
+    check_dense(name, starts, what := "a tensor of shape (documents + 1,)")
+    if starts.dim() != 1 or len(starts) < 2:
+        raise InvalidArgument(f"{name} must be {what}, got {tuple(starts.shape)}.")
     if starts.dtype is not torch.int32:
         raise InvalidArgument(f"{name} is {dtype_name(starts.dtype)}; it must be int32.")
     if starts.device != x.device:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.remembered import Remembered
-from ring_attn_bench.errors import InvalidArgument, NoProcessGroup
+from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.ring.carriers import backend_of_device_types, timeout_of
 from ring_attn_bench.ring.group_counts import evened_out
@@ -87,8 +87,11 @@ class RingContext:
     ) -> None:
         if not isinstance(options, RingOptions | None):
             raise InvalidArgument(f"options must be RingOptions, got {type(options).__name__}.")
-        if timeout is not None and not (isinstance(timeout, timedelta) and timeout > timedelta(0)):
-            raise InvalidArgument(f"timeout is {timeout!r}; it must be a positive timedelta.")
+        if timeout is not None and not _is_timeout(timeout):
+            raise InvalidArgument(
+                f"timeout is {shown(timeout)}; it must be a positive timedelta of at most a "
+                "century."
+            )
         found = resolve_group(group)
         ranks = None
         if found is not dist.group.WORLD:
@@ -231,6 +234,11 @@ class RingContext:
         return torch.device("cpu") if "cpu" in self._ring.backends else device
 
 
+def _is_timeout(value: object) -> bool:
+    """Backends count nanoseconds, in 64 bits."""
+    return isinstance(value, timedelta) and timedelta(0) < value <= timedelta(days=36525)
+
+
 def _nothing() -> None:
     """What it takes to end a context that was not made yet."""
 
@@ -286,7 +294,7 @@ def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessG
     if not isinstance(found, dist.ProcessGroup):  # torch's number for no member, or a mesh without
         raise InvalidArgument(
             "this rank is not in the process group it was given (got "
-            f"{found!r}); call the ring only on the group's ranks."
+            f"{shown(found)}); call the ring only on the group's ranks."
         )
     return found
 

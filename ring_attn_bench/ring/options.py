@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from ring_attn_bench import registry
-from ring_attn_bench.errors import InvalidArgument, UnknownName
+from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.plan import Layout
 from ring_attn_bench.problem import Mask
@@ -65,12 +65,13 @@ class RingOptions:
                 raise UnknownName(kind, name, get_args(known))
         if not _is_auto(self.slots) and not _is_count(self.slots):
             raise InvalidArgument(
-                f"slots is {self.slots!r}, but a ring needs at least 1; it is a number or 'auto'."
+                f"slots is {shown(self.slots)}, but a ring needs at least 1; it is a number or "
+                "'auto'."
             )
         if not isinstance(self.handshake, bool | None):
             raise InvalidArgument(
-                f"handshake is {self.handshake!r}; it must be True, False or None (yes on gloo, "
-                "no on NCCL)."
+                f"handshake is {shown(self.handshake)}; it must be True, False or None (yes on "
+                "gloo, no on NCCL)."
             )
         if not _is_auto(self.grouping):
             self._check_sizes()
@@ -82,8 +83,8 @@ class RingOptions:
             return
         if not isinstance(grouping, tuple) or not all(_is_count(size) for size in grouping):
             raise InvalidArgument(
-                f"grouping is {grouping!r}; it must be a tuple of positive numbers that add up to "
-                "the other ranks, as (1, 2) for 4 ranks, or None (one each), or 'auto'."
+                f"grouping is {shown(grouping)}; it must be a tuple of positive numbers that add "
+                "up to the other ranks, as (1, 2) for 4 ranks, or None (one each), or 'auto'."
             )
 
     def _check_schedule(self) -> None:
@@ -106,7 +107,7 @@ class RingOptions:
             }
             raise InvalidArgument(
                 f"schedule {self.schedule!r} is {means[self.schedule]}, but grouping is "
-                f"{self.grouping!r}; leave one of the two at 'auto'."
+                f"{shown(self.grouping)}; leave one of the two at 'auto'."
             )
 
 

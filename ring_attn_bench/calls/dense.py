@@ -1,0 +1,58 @@
+"""Tensors whose numbers lie in memory: what kernels and copies can read, and everything else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from ring_attn_bench.errors import InvalidArgument
+
+INT32_MAX = 2**31 - 1
+"""The most tokens, heads, ... that kernels count."""
+MOST_ELEMENTS = 2**40
+"""Of one tensor, which would be 2 TiB in 16 bits: only an expanded one can look so large."""
+
+
+def check_dense(name: str, x: object, what: str = "a tensor") -> None:
+    """Raises InvalidArgument unless x is a strided tensor of numbers, of a size that can be.
+
+    what: it must be, in words.
+    """
+    if not isinstance(x, Tensor):
+        raise InvalidArgument(f"{name} must be {what}, got {type(x).__name__}.")
+    if type(x) not in (Tensor, torch.nn.Parameter):
+        _check_subclass(name, x)
+    if x.layout is not torch.strided or x.is_nested:
+        raise InvalidArgument(
+            f"{name} must be a dense tensor, got a {'nested' if x.is_nested else x.layout} one."
+        )
+    if x.is_quantized:
+        raise InvalidArgument(f"{name} is quantized ({x.dtype}); pass {name}.dequantize().")
+    if x.numel() > MOST_ELEMENTS or any(size > INT32_MAX for size in x.shape):
+        raise InvalidArgument(
+            f"{name} has shape {tuple(x.shape)}, which is too large: at most {INT32_MAX} in a dim "
+            f"and 2**40 elements in all."
+        )
+
+
+def _check_subclass(name: str, x: Tensor) -> None:
+    # by name: importing them takes a second
+    kind = type(x).__name__
+    if kind == "DTensor":
+        raise InvalidArgument(
+            f"{name} is a DTensor; pass {name}.to_local(), which holds this rank's own tokens."
+        )
+    if kind == "MaskedTensor":
+        raise InvalidArgument(
+            f"{name} is a MaskedTensor, whose mask no kernel reads; pass {name}.get_data()."
+        )
+    if kind == "FakeTensor" and not _traced():
+        raise InvalidArgument(
+            f"{name} is a FakeTensor, which holds no numbers, and no FakeTensorMode is active; "
+            "pass a real tensor."
+        )
+
+
+def _traced() -> bool:
+    return any(type(x).__name__ == "FakeTensorMode" for x in _get_current_dispatch_mode_stack())
