@@ -1,0 +1,63 @@
+"""Makes hostile and merely odd calls of every public function, and judges each.
+
+    python scripts/hostile_calls.py [--calls 20000] [--seed 0] [--backend NAME ...]
+
+A call is right, by a float64 truth of its own; or refused, in a sentence of ours; or raw, a
+traceback from inside; or wrong. Of what is raw or wrong, each kind is printed with its smallest
+call, and there must be none. Unjudged are calls that are accepted and whose numbers are beyond
+float32. `triton` is interpreted, in a process of its own, and gets a twentieth of the calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[1]
+SHARE = 20
+"""Calls for each of the interpreter's, which takes as much longer."""
+
+
+def hostile(seed: int, calls: int, backends: tuple[str, ...]) -> bool:
+    """Makes the calls here and prints what came of them; whether all was well."""
+    from tests.hostile.campaign import report, run
+
+    began = time.monotonic()
+    tally = run(seed, calls, backends)
+    taken = time.monotonic() - began
+    print(f"{', '.join(backends)}: {calls:,} calls of seed {seed} in {taken:.0f} s")
+    print(report(tally), flush=True)
+    return not tally.failures
+
+
+def interpreted(seed: int, calls: int) -> bool:
+    """The same of `triton` in a process that interprets it."""
+    command = [sys.executable, __file__, "--backend", "triton", "--inside",
+               "--calls", str(calls), "--seed", str(seed)]  # fmt: skip
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, env=environment, check=False).returncode == 0
+
+
+def main() -> None:
+    """Exits with 0 only if nothing was raw or wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--calls", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", action="append", help="may be repeated")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "backends")]
+    names = options.backend or ["reference", "aten", "triton"]
+    here = tuple(name for name in names if name != "triton" or options.inside)
+    good = not here or hostile(options.seed, options.calls, here)
+    if "triton" in names and not options.inside:
+        good &= interpreted(options.seed, max(1, options.calls // SHARE))
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()

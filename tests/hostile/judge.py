@@ -1,0 +1,263 @@
+"""Whether a call that was accepted is right: by what its arguments mean, read anew here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from operator import index
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.dropout import keep
+from tests.hostile.truth import FARTHEST, Answer, attention, joined
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Meaningless(Exception):
+    """An argument was taken for what it cannot mean."""
+
+
+class Unjudged(Exception):
+    """A right call of which float64 says too little: its numbers are beyond what kernels hold."""
+
+
+def faults(function: str, given: Mapping[str, object], found: object) -> list[str]:
+    """What is wrong with the answer of an accepted call; raises Unjudged."""
+    try:
+        if "attn" in function:
+            return _of_attention(function, given, found)
+        return _JUDGES.get(function, _anything)(given, found)
+    except Meaningless as error:
+        return [str(error)]
+
+
+# what arguments mean
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    raise Meaningless(f"{name} was taken for a number")
+
+
+def _whole(name: str, value: object) -> int:
+    is_bool = isinstance(value, bool) or getattr(value, "dtype", None) is torch.bool
+    if is_bool or not hasattr(value, "__index__"):
+        raise Meaningless(f"{name} was taken for an integer")
+    return index(value)
+
+
+def _flag(name: str, value: object) -> bool:
+    if isinstance(value, Tensor | str | float) or value is None:
+        raise Meaningless(f"{name} was taken for True or False")
+    return bool(value)
+
+
+def _window(value: object) -> tuple[int, int]:
+    if not isinstance(value, tuple | list) and getattr(value, "shape", None) != (2,):
+        raise Meaningless("window_size was taken for two integers")
+    left, right = (_whole("window_size", side) for side in value)
+    return left, right
+
+
+def _double(x: Tensor) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return x.detach().as_subclass(Tensor).double().clone()
+
+
+# attention
+
+
+def _of_attention(function: str, given: Mapping[str, object], found: object) -> list[str]:
+    q, k, v = separated(given)
+    if q.is_meta:
+        raise Unjudged("it has no numbers")
+    probs = _flag("return_attn_probs", given.get("return_attn_probs", False))
+    if probs != isinstance(found, tuple):
+        return [f"return_attn_probs is {probs}, and a {type(found).__name__} is returned"]
+    out, lse = found[:2] if probs else (found, None)
+    inputs = {name: given[name] for name in ("q", "k", "v", "kv", "qkv", "sink") if name in given}
+    leaves = {n: x for n, x in inputs.items() if isinstance(x, Tensor) and x.requires_grad}
+    if leaves and not out.requires_grad:
+        return ["an input requires a gradient, and out does not"]
+    dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(5)).to(out.dtype)
+    shape = (q.shape[0], q.shape[2], q.shape[1]) if q.dim() == 4 else (q.shape[1], q.shape[0])
+    dlse = torch.randn(shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    dlse = dlse if probs and leaves else torch.zeros_like(dlse)
+    results = {"out": out} if lse is None else {"out": out, "lse": lse}
+    results |= _gradients(results, leaves, dout, dlse)
+    answer, dropped = _answer(function, given, (q, k, v), dout, dlse)
+    if dropped:  # of a seed that nobody gave, or packed: lse knows nothing of it
+        results = {name: x for name, x in results.items() if name == "lse"}
+    for x in (*answer.results.values(), *answer.sizes.values()):
+        if x.isnan().any() or x.isposinf().any():
+            raise Unjudged("it is not finite in float64")
+    if not answer.depth < FARTHEST:
+        raise Unjudged("scores are beyond float32")
+    named = ((name, answer.fault(name, x, q.dtype)) for name, x in results.items())
+    return [fault for _, fault in named if fault]
+
+
+def separated(given: Mapping[str, object]) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of any form, without their gradients."""
+    if "qkv" in given:
+        tensors = given["qkv"].detach().unbind(2)
+    elif "kv" in given:
+        tensors = (given["q"].detach(), *given["kv"].detach().unbind(2))
+    else:
+        tensors = tuple(given[name].detach() for name in "qkv")
+    if any(x.dtype not in DTYPES for x in tensors) or len({x.dtype for x in tensors}) > 1:
+        raise Meaningless(f"tensors of {[x.dtype for x in tensors]} were taken")
+    return tensors
+
+
+def _gradients(
+    results: dict[str, Tensor], leaves: dict[str, Tensor], dout: Tensor, dlse: Tensor
+) -> dict[str, Tensor]:
+    """By name, of those that are needed; packed ones apart."""
+    if not leaves:
+        return {}
+    upstream = [dout, dlse.to(results["lse"].dtype)] if "lse" in results else [dout]
+    found = torch.autograd.grad(list(results.values()), list(leaves.values()), upstream)
+    by_name: dict[str, Tensor] = {}
+    for name, gradient in zip(leaves, found, strict=True):
+        if name in ("kv", "qkv"):
+            parts = zip(name, gradient.unbind(2), strict=True)
+            by_name |= {f"d{part}": share for part, share in parts}
+        else:
+            by_name[f"d{name}"] = gradient
+    return by_name
+
+
+def _answer(
+    function: str,
+    given: Mapping[str, object],
+    tensors: tuple[Tensor, Tensor, Tensor],
+    dout: Tensor,
+    dlse: Tensor,
+) -> tuple[Answer, bool]:
+    """The truth, and whether weights were dropped that only the call itself knows."""
+    q, k, v = (_double(x) for x in tensors)
+    scale = given.get("softmax_scale")
+    dropout_p = _number("dropout_p", given.get("dropout_p", 0.0))
+    if not 0 <= dropout_p < 1:
+        raise Meaningless(f"a dropout_p of {dropout_p} was taken")
+    seed, slopes, sink = (given.get(x) for x in ("dropout_seed", "alibi_slopes", "sink"))
+    told = {
+        "scale": q.shape[-1] ** -0.5 if scale is None else _number("softmax_scale", scale),
+        "causal": _flag("causal", given.get("causal", False)),
+        "window": _window(given.get("window_size", (-1, -1))),
+        "softcap": _number("softcap", given.get("softcap", 0.0)),
+        "sink": None if sink is None else _double(sink),
+        "dropout_p": dropout_p,
+    }
+    if not all(math.isfinite(told[name]) for name in ("scale", "softcap")):
+        raise Meaningless("a scale or softcap that is not finite was taken")
+    slopes = None if slopes is None else _double(slopes)
+    dout = dout.double()
+    if function == "flash_attn_varlen_func":
+        documents = _documents(given, q, k, v, dout, dlse, slopes)
+        parts = [attention(*x, slopes=y, keep=None, **told) for *x, y in documents]
+        return joined(parts), dropout_p > 0
+    kept, dropped = None, dropout_p > 0 and seed is None
+    if dropout_p > 0 and seed is not None:
+        (batch, rows, heads), keys = q.shape[:3], k.shape[1]
+        where = (torch.arange(n) + max(0, m - n) for n, m in ((rows, keys), (keys, rows)))
+        kept = keep(_whole("dropout_seed", seed), dropout_p, batch, heads, *where)
+    return attention(q, k, v, dout, dlse, slopes=slopes, keep=kept, **told), dropped
+
+
+def _documents(given, q, k, v, dout, dlse, slopes):
+    rows, keys = (given[f"cu_seqlens_{side}"].tolist() for side in "qk")
+    for name in ("max_seqlen_q", "max_seqlen_k"):
+        _whole(name, given[name])
+    for i in range(len(rows) - 1):
+        mine, theirs = slice(rows[i], rows[i + 1]), slice(keys[i], keys[i + 1])
+        of = slopes[i] if slopes is not None and slopes.dim() == 2 else slopes
+        yield (
+            q[None, mine], k[None, theirs], v[None, theirs], dout[None, mine], dlse[None, :, mine],
+            of,
+        )  # fmt: skip
+
+
+# the others
+
+
+def positions(seqlen: int, rank: int, world: int, partition: str) -> list[int]:
+    """Token by token, from the partitions' definitions."""
+    if partition == "striped":
+        return [at for at in range(seqlen) if at % world == rank]
+    pieces = world if partition == "contiguous" else 2 * world
+    mine = {rank} if partition == "contiguous" else {rank, 2 * world - 1 - rank}
+    return [at for at in range(seqlen) if at // (seqlen // pieces) in mine]
+
+
+def _position_ids(given: Mapping[str, object], found: Tensor) -> list[str]:
+    numbers = [_whole(name, given[name]) for name in ("seqlen", "rank", "world_size")]
+    if found.device.type == "meta":
+        return [] if len(found) == numbers[0] // numbers[2] else ["as many as there are not"]
+    right = positions(*numbers, given["partition"])
+    return [] if found.tolist() == right else [f"{found.tolist()}, not {right}"]
+
+
+def _shard(given: Mapping[str, object], found: Tensor) -> list[str]:
+    x, dim = given["x"], _whole("dim", given["dim"])
+    numbers = [_whole(name, given[name]) for name in ("rank", "world_size")]
+    mine = positions(x.shape[dim], *numbers, given["partition"])
+    return _same(found, x, x.movedim(dim, 0)[mine].movedim(0, dim))
+
+
+def _unshard(given: Mapping[str, object], found: Tensor) -> list[str]:
+    _whole("dim", given["dim"])
+    return _same(found, given["x"], given["x"])
+
+
+def _join_shards(given: Mapping[str, object], found: Tensor) -> list[str]:
+    parts, dim = list(given["shards"]), _whole("dim", given["dim"])
+    seqlen = len(parts) * parts[0].shape[dim]
+    right = torch.empty_like(torch.cat(parts, dim)).movedim(dim, 0)
+    for rank, part in enumerate(parts):
+        at = positions(seqlen, rank, len(parts), given["partition"])
+        right[at] = part.detach().movedim(dim, 0).to(right.dtype)
+    return _same(found, parts[0], right.movedim(0, dim))
+
+
+def _same(found: Tensor, x: Tensor, right: Tensor) -> list[str]:
+    if found.dtype != x.dtype or found.shape != right.shape:
+        return [f"{found.dtype} {tuple(found.shape)}, not {x.dtype} {tuple(right.shape)}"]
+    if found.device.type == "meta":
+        return []
+    if (x.requires_grad and torch.is_grad_enabled()) != found.requires_grad:
+        return ["a gradient is lost, or made"]
+    same = torch.equal(found.detach().resolve_neg(), right.detach().resolve_neg())
+    return [] if same else ["other values"]
+
+
+def _ring_options(given: Mapping[str, object], found: object) -> list[str]:
+    other = [name for name, value in given.items() if getattr(found, name) != value]
+    return [f"{name} is {getattr(found, name)!r}" for name in other]
+
+
+def _ring_context(given: Mapping[str, object], found: object) -> list[str]:
+    found.close()
+    return []
+
+
+def _is_peer(given: Mapping[str, object], found: bool) -> list[str]:
+    name = given["name"]
+    return [] if found == (isinstance(name, str) and name[:5] == "peer:") else [f"{found}"]
+
+
+def _anything(given: Mapping[str, object], found: object) -> list[str]:
+    name = given["name"]
+    return [] if isinstance(name, str) else [f"a {type(name).__name__} was taken for a name"]
+
+
+_JUDGES = {
+    "position_ids": _position_ids, "shard": _shard, "unshard": _unshard,
+    "join_shards": _join_shards, "is_peer": _is_peer, "RingOptions": _ring_options,
+    "RingContext": _ring_context,
+}  # fmt: skip
