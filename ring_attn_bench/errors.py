@@ -103,20 +103,18 @@ class RingBroken(RingAttnBenchError, RuntimeError):
 
 MOST_SHOWN = 60
 """Characters of a caller's value in a sentence."""
+_KINDS = {"Tensor": "a tensor", "ndarray": "an array", "int": "an integer"}
 
 
 def shown(value: object) -> str:
     """A caller's value in a few words, whatever it is: by its type where it has no repr."""
     kind = type(value).__name__
+    named = _KINDS.get(kind, f"a {kind}")
     try:
         shape = tuple(getattr(value, "shape", ()))
         if shape or kind == "Tensor":  # a whole one takes lines, or what is not in memory
-            dtype = value.dtype  # type: ignore[attr-defined]
-            return f"{_WORDS.get(kind, f'a {kind}')} of shape {shape} and {dtype}"
+            return f"{named} of shape {shape} and {value.dtype}"  # type: ignore[attr-defined]
         text = repr(value)
     except Exception:  # a nested tensor has no shape, an integer of 5000 digits no repr
-        return f"a {kind} that cannot be printed"
+        return f"{named} that cannot be printed"
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
-
-
-_WORDS = {"Tensor": "a tensor", "ndarray": "an array"}

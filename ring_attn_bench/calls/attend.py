@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from ring_attn_bench.calls.autocast import without_autocast
 from ring_attn_bench.calls.delta import delta
+from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.problem import Score
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
@@ -76,7 +77,15 @@ def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
     # autograd takes the host 0.3 us for each argument, None or not
     plain = given.sink is given.alibi_slopes is given.cu_seqlens_q is None
     tensors = given[:3] if plain else given
-    found = Attention.apply(call, return_attn_probs, *tensors)  # type: ignore[no-untyped-call]
+    try:
+        found = Attention.apply(call, return_attn_probs, *tensors)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if "functorch" in str(error) or "forward mode AD" in str(error):
+            raise InvalidArgument(
+                "attention has no rule for torch.func's transforms (vmap, grad, jvp, ...) nor for "
+                "forward-mode gradients; use torch.autograd, and the batch dim for vmap."
+            ) from None
+        raise
     return (*found, None) if return_attn_probs else found
 
 

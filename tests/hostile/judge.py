@@ -232,8 +232,15 @@ def _same(found: Tensor, x: Tensor, right: Tensor) -> list[str]:
         return []
     if (x.requires_grad and torch.is_grad_enabled()) != found.requires_grad:
         return ["a gradient is lost, or made"]
-    same = torch.equal(found.detach().resolve_neg(), right.detach().resolve_neg())
-    return [] if same else ["other values"]
+    if not torch.equal(found.detach().resolve_neg(), right.detach().resolve_neg()):
+        return ["other values"]
+    if not found.requires_grad or not found.numel():
+        return []
+    (gradient,) = torch.autograd.grad(found, x, torch.ones_like(found), allow_unused=True)
+    own = torch.ones_like(gradient) if gradient.shape == found.shape else None
+    if own is None:  # a shard's tokens, once each
+        return [] if gradient.double().sum() == found.numel() else ["another gradient"]
+    return [] if torch.equal(gradient.double(), own.double()) else ["another gradient"]
 
 
 def _ring_options(given: Mapping[str, object], found: object) -> list[str]:

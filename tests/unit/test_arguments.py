@@ -6,6 +6,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
 from ring_attn_bench.calls.options import Options
@@ -139,6 +141,75 @@ def test_tensors_of_other_kinds_are_refused_in_a_sentence(x):
         InvalidArgument, match=r"q (must be a dense tensor|is float8_e5m2; allowed)"
     ):
         flash_attn_func(x, X, X)
+
+
+def fake(x):
+    return FakeTensorMode().from_tensor(x)
+
+
+def in_inference_mode(x):
+    with torch.inference_mode():
+        return x.clone()
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda x: torch.nested.nested_tensor([x[0], x[0]]), "dense tensor, got a nested one"),
+        (lambda x: x.to_mkldnn(), "dense tensor, got a torch._mkldnn one"),
+        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "quantized.*dequantize"),
+        (lambda x: x[:, :1].expand(1, 10**12, 2, 8), "too large: at most 2147483647 in a dim"),
+        (fake, "FakeTensor, which holds no numbers"),
+        (in_inference_mode, r"inference mode.*pass k\.clone\(\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(nested tensors|quantize):UserWarning")
+def test_what_kernels_cannot_read_is_refused_after_the_right_call_that_it_looks_like(
+    make, sentence
+):
+    q = X.clone().requires_grad_()
+    flash_attn_func(q, X, X, backend="reference")
+    with pytest.raises(InvalidArgument, match=rf"k .*{sentence}"):
+        flash_attn_func(q, make(X), X, backend="reference")
+
+
+def test_tensors_without_numbers_are_taken_where_they_are_what_is_computed_with():
+    with FakeTensorMode():
+        x = torch.randn(1, 5, 2, 8)
+        assert flash_attn_func(x, x, x, backend="reference").shape == (1, 5, 2, 8)
+
+
+def test_tensors_of_inference_mode_are_right_where_there_is_no_gradient():
+    x = in_inference_mode(X)
+    right = flash_attn_func(X, X, X, backend="reference")
+    assert torch.equal(flash_attn_func(x, x, x, backend="reference"), right)
+    with torch.no_grad():
+        assert torch.equal(
+            flash_attn_func(X.clone().requires_grad_(), x, x, backend="reference"), right
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own
+def test_transforms_that_attention_has_no_rule_for_are_a_sentence():
+    def attention(x):
+        return flash_attn_func(x, x, x, backend="reference")
+
+    with pytest.raises(InvalidArgument, match=r"no rule for torch\.func"):
+        torch.func.grad(lambda x: attention(x).sum())(X)
+    with pytest.raises(InvalidArgument, match=r"the batch dim for vmap"):
+        torch.vmap(attention)(X[None])
+    with forward_ad.dual_level(), pytest.raises(InvalidArgument, match="forward-mode"):
+        attention(forward_ad.make_dual(X, X))
+
+
+def test_a_longest_document_beyond_all_tokens_is_all_of_them():
+    assert torch.equal(packed(max_seqlen_q=10**30, max_seqlen_k=10**12), packed())
+
+
+@pytest.mark.parametrize("softcap", [5e-324, 1e-39, 1e39])
+def test_a_softcap_that_float32_takes_for_0_or_infinity_is_refused(softcap):
+    with pytest.raises(InvalidArgument, match=r"softcap .* in float32 too"):
+        dense(softcap=softcap)
 
 
 def test_a_sign_that_torch_only_notes_is_seen_by_every_kernel():

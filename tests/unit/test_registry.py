@@ -3,6 +3,7 @@
 from importlib.metadata import EntryPoint
 
 import pytest
+import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.backend import Backend
@@ -90,3 +91,26 @@ def test_auto_takes_this_projects_transport_whatever_other_packages_offer(monkey
 
     assert (first, others) == (registry.EVERYWHERE, ["aaa"])
     assert registry.transport_class(first).unsupported(None) is None  # whatever the group
+
+
+@pytest.mark.parametrize(
+    "name", [None, 3, b"aten", ["aten"], {}, 10**5000, torch.ones(2)], ids=type
+)
+@pytest.mark.parametrize(
+    "look_up",
+    [registry.load, registry.backend_class, registry.load_peer, registry.peer_class,
+     registry.transport_class, registry.load_contestant, registry.contestant_class,
+     registry.check_known, registry.check_transport],
+    ids=lambda look_up: look_up.__name__,
+)  # fmt: skip
+def test_what_is_no_name_is_an_unknown_one(look_up, name):
+    with pytest.raises(UnknownName, match=r"unknown (backend|peer|transport) .*Known: "):
+        look_up(name)
+    assert not registry.is_peer(name)
+
+
+def test_a_backend_is_no_peer_and_a_peer_no_backend():
+    with pytest.raises(UnknownName, match="unknown peer 'aten'"):
+        registry.peer_class("aten")
+    with pytest.raises(UnknownName, match="unknown backend 'peer:"):
+        registry.backend_class(next(iter(registry.peers())))

@@ -123,6 +123,14 @@ X = torch.zeros(1, 8, 2)
         (lambda: join_shards([X, X[:, :4]], "zigzag"), r"one shape, got \(1, 4, 2\), \(1, 8, 2\)"),
         (lambda: join_shards(X, "zigzag"), "must be a list of tensors, got Tensor"),
         (lambda: join_shards([X, None], "zigzag"), "must be a tensor, got NoneType"),
+        (lambda: join_shards([X, X.double()], "zigzag"), r"all of one dtype, got torch\.float32, "),
+        (lambda: join_shards([X, X.to("meta")], "zigzag"), "all of one device, got cpu, meta"),
+        (lambda: join_shards([X.to_sparse()], "zigzag"), "dense tensor, got a torch.sparse_coo"),
+        (lambda: position_ids(10**30, 0, 1, "zigzag"), "integer of at most 64 bits"),
+        (lambda: position_ids(10**5000, 0, 1, "zigzag"), "an integer that cannot be printed"),
+        (lambda: position_ids(10**15, 0, 1, "zigzag"), "no rank holds more than 2147483647"),
+        (lambda: position_ids(8, 0, 1, "zigzag", "nowhere"), "device is 'nowhere'"),
+        (lambda: position_ids(8, 0, 1, "zigzag", 1.5), "device is 1.5; it must be a device"),
     ],
 )
 def test_what_cannot_be_dealt_or_joined_is_a_sentence(call, sentence):
