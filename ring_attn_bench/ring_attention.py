@@ -130,7 +130,8 @@ class _Fixed:
         backend = asked.backend
         if backend is None and self.partition is not None:
             backend = self.backend or "auto"
-        if self.backend not in (None, backend):
+        is_only = isinstance(backend, str) and backend == self.backend
+        if self.backend is not None and not is_only:
             raise InvalidArgument(
                 f"{self.name} always runs backend {self.backend!r}, got backend={shown(backend)}; "
                 f"call {self.name.removeprefix(f'{self.backend}_')}."

@@ -188,8 +188,10 @@ def _check_sink(sink: Tensor | None, heads: int, device: torch.device) -> None:
     check_dense("sink", sink, what)
     if tuple(sink.shape) != (heads,):
         raise InvalidArgument(f"sink must be {what}; got {tuple(sink.shape)}.")
-    if not sink.is_floating_point():
-        raise InvalidArgument(f"sink is {dtype_name(sink.dtype)}; it must be a floating dtype.")
+    if dtype_name(sink.dtype) not in DTYPES:
+        raise InvalidArgument(
+            f"sink is {dtype_name(sink.dtype)}; it must be a floating dtype: {', '.join(DTYPES)}."
+        )
     if sink.device != device:
         raise InvalidArgument(f"sink is on {sink.device}, but q is on {device}.")
 

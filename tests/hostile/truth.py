@@ -19,12 +19,16 @@ FARTHEST = 1e4
 class Answer:
     """Results by name, and the same sums of their terms' sizes: what rounding is relative to.
 
-    depth: how much the largest score, lse and dot product multiply float32's rounding.
+    depth: how much the largest score (of the terms' sizes), lse and head dim multiply the rounding
+        of sums.
+    grain: the sum of the largest factors of weights and of their gradients, which may be smaller
+        than the smallest numbers and then are 0.
     """
 
     results: dict[str, Tensor]
     sizes: dict[str, Tensor]
     depth: float
+    grain: float
 
     def fault(self, name: str, found: Tensor, dtype: torch.dtype) -> str | None:
         """What is wrong with a result of inputs of that dtype, or None."""
@@ -39,8 +43,8 @@ class Answer:
             return f"{name} is {found.dtype}, not {wanted}"
         fine = (LSE_SHARE if name == "lse" else ROOM) * torch.finfo(dtype).eps
         bound = (fine + self.depth * torch.finfo(wide).eps) * size
-        # weights below the smallest numbers
-        bound += 1e-6 if dtype is torch.float16 else 1024 * torch.finfo(wide).tiny
+        smallest = 2.0**-24 if dtype is torch.float16 else torch.finfo(wide).tiny
+        bound += smallest * self.grain
         found = found.detach().double()
         off = ~((found - right).abs() <= bound) & (found != right)
         off &= right.abs() + bound < torch.finfo(dtype).max  # else infinity is right
@@ -85,7 +89,8 @@ def attention(
     hidden = (distance < 0) & causal
     hidden |= (distance > left) & (left >= 0)
     hidden |= (distance < -right) & (right >= 0)
-    reach = max((x.abs().max().item() for x in (products, s) if x.numel()), default=0.0)
+    thick_products = abs(scale) * q.abs() @ k.abs().mT
+    reach = max((x.abs().max().item() for x in (thick_products, s) if x.numel()), default=0.0)
     s = s.masked_fill(hidden, float("-inf"))
     whole = s if sink is None else torch.cat([s, sink[:, None, None].expand(*s.shape[:3], 1)], -1)
     lse = whole.logsumexp(-1) if whole.shape[-1] else s.new_full(s.shape[:3], float("-inf"))
@@ -119,7 +124,9 @@ def attention(
         share = torch.exp(sink[:, None] - safe[..., 0]).where(seen, 0.0)
         results["dsink"] = -(share * (delta[..., 0] - dlse)).sum((0, 2))
         sizes["dsink"] = (share * (thick_delta[..., 0] + dlse.abs())).sum((0, 2))
-    return Answer(results, sizes, 16 + q.shape[-1] + 4 * (reach + largest))
+    factor = max((x.abs().max().item() for x in (q, k, v, dout) if x.numel()), default=0.0)
+    grain = 16 + (heads * rows + keys) * factor * max(1.0, abs(scale))
+    return Answer(results, sizes, 16 + q.shape[-1] + 8 * (reach + largest), grain)
 
 
 def _of_groups(x: Tensor, groups: int) -> Tensor:
@@ -140,4 +147,5 @@ def joined(answers: list[Answer]) -> Answer:
         {name: together(name, [a.results[name] for a in answers]) for name in names},
         {name: together(name, [a.sizes[name] for a in answers]) for name in names},
         max(a.depth for a in answers),
+        max(a.grain for a in answers),
     )

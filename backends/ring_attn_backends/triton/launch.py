@@ -22,6 +22,7 @@ from ring_attn_backends.triton.backward_dq import backward_dq
 from ring_attn_backends.triton.forward import forward
 from ring_attn_backends.triton.lines import Places
 from ring_attn_backends.triton.tables import TABLES, Kernel, Tiling
+from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.problem import Documents
 from ring_attn_bench.relaunch import Made
 
@@ -56,6 +57,10 @@ class Launch:
         if 0 in self.grid:
             return ()
         device = self.arguments["q_ptr"].device
+        if device.type not in ("cuda", "cpu"):
+            raise Unsupported(
+                "triton", f"it reads memory, and a tensor on {device} has none for it"
+            )
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             compiled = self.kernel[self.grid](
                 **self.arguments, num_warps=self.tiling.warps, num_stages=self.tiling.stages
