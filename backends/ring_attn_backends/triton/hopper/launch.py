@@ -172,7 +172,7 @@ def backward_dkdv_launch(
         for which in (APART if config.apart else TOGETHER)
     )
     if shares:
-        others.append(sum_launch(shares[0], shares[1], dk, dv, add))
+        others.append(sum_launch(shares[0], shares[1], dk, dv, add, extent.cu_keys))
     return replace(first, scratch=tuple(shares), after=tuple(others))
 
 
@@ -228,8 +228,9 @@ def _launch(
 
 
 def sum_launch(
-    dk_shares: Tensor, dv_shares: Tensor, dk: Tensor, dv: Tensor, add: bool
-) -> HopperLaunch:
+    dk_shares: Tensor, dv_shares: Tensor, dk: Tensor, dv: Tensor, add: bool,
+    cu_keys: Tensor | None = None,
+) -> HopperLaunch:  # fmt: skip
     """Writes the sums of shares (splits, B, N, G, .) to dk and dv, or adds them to these."""
     from ring_attn_backends.triton.hopper.sum_splits import sum_splits
 
@@ -237,10 +238,12 @@ def sum_launch(
     block = 2048 // max(width(dk), width(dv))
     arguments = {
         "dk_shares_ptr": dk_shares, "dv_shares_ptr": dv_shares, "dk_ptr": dk, "dv_ptr": dv,
-        "dk_strides": strides_of(dk, 3), "dv_strides": strides_of(dv, 3),
-        "splits": splits, "N": tokens, "G": heads, "D": dk.shape[-1], "E": dv.shape[-1],
+        "cu_keys_ptr": cu_keys, "dk_strides": strides_of(dk, 3), "dv_strides": strides_of(dv, 3),
+        "splits": splits, "documents": 0 if cu_keys is None else len(cu_keys) - 1,
+        "N": tokens, "G": heads, "D": dk.shape[-1], "E": dv.shape[-1],
         "BLOCK_D": width(dk), "BLOCK_E": width(dv), "BLOCK": block, "ADD": add,
     }  # fmt: skip
+    assert list(arguments) == sum_splits.arg_names  # in their order they are made again
     grid = (-(-tokens * heads // block), batch, 2)
     return HopperLaunch(sum_splits, grid, arguments, None, dk.device)
 
