@@ -16,10 +16,11 @@ from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.calls.lse_gradient import with_lse
 from ring_attn_bench.gathered import Gathered
 from ring_attn_bench.plan import Launch, Step
+from ring_attn_bench.positions import Range
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.forward import Job, gathered_keys, post_due
 from ring_attn_bench.ring.link import Transport
-from ring_attn_bench.ring.packing import Packing, accumulator_dtype
+from ring_attn_bench.ring.packing import Packing, accumulator_dtype, sum_keys
 from ring_attn_bench.tensors import Keys, Rows, Sums, part_of
 
 
@@ -107,13 +108,21 @@ class BackwardPass:
 
     def collect(self) -> Sums:
         """dq, dk, dv in the dtypes of q, k, v."""
-        self._add_received(outstanding=0)
+        received = list(self._link.received(outstanding=0))
+        dk_dv = self._own if self._direct_keys else self._total(received)
         self._link.finish()
-        dq = self._dq.to(self._rows.q.dtype)
-        if self._direct_keys:
-            return Sums(dq, *self._own)
-        home = self._packing.views(self._home)
-        return Sums(dq, *(_like(g, x) for g, x in zip(home, self._keys, strict=True)))
+        return Sums(self._dq.to(self._rows.q.dtype), *dk_dv)
+
+    def _total(self, received: list[tuple[Range, Tensor]]) -> Keys:
+        """What is at home and what came, in the dtypes of k and v; the last in one go with that."""
+        for tokens, partial in received[:-1]:
+            self._home[tokens.slice].add_(partial)
+        first, part = 0, None
+        for tokens, partial in received[-1:]:
+            first, part = tokens.start, self._packing.views(partial)
+        found = Keys(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in self._keys))
+        sum_keys(self._packing.views(self._home), part, first, found)
+        return found
 
     def _landed(self, index: int) -> Keys:
         return self._keys if index == 0 else self._packing.views(self._link.landed(index))
@@ -157,7 +166,3 @@ def _put(total: Tensor, part: Tensor, first: bool) -> None:
         total.copy_(part)
     else:
         total.add_(part)
-
-
-def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(gradient)

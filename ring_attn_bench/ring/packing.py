@@ -79,6 +79,23 @@ def copy_keys(keys: Keys, into: Keys) -> None:
         view.copy_(tensor)
 
 
+def sum_keys(keys: Keys, part: Keys | None, first: int, into: Keys) -> None:
+    """keys and a part of them, whose token 0 is their token `first`; on a GPU in one launch."""
+    if keys.k.is_cuda and keys.k.dtype is torch.float32:
+        from ring_attn_bench.ring import packing_triton
+
+        if part is None:
+            packing_triton.copy_keys(keys, into)
+        else:
+            packing_triton.sum_keys(keys, part, first, into)
+        return
+    if part is not None:
+        for total, share in zip(keys, part, strict=True):
+            total[:, first : first + share.shape[1]].add_(share)
+    for view, tensor in zip(into, keys, strict=True):
+        view.copy_(tensor)
+
+
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64 inputs, else float32."""
     return torch.float64 if dtype is torch.float64 else torch.float32

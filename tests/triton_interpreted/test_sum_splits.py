@@ -1,7 +1,6 @@
 """Shares of dk and dv are added up where documents are, and nothing is written elsewhere."""
 
 import torch
-
 from ring_attn_backends.triton.hopper.launch import sum_launch
 
 
