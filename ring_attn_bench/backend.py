@@ -155,7 +155,7 @@ class GatheringBackend(Backend, Protocol):
     def gathered_forward(
         self, q: Tensor, keys: Gathering, where: Gathered, score: Score
     ) -> tuple[Tensor, Tensor]:
-        """out (B, M, H, E) in q's dtype, lse (B, H, M) float32; a row without keys: 0 and -inf."""
+        """out and lse as `forward` has them, out in q's dtype; a row without keys: 0 and -inf."""
         ...
 
     def gathered_dkdv(

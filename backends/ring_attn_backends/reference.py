@@ -1,8 +1,12 @@
-"""The specification: attention inside a block in plain torch, by global position, any dtype."""
+"""The specification: attention inside a block in plain torch, by global position, any dtype.
+
+Also of one launch over the keys of many ranks, which is a block over all of them in a row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,9 +14,10 @@ from torch import Tensor
 
 from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.dropout import keep
-from ring_attn_bench.positions import Spans
+from ring_attn_bench.gathered import OWN, Gathered, Line
+from ring_attn_bench.positions import Band, Spans
 from ring_attn_bench.problem import Problem, Score
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.tensors import Gathering, Keys, Rows, Sums
 
 
 class ReferenceBackend:
@@ -34,34 +39,131 @@ class ReferenceBackend:
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """softmax(scores) v and its log-sum-exp, one whole score matrix per head."""
-        scores = _Scores(q, keys.k, block, score)
-        lse = torch.logsumexp(scores.values, dim=-1)
-        p = scores.after_dropout(_probabilities(scores.values, lse))
-        out = torch.einsum("bghmn,bnge->bmghe", p, _wide(keys.v))
-        return _heads_joined(out).to(q.dtype), _lse_joined(lse)
+        return _forward(q, keys, _Pairs.of_block(block, q.device), score)
 
     def backward(
         self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
     ) -> Sums:
         """The derivative of `forward`, with the whole row's lse and delta."""
-        (q, dout, _, lse, delta), (k, v) = rows, keys
-        assert delta is not None  # needs_delta
-        scores = _Scores(q, k, block, score)
-        p = _probabilities(scores.values, _lse_split(lse, k.shape[2]).to(scores.values.dtype))
-        do = _wide(_heads_split(dout, k.shape[2]))
-        dv = torch.einsum("bghmn,bmghe->bnge", scores.after_dropout(p), do)
-        dp = scores.after_dropout(torch.einsum("bmghe,bnge->bghmn", do, _wide(v)))
-        ds = p * (dp - _lse_split(delta, k.shape[2]).to(p.dtype)[..., None])
-        ds = ds * scores.slope * score.softmax_scale
-        dq = torch.einsum("bghmn,bngd->bmghd", ds, _wide(k))
-        dk = torch.einsum("bghmn,bmghd->bngd", ds, _wide(_heads_split(q, k.shape[2])))
-        return Sums(_heads_joined(dq).to(q.dtype), dk.to(k.dtype), dv.to(v.dtype))
+        dq, dk, dv = _backward(rows, keys, _Pairs.of_block(block, rows.q.device), score)
+        return Sums(dq.to(rows.q.dtype), dk.to(keys.k.dtype), dv.to(keys.v.dtype))
+
+    def gathered_forward(
+        self, q: Tensor, keys: Gathering, where: Gathered, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` of own and landed keys in a row, when all have landed."""
+        lost = _await(keys)
+        pairs = _Pairs.of_lines(where.rows, where, keys, q)
+        out, lse = _forward(q, _in_a_row(keys), pairs, score)
+        return (out * torch.nan, lse * torch.nan) if lost else (out, lse)
+
+    def gathered_dkdv(
+        self, rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+        *, own_first: bool,
+    ) -> None:  # fmt: skip
+        """dk and dv of `backward`, each to its place; what sees what as the lines of keys say."""
+        lost = _await(keys)
+        pairs = _Pairs.of_lines(where.keys, where, keys, rows.q)
+        _, *gradients = _backward(rows, _in_a_row(keys), pairs, score)
+        for found, to_own, to_landed in zip(gradients, own, landed, strict=True):
+            mine = to_own.shape[1]
+            to_own.copy_(found[:, :mine] * (torch.nan if lost else 1))
+            to_landed.copy_(found[:, mine:] * (torch.nan if lost else 1))
+
+    def gathered_dq(self, rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
+        """dq of `backward`."""
+        lost = _await(keys)
+        pairs = _Pairs.of_lines(where.rows, where, keys, rows.q)
+        dq, _, _ = _backward(rows, _in_a_row(keys), pairs, score)
+        return dq.to(rows.q.dtype) * (torch.nan if lost else 1)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Global positions of rows (M,) and keys (N,), and which row may see which key (M, N)."""
+
+    rows: Tensor
+    keys: Tensor
+    allowed: Tensor
+
+    @classmethod
+    def of_block(cls, block: Block, device: torch.device) -> _Pairs:
+        rows, keys = _positions(block.rows, device), _positions(block.keys, device)
+        return cls(rows, keys, allowed(rows[:, None] - keys[None, :], block))
+
+    @classmethod
+    def of_lines(
+        cls, visitors: Iterable[Line], where: Gathered, keys: Gathering, q: Tensor
+    ) -> _Pairs:
+        """What the lines of one side visit of the other, the landed keys counted behind own ones.
+
+        Positions are those of both sides' lines, of whatever is seen at all.
+        """
+        own, landed = keys.own.k.shape[1], keys.landed.k.shape[1]
+        rows, columns = (torch.zeros(n, dtype=torch.long) for n in (q.shape[1], own + landed))
+        seen = torch.zeros(len(rows), len(columns), dtype=torch.bool)
+
+        def first(piece: int) -> int:
+            return 0 if piece == OWN else own
+
+        for lines, positions in ((where.rows, rows), (where.keys, columns)):
+            for line in lines:
+                start = line.tokens.start + (first(line.piece) if line.of_keys else 0)
+                steps = torch.arange(len(line.tokens))
+                positions[start : start + len(steps)] = line.start + where.step * steps
+        for line in visitors:
+            for visit in line.visits:
+                row, key = (visit, line) if line.of_keys else (line, visit)
+                at_row, at_key = (torch.arange(x.tokens.start, x.tokens.stop) for x in (row, key))
+                inside = _within(at_row[:, None] - at_key[None, :], visit.band)
+                seen[at_row[:, None], first(key.piece) + at_key] |= inside
+        return cls(*(x.to(q.device) for x in (rows, columns, seen)))
+
+
+def _await(keys: Gathering) -> bool:
+    """Returns when all keys have landed, which on a CPU they have: or, true, when they never will.
+
+    A kernel that waits would go on with what is there; here the host waits, and asks for all.
+    """
+    while keys.arrived is not None:
+        lost, *there = keys.arrived.tolist()
+        if lost or all(there):
+            return bool(lost)
+    return False
+
+
+def _in_a_row(keys: Gathering) -> Keys:
+    return Keys(*(torch.cat(both, 1) for both in zip(keys.own, keys.landed, strict=True)))
+
+
+def _forward(q: Tensor, keys: Keys, pairs: _Pairs, score: Score) -> tuple[Tensor, Tensor]:
+    scores = _Scores(q, keys.k, pairs, score)
+    lse = torch.logsumexp(scores.values, dim=-1)
+    p = scores.after_dropout(_probabilities(scores.values, lse))
+    out = torch.einsum("bghmn,bnge->bmghe", p, _wide(keys.v))
+    return _heads_joined(out).to(q.dtype), _lse_joined(lse)
+
+
+def _backward(rows: Rows, keys: Keys, pairs: _Pairs, score: Score) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, dv as wide as they were computed."""
+    (q, dout, _, lse, delta), (k, v) = rows, keys
+    assert delta is not None  # needs_delta
+    scores = _Scores(q, k, pairs, score)
+    p = _probabilities(scores.values, _lse_split(lse, k.shape[2]).to(scores.values.dtype))
+    do = _wide(_heads_split(dout, k.shape[2]))
+    dv = torch.einsum("bghmn,bmghe->bnge", scores.after_dropout(p), do)
+    dp = scores.after_dropout(torch.einsum("bmghe,bnge->bghmn", do, _wide(v)))
+    ds = p * (dp - _lse_split(delta, k.shape[2]).to(p.dtype)[..., None])
+    ds = ds * scores.slope * score.softmax_scale
+    dq = torch.einsum("bghmn,bngd->bmghd", ds, _wide(k))
+    dk = torch.einsum("bghmn,bmghd->bngd", ds, _wide(_heads_split(q, k.shape[2])))
+    return _heads_joined(dq), dk, dv
 
 
 class _Scores:
-    """Masked scores of a block, (B, G, H/G, M, N), the softcap's slope and dropout at each."""
+    """Masked scores of pairs, (B, G, H/G, M, N), the softcap's slope and dropout at each."""
 
-    def __init__(self, q: Tensor, k: Tensor, block: Block, score: Score) -> None:
+    def __init__(self, q: Tensor, k: Tensor, pairs: _Pairs, score: Score) -> None:
         groups = k.shape[2]
         s = torch.einsum("bmghd,bngd->bghmn", _wide(_heads_split(q, groups)), _wide(k))
         s = s * score.softmax_scale
@@ -69,17 +171,16 @@ class _Scores:
         if score.softcap > 0:
             tanh = torch.tanh(s / score.softcap)
             s, self.slope = score.softcap * tanh, 1 - tanh**2
-        rows, keys = _positions(block.rows, q), _positions(block.keys, q)
-        distance = rows[:, None] - keys[None, :]
         if score.alibi_slopes is not None:
+            distance = pairs.rows[:, None] - pairs.keys[None, :]
             slopes = score.alibi_slopes.to(s.dtype).expand(q.shape[0], q.shape[2])
             slopes = slopes.unflatten(1, (groups, -1))[..., None, None]
             s = s - slopes * distance.abs()
-        self.values = s.masked_fill(~allowed(distance, block), float("-inf"))
+        self.values = s.masked_fill(~pairs.allowed, float("-inf"))
         self._p, self._kept = score.dropout_p, None
         if self._p:
             batch, heads = q.shape[0], q.shape[2]
-            kept = keep(score.dropout_seed, self._p, batch, heads, rows, keys)
+            kept = keep(score.dropout_seed, self._p, batch, heads, pairs.rows, pairs.keys)
             self._kept = kept.unflatten(1, (groups, -1))
 
     def after_dropout(self, x: Tensor) -> Tensor:
@@ -89,11 +190,15 @@ class _Scores:
 
 def allowed(distance: Tensor, block: Block) -> Tensor:
     """Where the block's band allows the distances query - key."""
+    return _within(distance, block.band)
+
+
+def _within(distance: Tensor, band: Band) -> Tensor:
     inside = torch.ones_like(distance, dtype=torch.bool)
-    if block.band.low is not None:
-        inside &= distance >= block.band.low
-    if block.band.high is not None:
-        inside &= distance <= block.band.high
+    if band.low is not None:
+        inside &= distance >= band.low
+    if band.high is not None:
+        inside &= distance <= band.high
     return inside
 
 
@@ -102,8 +207,8 @@ def _probabilities(scores: Tensor, lse: Tensor) -> Tensor:
     return torch.exp(scores - torch.where(lse.isneginf(), 0.0, lse)[..., None])
 
 
-def _positions(spans: Spans, like: Tensor) -> Tensor:
-    return torch.cat([torch.arange(s.start, s.last + 1, s.step, device=like.device) for s in spans])
+def _positions(spans: Spans, device: torch.device) -> Tensor:
+    return torch.cat([torch.arange(s.start, s.last + 1, s.step, device=device) for s in spans])
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench import oracle
+from ring_attn_bench import dropout, oracle
 from ring_attn_bench.backend import abilities
 from ring_attn_bench.block import Abilities, Form
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.plan import Layout, plan
 from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.ring import run
-from ring_attn_bench.ring.forward import Job
+from ring_attn_bench.ring.forward import ForwardPass, Job
+from ring_attn_bench.ring.transports.loopback import Loopback
 from ring_attn_bench.sharding import join_shards, shard
 from ring_attn_bench.tensors import Keys, Rows
 
@@ -49,11 +50,18 @@ class Question:
     gather: bool = False
     tokens: int = 6
     able: Abilities = EVERY
+    one_launch: bool = False
+    dropout_p: float = 0.0
+    sink: bool = False
 
     @property
     def score(self):
         slopes = 0.7 ** torch.arange(1.0, self.heads + 1) if self.alibi else None
-        return Score(DIM**-0.5, self.softcap, slopes)
+        return Score(DIM**-0.5, self.softcap, slopes, self.dropout_p, 2**33 + 5)
+
+    @property
+    def sinks(self):
+        return torch.arange(self.heads, dtype=torch.float64) - 1 if self.sink else None
 
     def inputs(self, world_size):
         """dout, q, k, v of the whole sequence."""
@@ -66,23 +74,36 @@ class Question:
     def truth(self, world_size):
         dout, q, k, v = self.inputs(world_size)
         where = torch.arange(q.shape[1])
-        out, lse = oracle.forward(q, k, v, where, where, self.mask, self.score)
-        gradients = oracle.backward(dout, q, k, v, out, lse, where, where, self.mask, self.score)
+        score, keep = self.score, None
+        if self.dropout_p:
+            drawn = score.dropout_seed, self.dropout_p, BATCH, self.heads
+            keep = dropout.keep(*drawn, where, where)
+        given = where, where, self.mask, score
+        out, lse = oracle.forward(q, k, v, *given, keep=keep)
+        if self.sink:
+            alone, lse = lse, torch.logaddexp(lse, self.sinks[:, None])
+            out = out * (alone - lse).exp().transpose(1, 2)[..., None]
+        gradients = oracle.backward(dout, q, k, v, out, lse, *given, keep=keep)
         return dict(zip(NAMES, (out, lse, *gradients), strict=True))
 
     def jobs(self, partition, world_size):
-        grouping = (world_size - 1,) if self.gather and world_size > 1 else None
-        band = self.mask.band
-        layout = Layout(PARTITIONS[partition], world_size, self.tokens, band, self.slots, grouping)
+        together = self.gather or self.one_launch
+        layout = Layout(
+            PARTITIONS[partition], world_size, self.tokens, self.mask.band, self.slots,
+            (world_size - 1,) if together and world_size > 1 else None, self.one_launch,
+        )  # fmt: skip
         plans = [plan(layout, rank, self.able) for rank in range(world_size)]
         return [Job(p, BACKEND, self.score, torch.float64) for p in plans]
 
 
-def ring(jobs, partition, tensors):
+def ring(jobs, partition, tensors, sink=None):
     """The whole sequence's results of a loopback ring."""
-    world_size = len(jobs)
+    world_size, board = len(jobs), Loopback()
     cut = [[shard(x, r, world_size, partition) for x in tensors] for r in range(world_size)]
-    outputs = run.loopback_forward(jobs, [(q, Keys(k, v)) for _, q, k, v in cut])
+    passes = zip(jobs, cut, strict=True)
+    outputs = run.run_together(
+        [ForwardPass(job, board, q, Keys(k, v), sink) for job, (_, q, k, v) in passes]
+    )
     shards = [
         (Rows(q, dout, *result), Keys(k, v))
         for (dout, q, k, v), result in zip(cut, outputs, strict=True)
@@ -97,7 +118,8 @@ def ring(jobs, partition, tensors):
 
 
 def errors(question, partition, world_size):
-    found = ring(question.jobs(partition, world_size), partition, question.inputs(world_size))
+    jobs, inputs = question.jobs(partition, world_size), question.inputs(world_size)
+    found = ring(jobs, partition, inputs, question.sinks)
     truth = question.truth(world_size)
     assert all(found[name].dtype is torch.float64 for name in NAMES)
     return {name: (found[name] - truth[name]).abs().max().item() for name in NAMES}
@@ -115,6 +137,20 @@ QUESTIONS = {
     "causal window in pieces, gather": Question(Mask(True, 8), gather=True, able=SPLIT),
     "softcap": Question(softcap=1.5, heads=4),
     "ALiBi over a window, softcap": Question(Mask(True, 11), 2.0, True, 4, 2, slots=3),
+    "sink, dropout": Question(sink=True, dropout_p=0.3),
+}
+BY_POSITION = abilities(BACKEND, alibi=True, dropout=True)
+QUESTIONS |= {
+    f"one launch, {name}": replace(question, one_launch=True)
+    for name, question in {
+        "full": Question(Mask(), able=abilities(BACKEND, alibi=False)),
+        "causal, grouped heads": Question(heads=6, able=abilities(BACKEND, alibi=False)),
+        "narrow window": Question(Mask(True, 1)),
+        "window on both sides, sink": Question(Mask(False, 9, 4), sink=True),
+        "window of one key": Question(Mask(False, 0, 0)),
+        "ALiBi, softcap": Question(Mask(True, 11), 2.0, True, 4, 2),
+        "dropout, sink": Question(dropout_p=0.3, sink=True, able=BY_POSITION),
+    }.items()
 }
 
 
