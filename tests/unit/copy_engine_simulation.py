@@ -1,0 +1,327 @@
+"""The transport of symmetric memory without a GPU: streams are queues that advance in any order.
+
+The transport, its links and its programmes are the real ones; memory, words and copies are of this
+process. All ranks' passes are enqueued first, as far ahead as a host can be; then a scheduler takes
+one operation at a time from any stream whose next one may run. Every row of keys and of gradients
+says who wrote it, in which pass: what was overwritten, or read too early, is seen where it is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from random import Random
+from types import SimpleNamespace
+
+import torch
+
+from ring_attn_bench.plan import Plan
+from ring_attn_bench.ring.forward import post_due
+from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.transports.copy_engine import link, transport
+from ring_attn_bench.ring.transports.copy_engine.memory_operations import _WAIT
+from ring_attn_bench.ring.transports.copy_engine.places import Place
+
+ROW = 8
+"""Bytes of a row: one int64."""
+
+
+class Fault(AssertionError):
+    """What a protocol must not do."""
+
+
+def number(address: int) -> ctypes.c_int32:
+    return ctypes.c_int32.from_address(address)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a stream does next, and when it may; what is a name for people."""
+
+    what: str
+    act: Callable[[int], None]  # told the round
+    ready: Callable[[], bool] = lambda: True
+
+
+@dataclass(eq=False)
+class Stream:
+    """A queue; events are its own rank's."""
+
+    name: str
+    rank: Rank
+    queue: list[Operation] = field(default_factory=list)
+    done: int = 0
+
+    @property
+    def cuda_stream(self) -> Stream:
+        return self
+
+    def add(self, what: str, act: Callable[[int], None], **when: Callable[[], bool]) -> None:
+        self.queue.append(Operation(f"{self.name}: {what}", act, **when))
+
+    def record_event(self) -> Event:
+        event = Event()
+        self.rank.events.append(event)
+        self.add("record an event", lambda _: setattr(event, "over", True))
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        self.add("wait for an event", lambda _: None, ready=lambda: event.over)
+
+    @property
+    def next(self) -> Operation | None:
+        return self.queue[self.done] if self.done < len(self.queue) else None
+
+
+@dataclass(eq=False)
+class Event:
+    over: bool = False
+
+
+class Driver:
+    """Enqueues what the real one would; rows are copied one by one."""
+
+    def batch(self, stream: Stream, operations) -> None:
+        for x in operations:
+            self._word(stream, x.operation == _WAIT, x.address, x.value)
+
+    def _word(self, stream: Stream, waits: bool, address: int, value: int) -> None:
+        def write(_: int) -> None:
+            if value and number(address).value and not stream.rank.world.is_given_up:
+                raise Fault(f"{stream.name} gives a signal that was not taken yet")
+            number(address).value = value
+
+        if waits:
+            there = lambda: number(address).value >= value  # noqa: E731
+            stream.add(f"wait for the word at {address:x}", lambda _: None, ready=there)
+        else:
+            stream.add(f"write {value} at {address:x}", write)
+
+    def copy(self, stream: Stream, to: int, source: int, size: int) -> None:
+        for at in range(0, size, ROW):
+            stream.add("copy", lambda _, at=at: ctypes.memmove(to + at, source + at, ROW) and None)
+
+    def clear(self, stream: Stream, address: int, words: int) -> None:
+        stream.add("clear words", lambda _: ctypes.memset(address, 0, 4 * words) and None)
+
+
+class Area:
+    """Memory that all ranks reach; a rank's n-th area is one with the others' n-th."""
+
+    def __init__(self, rank: Rank, device: torch.device, size: int) -> None:
+        self.memory, self.size = torch.zeros(size, dtype=torch.uint8), size
+        self.addresses = rank.world.addresses(rank.areas, rank.number)
+        self.addresses[rank.number] = self.memory.data_ptr()
+        rank.areas += 1
+
+
+@dataclass(eq=False)
+class Rank:
+    """A rank's streams and its end of the transport; it stands for its process group, too."""
+
+    number: int
+    world: World
+    areas: int = 0
+    events: list[Event] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
+    rounds: int = 0
+    links: list[link.CopyEngineLink] = field(default_factory=list)
+    kept: list[object] = field(default_factory=list)
+
+    def stream(self, name: str) -> Stream:
+        self.streams.append(Stream(f"rank {self.number}'s {name}", self))
+        return self.streams[-1]
+
+    def enqueue(self, plan: Plan, index: int, backward: bool) -> None:
+        """A pass, in the order of `forward.ForwardPass` and `backward.BackwardPass`."""
+        at, stream, passes = self.transport, self.streams[0], len(self.world.passes)
+        sends, none = any(step.sends for step in plan.steps), torch.device("cpu")
+        at.reserve(plan.tokens, 1, torch.int64, none)
+        keys = at.outgoing(plan.tokens if sends else 0, 1, torch.int64, none)
+
+        def tag(of: int, token: int, turn: int, reader: int = 0) -> int:
+            return (((turn * passes + index + 1) * 16 + of) * 16 + reader) * 4096 + token
+
+        def fill(rows, reader: int, owner: int, first: int = 0) -> None:
+            for i in range(len(rows)):
+                stream.add("write a row", lambda turn, i=i: rows[i].fill_(
+                    tag(owner, first + i, turn, reader)) and None)  # fmt: skip
+
+        def check(rows, reader: int, owner: int, first: int, what: str) -> None:
+            for i in range(len(rows)):
+
+                def look(turn: int, i: int = i) -> None:
+                    right = int(rows[i]) == tag(owner, first + i, turn, reader)
+                    if not right and not self.world.is_given_up:
+                        raise Fault(f"rank {self.number}, pass {index}: {what} are others'")
+
+                stream.add(f"look at {what}", look)
+
+        def launch(step, landed, words=None) -> None:
+            for piece, fetch in enumerate(step.fetches, 1):
+                if words is not None:
+                    word, lost = words[piece], words[0]
+                    stream.add(
+                        "wait in a kernel", lambda _: None,
+                        ready=lambda w=word, lost=lost: bool(w) or bool(lost),
+                    )  # fmt: skip
+                rows = landed[fetch.landing.slice]
+                check(rows, 0, fetch.owner, fetch.tokens.start, "keys")
+
+        def give(step_index: int) -> None:
+            fetches = plan.steps[step_index].fetches
+            partials = torch.zeros(plan.steps[step_index].landing_tokens, 1, dtype=torch.int64)
+            for fetch in fetches:
+                part = partials[fetch.landing.slice]
+                fill(part, 1 + self.number, fetch.owner, fetch.tokens.start)
+            link.give(step_index, partials)
+            self.kept.append(partials)
+
+        def add_received(outstanding: int) -> None:
+            got = link.received(outstanding)
+            for tokens, partial in got:
+                reader = self._reader_of(plan, partial)
+                check(partial, 1 + reader, self.number, tokens.start, "gradients")
+
+        fill(keys, 0, self.number)
+        link = at.begin(plan)
+        link.publish(keys)
+        gathers = any(step.gathered for step in plan.steps)
+        for step_index, step in enumerate(plan.steps):
+            post_due(plan, link, step_index)
+            if step.gathered is not None:
+                landed, words = link.arriving(step_index)
+                launch(step, landed, words)
+                if backward:
+                    give(step_index)
+                    launch(step, landed)
+            elif not gathers:
+                launch(step, link.landed(step_index) if step_index else None)
+                if backward and step_index:
+                    add_received(plan.slots - 1)
+                    give(step_index)
+        if backward:
+            add_received(0)
+        link.finish()
+        self.links.append(link)
+        self.kept.append(keys)
+
+    def _reader_of(self, plan: Plan, partial) -> int:
+        """By whose part of the inbox it lies in."""
+        inbox = self.transport._inbox
+        offset = partial.data_ptr() - inbox.memory.data_ptr()
+        return offset // (inbox.size // plan.world_size)
+
+    def again(self) -> None:
+        """Begins the next round, if this one is over and there is one: as a graph is replayed."""
+        if self.rounds + 1 >= self.world.rounds or any(s.next for s in self.streams):
+            return
+        self.rounds += 1
+        for event in self.events:
+            event.over = False
+        for stream in self.streams:
+            stream.done = 0
+
+
+class World:
+    """All ranks of a ring. passes: each all ranks' plans, and whether it is a backward.
+
+    rounds: how often the passes are replayed. is_given_up: what is read has no meaning any more.
+    """
+
+    is_given_up = False
+
+    def __init__(self, monkeypatch, passes: list[tuple[tuple[Plan, ...], bool]], rounds: int = 1):
+        self.passes, self.rounds = passes, rounds
+        self._addresses: list[list[int]] = []
+        self._at = 0
+        self._patch(monkeypatch, len(passes[0][0]))
+        self.ranks = [Rank(number, self) for number in range(len(passes[0][0]))]
+        for rank in self._in_turn():
+            rank.stream("launches")
+            rank.transport = transport.CopyEngine(rank, RingOptions())
+        largest = max(plans[0].tokens for plans, _ in passes)
+        for rank in self._in_turn():
+            rank.transport.reserve(largest, 1, torch.int64, torch.device("cpu"))
+            rank.transport.reserve_inbox(largest * ROW)
+
+    def enqueue(self, dead: int | None = None) -> World:
+        """dead: a rank that makes the first pass and no other."""
+        for rank in self._in_turn():
+            for index, (plans, backward) in enumerate(self.passes):
+                if not (index and rank.number == dead):
+                    rank.enqueue(plans[rank.number], index, backward)
+        return self
+
+    def give_up(self, rank: Rank, pass_: int) -> str:
+        """A rank's `transport.released` of a pass, while it waits."""
+        self.is_given_up, self._at = True, rank.number
+        slot = rank.links[pass_]._slot
+        return rank.transport.released(self.passes[pass_][0][rank.number], slot)
+
+    def run(self, random: Random, changes: int = 6) -> None:
+        """Every stream to its end, the one of highest priority first; some change at times.
+
+        Few changes of priority find most orders that matter (Burckhardt et al. 2010, A randomized
+        scheduler with probabilistic guarantees of finding bugs).
+        """
+        streams = [stream for rank in self.ranks for stream in rank.streams]
+        random.shuffle(streams)
+        length = self.rounds * sum(len(stream.queue) for stream in streams)
+        at = {random.randrange(max(1, length)) for _ in range(changes)}
+        for step in range(length + 1):
+            found = next((s for s in streams if s.next is not None and s.next.ready()), None)
+            if found is None:
+                break
+            found.next.act(found.rank.rounds)
+            found.done += 1
+            if step in at:
+                streams.remove(found)
+                streams.append(found)
+            if found.next is None:
+                found.rank.again()
+        waiting = [stream.next.what for stream in streams if stream.next is not None]
+        if waiting:
+            raise Fault(f"nothing goes on: {waiting}")
+        for rank in () if self.is_given_up else self.ranks:
+            table = rank.transport._table.memory.view(torch.int32)
+            if table.tolist()[: len(self._first)] != self._first:
+                raise Fault(f"rank {rank.number}'s words are not as they were: {table.tolist()}")
+
+    @property
+    def _first(self) -> list[int]:
+        return self.ranks[0].transport._words.first()
+
+    def addresses(self, area: int, rank: int) -> list[int]:
+        while len(self._addresses) <= area:
+            self._addresses.append([0] * len(self.ranks))
+        return self._addresses[area]
+
+    def _in_turn(self) -> Iterator[Rank]:
+        for rank in self.ranks:
+            self._at = rank.number
+            yield rank
+
+    def _patch(self, monkeypatch, size: int) -> None:
+        """What a CUDA device would be asked for."""
+        current = lambda: self.ranks[self._at]  # noqa: E731
+        cuda = SimpleNamespace(
+            current_device=lambda: 0, is_current_stream_capturing=lambda: False,
+            synchronize=lambda device: None, Stream=lambda device: current().stream("copies"),
+            current_stream=lambda device: current().streams[0], stream=lambda _: nullcontext(),
+        )  # fmt: skip
+        names = {name: getattr(torch, name) for name in ("tensor", "zeros", "int32", "uint8")}
+        fake = SimpleNamespace(cuda=cuda, device=lambda *_: torch.device("cpu"), **names)
+        places = [Place("host", f"gpu {rank}", "") for rank in range(size)]
+        group = SimpleNamespace(get_rank=lambda g: g.number, get_world_size=lambda g: size)
+        watch = SimpleNamespace(check=lambda: None, follow=lambda *_: None)
+        for name, value in {
+            "torch": fake, "dist": group, "Area": Area, "driver": Driver,
+            "everyones": lambda g: places, "timeout_of": lambda g: None,
+            "Watch": lambda *_: watch,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(transport, name, value)
+        monkeypatch.setattr(link, "torch", fake)
+        monkeypatch.setattr(transport.CopyEngine, "_meet", lambda self: None)
