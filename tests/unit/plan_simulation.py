@@ -8,6 +8,8 @@ from ring_attn_bench.plan import Layout, plan
 
 PLAIN = Abilities(frozenset({Form.FULL, Form.CAUSAL}))
 WINDOWS = Abilities(PLAIN.forms | {Form.WINDOW})
+GATHERS = Abilities(PLAIN.forms, gathers=True)
+BY_POSITION = Abilities(PLAIN.forms, gathers=True, positions=True)
 
 
 def sees(mask, rows, keys):
@@ -57,6 +59,12 @@ class Ring:
         parts = [self.own[f.owner][f.tokens.slice] for f in fetches]
         return self.own[rank] if index == 0 else np.concatenate([*parts, []]).astype(int)
 
+    def gathered(self, rank):
+        """The one launch over all keys; positions of the rank's rows, and of its pieces' areas."""
+        (found,) = [step.gathered for step in self.plans[rank].steps if step.gathered is not None]
+        own, landed = self.own[rank], self.landed(rank, 1)
+        return found, own, lambda piece: landed if piece else own
+
     def launches(self):
         """(rank, launch, positions of its rows, positions of its keys)."""
         for rank, one in enumerate(self.plans):
@@ -75,6 +83,8 @@ def accumulated(length, starts_at_zero, ranges, shares, firsts):
     return total
 
 
-def ring_of(name, world_size, tokens, mask, able, slots=2, grouping=None):
-    layout = Layout(PARTITIONS[name], world_size, tokens, mask.band, slots, grouping)
+def ring_of(name, world_size, tokens, mask, able, slots=2, grouping=None, *, one_launch=False):
+    if one_launch and world_size > 1:
+        grouping = (world_size - 1,)
+    layout = Layout(PARTITIONS[name], world_size, tokens, mask.band, slots, grouping, one_launch)
     return Ring(mask, layout, able)
