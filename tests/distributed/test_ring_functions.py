@@ -121,6 +121,7 @@ def with_options(ring: Ring, case: Case, options: RingOptions) -> dict[str, torc
         RingOptions(schedule="gather", slots="auto"),
         RingOptions(schedule="grouped", slots="auto"),
         RingOptions(schedule="steps", slots="auto"),
+        RingOptions(schedule="one_launch"),
     ],
     ids=str,
 )

@@ -120,6 +120,7 @@ FOUR = {
     "steps": (RingOptions(schedule="steps"), ("steps", 2, None)),
     "a gather": (RingOptions(schedule="gather"), ("gather", 2, (3,))),
     "a gather by its grouping": (RingOptions(grouping=(3,)), ("gather", 2, (3,))),
+    "one launch": (RingOptions(schedule="one_launch"), ("one_launch", 2, (3,))),
     "groups": (RingOptions(schedule="grouped"), ("grouped", 2, (1, 2))),
     "groups by their sizes": (RingOptions(grouping=(2, 1)), ("grouped", 2, (2, 1))),
     "one each": (RingOptions(grouping=None), ("steps", 2, None)),
@@ -139,7 +140,7 @@ def test_what_auto_takes_on_four_ranks(options, took):
     assert found.transport == options.transport
 
 
-@pytest.mark.parametrize("schedule", ["auto", "steps", "grouped", "gather"])
+@pytest.mark.parametrize("schedule", ["auto", "steps", "grouped", "gather", "one_launch"])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8, 64])
 def test_on_any_number_of_ranks_a_schedule_is_a_layout(schedule, world_size):
     for slots in (2, "auto"):
@@ -150,7 +151,7 @@ def test_on_any_number_of_ranks_a_schedule_is_a_layout(schedule, world_size):
         assert sorted(o for step in steps for o in step) == list(range(1, world_size))
         assert len(steps) == {
             "auto": world_size - 1, "steps": world_size - 1, "gather": int(world_size > 1),
-            "grouped": (world_size - 1).bit_length(),
+            "one_launch": int(world_size > 1), "grouped": (world_size - 1).bit_length(),
         }[schedule]  # fmt: skip
 
 
@@ -158,8 +159,13 @@ CONTRADICTIONS = [
     ({"schedule": "steps", "grouping": (3,)}, "one rank's keys a step, but grouping is (3,)"),
     ({"schedule": "gather", "grouping": (1, 2)}, "in one step, but grouping is (1, 2)"),
     ({"schedule": "gather", "grouping": None}, "in one step, but grouping is None"),
+    ({"schedule": "one_launch", "grouping": (1, 2)}, "in one launch, but grouping is (1, 2)"),
+    ({"schedule": "one_launch", "grouping": None}, "in one launch, but grouping is None"),
     ({"schedule": "grouped", "grouping": None}, "leave one of the two at 'auto'"),
-    ({"schedule": "ring"}, "unknown schedule 'ring'.*Known: auto, gather, grouped, steps"),
+    (
+        {"schedule": "ring"},
+        "unknown schedule 'ring'.*Known: auto, gather, grouped, one_launch, steps",
+    ),
     ({"slots": 1.5}, "slots is 1.5, but a ring needs at least 1; it is a number or 'auto'"),
     ({"slots": True}, "slots is True"),
     ({"grouping": [3]}, "grouping is [3]; it must be a tuple of positive numbers"),
