@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary, finalize
 
 import torch
@@ -22,6 +22,7 @@ from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.choose import transport_for
+from ring_attn_bench.ring.transports.played import Part
 
 if TYPE_CHECKING:
     from ring_attn_bench.ring.forward import Job
@@ -202,6 +203,14 @@ class RingContext:
     def begin(self, plan: Plan) -> Link:
         """This rank's end of the transport, for one pass."""
         return self._ring.transport.begin(plan)
+
+    def played(self, part: Part) -> Transport | None:
+        """A transport like this ring's, whose processes play ranks of a larger ring; a collective.
+
+        None where this one cannot be played.
+        """
+        play = getattr(self._ring.transport, "played", None)
+        return None if play is None else cast("Transport", play(part))
 
     def next_number(self) -> int:
         """Counts forward passes, on all ranks alike, so that backward passes can be told apart."""

@@ -15,6 +15,7 @@ from ring_attn_bench.positions import Range
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.memory import FreshMemory
+from ring_attn_bench.ring.transports.played import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +127,16 @@ class P2P(FreshMemory):
     Landing slots and inboxes are new in each pass too.
     """
 
-    def __init__(self, group: dist.ProcessGroup, options: RingOptions) -> None:
-        self._group = group
-        self._peers = dist.get_process_group_ranks(group)
+    def __init__(
+        self, group: dist.ProcessGroup, options: RingOptions, part: Part | None = None
+    ) -> None:
+        self._group, self._options = group, options
+        processes = dist.get_process_group_ranks(group)
+        self._peers = processes if part is None else [processes[at] for at in part.process_of]
+
+    def played(self, part: Part) -> P2P:
+        """The same between processes that play ranks of a larger ring, for their played plans."""
+        return P2P(self._group, self._options, part)
 
     @staticmethod
     def unsupported(group: dist.ProcessGroup) -> str | None:

@@ -28,18 +28,19 @@ class CopyEngineLink:
     take no multiprocessor: so a launch may itself wait for what `arriving` says.
     """
 
-    def __init__(self, transport: CopyEngine, plan: Plan, slot: int) -> None:
-        self._transport, self._plan, self._slot = transport, plan, slot
-        self._stream = torch.cuda.current_stream(transport.device)
+    def __init__(
+        self, transport: CopyEngine, plan: Plan, slot: int, stream: torch.cuda.Stream
+    ) -> None:
+        self._transport, self._plan, self._slot, self._stream = transport, plan, slot, stream
         self._landed: dict[int, torch.cuda.Event] = {}
         self._gifts: deque[int] = deque()
         self._partials: list[Tensor] = []
-        self._awaited = False
 
     def publish(self, keys: Tensor) -> None:
-        """Tells the readers that the keys are there, and makes the landing slots.
+        """Tells the others that the keys are there, and lets both streams wait for all of them.
 
-        keys (B * G, N, D + E): by heads.
+        From there on nothing is left but copies; and a copy needs nobody. keys (B * G, N, D + E):
+        by heads. Makes the landing slots.
         """
         plan, at, stream = self._plan, self._transport, self._stream.cuda_stream
         self._heads, _, unit = keys.shape
@@ -47,10 +48,9 @@ class CopyEngineLink:
         self._landing = keys.new_empty(plan.slots, self._heads * plan.landing_tokens * unit)
         self._groups = self._head_groups()
         self._programme = at.programme(plan, self._slot, self._groups)
-        at.forget(self._slot, stream)
+        self._programme.meet.enqueue(stream)
         at.pulls.wait_event(self._stream.record_event())
-        self._programme.publish.enqueue(stream)
-        self._programme.unread.enqueue(at.pulls.cuda_stream)
+        self._programme.nothing_read.enqueue(at.pulls.cuda_stream)
 
     def post(self, index: int) -> None:
         """Enqueues the step's pulls; a landing slot that was in use is waited for."""
@@ -78,7 +78,6 @@ class CopyEngineLink:
 
     def landed(self, index: int) -> Tensor:
         """The step's slot, when its pulls are done."""
-        self._await_owners()
         if index in self._landed:
             self._stream.wait_event(self._landed[index])
         return self._slot_of(index)
@@ -92,7 +91,6 @@ class CopyEngineLink:
         step, at = self._plan.steps[index], self._transport
         if at.shares_gpu or not step.fetches:
             return self.landed(index), None, 1
-        self._await_owners()
         return self._slot_of(index), at.words_of(self._slot), self._groups
 
     def give(self, index: int, partials: Tensor) -> None:
@@ -123,21 +121,16 @@ class CopyEngineLink:
                 yield send.tokens, self._transport.inbox_part(send.reader, send.tokens, like)
 
     def finish(self) -> None:
-        """Gives the inbox back, and lets the stream wait for what the others still do for it."""
-        at = self._transport
-        self._await_owners()
+        """Lets the stream wait for what still goes on for it, and gives the inbox back."""
+        at, stream = self._transport, self._stream
+        stream.wait_event(at.pulls.record_event())
         if self._partials:
-            self._programme.emptied.enqueue(self._stream.cuda_stream)
-            self._stream.wait_event(at.pushes.record_event())
+            self._programme.emptied.enqueue(stream.cuda_stream)
+            stream.wait_event(at.pushes.record_event())
             self._partials.clear()
-        self._stream.wait_event(at.pulls.record_event())
-        at.ended(self._plan, self._slot, self._groups, self._stream)
-
-    def _await_owners(self) -> None:
-        """Lets the stream wait until every owner has published: from there on only copies work."""
-        if not self._awaited:
-            self._awaited = True
-            self._programme.present.enqueue(self._stream.cuda_stream)
+        else:
+            self._programme.over.enqueue(stream.cuda_stream)
+        at.ended(self._plan, self._slot, self._groups, stream)
 
     def _slot_of(self, index: int) -> Tensor:
         tokens = self._plan.steps[index].landing_tokens

@@ -69,8 +69,6 @@ class Driver:
         self._copy.argtypes = [c_uint64, c_uint64, c_size_t, c_void_p]
         self._copy_lines = library.cuMemcpy2DAsync_v2
         self._copy_lines.argtypes = [c_void_p, c_void_p]
-        self._fill = library.cuMemsetD32Async
-        self._fill.argtypes = [c_uint64, c_uint, c_size_t, c_void_p]
         self._exchange = library.cuThreadExchangeStreamCaptureMode
         self._exchange.argtypes = [c_void_p]
         self._error_name = library.cuGetErrorName
@@ -99,10 +97,6 @@ class Driver:
             kind=_UNIFIED, address=to[0], pitch=to[1], width=size, height=lines,
         )  # fmt: skip
         self._check(self._copy_lines(ctypes.byref(whole), stream), "cuMemcpy2DAsync")
-
-    def clear(self, stream: int, address: int, words: int) -> None:
-        """Sets words of 32 bits to 0; a kernel, or something that takes as much."""
-        self._check(self._fill(address, 0, words, stream), "cuMemsetD32Async")
 
     def let_capture(self) -> None:
         """Lets this thread ask for events while another one captures a graph."""

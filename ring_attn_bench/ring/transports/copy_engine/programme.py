@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ring_attn_bench.plan import Fetch, Plan
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, Driver
 from ring_attn_bench.ring.transports.copy_engine.words import Words
+from ring_attn_bench.ring.transports.played import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,80 +23,81 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Programme:
-    """publish: tells the readers that the slot is written. unread: gives the turn back to ranks
-    that nothing is pulled from. present: waits for all owners. pulls, pushes: by step. taken: by
-    step, waits for gradients. emptied: gives the inbox's turn back.
+    """meet: tells all others that the slot is written, and waits for all of them. pulls, pushes: by
+    step; the last pull gives the others' slots back. nothing_read: does, where there is no pull.
+    taken: by step, waits for gradients. over: makes the words of landed pieces 0 again.
+    emptied: gives the inbox's turn back, as well.
     """
 
-    publish: Batch
-    unread: Batch
-    present: Batch
+    meet: Batch
     pulls: tuple[tuple[Move, ...], ...]
+    nothing_read: Batch
     pushes: tuple[tuple[Move, ...], ...]
     taken: tuple[Batch, ...]
+    over: Batch
     emptied: Batch
 
 
 def programme(
-    at: Driver, plan: Plan, slot: int, tables: Sequence[int], arrived: int, head_groups: int
-) -> Programme:
+    at: Driver, plan: Plan, slot: int, part: Part, tables: Sequence[int], arrived: int,
+    head_groups: int,
+) -> Programme:  # fmt: skip
     """tables: the addresses of all ranks' tables of words; arrived: of this rank's word of piece 0.
 
     The n-th fetch of the plan is piece n. head_groups: how many parts of its heads it is pulled in;
     all pieces' first parts come before their second ones.
     """
-    me, words = plan.rank, Words(plan.world_size)
+    me, words, called = plan.rank, Words(plan.world_size), part.called
     others = [rank for rank in range(plan.world_size) if rank != me]
     readers = _unique(send.reader for step in plan.steps for send in step.sends)
-    owners = _unique(fetch.owner for step in plan.steps for fetch in step.fetches)
+    fetches = sum(len(step.fetches) for step in plan.steps)
 
-    def batch(kind: Callable[[Batch, int], Batch], ranks: Sequence[int]) -> Batch:
-        made = Batch(at)
-        for rank in ranks:
-            kind(made, rank)
-        return made
+    def free(batch: Batch) -> Batch:
+        for rank in others:
+            batch.write(tables[rank] + words.free(slot, called[rank]))
+        return batch
 
-    def pull(fetch: Fetch, piece: int, group: int, first: bool, last: bool) -> Move:
+    def pull(fetch: Fetch, piece: int, group: int, _: bool, __: bool) -> Move:
         word = 1 + (piece - 1) * head_groups + group
-        before, after = Batch(at), Batch(at).write(arrived + 4 * word)
-        if first:
-            before.take(tables[me] + words.published(slot, fetch.owner))
-        if last:
-            after.write(tables[fetch.owner] + words.free(slot, me))
-        return Move(fetch, before, after, group)
+        after = Batch(at).write(arrived + 4 * word)
+        if piece == fetches and group == head_groups - 1:
+            free(after)
+        return Move(fetch, Batch(at), after, group)
 
     def push(fetch: Fetch, piece: int, group: int, first: bool, last: bool) -> Move:
         before, after = Batch(at), Batch(at)
         if first:
             before.take(tables[me] + words.room(fetch.owner))
         if last:
-            after.write(tables[fetch.owner] + words.given(me))
+            after.write(tables[fetch.owner] + words.given(called[fetch.owner]))
         return Move(fetch, before, after)
 
+    meet, over, emptied = Batch(at), Batch(at), Batch(at)
+    for rank in others:
+        meet.write(tables[rank] + words.present(slot, called[rank]))
+    for rank in others:
+        meet.take(tables[me] + words.present(slot, rank))
+    for word in range(1, 1 + fetches * head_groups):
+        over.write(arrived + 4 * word, 0)
+        emptied.write(arrived + 4 * word, 0)
+    for rank in readers:
+        emptied.write(tables[rank] + words.room(called[rank]))
     return Programme(
-        batch(
-            lambda b, r: b.write(tables[r] + words.published(slot, me)).write(
-                tables[r] + words.present(slot, me)
-            ),
-            readers,
-        ),
-        batch(
-            lambda b, r: b.write(tables[r] + words.free(slot, me)),
-            [rank for rank in others if rank not in owners],
-        ),
-        batch(lambda b, r: b.take(tables[me] + words.present(slot, r)), owners),
+        meet,
         _moves(plan, pull, head_groups),
+        Batch(at) if fetches else free(Batch(at)),
         _moves(plan, push, 1),
-        tuple(
-            batch(lambda b, r: b.take(tables[me] + words.given(r)), _readers_of(plan, index))
-            for index in range(len(plan.steps))
-        ),
-        batch(lambda b, r: b.write(tables[r] + words.room(me)), readers),
+        tuple(_taken(at, plan, index, tables[me], words) for index in range(len(plan.steps))),
+        over,
+        emptied,
     )
 
 
-def _readers_of(plan: Plan, index: int) -> list[int]:
-    return _unique(send.reader for send in plan.steps[index].sends)
+def _taken(at: Driver, plan: Plan, index: int, table: int, words: Words) -> Batch:
+    batch = Batch(at)
+    for reader in _unique(send.reader for send in plan.steps[index].sends):
+        batch.take(table + words.given(reader))
+    return batch
 
 
 def _moves(

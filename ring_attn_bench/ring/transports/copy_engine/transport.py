@@ -25,6 +25,7 @@ from ring_attn_bench.ring.transports.copy_engine.places import everyones, why_ap
 from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
 from ring_attn_bench.ring.transports.copy_engine.watch import Watch
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
+from ring_attn_bench.ring.transports.played import Part, own_part
 
 _ALIGNED = 512
 KEPT = 256
@@ -41,9 +42,17 @@ class CopyEngine:
     heads_first = True
     """Keys are packed by heads (`packing`), so that early heads can be pulled first."""
 
-    def __init__(self, group: dist.ProcessGroup, options: RingOptions) -> None:
-        self._group = group
-        self.rank, self._world = dist.get_rank(group), dist.get_world_size(group)
+    def __init__(
+        self, group: dist.ProcessGroup, options: RingOptions, part: Part | None = None
+    ) -> None:
+        self._group, self._options = group, options
+        self._part = own_part(dist.get_rank(group), dist.get_world_size(group))
+        # played: an owner's keys lie where no other's do, as if they came from another memory
+        self._regions = SLOTS
+        self._filled: torch.dtype | None = None
+        if part is not None:
+            self._part, self._regions = part, SLOTS + part.world_size
+        self._world = self._part.world_size
         self.device = torch.device("cuda", torch.cuda.current_device())
         found = driver()
         assert found is not None  # unsupported asked
@@ -59,6 +68,7 @@ class CopyEngine:
         self._table = Area(group, self.device, self._words.bytes)
         first = torch.tensor(self._words.first(), dtype=torch.int32).view(torch.uint8)
         self._table.memory[: len(first)].copy_(first)
+        self._tables = [self._table.addresses[place] for place in self._part.process_of]
         self._outgoing: Area | None = None
         self._inbox: Area | None = None
         self._outgrown: list[Area] = []
@@ -75,6 +85,14 @@ class CopyEngine:
         """Why these ranks cannot read each other's memory, or None; the same on all of them."""
         return why_apart(everyones(group))
 
+    def played(self, part: Part) -> CopyEngine:
+        """The same between processes that play ranks of a larger ring; a collective of them.
+
+        Each has a table of words, and parts of an inbox, for all ranks of that ring, and a place
+        in memory for every owner that it plays to its partner.
+        """
+        return CopyEngine(self._group, self._options, part)
+
     def reserve(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         """Makes room for keys (tokens, width) of every rank; a collective where there is none yet.
 
@@ -88,13 +106,15 @@ class CopyEngine:
                 "before."
             )
         size = _aligned(tokens * width * dtype.itemsize)
-        if self._outgoing is None or self._outgoing.size < SLOTS * size:
-            self._outgoing = self._grown(self._outgoing, SLOTS * size)
+        if self._outgoing is None or self._outgoing.size < self._regions * size:
+            self._outgoing, self._filled = self._grown(self._outgoing, self._regions * size), None
+        self._fill(self._outgoing.memory, dtype)
 
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """This rank's slot for the next pass, when the peers have read what was in it."""
-        stream = torch.cuda.current_stream(self.device)
-        if torch.cuda.is_current_stream_capturing():  # which begins when all else is done
+        self._stream = stream = torch.cuda.current_stream(self.device)
+        self._capturing = torch.cuda.is_current_stream_capturing()
+        if self._capturing:  # which begins when all else is done
             self._captured = True
         elif self._last != stream:
             if self._last is not None:
@@ -103,13 +123,13 @@ class CopyEngine:
         self._slot = (self._slot + 1) % SLOTS
         self._claims[self._slot].enqueue(stream.cuda_stream)
         assert self._outgoing is not None  # `reserve` came before
-        start = self._slot * (self._outgoing.size // SLOTS)
+        start = self._slot * (self._outgoing.size // self._regions)
         size = tokens * width * dtype.itemsize
         return self._outgoing.memory[start : start + size].view(dtype).view(tokens, width)
 
     def begin(self, plan: Plan) -> CopyEngineLink:
         """This rank's end of a pass."""
-        return CopyEngineLink(self, plan, self._slot)
+        return CopyEngineLink(self, plan, self._slot, self._stream)
 
     def programme(self, plan: Plan, slot: int, head_groups: int) -> Programme:
         """The plan's operations; kept, with the plan, which is told by its identity."""
@@ -117,14 +137,12 @@ class CopyEngine:
         if found is None:
             if len(self._programmes) >= KEPT:
                 self._programmes.clear()
-            tables, arrived = self._table.addresses, self._arrived_at[slot]
-            made = programme(self.driver, plan, slot, tables, arrived, head_groups)
+            made = programme(
+                self.driver, plan, slot, self._part, self._tables, self._arrived_at[slot],
+                head_groups,
+            )  # fmt: skip
             self._programmes[id(plan), slot, head_groups] = found = plan, made
         return found[1]
-
-    def forget(self, slot: int, stream: int) -> None:
-        """Makes the words of all pieces 0 again, on the stream of the launches."""
-        self.driver.clear(stream, self._arrived_at[slot] + 4, self._parts - 1)
 
     def words_of(self, slot: int) -> Tensor:
         """`tensors.Gathering.arrived`, and more of them."""
@@ -133,30 +151,35 @@ class CopyEngine:
     def outgoing_of(self, rank: int, slot: int) -> int:
         """The address of a rank's slot."""
         assert self._outgoing is not None
-        return self._outgoing.addresses[rank] + slot * (self._outgoing.size // SLOTS)
+        region = slot if self._regions == SLOTS else SLOTS + rank
+        start = region * (self._outgoing.size // self._regions)
+        return self._outgoing.addresses[self._part.process_of[rank]] + start
 
     def reserve_inbox(self, size: int) -> None:
         """Makes room for so many bytes from every peer; a collective where there is too little."""
-        size = _aligned(size)
-        if self._inbox is None or self._inbox.size < self._world * size:
-            self._inbox = self._grown(self._inbox, self._world * size)
+        size = (self._world - 1) * _aligned(size)
+        if self._inbox is None or self._inbox.size < size:
+            self._inbox = self._grown(self._inbox, size)
 
     def inbox_of(self, rank: int) -> int:
         """The address of this rank's part of a rank's inbox."""
         assert self._inbox is not None
-        return self._inbox.addresses[rank] + self.rank * (self._inbox.size // self._world)
+        called = self._part.called[rank]
+        owner = (called + rank - self._part.rank) % self._world
+        start = self._place_in_inbox(called, owner)
+        return self._inbox.addresses[self._part.process_of[rank]] + start
 
     def inbox_part(self, reader: int, tokens: Range, like: Tensor) -> Tensor:
         """What a reader has given for those tokens, (tokens, width) as `like` is."""
         assert self._inbox is not None
         row = like.shape[1] * like.element_size()
-        start = reader * (self._inbox.size // self._world) + tokens.start * row
+        start = self._place_in_inbox(reader, self._part.rank) + tokens.start * row
         part = self._inbox.memory[start : start + len(tokens) * row]
         return part.view(like.dtype).view(len(tokens), like.shape[1])
 
     def ended(self, plan: Plan, slot: int, head_groups: int, stream: torch.cuda.Stream) -> None:
         """A pass is enqueued to its end: from now on it is watched."""
-        if not torch.cuda.is_current_stream_capturing():
+        if not self._capturing:
             self._watch.follow(stream.record_event(), plan, slot, head_groups)
 
     @property
@@ -189,7 +212,7 @@ class CopyEngine:
                 )
             end = Batch(self.driver)
             for offset in range(0, self._words.bytes, 4):
-                end.write(self._table.addresses[self.rank] + offset)
+                end.write(self._tables[self._part.rank] + offset)
             end.enqueue(stream.cuda_stream)
         if missing:
             return f"the keys of rank {missing[0]}"
@@ -199,9 +222,20 @@ class CopyEngine:
     def _claim(self, slot: int) -> Batch:
         batch = Batch(self.driver)
         for rank in range(self._world):
-            if rank != self.rank:
-                batch.take(self._table.addresses[self.rank] + self._words.free(slot, rank))
+            if rank != self._part.rank:
+                batch.take(self._tables[self._part.rank] + self._words.free(slot, rank))
         return batch
+
+    def _place_in_inbox(self, reader: int, owner: int) -> int:
+        """Where a reader's part of an owner's inbox begins, in bytes: the owner itself has none."""
+        assert self._inbox is not None
+        return (reader - (reader > owner)) * (self._inbox.size // (self._world - 1))
+
+    def _fill(self, memory: Tensor, dtype: torch.dtype) -> None:
+        """Numbers as keys have them for what no pass packs: the keys of owners that are played."""
+        if self._regions > SLOTS and self._filled is not dtype:
+            self._filled = dtype
+            memory.view(dtype).normal_()
 
     def _grown(self, old: Area | None, size: int) -> Area:
         if torch.cuda.is_current_stream_capturing():

@@ -2,7 +2,8 @@
 
 A pass leaves its keys in one of two slots. Each word is one signal from one peer, 0 or 1: written
 by the peer, waited for and made 0 again by its owner, which is what lets a captured pass be
-replayed. Where both sides must take turns, a word of the other side gives the turn back.
+replayed. Both sides take turns: no word is written before it was taken, for two signals would be
+one, and the second wait for ever.
 """
 
 from __future__ import annotations
@@ -23,27 +24,23 @@ class Words:
     @property
     def bytes(self) -> int:
         """Of the table."""
-        return _BYTES * self.world_size * (3 * SLOTS + 2)
-
-    def published(self, slot: int, peer: int) -> int:
-        """The peer's keys are in its slot: for the stream that pulls them."""
-        return self._at(slot, peer)
+        return _BYTES * self.world_size * (2 * SLOTS + 2)
 
     def present(self, slot: int, peer: int) -> int:
-        """The same, for the stream that launches."""
-        return self._at(SLOTS + slot, peer)
+        """The peer is in the pass, and its keys are in its slot."""
+        return self._at(slot, peer)
 
     def free(self, slot: int, peer: int) -> int:
         """The peer has read all that it needs of this rank's slot; 1 to begin with."""
-        return self._at(2 * SLOTS + slot, peer)
+        return self._at(SLOTS + slot, peer)
 
     def given(self, peer: int) -> int:
         """The peer's gradients of this rank's keys are in its part of the inbox."""
-        return self._at(3 * SLOTS, peer)
+        return self._at(2 * SLOTS, peer)
 
     def room(self, peer: int) -> int:
         """The peer's inbox has room for this rank's gradients; 1 to begin with."""
-        return self._at(3 * SLOTS + 1, peer)
+        return self._at(2 * SLOTS + 1, peer)
 
     def first(self) -> list[int]:
         """The table as it begins."""
