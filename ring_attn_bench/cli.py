@@ -43,6 +43,16 @@ Suite = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the records and the report.")]
 Ranks = Annotated[int | None, typer.Option(min=1, help="Ranks of the ring; by the machine.")]
+AsRanks = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=2, help="Play a ring of so many ranks on fewer GPUs, in pairs; may be repeated."
+    ),
+]
+Playing = Annotated[
+    str | None,
+    typer.Option(help="The ranks played there: ends, first, last, or one a process, as 0+3."),
+]
 Backend = Annotated[
     list[str] | None,
     typer.Option(help="Only this backend, also if the suite does not name it; may be repeated."),
@@ -145,16 +155,22 @@ def bench(
     case: Case = "*",
     contestant: Contestant = "*",
     resume: Resume = False,
+    as_ranks: AsRanks = None,
+    playing: Playing = None,
 ) -> None:
     """Correctness, time and memory: records, tables, CSV and plots.
 
     By itself it runs each backend in worker processes of its own. Under torchrun it runs in the
     processes that torchrun started.
 
+    With --as-ranks, each of two GPUs does what one rank of a larger ring does, and plays all other
+    ranks to its partner: times are those of that ring, and errors of the same ring by loopback.
+
     Exit code 1 if anything is wrong, crashed or timed out, 2 for a mistake in the arguments or the
     suite, 3 if the machine lacks what was asked for by name.
     """
-    _run(suite, out, ranks, backend, case, contestant, timing=True, resume=resume)
+    larger = tuple(as_ranks or ()), playing
+    _run(suite, out, ranks, backend, case, contestant, larger, timing=True, resume=resume)
 
 
 @app.command(epilog="Example: ring-attn-bench report results/mine")
@@ -294,6 +310,7 @@ def _run(
     backend: list[str] | None,
     case: str,
     contestant: str,
+    larger: tuple[tuple[int, ...], str | None] = ((), None),
     *,
     timing: bool,
     resume: bool,
@@ -302,7 +319,7 @@ def _run(
     from ring_attn_bench.bench.run import Selection
 
     selection = Selection(case, contestant)
-    request = Request(suite, out, ranks, tuple(backend or ()), selection, timing, resume)
+    request = Request(suite, out, ranks, *larger, tuple(backend or ()), selection, timing, resume)
     console = Console(highlight=False)
     with _ended_by_a_person("--resume", report=True):
         folder = (in_place if under_torchrun() else isolated)(request, console)

@@ -16,9 +16,15 @@ from ring_attn_bench.bench.progress import Progress
 from ring_attn_bench.bench.record import Direction, Record, Status
 from ring_attn_bench.bench.record import read as records
 from ring_attn_bench.bench.run import Run, Selection, execute, execute_on, folder_for
-from ring_attn_bench.bench.setup import MachineLacks, Setup, setups
+from ring_attn_bench.bench.setup import (
+    MachineLacks,
+    Setup,
+    played_setup,
+    played_setups,
+    setups,
+)
 from ring_attn_bench.bench.suite import Entry, Suite, load
-from ring_attn_bench.errors import BackendUnavailable, SuiteError
+from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError
 from ring_attn_bench.progress import Interrupted, some_of
 
 
@@ -29,6 +35,9 @@ class Request:
     suite: str | None = None
     out: Path | None = None
     ranks: int | None = None
+    as_ranks: tuple[int, ...] = ()
+    """Of larger rings to play; none: the suite's."""
+    playing: str | None = None
     backends: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
     timing: bool = True
@@ -47,9 +56,30 @@ class Asked:
     added: tuple[str, ...]
     """Backends asked for that the suite does not name."""
 
+    def rings(self, gpus: int) -> tuple[Setup, ...]:
+        """What to run on a machine with so many GPUs; raises MachineLacks, InvalidArgument."""
+        wanted = self.request.ranks or self.suite.world_size
+        if self.as_ranks:
+            return played_setups(gpus, wanted, self.as_ranks, self.playing)
+        return setups(gpus, wanted)
+
+    @property
+    def as_ranks(self) -> tuple[int, ...]:
+        """Of the larger rings to play; none: the ring itself is run."""
+        return self.request.as_ranks or tuple(self.suite.as_ranks)
+
+    @property
+    def playing(self) -> str:
+        """Who plays whom in them."""
+        return self.request.playing or self.suite.playing
+
     def select(self, rings: tuple[Setup, ...]) -> tuple[Entry, ...]:
         """The entries to run; raises SuiteError if there are none."""
-        entries = [e for ring in rings for e in self.suite.entries(ring.world_size, ring.played)]
+        entries = [
+            entry
+            for ring in rings
+            for entry in self.suite.entries(ring.world_size, ring.played, ring.playing)
+        ]
         backends, selection = self.request.backends, self.request.selection
         if backends:
             entries = [e for e in entries if e.contestant.backend in backends]
@@ -96,7 +126,10 @@ def read(request: Request, *, gpu: bool | None = None) -> Asked:
         untimed = suite.timing.model_copy(update={"enabled": False})
         suite = suite.model_copy(update={"timing": untimed})
     added = tuple(name for name in request.backends if name not in suite.backends)
-    return Asked(request, suite.adding(added), argument, added)
+    asked = Asked(request, suite.adding(added), argument, added)
+    if request.playing and not asked.as_ranks:
+        raise InvalidArgument("--playing says who plays a larger ring; --as-ranks says how large.")
+    return asked
 
 
 def isolated(request: Request, console: Console) -> Path:
@@ -107,11 +140,14 @@ def isolated(request: Request, console: Console) -> Path:
     asked = read(request)
     ranks = request.ranks or asked.suite.world_size
     if request.suite and ranks:  # before seconds go into the machine, which says how to play them
-        asked.select((Setup(ranks, ranks, "real"), Setup(ranks, 1, "loopback")))
+        early: tuple[Setup, ...] = (Setup(ranks, ranks, "real"), Setup(ranks, 1, "loopback"))
+        if asked.as_ranks:
+            early = tuple(played_setup(x, ranks, asked.playing) for x in asked.as_ranks)
+        asked.select(early)
     environment, reasons = forecast.probe(_names(request))
     gpus = int(environment["gpu_count"] or 0)
     asked = read(request, gpu=gpus > 0)
-    rings = setups(gpus, request.ranks or asked.suite.world_size)
+    rings = asked.rings(gpus)
     entries = asked.select(rings)
     _require(request.backends)
     run = _run(asked, environment)
@@ -144,14 +180,19 @@ def in_place(request: Request, console: Console) -> Path | None:
     try:
         environment = env.describe()
         asked = read(request, gpu=bool(environment["gpu"]))
-        ring = Setup(world_size, processes, "real" if processes == world_size else "loopback")
-        entries = asked.select((ring,))
+        rings: tuple[Setup, ...]
+        if asked.as_ranks:
+            rings = tuple(played_setup(x, processes, asked.playing) for x in asked.as_ranks)
+        else:
+            played = "real" if processes == world_size else "loopback"
+            rings = (Setup(world_size, processes, played),)
+        entries = asked.select(rings)
         _require(request.backends)
         run = _run(asked, environment)
         with Progress(console) as progress:
             left = _left(run, entries, asked, progress)
             lines = [
-                _heading(asked.suite, environment, (ring,), left),
+                _heading(asked.suite, environment, rings, left),
                 "In place, under torchrun: not isolated, a crash ends the whole run.",
                 *forecast.sentences(left, _unavailable(left), environment),
             ]

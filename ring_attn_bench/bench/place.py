@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,7 @@ class Place:
     """One process of a worker group.
 
     processes: how many there are. ranks: the ring ranks that this one plays: its own,
-    or by loopback all of them.
+    or by loopback all of them, or that which it is told of a larger ring.
     """
 
     process: int
@@ -31,6 +32,14 @@ class Place:
         device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         ranks = tuple(range(world_size)) if processes == 1 else (process,)
         return cls(process, processes, device, ranks, world_size)
+
+    def playing(self, ranks: Sequence[int], world_size: int) -> Place:
+        """The same where processes play these ranks of a ring of that many."""
+        return replace(self, ranks=(ranks[self.process],), world_size=world_size)
+
+    def alone(self) -> Place:
+        """This process with all ranks of the ring, as if there were no other."""
+        return replace(self, processes=1, ranks=tuple(range(self.world_size)))
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all processes, in place."""

@@ -27,6 +27,11 @@ from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.timing import Call
 
+JUDGED_TOKENS = 65536
+"""Of the longest sequence that stands in for a played one, all of whose ranks one process plays."""
+ROUND = 128
+"""A multiple of it has every partition's number of chunks."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -36,10 +41,14 @@ class Prepared:
     contestant: Contestant
     place: Place
     backward: bool
+    stand_in: Prepared | None = None
+    """By loopback, what is judged in place of a played ring, whose results mean nothing."""
 
     @cached_property
     def shards(self) -> list[Inputs]:
         """The inputs of every rank that this process plays."""
+        if self.stand_in is not None:  # nobody needs those of the other ranks
+            return [self._of_length(self.request.case.seqlen_per_gpu)]
         whole = inputs.make(self.request.case, self.request.seed, self.place.device)
         return self._cut(whole)
 
@@ -60,6 +69,8 @@ class Prepared:
 
     def judge(self, check: Check, seed: int, *, alone: bool = True) -> dict[str, Accuracy]:
         """The accuracy of each direction; a collective over the group's processes."""
+        if self.stand_in is not None:
+            return self._judge_by(self.stand_in, check, seed, alone=alone)
         case, spec, place = self.request.case, self.request.contestant, self.place
         rows = accuracy.choose_rows(case, spec, place, check, seed)
         whole = inputs.make(case, seed, place.device)
@@ -78,6 +89,16 @@ class Prepared:
             for direction in self.request.directions
             if self.backward or direction is Direction.FORWARD
         }
+
+    def _judge_by(
+        self, other: Prepared, check: Check, seed: int, *, alone: bool
+    ) -> dict[str, Accuracy]:
+        """What its stand-in gets right, once it has shown that it comes to an end itself."""
+        self._results(self.shards)
+        self.forget()
+        length = {"seqlen_total": other.request.case.seqlen_total}
+        found = other.judge(check, seed, alone=alone)
+        return {name: accuracy.model_copy(update=length) for name, accuracy in found.items()}
 
     def repeats(self) -> bool:
         """Whether two runs on the same inputs give the same bits."""
@@ -103,7 +124,12 @@ class Prepared:
     @cached_property
     def one_gpu_length(self) -> int:
         """The sequence length at which one device has its share of the work."""
-        return flops.equal_work_length(self.request.case, self.place.processes)
+        return flops.equal_work_length(self.request.case, self._devices)
+
+    @property
+    def _devices(self) -> int:
+        """That share the work, or would in a ring that is played."""
+        return self.place.processes if self.stand_in is None else self.place.world_size
 
     def flops(self, direction: Direction) -> dict[str, float | int | None]:
         """The fields of `Speed` that say what the work is."""
@@ -112,7 +138,7 @@ class Prepared:
         one_gpu_area = flops.band(case).area(length, length)
         return {
             "useful_flops": flops.flops(case, direction, flops.area(case)),
-            "devices": self.place.processes,
+            "devices": self._devices,
             "one_gpu_flops": flops.flops(case, direction, one_gpu_area),
             **self._executed(direction),
         }
@@ -122,19 +148,22 @@ class Prepared:
         areas = self.contestant.areas
         if areas is None:
             return {"executed_flops": None, "imbalance": None}
-        most = torch.tensor([float(max(areas))], device=self.place.device)
-        total = torch.tensor([float(sum(areas))], dtype=torch.float64, device=self.place.device)
-        busiest = self.place.largest(most).item()
-        executed = round(self.place.sum(total).item())
+        place = self.place if self.stand_in is None else self.place.alone()
+        most = torch.tensor([float(max(areas))], device=place.device)
+        total = torch.tensor([float(sum(areas))], dtype=torch.float64, device=place.device)
+        busiest = place.largest(most).item()
+        executed = round(place.sum(total).item())
         return {
             "executed_flops": flops.flops(self.request.case, direction, executed),
-            "imbalance": busiest * self.place.world_size / executed,
+            "imbalance": busiest * place.world_size / executed,
         }
 
     @cached_property
     def _one_gpu_inputs(self) -> Inputs:
-        length = self.one_gpu_length
-        short = self.request.case.model_copy(update={"seqlen_total": length, "world_size": 1})
+        return self._of_length(self.one_gpu_length)
+
+    def _of_length(self, tokens: int) -> Inputs:
+        short = self.request.case.model_copy(update={"seqlen_total": tokens, "world_size": 1})
         return inputs.make(short, self.request.seed, self.place.device)
 
     def _cut(self, whole: Inputs) -> list[Inputs]:
@@ -188,9 +217,24 @@ def prepare(request: Prepare, place: Place, contexts: Contexts) -> Prepared:
     """The contestant, ready; raises Refused with a reason that covers every direction asked for."""
     backward = any(d is not Direction.FORWARD for d in request.directions)
     case, spec = request.case, request.contestant
+    if spec.playing:
+        place = place.playing(spec.playing, case.world_size)
     kind = peer_contestant if registry.is_peer(spec.backend) else ring_contestant
     contestant: Contestant = kind.make(case, spec, place, contexts.of(spec), backward=backward)
-    return Prepared(request, contestant, place, backward)
+    stand_in = prepare(by_loopback(request), place.alone(), contexts) if spec.playing else None
+    return Prepared(request, contestant, place, backward, stand_in)
+
+
+def by_loopback(request: Prepare) -> Prepare:
+    """The same ring on one process, of a length that fits one: the plans cut it the same way."""
+    case, spec = request.case, request.contestant
+    tokens = case.seqlen_per_gpu
+    if case.seqlen_total > JUDGED_TOKENS:
+        most = JUDGED_TOKENS // case.world_size
+        tokens = min(tokens, max(1, most // ROUND) * ROUND)
+    short = case.model_copy(update={"seqlen_total": tokens * case.world_size})
+    other = spec.model_copy(update={"played": "loopback", "playing": ()})
+    return request.model_copy(update={"case": short, "contestant": other})
 
 
 def _named(gradients: Gradients) -> accuracy.Results:

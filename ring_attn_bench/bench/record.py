@@ -151,6 +151,7 @@ class Contestant(Frozen):
     options: of our ring; None for a peer, which has its own ways.
     played: `real` is a process for each rank, `loopback` all ranks in one process, `twin` the
         same launches and nothing sent, `4on2` the traffic of 4 ranks on 2 GPUs.
+    playing: there, by process, the rank that it plays.
     """
 
     backend: str
@@ -158,6 +159,13 @@ class Contestant(Frozen):
     partition: str
     options: Options | None
     played: Annotated[str, Field(pattern=r"^(real|loopback|twin|\d+on\d+)$")] = "real"
+    playing: tuple[int, ...] = ()
+
+    @property
+    def played_on(self) -> int | None:
+        """How many processes play a larger ring; None where all ranks have their own, or share."""
+        _, on, processes = self.played.partition("on")
+        return int(processes) if on else None
 
     @property
     def transport(self) -> str:
@@ -165,7 +173,8 @@ class Contestant(Frozen):
         if self.played in ("loopback", "twin"):
             return self.played
         name = "own" if self.options is None else self.options.transport
-        return name if self.played == "real" else f"{name}-{self.played}"
+        ranks = f"-{'+'.join(map(str, self.playing))}" if self.playing else ""
+        return name if self.played == "real" else f"{name}-{self.played}{ranks}"
 
     @property
     def name(self) -> str:
@@ -210,6 +219,9 @@ class Accuracy(Frozen):
     """Query rows compared, of each batch entry and head."""
     tensors: dict[str, TensorError]
     """By result. One that the contestant does not give is not here: a peer may have no lse."""
+    seqlen_total: int | None = None
+    """Tokens of the loopback ring that was judged in place of a played one, whose results mean
+    nothing: all of the case's, or fewer. None where the contestant itself was judged."""
 
     @property
     def is_right(self) -> bool:
@@ -239,7 +251,8 @@ class Speed(Frozen):
     executed_flops: int | None = None
     """Of what was launched; None for a peer, who does not say."""
     devices: int
-    """GPUs (or CPU processes) that shared the work: 1 by loopback, whatever the world size is."""
+    """GPUs (or CPU processes) that shared the work: 1 by loopback, whatever the world size is, and
+    where a larger ring was played all that it would have."""
     imbalance: float | None = None
     """The busiest rank's work over the mean; None for a peer."""
     one_gpu_flops: int | None = None

@@ -24,6 +24,7 @@ from ring_attn_bench.ring.handshake import Signature, agree
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions, layout_of, resolved
+from ring_attn_bench.ring.transports.played import partner_of, played_part, played_plan
 from ring_attn_bench.ring.transports.twin import Twin
 from ring_attn_bench.tensors import Rows
 
@@ -34,12 +35,14 @@ class RingContestant:
 
     transport: what keys travel by; None by loopback. took: the options without `auto`.
     greet: what ranks do before a forward pass, as calls with a handshake do.
+    whole: of a larger ring that is played, the jobs of all its ranks.
     """
 
     jobs: tuple[Job, ...]
     transport: Transport | None
     took: RingOptions
     greet: Callable[[], object] | None = None
+    whole: tuple[Job, ...] = ()
 
     @property
     def kernel(self) -> Backend:
@@ -59,8 +62,8 @@ class RingContestant:
 
     @property
     def areas(self) -> list[int]:
-        """From the plans."""
-        return [job.plan.area for job in self.jobs]
+        """From the plans; where a larger ring is played, of all its ranks."""
+        return [job.plan.area for job in self.whole or self.jobs]
 
     def twin(self) -> RingContestant | None:
         """The same launches on keys from a local buffer; None where no keys travel."""
@@ -116,8 +119,9 @@ def make(
     problem = problem_of(case, place.device, backward=backward)
     tokens = get_partition(spec.partition).tokens_per_rank(case.seqlen_total, world_size)
     layout = layout_of(spec.partition, world_size, tokens, problem.mask, options)
+    ranks = range(world_size) if spec.playing else place.ranks
     try:
-        found = jobs(problem, layout, backend, score_of(case), options, place.ranks)
+        found = jobs(problem, layout, backend, score_of(case), options, ranks)
     except Unsupported as error:
         raise Refused(error.reason) from None
     took = resolved(options, world_size)
@@ -128,7 +132,14 @@ def make(
     if options.handshake:  # `None` is no here: the harness tells all ranks alike
         device = context.message_device(place.device)
         greet = partial(agree, context.group, device, Signature.of({}, {"case": case.name}))
-    return RingContestant(found, context, took, greet)
+    if not spec.playing:
+        return RingContestant(found, context, took, greet)
+    transport = context.played(played_part(place.process, spec.playing, world_size))
+    if transport is None:
+        raise Refused(f"transport {took.transport!r} cannot play ranks of a larger ring")
+    own, partner = (found[spec.playing[at]] for at in (place.process, partner_of(place.process)))
+    own = replace(own, plan=played_plan(own.plan, partner.plan))
+    return RingContestant((own,), transport, took, greet, found)
 
 
 class Contexts:
@@ -145,6 +156,11 @@ class Contexts:
         """
         if spec.played == "loopback":
             return None
+        if spec.playing and spec.options is None:
+            raise Refused(
+                f"somebody else's ring cannot be played on fewer processes than its "
+                f"{self._place.world_size} ranks: nobody knows what it sends; only ours can"
+            )
         options = spec.options or RingOptions()
         if options not in self._rings:
             try:

@@ -76,7 +76,10 @@ class Run:
 
     def _command(self, entry: Entry) -> str:
         words = ["ring-attn-bench", "bench", "--suite", self.suite_argument]
-        words += ["--ranks", str(entry.case.world_size)]
+        who, world_size = entry.contestant, str(entry.case.world_size)
+        words += ["--ranks", str(who.played_on or world_size)]
+        if who.playing:
+            words += ["--as-ranks", world_size, "--playing", "+".join(map(str, who.playing))]
         words += ["--case", entry.case.name, "--contestant", entry.contestant.name]
         if entry.contestant.backend in self.added:
             words += ["--backend", entry.contestant.backend]

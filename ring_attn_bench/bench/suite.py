@@ -205,6 +205,10 @@ class Suite(Frozen):
     seed: Annotated[int, _number(ge=0, lt=2**63)] = 0
     world_size: Positive | None = None
     """Ranks; None is by the machine: one for each GPU, 4 by loopback on one GPU, 2 on a CPU."""
+    as_ranks: list[Positive] = []
+    """Larger rings that are played instead, by their ranks: on two GPUs (or more, in pairs)."""
+    playing: str = "ends"
+    """Who plays whom there: a word of `setup.PLAYING`, or a rank for each process, as 0+3."""
     case_seconds: Seconds = 300.0
     """Time limit for one command to a worker group; what does not answer by then is killed."""
     timing: Timing = Timing()
@@ -239,17 +243,19 @@ class Suite(Frozen):
         grids = [grid.model_copy(update={"backends": [*grid.backends, *new]}) for grid in self.grid]
         return self.model_copy(update={"grid": grids})
 
-    def entries(self, world_size: int, played: str) -> tuple[Entry, ...]:
+    def entries(
+        self, world_size: int, played: str, playing: tuple[int, ...] = ()
+    ) -> tuple[Entry, ...]:
         """The suite on that many ranks, without repetitions.
 
-        played: as in `Contestant`. Raises SuiteError for what cannot be dealt to them.
+        played, playing: as in `Contestant`. Raises SuiteError for what cannot be dealt to them.
 
         Case by case, whichever grids its contestants are from: they are timed in turns.
         """
         cases: dict[str, dict[str, Entry]] = {}
         for place, grid in enumerate(self.grid):
             try:
-                for entry in _entries(grid, world_size, played):
+                for entry in _entries(grid, world_size, played, playing):
                     cases.setdefault(entry.case.name, {}).setdefault(entry.contestant.name, entry)
             except InvalidArgument as error:
                 where = f"suite {self.name!r}" if self._file is None else str(self._file)
@@ -257,7 +263,7 @@ class Suite(Frozen):
         return tuple(entry for found in cases.values() for entry in found.values())
 
 
-def _entries(grid: Grid, world_size: int, played: str) -> Iterator[Entry]:
+def _entries(grid: Grid, world_size: int, played: str, playing: tuple[int, ...]) -> Iterator[Entry]:
     shapes = product(
         grid.dtype, grid.causal, grid.window, grid.softcap, grid.deterministic,
         grid.heads, grid.head_dim, grid.batch, grid.seqlen_per_gpu,
@@ -285,6 +291,7 @@ def _entries(grid: Grid, world_size: int, played: str) -> Iterator[Entry]:
                 partition, options = "contiguous", RingOptions(transport=options.transport)
             layout_of(partition, world_size, tokens, mask, options)
             contestant = _contestant(backend, partition, options, played)
+            contestant = contestant.model_copy(update={"playing": playing})
             yield Entry(case=case, contestant=contestant, directions=tuple(grid.directions))
 
 

@@ -100,6 +100,11 @@ class Row(Frozen):
         description="`real`: a process for each rank; `loopback`: all in one; `twin`: nothing "
         "sent; `4on2`: the traffic of 4 ranks on 2 GPUs",
     )
+    played_on: int | None = _column(
+        description="GPUs, or CPU processes, that played a larger ring: its results were judged "
+        "by loopback"
+    )
+    playing: str | None = _column(description="there, the rank that each of them played: `0+3`")
     took: str | None = _column(description="what options that are `auto` took")
     samples: int | None = _column(description="timed iterations")
     stop: str | None = _column(description="why sampling ended")
@@ -121,10 +126,14 @@ class Row(Frozen):
         description="the busiest rank's work over the mean; empty for a peer"
     )
     devices: int | None = _column(
-        description="GPUs, or CPU processes, that shared the work; 1 by loopback"
+        description="GPUs, or CPU processes, that shared the work; 1 by loopback, and where a "
+        "larger ring was played as many as it has ranks"
     )
     ratios: dict[str, Ratios]
     oracle: str | None = _column(description="`full`, or `sampled` query rows")
+    judged_tokens: int | None = _column(
+        description="tokens of the loopback ring that was judged in place of a played one"
+    )
     oracle_rows: int | None = _column(
         description="query rows compared, of each batch entry and head"
     )

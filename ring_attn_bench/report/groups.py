@@ -21,6 +21,7 @@ class Shape:
     """What rows must share to be drawn together: all of a case but length, mask and direction."""
 
     world_size: int
+    played_on: int | None
     batch: int
     heads_q: int
     heads_kv: int
@@ -34,8 +35,8 @@ class Shape:
     def of(cls, row: Row) -> Shape:
         """The row's."""
         return cls(
-            row.world_size, row.batch, row.heads_q, row.heads_kv, row.head_dim, row.dtype,
-            (row.window_left, row.window_right), row.softcap, row.deterministic,
+            row.world_size, row.played_on, row.batch, row.heads_q, row.heads_kv, row.head_dim,
+            row.dtype, (row.window_left, row.window_right), row.softcap, row.deterministic,
         )  # fmt: skip
 
     @property
@@ -59,7 +60,8 @@ class Shape:
     def slug(self) -> str:
         """For file names: w4_b1_h32-8_d128_bfloat16."""
         heads = f"h{self.heads_q}-{self.heads_kv}_d{self.head_dim}"
-        parts = (f"w{self.world_size}", f"b{self.batch}", heads, self.dtype, *self.extras)
+        size = f"w{self.world_size}" + (f"on{self.played_on}" if self.played_on else "")
+        parts = (size, f"b{self.batch}", heads, self.dtype, *self.extras)
         return "_".join(parts).replace(" ", "")
 
 
@@ -135,4 +137,7 @@ def label(row: Row, names: Sequence[str]) -> str:
 def _place(row: Row) -> str:
     if row.transport == "loopback":
         return f"{plural(row.world_size, 'rank')} in one process on {row.gpu or 'a CPU'}"
+    if row.played_on is not None:
+        where = f"{row.played_on} x {row.gpu}" if row.gpu else f"{row.played_on} CPU processes"
+        return f"W = {row.world_size} played on {where}"
     return f"{row.world_size} x {row.gpu}" if row.gpu else plural(row.world_size, "CPU rank")

@@ -30,6 +30,10 @@ _HOW = """\
   in the same precision on the same inputs, and a few units in the last place. **x PyTorch** is the
   ratio of rmse to plain PyTorch's, **x 1 GPU** to the same kernel's without a ring, **of bound**
   the share of the allowed error that is used, of max_abs or rmse the worse.
+- **W = 4 played on 2**: each of two GPUs does what one rank of a ring of 4 does, and gets from the
+  other what the other ranks would send it, in the same steps. The time is of that; the numbers mean
+  nothing, and what was judged is the same ring by loopback, all of its ranks on one GPU (of
+  `judged_tokens`). TFLOP/s, % of 1 GPU and % of twin are those of a GPU of the larger ring.
 - A wrong row has no speed, and neither has an interpreted kernel. `unsupported` and `oom` are
   answers, not failures. An empty cell is a figure that does not apply."""
 

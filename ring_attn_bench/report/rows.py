@@ -92,6 +92,8 @@ def _contestant(contestant: Contestant) -> dict[str, Any]:
         "partition": contestant.partition,
         "transport": contestant.transport,
         "played": contestant.played,
+        "played_on": contestant.played_on,
+        "playing": "+".join(map(str, contestant.playing)) or None,
         "options": {name: None if own is None else texts(own)[name] for name in OPTIONS},
     }
 
@@ -158,6 +160,7 @@ def _accuracy(accuracy: Accuracy | None, direction: Direction) -> dict[str, Any]
         "errors": {name: _errors(found.get(name)) for name in TENSORS},
         "ratios": {name: _ratios(found.get(name)) for name in TENSORS},
         "oracle": accuracy.oracle if accuracy else None,
+        "judged_tokens": accuracy.seqlen_total if accuracy else None,
         "oracle_rows": accuracy.oracle_rows if accuracy else None,
         "not_given": " ".join(absent) or None,
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, finalize
 
 import torch
@@ -108,6 +108,7 @@ class RingContext:
         self._passes = 0
         self._end: Callable[[], object] = _nothing
         self.calls: Remembered[tuple[Job, Signature]] = Remembered()
+        self._parts: dict[Part, Transport] = {}
 
     def _make(self) -> _Made:
         made = _make(self._wanted)
@@ -125,7 +126,7 @@ class RingContext:
         """
         self._closed = True
         self._made = None
-        self.calls = Remembered()
+        self.calls, self._parts = Remembered(), {}
         self._end()
 
     def __enter__(self) -> RingContext:
@@ -210,7 +211,9 @@ class RingContext:
         None where this one cannot be played.
         """
         play = getattr(self._ring.transport, "played", None)
-        return None if play is None else cast("Transport", play(part))
+        if play is not None and part not in self._parts:
+            self._parts[part] = play(part)
+        return self._parts.get(part)
 
     def next_number(self) -> int:
         """Counts forward passes, on all ranks alike, so that backward passes can be told apart."""

@@ -148,6 +148,16 @@ def test_how_a_ring_was_played_is_in_its_name(make_contestant, played, name):
     assert make_contestant(played=played).name == name
 
 
+def test_a_larger_ring_says_who_was_played_on_how_many(make_contestant):
+    who = make_contestant(played="16on2", playing=(0, 15))
+
+    assert who.name == "triton/zigzag/p2p-16on2-0+15"
+    assert who.played_on == 2
+    assert [make_contestant(played=word).played_on for word in ("real", "loopback", "twin")] == (
+        [None] * 3
+    )
+
+
 def test_a_wrong_result_carries_no_speed(sweep_records):
     right = next(r for r in sweep_records if r.speed is not None)
 

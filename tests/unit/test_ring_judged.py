@@ -5,7 +5,7 @@ import torch
 
 from ring_attn_bench.bench.messages import Prepare
 from ring_attn_bench.bench.place import Place
-from ring_attn_bench.bench.prepared import prepare
+from ring_attn_bench.bench.prepared import by_loopback, prepare
 from ring_attn_bench.bench.record import Case, Contestant, Direction
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
@@ -61,3 +61,23 @@ def test_a_sample_of_rows_finds_a_sound_ring_right(partition):
     found = judged("aten", "float32", partition, check=Check(full_up_to=64, sampled_rows=40))
     assert found.is_right, found
     assert (found.oracle, found.oracle_rows) == ("sampled", 40)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "world_size", "judged"),
+    [(2048, 4, 2048), (16384, 4, 16384), (65536, 4, 16384), (65536, 16, 4096), (65536, 5, 13056)],
+)
+def test_what_stands_in_for_a_played_ring_is_the_same_at_a_length_that_fits_one_process(
+    tokens, world_size, judged
+):
+    case = Case(batch=1, seqlen_total=tokens * world_size, world_size=world_size, heads_q=4,
+                heads_kv=2, head_dim=32, dtype="float32", causal=True)  # fmt: skip
+    spec = Contestant(
+        backend="aten", partition="zigzag", options=RingOptions(), played=f"{world_size}on2",
+        playing=(0, world_size - 1),
+    )  # fmt: skip
+    found = by_loopback(Prepare(case=case, contestant=spec, directions=(), seed=0))
+
+    assert found.case.seqlen_per_gpu == judged
+    assert found.case.world_size == world_size
+    assert (found.contestant.played, found.contestant.options) == ("loopback", spec.options)

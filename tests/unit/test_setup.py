@@ -2,7 +2,8 @@
 
 import pytest
 
-from ring_attn_bench.bench.setup import MachineLacks, Setup, setups
+from ring_attn_bench.bench.setup import MachineLacks, Setup, played_setups, setups
+from ring_attn_bench.errors import InvalidArgument
 
 
 def test_without_a_gpu_two_ranks_run_on_the_cpu():
@@ -26,3 +27,34 @@ def test_the_ranks_that_are_wanted_are_run():
 def test_more_ranks_than_gpus_is_what_the_machine_lacks():
     with pytest.raises(MachineLacks, match="8 ranks were asked for, and this machine has 4 GPUs"):
         setups(4, 8)
+
+
+def test_a_larger_ring_is_played_by_pairs_from_its_ends():
+    assert played_setups(2, None, [4, 16, 4], "ends") == (
+        Setup(4, 2, "4on2", (0, 3)),
+        Setup(16, 2, "16on2", (0, 15)),
+    )
+    assert played_setups(4, None, [8], "ends") == (Setup(8, 4, "8on4", (0, 7, 1, 6)),)
+    assert played_setups(8, 2, [16], "last") == (Setup(16, 2, "16on2", (15, 15)),)
+
+
+def test_without_a_gpu_two_processes_play():
+    assert played_setups(0, None, [4], "first") == (Setup(4, 2, "4on2", (0, 0)),)
+    assert played_setups(0, None, [4], "1+2") == (Setup(4, 2, "4on2", (1, 2)),)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "wanted", "size", "playing", "sentence"),
+    [
+        (1, None, 4, "ends", "a larger ring is played by 2 GPUs here, and this machine has 1"),
+        (2, 4, 8, "ends", "a larger ring is played by 4 GPUs here, and this machine has 2"),
+        (8, 3, 8, "ends", "3 processes cannot play a larger ring, because they do so in pairs"),
+        (4, 4, 4, "ends", "a ring of 4 ranks need not be played on 4 processes"),
+        (2, None, 4, "middle", "playing is 'middle'; it must be ends, first, last, or a rank of 0"),
+        (2, None, 4, "0", "for each of the 2 processes, as 0[+]3"),
+        (2, None, 4, "0+4", "a rank of 0 to 3"),
+    ],
+)
+def test_what_cannot_be_played_is_a_sentence(gpus, wanted, size, playing, sentence):
+    with pytest.raises((MachineLacks, InvalidArgument), match=sentence):
+        played_setups(gpus, wanted, [size], playing)
