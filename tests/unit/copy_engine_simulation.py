@@ -103,8 +103,9 @@ class Driver:
         for at in range(0, size, ROW):
             stream.add("copy", lambda _, at=at: ctypes.memmove(to + at, source + at, ROW) and None)
 
-    def clear(self, stream: Stream, address: int, words: int) -> None:
-        stream.add("clear words", lambda _: ctypes.memset(address, 0, 4 * words) and None)
+    def copy_lines(self, stream: Stream, to, source, size: int, lines: int) -> None:
+        for line in range(lines):
+            self.copy(stream, to[0] + line * to[1], source[0] + line * source[1], size)
 
 
 class Area:
@@ -139,7 +140,8 @@ class Rank:
         at, stream, passes = self.transport, self.streams[0], len(self.world.passes)
         sends, none = any(step.sends for step in plan.steps), torch.device("cpu")
         at.reserve(plan.tokens, 1, torch.int64, none)
-        keys = at.outgoing(plan.tokens if sends else 0, 1, torch.int64, none)
+        packed = at.outgoing(plan.tokens if sends else 0, 1, torch.int64, none)
+        keys = packed.view(len(packed), 1)
 
         def tag(of: int, token: int, turn: int, reader: int = 0) -> int:
             return (((turn * passes + index + 1) * 16 + of) * 16 + reader) * 4096 + token
@@ -187,18 +189,18 @@ class Rank:
 
         fill(keys, 0, self.number)
         link = at.begin(plan)
-        link.publish(keys)
+        link.publish(keys[None])
         gathers = any(step.gathered for step in plan.steps)
         for step_index, step in enumerate(plan.steps):
             post_due(plan, link, step_index)
             if step.gathered is not None:
-                landed, words = link.arriving(step_index)
-                launch(step, landed, words)
+                landed, words, _ = link.arriving(step_index)
+                launch(step, landed[0], words)
                 if backward:
                     give(step_index)
-                    launch(step, landed)
+                    launch(step, landed[0])
             elif not gathers:
-                launch(step, link.landed(step_index) if step_index else None)
+                launch(step, link.landed(step_index)[0] if step_index else None)
                 if backward and step_index:
                     add_received(plan.slots - 1)
                     give(step_index)
@@ -212,7 +214,8 @@ class Rank:
         """By whose part of the inbox it lies in."""
         inbox = self.transport._inbox
         offset = partial.data_ptr() - inbox.memory.data_ptr()
-        return offset // (inbox.size // plan.world_size)
+        place = offset // (inbox.size // (plan.world_size - 1))
+        return place + (place >= self.number)
 
     def again(self) -> None:
         """Begins the next round, if this one is over and there is one: as a graph is replayed."""
@@ -259,7 +262,7 @@ class World:
         """A rank's `transport.released` of a pass, while it waits."""
         self.is_given_up, self._at = True, rank.number
         slot = rank.links[pass_]._slot
-        return rank.transport.released(self.passes[pass_][0][rank.number], slot)
+        return rank.transport.released(self.passes[pass_][0][rank.number], slot, 1)
 
     def run(self, random: Random, changes: int = 6) -> None:
         """Every stream to its end, the one of highest priority first; some change at times.

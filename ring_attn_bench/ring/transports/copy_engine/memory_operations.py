@@ -127,9 +127,10 @@ class Batch:
         self._listed: list[tuple[int, int, int]] = []
         self._laid_out: list[ctypes.Array[_Operation]] = []
 
-    def take(self, address: int) -> Batch:
-        """Waits until the word is 1, and makes it 0."""
-        self._listed += [(_WAIT, address, 1), (_WRITE, address, 0)]
+    def take(self, *addresses: int) -> Batch:
+        """Waits until all of the words are 1, and then makes them 0."""
+        self._listed += [(_WAIT, address, 1) for address in addresses]
+        self._listed += [(_WRITE, address, 0) for address in addresses]
         return self
 
     def write(self, address: int, value: int = 1) -> Batch:

@@ -75,8 +75,7 @@ def programme(
     meet, over, emptied = Batch(at), Batch(at), Batch(at)
     for rank in others:
         meet.write(tables[rank] + words.present(slot, called[rank]))
-    for rank in others:
-        meet.take(tables[me] + words.present(slot, rank))
+    meet.take(*(tables[me] + words.present(slot, rank) for rank in others))
     for word in range(1, 1 + fetches * head_groups):
         over.write(arrived + 4 * word, 0)
         emptied.write(arrived + 4 * word, 0)
@@ -94,10 +93,8 @@ def programme(
 
 
 def _taken(at: Driver, plan: Plan, index: int, table: int, words: Words) -> Batch:
-    batch = Batch(at)
-    for reader in _unique(send.reader for send in plan.steps[index].sends):
-        batch.take(table + words.given(reader))
-    return batch
+    readers = _unique(send.reader for send in plan.steps[index].sends)
+    return Batch(at).take(*(table + words.given(reader) for reader in readers))
 
 
 def _moves(

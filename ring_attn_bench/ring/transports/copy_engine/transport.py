@@ -21,6 +21,7 @@ from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.copy_engine.areas import Area
 from ring_attn_bench.ring.transports.copy_engine.link import MOST_HEAD_GROUPS, CopyEngineLink
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, Driver, driver
+from ring_attn_bench.ring.transports.copy_engine.missing import awaited
 from ring_attn_bench.ring.transports.copy_engine.places import everyones, why_apart
 from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
 from ring_attn_bench.ring.transports.copy_engine.watch import Watch
@@ -68,7 +69,7 @@ class CopyEngine:
         self._table = Area(group, self.device, self._words.bytes)
         first = torch.tensor(self._words.first(), dtype=torch.int32).view(torch.uint8)
         self._table.memory[: len(first)].copy_(first)
-        self._tables = [self._table.addresses[place] for place in self._part.process_of]
+        self._own_table = self._table.memory.data_ptr()
         self._outgoing: Area | None = None
         self._inbox: Area | None = None
         self._outgrown: list[Area] = []
@@ -138,8 +139,9 @@ class CopyEngine:
             if len(self._programmes) >= KEPT:
                 self._programmes.clear()
             made = programme(
-                self.driver, plan, slot, self._part, self._tables, self._arrived_at[slot],
-                head_groups,
+                self.driver, plan, slot, self._part,
+                [self._table.addresses[place] for place in self._part.process_of],
+                self._arrived_at[slot], head_groups,
             )  # fmt: skip
             self._programmes[id(plan), slot, head_groups] = found = plan, made
         return found[1]
@@ -199,32 +201,22 @@ class CopyEngine:
         """
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
-            landed = self._arrived[slot].to("cpu", non_blocking=False).tolist()
-            fetches = [fetch for step in plan.steps for fetch in step.fetches]
-            missing = [
-                fetch.owner
-                for number, fetch in enumerate(fetches)
-                if not all(landed[1 + number * head_groups :][:head_groups])
-            ]
-            for address in range(SLOTS):
-                Batch(self.driver).write(self._arrived[address].data_ptr()).enqueue(
-                    stream.cuda_stream
-                )
+            parts = head_groups * sum(len(step.fetches) for step in plan.steps)
+            landed = all(self._arrived[slot].to("cpu").tolist()[1 : 1 + parts])
+            table = self._table.memory[: self._words.bytes].view(torch.int32).to("cpu").tolist()
             end = Batch(self.driver)
+            for address in self._arrived_at:
+                end.write(address)
             for offset in range(0, self._words.bytes, 4):
-                end.write(self._tables[self._part.rank] + offset)
+                end.write(self._own_table + offset)
             end.enqueue(stream.cuda_stream)
-        if missing:
-            return f"the keys of rank {missing[0]}"
-        readers = sorted({send.reader for step in plan.steps for send in step.sends})
-        return f"gradients from ranks {readers}, or for them to read its keys"
+        return awaited(plan, slot, table, landed=landed)
 
     def _claim(self, slot: int) -> Batch:
-        batch = Batch(self.driver)
-        for rank in range(self._world):
-            if rank != self._part.rank:
-                batch.take(self._tables[self._part.rank] + self._words.free(slot, rank))
-        return batch
+        others = (rank for rank in range(self._world) if rank != self._part.rank)
+        return Batch(self.driver).take(
+            *(self._own_table + self._words.free(slot, rank) for rank in others)
+        )
 
     def _place_in_inbox(self, reader: int, owner: int) -> int:
         """Where a reader's part of an owner's inbox begins, in bytes: the owner itself has none."""
