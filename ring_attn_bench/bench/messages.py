@@ -43,7 +43,7 @@ class Judge(Frozen):
 
 
 class Measure(Frozen):
-    """Run it once and answer the peak memory beyond the inputs, and what the work is."""
+    """Run it and answer a call's peak memory beyond the inputs, what is kept, what the work is."""
 
     do: Literal["measure"] = "measure"
     direction: Direction

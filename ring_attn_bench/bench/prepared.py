@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -26,6 +26,7 @@ from ring_attn_bench.bench.record import Accuracy, Direction
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.timing import Call
+from ring_attn_bench.ring.context import RingContext
 
 JUDGED_TOKENS = 65536
 """Of the longest sequence that stands in for a played one, all of whose ranks one process plays."""
@@ -131,6 +132,12 @@ class Prepared:
         """That share the work, or would in a ring that is played."""
         return self.place.processes if self.stand_in is None else self.place.world_size
 
+    def with_context(self, context: RingContext | None) -> Prepared:
+        """The same contestant made anew, on the same inputs, over a context of its own."""
+        made = replace(self, contestant=_contestant(self.request, self.place, context))
+        vars(made)["shards"] = self.shards
+        return made
+
     def flops(self, direction: Direction) -> dict[str, float | int | None]:
         """The fields of `Speed` that say what the work is."""
         case = self.request.case
@@ -215,14 +222,24 @@ class Prepared:
 
 def prepare(request: Prepare, place: Place, contexts: Contexts) -> Prepared:
     """The contestant, ready; raises Refused with a reason that covers every direction asked for."""
-    backward = any(d is not Direction.FORWARD for d in request.directions)
+    contestant = _contestant(request, place, contexts.of(request.contestant))
+    stand_in = None
+    if request.contestant.playing:
+        stand_in = prepare(by_loopback(request), place.alone(), contexts)
+    return Prepared(request, contestant, place, _backward(request), stand_in)
+
+
+def _contestant(request: Prepare, place: Place, context: RingContext | None) -> Contestant:
     case, spec = request.case, request.contestant
     if spec.playing:
         place = place.playing(spec.playing, case.world_size)
     kind = peer_contestant if registry.is_peer(spec.backend) else ring_contestant
-    contestant: Contestant = kind.make(case, spec, place, contexts.of(spec), backward=backward)
-    stand_in = prepare(by_loopback(request), place.alone(), contexts) if spec.playing else None
-    return Prepared(request, contestant, place, backward, stand_in)
+    made: Contestant = kind.make(case, spec, place, context, backward=_backward(request))
+    return made
+
+
+def _backward(request: Prepare) -> bool:
+    return any(d is not Direction.FORWARD for d in request.directions)
 
 
 def by_loopback(request: Prepare) -> Prepare:

@@ -260,9 +260,12 @@ class Speed(Frozen):
 
 
 class Memory(Frozen):
-    """Peak bytes beyond the inputs during a call, for each rank."""
+    """Bytes of a device beyond the inputs, for each rank."""
 
     peak_extra_bytes: list[int]
+    """The most that a call takes of torch's allocator, results included."""
+    kept_bytes: list[int] | None = None
+    """What stays between calls: communicator, memory that peers reach; None where not measured."""
 
 
 class Record(Frozen):

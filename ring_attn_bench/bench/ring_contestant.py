@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -163,8 +164,22 @@ class Contexts:
             )
         options = spec.options or RingOptions()
         if options not in self._rings:
-            try:
-                self._rings[options] = RingContext(options=options)
-            except (TransportUnavailable, Unsupported) as error:
-                raise Refused(f"transport {options.transport!r}: {error.reason}") from None
+            self._rings[options] = _context(options)
         return self._rings[options]
+
+
+@contextmanager
+def new_context(spec: Contestant) -> Iterator[RingContext | None]:
+    """A context for this contestant alone, as `Contexts.of` has it, closed at the end."""
+    if spec.played == "loopback":
+        yield None
+        return
+    with _context(spec.options or RingOptions()) as context:
+        yield context
+
+
+def _context(options: RingOptions) -> RingContext:
+    try:
+        return RingContext(options=options)
+    except (TransportUnavailable, Unsupported) as error:
+        raise Refused(f"transport {options.transport!r}: {error.reason}") from None

@@ -68,12 +68,10 @@ class Session:
         return accuracy, all(bool(answer["repeats"]) for answer in answers)
 
     def measure(self, direction: Direction) -> tuple[Memory | None, Answer]:
-        """Peak memory (None on a CPU), and the fields of `Speed` that say what the work is."""
+        """Memory (None on a CPU), and the fields of `Speed` that say what the work is."""
         answers = self._ask(Measure(direction=direction))
-        peaks = [answer.pop("peak_extra_bytes") for answer in answers]
-        memory = None
-        if all(peak is not None for peak in peaks):
-            memory = Memory(peak_extra_bytes=cast(list[int], peaks))
+        peaks, kept = (_of_all(answers, name) for name in ("peak_extra_bytes", "kept_bytes"))
+        memory = None if peaks is None else Memory(peak_extra_bytes=peaks, kept_bytes=kept)
         return memory, answers[0]
 
     def sample(
@@ -121,3 +119,9 @@ class Session:
         self.version = str(answer["version"])
         self.interpreted = bool(answer["interpreted"])
         self.took = answer["took"]
+
+
+def _of_all(answers: list[Answer], name: str) -> list[int] | None:
+    """What each process measured, taken out of its answer; None if one could not."""
+    found = [answer.pop(name) for answer in answers]
+    return None if None in found else cast(list[int], found)

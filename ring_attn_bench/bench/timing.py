@@ -56,18 +56,3 @@ class Timer:
         start = time.perf_counter()
         call()
         return (time.perf_counter() - start) * 1e3
-
-
-def peak_extra_bytes(call: Call, place: Place) -> int | None:
-    """The most device memory that a call holds beyond what was held before it; None on a CPU."""
-    if place.device.type != "cuda":
-        return None
-    call()  # so that what is allocated once and kept does not count
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    result = call()
-    torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated()
-    del result
-    return peak - before

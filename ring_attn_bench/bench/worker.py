@@ -7,6 +7,7 @@ from dataclasses import asdict
 import torch
 
 from ring_attn_bench.bench.contestant import Refused
+from ring_attn_bench.bench.memory import kept_bytes, peak_extra_bytes
 from ring_attn_bench.bench.messages import (
     Envelope,
     Judge,
@@ -21,7 +22,7 @@ from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.prepared import Prepared, prepare
 from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.bench.ring_contestant import Contexts
-from ring_attn_bench.bench.timing import Call, Timer, peak_extra_bytes
+from ring_attn_bench.bench.timing import Call, Timer
 
 Answer = dict[str, object]
 
@@ -82,10 +83,14 @@ class Worker:
         return {"accuracy": accuracy, "repeats": repeats}
 
     def _measure(self, about: str, command: Measure) -> Answer:
+        prepared = self._prepared[about]
         call = self._call(about, command.direction, Subject.RING)
         assert call is not None  # every contestant has itself
-        memory = peak_extra_bytes(call, self._place)
-        return {"peak_extra_bytes": memory, **self._prepared[about].flops(command.direction)}
+        return {
+            "peak_extra_bytes": peak_extra_bytes(call, self._place),
+            "kept_bytes": kept_bytes(prepared, command.direction),
+            **prepared.flops(command.direction),
+        }
 
     def _call(self, about: str, direction: Direction, subject: Subject) -> Call | None:
         key = (about, direction, subject)

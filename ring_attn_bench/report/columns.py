@@ -84,7 +84,12 @@ class Row(Frozen):
     tflops_per_gpu: float | None = _column(description="useful FLOPs / devices / latency / 1e12")
     tokens_per_s: float | None = _column(description="batch x seqlen_total / latency")
     peak_extra_mib: float | None = _column(
-        description="peak GPU memory beyond the inputs during a call, largest over ranks"
+        description="peak of torch's allocator beyond the inputs during a call, results included, "
+        "largest over ranks"
+    )
+    kept_mib: float | None = _column(
+        description="GPU memory that stays between calls: communicator, memory that peers reach; "
+        "largest over ranks"
     )
     errors: dict[str, Errors]
     contestant: str = Field(description="who computed it, as a slug")

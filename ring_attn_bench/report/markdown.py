@@ -24,7 +24,12 @@ _HOW = """\
   share of the useful work. 100 would be a ring that costs nothing.
 - **% of twin** is its speed beside the same launches on local keys. What is missing to 100 is
   communication.
-- **Memory** is the peak beyond the inputs during a call, the largest over ranks.
+- **MiB per call** is the peak of torch's allocator during a call beyond what was held before it:
+  without the inputs, with the results (a forward's also while its backward runs). **MiB kept** is
+  what stays on the GPU between calls, by the GPU's free memory before the ring was made and after
+  its first call: the communicator's buffers and symmetric memory, which torch's allocator does not
+  count. Rings, peers' too, are made anew for it, so that each shows a communicator of its own; `-`
+  is not measured. Both are the largest over ranks.
 - **Errors** are against float64, over all ranks. A result is *wrong* if its max_abs or its rmse
   exceeds its bound: 2 times (out, lse) or 3 times (dq, dk, dv) the error that plain PyTorch makes
   in the same precision on the same inputs, and a few units in the last place. **x PyTorch** is the

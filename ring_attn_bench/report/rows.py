@@ -147,10 +147,12 @@ def _beside(record: Record, latency: float) -> dict[str, Any]:
 
 def _memory(record: Record) -> dict[str, Any]:
     """Nothing on a CPU, whose allocator keeps no peak."""
-    peaks = record.memory.peak_extra_bytes if record.memory else []
-    if not peaks or not record.environment.get("gpu"):
+    if record.memory is None or not record.environment.get("gpu"):
         return {}
-    return {"peak_extra_mib": max(peaks) / _MIB}
+    named = {
+        "peak_extra_mib": record.memory.peak_extra_bytes, "kept_mib": record.memory.kept_bytes,
+    }  # fmt: skip
+    return {name: max(by_rank) / _MIB for name, by_rank in named.items() if by_rank}
 
 
 def _accuracy(accuracy: Accuracy | None, direction: Direction) -> dict[str, Any]:

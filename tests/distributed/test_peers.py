@@ -11,6 +11,7 @@ import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Refused
+from ring_attn_bench.bench.memory import kept_bytes
 from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.prepared import prepare
@@ -61,6 +62,35 @@ def on_a_rank(ring, case, name, partition, seconds=None):
         subjects = {s.value: found.call(Direction.FORWARD, s) is not None for s in Subject}
     both = accuracy[Direction.FORWARD_BACKWARD.value]
     return both.model_dump(), found.contestant.version, subjects, work
+
+
+def kept_on_a_rank(ring, case, name, partition):
+    """Whether the peer is right before and after it was made anew to see what it keeps."""
+    place = Place(ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size)
+    spec = Contestant(backend=name, partition=partition, options=None)
+    request = Prepare(case=case, contestant=spec, directions=tuple(Direction), seed=3)
+    free = iter((900, 500, 800, 700, 600, 700))
+    with warnings.catch_warnings(), patch.object(registry, "load_peer", lambda n: PEERS[n]()):
+        warnings.simplefilter("ignore")
+        found = prepare(request, place, contexts(place))
+        before = found.judge(Check(), 0)[Direction.FORWARD_BACKWARD]
+        kept = [kept_bytes(found, direction, lambda: next(free)) for direction in Direction]
+        after = found.judge(Check(), 1)[Direction.FORWARD_BACKWARD]
+    return before.is_right, kept, after.is_right
+
+
+@pytest.mark.parametrize("name", [RINGS[0], *TORCH, ULYSSES[0]])
+def test_a_peer_is_made_anew_to_see_what_it_keeps_and_goes_on_as_it_was(ranks, name):
+    package = missing(name)
+    if package:
+        pytest.skip(f"{package} is not installed")
+    update = SIXTEEN if name in RINGS else {}
+    case = CASE.model_copy(update=update | (MULTI_HEAD if name in TORCH else {}))
+    partition = "zigzag" if name in RINGS else "contiguous"
+
+    answers = ranks.run(kept_on_a_rank, case, name, partition, limit=100.0)
+
+    assert answers == [(True, [400, 100, 0], True)] * 4
 
 
 def judged(ranks, case, name, partition) -> Accuracy:

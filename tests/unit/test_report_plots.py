@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
-from ring_attn_bench.bench.record import Direction, Status
+from ring_attn_bench.bench.record import Direction, Memory, Status
 from ring_attn_bench.report import csv, plots
 from ring_attn_bench.report.groups import constants, varying
 from ring_attn_bench.report.plots.memory import draw_memory
@@ -213,6 +213,25 @@ def test_variants_beyond_the_fillings_are_larger(make_record, make_contestant):
     found = rows(make_record(contestant=make_contestant(slots=slots)) for slots in range(1, 10))
     style = Style.of(found)
     assert len({(style.fill(row), style.size(row)) for row in found}) == len(found)
+
+
+def test_what_is_kept_is_a_hollow_part_behind_the_peak_of_a_call(make_record):
+    memory = Memory(peak_extra_bytes=[90 * 2**20] * 4, kept_bytes=[30 * 2**20] * 4)
+    found = rows([make_record(memory=memory)])
+    figure = draw_memory(found, Style.of(found))
+    (axes,) = figure.axes
+    call, kept = axes.patches
+    assert (call.get_x(), call.get_width()) == (0.0, 90.0)
+    assert (kept.get_x(), kept.get_width()) == (90.0, 30.0)
+    assert kept.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
+    assert kept.get_edgecolor() == call.get_facecolor()
+    assert [text.get_text() for text in axes.texts] == [" 90.0 + 30.0"]
+    assert "Hollow" in figure.get_supxlabel()
+
+    without = rows([make_record()])
+    plain = draw_memory(without, Style.of(without))
+    assert len(plain.axes[0].patches) == 1
+    assert "Hollow" not in plain.get_supxlabel()
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-5])

@@ -12,7 +12,7 @@ FIRST = (
     "case", "backend", "partition", "transport", "direction", "status", "reason", "world_size",
     "batch", "seqlen_total", "seqlen_per_gpu", "heads_q", "heads_kv", "head_dim", "dtype", "causal",
     "deterministic", "latency_ms", "latency_ms_lo", "latency_ms_hi", "tflops_per_gpu",
-    "tokens_per_s", "peak_extra_mib",
+    "tokens_per_s", "peak_extra_mib", "kept_mib",
 )  # fmt: skip
 ERRORS = tuple(f"{tensor}_{key}" for tensor in TENSORS for key in ("max_abs", "rmse", "rel_l2"))
 FURTHER = (
@@ -57,13 +57,13 @@ def test_cells_are_columns(make_record):
 
 def test_figures_by_hand(make_record, make_case):
     of = make_case(batch=3, seqlen_total=2048, world_size=2)
-    memory = Memory(peak_extra_bytes=[3 * 2**20, 5 * 2**20])
+    memory = Memory(peak_extra_bytes=[3 * 2**20, 5 * 2**20], kept_bytes=[7 * 2**20, 6 * 2**20])
     found = row(make_record(case=of, speed=timed(), memory=memory))
     assert found.latency_ms == 10.0
     assert (found.latency_ms_lo, found.latency_ms_hi) == (10.0, 10.0)
     assert found.tflops_per_gpu == pytest.approx(200.0)
     assert found.tokens_per_s == pytest.approx(614_400)
-    assert found.peak_extra_mib == 5.0
+    assert (found.peak_extra_mib, found.kept_mib) == (5.0, 7.0)
     assert found.twin_ms == 8.0
     assert found.percent_of_twin == pytest.approx(80.0)
     assert found.one_gpu_ms == pytest.approx(8.0)
@@ -123,6 +123,11 @@ def test_an_interpreted_kernel_shows_errors_and_no_speed(make_record):
     cells = row(make_record(interpreted=True)).cells()
     assert [name for name in SPEEDS if cells[name] is not None] == []
     assert cells["out_rmse"] is not None
+
+
+def test_what_was_kept_is_unknown_in_records_of_before(make_record):
+    found = row(make_record(memory=Memory(peak_extra_bytes=[2**20])))
+    assert (found.peak_extra_mib, found.kept_mib) == (1.0, None)
 
 
 def test_memory_on_a_cpu_is_empty(make_record):

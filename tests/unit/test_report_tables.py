@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ring_attn_bench.bench.record import Direction, Status
+from ring_attn_bench.bench.record import Direction, Memory, Status
 from ring_attn_bench.report import csv, tables
 from ring_attn_bench.report.formats import digits, tokens
 from ring_attn_bench.report.groups import WHO
@@ -87,6 +87,19 @@ def test_the_fastest_is_first_and_what_has_no_speed_last(sweep_rows):
     assert all(cell.startswith("unsupported [") for cell in latencies[count:])
 
 
+def test_what_was_not_kept_count_of_is_a_dash_beside_what_was(make_record, make_contestant):
+    def made(partition, kept):
+        memory = Memory(peak_extra_bytes=[2**20] * 4, kept_bytes=kept)
+        return make_record(contestant=make_contestant(partition=partition), memory=memory)
+
+    old, new = made("zigzag", None), made("striped", [3 * 2**20] * 4)
+    (table,) = tables.speed(rows([old, new]))
+    assert sorted(column(table, "MiB kept")) == ["-", "3.00"]
+    assert column(table, "MiB per call") == ["1.00", "1.00"]
+    (without,) = tables.speed(rows([old]))
+    assert "MiB kept" not in without.headers
+
+
 def test_a_status_stands_in_place_of_all_numbers_with_its_reason_below(make_record):
     bad = make_record(status=Status.WRONG, reason="dk is 3 times its bound")
     (table,) = tables.speed(rows([bad]))
@@ -104,7 +117,7 @@ def test_columns_that_are_constant_are_left_out(tiny_records):
     table = tables.speed(rows(tiny_records))[0]
     assert table.headers[0] == "backend"
     assert "partition" not in table.headers
-    assert "memory MiB" not in table.headers
+    assert not any("MiB" in header for header in table.headers)
     assert "partition zigzag" in summary(tiny_records)
 
 

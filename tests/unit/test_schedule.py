@@ -53,7 +53,8 @@ class FakeGroup:
                 return {"accuracy": found, "repeats": True}
             case Measure():
                 return {
-                    "peak_extra_bytes": 100 + process, "useful_flops": 1000,
+                    "peak_extra_bytes": 100 + process, "kept_bytes": 7 * process,
+                    "useful_flops": 1000,
                     "executed_flops": 1000, "devices": 2, "imbalance": 1.0, "one_gpu_flops": 500,
                 }  # fmt: skip
             case Sample():
@@ -123,6 +124,7 @@ def test_every_direction_of_every_contestant_gets_one_record_with_all_ranks_samp
         assert record.speed.samples.twin == []
         assert record.speed.samples.stop == "precise"
         assert record.memory.peak_extra_bytes == [100, 101]
+        assert record.memory.kept_bytes == [0, 7]
 
 
 def test_contestants_of_a_case_take_turns_instead_of_one_after_the_other():

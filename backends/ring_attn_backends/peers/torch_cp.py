@@ -72,7 +72,10 @@ class TorchCP:
         from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.tensor.parallel import parallelize_module
 
-        mesh = DeviceMesh.from_group(group, problem.device)
+        # named, because torch keeps meshes by their ranks and names: else another group of the same
+        # ranks would be served by this one, which may be gone
+        names = (group.group_name,)
+        mesh = DeviceMesh.from_group(group, problem.device, mesh_dim_names=names)
         parallel = self._package._ContextParallel
         plan = parallel(seq_dim=_SEQUENCE, attention_type=parallel.AttentionType.SDPA)
         # on for the life of the process, as in a program: it concerns DTensors, which are its own

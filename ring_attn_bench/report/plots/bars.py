@@ -34,8 +34,13 @@ def draw_bars(
     unit: str,
     value: Value,
     interval: Interval | None = None,
+    more: Value | None = None,
+    note: str = "",
 ) -> Figure:
-    """A panel for each mask and direction, all in the order of the first, the largest on top."""
+    """A panel for each mask and direction, all in the order of the first, the largest on top.
+
+    more: a second part, hollow, where a bar ends. note: below the panels.
+    """
     who = varying(rows)
     grid = grid_of(rows)
     names = _order(rows, who, value)
@@ -46,9 +51,9 @@ def draw_bars(
     for panel, heading, found in pairs(axes, grid):
         panel.set_title(heading, fontsize=9)
         by_name = {label(row, who): row for row in found}
-        _draw(panel, [by_name.get(name) for name in names], style, value, interval)
+        _draw(panel, [by_name.get(name) for name in names], style, value, interval, more)
     _label(axes, names, unit)
-    footnote(figure, "Thin lines: 95 % confidence interval of the median." if interval else "")
+    footnote(figure, note)
     return figure
 
 
@@ -58,12 +63,19 @@ def _draw(
     style: Style,
     value: Value,
     interval: Interval | None,
+    more: Value | None,
 ) -> None:
     sides = [interval(row) if interval and row else (0.0, 0.0) for row in rows]
-    ends = [(value(row) or 0.0) + up for row, (_, up) in zip(rows, sides, strict=True) if row]
+    parts = [more(row) if more and row else None for row in rows]
+    ends = [
+        (value(row) or 0.0) + up + (part or 0.0)
+        for row, (_, up), part in zip(rows, sides, parts, strict=True)
+        if row
+    ]
     top = max(ends, default=0.0)
-    axes.set_xlim(0, 1.25 * top or 1.0)  # room for the figures beside the bars
-    for place, (row, (down, up)) in enumerate(zip(rows, sides, strict=True)):
+    # room for the figures beside the bars
+    axes.set_xlim(0, (1.45 if any(part is not None for part in parts) else 1.25) * top or 1.0)
+    for place, (row, (down, up), part) in enumerate(zip(rows, sides, parts, strict=True)):
         if row is None:
             continue
         length = value(row)
@@ -76,7 +88,14 @@ def _draw(
         )  # fmt: skip
         if down or up:
             axes.errorbar(length, place, xerr=[[down], [up]], color=GREY, capsize=2)
-        axes.text(length + up, place, f" {digits(length)}", va="center", fontsize=7)
+        figures = digits(length)
+        if part is not None:
+            axes.barh(
+                place, part, left=length, height=0.75, color="white",
+                edgecolor=style.colour(row), linewidth=0.8,
+            )  # fmt: skip
+            figures += f" + {digits(part)}"
+        axes.text(length + up + (part or 0.0), place, f" {figures}", va="center", fontsize=7)
 
 
 def _order(rows: Sequence[Row], who: Sequence[str], value: Value) -> list[str]:

@@ -1,4 +1,4 @@
-"""Peak GPU memory beyond the inputs, at the longest sequence at which anything ran."""
+"""GPU memory beyond the inputs, at the longest sequence at which anything ran."""
 
 from __future__ import annotations
 
@@ -12,18 +12,30 @@ from ring_attn_bench.report.groups import holder
 from ring_attn_bench.report.plots.bars import draw_bars
 from ring_attn_bench.report.plots.style import Style
 
+_NOTE = (
+    "Filled: the peak of a call, its results included. Hollow: what stays between calls, the "
+    "communicator and memory that peers reach."
+)
+
 
 def draw_memory(rows: Sequence[Row], style: Style) -> Figure | None:
-    """A bar for each contestant; None without any peak."""
+    """A bar for each contestant, filled per call and hollow for what is kept; None without any."""
     measured = [row for row in rows if peak(row) is not None]
     if not measured:
         return None
     longest = max(row.seqlen_per_gpu for row in measured)
     found = [row for row in rows if row.seqlen_per_gpu == longest]
     title = f"Peak extra memory at {tokens(longest)} tokens per {holder(found)}"
-    return draw_bars(found, style, title, "MiB beyond the inputs, largest over ranks", peak)
+    unit = "MiB beyond the inputs, largest over ranks"
+    note = _NOTE if any(kept(row) is not None for row in found) else ""
+    return draw_bars(found, style, title, unit, peak, more=kept, note=note)
 
 
 def peak(row: Row) -> float | None:
     """The row's, if its results were right."""
     return row.peak_extra_mib if row.status.value == "ok" else None
+
+
+def kept(row: Row) -> float | None:
+    """The same of what stays between calls."""
+    return row.kept_mib if row.status.value == "ok" else None

@@ -28,7 +28,8 @@ def draw_throughput(rows: Sequence[Row], style: Style) -> Figure | None:
     unit = f"useful TFLOP/s per {device(rows)}"
     if len(lengths) == 1:
         title = f"Throughput at {tokens(lengths[0])} tokens per {holder(rows)}"
-        return draw_bars(rows, style, title, unit, _rate, interval)
+        note = "Thin lines: 95 % confidence interval of the median."
+        return draw_bars(rows, style, title, unit, _rate, interval, note=note)
     grid = grid_of(rows)
     shape = (len(grid), len(grid[0]))
     figure, axes = panels(rows, "Throughput by sequence length", shape, _PANEL, share="all")

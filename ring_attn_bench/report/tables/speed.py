@@ -10,6 +10,8 @@ from ring_attn_bench.report.formats import digits, percent, tokens
 from ring_attn_bench.report.groups import device, group, holder, mask, names, varying
 from ring_attn_bench.report.tables.table import Notes, Table
 
+_KEPT = "MiB kept"
+
 
 def speed(rows: Sequence[Row]) -> list[Table]:
     """The tables of one shape; a contestant without a figure shows its status, and why below."""
@@ -20,6 +22,8 @@ def speed(rows: Sequence[Row]) -> list[Table]:
 
 def _table(rows: Sequence[Row], who: Sequence[str], unit: str) -> Table:
     columns, notes = _figures(unit), Notes()
+    if all(row.kept_mib is None for row in rows):
+        del columns[_KEPT]
     body = []
     for row in sorted(rows, key=_fastest_first):
         cells = tuple(cell(row) for cell in columns.values())
@@ -40,8 +44,16 @@ def _figures(unit: str) -> dict[str, Callable[[Row], str]]:
         f"TFLOP/s per {unit}": lambda row: digits(row.tflops_per_gpu),
         f"% of 1 {unit}": lambda row: percent(row.percent_of_one_gpu),
         "% of twin": lambda row: percent(row.percent_of_twin),
-        "memory MiB": lambda row: "" if row.latency_ms is None else digits(row.peak_extra_mib),
+        "MiB per call": lambda row: "" if row.latency_ms is None else digits(row.peak_extra_mib),
+        _KEPT: _kept,
     }
+
+
+def _kept(row: Row) -> str:
+    """A dash where a call's memory is known and this is not, as in records of before."""
+    if row.latency_ms is None or row.peak_extra_mib is None:
+        return ""
+    return digits(row.kept_mib) or "-"
 
 
 def _interval(row: Row) -> str:
