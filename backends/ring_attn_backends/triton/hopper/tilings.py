@@ -42,17 +42,31 @@ def width(tensor: Tensor) -> int:
 def splits_for(programs: int, group: int, sms: int, *, ragged: bool) -> int:
     """By how many programs the queries of a key head are to be shared, of what divides the group.
 
-    The programs' time in turns of a whole one, with a fiftieth for each share that is summed up:
-    of equal programs, the turns that they take; of the ragged ones of a causal mask, which are half
-    as long on average and start with the longest, that one's or the average load.
+    The programs' time in turns of a whole one: of equal programs, the turns that they take; of the
+    ragged ones of a causal mask, which are half as long on average and start with the longest, that
+    one's or the average load. A share that is summed up takes a fiftieth of a turn, and as often as
+    there are turns. More than one are for a saving of a twentieth or more: each is as large as dk
+    and dv in float32 (`shares_bytes`), which many turns do not pay back by ending together.
     """
 
     def turns(splits: int) -> float:
         equal = math.ceil(programs * splits / sms) / splits
         uneven = max(1 / splits, 0.5 * programs / sms)
-        return (uneven if ragged else equal) + 0.02 * splits
+        return (uneven if ragged else equal) + 0.02 * splits * max(1.0, programs / sms)
 
-    return min((n for n in range(1, group + 1) if group % n == 0), key=turns)
+    best = min((n for n in range(1, group + 1) if group % n == 0), key=turns)
+    return best if turns(best) <= 0.95 * turns(1) else 1
+
+
+def shares_bytes(
+    batch: int, tokens: int, heads_q: int, heads_kv: int, head_dim: int, head_dim_v: int,
+    *, ragged: bool, sms: int = SMS,
+) -> int:  # fmt: skip
+    """What a launch for dk and dv of so many keys takes for shares, until they are summed up."""
+    own = TABLE["backward_dkdv", max(64, padded(max(head_dim, head_dim_v)))].config.own
+    programs = -(-tokens // own) * heads_kv * batch
+    splits = splits_for(programs, heads_q // heads_kv, sms, ragged=ragged)
+    return 4 * splits * batch * tokens * heads_kv * (head_dim + head_dim_v) if splits > 1 else 0
 
 
 def multiprocessors(q: Tensor) -> int:
