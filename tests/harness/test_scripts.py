@@ -1,7 +1,9 @@
 """The scripts that measure: what they say of themselves, and of a machine without a GPU."""
 
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from tests.patience import limit
 
 SCRIPTS = {path.name: path for path in (Path(__file__).parents[2] / "scripts").glob("*.py")}
 ON_A_CPU = "host_time.py"
+OF_RECORDS = "memory.py"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def run(script, *words):
@@ -18,7 +22,7 @@ def run(script, *words):
     return subprocess.run(command, capture_output=True, text=True, timeout=limit(120), check=False)
 
 
-@pytest.mark.parametrize("script", sorted(SCRIPTS.keys() - {ON_A_CPU}))
+@pytest.mark.parametrize("script", sorted(SCRIPTS.keys() - {ON_A_CPU, OF_RECORDS}))
 def test_a_script_says_what_it_is_for_and_that_it_needs_a_gpu(script):
     help_text, alone = run(script, "--help"), run(script)
 
@@ -39,3 +43,13 @@ def test_the_hosts_time_is_measured_without_a_gpu():
         "one launch, forward", "one launch, both", "a ring's rank, forward", "a ring's rank, both",
     ]  # fmt: skip
     assert all(float(taken) > 0 and unit == "us" for _, taken, unit in lines)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_what_records_measured_of_memory_is_what_their_plans_say():
+    done = run(OF_RECORDS, str(RESULTS / "2026-11-21_4xH200_peers" / "records.jsonl.gz"))
+
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r" triton/.* measured, .* predicted \((.*)\)", done.stdout)
+    assert len(found) >= 8
+    assert {0.99 < float(ratio) < 1.01 for ratio in found} == {True}

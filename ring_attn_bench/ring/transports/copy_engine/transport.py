@@ -24,11 +24,11 @@ from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch,
 from ring_attn_bench.ring.transports.copy_engine.missing import awaited
 from ring_attn_bench.ring.transports.copy_engine.places import everyones, why_apart
 from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
+from ring_attn_bench.ring.transports.copy_engine.sizes import inbox_bytes, outgoing_bytes
 from ring_attn_bench.ring.transports.copy_engine.watch import Watch
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
 from ring_attn_bench.ring.transports.played import Part, own_part
 
-_ALIGNED = 512
 KEPT = 256
 """Programmes that are kept at most."""
 
@@ -106,9 +106,9 @@ class CopyEngine:
                 "was the current device when its context was made; call torch.cuda.set_device "
                 "before."
             )
-        size = _aligned(tokens * width * dtype.itemsize)
-        if self._outgoing is None or self._outgoing.size < self._regions * size:
-            self._outgoing, self._filled = self._grown(self._outgoing, self._regions * size), None
+        size = outgoing_bytes(tokens * width * dtype.itemsize, self._regions)
+        if self._outgoing is None or self._outgoing.size < size:
+            self._outgoing, self._filled = self._grown(self._outgoing, size), None
         self._fill(self._outgoing.memory, dtype)
 
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -159,7 +159,7 @@ class CopyEngine:
 
     def reserve_inbox(self, size: int) -> None:
         """Makes room for so many bytes from every peer; a collective where there is too little."""
-        size = (self._world - 1) * _aligned(size)
+        size = inbox_bytes(size, self._world)
         if self._inbox is None or self._inbox.size < size:
             self._inbox = self._grown(self._inbox, size)
 
@@ -249,7 +249,3 @@ class CopyEngine:
         word = torch.zeros(1, device=message_device(self._group))
         dist.all_reduce(word, group=self._group)
         word.item()
-
-
-def _aligned(size: int) -> int:
-    return -(-max(size, 1) // _ALIGNED) * _ALIGNED

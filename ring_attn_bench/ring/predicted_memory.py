@@ -1,0 +1,250 @@
+"""How many bytes a rank's passes take, from its plan alone: what the harness measures per call.
+
+The executor's allocations in their order (`forward`, `backward`), without its tensors. B batch, M
+rows, N keys, H and G heads, D and E head dims; *packed* is a token's k and v of all batch entries
+in a row, B G (D + E) numbers; *wide* float32, or float64 for float64 inputs.
+
+    term       of                         from .. to
+    out        B M H E                    a forward .. the caller, through the backward: a result
+    lse        B H M, wide                the same
+    out_wide   B M H E, wide              a forward; none where every launch is its rows' only one
+    outgoing   N packed                   a pass; none where nothing is sent; kept if symmetric
+    landing    slots x the largest step,  a pass
+               packed
+    launch     out and lse of its rows,   a launch: results of a kernel that does not accumulate, to
+               or dq, dk, dv              be merged or added, and what a kernel takes for itself
+    delta      B H M, wide                a backward of a kernel that is told it
+    dq_wide    B M H D, wide              a backward by steps; not wide where nothing is added to it
+    home       N packed, wide             a backward: dk and dv of the rank's own keys
+    partials   a step's keys, packed, as  the step's launches .. they were given: those of `slots`
+               they travel, or wide where steps on their way and of one in the making; if symmetric
+               launches add to them       of all steps, to the end of the pass
+    inbox      what a step sends, packed, `give` .. added to home, as partials; kept if symmetric
+               as it travels
+    dq         B M H D                    the end of a backward .. the caller: a result
+    dk_dv      N packed                   the same
+
+in the inputs' dtype where nothing else is said. Inputs do not count, nor does what the communicator
+holds. torch's allocator rounds each up to 512 bytes, and may leave 1 MiB of a large block unused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ring_attn_bench.gathered import Gathered
+from ring_attn_bench.plan import Launch, Plan, Step
+
+Scratch = Callable[[Launch | Gathered], int]
+"""Bytes that a kernel takes for itself in a backward's launch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of tensors. element: bytes of an input's number; wide: of an accumulator's; travels: of a
+    gradient's that goes home."""
+
+    batch: int
+    heads_q: int
+    heads_kv: int
+    head_dim: int
+    head_dim_v: int
+    element: int = 2
+    wide: int = 4
+    travels: int = 4
+
+    @property
+    def width(self) -> int:
+        """Elements of a packed token."""
+        return self.batch * self.heads_kv * (self.head_dim + self.head_dim_v)
+
+    def packed(self, tokens: int, number: int) -> int:
+        """Keys and values of so many tokens, or their gradients; number: bytes of a number."""
+        return tokens * self.width * number
+
+    def rows(self, tokens: int, number: int) -> int:
+        """What is shaped as q."""
+        return self.batch * tokens * self.heads_q * self.head_dim * number
+
+    def out(self, tokens: int, number: int) -> int:
+        """What is shaped as out."""
+        return self.batch * tokens * self.heads_q * self.head_dim_v * number
+
+    def lse(self, tokens: int) -> int:
+        """What is shaped as lse."""
+        return self.batch * tokens * self.heads_q * self.wide
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What of a backend decides: `accumulating`, `needs_delta`, and what it takes for itself."""
+
+    accumulates: bool
+    needs_delta: bool
+    scratch: Scratch = lambda launch: 0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The most bytes at one time, and what they were then, by term."""
+
+    bytes: int
+    terms: Mapping[str, int]
+
+
+@dataclass
+class _Ledger:
+    """What is there, and what was there when it was most."""
+
+    live: Counter[str] = field(default_factory=Counter)
+    most: Taken = field(default_factory=lambda: Taken(0, {}))
+
+    def take(self, **sizes: int) -> None:
+        self.live.update(sizes)
+        total = self.live.total()
+        if total > self.most.bytes:
+            terms = {name: size for name, size in self.live.items() if size}
+            self.most = Taken(total, terms)
+
+    def free(self, **sizes: int) -> None:
+        self.live.subtract(sizes)
+
+    def briefly(self, **sizes: int) -> None:
+        self.take(**sizes)
+        self.free(**sizes)
+
+
+def forward(plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool) -> Taken:
+    """The most that a forward takes. symmetric: whether keys leave from memory that is kept."""
+    ledger, tokens = _Ledger(), plan.tokens
+    results = {"out": sizes.out(tokens, sizes.element), "lse": sizes.lse(tokens)}
+    if any(step.gathered for step in plan.steps):
+        _publish(ledger, plan, sizes, symmetric=symmetric)
+        ledger.take(**results)
+        return ledger.most
+    ledger.take(**results)
+    if not all(launch.first and launch.last for launch in plan.launches):
+        ledger.take(out_wide=sizes.out(tokens, sizes.wide))
+    _publish(ledger, plan, sizes, symmetric=symmetric)
+    for launch in plan.launches:
+        if not kernel.accumulates:
+            rows = len(launch.rows)
+            ledger.briefly(launch=sizes.out(rows, sizes.element) + sizes.lse(rows))
+    return ledger.most
+
+
+def backward(plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool) -> Taken:
+    """The most that a backward takes, beyond the forward's out and lse."""
+    return _Backward(plan, sizes, kernel, symmetric).run()
+
+
+def forward_backward(plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool) -> Taken:
+    """The most that a forward and then its backward take: out and lse stay for the backward."""
+    first = forward(plan, sizes, kernel, symmetric=symmetric)
+    then = backward(plan, sizes, kernel, symmetric=symmetric)
+    stay = {"out": sizes.out(plan.tokens, sizes.element), "lse": sizes.lse(plan.tokens)}
+    both = Taken(then.bytes + sum(stay.values()), {**stay, **then.terms})
+    return max(first, both, key=lambda taken: taken.bytes)
+
+
+def _publish(ledger: _Ledger, plan: Plan, sizes: Sizes, *, symmetric: bool) -> None:
+    sends = any(step.sends for step in plan.steps)
+    if sends and not symmetric:
+        ledger.take(outgoing=sizes.packed(plan.tokens, sizes.element))
+    ledger.take(landing=plan.slots * sizes.packed(plan.landing_tokens, sizes.element))
+
+
+class _Backward:
+    """`ring.backward.BackwardPass` without its tensors."""
+
+    def __init__(self, plan: Plan, sizes: Sizes, kernel: Kernel, symmetric: bool) -> None:
+        self._plan, self._sizes, self._kernel, self._symmetric = plan, sizes, kernel, symmetric
+        self._ledger = _Ledger()
+        self._gifts: deque[dict[str, int]] = deque()
+
+    def run(self) -> Taken:
+        plan, sizes, ledger = self._plan, self._sizes, self._ledger
+        launches = plan.launches
+        alone = self._kernel.accumulates and len(plan.steps) == 1
+        direct = alone and all(launch.first and launch.last for launch in launches)
+        self._direct_keys = alone and all(launch.first_keys for launch in launches)
+        gathers = any(step.gathered for step in plan.steps)
+        if self._kernel.needs_delta:
+            ledger.take(delta=sizes.lse(plan.tokens))
+        if not gathers:
+            number = sizes.element if direct else sizes.wide
+            ledger.take(dq_wide=sizes.rows(plan.tokens, number))
+        _publish(ledger, plan, sizes, symmetric=self._symmetric)
+        for index, step in enumerate(plan.steps):
+            if step.gathered is not None:
+                self._gathered(step, step.gathered)
+            elif not gathers:
+                self._step(index, step)
+        self._finish()
+        if not gathers and not direct and sizes.element != sizes.wide:
+            ledger.take(dq=sizes.rows(plan.tokens, sizes.element))
+        if not self._direct_keys:
+            ledger.take(dk_dv=sizes.packed(plan.tokens, sizes.element))
+        return ledger.most
+
+    def _step(self, index: int, step: Step) -> None:
+        sizes, ledger = self._sizes, self._ledger
+        if self._direct_keys:
+            ledger.take(dk_dv=sizes.packed(self._plan.tokens, sizes.element))
+            self._launches(step)
+            return
+        if index == 0:
+            ledger.take(home=sizes.packed(self._plan.tokens, sizes.wide))
+            self._launches(step)
+            return
+        travels = step.fetches and all(launch.first_keys for launch in step.launches)
+        made = sizes.packed(step.landing_tokens, sizes.travels if travels else sizes.wide)
+        ledger.take(partials=made)
+        self._launches(step)
+        self._add_received(outstanding=self._plan.slots - 1)
+        given = sizes.packed(step.landing_tokens, sizes.travels)
+        if not travels and sizes.travels != sizes.wide:  # rounded, while both are there
+            ledger.take(partials=given)
+            self._give(step, given)
+            ledger.free(partials=made)
+        else:
+            self._give(step, given)
+
+    def _gathered(self, step: Step, where: Gathered) -> None:
+        sizes, ledger = self._sizes, self._ledger
+        ledger.take(home=sizes.packed(self._plan.tokens, sizes.wide))
+        partials = sizes.packed(step.landing_tokens, sizes.travels)
+        ledger.take(partials=partials)
+        ledger.briefly(launch=self._kernel.scratch(where))
+        self._give(step, partials)
+        ledger.take(dq=sizes.rows(self._plan.tokens, sizes.element))
+
+    def _launches(self, step: Step) -> None:
+        sizes = self._sizes
+        for launch in step.launches:
+            results = 0
+            if not self._kernel.accumulates:
+                rows = sizes.rows(len(launch.rows), sizes.element)
+                results = rows + sizes.packed(len(launch.keys), sizes.element)
+            self._ledger.briefly(launch=results + self._kernel.scratch(launch))
+
+    def _give(self, step: Step, partials: int) -> None:
+        inbox = 0
+        if not self._symmetric:
+            tokens = sum(len(send.tokens) for send in step.sends)
+            inbox = self._sizes.packed(tokens, self._sizes.travels)
+            self._ledger.take(inbox=inbox)
+        self._gifts.append({"partials": partials, "inbox": inbox})
+
+    def _add_received(self, outstanding: int) -> None:
+        if not self._symmetric:
+            self._free_gifts(outstanding)
+
+    def _finish(self) -> None:
+        self._free_gifts(0)
+
+    def _free_gifts(self, outstanding: int) -> None:
+        while len(self._gifts) > outstanding:
+            self._ledger.free(**self._gifts.popleft())

@@ -1,0 +1,125 @@
+"""What calls took of GPUs, by the records of a run, beside what their plans say.
+
+    python scripts/memory.py RECORDS...
+
+RECORDS: `records.jsonl` or `.jsonl.gz`. One line for each record of our ring with a memory: the
+rank that took most, in MiB, measured and predicted (`ring.predicted_memory`, with what `triton`'s
+kernels for an H200 take for shares; the scratch of other kernels is theirs and not predicted), and
+what is kept, which for copy engines is predicted without the communicator. Needs no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+from ring_attn_backends.triton.hopper.tilings import shares_bytes
+
+from ring_attn_bench import registry
+from ring_attn_bench.backend import Backend, abilities, accumulating
+from ring_attn_bench.bench.inputs import mask_of
+from ring_attn_bench.bench.record import Case, Direction, Record, Status, read
+from ring_attn_bench.errors import RingAttnBenchError
+from ring_attn_bench.gathered import Gathered
+from ring_attn_bench.partition import get_partition
+from ring_attn_bench.plan import Launch, Plan, plan
+from ring_attn_bench.ring import predicted_memory
+from ring_attn_bench.ring.jobs import travel_dtype
+from ring_attn_bench.ring.options import RingOptions, layout_of
+from ring_attn_bench.ring.packing import accumulator_dtype
+from ring_attn_bench.ring.predicted_memory import Kernel, Sizes
+from ring_attn_bench.ring.transports.copy_engine.sizes import kept_bytes
+
+MIB = 2**20
+PREDICTED = {
+    Direction.FORWARD: predicted_memory.forward,
+    Direction.BACKWARD: predicted_memory.backward,
+    Direction.FORWARD_BACKWARD: predicted_memory.forward_backward,
+}
+SYMMETRIC = "copy_engine"
+
+
+def lines(record: Record) -> Iterator[str]:
+    """The record's, if there is anything to compare."""
+    contestant, case, memory = record.contestant, record.case, record.memory
+    options = record.took or contestant.options
+    if memory is None or options is None or record.status is not Status.OK:
+        return
+    if contestant.played != "real":
+        return
+    sizes, symmetric = _sizes(case, options), options.transport == SYMMETRIC
+    name = f"{case.name} {contestant.name} {record.direction.value}"
+    try:
+        backend = _backend(contestant.backend)
+        plans = _plans(case, contestant.partition, options, backend)
+    except RingAttnBenchError as error:
+        yield f"{name}: {error}"
+        return
+    kernel = _kernel(contestant.backend, backend, case)
+    predict = PREDICTED[record.direction]
+    most = [predict(one, sizes, kernel, symmetric=symmetric).bytes for one in plans]
+    measured, expected = max(memory.peak_extra_bytes) / MIB, max(most) / MIB
+    words = [f"{measured:,.1f} measured, {expected:,.1f} predicted ({measured / expected:.3f})"]
+    if memory.kept_bytes is not None:
+        words.append(f"{max(memory.kept_bytes) / MIB:,.1f} kept")
+    if symmetric:
+        packed = sizes.packed(case.seqlen_per_gpu, 1)
+        backward = None if record.direction is Direction.FORWARD else packed * sizes.travels
+        areas = kept_bytes(case.world_size, packed * sizes.element, backward)
+        words.append(f"{areas / MIB:,.1f} predicted of symmetric areas")
+    yield f"{name}: {'; '.join(words)}"
+
+
+@cache
+def _backend(name: str) -> Backend:
+    return registry.load(name)
+
+
+def _plans(case: Case, partition: str, options: RingOptions, backend: Backend) -> list[Plan]:
+    tokens = get_partition(partition).tokens_per_rank(case.seqlen_total, case.world_size)
+    layout = layout_of(partition, case.world_size, tokens, mask_of(case), options)
+    able = abilities(backend, alibi=False)
+    found = [plan(layout, rank, able) for rank in range(case.world_size)]
+    return [one for one in found if isinstance(one, Plan)]
+
+
+def _sizes(case: Case, options: RingOptions) -> Sizes:
+    dtype: torch.dtype = getattr(torch, case.dtype)
+    wide, travels = accumulator_dtype(dtype), travel_dtype(options, dtype)
+    heads = case.heads_q, case.heads_kv, case.head_dim, case.head_dim
+    return Sizes(case.batch, *heads, dtype.itemsize, wide.itemsize, travels.itemsize)
+
+
+def _kernel(name: str, backend: Backend, case: Case) -> Kernel:
+    traits = accumulating(backend) is not None, backend.needs_delta
+    if name != "triton" or case.dtype not in ("float16", "bfloat16"):
+        return Kernel(*traits)
+
+    def scratch(launch: Launch | Gathered) -> int:
+        if isinstance(launch, Gathered):
+            tokens = sum(len(line.tokens) for line in launch.keys)
+            ragged = launch.ragged
+        else:
+            tokens, band = len(launch.keys), launch.block.index_band
+            ragged = band is None or not band.is_open
+        heads = case.heads_q, case.heads_kv, case.head_dim, case.head_dim
+        return shares_bytes(case.batch, tokens, *heads, ragged=ragged)
+
+    return Kernel(*traits, scratch)
+
+
+def main() -> None:
+    """Prints the lines."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("records", type=Path, nargs="+")
+    for path in parser.parse_args().records:
+        for record in read(path):
+            for line in lines(record):
+                print(line)
+
+
+if __name__ == "__main__":
+    main()
