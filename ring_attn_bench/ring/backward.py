@@ -108,18 +108,18 @@ class BackwardPass:
 
     def collect(self) -> Sums:
         """dq, dk, dv in the dtypes of q, k, v."""
-        received = list(self._link.received(outstanding=0))
-        dk_dv = self._own if self._direct_keys else self._total(received)
+        dk_dv = self._own if self._direct_keys else self._total()
         self._link.finish()
         return Sums(self._dq.to(self._rows.q.dtype), *dk_dv)
 
-    def _total(self, received: list[tuple[Range, Tensor]]) -> Keys:
+    def _total(self) -> Keys:
         """What is at home and what came, in the dtypes of k and v; the last in one go with that."""
-        for tokens, partial in received[:-1]:
-            self._home[tokens.slice].add_(partial)
-        first, part = 0, None
-        for tokens, partial in received[-1:]:
-            first, part = tokens.start, self._packing.views(partial)
+        last: tuple[Range, Tensor] | None = None
+        for given in self._link.received(outstanding=0):
+            if last is not None:
+                self._home[last[0].slice].add_(last[1])
+            last = given
+        first, part = (0, None) if last is None else (last[0].start, self._packing.views(last[1]))
         found = Keys(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in self._keys))
         sum_keys(self._packing.views(self._home), part, first, found)
         return found

@@ -163,6 +163,7 @@ class _Backward:
         self._plan, self._sizes, self._kernel, self._symmetric = plan, sizes, kernel, symmetric
         self._ledger = _Ledger()
         self._gifts: deque[dict[str, int]] = deque()
+        self._last = 0
 
     def run(self) -> Taken:
         plan, sizes, ledger = self._plan, self._sizes, self._ledger
@@ -182,11 +183,9 @@ class _Backward:
                 self._gathered(step, step.gathered)
             elif not gathers:
                 self._step(index, step)
-        self._finish()
+        self._collect()
         if not gathers and not direct and sizes.element != sizes.wide:
             ledger.take(dq=sizes.rows(plan.tokens, sizes.element))
-        if not self._direct_keys:
-            ledger.take(dk_dv=sizes.packed(plan.tokens, sizes.element))
         return ledger.most
 
     def _step(self, index: int, step: Step) -> None:
@@ -236,13 +235,23 @@ class _Backward:
             tokens = sum(len(send.tokens) for send in step.sends)
             inbox = self._sizes.packed(tokens, self._sizes.travels)
             self._ledger.take(inbox=inbox)
+            for send in step.sends[-1:]:
+                self._last = self._sizes.packed(len(send.tokens), self._sizes.travels)
         self._gifts.append({"partials": partials, "inbox": inbox})
 
     def _add_received(self, outstanding: int) -> None:
         if not self._symmetric:
             self._free_gifts(outstanding)
 
-    def _finish(self) -> None:
+    def _collect(self) -> None:
+        """The last part that came is added up and rounded in one go."""
+        last = self._last if self._gifts else 0
+        if not self._symmetric:
+            self._free_gifts(0)
+        self._ledger.take(inbox=last)
+        if not self._direct_keys:
+            self._ledger.take(dk_dv=self._sizes.packed(self._plan.tokens, self._sizes.element))
+        self._ledger.free(inbox=last)
         self._free_gifts(0)
 
     def _free_gifts(self, outstanding: int) -> None:

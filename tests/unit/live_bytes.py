@@ -20,6 +20,7 @@ from ring_attn_bench.ring import backward, forward
 from ring_attn_bench.ring.transports import p2p
 from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink
 from ring_attn_bench.ring.transports.copy_engine.programme import programme
+from ring_attn_bench.ring.transports.played import own_part
 from ring_attn_bench.tensors import Sums
 
 
@@ -137,6 +138,8 @@ def messages(world_size):
 class Symmetric:
     """Memory that is kept, as the copy engines' transport has it; made before anything counts."""
 
+    heads_first = True
+
     def __init__(self, size):
         self._memory = torch.empty(size, dtype=torch.uint8)
         self._at = MagicMock(shares_gpu=False)
@@ -151,8 +154,11 @@ class Symmetric:
 
     def begin(self, plan):
         tables = [0] * plan.world_size
-        self._at.programme = lambda plan, slot: programme(MagicMock(), plan, slot, tables, 0)
-        return CopyEngineLink(self._at, plan, 0)
+        part = own_part(plan.rank, plan.world_size)
+        self._at.programme = lambda plan, slot, groups: programme(
+            MagicMock(), plan, slot, part, tables, 0, groups
+        )
+        return CopyEngineLink(self._at, plan, 0, MagicMock())
 
     def _view(self, tokens, width, dtype):
         size = tokens * width * dtype.itemsize

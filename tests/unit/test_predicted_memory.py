@@ -198,5 +198,5 @@ def test_every_byte_has_its_term():
 
 def test_what_copy_engines_keep():
     keys = 16384 * 2048 * 2
-    assert kept_bytes(2, keys, None) == 2 * keys + 64
-    assert kept_bytes(2, keys, 2 * keys) == 2 * keys + 2 * 2 * keys + 64
+    assert kept_bytes(2, keys, None) == 2 * keys + 48
+    assert kept_bytes(2, keys, 2 * keys) == 2 * keys + 2 * keys + 48
