@@ -31,10 +31,12 @@ TRANSPORT_ENTRY_POINT_GROUP = "ring_attn_bench.transports"
 TRANSPORTS: Mapping[str, str] = {
     "copy_engine": "ring_attn_bench.ring.transports.copy_engine.transport:CopyEngine",
     "p2p": "ring_attn_bench.ring.transports.p2p:P2P",
+    "all_gather": "ring_attn_bench.ring.transports.all_gather:AllGather",
 }
 """Name to "module:Class", in the order in which `auto` asks: the best first."""
-EVERYWHERE = tuple(TRANSPORTS)[-1]
-"""The last of them serves every group: what suites take unless they name another."""
+EVERYWHERE = "p2p"
+"""Serves every group and all options: what suites take unless they name another, and what `auto`
+asks last. Those behind it have to be asked for by name."""
 PEER_PREFIX = "peer:"
 """What tells the name of a peer from that of a backend, in suites and in records."""
 

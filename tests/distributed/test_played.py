@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ring_attn_bench import RingContext, RingOptions
-from ring_attn_bench.backend import abilities
+from ring_attn_bench.backend import Backend, abilities
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.plan import Layout, plans
 from ring_attn_bench.problem import Mask, Score
@@ -19,6 +19,7 @@ from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.transports.played import played_part, played_plan
 from ring_attn_bench.tensors import Keys, Rows
+from tests.distributed.dense import Dense
 from tests.distributed.pool import Ring
 
 TOKENS = 8
@@ -26,8 +27,14 @@ OPTIONS = RingOptions(transport=EVERYWHERE)
 
 
 def layout(partition: str, world_size: int, *, causal: bool, grouping=None) -> Layout:
-    mask = Mask.from_window_size(causal, (-1, -1))
-    return Layout(PARTITIONS[partition], world_size, TOKENS, mask.band, 2, grouping)
+    """grouping: `one_launch` is all in one launch."""
+    mask, whole = Mask.from_window_size(causal, (-1, -1)), grouping == "one_launch"
+    sizes = (world_size - 1,) if whole else grouping
+    return Layout(PARTITIONS[partition], world_size, TOKENS, mask.band, 2, sizes, whole)
+
+
+def kernel(where: Layout) -> Backend:
+    return Dense() if where.one_launch else load("reference")
 
 
 def messages(job: Job, transport) -> tuple[list[list[tuple[str, int]]], list[torch.Tensor]]:
@@ -47,14 +54,14 @@ def messages(job: Job, transport) -> tuple[list[list[tuple[str, int]]], list[tor
 
 
 def in_its_ring(ring: Ring, where: Layout):
-    backend = load("reference")
+    backend = kernel(where)
     found = plans(where, abilities(backend, alibi=False))
     job = Job(found[ring.rank], backend, Score(0.3), torch.float32)
     return messages(job, RingContext(ring.group, OPTIONS))[0]
 
 
 def played(ring: Ring, where: Layout, playing: tuple[int, ...]):
-    backend = load("reference")
+    backend = kernel(where)
     found = plans(where, abilities(backend, alibi=False))
     own, partner = (found[playing[at]] for at in (ring.rank, ring.rank ^ 1))
     job = Job(played_plan(own, partner), backend, Score(0.3), torch.float32)
@@ -64,7 +71,7 @@ def played(ring: Ring, where: Layout, playing: tuple[int, ...]):
     return batches, all(bool(x.isfinite().all()) for x in results)
 
 
-@pytest.mark.parametrize("grouping", [None, (3,), (1, 2)], ids=str)
+@pytest.mark.parametrize("grouping", [None, (3,), (1, 2), "one_launch"], ids=str)
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_ranks_from_both_ends_send_and_receive_what_they_do_in_their_ring(

@@ -54,7 +54,7 @@ def test_every_transport_of_the_table_is_one(name):
 @pytest.mark.parametrize("name", ["twin", "loopback", "alone", "played", "own", "p2q"])
 def test_what_brings_no_rank_the_bytes_of_another_is_no_transport_of_a_ring(name):
     with pytest.raises(
-        UnknownName, match=f"unknown transport {name!r}.*Known: auto, copy_engine, p2p"
+        UnknownName, match=f"unknown transport {name!r}.*Known: all_gather, auto, copy_engine, p2p"
     ):
         RingOptions(transport=name)
 
