@@ -212,7 +212,7 @@ class RingContext:
         """
         play = getattr(self._ring.transport, "played", None)
         if play is not None and part not in self._parts:
-            self._parts[part] = play(part)
+            self._parts = {part: play(part)}  # one at a time: it may keep much memory
         return self._parts.get(part)
 
     def next_number(self) -> int:
