@@ -5,6 +5,7 @@ from itertools import groupby
 import pytest
 
 from ring_attn_bench import registry, suites
+from ring_attn_bench.bench.launch import Request, read
 from ring_attn_bench.bench.suite import Grid, load
 from ring_attn_bench.errors import InvalidArgument, SuiteError
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions
@@ -257,3 +258,19 @@ def test_a_backend_that_no_grid_names_is_added_to_each_and_one_that_is_named_is_
 
     assert [grid.backends for grid in more.grid] == [["reference", "flex"], ["aten", "flex"]]
     assert suite.adding(("aten",)) == suite
+
+
+def test_a_suite_says_which_larger_rings_are_played(tmp_path):
+    path = tmp_path / "suite.toml"
+    path.write_text(GOOD.replace("[[grid]]", 'as_ranks = [4, 8]\nplaying = "last"\n[[grid]]', 1))
+
+    by_suite = read(Request(str(path)))
+    by_caller = read(Request(str(path), as_ranks=(16,), playing="0+3"))
+
+    assert [str(ring) for ring in by_suite.rings(2)] == [
+        "W = 4 played on 2 processes (ranks 3, 3)", "W = 8 played on 2 processes (ranks 7, 7)",
+    ]  # fmt: skip
+    assert [ring.playing for ring in by_caller.rings(0)] == [(0, 3)]
+    played = by_suite.select(by_suite.rings(2))
+    assert {entry.case.world_size for entry in played} == {4, 8}
+    assert {entry.contestant.played for entry in played} == {"4on2", "8on2"}
