@@ -27,6 +27,7 @@ from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.timing import Call
 from ring_attn_bench.ring.context import RingContext
+from ring_attn_bench.ring.options import RingOptions
 
 JUDGED_TOKENS = 65536
 """Of the longest sequence that stands in for a played one, all of whose ranks one process plays."""
@@ -225,7 +226,7 @@ def prepare(request: Prepare, place: Place, contexts: Contexts) -> Prepared:
     contestant = _contestant(request, place, contexts.of(request.contestant))
     stand_in = None
     if request.contestant.playing:
-        stand_in = prepare(by_loopback(request), place.alone(), contexts)
+        stand_in = prepare(by_loopback(request, contestant.took), place.alone(), contexts)
     return Prepared(request, contestant, place, _backward(request), stand_in)
 
 
@@ -242,15 +243,20 @@ def _backward(request: Prepare) -> bool:
     return any(d is not Direction.FORWARD for d in request.directions)
 
 
-def by_loopback(request: Prepare) -> Prepare:
-    """The same ring on one process, of a length that fits one: the plans cut it the same way."""
+def by_loopback(request: Prepare, took: RingOptions | None) -> Prepare:
+    """The same ring on one process, of a length that fits one: the plans cut it the same way.
+
+    took: what `auto` took in its place, which by loopback it might not.
+    """
     case, spec = request.case, request.contestant
     tokens = case.seqlen_per_gpu
     if case.seqlen_total > JUDGED_TOKENS:
         most = JUDGED_TOKENS // case.world_size
         tokens = min(tokens, max(1, most // ROUND) * ROUND)
     short = case.model_copy(update={"seqlen_total": tokens * case.world_size})
-    other = spec.model_copy(update={"played": "loopback", "playing": ()})
+    options = spec.options if took is None else replace(took, transport="auto")
+    changed = {"played": "loopback", "playing": (), "options": options}
+    other = spec.model_copy(update=changed)
     return request.model_copy(update={"case": short, "contestant": other})
 
 

@@ -19,6 +19,7 @@ from ring_attn_bench.bench.record import Case, Contestant
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.ring import run
+from ring_attn_bench.ring.choose import able
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.handshake import Signature, agree
@@ -119,13 +120,14 @@ def make(
     backend = load_backend(spec.backend, case, place.device, backward=backward)
     problem = problem_of(case, place.device, backward=backward)
     tokens = get_partition(spec.partition).tokens_per_rank(case.seqlen_total, world_size)
-    layout = layout_of(spec.partition, world_size, tokens, problem.mask, options)
+    waits = context is not None and context.arrives and able(backend, problem).gathers
+    layout = layout_of(spec.partition, world_size, tokens, problem.mask, options, waits=waits)
     ranks = range(world_size) if spec.playing else place.ranks
     try:
         found = jobs(problem, layout, backend, score_of(case), options, ranks)
     except Unsupported as error:
         raise Refused(error.reason) from None
-    took = resolved(options, world_size)
+    took = resolved(options, world_size, waits=waits)
     if context is None:
         return RingContestant(found, None, took)
     took = replace(took, transport=context.transport)

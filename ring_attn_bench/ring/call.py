@@ -10,15 +10,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ring_attn_bench.block import Abilities
 from ring_attn_bench.calls.attend import Given
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.plan import Layout
+from ring_attn_bench.plan import Layout, Plan
 from ring_attn_bench.problem import Problem
 from ring_attn_bench.ring import run
-from ring_attn_bench.ring.choose import choose, ring_planner
+from ring_attn_bench.ring.choose import able, choose, ring_planner
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.dropout import shared_seed
 from ring_attn_bench.ring.forward import Job
@@ -86,10 +87,19 @@ class OnRing:
         if options.partition is None:
             raise InvalidArgument("partition is None; it must be a name like 'zigzag'.")
         tokens = problem.seqlen // ring.world_size
-        layout = layout_of(options.partition, ring.world_size, tokens, problem.mask, ring.options)
-        planner = ring_planner(layout, ring.rank, problem.mask)
+        partition = options.partition
+
+        def layout_for(blocks: Abilities) -> Layout:
+            waits = ring.arrives and blocks.gathers
+            return layout_of(
+                partition, ring.world_size, tokens, problem.mask, ring.options, waits=waits
+            )
+
+        def planner(blocks: Abilities) -> Plan | str:
+            return ring_planner(layout_for(blocks), ring.rank, problem.mask)(blocks)
+
         backend, _ = choose(options.backend, problem, planner, announces=ring.rank == 0)
-        score = options.score(problem.head_dim)
+        layout, score = layout_for(able(backend, problem)), options.score(problem.head_dim)
         (job,) = jobs(problem, layout, backend, score, ring.options, (ring.rank,))
         return job, _signature(problem, layout, job, options, ring)
 

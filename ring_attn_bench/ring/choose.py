@@ -32,6 +32,11 @@ def ring_planner(layout: Layout, rank: int, mask: Mask) -> Planner:
     return planned
 
 
+def able(backend: Backend, problem: Problem) -> Abilities:
+    """The blocks that a backend can be given for a problem."""
+    return abilities(backend, alibi=problem.alibi, dropout=problem.dropout_p > 0)
+
+
 def choose(
     name: str, problem: Problem, planner: Planner, *, announces: bool = True
 ) -> tuple[Backend, Plan]:
@@ -60,7 +65,7 @@ def _checked(backend: Backend, problem: Problem, planner: Planner) -> tuple[Back
     reason = backend.unsupported(problem)
     if reason is not None:
         raise Unsupported(backend.name, reason)
-    plan = planner(abilities(backend, alibi=problem.alibi, dropout=problem.dropout_p > 0))
+    plan = planner(able(backend, problem))
     if isinstance(plan, str):
         raise Unsupported(backend.name, plan)
     return backend, plan

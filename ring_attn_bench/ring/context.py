@@ -193,6 +193,11 @@ class RingContext:
             reserve(tokens, width, dtype, device)
 
     @property
+    def arrives(self) -> bool:
+        """Whether a launch can wait for keys on their way: `auto` then makes a pass one launch."""
+        return bool(getattr(self._ring.transport, "arrives", False))
+
+    @property
     def heads_first(self) -> bool:
         """Whether the transport takes keys by heads, and not by tokens (`packing`)."""
         return bool(getattr(self._ring.transport, "heads_first", False))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from ring_attn_bench.backend import Backend, abilities
+from ring_attn_bench.backend import Backend
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan import Layout
 from ring_attn_bench.problem import Problem, Score
-from ring_attn_bench.ring.choose import ring_planner
+from ring_attn_bench.ring.choose import able, ring_planner
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype
@@ -29,11 +29,11 @@ def jobs(
     problem: of the whole sequence. Raises Unsupported where the kernel has no blocks for the plan
     of some rank of the ring, whichever that is.
     """
-    able = abilities(backend, alibi=problem.alibi, dropout=problem.dropout_p > 0)
+    blocks = able(backend, problem)
     travel = travel_dtype(options, getattr(torch, problem.dtype))
     found = []
     for rank in ranks:
-        plan = ring_planner(layout, rank, problem.mask)(able)
+        plan = ring_planner(layout, rank, problem.mask)(blocks)
         if isinstance(plan, str):
             raise Unsupported(backend.name, plan)
         found.append(Job(plan, backend, score, travel, problem.deterministic))

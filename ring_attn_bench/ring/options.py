@@ -119,11 +119,15 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def resolved(options: RingOptions, world_size: int) -> RingOptions:
+def resolved(options: RingOptions, world_size: int, *, waits: bool = False) -> RingOptions:
     """What `auto` takes for schedule, slots and grouping on that many ranks: none is left.
 
+    waits: whether the kernel takes gathered keys and the transport lets a launch wait for them:
+    one launch is then the fastest schedule at every length (docs/design.md has the figures).
     transport is not asked for here: which one a group can do, its ranks have to find out.
     """
+    if waits and options.schedule == "auto" and options.grouping == "auto":
+        options = replace(options, schedule="one_launch")
     grouping, others = options.grouping, world_size - 1
     if grouping == "auto":
         grouping = {
@@ -151,14 +155,20 @@ def _doubling(others: int) -> tuple[int, ...]:
 
 
 def layout_of(
-    partition: str, world_size: int, tokens: int, mask: Mask, options: RingOptions
+    partition: str,
+    world_size: int,
+    tokens: int,
+    mask: Mask,
+    options: RingOptions,
+    *,
+    waits: bool = False,
 ) -> Layout:
     """Who holds what, and the steps that the options ask for.
 
-    tokens: of each rank. Raises UnknownName, or InvalidArgument for a length or a grouping that
-    does not fit the ranks.
+    tokens: of each rank. waits: as in `resolved`. Raises UnknownName, or InvalidArgument for a
+    length or a grouping that does not fit the ranks.
     """
-    cut = resolved(options, world_size)
+    cut = resolved(options, world_size, waits=waits)
     assert cut.slots != "auto"  # nothing is, once resolved
     assert cut.grouping != "auto"
     rule = get_partition(partition)

@@ -76,7 +76,7 @@ def test_what_stands_in_for_a_played_ring_is_the_same_at_a_length_that_fits_one_
         backend="aten", partition="zigzag", options=RingOptions(), played=f"{world_size}on2",
         playing=(0, world_size - 1),
     )  # fmt: skip
-    found = by_loopback(Prepare(case=case, contestant=spec, directions=(), seed=0))
+    found = by_loopback(Prepare(case=case, contestant=spec, directions=(), seed=0), None)
 
     assert found.case.seqlen_per_gpu == judged
     assert found.case.world_size == world_size

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
+import torch
 import torch.distributed as dist
 
 from ring_attn_bench import registry
 from ring_attn_bench.errors import TransportUnavailable
 from ring_attn_bench.ring.link import GroupTransport, Transport
 from ring_attn_bench.ring.options import RingOptions
+
+_log = logging.getLogger("ring_attn_bench")
 
 
 def transport_for(options: RingOptions, group: dist.ProcessGroup) -> tuple[str, Transport]:
@@ -21,9 +27,22 @@ def transport_for(options: RingOptions, group: dist.ProcessGroup) -> tuple[str, 
         reason = _unsupported(name, group)
         if reason is None:
             kind: type[GroupTransport] = registry.transport_class(name)
+            if asked == "auto" and dist.get_rank(group) == 0:
+                announce(name, "; ".join(reasons), torch.cuda.is_available())
             return name, kind(group, options)
         reasons.append(reason if name == asked else f"{name}: {reason}")
     raise TransportUnavailable(asked, "; ".join(reasons))
+
+
+@cache
+def announce(name: str, instead: str, matters: bool) -> None:
+    """Says what `auto` took, and why nothing before it: once for each choice.
+
+    matters: without a GPU there is one choice, and nothing to say aloud.
+    """
+    level = logging.WARNING if matters else logging.DEBUG
+    rest = f" ({instead})" if instead else ""
+    _log.log(level, "transport 'auto' chose %r%s; RingOptions(transport=) chooses.", name, rest)
 
 
 def _unsupported(name: str, group: dist.ProcessGroup) -> str | None:

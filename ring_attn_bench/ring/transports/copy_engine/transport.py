@@ -81,6 +81,11 @@ class CopyEngine:
         self._watch = Watch(self, timeout_of(group) or timedelta(minutes=10))
         self._meet()
 
+    @property
+    def arrives(self) -> bool:
+        """Whether launches can wait for keys: not for those of this same GPU, see `arriving`."""
+        return not self.shares_gpu
+
     @staticmethod
     def unsupported(group: dist.ProcessGroup) -> str | None:
         """Why these ranks cannot read each other's memory, or None; the same on all of them."""
