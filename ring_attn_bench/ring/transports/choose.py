@@ -22,7 +22,7 @@ def transport_for(options: RingOptions, group: dist.ProcessGroup) -> tuple[str, 
     A collective over the group, whose ranks all choose alike.
     """
     asked = options.transport
-    reasons = []
+    reasons: list[str] = []
     for name in registry.transports() if asked == "auto" else (asked,):
         reason = _unsupported(name, group)
         if reason is None:
