@@ -150,6 +150,7 @@ class Ring:
     dropout_p: float = 0.0
     gather: bool = False
     by_position: bool = False
+    one_launch: bool = False
 
     @property
     def score(self):
@@ -157,12 +158,12 @@ class Ring:
         return Score(0.25, self.softcap, slopes, self.dropout_p, 2**33 + 5)
 
     def jobs(self, partition, gradients):
-        grouping = (self.world_size - 1,) if self.gather else None
         layout = Layout(
-            PARTITIONS[partition], self.world_size, self.tokens, self.mask.band, 2, grouping
-        )
+            PARTITIONS[partition], self.world_size, self.tokens, self.mask.band, 2,
+            (self.world_size - 1,) if self.gather or self.one_launch else None, self.one_launch,
+        )  # fmt: skip
         backend = TritonBackend(by_position=self.by_position)
-        able = abilities(backend, alibi=self.alibi)
+        able = abilities(backend, alibi=self.alibi, dropout=self.dropout_p > 0)
         plans = [plan(layout, rank, able) for rank in range(self.world_size)]
         return [Job(p, backend, self.score, gradients) for p in plans]
 
@@ -200,10 +201,14 @@ RINGS = {
     "dropout, ALiBi, window, gather, by position": Ring(
         Mask(True, 30), alibi=True, dropout_p=0.2, gather=True, by_position=True
     ),
+    "one launch": Ring(heads=4, one_launch=True),
+    "one launch, ALiBi, dropout, window": Ring(
+        Mask(False, 30, 9), alibi=True, dropout_p=0.2, one_launch=True
+    ),
 }
 
 
-ON_ALL = {"causal", "window, by position", "ALiBi, gather, softcap"}
+ON_ALL = {"causal", "window, by position", "ALiBi, gather, softcap", "one launch"}
 """The rings that meet every partition by default; the others are zigzag's alone, or --full's."""
 
 
