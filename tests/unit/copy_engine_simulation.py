@@ -25,7 +25,9 @@ from ring_attn_bench.ring.transports.copy_engine.memory_operations import _WAIT
 from ring_attn_bench.ring.transports.copy_engine.places import Place
 
 ROW = 8
-"""Bytes of a row: one int64."""
+"""Bytes of a row: one int64, a token's of a head."""
+HEADS = 2
+"""Which may be pulled one after the other."""
 
 
 class Fault(AssertionError):
@@ -103,7 +105,9 @@ class Driver:
         for at in range(0, size, ROW):
             stream.add("copy", lambda _, at=at: ctypes.memmove(to + at, source + at, ROW) and None)
 
-    def copy_lines(self, stream: Stream, to, source, size: int, lines: int) -> None:
+    def copy_lines(
+        self, stream: Stream, to: tuple[int, int], source: tuple[int, int], size: int, lines: int
+    ) -> None:
         for line in range(lines):
             self.copy(stream, to[0] + line * to[1], source[0] + line * source[1], size)
 
@@ -112,9 +116,9 @@ class Area:
     """Memory that all ranks reach; a rank's n-th area is one with the others' n-th."""
 
     def __init__(self, rank: Rank, device: torch.device, size: int) -> None:
-        self.memory, self.size = torch.zeros(size, dtype=torch.uint8), size
-        self.addresses = rank.world.addresses(rank.areas, rank.number)
-        self.addresses[rank.number] = self.memory.data_ptr()
+        everyones = rank.world.area(rank.areas, size)
+        self.memory, self.size = everyones[rank.number], size
+        self.addresses = [memory.data_ptr() for memory in everyones]
         rank.areas += 1
 
 
@@ -138,83 +142,86 @@ class Rank:
     def enqueue(self, plan: Plan, index: int, backward: bool) -> None:
         """A pass, in the order of `forward.ForwardPass` and `backward.BackwardPass`."""
         at, stream, passes = self.transport, self.streams[0], len(self.world.passes)
-        sends, none = any(step.sends for step in plan.steps), torch.device("cpu")
-        at.reserve(plan.tokens, 1, torch.int64, none)
-        packed = at.outgoing(plan.tokens if sends else 0, 1, torch.int64, none)
-        keys = packed.view(len(packed), 1)
+        sends, cpu = any(step.sends for step in plan.steps), torch.device("cpu")
+        at.reserve(plan.tokens, HEADS, torch.int64, cpu)
+        sent = plan.tokens if sends else 0
+        keys = at.outgoing(sent, HEADS, torch.int64, cpu).view(HEADS, sent, 1)
 
-        def tag(of: int, token: int, turn: int, reader: int = 0) -> int:
-            return (((turn * passes + index + 1) * 16 + of) * 16 + reader) * 4096 + token
+        def tag(of: int, head: int, token: int, turn: int, reader: int) -> int:
+            where = ((turn * passes + index + 1) * 16 + of) * 16 + reader
+            return (where * HEADS + head) * 4096 + token
 
-        def fill(rows, reader: int, owner: int, first: int = 0) -> None:
-            for i in range(len(rows)):
-                stream.add("write a row", lambda turn, i=i: rows[i].fill_(
-                    tag(owner, first + i, turn, reader)) and None)  # fmt: skip
+        def write(rows, owner: int, head: int = 0, first: int = 0, reader: int = 0) -> None:
+            for i, row in enumerate(rows):
 
-        def check(rows, reader: int, owner: int, first: int, what: str) -> None:
-            for i in range(len(rows)):
+                def put(turn: int, row=row, token: int = first + i) -> None:
+                    row.fill_(tag(owner, head, token, turn, reader))
 
-                def look(turn: int, i: int = i) -> None:
-                    right = int(rows[i]) == tag(owner, first + i, turn, reader)
+                stream.add("write a row", put)
+
+        def look(what: str, rows, owner: int, head: int, first: int, reader: int = 0) -> None:
+            for i, row in enumerate(rows):
+
+                def check(turn: int, row=row, token: int = first + i) -> None:
+                    right = int(row) == tag(owner, head, token, turn, reader)
                     if not right and not self.world.is_given_up:
                         raise Fault(f"rank {self.number}, pass {index}: {what} are others'")
 
-                stream.add(f"look at {what}", look)
+                stream.add(f"look at {what}", check)
 
-        def launch(step, landed, words=None) -> None:
-            for piece, fetch in enumerate(step.fetches, 1):
-                if words is not None:
-                    word, lost = words[piece], words[0]
-                    stream.add(
-                        "wait in a kernel", lambda _: None,
-                        ready=lambda w=word, lost=lost: bool(w) or bool(lost),
-                    )  # fmt: skip
-                rows = landed[fetch.landing.slice]
-                check(rows, 0, fetch.owner, fetch.tokens.start, "keys")
+        def launch(step, landed, words=None, groups: int = 1) -> None:
+            """Heads in turn: of each, pieces in turn, when their words say that they are there."""
+            for head in range(HEADS):
+                for piece, fetch in enumerate(step.fetches):
+                    if words is not None:
+                        word = words[1 + piece * groups + head * groups // HEADS]
+                        there = lambda word=word, lost=words[0]: bool(word) or bool(lost)  # noqa: E731
+                        stream.add("wait in a kernel", lambda _: None, ready=there)
+                    rows = landed[head, fetch.landing.slice]
+                    look("keys", rows, fetch.owner, head, fetch.tokens.start)
 
         def give(step_index: int) -> None:
             fetches = plan.steps[step_index].fetches
             partials = torch.zeros(plan.steps[step_index].landing_tokens, 1, dtype=torch.int64)
             for fetch in fetches:
-                part = partials[fetch.landing.slice]
-                fill(part, 1 + self.number, fetch.owner, fetch.tokens.start)
+                part, first = partials[fetch.landing.slice], fetch.tokens.start
+                write(part, fetch.owner, 0, first, reader=1 + self.number)
             link.give(step_index, partials)
             self.kept.append(partials)
 
-        def add_received(outstanding: int) -> None:
-            got = link.received(outstanding)
-            for tokens, partial in got:
-                reader = self._reader_of(plan, partial)
-                check(partial, 1 + reader, self.number, tokens.start, "gradients")
+        def take(outstanding: int) -> None:
+            for tokens, partial in list(link.received(outstanding)):
+                reader = 1 + self._reader_of(partial)
+                look("gradients", partial, self.number, 0, tokens.start, reader)
 
-        fill(keys, 0, self.number)
+        for head in range(HEADS):
+            write(keys[head], self.number, head)
         link = at.begin(plan)
-        link.publish(keys[None])
+        link.publish(keys)
         gathers = any(step.gathered for step in plan.steps)
         for step_index, step in enumerate(plan.steps):
             post_due(plan, link, step_index)
             if step.gathered is not None:
-                landed, words, _ = link.arriving(step_index)
-                launch(step, landed[0], words)
+                landed, *about = link.arriving(step_index)
+                launch(step, landed, *about)
                 if backward:
                     give(step_index)
-                    launch(step, landed[0])
+                    launch(step, landed)
             elif not gathers:
-                launch(step, link.landed(step_index)[0] if step_index else None)
+                launch(step, link.landed(step_index) if step_index else None)
                 if backward and step_index:
-                    add_received(plan.slots - 1)
+                    take(plan.slots - 1)
                     give(step_index)
         if backward:
-            add_received(0)
+            take(0)
         link.finish()
         self.links.append(link)
         self.kept.append(keys)
 
-    def _reader_of(self, plan: Plan, partial) -> int:
-        """By whose part of the inbox it lies in."""
-        inbox = self.transport._inbox
-        offset = partial.data_ptr() - inbox.memory.data_ptr()
-        place = offset // (inbox.size // (plan.world_size - 1))
+    def _reader_of(self, partial) -> int:
+        """By whose part of the inbox it lies in: this rank has none."""
+        inbox, others = self.transport._inbox, len(self.world.ranks) - 1
+        place = (partial.data_ptr() - inbox.memory.data_ptr()) // (inbox.size // others)
         return place + (place >= self.number)
 
     def again(self) -> None:
@@ -231,23 +238,30 @@ class Rank:
 class World:
     """All ranks of a ring. passes: each all ranks' plans, and whether it is a backward.
 
-    rounds: how often the passes are replayed. is_given_up: what is read has no meaning any more.
+    rounds: how often the passes are replayed. smallest: bytes that heads must have to be pulled
+    apart. is_given_up: what is read has no meaning any more.
     """
 
     is_given_up = False
 
-    def __init__(self, monkeypatch, passes: list[tuple[tuple[Plan, ...], bool]], rounds: int = 1):
+    def __init__(
+        self,
+        monkeypatch,
+        passes: list[tuple[tuple[Plan, ...], bool]],
+        rounds: int = 1,
+        smallest: int = link.SMALLEST,
+    ):
         self.passes, self.rounds = passes, rounds
-        self._addresses: list[list[int]] = []
+        self._areas: list[list[torch.Tensor]] = []
         self._at = 0
-        self._patch(monkeypatch, len(passes[0][0]))
+        self._patch(monkeypatch, len(passes[0][0]), smallest)
         self.ranks = [Rank(number, self) for number in range(len(passes[0][0]))]
         for rank in self._in_turn():
             rank.stream("launches")
             rank.transport = transport.CopyEngine(rank, RingOptions())
         largest = max(plans[0].tokens for plans, _ in passes)
         for rank in self._in_turn():
-            rank.transport.reserve(largest, 1, torch.int64, torch.device("cpu"))
+            rank.transport.reserve(largest, HEADS, torch.int64, torch.device("cpu"))
             rank.transport.reserve_inbox(largest * ROW)
 
     def enqueue(self, dead: int | None = None) -> World:
@@ -261,8 +275,8 @@ class World:
     def give_up(self, rank: Rank, pass_: int) -> str:
         """A rank's `transport.released` of a pass, while it waits."""
         self.is_given_up, self._at = True, rank.number
-        slot = rank.links[pass_]._slot
-        return rank.transport.released(self.passes[pass_][0][rank.number], slot, 1)
+        link = rank.links[pass_]
+        return rank.transport.released(link._plan, link._slot, link._groups)
 
     def run(self, random: Random, changes: int = 6) -> None:
         """Every stream to its end, the one of highest priority first; some change at times.
@@ -292,22 +306,25 @@ class World:
             table = rank.transport._table.memory.view(torch.int32)
             if table.tolist()[: len(self._first)] != self._first:
                 raise Fault(f"rank {rank.number}'s words are not as they were: {table.tolist()}")
+            if rank.transport._arrived.any():
+                raise Fault(f"rank {rank.number}'s words still say that keys have landed")
 
     @property
     def _first(self) -> list[int]:
         return self.ranks[0].transport._words.first()
 
-    def addresses(self, area: int, rank: int) -> list[int]:
-        while len(self._addresses) <= area:
-            self._addresses.append([0] * len(self.ranks))
-        return self._addresses[area]
+    def area(self, number: int, size: int) -> list[torch.Tensor]:
+        """All ranks' memory; made when the first of them asks."""
+        if number == len(self._areas):
+            self._areas.append([torch.zeros(size, dtype=torch.uint8) for _ in self.ranks])
+        return self._areas[number]
 
     def _in_turn(self) -> Iterator[Rank]:
         for rank in self.ranks:
             self._at = rank.number
             yield rank
 
-    def _patch(self, monkeypatch, size: int) -> None:
+    def _patch(self, monkeypatch, size: int, smallest: int) -> None:
         """What a CUDA device would be asked for."""
         current = lambda: self.ranks[self._at]  # noqa: E731
         cuda = SimpleNamespace(
@@ -326,5 +343,5 @@ class World:
             "Watch": lambda *_: watch,
         }.items():  # fmt: skip
             monkeypatch.setattr(transport, name, value)
-        monkeypatch.setattr(link, "torch", fake)
+        monkeypatch.setattr(link, "SMALLEST", smallest)
         monkeypatch.setattr(transport.CopyEngine, "_meet", lambda self: None)

@@ -33,11 +33,11 @@ def plans_of(partition, world_size, mask, schedule, slots=2):
     return found
 
 
-def simulate(passes, seed, rounds=1, spoil=None):
+def simulate(passes, seed, rounds=1, spoil=None, smallest=1):
     with pytest.MonkeyPatch.context() as patch:
         if spoil is not None:
             spoil(patch)
-        World(patch, passes, rounds).enqueue().run(Random(seed))
+        World(patch, passes, rounds, smallest).enqueue().run(Random(seed))
 
 
 @st.composite
@@ -55,9 +55,11 @@ def programmes(draw):
 
 
 @settings(deadline=None, max_examples=150)
-@given(programmes(), st.integers(0, 2**32))
-def test_passes_of_any_kind_end_in_any_order_and_read_what_is_theirs(programme, seed):
-    simulate(*programme[:1], seed, programme[1])
+@given(programmes(), st.integers(0, 2**32), st.sampled_from([1, link.SMALLEST]))
+def test_passes_of_any_kind_end_in_any_order_and_read_what_is_theirs(programme, seed, smallest):
+    """Heads are pulled apart, or together."""
+    passes, rounds = programme
+    simulate(passes, seed, rounds, smallest=smallest)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -36,7 +36,7 @@ class Transport:
         self.given_up, self.captures, self._ends = [], 0, list(ends)
         self.driver = SimpleNamespace(let_capture=lambda: None)
 
-    def released(self, plan, slot):
+    def released(self, plan, slot, head_groups):
         self.given_up.append((plan.rank, slot))
         if self._ends:
             self._ends.pop(0).over = True
@@ -65,8 +65,8 @@ def test_no_thread_is_there_before_a_pass():
 def test_a_pass_that_ends_is_forgotten_and_the_next_is_looked_at():
     transport, first, second = Transport(), End(), End()
     watch = Watch(transport, LONG)
-    watch.follow(first, PLAN, 0)
-    watch.follow(second, PLAN, 1)
+    watch.follow(first, PLAN, 0, 1)
+    watch.follow(second, PLAN, 1, 1)
 
     until(lambda: first.asked > 1)
     assert second.asked == 0
@@ -75,7 +75,7 @@ def test_a_pass_that_ends_is_forgotten_and_the_next_is_looked_at():
     second.over = True
     until(lambda: not watch._passes)
     late = End(over=True)
-    watch.follow(late, PLAN, 0)
+    watch.follow(late, PLAN, 0, 1)
     until(lambda: late.asked > 0)
 
     watch.check()
@@ -88,7 +88,7 @@ def test_a_pass_that_does_not_end_is_given_up_and_every_later_call_says_so():
     transport = Transport([stuck, behind])
     watch = Watch(transport, SHORT)
     for slot, end in enumerate((ended, stuck, behind)):
-        watch.follow(end, PLAN, slot)
+        watch.follow(end, PLAN, slot, 1)
 
     until(lambda: watch._broken is not None)
     for _ in range(2):
@@ -111,8 +111,8 @@ def test_the_time_counts_from_when_a_pass_is_the_oldest(monkeypatch):
     transport, first, second = Transport(), End(), End()
     transport._ends = [second]
     watch = Watch(transport, timedelta(seconds=10))
-    watch.follow(first, PLAN, 0)
-    watch.follow(second, PLAN, 1)
+    watch.follow(first, PLAN, 0, 1)
+    watch.follow(second, PLAN, 1, 1)
     until(lambda: first.asked)
     clock.now = 6.0
     first.over = True
@@ -131,7 +131,7 @@ def test_the_time_counts_from_when_a_pass_is_the_oldest(monkeypatch):
 def test_the_thread_ends_with_its_transport(how):
     transport = Transport()
     watch = Watch(transport, LONG)
-    watch.follow(End(), PLAN, 0)
+    watch.follow(End(), PLAN, 0, 1)
     assert watch._thread.daemon
     until(lambda: watch._passes[0].end.asked)
     if how == "it is told":
@@ -146,7 +146,7 @@ def test_the_thread_ends_with_its_transport(how):
 
 def test_an_idle_thread_ends_at_once_when_told():
     watch = Watch(transport := Transport(), LONG)
-    watch.follow(End(over=True), PLAN, 0)
+    watch.follow(End(over=True), PLAN, 0, 1)
     until(lambda: not watch._passes)
     began = time.monotonic()
     watch.end()
