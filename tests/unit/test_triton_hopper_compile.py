@@ -120,7 +120,7 @@ def needs(call, folder):
     assert ("ttg.warp_specialize" in kernel.asm["ttgir"]) == specialised
     assert ("setmaxnreg" in kernel.asm["ptx"]) == specialised
     assert "wgmma.mma_async" in kernel.asm["ptx"]
-    dims = 4 if about["cu_rows_ptr"] is None else 5
+    dims = 4 if about.get("cu_rows_ptr") is None else 5
     assert f"cp.async.bulk.tensor.{dims}d" in kernel.asm["ptx"]
     # the producer's warp is one of four
     threads = 128 * (call.config.groups + 1) if specialised else 32 * call.config.warps
