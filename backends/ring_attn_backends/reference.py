@@ -52,7 +52,7 @@ class ReferenceBackend:
         self, q: Tensor, keys: Gathering, where: Gathered, score: Score
     ) -> tuple[Tensor, Tensor]:
         """`forward` of own and landed keys in a row, when all have landed."""
-        lost = _await(keys)
+        lost = _await(keys, where)
         pairs = _Pairs.of_lines(where.rows, where, keys, q)
         out, lse = _forward(q, _in_a_row(keys), pairs, score)
         return (out * torch.nan, lse * torch.nan) if lost else (out, lse)
@@ -62,7 +62,7 @@ class ReferenceBackend:
         *, own_first: bool,
     ) -> None:  # fmt: skip
         """dk and dv of `backward`, each to its place; what sees what as the lines of keys say."""
-        lost = _await(keys)
+        lost = _await(keys, where)
         pairs = _Pairs.of_lines(where.keys, where, keys, rows.q)
         _, *gradients = _backward(rows, _in_a_row(keys), pairs, score)
         for found, to_own, to_landed in zip(gradients, own, landed, strict=True):
@@ -72,7 +72,7 @@ class ReferenceBackend:
 
     def gathered_dq(self, rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
         """dq of `backward`."""
-        lost = _await(keys)
+        lost = _await(keys, where)
         pairs = _Pairs.of_lines(where.rows, where, keys, rows.q)
         dq, _, _ = _backward(rows, _in_a_row(keys), pairs, score)
         return dq.to(rows.q.dtype) * (torch.nan if lost else 1)
@@ -120,13 +120,13 @@ class _Pairs:
         return cls(*(x.to(q.device) for x in (rows, columns, seen)))
 
 
-def _await(keys: Gathering) -> bool:
+def _await(keys: Gathering, where: Gathered) -> bool:
     """Returns when all keys have landed, which on a CPU they have: or, true, when they never will.
 
     A kernel that waits would go on with what is there; here the host waits, and asks for all.
     """
     while keys.arrived is not None:
-        lost, *there = keys.arrived.tolist()
+        lost, *there = keys.arrived[: 1 + where.pieces * keys.head_groups].tolist()
         if lost or all(there):
             return bool(lost)
     return False

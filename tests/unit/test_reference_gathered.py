@@ -82,20 +82,21 @@ def test_what_never_comes_is_not_waited_for_and_makes_everything_nan(there):
 
 @pytest.mark.timeout(60)
 def test_a_piece_is_not_read_before_its_word():
+    """Nor before those of all of its heads; further words are nobody's."""
     q, _, own, landed = tensors(torch.float64)
     right = BACKEND.gathered_forward(q, Gathering(own, landed), WHERE, SCORE)
-    words, late = torch.zeros(2, dtype=torch.int32), Keys(*(x.clone() for x in landed))
+    words, late = torch.tensor([0, 1, 0, 0], dtype=torch.int32), Keys(*(x.clone() for x in landed))
     for x in late:
         x.fill_(math.nan)
 
     def arrive():
         for x, data in zip(late, landed, strict=True):
             x.copy_(data)
-        words[1] = 1
+        words[2] = 1
 
     sender = threading.Timer(0.1, arrive)
     sender.start()
-    found = BACKEND.gathered_forward(q, Gathering(own, late, words), WHERE, SCORE)
+    found = BACKEND.gathered_forward(q, Gathering(own, late, words, head_groups=2), WHERE, SCORE)
     sender.join()
 
     assert all(map(torch.equal, found, right))
