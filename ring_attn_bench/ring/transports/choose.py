@@ -16,10 +16,12 @@ from ring_attn_bench.ring.options import RingOptions
 _log = logging.getLogger("ring_attn_bench")
 
 
-def transport_for(options: RingOptions, group: dist.ProcessGroup) -> tuple[str, Transport]:
+def transport_for(
+    options: RingOptions, group: dist.ProcessGroup, *, announces: bool = True
+) -> tuple[str, Transport]:
     """Its name, never `auto`, and the transport; raises TransportUnavailable with the reason.
 
-    A collective over the group, whose ranks all choose alike.
+    announces: whether to log what `auto` chose. A collective over the group, whose ranks all choose alike.
     """
     asked = options.transport
     reasons: list[str] = []
@@ -27,7 +29,7 @@ def transport_for(options: RingOptions, group: dist.ProcessGroup) -> tuple[str, 
         reason = _unsupported(name, group)
         if reason is None:
             kind: type[GroupTransport] = registry.transport_class(name)
-            if asked == "auto" and dist.get_rank(group) == 0:
+            if asked == "auto" and announces:
                 announce(name, "; ".join(reasons), torch.cuda.is_available())
             return name, kind(group, options)
         reasons.append(reason if name == asked else f"{name}: {reason}")
