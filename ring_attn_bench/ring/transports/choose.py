@@ -21,7 +21,8 @@ def transport_for(
 ) -> tuple[str, Transport]:
     """Its name, never `auto`, and the transport; raises TransportUnavailable with the reason.
 
-    announces: whether to log what `auto` chose. A collective over the group, whose ranks all choose alike.
+    announces: whether to log what `auto` chose. A collective over the group, whose ranks all choose
+    alike.
     """
     asked = options.transport
     reasons: list[str] = []
