@@ -143,7 +143,6 @@ class AccumulatingBackend(Backend, Protocol):
         ...
 
 
-@runtime_checkable
 class GatheringBackend(Backend, Protocol):
     """A kernel that takes the keys of many ranks in one launch, and waits in it for each piece.
 
@@ -175,7 +174,8 @@ class GatheringBackend(Backend, Protocol):
 
 def gathering(backend: Backend) -> GatheringBackend | None:
     """The backend if it takes gathered keys."""
-    return backend if isinstance(backend, GatheringBackend) else None
+    names = "gathered_forward", "gathered_dkdv", "gathered_dq"
+    return cast("GatheringBackend", backend) if _has(type(backend), *names) else None
 
 
 class PackedIntoBackend(PackedBackend, Protocol):

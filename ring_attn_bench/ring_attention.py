@@ -69,10 +69,12 @@ if TYPE_CHECKING:
 
 
 class _Asked(NamedTuple):
-    """What a ring function was called with, besides its tensors; `backend` beside the options."""
+    """What a ring function was called with, besides its tensors.
+
+    options: of backend None where the caller left that open, or wrote so.
+    """
 
     options: Options
-    backend: str | None
     return_attn_probs: bool
     group: dist.ProcessGroup | DeviceMesh | None
     context: RingContext | None
@@ -97,10 +99,10 @@ def ring_attention(
 ) -> _Asked:
     """The arguments that all ring functions take after their tensors."""
     options = Options(
-        "auto", dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
+        backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,  # type: ignore[arg-type]
         alibi_slopes, deterministic, sink, partition,
     )  # fmt: skip
-    return _Asked(options, backend, return_attn_probs, group, context)
+    return _Asked(options, return_attn_probs, group, context)
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,18 @@ class _Fixed:
 
     def options(self, asked: _Asked) -> Options:
         """The options, with a backend; raises InvalidArgument for another one than the only one."""
-        backend = asked.backend
+        options = asked.options
+        backend: str | None = options.backend
         if backend is None and self.partition is not None:
             backend = self.backend or "auto"
+            options = options._replace(backend=backend)
         is_only = isinstance(backend, str) and backend == self.backend
         if self.backend is not None and not is_only:
             raise InvalidArgument(
                 f"{self.name} always runs backend {self.backend!r}, got backend={shown(backend)}; "
                 f"call {self.name.removeprefix(f'{self.backend}_')}."
             )
-        # what is no name is refused by `plain`
-        return asked.options._replace(backend=backend)  # type: ignore[arg-type]
+        return options  # what is no name is refused by `plain`
 
 
 def _attention(
@@ -150,7 +153,8 @@ def _attention(
     ring = context_of(asked.group, asked.context)
 
     def separated() -> tuple[Tensor, Tensor, Tensor, Options]:
-        check_group(asked.group, asked.context)
+        if asked.group is not None:
+            check_group(asked.group, asked.context)
         options = fixed.options(asked)
         flag("return_attn_probs", asked.return_attn_probs)
         q, k, v = separate()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from ring_attn_bench.calls.autocast import without_autocast
@@ -74,6 +75,9 @@ class Call(Protocol):
 
 def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
     """out or, with return_attn_probs, (out, lse, None); differentiable in q, k, v and sink."""
+    if not torch.is_grad_enabled() and not _is_transformed():
+        out, lse = _computed(call, given)
+        return (out, lse, None) if return_attn_probs else out
     # autograd takes the host 0.3 us for each argument, None or not
     plain = given.sink is given.alibi_slopes is given.cu_seqlens_q is None
     tensors = given[:3] if plain else given
@@ -87,6 +91,17 @@ def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
             ) from None
         raise
     return (*found, None) if return_attn_probs else found
+
+
+def _is_transformed() -> bool:
+    """Whether there may be gradients of a kind that autograd would refuse, although it is off."""
+    return bool(torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+
+
+def _computed(call: Call, given: Given) -> tuple[Tensor, Tensor]:
+    with without_autocast(given.q.device.type):
+        out, lse = call.forward(given)
+    return _no_view(out), _no_view(lse)
 
 
 class Attention(torch.autograd.Function):
@@ -105,8 +120,7 @@ class Attention(torch.autograd.Function):
         """out and, if wanted, lse: one that is not costs autograd nothing."""
         call, wants_lse, *tensors = arguments
         given = Given(*tensors)
-        with without_autocast(given.q.device.type):
-            out, lse = map(_no_view, call.forward(given))
+        out, lse = _computed(call, given)
         ctx.save_for_backward(*tensors, out, lse)
         ctx.call = call
         ctx.set_materialize_grads(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ def without_autocast(device_type: str) -> AbstractContextManager[object]:
 
 
 def _is_enabled(device_type: str) -> bool:
-    if not torch.amp.is_autocast_available(device_type):
-        return False
-    return torch.is_autocast_enabled(device_type)
+    return _is_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+@cache
+def _is_available(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
