@@ -80,7 +80,7 @@ class Step:
     """One launch over the rank's own keys and all that the step fetches, instead of `launches`:
     the n-th fetch is its piece n, counted from 1."""
 
-    @property
+    @cached_property
     def landing_tokens(self) -> int:
         """The size of the step's landing area."""
         return sum(len(fetch.tokens) for fetch in self.fetches)
@@ -109,7 +109,28 @@ class Plan:
         """Every launch, in order."""
         return tuple(launch for step in self.steps for launch in step.launches)
 
-    @property
+    @cached_property
+    def sends(self) -> bool:
+        """Whether anybody reads this rank's keys."""
+        return any(step.sends for step in self.steps)
+
+    @cached_property
+    def gathers(self) -> bool:
+        """Whether all it launches is one launch over the keys of all ranks."""
+        return any(step.gathered is not None for step in self.steps)
+
+    @cached_property
+    def writes_rows_once(self) -> bool:
+        """Whether no two launches have a row in common, nor any row none."""
+        return all(launch.first and launch.last for launch in self.launches)
+
+    @cached_property
+    def due(self) -> tuple[tuple[int, ...], ...]:
+        """By step, the steps whose transfers are posted before its launches, in their order."""
+        posted = list(enumerate(step.post_at for step in self.steps))[1:]
+        return tuple(tuple(i for i, at in posted if at == now) for now in range(len(self.steps)))
+
+    @cached_property
     def landing_tokens(self) -> int:
         """The size of one landing area."""
         return max((step.landing_tokens for step in self.steps), default=0)
@@ -240,7 +261,6 @@ def lone_plan(rows: Spans, keys: Spans, band: Band, able: Abilities) -> Plan | s
 
 
 def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
-    """Nothing but one launch, over keys that come straight from all ranks in turn."""
     if not able.gathers:
         return "it has no launch over gathered keys (schedule 'gather' needs none)"
     rows, remote = layout.chunks(rank), layout.offsets[1]
@@ -255,13 +275,9 @@ def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
 
 
 def _step(
-    layout: Layout,
-    rank: int,
-    index: int,
-    offsets: tuple[int, ...],
-    pieces: tuple[Piece, ...],
+    layout: Layout, rank: int, index: int, offsets: tuple[int, ...], pieces: tuple[Piece, ...],
     flags: list[tuple[bool, bool]],
-) -> Step:
+) -> Step:  # fmt: skip
     fetches = () if index == 0 else _fetches(layout, rank, offsets)
     landing = layout.tokens if index == 0 else sum(len(f.tokens) for f in fetches)
     first_keys, keys_start_at_zero = _first_flags([piece.keys for piece in pieces], landing)
@@ -353,7 +369,7 @@ def _first_flags(ranges: list[Range], length: int) -> tuple[list[bool], bool]:
     left: tuple[Range, ...] = (Range(0, length),)
     flags = []
     for wanted in ranges:
-        rest = _without_all(left, wanted)
+        rest = tuple(piece for part in left for piece in _without(part, [wanted]))
         taken = sum(map(len, left)) - sum(map(len, rest))
         if 0 < taken < len(wanted):
             return [False] * len(ranges), True
@@ -368,10 +384,6 @@ def _last_flags(ranges: list[Range]) -> list[bool]:
         all(_without(wanted, [later]) == (wanted,) for later in ranges[index + 1 :])
         for index, wanted in enumerate(ranges)
     ]
-
-
-def _without_all(ranges: tuple[Range, ...], taken: Range) -> tuple[Range, ...]:
-    return tuple(piece for r in ranges for piece in _without(r, [taken]))
 
 
 def _without(whole: Range, taken: list[Range]) -> tuple[Range, ...]:

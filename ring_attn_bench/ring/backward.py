@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import launch as kernel
-from ring_attn_bench.backend import accumulating, gathering
 from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.calls.lse_gradient import with_lse
 from ring_attn_bench.gathered import Gathered
 from ring_attn_bench.plan import Launch, Step
 from ring_attn_bench.positions import Range
 from ring_attn_bench.problem import Score
-from ring_attn_bench.ring.forward import Job, gathered_keys, post_due
+from ring_attn_bench.ring.forward import Job, gathered_keys
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype, sum_keys
 from ring_attn_bench.tensors import Keys, Rows, Sums, part_of
@@ -35,41 +34,41 @@ class BackwardPass:
         keys: Keys,
         dlse: Tensor | None = None,
     ) -> None:
-        self._job, self._transport = job, transport
+        self._job, self._plan, self._transport = job, job.plan, transport
         q = rows.q
         self._wide = accumulator_dtype(q.dtype)
         if rows.delta is None and job.backend.needs_delta:
             rows = rows._replace(delta=delta(rows.dout, rows.out, self._wide))
         self._rows, self._keys, self._dlse = rows, keys, dlse
         self._packing = Packing.of(keys)
+        self._direct_keys, plan = False, job.plan
+        if plan.gathers:  # its launch makes dq, and there are no others
+            return
         # gradients of lse by a kernel of this kind come in a share of their own, to be added
-        self._accumulating = accumulating(job.backend) if dlse is None else None
-        plan = job.plan
+        self._accumulating = job.accumulating if dlse is None else None
         # a lone rank's kernel writes gradients that nothing is added to in their own dtypes
         alone = self._accumulating is not None and len(plan.steps) == 1
-        direct = alone and all(launch.first and launch.last for launch in plan.launches)
+        direct = alone and plan.writes_rows_once
         self._direct_keys = alone and all(launch.first_keys for launch in plan.launches)
-        self._gathers = any(step.gathered for step in plan.steps)
-        if self._gathers:  # its launch makes dq, and there are no others
-            return
         new = torch.zeros if plan.rows_start_at_zero else torch.empty
         self._dq = new(q.shape, dtype=q.dtype if direct else self._wide, device=q.device)
 
     def publish(self) -> None:
         """Makes this rank's keys readable."""
-        plan = self._job.plan
+        plan = self._plan
         self._packed = self._packing.pack_for(plan, self._keys, self._transport)
         self._link = self._transport.begin(plan)
-        self._link.publish(self._packed)
+        self._link.publish(self._packed.buffer)
 
     def run(self) -> None:
         """Every launch; a step's partials leave as soon as its last launch is queued."""
-        plan = self._job.plan
+        plan, link = self._plan, self._link
         for index, step in enumerate(plan.steps):
-            post_due(plan, self._link, index)
+            for due in plan.due[index]:
+                link.post(due)
             if step.gathered is not None:
                 self._run_gathered(index, step.gathered)
-            elif not self._gathers:
+            elif not plan.gathers:
                 self._run_step(index, step)
 
     def _run_step(self, index: int, step: Step) -> None:
@@ -85,22 +84,24 @@ class BackwardPass:
         if self._direct_keys:
             self._own = shares
         elif index == 0:
-            self._home = gradients
+            self._home, self._home_keys = gradients, shares
         else:
-            self._add_received(outstanding=self._job.plan.slots - 1)
+            self._add_received(outstanding=self._plan.slots - 1)
             self._link.give(index, gradients.to(self._job.gradients))
 
     def _run_gathered(self, index: int, where: Gathered) -> None:
         """dk and dv first, so that the others' shares travel under the launch for dq."""
-        job, backend, k = self._job, gathering(self._job.backend), self._keys.k
+        job, packing, k = self._job, self._packing, self._keys.k
+        backend = job.gathering
         assert backend is not None  # the plan says so
-        keys = gathered_keys(self._packing, self._keys, self._packed, self._link, index)
-        width, landed = self._packing.width, keys.landed.k.shape[1]
-        self._home = torch.empty(k.shape[1], width, dtype=self._wide, device=k.device)
-        partials = torch.empty(landed, width, dtype=job.gradients, device=k.device)
+        keys = gathered_keys(packing, self._keys, self._packed, self._link, index)
+        width, landed = packing.width, keys.landed.k.shape[1]
+        self._home = k.new_empty((k.shape[1], width), dtype=self._wide)
+        self._home_keys = packing.views(self._home)
+        partials = k.new_empty((landed, width), dtype=job.gradients)
         backend.gathered_dkdv(
-            self._rows, keys, self._packing.views(self._home), self._packing.views(partials),
-            where, job.score, own_first=keys.arrived is not None,
+            self._rows, keys, self._home_keys, packing.views(partials), where, job.score,
+            own_first=keys.arrived is not None,
         )  # fmt: skip
         self._link.give(index, partials)
         keys = keys._replace(arrived=None)  # that launch has waited for all of them
@@ -120,8 +121,9 @@ class BackwardPass:
                 self._home[last[0].slice].add_(last[1])
             last = given
         first, part = (0, None) if last is None else (last[0].start, self._packing.views(last[1]))
-        found = Keys(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in self._keys))
-        sum_keys(self._packing.views(self._home), part, first, found)
+        k, v = self._keys
+        found = Keys(k.new_empty(k.shape), v.new_empty(v.shape))
+        sum_keys(self._home_keys, part, first, found)
         return found
 
     def _landed(self, index: int) -> Keys:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,12 +27,14 @@ from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import layout_of
-from ring_attn_bench.tensors import Rows, Sums
+from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
-@dataclass(frozen=True)
-class RingCall:
-    """What a call computes, and how its keys travel: a `Call` of shards."""
+class RingCall(NamedTuple):
+    """What a call computes, and how its keys travel: a `Call` of shards.
+
+    A tuple, because one is made for each call.
+    """
 
     job: Job
     transport: Transport
@@ -47,26 +49,26 @@ class RingCall:
     def seeded(self, seed: int) -> RingCall:
         """The same with another seed for dropout."""
         score = replace(self.job.score, dropout_seed=seed)
-        return replace(self, job=replace(self.job, score=score))
+        return self._replace(job=replace(self.job, score=score))
 
     def forward(self, given: Given) -> tuple[Tensor, Tensor]:
         """This rank's out (B, M, H, E) in q's dtype, and lse (B, H, M)."""
-        return run.forward(self._job(given), self.transport, given.q, given.keys, given.sink)
+        q, k, v, sink, slopes, *_ = given
+        job = self.job if slopes is None else self._job(given)
+        return run.forward(job, self.transport, q, Keys(k, v), sink)
 
     def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
         """This rank's dq, dk, dv."""
         if self.greet is not None:
             self.greet()
-        return run.backward(self._job(given), self.transport, rows, given.keys, dlse)
+        job = self.job if given.alibi_slopes is None else self._job(given)
+        return run.backward(job, self.transport, rows, given.keys, dlse)
 
     def _job(self, given: Given) -> Job:
-        if given.alibi_slopes is None:
-            return self.job
         return replace(self.job, score=given.score(self.job.score))
 
 
-@dataclass(frozen=True)
-class OnRing:
+class OnRing(NamedTuple):
     """Where a call of shards is computed: a `Way`."""
 
     ring: RingContext
@@ -114,22 +116,30 @@ def agreed_call(
     Raises what the public functions document. A rank that refuses its own arguments tells the
     others, which then raise too instead of waiting for it.
     """
-    with _refusing(like, ring):
+    try:
         asked = separated()
         (job, signature), given, options = prepared(*asked, OnRing(ring))
         device = given.q.device
-        ring.check_device(device)
+        greets = ring.greets(device)
+    except Exception:
+        _tell(like, ring)
+        raise
     greet = None
-    if ring.shakes_hands(device):
+    if greets:
         where = ring.message_device(device)
         seed = str(options.dropout_seed)
         if agree(ring.group, where, signature.with_text("dropout_seed", seed)):
-            with _refusing(like, ring):
+            try:
                 (job, signature), given, options = prepared(*_taking_part(*asked), OnRing(ring))
+            except Exception:
+                _tell(like, ring)
+                raise
             agree(ring.group, where, signature)
         greet = partial(agree_on_backward, ring.group, where, ring.next_number())
     # the call is not remembered, or a context would keep itself alive
     call = RingCall(job, ring, greet)
+    if not options.dropout_p and options.dropout_seed is None:
+        return call, given
     if options.draws_seed:
         return call.seeded(shared_seed(ring.group, ring.message_device(device))), given
     return call if options.dropout_seed is None else call.seeded(options.dropout_seed), given
@@ -143,16 +153,11 @@ def _taking_part(
     return q if needed else q.detach().requires_grad_(), k, v, options
 
 
-@contextmanager
-def _refusing(x: object, ring: RingContext) -> Iterator[None]:
-    """Tells the other ranks, where they ask, if this one raises over its argument x or another."""
-    try:
-        yield
-    except Exception:
-        device = x.device if isinstance(x, Tensor) else torch.device("cpu")
-        if ring.shakes_hands(device):
-            refuse(ring.group, ring.message_device(device))
-        raise
+def _tell(x: object, ring: RingContext) -> None:
+    """Tells the other ranks, where they ask, that this one raises over x or another argument."""
+    device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+    if ring.shakes_hands(device):
+        refuse(ring.group, ring.message_device(device))
 
 
 def _signature(

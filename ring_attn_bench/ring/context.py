@@ -27,6 +27,7 @@ from ring_attn_bench.ring.transports.played import Part
 if TYPE_CHECKING:
     from ring_attn_bench.ring.forward import Job
     from ring_attn_bench.ring.handshake import Signature
+    from ring_attn_bench.ring.packing import Packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class RingContext:
         self._passes = 0
         self._end: Callable[[], object] = _nothing
         self.calls: Remembered[tuple[Job, Signature]] = Remembered()
+        self._greeting: dict[torch.device, bool] = {}
         self._parts: dict[Part, Transport] = {}
 
     def _make(self) -> _Made:
@@ -126,7 +128,7 @@ class RingContext:
         """
         self._closed = True
         self._made = None
-        self.calls, self._parts = Remembered(), {}
+        self.calls, self._greeting, self._parts = Remembered(), {}, {}
         self._end()
 
     def __enter__(self) -> RingContext:
@@ -198,9 +200,10 @@ class RingContext:
         return bool(getattr(self._ring.transport, "arrives", False))
 
     @property
-    def heads_first(self) -> bool:
-        """Whether the transport takes keys by heads, and not by tokens (`packing`)."""
-        return bool(getattr(self._ring.transport, "heads_first", False))
+    def room(self) -> Callable[..., Packed] | None:
+        """The transport's memory for packed keys with its views, if it keeps any (`packing`)."""
+        found: Callable[..., Packed] | None = getattr(self._ring.transport, "room", None)
+        return found
 
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The transport's memory for this rank's packed keys of the next pass, (tokens, width)."""
@@ -245,6 +248,14 @@ class RingContext:
             self._ring.backends.get(device.type, name) for name in self._ring.backends.values()
         }
         return carriers == {"gloo"}
+
+    def greets(self, device: torch.device) -> bool:
+        """`shakes_hands`, of a device that was checked; raises as `check_device`."""
+        found = self._greeting.get(device)
+        if found is None:
+            self.check_device(device)
+            found = self._greeting[device] = self.shakes_hands(device)
+        return found
 
     def message_device(self, device: torch.device) -> torch.device:
         """Where the handshake's numbers must be: on the CPU if the group carries that."""

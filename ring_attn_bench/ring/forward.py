@@ -6,18 +6,25 @@ A kernel that accumulates merges by itself; one that gathers has one launch for 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench import launch as kernel
-from ring_attn_bench.backend import Backend, accumulating, gathering
+from ring_attn_bench.backend import (
+    AccumulatingBackend,
+    Backend,
+    GatheringBackend,
+    accumulating,
+    gathering,
+)
 from ring_attn_bench.gathered import Gathered
 from ring_attn_bench.plan import Launch, Plan
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.merge import merge
-from ring_attn_bench.ring.packing import Packing, accumulator_dtype
+from ring_attn_bench.ring.packing import Packed, Packing, accumulator_dtype
 from ring_attn_bench.tensors import Gathering, Keys, Running, part_of
 
 
@@ -33,6 +40,16 @@ class Job:
     score: Score
     gradients: torch.dtype
     deterministic: bool = False
+
+    @cached_property
+    def accumulating(self) -> AccumulatingBackend | None:
+        """The backend if it accumulates."""
+        return accumulating(self.backend)
+
+    @cached_property
+    def gathering(self) -> GatheringBackend | None:
+        """The backend if it takes gathered keys."""
+        return gathering(self.backend)
 
 
 class ForwardPass:
@@ -50,18 +67,20 @@ class ForwardPass:
         keys: Keys,
         sink: Tensor | None = None,
     ) -> None:
-        self._job, self._transport = job, transport
-        self._q, self._keys = q, keys
+        self._job, self._plan, self._transport = job, job.plan, transport
+        self._q, self._keys, self._sink = q, keys, sink
         self._packing = Packing.of(keys)
-        self._accumulating = accumulating(job.backend)
+        if not job.plan.gathers:  # whose launch makes its own
+            self._make_results()
+
+    def _make_results(self) -> None:
+        plan, q, sink = self._plan, self._q, self._sink
         batch, rows, heads, _ = q.shape
-        plan, wide = job.plan, accumulator_dtype(q.dtype)
-        self._sink, self._fresh = sink, sink is None
-        if any(step.gathered for step in plan.steps):  # which makes its own
-            return
+        wide = accumulator_dtype(q.dtype)
+        self._accumulating, self._fresh = self._job.accumulating, sink is None
         self._lse = q.new_empty(batch, heads, rows, dtype=wide)
-        self._out = q.new_empty(batch, rows, heads, keys.v.shape[3])
-        direct = self._fresh and all(launch.first and launch.last for launch in plan.launches)
+        self._out = q.new_empty(batch, rows, heads, self._keys.v.shape[3])
+        direct = self._fresh and plan.writes_rows_once
         self._out_acc = self._out if direct else torch.empty_like(self._out, dtype=wide)
         if sink is not None:
             self._out_acc.zero_()
@@ -72,35 +91,38 @@ class ForwardPass:
 
     def publish(self) -> None:
         """Makes this rank's keys readable."""
-        plan = self._job.plan
+        plan = self._plan
         self._packed = self._packing.pack_for(plan, self._keys, self._transport)
         self._link = self._transport.begin(plan)
-        self._link.publish(self._packed)
+        self._link.publish(self._packed.buffer)
 
     def run(self) -> None:
-        """Every launch, each as soon as its keys are there."""
-        for index, step in enumerate(self._job.plan.steps):
-            post_due(self._job.plan, self._link, index)
+        """Every launch, each as soon as its keys are there.
+
+        Transfers are posted before launches on purpose: a transfer kernel that is queued behind
+        attention kernels starts only when one of them gives up its multiprocessors.
+        """
+        plan, link = self._plan, self._link
+        for index, step in enumerate(plan.steps):
+            for due in plan.due[index]:
+                link.post(due)
             if step.gathered is not None:
                 self._launch_gathered(index, step.gathered)
-                continue
-            keys = self._landed(index)
-            for launch in self._job.plan.steps[index].launches:
-                self._launch(launch, keys)
+            elif not plan.gathers:
+                keys = self._packing.views(link.landed(index)) if index else self._keys
+                for launch in step.launches:
+                    self._launch(launch, keys)
 
     def collect(self) -> tuple[Tensor, Tensor]:
         """out (B, M, H, E) in q's dtype and lse (B, H, M)."""
         self._link.finish()
         if self._out_acc is not self._out:
-            for rows in self._job.plan.unfinished:
+            for rows in self._plan.unfinished:
                 self._out[:, rows.slice].copy_(self._out_acc[:, rows.slice])
         return self._out, self._lse
 
-    def _landed(self, index: int) -> Keys:
-        return self._keys if index == 0 else self._packing.views(self._link.landed(index))
-
     def _launch_gathered(self, index: int, where: Gathered) -> None:
-        backend = gathering(self._job.backend)
+        backend = self._job.gathering
         assert backend is not None  # the plan says so
         keys = gathered_keys(self._packing, self._keys, self._packed, self._link, index)
         out, lse = backend.gathered_forward(self._q, keys, where, self._job.score)
@@ -126,7 +148,7 @@ class ForwardPass:
 
 
 def gathered_keys(
-    packing: Packing, keys: Keys, packed: Tensor, link: Link, index: int
+    packing: Packing, keys: Keys, packed: Packed, link: Link, index: int
 ) -> Gathering:
     """The keys of a step's one launch, on their way if the link has words for them."""
     arriving = getattr(link, "arriving", None)
@@ -134,7 +156,7 @@ def gathered_keys(
         return Gathering(keys, packing.views(link.landed(index)))
     landed, words, head_groups = arriving(index)
     # packed, the heads of a batch's entries lie in a row, which is how kernels read pieces
-    own = packing.views(packed) if keys.k.shape[0] > 1 and packed.shape[-2] else keys
+    own = keys if packed.keys is None or keys.k.shape[0] == 1 else packed.keys
     return Gathering(own, packing.views(landed), words, head_groups)
 
 
@@ -143,14 +165,3 @@ def beside_sink(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]
     with_sink = torch.logaddexp(lse, sink.to(lse.dtype)[None, :, None])
     share = torch.exp(lse - with_sink).masked_fill(with_sink.isneginf(), 0.0)
     return (out * share.transpose(1, 2)[..., None]).to(out.dtype), with_sink
-
-
-def post_due(plan: Plan, link: Link, index: int) -> None:
-    """Posts the transfers that become due before the launches of step `index`, in step order.
-
-    Before the launches on purpose: a transfer kernel that is queued behind attention kernels
-    starts only when one of them gives up its multiprocessors.
-    """
-    for later, step in enumerate(plan.steps):
-        if later > 0 and step.post_at == index:
-            link.post(later)

@@ -7,6 +7,8 @@ head, and any run of tokens of some heads is a rectangle: early heads can go bef
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +18,19 @@ from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.tensors import Keys
 
 
-@dataclass(frozen=True, slots=True)
+class Packed(NamedTuple):
+    """A rank's packed keys: a buffer, and views of it; None where nobody reads them."""
+
+    buffer: Tensor
+    keys: Keys | None
+
+
+@dataclass(frozen=True, eq=False)
 class Packing:
     """A token's k (B, G, D) and v (B, G, E), one after the other, in a row of `width` elements.
 
-    By heads, a token of a head has its k (D) and v (E) one after the other.
+    By heads, a token of a head has its k (D) and v (E) one after the other. `of` gives the same
+    one for the same sizes, so that what is kept for a packing is found by its identity.
     """
 
     batch: int
@@ -31,41 +41,58 @@ class Packing:
     @classmethod
     def of(cls, keys: Keys) -> Packing:
         """The packing of these keys."""
-        return cls(keys.k.shape[0], keys.k.shape[2], keys.k.shape[3], keys.v.shape[3])
+        batch, _, heads, head_dim = keys.k.shape
+        return _packing(batch, heads, head_dim, keys.v.shape[3])
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Elements of one token."""
         return self.batch * self.heads * (self.head_dim + self.head_dim_v)
 
-    def pack_for(self, plan: Plan, keys: Keys, transport: Transport) -> Tensor:
-        """A buffer (N, width) that holds the keys, or no tokens where the plan sends nobody any."""
-        sends, k = any(step.sends for step in plan.steps), keys.k
-        reserve = getattr(transport, "reserve", None)
-        if reserve is not None:  # on all ranks alike, whether they send or not
-            reserve(k.shape[1], self.width, k.dtype, k.device)
-        tokens = k.shape[1] if sends else 0
-        buffer = transport.outgoing(tokens, self.width, k.dtype, k.device)
-        if getattr(transport, "heads_first", False):
-            buffer = buffer.view(self.batch * self.heads, tokens, self.head_dim + self.head_dim_v)
-        if sends:
-            copy_keys(keys, self.views(buffer))
-        return buffer
+    def pack_for(self, plan: Plan, keys: Keys, transport: Transport) -> Packed:
+        """The keys in memory of the transport's, which has no tokens if the plan sends nobody any.
+
+        Of a transport that keeps it, and the views, `room`; on all ranks alike, read or not.
+        """
+        k, sends = keys.k, plan.sends
+        room = getattr(transport, "room", None)
+        if room is not None:
+            packed: Packed = room(self, k.shape[1], sends, k.dtype, k.device)
+        else:
+            tokens = k.shape[1] if sends else 0
+            buffer = transport.outgoing(tokens, self.width, k.dtype, k.device)
+            packed = Packed(buffer, self.views(buffer) if sends else None)
+        if packed.keys is not None:
+            copy_keys(keys, packed.keys)
+        return packed
 
     def views(self, buffer: Tensor) -> Keys:
         """The keys that a buffer (N, width), or (B * G, N, D + E), holds, as views."""
-        batch, heads, k, v = self.batch, self.heads, self.head_dim, self.head_dim_v
-        tokens, start = buffer.shape[-2], buffer.storage_offset()
-        if buffer.ndim == 3:
-            unit = k + v
-            strides, split = (heads * tokens * unit, unit, tokens * unit), k
-        else:
-            strides, split = (heads * k, self.width, k), batch * heads * k
-        of_v = strides if buffer.ndim == 3 else (heads * v, self.width, v)
-        return Keys(  # one call each: on the way to a short kernel the host's time is what counts
-            buffer.as_strided((batch, tokens, heads, k), (*strides, 1), start),
-            buffer.as_strided((batch, tokens, heads, v), (*of_v, 1), start + split),
-        )
+        of_k, of_v, split = _places(self, buffer.shape[-2], buffer.ndim == 3)
+        start = buffer.storage_offset()
+        # one call each: on the way to a short kernel the host's time is what counts
+        return Keys(buffer.as_strided(*of_k, start), buffer.as_strided(*of_v, start + split))
+
+
+@lru_cache(maxsize=256)
+def _packing(*sizes: int) -> Packing:
+    return Packing(*sizes)
+
+
+_Place = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@lru_cache(maxsize=1024)
+def _places(packing: Packing, tokens: int, by_heads: bool) -> tuple[_Place, _Place, int]:
+    """Shape and strides of k and of v in a buffer, and where v begins."""
+    batch, heads, k, v = packing.batch, packing.heads, packing.head_dim, packing.head_dim_v
+    if by_heads:
+        unit, split = k + v, k
+        of_k = of_v = (heads * tokens * unit, unit, tokens * unit, 1)
+    else:
+        split = batch * heads * k
+        of_k, of_v = (heads * k, packing.width, k, 1), (heads * v, packing.width, v, 1)
+    return ((batch, tokens, heads, k), of_k), ((batch, tokens, heads, v), of_v), split
 
 
 def copy_keys(keys: Keys, into: Keys) -> None:

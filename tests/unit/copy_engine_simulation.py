@@ -18,9 +18,8 @@ from types import SimpleNamespace
 import torch
 
 from ring_attn_bench.plan import Plan
-from ring_attn_bench.ring.forward import post_due
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.ring.transports.copy_engine import link, transport
+from ring_attn_bench.ring.transports.copy_engine import link, route, transport
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import _WAIT
 from ring_attn_bench.ring.transports.copy_engine.places import Place
 
@@ -63,23 +62,27 @@ class Stream:
     def add(self, what: str, act: Callable[[int], None], **when: Callable[[], bool]) -> None:
         self.queue.append(Operation(f"{self.name}: {what}", act, **when))
 
-    def record_event(self) -> Event:
-        event = Event()
-        self.rank.events.append(event)
-        self.add("record an event", lambda _: setattr(event, "over", True))
-        return event
-
-    def wait_event(self, event: Event) -> None:
-        self.add("wait for an event", lambda _: None, ready=lambda: event.over)
-
     @property
     def next(self) -> Operation | None:
         return self.queue[self.done] if self.done < len(self.queue) else None
 
 
 @dataclass(eq=False)
-class Event:
+class Recorded:
     over: bool = False
+
+
+class Event:
+    """What waits for it does so for what it was when the host said so: it is recorded again."""
+
+    def record(self, stream: Stream) -> None:
+        self._last = recorded = Recorded()
+        stream.rank.events.append(recorded)
+        stream.add("record an event", lambda _: setattr(recorded, "over", True))
+
+    def wait(self, stream: Stream) -> None:
+        recorded = self._last
+        stream.add("wait for an event", lambda _: None, ready=lambda: recorded.over)
 
 
 class Driver:
@@ -105,11 +108,13 @@ class Driver:
         for at in range(0, size, ROW):
             stream.add("copy", lambda _, at=at: ctypes.memmove(to + at, source + at, ROW) and None)
 
-    def copy_lines(
-        self, stream: Stream, to: tuple[int, int], source: tuple[int, int], size: int, lines: int
-    ) -> None:
-        for line in range(lines):
-            self.copy(stream, to[0] + line * to[1], source[0] + line * source[1], size)
+    def copy_rectangle(self, stream: Stream, whole) -> None:
+        for line in range(whole.height):
+            to, source = (
+                whole.address + line * whole.pitch,
+                whole.source + line * whole.source_pitch,
+            )
+            self.copy(stream, to, source, whole.width)
 
 
 class Area:
@@ -129,7 +134,7 @@ class Rank:
     number: int
     world: World
     areas: int = 0
-    events: list[Event] = field(default_factory=list)
+    events: list[Recorded] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     rounds: int = 0
     links: list[link.CopyEngineLink] = field(default_factory=list)
@@ -200,7 +205,8 @@ class Rank:
         link.publish(keys)
         gathers = any(step.gathered for step in plan.steps)
         for step_index, step in enumerate(plan.steps):
-            post_due(plan, link, step_index)
+            for due in plan.due[step_index]:
+                link.post(due)
             if step.gathered is not None:
                 landed, *about = link.arriving(step_index)
                 launch(step, landed, *about)
@@ -249,7 +255,7 @@ class World:
         monkeypatch,
         passes: list[tuple[tuple[Plan, ...], bool]],
         rounds: int = 1,
-        smallest: int = link.SMALLEST,
+        smallest: int = route.SMALLEST,
     ):
         self.passes, self.rounds = passes, rounds
         self._areas: list[list[torch.Tensor]] = []
@@ -331,9 +337,11 @@ class World:
             current_device=lambda: 0, is_current_stream_capturing=lambda: False,
             synchronize=lambda device: None, Stream=lambda device: current().stream("copies"),
             current_stream=lambda device: current().streams[0], stream=lambda _: nullcontext(),
+            Event=Event,
         )  # fmt: skip
+        raw = SimpleNamespace(_cuda_getCurrentStream=lambda device: (self._at,))
         names = {name: getattr(torch, name) for name in ("tensor", "zeros", "int32", "uint8")}
-        fake = SimpleNamespace(cuda=cuda, device=lambda *_: torch.device("cpu"), **names)
+        fake = SimpleNamespace(cuda=cuda, _C=raw, device=lambda *_: torch.device("cpu"), **names)
         places = [Place("host", f"gpu {rank}", "") for rank in range(size)]
         group = SimpleNamespace(get_rank=lambda g: g.number, get_world_size=lambda g: size)
         watch = SimpleNamespace(check=lambda: None, follow=lambda *_: None)
@@ -343,5 +351,5 @@ class World:
             "Watch": lambda *_: watch,
         }.items():  # fmt: skip
             monkeypatch.setattr(transport, name, value)
-        monkeypatch.setattr(link, "SMALLEST", smallest)
+        monkeypatch.setattr(route, "SMALLEST", smallest)
         monkeypatch.setattr(transport.CopyEngine, "_meet", lambda self: None)

@@ -17,9 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.ring import backward, forward
+from ring_attn_bench.ring.packing import Packed
 from ring_attn_bench.ring.transports import p2p
 from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink
 from ring_attn_bench.ring.transports.copy_engine.programme import programme
+from ring_attn_bench.ring.transports.copy_engine.route import Route
 from ring_attn_bench.ring.transports.played import own_part
 from ring_attn_bench.tensors import Sums
 
@@ -138,19 +140,21 @@ def messages(world_size):
 class Symmetric:
     """Memory that is kept, as the copy engines' transport has it; made before anything counts."""
 
-    heads_first = True
-
     def __init__(self, size):
         self._memory = torch.empty(size, dtype=torch.uint8)
         self._at = MagicMock(shares_gpu=False)
+        self._at.route = lambda plan, slot, keys: Route(self._at, plan, slot, keys)
         self._at.outgoing_of.return_value = self._at.inbox_of.return_value = 0
         self._at.inbox_part = lambda reader, tokens, like: self._view(
             len(tokens), like.shape[1], like.dtype
         )
         self._at.words_of.return_value = torch.zeros(1, dtype=torch.int32)
 
-    def outgoing(self, tokens, width, dtype, device):
-        return self._view(tokens, width, dtype)
+    def room(self, packing, tokens, sends, dtype, device):
+        heads, unit = packing.batch * packing.heads, packing.head_dim + packing.head_dim_v
+        buffer = self._view(tokens if sends else 0, packing.width, dtype)
+        buffer = buffer.view(heads, len(buffer), unit)
+        return Packed(buffer, packing.views(buffer) if sends else None)
 
     def begin(self, plan):
         tables = [0] * plan.world_size

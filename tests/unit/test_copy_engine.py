@@ -12,7 +12,7 @@ from ring_attn_bench.block import Abilities, Form
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.plan import Layout, plans
 from ring_attn_bench.problem import Mask
-from ring_attn_bench.ring.transports.copy_engine import link, transport
+from ring_attn_bench.ring.transports.copy_engine import link, route, transport
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import _WRITE, MOST, Batch
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
 from tests.unit.copy_engine_simulation import Fault, World
@@ -55,7 +55,7 @@ def programmes(draw):
 
 
 @settings(deadline=None, max_examples=150)
-@given(programmes(), st.integers(0, 2**32), st.sampled_from([1, link.SMALLEST]))
+@given(programmes(), st.integers(0, 2**32), st.sampled_from([1, route.SMALLEST]))
 def test_passes_of_any_kind_end_in_any_order_and_read_what_is_theirs(programme, seed, smallest):
     """Heads are pulled apart, or together."""
     passes, rounds = programme

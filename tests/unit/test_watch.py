@@ -22,6 +22,9 @@ class End:
     def __init__(self, over=False):
         self.over, self.asked = over, 0
 
+    def record(self, stream):
+        """A stream comes to it when the test says so."""
+
     def query(self):
         self.asked += 1
         return self.over
@@ -48,6 +51,12 @@ def _without_cuda(monkeypatch):
     monkeypatch.setattr(module.torch.cuda, "set_device", lambda device: None)
 
 
+def follow(watch, end, slot):
+    """A pass whose end is that event: the next that the watch would record again."""
+    watch._spare.appendleft(end)
+    watch.follow("a stream", PLAN, slot, 1)
+
+
 def until(condition):
     deadline = time.monotonic() + limit(20)
     while not condition():
@@ -65,8 +74,8 @@ def test_no_thread_is_there_before_a_pass():
 def test_a_pass_that_ends_is_forgotten_and_the_next_is_looked_at():
     transport, first, second = Transport(), End(), End()
     watch = Watch(transport, LONG)
-    watch.follow(first, PLAN, 0, 1)
-    watch.follow(second, PLAN, 1, 1)
+    follow(watch, first, 0)
+    follow(watch, second, 1)
 
     until(lambda: first.asked > 1)
     assert second.asked == 0
@@ -75,7 +84,7 @@ def test_a_pass_that_ends_is_forgotten_and_the_next_is_looked_at():
     second.over = True
     until(lambda: not watch._passes)
     late = End(over=True)
-    watch.follow(late, PLAN, 0, 1)
+    follow(watch, late, 0)
     until(lambda: late.asked > 0)
 
     watch.check()
@@ -88,7 +97,7 @@ def test_a_pass_that_does_not_end_is_given_up_and_every_later_call_says_so():
     transport = Transport([stuck, behind])
     watch = Watch(transport, SHORT)
     for slot, end in enumerate((ended, stuck, behind)):
-        watch.follow(end, PLAN, slot, 1)
+        follow(watch, end, slot)
 
     until(lambda: watch._broken is not None)
     for _ in range(2):
@@ -111,8 +120,8 @@ def test_the_time_counts_from_when_a_pass_is_the_oldest(monkeypatch):
     transport, first, second = Transport(), End(), End()
     transport._ends = [second]
     watch = Watch(transport, timedelta(seconds=10))
-    watch.follow(first, PLAN, 0, 1)
-    watch.follow(second, PLAN, 1, 1)
+    follow(watch, first, 0)
+    follow(watch, second, 1)
     until(lambda: first.asked)
     clock.now = 6.0
     first.over = True
@@ -131,7 +140,7 @@ def test_the_time_counts_from_when_a_pass_is_the_oldest(monkeypatch):
 def test_the_thread_ends_with_its_transport(how):
     transport = Transport()
     watch = Watch(transport, LONG)
-    watch.follow(End(), PLAN, 0, 1)
+    follow(watch, End(), 0)
     assert watch._thread.daemon
     until(lambda: watch._passes[0].end.asked)
     if how == "it is told":
@@ -146,7 +155,7 @@ def test_the_thread_ends_with_its_transport(how):
 
 def test_an_idle_thread_ends_at_once_when_told():
     watch = Watch(transport := Transport(), LONG)
-    watch.follow(End(over=True), PLAN, 0, 1)
+    follow(watch, End(over=True), 0)
     until(lambda: not watch._passes)
     began = time.monotonic()
     watch.end()

@@ -20,6 +20,7 @@ _UNIFIED = 4
 """CU_MEMORYTYPE_UNIFIED: the driver finds out on which GPU an address is."""
 _RELAXED = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED."""
+Operations = ctypes.Array["_Operation"]
 MOST = 256
 """Operations in one batch, at most (the driver's limit)."""
 
@@ -37,7 +38,7 @@ class _Operation(ctypes.Structure):
     )
 
 
-class _Rectangle(ctypes.Structure):
+class Rectangle(ctypes.Structure):
     """CUDA_MEMCPY2D: lines of so many bytes, `source_pitch` and `pitch` bytes apart."""
 
     _fields_ = (
@@ -74,29 +75,23 @@ class Driver:
         self._error_name = library.cuGetErrorName
         self._error_name.argtypes = [c_int, c_void_p]
 
-    def batch(self, stream: int, operations: ctypes.Array[_Operation]) -> None:
+    def batch(self, stream: int, operations: Operations) -> None:
         """Enqueues operations, one after the other."""
-        self._check(self._batch(stream, len(operations), operations, 0), "cuStreamBatchMemOp")
+        status = self._batch(stream, len(operations), operations, 0)
+        if status:
+            self._check(status, "cuStreamBatchMemOp")
 
     def copy(self, stream: int, to: int, source: int, size: int) -> None:
         """Copies bytes; between two GPUs by a copy engine."""
-        self._check(self._copy(to, source, size, stream), "cuMemcpyDtoDAsync")
+        status = self._copy(to, source, size, stream)
+        if status:
+            self._check(status, "cuMemcpyDtoDAsync")
 
-    def copy_lines(
-        self, stream: int, to: tuple[int, int], source: tuple[int, int], size: int, lines: int
-    ) -> None:
-        """Copies lines of `size` bytes; to, source: where the first begins, and bytes to the next.
-
-        Between two GPUs by a copy engine.
-        """
-        if lines == 1 or to[1] == source[1] == size:
-            self.copy(stream, to[0], source[0], size * lines)
-            return
-        whole = _Rectangle(
-            source_kind=_UNIFIED, source=source[0], source_pitch=source[1],
-            kind=_UNIFIED, address=to[0], pitch=to[1], width=size, height=lines,
-        )  # fmt: skip
-        self._check(self._copy_lines(ctypes.byref(whole), stream), "cuMemcpy2DAsync")
+    def copy_rectangle(self, stream: int, whole: Rectangle) -> None:
+        """Copies lines of bytes; between two GPUs by a copy engine."""
+        status = self._copy_lines(ctypes.byref(whole), stream)
+        if status:
+            self._check(status, "cuMemcpy2DAsync")
 
     def let_capture(self) -> None:
         """Lets this thread ask for events while another one captures a graph."""
@@ -108,6 +103,33 @@ class Driver:
             self._error_name(status, ctypes.byref(name))
             said = (name.value or b"an unknown error").decode()
             raise RuntimeError(f"{what} failed with {said} ({status}).")
+
+
+class Lines:
+    """A copy of lines of `size` bytes to wherever it is told, everything else being constant.
+
+    pitch, source_pitch: bytes from one line to the next.
+    """
+
+    def __init__(
+        self, at: Driver, source: int, source_pitch: int, pitch: int, size: int, lines: int
+    ) -> None:
+        self._driver, self._source, self._size = at, source, size * lines
+        self._whole: Rectangle | None = None
+        if lines > 1 and not pitch == source_pitch == size:
+            self._whole = Rectangle(
+                source_kind=_UNIFIED, source=source, source_pitch=source_pitch,
+                kind=_UNIFIED, pitch=pitch, width=size, height=lines,
+            )  # fmt: skip
+
+    def enqueue(self, stream: int, to: int) -> None:
+        """On that stream; to: where the first line goes."""
+        whole = self._whole
+        if whole is None:
+            self._driver.copy(stream, to, self._source, self._size)
+            return
+        whole.address = to
+        self._driver.copy_rectangle(stream, whole)
 
 
 @cache
@@ -125,7 +147,6 @@ class Batch:
     def __init__(self, at: Driver) -> None:
         self._driver = at
         self._listed: list[tuple[int, int, int]] = []
-        self._laid_out: list[ctypes.Array[_Operation]] = []
 
     def take(self, *addresses: int) -> Batch:
         """Waits until all of the words are 1, and then makes them 0."""
@@ -138,18 +159,24 @@ class Batch:
         self._listed.append((_WRITE, address, value))
         return self
 
+    def then(self, other: Batch) -> Batch:
+        """Both as one."""
+        both = Batch(self._driver)
+        both._listed = self._listed + other._listed
+        return both
+
+    def laid_out(self) -> tuple[Operations, ...]:
+        """As the driver takes it: one after the other, none where the batch is empty."""
+        starts = range(0, len(self._listed), MOST)
+        return tuple(_laid_out(self._listed[start : start + MOST]) for start in starts)
+
     def enqueue(self, stream: int) -> None:
         """On that stream; nothing where the batch is empty."""
-        if self._listed and not self._laid_out:
-            self._laid_out = [
-                _laid_out(self._listed[start : start + MOST])
-                for start in range(0, len(self._listed), MOST)
-            ]
-        for part in self._laid_out:
+        for part in self.laid_out():
             self._driver.batch(stream, part)
 
 
-def _laid_out(operations: Sequence[tuple[int, int, int]]) -> ctypes.Array[_Operation]:
+def _laid_out(operations: Sequence[tuple[int, int, int]]) -> Operations:
     laid_out = (_Operation * len(operations))()
     for at, (kind, address, value) in zip(laid_out, operations, strict=True):
         at.operation, at.address, at.value, at.flags = kind, address, value, _AT_LEAST

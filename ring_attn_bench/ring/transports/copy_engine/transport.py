@@ -7,6 +7,7 @@ runs beside any kernel, and a kernel can wait for one.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from datetime import timedelta
 
 import torch
@@ -18,12 +19,14 @@ from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
 from ring_attn_bench.ring.carriers import message_device, timeout_of
 from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.packing import Packed, Packing
 from ring_attn_bench.ring.transports.copy_engine.areas import Area
-from ring_attn_bench.ring.transports.copy_engine.link import MOST_HEAD_GROUPS, CopyEngineLink
+from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, Driver, driver
 from ring_attn_bench.ring.transports.copy_engine.missing import awaited
 from ring_attn_bench.ring.transports.copy_engine.places import everyones, why_apart
 from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
+from ring_attn_bench.ring.transports.copy_engine.route import MOST_HEAD_GROUPS, Route
 from ring_attn_bench.ring.transports.copy_engine.sizes import inbox_bytes, outgoing_bytes
 from ring_attn_bench.ring.transports.copy_engine.watch import Watch
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
@@ -40,9 +43,6 @@ class CopyEngine:
     collective that every rank enters, because all ranks' shapes are alike.
     """
 
-    heads_first = True
-    """Keys are packed by heads (`packing`), so that early heads can be pulled first."""
-
     def __init__(
         self, group: dist.ProcessGroup, options: RingOptions, part: Part | None = None
     ) -> None:
@@ -54,13 +54,16 @@ class CopyEngine:
         if part is not None:
             self._part, self._regions = part, SLOTS + part.world_size
         self._world = self._part.world_size
-        self.device = torch.device("cuda", torch.cuda.current_device())
+        self._device_index = torch.cuda.current_device()
+        self.device = torch.device("cuda", self._device_index)
         found = driver()
         assert found is not None  # unsupported asked
         self.driver: Driver = found
         places = everyones(group)
         self.shares_gpu = len({place.gpu for place in places}) < len(places)
         self.pulls, self.pushes = torch.cuda.Stream(self.device), torch.cuda.Stream(self.device)
+        self.pulls_at, self.pushes_at = self.pulls.cuda_stream, self.pushes.cuda_stream
+        self._edge = self.event()
         self._words = Words(self._world)
         # a piece a fetch, of which an owner has two at most in any partition
         self._parts = 4 * -(-(1 + 2 * self._world * MOST_HEAD_GROUPS) // 4)
@@ -74,10 +77,14 @@ class CopyEngine:
         self._inbox: Area | None = None
         self._outgrown: list[Area] = []
         self._slot = 0
+        self._stream: torch.cuda.Stream | None = None
+        self._stream_is: tuple[int, ...] = ()
         self._last: torch.cuda.Stream | None = None
-        self._captured = False
-        self._claims = tuple(self._claim(slot) for slot in range(SLOTS))
+        self._capturing = self._captured = False
+        self._claims = tuple(self._claim(slot).laid_out() for slot in range(SLOTS))
         self._programmes: dict[tuple[int, int, int], tuple[Plan, Programme]] = {}
+        self._rooms: dict[Hashable, tuple[Packed, ...]] = {}
+        self._routes: dict[Hashable, Route] = {}
         self._watch = Watch(self, timeout_of(group) or timedelta(minutes=10))
         self._meet()
 
@@ -113,29 +120,55 @@ class CopyEngine:
             )
         size = outgoing_bytes(tokens * width * dtype.itemsize, self._regions)
         if self._outgoing is None or self._outgoing.size < size:
+            self._rooms.clear()
+            self._routes.clear()
             self._outgoing, self._filled = self._grown(self._outgoing, size), None
         self._fill(self._outgoing.memory, dtype)
 
+    def room(
+        self, packing: Packing, tokens: int, sends: bool, dtype: torch.dtype, device: torch.device
+    ) -> Packed:
+        """`reserve` and `outgoing` for keys of a kind, whose views are kept.
+
+        By heads, so that early heads can be pulled first. sends: whether anybody reads them.
+        """
+        kind = packing, tokens, sends, dtype, device
+        found = self._rooms.get(kind)
+        if found is None or (self._regions > SLOTS and self._filled is not dtype):
+            found = self._made_room(*kind)
+        self._watch.check()
+        return found[self._claimed()]
+
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """This rank's slot for the next pass, when the peers have read what was in it."""
-        self._stream = stream = torch.cuda.current_stream(self.device)
-        self._capturing = torch.cuda.is_current_stream_capturing()
-        if self._capturing:  # which begins when all else is done
-            self._captured = True
-        elif self._last != stream:
-            if self._last is not None:
-                stream.wait_stream(self._last)
-            self._last = stream
-        self._slot = (self._slot + 1) % SLOTS
-        self._claims[self._slot].enqueue(stream.cuda_stream)
-        assert self._outgoing is not None  # `reserve` came before
-        start = self._slot * (self._outgoing.size // self._regions)
-        size = tokens * width * dtype.itemsize
-        return self._outgoing.memory[start : start + size].view(dtype).view(tokens, width)
+        return self._memory_of(self._claimed(), tokens, width, dtype)
 
     def begin(self, plan: Plan) -> CopyEngineLink:
         """This rank's end of a pass."""
+        assert self._stream is not None  # its slot was claimed
         return CopyEngineLink(self, plan, self._slot, self._stream)
+
+    def route(self, plan: Plan, slot: int, keys: Tensor) -> Route:
+        """What passes of the plan with such keys have in common; kept while memory stays."""
+        key = id(plan), slot, keys.shape, keys.dtype
+        found = self._routes.get(key)
+        if found is None:
+            if len(self._routes) >= KEPT:
+                self._routes.clear()
+            found = self._routes[key] = Route(self, plan, slot, keys)
+        return found
+
+    def event(self) -> torch.cuda.Event:
+        """A new one."""
+        return torch.cuda.Event()
+
+    def behind(self, waiting: torch.cuda.Stream, other: torch.cuda.Stream) -> None:
+        """Lets a stream wait for all that another was given.
+
+        One event serves for all: what was told to wait does so for what the event was then.
+        """
+        self._edge.record(other)
+        self._edge.wait(waiting)
 
     def programme(self, plan: Plan, slot: int, head_groups: int) -> Programme:
         """The plan's operations; kept, with the plan, which is told by its identity."""
@@ -166,6 +199,7 @@ class CopyEngine:
         """Makes room for so many bytes from every peer; a collective where there is too little."""
         size = inbox_bytes(size, self._world)
         if self._inbox is None or self._inbox.size < size:
+            self._routes.clear()
             self._inbox = self._grown(self._inbox, size)
 
     def inbox_of(self, rank: int) -> int:
@@ -187,7 +221,7 @@ class CopyEngine:
     def ended(self, plan: Plan, slot: int, head_groups: int, stream: torch.cuda.Stream) -> None:
         """A pass is enqueued to its end: from now on it is watched."""
         if not self._capturing:
-            self._watch.follow(stream.record_event(), plan, slot, head_groups)
+            self._watch.follow(stream, plan, slot, head_groups)
 
     @property
     def kept_bytes(self) -> int:
@@ -216,6 +250,48 @@ class CopyEngine:
                 end.write(self._own_table + offset)
             end.enqueue(stream.cuda_stream)
         return awaited(plan, slot, table, landed=landed)
+
+    def _made_room(
+        self, packing: Packing, tokens: int, sends: bool, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Packed, ...]:
+        self.reserve(tokens, packing.width, dtype, device)
+        sent = tokens if sends else 0
+        shape = packing.batch * packing.heads, sent, packing.head_dim + packing.head_dim_v
+        buffers = [
+            self._memory_of(slot, sent, packing.width, dtype).view(shape) for slot in range(SLOTS)
+        ]
+        found = tuple(Packed(x, packing.views(x) if sends else None) for x in buffers)
+        if len(self._rooms) >= KEPT:
+            self._rooms.clear()
+        self._rooms[packing, tokens, sends, dtype, device] = found
+        return found
+
+    def _memory_of(self, slot: int, tokens: int, width: int, dtype: torch.dtype) -> Tensor:
+        assert self._outgoing is not None  # `reserve` came before
+        start = slot * (self._outgoing.size // self._regions)
+        size = tokens * width * dtype.itemsize
+        return self._outgoing.memory[start : start + size].view(dtype).view(tokens, width)
+
+    def _claimed(self) -> int:
+        """The next slot, when the current stream comes to where the peers have read what is in it.
+
+        Another stream than that of the pass before waits for that one.
+        """
+        current = torch._C._cuda_getCurrentStream(self._device_index)
+        if current != self._stream_is or self._stream is None:
+            self._stream, self._stream_is = torch.cuda.current_stream(self.device), current
+        stream = self._stream
+        self._capturing = torch.cuda.is_current_stream_capturing()
+        if self._capturing:  # which begins when all else is done
+            self._captured = True
+        elif self._last is not stream:
+            if self._last is not None:
+                self.behind(stream, self._last)
+            self._last = stream
+        self._slot = slot = (self._slot + 1) % SLOTS
+        for part in self._claims[slot]:
+            self.driver.batch(stream.cuda_stream, part)
+        return slot
 
     def _claim(self, slot: int) -> Batch:
         others = (rank for rank in range(self._world) if rank != self._part.rank)

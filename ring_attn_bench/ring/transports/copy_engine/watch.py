@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import ref
 
 import torch
@@ -22,8 +21,7 @@ _LOOKS = 40
 """How often a timeout's length is looked at."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
+class _Pass(NamedTuple):
     number: int
     end: torch.cuda.Event
     plan: Plan
@@ -42,14 +40,17 @@ class Watch:
     def __init__(self, transport: CopyEngine, timeout: timedelta) -> None:
         self._transport, self._timeout = ref(transport), timeout.total_seconds()
         self._passes: deque[_Pass] = deque()
+        self._spare: deque[torch.cuda.Event] = deque()  # of passes that are over
         self._more, self._ended = threading.Event(), False
         self._thread: threading.Thread | None = None
         self._number = 0
         self._broken: str | None = None
 
-    def follow(self, end: torch.cuda.Event, plan: Plan, slot: int, head_groups: int) -> None:
-        """Watches a pass that is enqueued; end: recorded behind it."""
+    def follow(self, stream: torch.cuda.Stream, plan: Plan, slot: int, head_groups: int) -> None:
+        """Watches a pass that is enqueued on the stream to its end."""
         self._number += 1
+        end = self._spare.popleft() if self._spare else torch.cuda.Event()
+        end.record(stream)
         self._passes.append(_Pass(self._number, end, plan, slot, head_groups, time.monotonic()))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True, name="ring-watch")
@@ -86,6 +87,7 @@ class Watch:
             oldest = self._passes[0]
             if oldest.end.query():
                 self._passes.popleft()
+                self._spare.append(oldest.end)
                 since = time.monotonic()
                 continue
             if time.monotonic() - max(since, oldest.enqueued) > self._timeout:
