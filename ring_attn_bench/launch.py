@@ -132,8 +132,10 @@ def _backward(
 
 def _seen(backend: Backend, block: Block) -> tuple[Range, Range] | None:
     """The rows and keys to hand over where they are not all: they are in what `lower` makes."""
+    if block.form is not Form.WINDOW or Form.GENERAL in backend.forms:
+        return None
     band = block.index_band
-    if Form.GENERAL in backend.forms or block.form is not Form.WINDOW or band is None:
+    if band is None:
         return None
     counts = block.row_count, block.key_count
     rows, keys = band.visible_rows(*counts), band.visible_keys(*counts)

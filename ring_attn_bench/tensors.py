@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 def part_of(x: Tensor, tokens: Range, dim: int = -3) -> Tensor:
     """A view of those tokens; x itself where they are all of them, which spares the host a view."""
-    count = len(tokens)
-    return x if count == x.shape[dim] else x.narrow(dim, tokens.start, count)
+    start = tokens.start
+    count = tokens.stop - start
+    return x if count == x.shape[dim] else x.narrow(dim, start, max(0, count))
 
 
 class Keys(NamedTuple):

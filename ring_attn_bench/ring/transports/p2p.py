@@ -10,12 +10,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_bench.errors import RingBroken
-from ring_attn_bench.plan import Plan
+from ring_attn_bench.plan import Fetch, Plan, Send
 from ring_attn_bench.positions import Range
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.memory import FreshMemory
 from ring_attn_bench.ring.transports.played import Part
+
+KEPT = 256
+"""Plans whose batches are kept at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +31,27 @@ class _Gift:
     inbox: tuple[tuple[Range, Tensor], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What all passes of a plan have in common; batches lack their tensors between passes.
+
+    sends, fetches: by step, what goes out of a shard, and where in a landing area something lands.
+    """
+
+    plan: Plan
+    sends: tuple[tuple[slice, ...], ...]
+    fetches: tuple[tuple[slice, ...], ...]
+    batches: dict[tuple[str, int], list[dist.P2POp]]
+
+
 class P2PLink:
     """Each step is one batch of sends and receives, posted in the same order on every rank.
 
     A batch is a permutation of the ranks (or several), so batches in step order cannot deadlock.
     """
 
-    def __init__(self, group: dist.ProcessGroup, peers: list[int], plan: Plan) -> None:
-        self._group, self._peers, self._plan = group, peers, plan
+    def __init__(self, group: dist.ProcessGroup, peers: list[int], kept: _Kept) -> None:
+        self._group, self._peers, self._kept, self._plan = group, peers, kept, kept.plan
         self._works: dict[int, list[dist.Work]] = {}
         self._gifts: deque[_Gift] = deque()
 
@@ -43,15 +59,15 @@ class P2PLink:
         """Keeps the keys to send from, and makes the landing slots of the pass."""
         self._keys, plan = keys, self._plan
         slots = plan.slots if plan.landing_tokens else 0
-        self._landing = keys.new_empty(slots, plan.landing_tokens, keys.shape[1])
+        self._landing = keys.new_empty((slots, plan.landing_tokens, keys.shape[1]))
 
     def post(self, index: int) -> None:
         """One batch: what we owe in this step, and what we need."""
+        kept, keys, landing = self._kept, self._keys, self._slot(index)
+        sends = [keys[tokens] for tokens in kept.sends[index]]
+        receives = [landing[tokens] for tokens in kept.fetches[index]]
         step = self._plan.steps[index]
-        landing = self._slot(index)
-        sends = [self._send(s.reader, self._keys[s.tokens.slice]) for s in step.sends]
-        receives = [self._receive(f.owner, landing[f.landing.slice]) for f in step.fetches]
-        self._works[index] = self._start("keys", index, sends + receives)
+        self._works[index] = self._start("keys", index, step.sends, sends, step.fetches, receives)
 
     def landed(self, index: int) -> Tensor:
         """The step's slot, after its batch."""
@@ -65,12 +81,9 @@ class P2PLink:
             (send.tokens, partials.new_empty(len(send.tokens), partials.shape[1]))
             for send in step.sends
         )
-        gives = [self._send(f.owner, partials[f.landing.slice]) for f in step.fetches]
-        takes = [
-            self._receive(send.reader, part)
-            for send, (_, part) in zip(step.sends, inbox, strict=True)
-        ]
-        works = self._start("gradients", index, gives + takes)
+        gives = [partials[tokens] for tokens in self._kept.fetches[index]]
+        takes = [part for _, part in inbox]
+        works = self._start("gradients", index, step.fetches, gives, step.sends, takes)
         self._gifts.append(_Gift(index, works, partials, inbox))
 
     def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
@@ -86,13 +99,34 @@ class P2PLink:
             self._wait("keys", index, works)
         self._works.clear()
 
-    def _start(self, what: str, index: int, operations: list[dist.P2POp]) -> list[dist.Work]:
-        if not operations:
+    def _start(
+        self, what: str, index: int, to: tuple[Fetch | Send, ...], sent: list[Tensor],
+        by: tuple[Fetch | Send, ...], received: list[Tensor],
+    ) -> list[dist.Work]:  # fmt: skip
+        """to, by: for each tensor, what it is of, and so whose."""
+        if not sent and not received:
             return []
+        batch = self._kept.batches.get((what, index))
+        if batch is None:
+            group, peers = self._group, self._peers
+            batch = [
+                dist.P2POp(operation, tensor, peers[_peer(one)], group)
+                for operation, ones, tensors in (
+                    (dist.isend, to, sent), (dist.irecv, by, received),
+                )
+                for one, tensor in zip(ones, tensors, strict=True)
+            ]  # fmt: skip
+            self._kept.batches[what, index] = batch
+        else:
+            for message, tensor in zip(batch, (*sent, *received), strict=True):
+                message.tensor = tensor
         try:
-            works: list[dist.Work] = dist.batch_isend_irecv(operations)
+            works: list[dist.Work] = dist.batch_isend_irecv(batch)
         except RuntimeError as error:
             raise self._broken(what, index, error) from error
+        finally:
+            for message in batch:  # or it would hold memory until the next pass
+                message.tensor = None  # type: ignore[assignment]
         return works
 
     def _wait(self, what: str, index: int, works: list[dist.Work]) -> None:
@@ -114,11 +148,9 @@ class P2PLink:
             return self._keys[:0]
         return self._landing[(index - 1) % self._plan.slots, : step.landing_tokens]
 
-    def _send(self, peer: int, part: Tensor) -> dist.P2POp:
-        return dist.P2POp(dist.isend, part, self._peers[peer], self._group)
 
-    def _receive(self, peer: int, part: Tensor) -> dist.P2POp:
-        return dist.P2POp(dist.irecv, part, self._peers[peer], self._group)
+def _peer(one: Fetch | Send) -> int:
+    return one.owner if isinstance(one, Fetch) else one.reader
 
 
 class P2P(FreshMemory):
@@ -131,6 +163,7 @@ class P2P(FreshMemory):
         self, group: dist.ProcessGroup, options: RingOptions, part: Part | None = None
     ) -> None:
         self._group, self._options = group, options
+        self._kept: dict[int, _Kept] = {}  # of plans, told by their identity
         processes = dist.get_process_group_ranks(group)
         self._peers = processes if part is None else [processes[at] for at in part.process_of]
 
@@ -145,4 +178,14 @@ class P2P(FreshMemory):
 
     def begin(self, plan: Plan) -> P2PLink:
         """This rank's end of a pass."""
-        return P2PLink(self._group, self._peers, plan)
+        found = self._kept.get(id(plan))
+        if found is None:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            found = self._kept[id(plan)] = _Kept(
+                plan,
+                tuple(tuple(x.tokens.slice for x in step.sends) for step in plan.steps),
+                tuple(tuple(x.landing.slice for x in step.fetches) for step in plan.steps),
+                {},
+            )
+        return P2PLink(self._group, self._peers, found)
