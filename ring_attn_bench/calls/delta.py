@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -18,9 +21,8 @@ def delta(dout: Tensor, out: Tensor, wide: torch.dtype) -> Tensor:
     if out.dim() == 3:
         return delta(dout[None], out[None], wide)[0]
     if out.is_cuda and wide is torch.float32 and dout.stride(-1) == out.stride(-1) == 1:
-        from ring_attn_bench.calls import delta_triton
-
-        return delta_triton.delta(dout, out)
+        found: Tensor = _fused().delta(dout, out)
+        return found
     batch, rows, heads, _ = out.shape
     result = out.new_empty(batch, heads, rows, dtype=wide)
     for start in range(0, rows, _ROWS):
@@ -28,3 +30,10 @@ def delta(dout: Tensor, out: Tensor, wide: torch.dtype) -> Tensor:
         product = dout[:, part].to(wide) * out[:, part]
         result[:, :, part] = product.sum(-1).transpose(1, 2)
     return result
+
+
+@cache
+def _fused() -> ModuleType:
+    from ring_attn_bench.calls import delta_triton
+
+    return delta_triton

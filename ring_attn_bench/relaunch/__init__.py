@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import accumulate
 from math import ceil, prod
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from ring_attn_bench.relaunch.calls import Call, Made, TritonCall, driver_call, is_tensor
@@ -22,6 +23,7 @@ __all__ = ["Kept", "Made", "Relaunch", "relaunch", "signature"]
 
 KEPT = 4096
 """Launches that are kept at most: then all are forgotten. A ring has some, new lengths are new."""
+_address = methodcaller("data_ptr")
 _LINE = 64
 """Elements that a part of the scratch is a multiple of, so that all parts are aligned."""
 
@@ -37,11 +39,13 @@ class Relaunch:
         sizes = [_LINE * ceil(prod(shape) / _LINE) for shape in scratch]
         self._scratch, self._starts = sum(sizes), list(accumulate(sizes, initial=0))[:-1]
         self._torch, self._stream_of = torch, driver.active.get_current_stream
+        # torch.cuda's asks first whether CUDA has begun, which it has: a kernel was launched
+        self._current = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
 
     def run(self, tensors: tuple[Tensor, ...]) -> None:
         """Enqueues them for these tensors, on the current stream of their device."""
         device = tensors[0].get_device()
-        if device == self._torch.cuda.current_device():
+        if device == self._current():
             self._enqueue(tensors, device)
             return
         with self._torch.cuda.device(device):
@@ -51,7 +55,7 @@ class Relaunch:
         if self._scratch:  # one allocation for all of it
             whole = tensors[0].new_empty(self._scratch, dtype=self._torch.float32)
             tensors = (*tensors, *[whole[start:] for start in self._starts])
-        addresses = [x.data_ptr() for x in tensors]
+        addresses = list(map(_address, tensors))
         stream = self._stream_of(device)
         for call in self._calls:
             call.enqueue(addresses, tensors, stream)
@@ -81,7 +85,7 @@ def signature(tensors: Sequence[Tensor]) -> Hashable:
 
     And which of them are one, for arguments are told apart by identity.
     """
-    ids = [id(x) for x in tensors]
+    ids = list(map(id, tensors))
     same = None if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
     looks = [(x.shape, x.stride(), x.dtype, x.data_ptr() % 16) for x in tensors]
     return tensors[0].get_device(), same, *looks

@@ -32,14 +32,20 @@ class Packed:
         self._places: list[int] = []
         self._pointers: list[tuple[Any, int]] = []
         self._maps: list[tuple[int, int]] = []
+        self._mapped: dict[int, int] = {}  # the address in each map that was filled in
 
     def fill(self, addresses: list[int], at: Driver) -> None:
         """Fills in the tensors' addresses."""
         for value, number in self._pointers:
             value.value = addresses[number]
         for place, number in self._maps:
-            status = at.replace_address(place, addresses[number])
-            at.check(status, "cuTensorMapReplaceAddress")
+            address = addresses[number]
+            if self._mapped.get(place) == address:
+                continue
+            status = at.replace_address(place, address)
+            if status:
+                at.check(status, "cuTensorMapReplaceAddress")
+            self._mapped[place] = address
 
     def seal(self) -> None:
         """Makes `parameters`, the array of pointers that a launch takes."""

@@ -202,16 +202,17 @@ class RingContext:
     @property
     def room(self) -> Callable[..., Packed] | None:
         """The transport's memory for packed keys with its views, if it keeps any (`packing`)."""
-        found: Callable[..., Packed] | None = getattr(self._ring.transport, "room", None)
+        ring = self._made or self._ring
+        found: Callable[..., Packed] | None = getattr(ring.transport, "room", None)
         return found
 
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The transport's memory for this rank's packed keys of the next pass, (tokens, width)."""
-        return self._ring.transport.outgoing(tokens, width, dtype, device)
+        return (self._made or self._ring).transport.outgoing(tokens, width, dtype, device)
 
     def begin(self, plan: Plan) -> Link:
         """This rank's end of the transport, for one pass."""
-        return self._ring.transport.begin(plan)
+        return (self._made or self._ring).transport.begin(plan)
 
     def played(self, part: Part) -> Transport | None:
         """A transport like this ring's, whose processes play ranks of a larger ring; a collective.

@@ -7,7 +7,8 @@ head, and any run of tokens of some heads is a rectangle: early heads can go bef
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -98,9 +99,7 @@ def _places(packing: Packing, tokens: int, by_heads: bool) -> tuple[_Place, _Pla
 def copy_keys(keys: Keys, into: Keys) -> None:
     """Copies k and v; on a GPU in one launch."""
     if keys.k.is_cuda and keys.k.dtype is keys.v.dtype:
-        from ring_attn_bench.ring import packing_triton
-
-        packing_triton.copy_keys(keys, into)
+        _fused().copy_keys(keys, into)
         return
     for view, tensor in zip(into, keys, strict=True):
         view.copy_(tensor)
@@ -109,18 +108,23 @@ def copy_keys(keys: Keys, into: Keys) -> None:
 def sum_keys(keys: Keys, part: Keys | None, first: int, into: Keys) -> None:
     """keys and a part of them, whose token 0 is their token `first`; on a GPU in one launch."""
     if keys.k.is_cuda and keys.k.dtype is torch.float32:
-        from ring_attn_bench.ring import packing_triton
-
         if part is None:
-            packing_triton.copy_keys(keys, into)
+            _fused().copy_keys(keys, into)
         else:
-            packing_triton.sum_keys(keys, part, first, into)
+            _fused().sum_keys(keys, part, first, into)
         return
     if part is not None:
         for total, share in zip(keys, part, strict=True):
             total[:, first : first + share.shape[1]].add_(share)
     for view, tensor in zip(into, keys, strict=True):
         view.copy_(tensor)
+
+
+@cache
+def _fused() -> ModuleType:
+    from ring_attn_bench.ring import packing_triton
+
+    return packing_triton
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

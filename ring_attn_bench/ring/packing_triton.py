@@ -35,7 +35,7 @@ def sum_keys(keys: Keys, part: Keys, first: int, into: Keys) -> None:
 def _enqueue(keys: Keys, into: Keys, part: Keys, first: int, *, adds: bool = False) -> None:
     if keys.k.shape[1] == 0:
         return
-    tensors = (*keys, *into, *(part if adds else ()))
+    tensors = (*keys, *into, *part) if adds else (*keys, *into)
     key = first, signature(tensors)
     found = _kept.get(key)
     if found is not None:

@@ -119,7 +119,9 @@ def _enqueue(
         launch().made()
         return
     waited, slopes = keys.arrived, score.alibi_slopes
-    more = tuple(x for x in (waited, slopes) if x is not None)
+    more: tuple[Tensor, ...] = () if waited is None else (waited,)
+    if slopes is not None:
+        more = *more, slopes
     asked = name, id(where), waited is not None, keys.head_groups
     key = asked, score.softmax_scale, score.softcap, signature((*seen, *more))
     found = _kept.get(key)
