@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-from ring_attn_bench.calls.autocast import without_autocast
+from ring_attn_bench.calls.autocast import is_enabled, without_autocast
 from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.problem import Score
@@ -75,7 +75,12 @@ class Call(Protocol):
 
 def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
     """out or, with return_attn_probs, (out, lse, None); differentiable in q, k, v and sink."""
-    if not torch.is_grad_enabled() and not _is_transformed():
+    if (
+        not torch.is_grad_enabled()
+        # gradients of other kinds, which autograd refuses, although it is off
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+    ):
         out, lse = _computed(call, given)
         return (out, lse, None) if return_attn_probs else out
     # autograd takes the host 0.3 us for each argument, None or not
@@ -93,15 +98,15 @@ def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
     return (*found, None) if return_attn_probs else found
 
 
-def _is_transformed() -> bool:
-    """Whether there may be gradients of a kind that autograd would refuse, although it is off."""
-    return bool(torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
-
-
 def _computed(call: Call, given: Given) -> tuple[Tensor, Tensor]:
-    with without_autocast(given.q.device.type):
+    device_type = given.q.device.type
+    if is_enabled(device_type):
+        with without_autocast(device_type):
+            out, lse = call.forward(given)
+    else:
         out, lse = call.forward(given)
-    return _no_view(out), _no_view(lse)
+    # the same memory where it is a view: torch refuses every change in place of such a result
+    return out.data if out._is_view() else out, lse.data if lse._is_view() else lse
 
 
 class Attention(torch.autograd.Function):
@@ -156,11 +161,6 @@ class Attention(torch.autograd.Function):
             for gradient, x, need in zip(found, tensors, needs[2:], strict=False)
         ]
         return (None, None, dq, dk, dv, dsink, None, None, None)[: len(needs)]
-
-
-def _no_view(x: Tensor) -> Tensor:
-    """The same memory: torch refuses every change in place of a result that is a view."""
-    return x.data if x._is_view() else x
 
 
 def _with_contiguous_rows(dout: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ _NOTHING: AbstractContextManager[None] = nullcontext()
 
 def as_autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The tensors as autocast on q's device would hand them to torch's own attention."""
-    if not isinstance(q, Tensor) or not _is_enabled(q.device.type):
+    if not isinstance(q, Tensor) or not is_enabled(q.device.type):
         return q, k, v
     dtype = torch.get_autocast_dtype(q.device.type)
     return _cast(q, dtype), _cast(k, dtype), _cast(v, dtype)
@@ -27,10 +27,11 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
     """For a pass, whose dtypes are its own; nothing where there is no autocast, which is faster."""
-    return torch.autocast(device_type, enabled=False) if _is_enabled(device_type) else _NOTHING
+    return torch.autocast(device_type, enabled=False) if is_enabled(device_type) else _NOTHING
 
 
-def _is_enabled(device_type: str) -> bool:
+def is_enabled(device_type: str) -> bool:
+    """Whether autocast is on, on devices of that type."""
     return _is_available(device_type) and torch.is_autocast_enabled(device_type)
 
 

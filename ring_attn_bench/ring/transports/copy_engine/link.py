@@ -118,4 +118,5 @@ class CopyEngineLink:
 
     def _slot_of(self, index: int) -> Tensor:
         """(B * G, landing tokens, D + E)."""
-        return self._landing.as_strided(*self._route.steps[index].place)
+        place = self._route.steps[index].place
+        return self._landing if place is None else self._landing.as_strided(*place)

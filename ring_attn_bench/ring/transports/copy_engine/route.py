@@ -38,14 +38,15 @@ class Pull(NamedTuple):
 class Pulls(NamedTuple):
     """Those of a step, and what comes before them.
 
-    slot, place: where they land, in bytes, and as a view (B * G, tokens, D + E) of all slots.
+    slot, place: where they land, in bytes, and as a view (B * G, tokens, D + E) of all slots; None
+    is all of the only one.
     landed: an event behind them, where no words tell a launch; it is recorded again and again.
     """
 
     before: Parts
     pulls: tuple[Pull, ...]
     slot: int
-    place: tuple[tuple[int, int, int], tuple[int, int, int], int]
+    place: tuple[tuple[int, int, int], tuple[int, int, int], int] | None
     landed: torch.cuda.Event | None
 
 
@@ -73,7 +74,7 @@ class Route:
         self.plan = plan
         heads, _, unit = keys.shape
         row = unit * keys.element_size()
-        self.landing_shape = plan.slots, heads * plan.landing_tokens * unit
+        self.landing_shape = plan.slots * heads, plan.landing_tokens, unit
         self.head_groups = head_groups(plan, heads, row)
         self.words = at.words_of(slot)
         made = at.programme(plan, slot, self.head_groups)
@@ -128,9 +129,10 @@ def _pulls(
         copy = Lines(at.driver, source, source_pitch, pitch, len(fetch.tokens) * row, lines)
         pulls.append(Pull(copy, fetch.at * row + head * pitch, after))
     start = (index - 1) % plan.slots * heads * plan.landing_tokens
+    is_all = plan.slots == 1 and tokens == plan.landing_tokens
+    place = (heads, tokens, unit), (tokens * unit, unit, 1), start * unit
     return Pulls(
-        _before(moves), tuple(pulls), start * row,
-        ((heads, tokens, unit), (tokens * unit, unit, 1), start * unit),
+        _before(moves), tuple(pulls), start * row, None if is_all else place,
         at.event() if index and (step.gathered is None or at.shares_gpu) else None,
     )  # fmt: skip
 
