@@ -118,7 +118,7 @@ class ForwardPass:
         self._link.finish()
         if self._out_acc is not self._out:
             for rows in self._plan.unfinished:
-                self._out[:, rows.slice].copy_(self._out_acc[:, rows.slice])
+                part_of(self._out, rows).copy_(part_of(self._out_acc, rows))
         return self._out, self._lse
 
     def _launch_gathered(self, index: int, where: Gathered) -> None:

@@ -16,6 +16,7 @@ from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.memory import FreshMemory
 from ring_attn_bench.ring.transports.played import Part
+from ring_attn_bench.tensors import part_of
 
 KEPT = 256
 """Plans whose batches are kept at most."""
@@ -35,12 +36,12 @@ class _Gift:
 class _Kept:
     """What all passes of a plan have in common; batches lack their tensors between passes.
 
-    sends, fetches: by step, what goes out of a shard, and where in a landing area something lands.
+    slots: by step, the part of all landing areas that is its own. fetches: where in that they land.
     """
 
     plan: Plan
-    sends: tuple[tuple[slice, ...], ...]
-    fetches: tuple[tuple[slice, ...], ...]
+    slots: tuple[Range, ...]
+    fetches: tuple[tuple[Range, ...], ...]
     batches: dict[tuple[str, int], list[dist.P2POp]]
 
 
@@ -58,15 +59,13 @@ class P2PLink:
     def publish(self, keys: Tensor) -> None:
         """Keeps the keys to send from, and makes the landing slots of the pass."""
         self._keys, plan = keys, self._plan
-        slots = plan.slots if plan.landing_tokens else 0
-        self._landing = keys.new_empty((slots, plan.landing_tokens, keys.shape[1]))
+        self._landing = keys.new_empty((plan.slots * plan.landing_tokens, keys.shape[1]))
 
     def post(self, index: int) -> None:
         """One batch: what we owe in this step, and what we need."""
-        kept, keys, landing = self._kept, self._keys, self._slot(index)
-        sends = [keys[tokens] for tokens in kept.sends[index]]
-        receives = [landing[tokens] for tokens in kept.fetches[index]]
-        step = self._plan.steps[index]
+        step, keys, landing = self._plan.steps[index], self._keys, self._slot(index)
+        sends = [part_of(keys, send.tokens, 0) for send in step.sends]
+        receives = [part_of(landing, at, 0) for at in self._kept.fetches[index]]
         self._works[index] = self._start("keys", index, step.sends, sends, step.fetches, receives)
 
     def landed(self, index: int) -> Tensor:
@@ -81,7 +80,7 @@ class P2PLink:
             (send.tokens, partials.new_empty(len(send.tokens), partials.shape[1]))
             for send in step.sends
         )
-        gives = [partials[tokens] for tokens in self._kept.fetches[index]]
+        gives = [part_of(partials, at, 0) for at in self._kept.fetches[index]]
         takes = [part for _, part in inbox]
         works = self._start("gradients", index, step.fetches, gives, step.sends, takes)
         self._gifts.append(_Gift(index, works, partials, inbox))
@@ -143,10 +142,7 @@ class P2PLink:
         return broken(f"{what} to pass between it and {others}", self._group, error)
 
     def _slot(self, index: int) -> Tensor:
-        step = self._plan.steps[index]
-        if not step.fetches:
-            return self._keys[:0]
-        return self._landing[(index - 1) % self._plan.slots, : step.landing_tokens]
+        return part_of(self._landing, self._kept.slots[index], 0)
 
 
 def _peer(one: Fetch | Send) -> int:
@@ -182,10 +178,14 @@ class P2P(FreshMemory):
         if found is None:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
+            starts = [(at - 1) % plan.slots * plan.landing_tokens for at in range(len(plan.steps))]
             found = self._kept[id(plan)] = _Kept(
                 plan,
-                tuple(tuple(x.tokens.slice for x in step.sends) for step in plan.steps),
-                tuple(tuple(x.landing.slice for x in step.fetches) for step in plan.steps),
+                tuple(
+                    Range(start, start + step.landing_tokens)
+                    for start, step in zip(starts, plan.steps, strict=True)
+                ),
+                tuple(tuple(fetch.landing for fetch in step.fetches) for step in plan.steps),
                 {},
             )
         return P2PLink(self._group, self._peers, found)
