@@ -5,16 +5,23 @@
 8 tokens, 2 query heads and 1 key head of 16, float32, causal, on a CPU, by a kernel that only hands
 out memory: what is left is this project's own work, and torch's. *One launch* is `flash_attn_func`;
 *a ring's rank* is rank 3 of 4, whose keys are already there, in four launches of a kernel that
-merges by itself. Both take turns; the figures are medians over rounds of 300 calls, in us.
+merges by itself; *copy_engine* and *p2p* are rank 0 of 2 by the public function, by one launch and
+by steps, over the real transports with a driver and messages that do nothing; a forward there is
+one without gradients. All take turns; the figures are medians over rounds of 300 calls, in us. With
+--counts, what a call over those transports asks of the host: Python functions of ours, torch's
+operations, and the driver's, by kind.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import ring_attn_backends
@@ -33,6 +40,8 @@ from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.transports.twin import Twin
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
+CHECKOUT = Path(__file__).parents[1]
+TRANSPORTS = "copy_engine", "p2p"
 CALLS, TOKENS, HEADS, DIM = 300, 8, 2, 16
 Call = Callable[[], object]
 
@@ -92,24 +101,51 @@ def microseconds(call: Call) -> float:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Times, or counts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--counts", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    # a ring of the tests', who hold it to its counts
+    sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "backends")]
+    from tests.unit.ring_stand_in import ring_of_two
+
+    with ExitStack() as stack:
+        over = {name: stack.enter_context(ring_of_two(name)) for name in TRANSPORTS}
+        if options.counts:
+            show_counts(over)
+        else:
+            show_times(over, options.rounds)
+
+
+def show_counts(over: dict[str, tuple[Call, Call]]) -> None:
+    """Prints a line for each call."""
+    from tests.unit.ring_stand_in import counted
+
+    for name, calls in over.items():
+        for what, call in zip(("forward", "both"), calls, strict=True):
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(counted(call).items()))
+            print(f"{f'{name}, {what}':24} {counts}")
+
+
+def show_times(over: dict[str, tuple[Call, Call]], rounds: int) -> None:
+    """Prints the table."""
     leaves = [torch.randn(1, TOKENS, heads, DIM).requires_grad_() for heads in (HEADS, 1, 1)]
     dout = torch.randn(1, TOKENS, HEADS, DIM)
     calls: dict[str, Call] = {}
     for name, make in (("one launch", one_launch), ("a ring's rank", a_rings_rank)):
         calls[f"{name}, forward"], calls[f"{name}, both"] = make(leaves, dout)
+    for name, pair in over.items():
+        calls[f"{name}, forward"], calls[f"{name}, both"] = pair
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(options.rounds + 1):
+    for number in range(rounds + 1):
         for name in random.sample(list(calls), len(calls)):
             taken = microseconds(calls[name])
             if number:  # the first warms up
                 times[name].append(taken)
-    for name, rounds in times.items():
-        print(f"{name:24} {median(rounds):8.1f} us")
+    for name, taken_each in times.items():
+        print(f"{name:24} {median(taken_each):8.1f} us")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def test_the_hosts_time_is_measured_without_a_gpu():
     lines = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()]
     assert [name.strip() for name, _, _ in lines] == [
         "one launch, forward", "one launch, both", "a ring's rank, forward", "a ring's rank, both",
+        "copy_engine, forward", "copy_engine, both", "p2p, forward", "p2p, both",
     ]  # fmt: skip
     assert all(float(taken) > 0 and unit == "us" for _, taken, unit in lines)
 
