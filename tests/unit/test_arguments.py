@@ -200,6 +200,11 @@ def test_transforms_that_attention_has_no_rule_for_are_a_sentence():
         torch.vmap(attention)(X[None])
     with forward_ad.dual_level(), pytest.raises(InvalidArgument, match="forward-mode"):
         attention(forward_ad.make_dual(X, X))
+    with torch.no_grad():  # which is no word on gradients of these kinds
+        with pytest.raises(InvalidArgument, match=r"the batch dim for vmap"):
+            torch.vmap(attention)(X[None])
+        with forward_ad.dual_level(), pytest.raises(InvalidArgument, match="forward-mode"):
+            attention(forward_ad.make_dual(X, X))
 
 
 def test_a_longest_document_beyond_all_tokens_is_all_of_them():
