@@ -20,7 +20,6 @@ _UNIFIED = 4
 """CU_MEMORYTYPE_UNIFIED: the driver finds out on which GPU an address is."""
 _RELAXED = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED."""
-Operations = ctypes.Array["_Operation"]
 MOST = 256
 """Operations in one batch, at most (the driver's limit)."""
 
@@ -36,6 +35,10 @@ class _Operation(ctypes.Structure):
         ("alias", c_uint64),
         ("padding", c_uint64),
     )
+
+
+Operations = ctypes.Array[_Operation]
+"""One after the other, as the driver takes them."""
 
 
 class Rectangle(ctypes.Structure):
