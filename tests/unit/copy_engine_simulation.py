@@ -282,7 +282,7 @@ class World:
         """A rank's `transport.released` of a pass, while it waits."""
         self.is_given_up, self._at = True, rank.number
         link = rank.links[pass_]
-        return rank.transport.released(link._plan, link._slot, link._groups)
+        return rank.transport.released(link._plan, link._slot, link._route.head_groups)
 
     def run(self, random: Random, changes: int = 6) -> None:
         """Every stream to its end, the one of highest priority first; some change at times.
