@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--heads", default="32:8", help="query heads:key heads")
     parser.add_argument("--steps", action="store_true", help="also rings of steps")
     asked = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device; it times GPUs, one for each process of torchrun")
     logging.basicConfig()
     rank = int(os.environ["RANK"])
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
