@@ -223,6 +223,8 @@ def _listed_transport(name: str, target: str) -> Listing:
         return Listing(name, target, "", error.reason)
     lacking = [part for part in _OF_A_TRANSPORT if not hasattr(kind, part)]
     reason = f"it is no transport: it has no {' and no '.join(lacking)}" if lacking else None
+    lacks_here: Callable[[], str | None] = getattr(kind, "lacks_here", lambda: None)
+    reason = reason or lacks_here()
     return Listing(name, target, _first_line(kind), reason)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from ring_attn_bench.calls.attend import Call, Given
@@ -52,7 +53,7 @@ def prepared(
     on a CPU. Raises what the public functions document.
     """
     q, k, v = as_autocast(with_unit_stride(q), with_unit_stride(k), with_unit_stride(v))
-    options = options.plain()
+    options = _without_underflow(options.plain(), q)
     starts: tuple[Tensor, ...] = ()
     if documents is None:
         key = options.key(q, k, v)
@@ -71,6 +72,15 @@ def prepared(
     if options.softmax_scale is not None and options.softmax_scale <= 0:
         q = with_unit_stride(options.folded(q))
     return call, Given(q, k, v, options.sink, slopes, *starts), options
+
+
+def _without_underflow(options: Options, q: object) -> Options:
+    """A scale that float32 takes for 0, or next to it, as the 0 that kernels would make of it."""
+    scale = options.softmax_scale
+    tiny = scale is not None and 0 < abs(scale) < torch.finfo(torch.float32).tiny
+    if tiny and getattr(q, "dtype", None) is not torch.float64:
+        return options._replace(softmax_scale=0.0)
+    return options
 
 
 def _plain(documents: Documents) -> Documents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import cast
 
@@ -147,13 +148,20 @@ def _same(what: str, q: object, k: object, v: object) -> None:
         raise InvalidArgument(f"q, k and v must have one {what}, got {q}, {k} and {v}.")
 
 
+_LOG2E = math.log2(math.e)
+
+
 def _check_numbers(options: Options) -> None:
     dropout_p, scale, softcap = options.dropout_p, options.softmax_scale, options.softcap
     if not 0.0 <= dropout_p < 1.0:
         raise InvalidArgument(f"dropout_p is {dropout_p}; it must be at least 0 and below 1.")
     # beyond float32, in which kernels compute, a finite number is infinite and a small one 0
-    if scale is not None and not abs(scale) <= _FLOAT32.max:
-        raise InvalidArgument(f"softmax_scale is {scale}; it must be finite, in float32 too.")
+    # (times log2(e), which some multiply it by)
+    if scale is not None and not abs(scale) * _LOG2E <= _FLOAT32.max:
+        raise InvalidArgument(
+            f"softmax_scale is {scale}; it must be finite, in float32 too "
+            f"(at most {_FLOAT32.max / _LOG2E:.3g})."
+        )
     if softcap and not _FLOAT32.tiny <= softcap <= _FLOAT32.max:
         raise InvalidArgument(
             f"softcap is {softcap}; it must be 0 (none) or positive, in float32 too "

@@ -150,6 +150,12 @@ def _taking_part(
 ) -> tuple[Tensor, Tensor, Tensor, Options]:
     """The same, with a gradient of q if none is needed: other ranks' pass through this one."""
     needed = any(x is not None and x.requires_grad for x in (q, k, v, options.sink))
+    if not needed and any(x.is_inference() for x in (q, k, v)):
+        raise InvalidArgument(
+            "another rank wants gradients, and this one has tensors that were made in inference "
+            "mode, which autograd keeps none of; pass q.clone(), k.clone() and v.clone(), made "
+            "outside of it, or call under torch.no_grad() on all ranks."
+        )
     return q if needed else q.detach().requires_grad_(), k, v, options
 
 

@@ -298,7 +298,11 @@ def _make(wanted: _Wanted) -> _Made:
     with evened_out(ranks):
         own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
     assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
-    name, transport = transport_for(wanted.options, own, announces=dist.get_rank(own) == 0)
+    try:
+        name, transport = transport_for(wanted.options, own, announces=dist.get_rank(own) == 0)
+    except BaseException:
+        _destroy(own)  # or its threads and sockets stay
+        raise
     backends = backend_of_device_types(own)
     return _Made(own, dist.get_rank(own), len(ranks), timeout, backends, name, transport)
 

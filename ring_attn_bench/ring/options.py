@@ -32,7 +32,8 @@ class RingOptions:
     schedule: `steps` brings one rank's keys at a time, as the classic ring; `gather` all of them
         before one launch; `grouped` some at a time; `one_launch` all of them, own ones too, for
         one launch that begins with its own keys and waits for the others as they arrive, which
-        takes a kernel that can (`backend.GatheringBackend`); `auto` follows the grouping.
+        takes a kernel that can (`backend.GatheringBackend`); `auto` is that one where kernel and
+        transport can and grouping is `auto` too, and else follows the grouping.
 
     Raises UnknownName or InvalidArgument, also for options that contradict each other.
     """

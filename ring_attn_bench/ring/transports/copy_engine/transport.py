@@ -24,7 +24,7 @@ from ring_attn_bench.ring.transports.copy_engine.areas import Area
 from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, Driver, driver
 from ring_attn_bench.ring.transports.copy_engine.missing import awaited
-from ring_attn_bench.ring.transports.copy_engine.places import everyones, why_apart
+from ring_attn_bench.ring.transports.copy_engine.places import everyones, here, why_apart
 from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
 from ring_attn_bench.ring.transports.copy_engine.route import MOST_HEAD_GROUPS, Route
 from ring_attn_bench.ring.transports.copy_engine.sizes import inbox_bytes, outgoing_bytes
@@ -97,6 +97,12 @@ class CopyEngine:
     def unsupported(group: dist.ProcessGroup) -> str | None:
         """Why these ranks cannot read each other's memory, or None; the same on all of them."""
         return why_apart(everyones(group))
+
+    @staticmethod
+    def lacks_here() -> str | None:
+        """What this machine alone lacks for it, or None; other ranks may lack more."""
+        lacks = here().lacks
+        return f"this machine has {lacks}" if lacks else None
 
     def played(self, part: Part) -> CopyEngine:
         """The same between processes that play ranks of a larger ring; a collective of them.
