@@ -25,7 +25,10 @@ def backends(width: int) -> str:
     )
     headers = ["transport", "here", "what it needs, or why not"]
     transports = _table(_listed(registry.transport_listing()), width, headers)
-    note = "auto takes the first of them that its ranks can, p2p at the latest; the rest by name."
+    note = (
+        "auto takes the first that all ranks can, p2p at the latest; a later one has to be asked "
+        "for by name."
+    )
     return f"{kernels}\n\n{transports}\n\n{fill(note, width)}"
 
 

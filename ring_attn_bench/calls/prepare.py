@@ -53,7 +53,9 @@ def prepared(
     on a CPU. Raises what the public functions document.
     """
     q, k, v = as_autocast(with_unit_stride(q), with_unit_stride(k), with_unit_stride(v))
-    options = _without_underflow(options.plain(), q)
+    options = options.plain()
+    if options.softmax_scale is not None:
+        options = _without_underflow(options, q)
     starts: tuple[Tensor, ...] = ()
     if documents is None:
         key = options.key(q, k, v)
