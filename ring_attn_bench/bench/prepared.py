@@ -223,17 +223,18 @@ class Prepared:
 
 def prepare(request: Prepare, place: Place, contexts: Contexts) -> Prepared:
     """The contestant, ready; raises Refused with a reason that covers every direction asked for."""
+    playing = request.contestant.playing
+    if playing:
+        place = place.playing(playing, request.case.world_size)
     contestant = _contestant(request, place, contexts.of(request.contestant))
     stand_in = None
-    if request.contestant.playing:
+    if playing:
         stand_in = prepare(by_loopback(request, contestant.took), place.alone(), contexts)
     return Prepared(request, contestant, place, _backward(request), stand_in)
 
 
 def _contestant(request: Prepare, place: Place, context: RingContext | None) -> Contestant:
     case, spec = request.case, request.contestant
-    if spec.playing:
-        place = place.playing(spec.playing, case.world_size)
     kind = peer_contestant if registry.is_peer(spec.backend) else ring_contestant
     made: Contestant = kind.make(case, spec, place, context, backward=_backward(request))
     return made
