@@ -7,11 +7,12 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 from ring_attn_backends.triton.hopper.gathered_forward import RUN_TIME
 from ring_attn_backends.triton.hopper.key_gradients import put
-from ring_attn_backends.triton.hopper.pipes import barriers, bring, new_pipe, send
+from ring_attn_backends.triton.hopper.pipes import barriers, bring, new_pipe
 from ring_attn_backends.triton.hopper.programs import matrix_of, nth, tile_and_head, vector_of
 from ring_attn_backends.triton.hopper.row_gradients import step
-from ring_attn_backends.triton.hopper.waiting import await_piece, given_up
-from ring_attn_backends.triton.hopper.walks import mask_of, tile_of, visit_of
+from ring_attn_backends.triton.hopper.visits import send_visits
+from ring_attn_backends.triton.hopper.waiting import given_up
+from ring_attn_backends.triton.hopper.walks import mask_of, tile_of
 
 
 @gluon.jit(do_not_specialize=RUN_TIME)
@@ -92,24 +93,11 @@ def _produce(
         row = first_row + part * 64
         bring(q_desc, row_side, row, head, full, q_slots.index(part))
         bring(dout_desc, row_side, row, head, full, dout_slots.index(part))
-    number = first_row * 0
-    for entry in range(entries[0], entries[1]):
-        piece, key_side, where = visit_of(entries_ptr, entry)
-        if piece == 0:
-            for i in range(where[2] + where[3]):
-                key = nth(i, where, BLOCK_N)
-                at = number + i
-                send(keys, at, own_k_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_D)
-                send(values, at, own_v_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_E)
-        else:
-            if words_ptr is not None:
-                await_piece(words_ptr, piece, key_head // heads_each, head_groups)
-            for i in range(where[2] + where[3]):
-                key = nth(i, where, BLOCK_N)
-                at = number + i
-                send(keys, at, landed_k_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_D)
-                send(values, at, landed_v_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_E)
-        number += where[2] + where[3]
+    send_visits(
+        keys, values, own_k_desc, own_v_desc, landed_k_desc, landed_v_desc, key_head,
+        entries_ptr, entries, words_ptr, head_groups, heads_each,
+        BLOCK_D, BLOCK_E, BLOCK_N, STAGES,
+    )  # fmt: skip
 
 
 @gluon.jit

@@ -21,11 +21,11 @@ from ring_attn_backends.triton.hopper.pipes import (
     new_pipe,
     receive,
     release,
-    send,
 )
 from ring_attn_backends.triton.hopper.programs import matrix_of, nth, tile_and_head, vector_of
-from ring_attn_backends.triton.hopper.waiting import await_piece, given_up
-from ring_attn_backends.triton.hopper.walks import mask_of, tile_of, visit_of
+from ring_attn_backends.triton.hopper.visits import send_visits
+from ring_attn_backends.triton.hopper.waiting import given_up
+from ring_attn_backends.triton.hopper.walks import mask_of, tile_of
 
 RUN_TIME = ("tiles", "heads", "all_heads", "section", "group", "head_groups", "heads_each", "M")
 
@@ -105,24 +105,11 @@ def _produce(
     for part in gl.static_range(GROUPS):
         row = first_row + part * 64
         bring(q_desc, row_side, row, head, q_full.index(0), q_slots.index(part))
-    number = first_row * 0
-    for entry in range(entries[0], entries[1]):
-        piece, key_side, where = visit_of(entries_ptr, entry)
-        if piece == 0:
-            for i in range(where[2] + where[3]):
-                key = nth(i, where, BLOCK_N)
-                at = number + i
-                send(keys, at, own_k_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_D)
-                send(values, at, own_v_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_E)
-        else:
-            if words_ptr is not None:
-                await_piece(words_ptr, piece, key_head // heads_each, head_groups)
-            for i in range(where[2] + where[3]):
-                key = nth(i, where, BLOCK_N)
-                at = number + i
-                send(keys, at, landed_k_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_D)
-                send(values, at, landed_v_desc, key_side, key, key_head, STAGES, BLOCK_N, BLOCK_E)
-        number += where[2] + where[3]
+    send_visits(
+        keys, values, own_k_desc, own_v_desc, landed_k_desc, landed_v_desc, key_head,
+        entries_ptr, entries, words_ptr, head_groups, heads_each,
+        BLOCK_D, BLOCK_E, BLOCK_N, STAGES,
+    )  # fmt: skip
 
 
 @gluon.jit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from ring_attn_backends.triton.hopper.launch import (
     L2_SHARE,
     TOGETHER,
     HopperLaunch,
+    of_call,
     strides_of,
     sum_launch,
 )
@@ -182,7 +182,6 @@ def _launch(
     columns = (k.shape[-1] + v.shape[-1]) * k.element_size()
     tokens = q.shape[1] * group if of_keys else k.shape[1] + keys.landed.k.shape[1]
     together = (splits if of_keys else group) * max(1, L2_SHARE // max(1, tokens * columns))
-    log2e, capped = math.log2(math.e), score.softcap > 0
     numbers = {
         "tiles_ptr": work.tiles,
         "entries_ptr": work.entries,
@@ -196,18 +195,8 @@ def _launch(
         "heads_each": k.shape[2] * batch // keys.head_groups,
         "group": group,
         "M": q.shape[1],
-        "scale": score.softmax_scale / score.softcap if capped else score.softmax_scale * log2e,
-        "cap": score.softcap * log2e,
-        "D": q.shape[-1],
-        "E": v.shape[-1],
-        "BLOCK_D": width(q),
-        "BLOCK_E": width(v),
-        "BLOCK_N": config.block,
-        "STAGES": config.stages,
-        "GROUPS": config.groups,
-        "CAPPED": capped,
     }
-    given = numbers | given
+    given = of_call(q, v, config, score) | numbers | given
     arguments = {name: given[name] for name in kernel.arg_names}
     grid = (work.count * heads * batch, 1, 1)
     tables = (work.tiles, work.entries)

@@ -196,7 +196,6 @@ def _launch(
     columns = (k.shape[-1] + v.shape[-1]) * k.element_size()
     passed = (extent.rows * group if of_keys else extent.keys) * columns
     together = (splits if of_keys else group) * max(1, L2_SHARE // passed)
-    log2e, capped = math.log2(math.e), score.softcap > 0
     numbers = {
         "tiles": tiles,
         "heads": heads,
@@ -209,6 +208,17 @@ def _launch(
         "high": extent.high,
         "cu_rows_ptr": extent.cu_rows,
         "cu_keys_ptr": extent.cu_keys,
+    }
+    given = of_call(q, v, config, score) | numbers | given
+    arguments = {name: given[name] for name in kernel.arg_names}
+    grid = (tiles * heads * extent.entries, 1, 1)
+    return HopperLaunch(kernel, grid, arguments, config, q.device)
+
+
+def of_call(q: Tensor, v: Tensor, config: Config, score: Score) -> dict[str, Any]:
+    """What kernels are told of scores, head dims and tiles, whichever keys they read."""
+    log2e, capped = math.log2(math.e), score.softcap > 0
+    return {
         "scale": score.softmax_scale / score.softcap if capped else score.softmax_scale * log2e,
         "cap": score.softcap * log2e,
         "D": q.shape[-1],
@@ -221,10 +231,6 @@ def _launch(
         "GROUPS": config.groups,
         "CAPPED": capped,
     }
-    given = numbers | given
-    arguments = {name: given[name] for name in kernel.arg_names}
-    grid = (tiles * heads * extent.entries, 1, 1)
-    return HopperLaunch(kernel, grid, arguments, config, q.device)
 
 
 def sum_launch(

@@ -242,7 +242,7 @@ class CopyEngine:
     def released(self, plan: Plan, slot: int, head_groups: int) -> str:
         """Lets everything go on that waits on this rank, to no good; says what was waited for.
 
-        From another thread: by streams of the lowest kind, and words that kernels look at.
+        From another thread: by a stream of its own, and words that kernels look at.
         """
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
