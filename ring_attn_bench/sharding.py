@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.dense import INT32_MAX, check_dense
 from ring_attn_bench.calls.plain import integer
-from ring_attn_bench.errors import InvalidArgument, shown
+from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.ring.context import resolve_group
 
@@ -96,7 +97,9 @@ class _Unshard(torch.autograd.Function):
         group: dist.ProcessGroup,
         dim: int,
     ) -> Tensor:
-        ctx.partition, ctx.group, ctx.dim = partition, group, dim
+        # weakly: a result that outlives its program kept the group for as long, and gloo, freed as
+        # late as that, ended 1 of 6 programs that were done with SIGABRT
+        ctx.partition, ctx.group, ctx.dim = partition, ref(group), dim
         # as bytes, because no group carries every dtype
         own = x.resolve_conj().resolve_neg().contiguous().view(torch.uint8)
         shards = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
@@ -108,9 +111,14 @@ class _Unshard(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 - torch has no public type for it
         gradient: Tensor,
     ) -> tuple[Tensor, None, None, None]:
+        group = ctx.group()
+        if group is None:
+            raise NoProcessGroup(
+                "the process group of this unshard was destroyed before its backward."
+            )
         total = gradient.contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        rank, world_size = dist.get_rank(ctx.group), dist.get_world_size(ctx.group)
+        dist.all_reduce(total, group=group)
+        rank, world_size = dist.get_rank(group), dist.get_world_size(group)
         return shard(total, rank, world_size, ctx.partition, ctx.dim), None, None, None
 
 

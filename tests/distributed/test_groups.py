@@ -165,3 +165,31 @@ def test_a_program_ends_with_exit_code_0(tmp_path, ending):
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=limit(120))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done") == 2
+
+
+GATHERED = """
+import gc, sys, weakref
+import torch
+import torch.distributed as dist
+from ring_attn_bench import unshard
+
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+group = weakref.ref(dist.group.WORLD)
+gathered = unshard(torch.ones(1, 4, 1, 2, requires_grad=True), "zigzag")
+dist.destroy_process_group()
+gc.collect()
+print(group() is None)
+try:
+    gathered.sum().backward()
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_what_was_gathered_does_not_keep_its_group(tmp_path):
+    """A group that is freed after everything else may take its process along."""
+    command = [sys.executable, "-c", GATHERED, str(tmp_path / "store")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=limit(60), cwd=CHECKOUT, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "True\nNoProcessGroup\n"), done.stderr
