@@ -5,7 +5,8 @@
 zigzag, causal, bf16, head dim 128, batch 1, backend triton. Contestants take turns; each call comes
 from a cold L2, behind a barrier and a wait on the device that hides the host's time; a figure is
 the median of the slowest rank's times. *One call* has a sequence of about as many pairs as a rank
-of the ring; percentages are by pair. Prints a table on rank 0.
+of the ring; percentages are by pair. *Host* is the time until a call returns, of a few in a row
+that start together on idle GPUs. Prints a table on rank 0.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from math import isqrt
 from statistics import median
@@ -32,6 +34,8 @@ Call = Callable[[], object]
 MESSAGES = "steps, p2p"
 """Of which no graph is made: its messages are a library's."""
 DIM, ROUNDS, WARM, SLEEP = 128, 11, 2, 8_000_000
+IN_A_ROW = 5
+"""Calls of which the host's time is taken: few enough that no queue is ever full."""
 
 
 def main() -> None:
@@ -88,7 +92,9 @@ def figures(
         for backward in (False, True):
             calls = {"one call": call(one, whole, backward=backward)}
             calls |= {name: ring(x, backward=backward) for name, x in rings.items()}
-            if way == "graph":
+            if way == "queued":
+                yield f"host {'f+b' if backward else 'f'}", host_times(calls)
+            else:
                 calls = {name: captured(x) for name, x in calls.items() if name != MESSAGES}
             took = timed(calls)
             least = took.pop("one call")
@@ -138,6 +144,20 @@ def captured(function: Call) -> Call:
         function()
     meet()
     return graph.replay
+
+
+def host_times(calls: dict[str, Call]) -> list[str]:
+    """Microseconds until a call returns: the one call's in front, in a line as long as others."""
+    took: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, function in calls.items():
+            meet()
+            began = time.perf_counter()
+            for _ in range(IN_A_ROW):
+                function()
+            took[name].append(1e6 * (time.perf_counter() - began) / IN_A_ROW)
+    least = {name: f"{median(times[WARM:]):.0f}" for name, times in took.items()}
+    return [least.pop("one call"), *least.values()]
 
 
 def timed(calls: dict[str, Call]) -> dict[str, float]:

@@ -67,7 +67,9 @@ class Case:
 
     @property
     def sinks(self) -> Tensor | None:
-        return torch.arange(self.heads, dtype=torch.float64) - 1 if self.sink else None
+        if not self.sink:
+            return None
+        return torch.arange(self.heads, dtype=torch.float64, device=self.device) - 1
 
     @property
     def options(self) -> dict[str, object]:
@@ -194,7 +196,13 @@ def plain(case: Case) -> dict[str, Tensor]:
     how = {"keep": kept(case), "arithmetic": tolerance.baseline_arithmetic(case.dtype)}
     out, lse = oracle.forward(q, k, v, *where, **how)
     grads = oracle.backward(dout, q, k, v, out, lse, *where, **how)
-    return {"out": out, "lse": lse} | dict(zip(("dq", "dk", "dv"), grads, strict=True))
+    found = {"out": out, "lse": lse} | dict(zip(("dq", "dk", "dv"), grads, strict=True))
+    if case.sinks is not None:  # whose share of a row is what its keys' shares leave
+        sink = case.sinks.to(lse.dtype)[:, None]
+        share = torch.exp(sink - torch.logaddexp(lse, sink))
+        delta = (dout * out).sum(-1).transpose(1, 2) * (1 - share)
+        found["dsink"] = -(share * delta).sum((0, 2)).to(case.dtype)
+    return found
 
 
 def joined(case: Case, ranks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -204,7 +212,7 @@ def joined(case: Case, ranks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     whole = {}
     for name in ranks[0]:
         if name == "dsink":
-            whole[name] = sum((results[name] for results in ranks), torch.zeros(()))
+            whole[name] = torch.stack([results[name] for results in ranks]).sum(0)
             continue
         dim = 2 if name == "lse" else 1
         tokens = torch.cat([results[name] for results in ranks], dim)

@@ -59,6 +59,9 @@ class Stream:
     def cuda_stream(self) -> Stream:
         return self
 
+    def synchronize(self) -> None:
+        """What was given to it is done when the world runs again."""
+
     def add(self, what: str, act: Callable[[int], None], **when: Callable[[], bool]) -> None:
         self.queue.append(Operation(f"{self.name}: {what}", act, **when))
 
@@ -117,6 +120,14 @@ class Driver:
             self.copy(stream, to, source, whole.width)
 
 
+class Void:
+    """Writes at once what copy engines would bring."""
+
+    def over(self, memories) -> None:
+        for memory in memories:
+            memory.fill_(0xFF)
+
+
 class Area:
     """Memory that all ranks reach; a rank's n-th area is one with the others' n-th."""
 
@@ -124,6 +135,7 @@ class Area:
         everyones = rank.world.area(rank.areas, size)
         self.memory, self.size = everyones[rank.number], size
         self.addresses = [memory.data_ptr() for memory in everyones]
+        self.of = everyones.__getitem__
         rank.areas += 1
 
 
@@ -279,10 +291,12 @@ class World:
         return self
 
     def give_up(self, rank: Rank, pass_: int) -> str:
-        """A rank's `transport.released` of a pass, while it waits."""
+        """What a rank's pass waits for, by its transport, which then lets it go on."""
         self.is_given_up, self._at = True, rank.number
         link = rank.links[pass_]
-        return rank.transport.released(link._plan, link._slot, link._route.head_groups)
+        awaited = rank.transport.awaited(link._plan, link._slot, link._route.head_groups)
+        rank.transport.release()
+        return awaited
 
     def run(self, random: Random, changes: int = 6) -> None:
         """Every stream to its end, the one of highest priority first; some change at times.
@@ -335,7 +349,7 @@ class World:
         current = lambda: self.ranks[self._at]  # noqa: E731
         cuda = SimpleNamespace(
             current_device=lambda: 0, is_current_stream_capturing=lambda: False,
-            synchronize=lambda device: None, Stream=lambda device: current().stream("copies"),
+            synchronize=lambda device: None,
             current_stream=lambda device: current().streams[0], stream=lambda _: nullcontext(),
             Event=Event,
         )  # fmt: skip
@@ -348,7 +362,8 @@ class World:
         for name, value in {
             "torch": fake, "dist": group, "Area": Area, "driver": Driver,
             "everyones": lambda g: places, "timeout_of": lambda g: None,
-            "Watch": lambda *_: watch,
+            "Watch": lambda *_: watch, "Void": Void,
+            "own_stream": lambda *_, **__: current().stream("copies"),
         }.items():  # fmt: skip
             monkeypatch.setattr(transport, name, value)
         monkeypatch.setattr(route, "SMALLEST", smallest)

@@ -72,9 +72,6 @@ class Event:
 class Stream:
     cuda_stream = 1
 
-    def __init__(self, device=None):
-        pass
-
 
 class Driver:
     def batch(self, stream, operations):
@@ -143,7 +140,7 @@ def ring_of_two(name: str) -> Iterator[tuple[Callable[[], object], Callable[[], 
     stream = Stream()
     cuda = SimpleNamespace(
         current_device=lambda: 0, is_current_stream_capturing=lambda: False,
-        synchronize=lambda device: None, Stream=Stream, Event=Event, set_device=lambda device: None,
+        synchronize=lambda device: None, Event=Event, set_device=lambda device: None,
         current_stream=lambda device: stream,
     )  # fmt: skip
     fake = SimpleNamespace(
@@ -160,7 +157,8 @@ def ring_of_two(name: str) -> Iterator[tuple[Callable[[], object], Callable[[], 
     changed = [
         (transport, {"torch": fake, "dist": group, "Area": Area, "driver": Driver,
                      "everyones": lambda group: places, "timeout_of": lambda group: None,
-                     "Watch": _Watch}),
+                     "Watch": _Watch, "Void": lambda: None,
+                     "own_stream": lambda *given, **options: Stream()}),
         (transport.CopyEngine, {"_meet": lambda self: None}),
         (p2p, {"dist": group}),
         (attend, {"delta": _delta}),

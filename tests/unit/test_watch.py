@@ -36,14 +36,17 @@ class Transport:
     device = "a GPU"
 
     def __init__(self, ends=()):
-        self.given_up, self.captures, self._ends = [], 0, list(ends)
+        self.given_up, self.releases, self._ends = [], 0, list(ends)
         self.driver = SimpleNamespace(let_capture=lambda: None)
 
-    def released(self, plan, slot, head_groups):
+    def awaited(self, plan, slot, head_groups):
         self.given_up.append((plan.rank, slot))
+        return "the keys of rank 1"
+
+    def release(self):
+        self.releases += 1
         if self._ends:
             self._ends.pop(0).over = True
-        return "the keys of rank 1"
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +110,8 @@ def test_a_pass_that_does_not_end_is_given_up_and_every_later_call_says_so():
     assert "pass 2 of the ring" in said
     assert "rank 2 waited for the keys of rank 1 in vain" in said
     until(lambda: not watch._thread.is_alive())
-    assert transport.given_up[:2] == [(2, 1), (2, 2)]
+    assert transport.given_up == [(2, 1)]
+    assert transport.releases >= 2
     assert behind.over, "what is behind it waits as well"
 
 

@@ -17,3 +17,7 @@ class Area:
         self._handle = symmetric.rendezvous(self.memory, group)
         self.addresses: list[int] = list(self._handle.buffer_ptrs)
         self.size = size
+
+    def of(self, rank: int) -> Tensor:
+        """A rank's memory, (bytes,)."""
+        return self._handle.get_buffer(rank, (self.memory.numel(),), torch.uint8)

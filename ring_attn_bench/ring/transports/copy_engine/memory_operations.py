@@ -20,6 +20,8 @@ _UNIFIED = 4
 """CU_MEMORYTYPE_UNIFIED: the driver finds out on which GPU an address is."""
 _RELAXED = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED."""
+_NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: the legacy default stream neither waits for it nor is waited for."""
 MOST = 256
 """Operations in one batch, at most (the driver's limit)."""
 
@@ -73,6 +75,10 @@ class Driver:
         self._copy.argtypes = [c_uint64, c_uint64, c_size_t, c_void_p]
         self._copy_lines = library.cuMemcpy2DAsync_v2
         self._copy_lines.argtypes = [c_void_p, c_void_p]
+        self._make_stream = library.cuStreamCreateWithPriority
+        self._make_stream.argtypes = [c_void_p, c_uint, c_int]
+        self._end_stream = library.cuStreamDestroy_v2
+        self._end_stream.argtypes = [c_void_p]
         self._exchange = library.cuThreadExchangeStreamCaptureMode
         self._exchange.argtypes = [c_void_p]
         self._error_name = library.cuGetErrorName
@@ -95,6 +101,18 @@ class Driver:
         status = self._copy_lines(ctypes.byref(whole), stream)
         if status:
             self._check(status, "cuMemcpy2DAsync")
+
+    def make_stream(self, priority: int = 0) -> int:
+        """A new stream of the current device, which waits for none; -1 goes before 0."""
+        made = c_void_p()
+        status = self._make_stream(ctypes.byref(made), _NON_BLOCKING, priority)
+        self._check(status, "cuStreamCreateWithPriority")
+        assert made.value is not None
+        return made.value
+
+    def end_stream(self, stream: int) -> None:
+        """Ends it, when what it was given is done."""
+        self._check(self._end_stream(stream), "cuStreamDestroy")
 
     def let_capture(self) -> None:
         """Lets this thread ask for events while another one captures a graph."""

@@ -7,7 +7,7 @@ runs beside any kernel, and a kernel can wait for one.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from datetime import timedelta
 
 import torch
@@ -28,6 +28,8 @@ from ring_attn_bench.ring.transports.copy_engine.places import everyones, here, 
 from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
 from ring_attn_bench.ring.transports.copy_engine.route import MOST_HEAD_GROUPS, Route
 from ring_attn_bench.ring.transports.copy_engine.sizes import inbox_bytes, outgoing_bytes
+from ring_attn_bench.ring.transports.copy_engine.streams import own_stream
+from ring_attn_bench.ring.transports.copy_engine.void import Void
 from ring_attn_bench.ring.transports.copy_engine.watch import Watch
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
 from ring_attn_bench.ring.transports.played import Part, own_part
@@ -54,6 +56,8 @@ class CopyEngine:
         if part is not None:
             self._part, self._regions = part, SLOTS + part.world_size
         self._world = self._part.world_size
+        own, processes = dist.get_rank(group), range(dist.get_world_size(group))
+        self._peers = [process for process in processes if process != own]
         self._device_index = torch.cuda.current_device()
         self.device = torch.device("cuda", self._device_index)
         found = driver()
@@ -61,7 +65,8 @@ class CopyEngine:
         self.driver: Driver = found
         places = everyones(group)
         self.shares_gpu = len({place.gpu for place in places}) < len(places)
-        self.pulls, self.pushes = torch.cuda.Stream(self.device), torch.cuda.Stream(self.device)
+        self.pulls, self.pushes = (own_stream(found, self.device) for _ in range(2))
+        self._aside = own_stream(found, self.device, priority=-1)
         self.pulls_at, self.pushes_at = self.pulls.cuda_stream, self.pushes.cuda_stream
         self._edge = self.event()
         self._words = Words(self._world)
@@ -85,6 +90,7 @@ class CopyEngine:
         self._programmes: dict[tuple[int, int, int], tuple[Plan, Programme]] = {}
         self._rooms: dict[Hashable, tuple[Packed, ...]] = {}
         self._routes: dict[Hashable, Route] = {}
+        self._void = Void()
         self._watch = Watch(self, timeout_of(group) or timedelta(minutes=10))
         self._meet()
 
@@ -239,23 +245,39 @@ class CopyEngine:
         """Ends the thread that watches."""
         self._watch.end()
 
-    def released(self, plan: Plan, slot: int, head_groups: int) -> str:
-        """Lets everything go on that waits on this rank, to no good; says what was waited for.
-
-        From another thread: by a stream of its own, and words that kernels look at.
-        """
-        stream = torch.cuda.Stream(self.device)
-        with torch.cuda.stream(stream):
+    def awaited(self, plan: Plan, slot: int, head_groups: int) -> str:
+        """What a pass waits for that does not end; asked from another thread."""
+        with torch.cuda.stream(self._aside):
             parts = head_groups * sum(len(step.fetches) for step in plan.steps)
             landed = all(self._arrived[slot].to("cpu").tolist()[1 : 1 + parts])
             table = self._table.memory[: self._words.bytes].view(torch.int32).to("cpu").tolist()
+        return awaited(plan, slot, table, landed=landed)
+
+    def release(self) -> None:
+        """Lets everything go on that waits on this rank, to no good; from another thread.
+
+        What comes from peers from now on is NaN, in case it was not there: the pass cannot end in
+        numbers that look right. Kernels that wait look at words, and write NaN.
+        """
+        with torch.cuda.stream(self._aside):
+            self._void.over(self._from_peers())
             end = Batch(self.driver)
             for address in self._arrived_at:
                 end.write(address)
             for offset in range(0, self._words.bytes, 4):
                 end.write(self._own_table + offset)
-            end.enqueue(stream.cuda_stream)
-        return awaited(plan, slot, table, landed=landed)
+            end.enqueue(self._aside.cuda_stream)
+        self._aside.synchronize()
+
+    def _from_peers(self) -> Iterator[Tensor]:
+        """What a pass reads that others write: their keys, which lie with them, and gifts."""
+        if self._outgoing is not None:
+            yield from map(self._outgoing.of, self._peers)
+        if self._inbox is not None:
+            yield self._inbox.memory
+        for area in self._outgrown:
+            yield from map(area.of, self._peers)
+            yield area.memory
 
     def _made_room(
         self, packing: Packing, tokens: int, sends: bool, dtype: torch.dtype, device: torch.device

@@ -34,7 +34,8 @@ class Watch:
     """Follows the passes of a transport from a thread of its own, which begins at the first.
 
     A pass that has not ended by the timeout, counted from when it is the oldest, ends the ring:
-    its waits are released, kernels that wait write NaN, and every later call raises RingBroken.
+    every later call raises RingBroken, and its waits are released: kernels that wait write NaN,
+    and what others would have brought is NaN.
     """
 
     def __init__(self, transport: CopyEngine, timeout: timedelta) -> None:
@@ -99,15 +100,16 @@ class Watch:
         transport = self._transport()
         if transport is None:
             return
-        awaited = transport.released(oldest.plan, oldest.slot, oldest.head_groups)
+        awaited = transport.awaited(oldest.plan, oldest.slot, oldest.head_groups)
         self._broken = (
             f"pass {oldest.number} of the ring did not end within {self._timeout:.0f} s: rank "
             f"{oldest.plan.rank} waited for {awaited} in vain: another rank has died, hangs, or "
             "makes other calls. The results of that pass and of later ones are void, and this "
             "ring can compute no more."
         )
+        transport.release()  # when calls raise already: what it lets end cannot be taken for right
         while self._passes:  # those behind it wait as well
             last = self._passes.popleft()
             while not last.end.query():
-                transport.released(last.plan, last.slot, last.head_groups)
+                transport.release()
                 time.sleep(0.05)
