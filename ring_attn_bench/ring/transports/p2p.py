@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_bench.errors import RingBroken
-from ring_attn_bench.plan import Fetch, Plan, Send
+from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.options import RingOptions
@@ -34,15 +35,17 @@ class _Gift:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What all passes of a plan have in common; batches lack their tensors between passes.
+    """What all passes of a plan have in common.
 
     slots: by step, the part of all landing areas that is its own. fetches: where in that they land.
+    owners, readers: by step, whose keys come and who gets ours, by rank in the group.
     """
 
     plan: Plan
     slots: tuple[Range, ...]
     fetches: tuple[tuple[Range, ...], ...]
-    batches: dict[tuple[str, int], list[dist.P2POp]]
+    owners: tuple[tuple[int, ...], ...]
+    readers: tuple[tuple[int, ...], ...]
 
 
 class P2PLink:
@@ -51,8 +54,8 @@ class P2PLink:
     A batch is a permutation of the ranks (or several), so batches in step order cannot deadlock.
     """
 
-    def __init__(self, group: dist.ProcessGroup, peers: list[int], kept: _Kept) -> None:
-        self._group, self._peers, self._kept, self._plan = group, peers, kept, kept.plan
+    def __init__(self, messages: Messages, kept: _Kept) -> None:
+        self._messages, self._kept, self._plan = messages, kept, kept.plan
         self._works: dict[int, list[dist.Work]] = {}
         self._gifts: deque[_Gift] = deque()
 
@@ -63,10 +66,11 @@ class P2PLink:
 
     def post(self, index: int) -> None:
         """One batch: what we owe in this step, and what we need."""
-        step, keys, landing = self._plan.steps[index], self._keys, self._slot(index)
-        sends = [part_of(keys, send.tokens, 0) for send in step.sends]
-        receives = [part_of(landing, at, 0) for at in self._kept.fetches[index]]
-        self._works[index] = self._start("keys", index, step.sends, sends, step.fetches, receives)
+        kept, keys, landing = self._kept, self._keys, self._slot(index)
+        sent = [part_of(keys, send.tokens, 0) for send in self._plan.steps[index].sends]
+        received = [part_of(landing, at, 0) for at in kept.fetches[index]]
+        to, by = kept.readers[index], kept.owners[index]
+        self._works[index] = self._start("keys", index, to, sent, by, received)
 
     def landed(self, index: int) -> Tensor:
         """The step's slot, after its batch."""
@@ -75,14 +79,15 @@ class P2PLink:
 
     def give(self, index: int, partials: Tensor) -> None:
         """The step's batch in the other direction."""
-        step = self._plan.steps[index]
+        kept = self._kept
         inbox = tuple(
             (send.tokens, partials.new_empty(len(send.tokens), partials.shape[1]))
-            for send in step.sends
+            for send in self._plan.steps[index].sends
         )
-        gives = [part_of(partials, at, 0) for at in self._kept.fetches[index]]
-        takes = [part for _, part in inbox]
-        works = self._start("gradients", index, step.fetches, gives, step.sends, takes)
+        sent = [part_of(partials, at, 0) for at in kept.fetches[index]]
+        received = [part for _, part in inbox]
+        to, by = kept.owners[index], kept.readers[index]
+        works = self._start("gradients", index, to, sent, by, received)
         self._gifts.append(_Gift(index, works, partials, inbox))
 
     def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
@@ -99,34 +104,15 @@ class P2PLink:
         self._works.clear()
 
     def _start(
-        self, what: str, index: int, to: tuple[Fetch | Send, ...], sent: list[Tensor],
-        by: tuple[Fetch | Send, ...], received: list[Tensor],
+        self, what: str, index: int, to: tuple[int, ...], sent: list[Tensor],
+        by: tuple[int, ...], received: list[Tensor],
     ) -> list[dist.Work]:  # fmt: skip
-        """to, by: for each tensor, what it is of, and so whose."""
         if not sent and not received:
             return []
-        batch = self._kept.batches.get((what, index))
-        if batch is None:
-            group, peers = self._group, self._peers
-            batch = [
-                dist.P2POp(operation, tensor, peers[_peer(one)], group)
-                for operation, ones, tensors in (
-                    (dist.isend, to, sent), (dist.irecv, by, received),
-                )
-                for one, tensor in zip(ones, tensors, strict=True)
-            ]  # fmt: skip
-            self._kept.batches[what, index] = batch
-        else:
-            for message, tensor in zip(batch, (*sent, *received), strict=True):
-                message.tensor = tensor
         try:
-            works: list[dist.Work] = dist.batch_isend_irecv(batch)
+            return self._messages.batch(to, sent, by, received)
         except RuntimeError as error:
             raise self._broken(what, index, error) from error
-        finally:
-            for message in batch:  # or it would hold memory until the next pass
-                message.tensor = None  # type: ignore[assignment]
-        return works
 
     def _wait(self, what: str, index: int, works: list[dist.Work]) -> None:
         try:
@@ -139,14 +125,42 @@ class P2PLink:
         step = self._plan.steps[index]
         owners, readers = {f.owner for f in step.fetches}, {s.reader for s in step.sends}
         others = f"ranks {sorted(owners | readers)} (step {index} of {len(self._plan.steps) - 1})"
-        return broken(f"{what} to pass between it and {others}", self._group, error)
+        return broken(f"{what} to pass between it and {others}", self._messages.group, error)
 
     def _slot(self, index: int) -> Tensor:
         return part_of(self._landing, self._kept.slots[index], 0)
 
 
-def _peer(one: Fetch | Send) -> int:
-    return one.owner if isinstance(one, Fetch) else one.reader
+class Messages:
+    """A group's sends and receives, by its own methods.
+
+    `torch.distributed.batch_isend_irecv` makes an object of each message, and looks at the group
+    again for each: a third of a short ring's time on the host.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+        self._together: dict[torch.device, bool] = {}
+
+    def batch(
+        self, to: tuple[int, ...], sent: list[Tensor], by: tuple[int, ...], received: list[Tensor]
+    ) -> list[dist.Work]:
+        """Starts sends to, and receives by, ranks of the group: all at once where it can."""
+        group, device = self.group, (sent or received)[0].device
+        together = self._together.get(device)
+        if together is None:
+            together = self._together[device] = _coalesces(group, device)
+        if together:
+            group._start_coalescing(device)
+        works = [group.send([x], rank, 0) for rank, x in zip(to, sent, strict=True)]
+        works += [group.recv([x], rank, 0) for rank, x in zip(by, received, strict=True)]
+        return [group._end_coalescing(device)] if together else works
+
+
+def _coalesces(group: dist.ProcessGroup, device: torch.device) -> bool:
+    """Whether a batch is one operation, as NCCL's are."""
+    plain = type(group) is dist.ProcessGroup  # others promise no such thing
+    return plain and bool(group._get_backend(device).supports_coalescing)
 
 
 class P2P(FreshMemory):
@@ -159,9 +173,9 @@ class P2P(FreshMemory):
         self, group: dist.ProcessGroup, options: RingOptions, part: Part | None = None
     ) -> None:
         self._group, self._options = group, options
+        self._messages = Messages(group)
         self._kept: dict[int, _Kept] = {}  # of plans, told by their identity
-        processes = dist.get_process_group_ranks(group)
-        self._peers = processes if part is None else [processes[at] for at in part.process_of]
+        self._part = part
 
     def played(self, part: Part) -> P2P:
         """The same between processes that play ranks of a larger ring, for their played plans."""
@@ -178,14 +192,17 @@ class P2P(FreshMemory):
         if found is None:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
-            starts = [(at - 1) % plan.slots * plan.landing_tokens for at in range(len(plan.steps))]
-            found = self._kept[id(plan)] = _Kept(
-                plan,
-                tuple(
-                    Range(start, start + step.landing_tokens)
-                    for start, step in zip(starts, plan.steps, strict=True)
-                ),
-                tuple(tuple(fetch.landing for fetch in step.fetches) for step in plan.steps),
-                {},
-            )
-        return P2PLink(self._group, self._peers, found)
+            found = self._kept[id(plan)] = self._laid_out(plan)
+        return P2PLink(self._messages, found)
+
+    def _laid_out(self, plan: Plan) -> _Kept:
+        starts = [(at - 1) % plan.slots * plan.landing_tokens for at in range(len(plan.steps))]
+        slots = tuple(
+            Range(start, start + step.landing_tokens)
+            for start, step in zip(starts, plan.steps, strict=True)
+        )
+        fetches = tuple(tuple(fetch.landing for fetch in step.fetches) for step in plan.steps)
+        process_of = range(plan.world_size) if self._part is None else self._part.process_of
+        owners = tuple(tuple(process_of[x.owner] for x in step.fetches) for step in plan.steps)
+        readers = tuple(tuple(process_of[x.reader] for x in step.sends) for step in plan.steps)
+        return _Kept(plan, slots, fetches, owners, readers)
