@@ -125,6 +125,29 @@ class Plan:
         return all(launch.first and launch.last for launch in self.launches)
 
     @cached_property
+    def merges_once(self) -> bool:
+        """Whether the first launch has all rows, and no row is in two of the others.
+
+        What a kernel gives for it can then be what the others are merged into, as it is.
+        """
+        if not self.launches or self.rows_start_at_zero:
+            return False
+        first, *others = self.launches
+        return len(first.rows) == self.tokens and all(launch.last for launch in others)
+
+    @cached_property
+    def adds_keys_once(self) -> bool:
+        """Whether all own keys are in one launch, and at most one gradient is added to them.
+
+        Of rings whose keys come in one step: in others it would come between launches.
+        """
+        if not 0 < len(self.steps) <= 2:
+            return False
+        own = self.steps[0].launches
+        gifts = sum(len(step.sends) for step in self.steps)
+        return len(own) == 1 and len(own[0].keys) == self.tokens and gifts <= 1
+
+    @cached_property
     def due(self) -> tuple[tuple[int, ...], ...]:
         """By step, the steps whose transfers are posted before its launches, in their order."""
         posted = list(enumerate(step.post_at for step in self.steps))[1:]

@@ -41,7 +41,8 @@ class BackwardPass:
             rows = rows._replace(delta=delta(rows.dout, rows.out, self._wide))
         self._rows, self._keys, self._dlse = rows, keys, dlse
         self._packing = Packing.of(keys)
-        self._direct_keys, plan = False, job.plan
+        self._direct_keys = self._adopts_keys = False
+        plan = job.plan
         if plan.gathers:  # its launch makes dq, and there are no others
             return
         # gradients of lse by a kernel of this kind come in a share of their own, to be added
@@ -50,8 +51,14 @@ class BackwardPass:
         alone = self._accumulating is not None and len(plan.steps) == 1
         direct = alone and plan.writes_rows_once
         self._direct_keys = alone and all(launch.first_keys for launch in plan.launches)
-        new = torch.zeros if plan.rows_start_at_zero else torch.empty
-        self._dq = new(q.shape, dtype=q.dtype if direct else self._wide, device=q.device)
+        # what a kernel gives for all rows, or keys, is added to as it is, where that is done once
+        cannot_add = self._accumulating is None
+        self._adopts, self._adopts_keys = (
+            cannot_add and once for once in (plan.merges_once, plan.adds_keys_once)
+        )
+        if not self._adopts:
+            new = torch.zeros if plan.rows_start_at_zero else torch.empty
+            self._dq = new(q.shape, dtype=q.dtype if direct else self._wide, device=q.device)
 
     def publish(self) -> None:
         """Makes this rank's keys readable."""
@@ -73,6 +80,12 @@ class BackwardPass:
 
     def _run_step(self, index: int, step: Step) -> None:
         keys = self._landed(index)
+        if index == 0 and self._adopts_keys:
+            (launch,) = step.launches
+            given = self._shares(launch, keys)
+            self._add_rows(launch, given.dq)
+            self._home_keys = Keys(given.dk.contiguous(), given.dv.contiguous())
+            return
         if self._direct_keys:
             new = torch.zeros if step.keys_start_at_zero else torch.empty
             shares = Keys(*(new(x.shape, dtype=x.dtype, device=x.device) for x in keys))
@@ -80,7 +93,7 @@ class BackwardPass:
             gradients = self._gradients(step, keys.k.shape[1])
             shares = self._packing.views(gradients)
         for launch in step.launches:
-            self._launch(launch, keys, Sums(self._dq, *shares))
+            self._launch(launch, keys, shares)
         if self._direct_keys:
             self._own = shares
         elif index == 0:
@@ -120,8 +133,14 @@ class BackwardPass:
             if last is not None:
                 self._home[last[0].slice].add_(last[1])
             last = given
-        first, part = (0, None) if last is None else (last[0].start, self._packing.views(last[1]))
         k, v = self._keys
+        if (
+            last is None
+            and self._home_keys.k.dtype is k.dtype
+            and self._home_keys.v.dtype is v.dtype
+        ):
+            return self._home_keys
+        first, part = (0, None) if last is None else (last[0].start, self._packing.views(last[1]))
         found = Keys(k.new_empty(k.shape), v.new_empty(v.shape))
         sum_keys(self._home_keys, part, first, found)
         return found
@@ -134,31 +153,45 @@ class BackwardPass:
         travels = step.fetches and all(launch.first_keys for launch in step.launches)
         dtype = self._job.gradients if travels else self._wide
         new = torch.zeros if step.keys_start_at_zero else torch.empty
-        return new(tokens, self._packing.width, dtype=dtype, device=self._dq.device)
+        return new(tokens, self._packing.width, dtype=dtype, device=self._keys.k.device)
 
-    def _launch(self, launch: Launch, keys: Keys, sums: Sums) -> None:
-        block, deterministic = launch.block, self._job.deterministic
-        rows, keys = self._rows.part(launch.rows), keys.part(launch.keys)
-        sums = sums.part(launch.rows, launch.keys)
+    def _launch(self, launch: Launch, keys: Keys, total: Keys) -> None:
         if self._accumulating is not None:
+            sums = Sums(self._dq, *total).part(launch.rows, launch.keys)
             kernel.backward_into(
-                self._accumulating, rows, keys, sums, block, self._job.score,
-                first=launch.first, first_keys=launch.first_keys, deterministic=deterministic,
+                self._accumulating, self._rows.part(launch.rows), keys.part(launch.keys), sums,
+                launch.block, self._job.score, first=launch.first, first_keys=launch.first_keys,
+                deterministic=self._job.deterministic,
             )  # fmt: skip
             return
+        shares = self._shares(launch, keys)
+        self._add_rows(launch, shares.dq)
+        into, share = total.part(launch.keys), Keys(shares.dk, shares.dv)
+        for x, y in zip(into, share, strict=True):
+            _put(x, y, launch.first_keys)
+
+    def _shares(self, launch: Launch, keys: Keys) -> Sums:
+        """The launch's own, in q's dtype or wider."""
+        rows, keys = self._rows.part(launch.rows), keys.part(launch.keys)
 
         def launched(rows: Rows, keys: Keys, score: Score) -> Sums:
             return kernel.backward(
-                self._job.backend, rows, keys, block, score, deterministic=deterministic
-            )
+                self._job.backend, rows, keys, launch.block, score,
+                deterministic=self._job.deterministic,
+            )  # fmt: skip
 
         dlse = None if self._dlse is None else part_of(self._dlse, launch.rows, -1)
-        shares = with_lse(launched, rows, keys, self._job.score, dlse)
-        _put(sums.dq, shares.dq, launch.first)
-        _put(sums.dk, shares.dk, launch.first_keys)
-        _put(sums.dv, shares.dv, launch.first_keys)
+        return with_lse(launched, rows, keys, self._job.score, dlse)
+
+    def _add_rows(self, launch: Launch, dq: Tensor) -> None:
+        if self._adopts and launch.first:
+            self._dq = dq.contiguous()
+        else:
+            _put(part_of(self._dq, launch.rows), dq, launch.first)
 
     def _add_received(self, outstanding: int) -> None:
+        if self._adopts_keys:  # what is to be added is added in the end, in one go
+            return
         for tokens, partial in self._link.received(outstanding):
             self._home[tokens.slice].add_(partial)
 

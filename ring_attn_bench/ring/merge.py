@@ -15,12 +15,13 @@ def merge(
 ) -> None:
     """Merges a block's (out, lse) into accumulators, in place.
 
-    out_acc (B, M, H, E) and lse_acc (B, H, M): float32 or float64. block_out: any float dtype.
-    target: if given, the merged out goes there, in its dtype, and not to out_acc.
+    lse_acc (B, H, M): float32 or float64, which is what is computed in. out_acc (B, M, H, E) and
+    block_out: any float dtype. target: if given, the merged out goes there, in its dtype, and not
+    to out_acc.
     One fused kernel on a GPU, torch on a CPU and in float64. A row that saw no key on either side
     stays at out 0, lse -inf.
     """
-    if out_acc.is_cuda and out_acc.dtype is torch.float32:
+    if out_acc.is_cuda and lse_acc.dtype is torch.float32:
         from ring_attn_bench.ring import merge_triton
 
         merge_triton.merge(out_acc, lse_acc, block_out, block_lse, target)
@@ -29,6 +30,6 @@ def merge(
     # of the difference alone: exp(block_lse - lse) loses at lse 1e4 what float32 rounds off there
     weight = torch.stack([lse_acc, block_lse]).softmax(0)[1]
     weight = torch.where(lse.isneginf(), 0.0, weight).transpose(1, 2)[..., None]
-    merged = torch.lerp(out_acc, block_out.to(out_acc.dtype), weight)
+    merged = torch.lerp(out_acc.to(lse.dtype), block_out.to(lse.dtype), weight)
     (out_acc if target is None else target).copy_(merged)
     lse_acc.copy_(lse)

@@ -19,8 +19,8 @@ def merge(
 ) -> None:
     """Merges a block's (out, lse) into accumulators, in place.
 
-    out_acc (B, M, H, E) and lse_acc (B, H, M): float32, any strides but a contiguous last dim, as
-    are all. block_out (B, M, H, E): any float dtype; block_lse (B, H, M): float32.
+    lse_acc and block_lse (B, H, M): float32, which is what is computed in. out_acc and block_out
+    (B, M, H, E): any float dtype. Any strides but a contiguous last dim, all of them.
     target (B, M, H, E): if given, the merged out goes there, in its dtype, and not to out_acc.
 
     lse = log(exp(lse_acc) + exp(block_lse)), out = exp(lse_acc - lse) out_acc
@@ -74,7 +74,7 @@ def _merge(
     out_ptr += batch * out_strides[0] + head * out_strides[2]
     block_out_ptr += batch * block_out_strides[0] + head * block_out_strides[2]
     target_ptr += batch * target_strides[0] + head * target_strides[2]
-    out = tl.load(out_ptr + rows * out_strides[1] + columns, mask=inside)
+    out = tl.load(out_ptr + rows * out_strides[1] + columns, mask=inside).to(tl.float32)
     block = tl.load(block_out_ptr + rows * block_out_strides[1] + columns, mask=inside)
     out = out * (old_weight * share)[:, None] + block.to(tl.float32) * (new_weight * share)[:, None]
     out = out.to(target_ptr.dtype.element_ty)

@@ -106,8 +106,11 @@ def copy_keys(keys: Keys, into: Keys) -> None:
 
 
 def sum_keys(keys: Keys, part: Keys | None, first: int, into: Keys) -> None:
-    """keys and a part of them, whose token 0 is their token `first`; on a GPU in one launch."""
-    if keys.k.is_cuda and keys.k.dtype is torch.float32:
+    """keys and a part of them, whose token 0 is their token `first`; on a GPU in one launch.
+
+    Of float64 in float64, of others in float32. keys are lost.
+    """
+    if keys.k.is_cuda and keys.k.dtype is not torch.float64:
         if part is None:
             _fused().copy_keys(keys, into)
         else:

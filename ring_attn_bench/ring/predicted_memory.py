@@ -124,11 +124,12 @@ def forward(plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool) -> Tak
         _publish(ledger, plan, sizes, symmetric=symmetric)
         ledger.take(**results)
         return ledger.most
+    adopts = not kernel.accumulates and plan.merges_once
     ledger.take(**results)
-    if not all(launch.first and launch.last for launch in plan.launches):
+    if not adopts and not all(launch.first and launch.last for launch in plan.launches):
         ledger.take(out_wide=sizes.out(tokens, sizes.wide))
     _publish(ledger, plan, sizes, symmetric=symmetric)
-    for launch in plan.launches:
+    for launch in plan.launches[adopts:]:  # what the first one gives is the results
         if not kernel.accumulates:
             rows = len(launch.rows)
             ledger.briefly(launch=sizes.out(rows, sizes.element) + sizes.lse(rows))
@@ -174,8 +175,10 @@ class _Backward:
         gathers = any(step.gathered for step in plan.steps)
         if self._kernel.needs_delta:
             ledger.take(delta=sizes.lse(plan.tokens))
+        self._adopts = not self._kernel.accumulates and plan.merges_once
+        self._adopts_keys = not self._kernel.accumulates and plan.adds_keys_once
         if not gathers:
-            number = sizes.element if direct else sizes.wide
+            number = sizes.element if direct or self._adopts else sizes.wide
             ledger.take(dq_wide=sizes.rows(plan.tokens, number))
         _publish(ledger, plan, sizes, symmetric=self._symmetric)
         for index, step in enumerate(plan.steps):
@@ -184,7 +187,8 @@ class _Backward:
             elif not gathers:
                 self._step(index, step)
         self._collect()
-        if not gathers and not direct and sizes.element != sizes.wide:
+        rounds = not direct and not self._adopts
+        if not gathers and rounds and sizes.element != sizes.wide:
             ledger.take(dq=sizes.rows(plan.tokens, sizes.element))
         return ledger.most
 
@@ -195,7 +199,8 @@ class _Backward:
             self._launches(step)
             return
         if index == 0:
-            ledger.take(home=sizes.packed(self._plan.tokens, sizes.wide))
+            number = sizes.element if self._adopts_keys else sizes.wide
+            ledger.take(home=sizes.packed(self._plan.tokens, number))
             self._launches(step)
             return
         travels = step.fetches and all(launch.first_keys for launch in step.launches)
@@ -224,9 +229,11 @@ class _Backward:
         sizes = self._sizes
         for launch in step.launches:
             results = 0
-            if not self._kernel.accumulates:
-                rows = sizes.rows(len(launch.rows), sizes.element)
-                results = rows + sizes.packed(len(launch.keys), sizes.element)
+            is_first = launch is self._plan.launches[0]
+            if not self._kernel.accumulates and not (is_first and self._adopts):
+                results += sizes.rows(len(launch.rows), sizes.element)
+            if not self._kernel.accumulates and not (is_first and self._adopts_keys):
+                results += sizes.packed(len(launch.keys), sizes.element)
             self._ledger.briefly(launch=results + self._kernel.scratch(launch))
 
     def _give(self, step: Step, partials: int) -> None:
@@ -245,11 +252,12 @@ class _Backward:
 
     def _collect(self) -> None:
         """The last part that came is added up and rounded in one go."""
+        is_home = self._direct_keys or (self._adopts_keys and not self._gifts)
         last = self._last if self._gifts else 0
         if not self._symmetric:
             self._free_gifts(0)
         self._ledger.take(inbox=last)
-        if not self._direct_keys:
+        if not is_home:
             self._ledger.take(dk_dv=self._sizes.packed(self._plan.tokens, self._sizes.element))
         self._ledger.free(inbox=last)
         self._free_gifts(0)

@@ -81,7 +81,7 @@ class Call:
         job = Job(one, self.backend, Score(1.0), self.travels or wide)
         q, dout = made(heads_q, head_dim), made(heads_q, head_dim_v)
         keys = Keys(made(heads_kv, head_dim), made(heads_kv, head_dim_v))
-        transport = messages(self.world_size)
+        transport = messages()
         if symmetric:
             transport = Symmetric(self.tokens * self.sizes.width * 8)
 

@@ -10,7 +10,7 @@ from ring_attn_bench import dropout, oracle
 from ring_attn_bench.backend import abilities
 from ring_attn_bench.block import Abilities, Form
 from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plan
+from ring_attn_bench.plan import Layout, Plan, plan
 from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import ForwardPass, Job
@@ -25,6 +25,7 @@ SPLIT = Abilities(frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW}))
 """Without blocks by position: windows come in pieces that overlap in part."""
 NAMES = ("out", "lse", "dq", "dk", "dv")
 BATCH, DIM, DIM_V = 2, 8, 4
+UNCOPIED = ("merges_once", "adds_keys_once")
 every_partition = pytest.mark.parametrize("partition", PARTITIONS)
 
 
@@ -217,3 +218,28 @@ def test_storage_that_a_plan_forgets_comes_out_as_nan(lie, spoiled):
 
     found = ring(lying, "zigzag", tensors)
     assert spoiled <= {name for name, x in found.items() if x.isnan().any()}
+
+
+@every_partition
+@pytest.mark.parametrize("gradients", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_results_that_are_added_to_uncopied_have_the_bits_of_copies(
+    monkeypatch, partition, world_size, gradients
+):
+    """A sum of two is rounded once either way; of more, accumulators are wider than results."""
+    for question in (Question(gather=True), Question(Mask(), heads=6), Question()):
+        tensors = [x.bfloat16() for x in question.inputs(world_size)]
+        jobs = [replace(job, gradients=gradients) for job in question.jobs(partition, world_size)]
+        once = {name: [getattr(job.plan, name) for job in jobs] for name in UNCOPIED}
+        assert world_size > 2 or all(once["merges_once"])
+        uncopied = ring(jobs, partition, tensors)
+        with monkeypatch.context() as patched:
+            for name in UNCOPIED:
+                patched.setattr(Plan, name, False)
+            again = [
+                replace(job, plan=replace(job.plan)) for job in jobs
+            ]  # which have kept no answer
+            copied = ring(again, partition, tensors)
+        for name in NAMES:
+            assert uncopied[name].dtype is copied[name].dtype
+            assert torch.equal(uncopied[name], copied[name]), (name, question)
