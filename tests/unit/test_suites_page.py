@@ -9,6 +9,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from ring_attn_bench.bench.suite import Check, Grid, Suite, Timing
+from ring_attn_bench.errors import SuiteError
 from ring_attn_bench.suites import suite_names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
@@ -43,9 +44,26 @@ def test_the_page_has_the_default_of_every_key(title):
             assert json.loads(json.dumps(default)) == written
 
 
-def test_the_page_names_the_suites_that_come_along_and_its_example_is_one():
-    example = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1]
-    suite = Suite.model_validate(tomllib.loads(example))
+def examples():
+    """By name, the suites that the page shows."""
+    found = re.findall(r"```toml\n# (\S+\.toml): .*\n((?:.*\n)*?)```", PAGE)
+    return {name: Suite.model_validate(tomllib.loads(text)) for name, text in found}
 
-    assert suite.entries(4, "real")
+
+def test_the_page_names_the_suites_that_come_along():
     assert all(f"`{name}`" in PAGE for name in suite_names())
+
+
+@pytest.mark.parametrize(
+    ("ranks", "played"), [(1, "real"), (2, "real"), (4, "loopback"), (8, "real")]
+)
+def test_the_first_example_is_dealt_to_any_number_of_ranks(ranks, played):
+    assert list(examples()) == ["my.toml", "groups.toml"]
+    assert examples()["my.toml"].entries(ranks, played)
+
+
+def test_the_example_with_groups_takes_the_ranks_that_its_command_names():
+    assert "check --suite groups.toml --ranks 4" in PAGE
+    assert examples()["groups.toml"].entries(4, "real")
+    with pytest.raises(SuiteError, match="grouping"):
+        examples()["groups.toml"].entries(2, "real")
