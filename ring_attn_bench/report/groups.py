@@ -128,6 +128,21 @@ def names(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(row.word(column) or "" for column in columns)
 
 
+def took(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, ...]:
+    """In a sentence for each choice, what stood for options that were `auto`, and for whom.
+
+    columns: those by which contestants are called; nobody is, where all were given the same.
+    """
+    auto = [row for row in rows if row.took]
+    choices = group(auto, lambda row: row.took or "")
+    sentences = []
+    for choice, found in choices.items():
+        who = ", ".join(dict.fromkeys(label(row, columns) for row in found))
+        whose = "" if len(choices) == 1 else f" for {who}"
+        sentences.append(f"auto took {choice.replace('grouping unset', 'grouping 1 each')}{whose}.")
+    return tuple(sentences)
+
+
 def label(row: Row, names: Sequence[str]) -> str:
     """The row's contestant by these columns: triton/zigzag."""
     words = {name: f"{word} {name}" for name, word in row.options.items() if word}
