@@ -162,6 +162,7 @@ def bench(
 
     With --as-ranks, each of two GPUs does what one rank of a larger ring does, and plays all other
     ranks to its partner: times are those of that ring, and errors of the same ring by loopback.
+    Without a GPU two processes do so, and times say nothing.
 
     Exit codes are those of `ring-attn-bench --help`.
     """
