@@ -12,6 +12,8 @@ from ring_attn_bench.report.formats import plural
 Key = TypeVar("Key", bound=Hashable)
 WHO = ("backend", "partition", "transport", *OPTIONS)
 """The columns that say who computed a row."""
+_OURS = ("transport", *OPTIONS)
+"""Those of them that somebody else's ring has not got."""
 _SAYS_NOTHING = (None, "auto", "unset")
 """Words of an option that is left to the library: a caption is silent about them."""
 
@@ -119,8 +121,16 @@ def constants(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...
 
 
 def heading(rows: Sequence[Row]) -> str:
-    """All that rows of one shape share: where they ran, what they computed and who did."""
-    return "; ".join((f"{machine(rows)}, {Shape.of(rows[0]).title}", *constants(rows)))
+    """All that rows of one shape share: where they ran, what they computed and who did.
+
+    Beside somebody else's rings, how keys travel and the options are said of ours alone.
+    """
+    words, where = constants(rows), f"{machine(rows)}, {Shape.of(rows[0]).title}"
+    if len({row.transport == "own" for row in rows}) > 1:
+        common = constants(rows, [name for name in WHO if name not in _OURS])
+        ours = ", ".join(word for word in words if word not in common)
+        words = (*common, *([f"our ring: {ours}"] if ours else []))
+    return "; ".join((where, *words))
 
 
 def names(row: Row, columns: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from ring_attn_bench.bench.record import append, read
 from ring_attn_bench.bench.suite import Grid
 from ring_attn_bench.report import csv, tables
 from ring_attn_bench.report.columns import COLUMNS, MEANINGS, OPTIONS
-from ring_attn_bench.report.groups import WHO, constants, label, names, varying
+from ring_attn_bench.report.groups import WHO, constants, heading, label, names, varying
 from ring_attn_bench.report.plots.style import Style, variant
 from ring_attn_bench.report.rows import rows
 from ring_attn_bench.ring.options import RingOptions
@@ -97,6 +97,21 @@ def test_captions_say_nothing_of_what_is_left_to_the_library(make_record):
     found = constants(rows([make_record()]))
 
     assert found == ("partition zigzag", "transport p2p", "slots 2", "gradients float32")
+
+
+def test_a_heading_says_options_of_ours_alone_where_other_rings_stand_beside(
+    make_record, make_contestant
+):
+    ours = make_record()
+    theirs = make_record(contestant=make_contestant(backend="peer:their[s]"))
+
+    assert heading(rows([ours])).endswith(
+        "; partition zigzag; transport p2p; slots 2; gradients float32"
+    )
+    assert heading(rows([ours, theirs])).endswith(
+        "; partition zigzag; our ring: transport p2p, slots 2, gradients float32"
+    )
+    assert heading(rows([theirs])).endswith("; partition zigzag; transport own")
 
 
 def test_what_auto_took_is_a_cell(make_record, make_contestant):
