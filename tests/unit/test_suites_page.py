@@ -12,7 +12,9 @@ from ring_attn_bench.bench.suite import Check, Grid, Suite, Timing
 from ring_attn_bench.errors import SuiteError
 from ring_attn_bench.suites import suite_names
 
-PAGE = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "suites.md").read_text(encoding="utf-8")
+PAGES = sorted(DOCS.glob("*.md"))
 TABLES = {"The suite": Suite, "[timing]": Timing, "[check]": Check, "[[grid]]": Grid}
 IN_WORDS = {"by the machine", "the next table", "the table after it"}
 
@@ -67,3 +69,11 @@ def test_the_example_with_groups_takes_the_ranks_that_its_command_names():
     assert examples()["groups.toml"].entries(4, "real")
     with pytest.raises(SuiteError, match="grouping"):
         examples()["groups.toml"].entries(2, "real")
+
+
+def test_slots_are_landing_areas_and_nothing_else_is_called_so_on_any_page():
+    words = {page.name: " ".join(page.read_text(encoding="utf-8").split()) for page in PAGES}
+
+    assert "landing areas exist at once are the *slots*" in words["design.md"]
+    assert [name for name, text in words.items() if text.count("*slots*")] == ["design.md"]
+    assert [name for name, text in words.items() if re.search(r"\bslot\b", text)] == []
