@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from ring_attn_bench.bench.record import read
 from ring_attn_bench.conformance.features import FEATURES
 from ring_attn_bench.report import csv as results_csv
+from ring_attn_bench.report.rows import rows
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PEERS = ROOT / "results" / "2026-11-21_4xH200_peers"
-COVERAGE = ROOT / "results" / "2026-11-27_1xH200_coverage"
+RESULTS = ROOT / "results"
+PEERS = RESULTS / "2026-11-21_4xH200_peers"
+COVERAGE = RESULTS / "2026-11-27_1xH200_coverage"
 NAMES = {
     "aten (FlashAttention-2)": "aten",
     "peer yunchang, Ulysses, flash_attn_4": "peer:yunchang[ulysses,flash_attn_4]",
@@ -62,6 +65,19 @@ def test_readmes_figures_are_those_of_the_records(measured):
             f"{both.peak_extra_mib:,.0f}",
             *(f"{both.ratios[x].vs_pytorch:.2f}" for x in ("out", "dq", "dk", "dv")),
         ], name  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.parent for path in RESULTS.glob("*/records.jsonl.gz")),
+    ids=lambda x: x.name,
+)
+def test_a_shipped_file_of_results_has_the_figures_and_columns_of_its_records(folder, tmp_path):
+    results_csv.write(rows(read(RESULTS / folder / "records.jsonl.gz")), tmp_path / "results.csv")
+
+    assert (RESULTS / folder / "results.csv").read_bytes() == (
+        tmp_path / "results.csv"
+    ).read_bytes()
 
 
 def test_what_is_probed_and_not_in_the_shipped_matrix_is_named_beside_it():
