@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares every backend that can run on this machine: correctness, speed, memory.
+# Compares the backends that the suite for this machine names: correctness, speed, memory.
 set -euo pipefail
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,16 +11,18 @@ usage() {
 Usage: [PYTHON=python3] ./run_comparison_tests.sh [--no-install] [options of `bench`]
 
 Installs the project into .venv (once), then runs `python -m ring_attn_bench bench`: the suite for
-this machine, configs/cpu.toml or configs/hopper.toml, over every backend that can run here. It
-prints the tables and where the report lies.
+this machine. Without a GPU that is configs/cpu.toml, with every backend and peer that a CPU can run;
+with GPUs configs/hopper.toml, whose backends are aten, cudnn, flash_attn_4, triton and plain torch.
+`--backend NAME` runs another that is installed, `--suite peers` other people's rings. It prints the
+tables and where the report lies.
 
   --no-install  run in PYTHON as it is, with nothing installed (a machine without a network)
   -h, --help    this text and, once installed, the options of `bench`
 
-Exit code: 0 all right (unsupported and out of memory are answers), 1 something was wrong, crashed
-or timed out, 2 a mistake in the suite or the arguments, 3 the machine lacks what was asked for,
-4 a file could not be read or written, 130 or 143 interrupted or terminated: what was measured is
-kept.
+Exit codes: 0, what ran was right (unsupported and out of memory are answers); 1, something was
+wrong, crashed or timed out; 2, a mistake in the arguments or the suite; 3, the machine lacks what
+was asked for by name; 4, a file cannot be read or written; 5, a bug of this program, which says
+what to report; 130, ended by Ctrl-C; 143, terminated. What was measured is kept.
 EOF
 }
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ring_attn_bench import __version__, suites
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.exits import Exit, Program, run
+from ring_attn_bench.exits import Exit, Program, run, told
 from ring_attn_bench.progress import Interrupted
 
 if TYPE_CHECKING:
@@ -80,19 +80,17 @@ def _say_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Example: ring-attn-bench bench --suite cpu --backend aten --out results/mine")
+@app.callback(
+    help=f"Which ring attention is right, which is fast, and on what evidence.\n\n{told()}",
+    epilog="Example: ring-attn-bench bench --suite cpu --backend aten --out results/mine",
+)
 def program(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_say_version, is_eager=True, help="Which this is."),
     ] = False,
 ) -> None:
-    """Which ring attention is right, which is fast, and on what evidence.
-
-    Exit codes: 0, what ran was right; 1, something was wrong, crashed or timed out; 2, a mistake in
-    the arguments or the suite; 3, the machine lacks what was asked for by name; 4, a file cannot be
-    read or written; 5, a bug of this program, which says what to report; 130, ended by Ctrl-C.
-    """
+    """All verbs' beginning."""
 
 
 coverage = typer.Typer(help="The coverage matrix of check --probe.", no_args_is_help=True)
@@ -128,8 +126,7 @@ def check(
 
     With --probe, the coverage matrix: what each backend can do, found out and not believed.
 
-    Exit code 1 if anything is wrong, crashed or timed out, 2 for a mistake in the arguments or the
-    suite, 3 if the machine lacks what was asked for by name.
+    Exit codes are those of `ring-attn-bench --help`.
     """
     if probe:
         if suite or ranks or case != "*" or contestant != "*":
@@ -165,9 +162,9 @@ def bench(
 
     With --as-ranks, each of two GPUs does what one rank of a larger ring does, and plays all other
     ranks to its partner: times are those of that ring, and errors of the same ring by loopback.
+    Without a GPU two processes do so, and times say nothing.
 
-    Exit code 1 if anything is wrong, crashed or timed out, 2 for a mistake in the arguments or the
-    suite, 3 if the machine lacks what was asked for by name.
+    Exit codes are those of `ring-attn-bench --help`.
     """
     larger = tuple(as_ranks or ()), playing
     _run(suite, out, ranks, backend, case, contestant, larger, timing=True, resume=resume)

@@ -5,7 +5,7 @@ RingAttnBenchError
 │   ├── SuiteError                    ... in a suite file
 │   └── FileError                     a file that cannot be read or written, or is damaged
 ├── UnknownName (ValueError)          no backend, partition or transport of that name
-├── Unsupported                       a right question, which this backend cannot answer
+├── Unsupported                       a right question, which backend or transport cannot answer
 ├── BackendUnavailable                the backend cannot run on this machine
 ├── TransportUnavailable              the transport cannot serve these ranks
 ├── NoProcessGroup (RuntimeError)     a ring was asked for where no ranks are connected
@@ -67,10 +67,13 @@ class UnknownName(RingAttnBenchError, ValueError):
 
 
 class Unsupported(RingAttnBenchError):
-    """A backend was asked for something that it does not do; the reason is the text."""
+    """A backend was asked for something that it does not do; the reason is the text.
 
-    def __init__(self, backend: str, reason: str) -> None:
-        super().__init__(f"backend {backend!r} cannot run this: {reason}")
+    kind: what it is that refuses, where it is no backend: a transport.
+    """
+
+    def __init__(self, backend: str, reason: str, kind: str = "backend") -> None:
+        super().__init__(f"{kind} {backend!r} cannot run this: {reason}")
         self.backend = backend
         self.reason = reason
 

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from io import TextIOWrapper
 from typing import Any, NoReturn
@@ -21,22 +21,35 @@ from ring_attn_bench.errors import FileError, RingAttnBenchError, clause
 
 
 class Exit(IntEnum):
-    """What an exit code of this program means."""
+    """What the program ends with; what each code means is in `MEANINGS`."""
 
     RIGHT = 0
-    """Everything that ran was right; unsupported and out of memory are answers."""
     WRONG = 1
-    """Something was wrong, crashed or timed out."""
     MISTAKE = 2
-    """The suite or the arguments cannot be run as given."""
     LACKS = 3
-    """The machine lacks what was asked for by name."""
     FILES = 4
-    """A file could not be read or written; what is on disk already is whole and stays."""
     BUG = 5
-    """The program itself is at fault: nothing is said about what it was asked."""
     INTERRUPTED = 128 + signal.SIGINT
-    """A person ended it."""
+    TERMINATED = 128 + signal.SIGTERM
+
+
+MEANINGS: Mapping[Exit, str] = {
+    Exit.RIGHT: "what ran was right (unsupported and out of memory are answers)",
+    Exit.WRONG: "something was wrong, crashed or timed out",
+    Exit.MISTAKE: "a mistake in the arguments or the suite",
+    Exit.LACKS: "the machine lacks what was asked for by name",
+    Exit.FILES: "a file cannot be read or written",
+    Exit.BUG: "a bug of this program, which says what to report",
+    Exit.INTERRUPTED: "ended by Ctrl-C",
+    Exit.TERMINATED: "terminated",
+}
+"""The one place that says it: --help prints it, and other texts repeat it or refer to that."""
+
+
+def told() -> str:
+    """All of them in a sentence, as --help and run_comparison_tests.sh have it."""
+    codes = "; ".join(f"{code.value}, {meaning}" for code, meaning in MEANINGS.items())
+    return f"Exit codes: {codes}. What was measured is kept."
 
 
 class Program(TyperGroup):
@@ -57,7 +70,7 @@ class Program(TyperGroup):
 
 def run(program: Callable[[], object]) -> NoReturn:
     """Runs it to its exit code; a deliberate error is one sentence, and a traceback is a bug's."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.TERMINATED))
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:

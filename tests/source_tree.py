@@ -100,10 +100,11 @@ def split(module: str) -> tuple[str, str]:
 
 def table() -> dict[str, str]:
     """BACKENDS and PEERS, read without importing."""
-    return _table("BACKENDS") | _table("PEERS")
+    return table_of("BACKENDS") | table_of("PEERS")
 
 
-def _table(name: str) -> dict[str, str]:
+def table_of(name: str) -> dict[str, str]:
+    """BACKENDS or PEERS."""
     for node in syntax("ring_attn_backends").body:
         if ast.unparse(node).startswith((f"{name} =", f"{name}:")):
             return ast.literal_eval(node.value)

@@ -16,8 +16,8 @@ from typing import Any, cast
 Environment = dict[str, str | int | float | bool | None]
 
 PACKAGES = (
-    *("triton", "flash-attn", "flash-attn-4", "nvidia-cutlass-dsl", "flag-gems", "numpy"),
-    *("ring-flash-attn", "yunchang"),
+    *("triton", "flash-attn", "flash-attn-3", "flash-attn-4", "nvidia-cutlass-dsl", "flag-gems"),
+    *("numpy", "ring-flash-attn", "yunchang"),
 )
 
 

@@ -49,6 +49,11 @@ def sentences(
         total, count = (sum(len(e.directions) for e in found) for found in (entries, lost))
         yield f"{count} of these {total} cannot run here, and will be `unsupported`:"
         yield from (f"  {name}: {clause(reasons[name])}." for name in names)
+    if not environment.get("gpu") and any(entry.contestant.playing for entry in entries):
+        yield (
+            "There is no CUDA device: CPU processes play the ranks of the larger ring. That shows "
+            "that it runs and is right; its times say nothing about GPUs."
+        )
     longest = max((e.case.seqlen_total for e in entries if e not in lost), default=0)
     if not environment.get("gpu") and longest > LONG_ON_A_CPU:
         yield (

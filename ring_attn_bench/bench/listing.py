@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from textwrap import fill
+from functools import partial
+from textwrap import fill as _fill
 
 from tabulate import tabulate
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.environment import Environment
-from ring_attn_bench.install import COMMANDS
+from ring_attn_bench.errors import BackendUnavailable, UnknownName
+from ring_attn_bench.install import COMMANDS, WITHOUT_GPU
 
+fill = partial(_fill, break_on_hyphens=False, break_long_words=False)
 _NARROWEST = 20
 """Column of sentences."""
 
@@ -20,9 +24,15 @@ def backends(width: int) -> str:
 
     At most so many columns wide, if there is room for a sentence beside the names.
     """
-    kernels = _table(
-        _listed(registry.listing()), width, ["backend", "here", "what it is, or why not"]
-    )
+    import torch
+
+    gpu = torch.cuda.is_available()
+    found = [(*line[:1], _here(*line[:2], gpu), line[2]) for line in _listed(registry.listing())]
+    kernels = _table(found, width, ["backend", "here", "what it is, or why not"])
+    if any(here == _INTERPRETED for _, here, _ in found):
+        kernels += "\n\n" + fill(f"{_INTERPRETED}: {_MEANS}", width)
+    if any("; try: " in text for *_, text in found):
+        kernels += "\n\n" + fill(_where_to_install(gpu), width)
     headers = ["transport", "here", "what it needs, or why not"]
     transports = _table(_listed(registry.transport_listing()), width, headers)
     note = (
@@ -30,6 +40,30 @@ def backends(width: int) -> str:
         "for by name."
     )
     return f"{kernels}\n\n{transports}\n\n{fill(note, width)}"
+
+
+_INTERPRETED = "interpreted"
+_MEANS = (
+    "right or wrong shows here, and no speed; a user's own program has to be started with "
+    "TRITON_INTERPRET=1."
+)
+
+
+def _here(name: str, here: str, gpu: bool) -> str:
+    """Yes or no; or that without a GPU it is an interpreter that runs the kernel."""
+    if gpu or here == "no":
+        return here
+    try:
+        needed = registry.contestant_class(name).worker_environment.get("cpu")
+    except (BackendUnavailable, UnknownName):
+        return here
+    return _INTERPRETED if needed else here
+
+
+def _where_to_install(gpu: bool) -> str:
+    """Which pip is meant, and what it is good for."""
+    lacks = "There is no CUDA device here, and what these commands install needs one. "
+    return f"{'' if gpu else lacks}`pip` is that of {sys.prefix}."
 
 
 def _listed(found: Sequence[registry.Listing]) -> list[tuple[str, str, str]]:
@@ -51,6 +85,8 @@ def machine(environment: Environment, width: int) -> str:
         text += f"\n\n{fill(none, width)}"
     if missing:
         text += "\n\n" + tabulate(missing, headers=["not installed", "to install it"])
+        gpu = bool(environment.get("gpu")) or {name for name, _ in missing} <= WITHOUT_GPU
+        text += "\n\n" + fill(_where_to_install(gpu), width)
     return text
 
 

@@ -12,6 +12,8 @@ from ring_attn_bench.report.formats import plural
 Key = TypeVar("Key", bound=Hashable)
 WHO = ("backend", "partition", "transport", *OPTIONS)
 """The columns that say who computed a row."""
+_OURS = ("transport", *OPTIONS)
+"""Those of them that somebody else's ring has not got."""
 _SAYS_NOTHING = (None, "auto", "unset")
 """Words of an option that is left to the library: a caption is silent about them."""
 
@@ -119,13 +121,36 @@ def constants(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...
 
 
 def heading(rows: Sequence[Row]) -> str:
-    """All that rows of one shape share: where they ran, what they computed and who did."""
-    return "; ".join((f"{machine(rows)}, {Shape.of(rows[0]).title}", *constants(rows)))
+    """All that rows of one shape share: where they ran, what they computed and who did.
+
+    Beside somebody else's rings, how keys travel and the options are said of ours alone.
+    """
+    words, where = constants(rows), f"{machine(rows)}, {Shape.of(rows[0]).title}"
+    if len({row.transport == "own" for row in rows}) > 1:
+        common = constants(rows, [name for name in WHO if name not in _OURS])
+        ours = ", ".join(word for word in words if word not in common)
+        words = (*common, *([f"our ring: {ours}"] if ours else []))
+    return "; ".join((where, *words))
 
 
 def names(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
     """These cells of the row, as text."""
     return tuple(row.word(column) or "" for column in columns)
+
+
+def took(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, ...]:
+    """In a sentence for each choice, what stood for options that were `auto`, and for whom.
+
+    columns: those by which contestants are called; nobody is, where all were given the same.
+    """
+    auto = [row for row in rows if row.took]
+    choices = group(auto, lambda row: row.took or "")
+    sentences = []
+    for choice, found in choices.items():
+        who = ", ".join(dict.fromkeys(label(row, columns) for row in found))
+        whose = "" if len(choices) == 1 else f" for {who}"
+        sentences.append(f"auto took {choice.replace('grouping unset', 'grouping 1 each')}{whose}.")
+    return tuple(sentences)
 
 
 def label(row: Row, names: Sequence[str]) -> str:

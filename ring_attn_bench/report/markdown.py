@@ -16,7 +16,7 @@ from ring_attn_bench.report.tables.table import Table, escape
 _HOW = """\
 - A **latency** is the median over iterations of the slowest rank's time. **±** is the larger side
   of that median's 95 % confidence interval, from order statistics (binomial, no assumption about
-  the distribution); it is empty below 6 samples.
+  the distribution); below 6 samples there is none.
 - **TFLOP/s** count *useful* work, from the exact area of the mask: 4 x area x heads x head_dim x
   batch for a forward, 2.5 times that for a backward, 3.5 times for both. They are divided by the
   latency and by the GPUs (CPU processes) that shared the work.
@@ -32,9 +32,12 @@ _HOW = """\
   is not measured. Both are the largest over ranks.
 - **Errors** are against float64, over all ranks. A result is *wrong* if its max_abs or its rmse
   exceeds its bound: 2 times (out, lse) or 3 times (dq, dk, dv) the error that plain PyTorch makes
-  in the same precision on the same inputs, and a few units in the last place. **x PyTorch** is the
-  ratio of rmse to plain PyTorch's, **x 1 GPU** to the same kernel's without a ring, **of bound**
-  the share of the allowed error that is used, of max_abs or rmse the worse.
+  in the same precision on the same inputs, and a few units in the last place. **rmse /
+  PyTorch's** is its ratio to plain PyTorch's, **rmse / no ring** to that of the same kernel in one
+  call: of errors, not of speeds. Above 10 the other error is next to nothing (results.csv has the
+  figure), and **of bound** says whether that matters: the share of the allowed error that is used,
+  of max_abs or rmse the worse.
+- **auto took** says, below a table, what stood for options that were left to `auto`.
 - **W = 4 played on 2**: each of two GPUs does what one rank of a ring of 4 does, and gets from the
   other what the other ranks would send it, in the same steps. The time is of that; the numbers mean
   nothing, and what was judged is the same ring by loopback, all of its ranks on one GPU (of

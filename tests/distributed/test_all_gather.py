@@ -124,7 +124,9 @@ def test_options_that_have_keys_come_in_steps_are_refused_on_all_ranks(ranks):
         for answer in ranks.outcomes(made, options):
             assert isinstance(answer, Raised)
             assert "Unsupported" in answer.kinds, answer.traceback
+            assert "transport 'all_gather' cannot run this: it brings all" in answer.text
             assert "it takes schedule 'gather' or 'one_launch'" in answer.text
+            assert "backend" not in answer.text
 
 
 def test_two_ranks_need_no_schedule_and_auto_never_takes_it(ranks):

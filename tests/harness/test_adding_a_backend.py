@@ -1,13 +1,20 @@
 """The page on adding a backend does what it says: its two files are installed and asked for."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "adding-a-backend.md"
+from tests.patience import limit
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "adding-a-backend.md"
 
 
 @pytest.fixture
@@ -63,3 +70,29 @@ SHOWN = {
     "bench": r"my_attention",
 }
 """By verb, what the plug-in looks like in its answer."""
+
+
+def test_the_module_inside_this_repository_passes_its_conformance_as_the_page_says(tmp_path):
+    without = shutil.ignore_patterns("__pycache__")
+    for name in ("ring_attn_bench", "backends", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=without)
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    package = tmp_path / "backends" / "ring_attn_backends"
+    (package / "my_attention.py").write_text(blocks()["my_attention.py"])
+    line = re.search(r'`("my_attention": "[\w.:]+",)`', PAGE.read_text())[1]
+    table = (package / "__init__.py").read_text()
+    added = table.replace("BACKENDS = {\n", f"BACKENDS = {{\n    {line}\n")
+    (package / "__init__.py").write_text(added)
+    tests = re.search(r"`\./run_tests\.sh (.*my_attention)`", PAGE.read_text())[1].split()
+    words = [sys.executable, "-m", "pytest", "--hypothesis-profile=ci", "-q", *tests]
+    path = f"{tmp_path}:{package.parent}"
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=limit(240), cwd=tmp_path,
+        env=environment, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d{2,} passed", done.stdout)

@@ -32,6 +32,13 @@ def test_a_record_says_who_was_played_on_how_many(played):
         assert {len(call) for call in times} == {2}
 
 
+def test_without_a_gpu_it_is_said_who_plays_and_that_times_say_nothing(played):
+    said = "CPU processes play the ranks of the larger ring"
+    without = played.records["reference", "backward"].environment["gpu"] is None
+    assert (said in played.done.stdout) is without
+    assert ("its times say nothing about GPUs" in played.done.stdout) is without
+
+
 def test_wrong_numbers_are_found_by_the_ring_that_stands_in(played):
     record = played.records["wrong", "forward"]
     assert record.status.value == "wrong"

@@ -67,7 +67,7 @@ def test_a_selection_of_nothing_is_exit_code_2(program):
 
 
 def test_quick_check_is_right_on_every_backend_and_partition(program):
-    # Triton's, interpreted, takes 20 s: `.ci/run` asks all of them, with the wheel
+    # Triton's, interpreted, takes 8 s: `.ci/run` asks all of them, with the wheel
     done = program.run("check", "--quick", "--backend", "reference", "--backend", "aten")
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,8 +2,10 @@
 
 import gzip
 import os
+import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from ring_attn_bench.errors import FileError
 from ring_attn_bench.probe import finding
 from ring_attn_bench.probe.keeper import Keeper
 from ring_attn_bench.probe.tasks import Task
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -210,8 +214,32 @@ def test_ctrl_c_is_not_the_code_of_wrong(program, records, monkeypatch):
     assert program("report", records)[0] == exits.Exit.INTERRUPTED == 130
 
 
+def words(text):
+    """Without the lines, and the frames of --help."""
+    return " ".join(text.split())
+
+
 def test_the_help_says_what_each_exit_code_means(program):
     _, said, _ = program("--help")
 
-    text = " ".join(said.split())
-    assert all(f" {code.value}, " in text for code in exits.Exit)
+    assert set(exits.MEANINGS) == set(exits.Exit)
+    assert all(f" {code.value}, {meaning}" in exits.told() for code, meaning in EACH)
+    assert exits.told() in words(said)
+
+
+EACH = exits.MEANINGS.items()
+
+
+@pytest.mark.parametrize("verb", ["check", "bench"])
+def test_a_verb_that_measures_refers_to_them(program, verb):
+    _, said, _ = program(verb, "--help")
+
+    assert "Exit codes are those of ring-attn-bench --help." in words(said).replace("`", "")
+
+
+def test_the_script_says_them_alike_and_pages_refer_to_them():
+    assert exits.told() in words((ROOT / "run_comparison_tests.sh").read_text())
+    for page in ("README.md", "docs/coverage.md"):
+        text = words((ROOT / page).read_text())
+        assert re.search(r"[Ee]xit codes [^.]*`ring-attn-bench --help`", text), page
+        assert not re.search(r"exit code (is )?[2-9]", text), page

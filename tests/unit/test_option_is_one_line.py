@@ -9,9 +9,9 @@ import pytest
 from ring_attn_bench.bench.messages import Prepare
 from ring_attn_bench.bench.record import append, read
 from ring_attn_bench.bench.suite import Grid
-from ring_attn_bench.report import csv
+from ring_attn_bench.report import csv, tables
 from ring_attn_bench.report.columns import COLUMNS, MEANINGS, OPTIONS
-from ring_attn_bench.report.groups import WHO, constants, label, names, varying
+from ring_attn_bench.report.groups import WHO, constants, heading, label, names, varying
 from ring_attn_bench.report.plots.style import Style, variant
 from ring_attn_bench.report.rows import rows
 from ring_attn_bench.ring.options import RingOptions
@@ -99,6 +99,21 @@ def test_captions_say_nothing_of_what_is_left_to_the_library(make_record):
     assert found == ("partition zigzag", "transport p2p", "slots 2", "gradients float32")
 
 
+def test_a_heading_says_options_of_ours_alone_where_other_rings_stand_beside(
+    make_record, make_contestant
+):
+    ours = make_record()
+    theirs = make_record(contestant=make_contestant(backend="peer:their[s]"))
+
+    assert heading(rows([ours])).endswith(
+        "; partition zigzag; transport p2p; slots 2; gradients float32"
+    )
+    assert heading(rows([ours, theirs])).endswith(
+        "; partition zigzag; our ring: transport p2p, slots 2, gradients float32"
+    )
+    assert heading(rows([theirs])).endswith("; partition zigzag; transport own")
+
+
 def test_what_auto_took_is_a_cell(make_record, make_contestant):
     asked = make_contestant(schedule="grouped", slots="auto")
     took = RingOptions("p2p", 2, (1, 2), schedule="grouped")
@@ -106,6 +121,29 @@ def test_what_auto_took_is_a_cell(make_record, make_contestant):
 
     assert row.took == "slots 2, grouping 1+2"
     assert row.options["slots"] == "auto"
+
+
+def test_what_auto_took_stands_below_the_table_and_for_whom_where_it_differs(
+    make_record, make_contestant
+):
+    asked = {name: make_contestant(backend=name, transport="auto") for name in ("triton", "aten")}
+    fast = RingOptions("copy_engine", 2, (3,), schedule="one_launch")
+    slow = RingOptions("p2p", 2, None, schedule="steps")
+    one, same, other = (
+        make_record(contestant=asked[name], took=took)
+        for name, took in (("triton", fast), ("aten", fast), ("aten", slow))
+    )
+    (alike,), (apart,) = (tables.speed(rows([one, x])) for x in (same, other))
+
+    whole = "auto took transport copy_engine, grouping 3, schedule one_launch"
+    assert alike.remarks == (f"{whole}.",)
+    assert set(apart.remarks) == {
+        f"{whole} for triton.",
+        "auto took transport p2p, grouping 1 each, schedule steps for aten.",
+    }
+    assert max(map(len, apart.terminal(80).splitlines())) <= 80
+    assert whole in " ".join(apart.terminal(80).split())
+    assert f"{whole} for triton." in apart.markdown().replace("\\", "")
 
 
 def test_a_peer_has_no_options_and_none_of_its_cells_tells_it_apart(make_record, make_contestant):

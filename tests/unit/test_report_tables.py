@@ -87,6 +87,36 @@ def test_the_fastest_is_first_and_what_has_no_speed_last(sweep_rows):
     assert all(cell.startswith("unsupported [") for cell in latencies[count:])
 
 
+def test_an_interval_that_is_missing_says_why(make_record, make_contestant):
+    def made(partition, count):
+        record = make_record(contestant=make_contestant(partition=partition))
+        few = record.speed.samples.model_copy(update={"ring": record.speed.samples.ring[:count]})
+        speed = record.speed.model_copy(update={"samples": few})
+        return record.model_copy(update={"speed": speed})
+
+    (table,) = tables.speed(rows([made("zigzag", 5), made("striped", 6)]))
+
+    by_partition = dict(zip(column(table, "partition"), column(table, "±"), strict=True))
+    assert by_partition["zigzag"] == "[1]"
+    assert by_partition["striped"].endswith(" %")
+    assert "[1] fewer than 6 samples, of which a median has no 95 % interval" in table.terminal()
+
+
+def test_a_ratio_of_errors_beyond_ten_says_no_more_than_that(make_record):
+    record = make_record()
+    exact = {
+        name: error.model_copy(update={"one_gpu_rmse": error.rmse / 4500})
+        for name, error in record.accuracy.tensors.items()
+    }
+    accuracy = record.accuracy.model_copy(update={"tensors": exact})
+    (row,) = rows([record.model_copy(update={"accuracy": accuracy})])
+    (table,) = tables.accuracy([row])
+
+    assert set(column(table, "rmse / no ring")) == {"> 10x"}
+    assert set(column(table, "rmse / PyTorch's")) == {"1.00x"}
+    assert row.ratios["out"].vs_one_gpu == pytest.approx(4500)
+
+
 def test_what_was_not_kept_count_of_is_a_dash_beside_what_was(make_record, make_contestant):
     def made(partition, kept):
         memory = Memory(peak_extra_bytes=[2**20] * 4, kept_bytes=kept)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from ring_attn_bench import suites
+from ring_attn_bench import registry, suites
+from ring_attn_bench.bench.forecast import unavailable
+from ring_attn_bench.bench.suite import load
 from ring_attn_bench.errors import UnknownName
+from tests.source_tree import table_of
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["checkout", "wheel"])
@@ -53,3 +60,24 @@ def test_the_suites_of_this_project_are_found():
     configs = Path(__file__).parents[2] / "configs"
     assert suites.suite_names() == tuple(sorted(path.stem for path in configs.glob("*.toml")))
     assert all(suites.suite_path(name).is_file() for name in suites.suite_names())
+
+
+def test_the_suite_of_a_cpu_has_every_backend_and_peer_of_ours_that_a_cpu_can_run():
+    if torch.cuda.is_available():
+        pytest.skip("with a GPU those that need one can be loaded too")
+    # as the file has them: other tests add names of their own to the tables
+    backends, peers = (table_of(name) for name in ("BACKENDS", "PEERS"))
+    ours = {*backends, *(f"{registry.PEER_PREFIX}{name}" for name in peers)}
+    suite = load(suites.suite_path("cpu"))
+
+    assert suite.backends == ours - unavailable(ours).keys()
+
+
+def test_readme_and_script_name_the_backends_of_the_suite_of_a_gpu():
+    suite = load(suites.suite_path("hopper"))
+    for name in ("README.md", "run_comparison_tests.sh"):
+        text = " ".join((ROOT / name).read_text().split())
+        said = re.search(
+            r"hopper[^.:]*(?:\.toml)?[^.]*? (?:are|compares) ([\w, ]+) and plain torch", text
+        )
+        assert {*said[1].split(", "), "reference"} == suite.backends

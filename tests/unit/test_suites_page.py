@@ -9,9 +9,12 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from ring_attn_bench.bench.suite import Check, Grid, Suite, Timing
+from ring_attn_bench.errors import SuiteError
 from ring_attn_bench.suites import suite_names
 
-PAGE = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "suites.md").read_text(encoding="utf-8")
+PAGES = sorted(DOCS.glob("*.md"))
 TABLES = {"The suite": Suite, "[timing]": Timing, "[check]": Check, "[[grid]]": Grid}
 IN_WORDS = {"by the machine", "the next table", "the table after it"}
 
@@ -43,9 +46,34 @@ def test_the_page_has_the_default_of_every_key(title):
             assert json.loads(json.dumps(default)) == written
 
 
-def test_the_page_names_the_suites_that_come_along_and_its_example_is_one():
-    example = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1]
-    suite = Suite.model_validate(tomllib.loads(example))
+def examples():
+    """By name, the suites that the page shows."""
+    found = re.findall(r"```toml\n# (\S+\.toml): .*\n((?:.*\n)*?)```", PAGE)
+    return {name: Suite.model_validate(tomllib.loads(text)) for name, text in found}
 
-    assert suite.entries(4, "real")
+
+def test_the_page_names_the_suites_that_come_along():
     assert all(f"`{name}`" in PAGE for name in suite_names())
+
+
+@pytest.mark.parametrize(
+    ("ranks", "played"), [(1, "real"), (2, "real"), (4, "loopback"), (8, "real")]
+)
+def test_the_first_example_is_dealt_to_any_number_of_ranks(ranks, played):
+    assert list(examples()) == ["my.toml", "groups.toml"]
+    assert examples()["my.toml"].entries(ranks, played)
+
+
+def test_the_example_with_groups_takes_the_ranks_that_its_command_names():
+    assert "check --suite groups.toml --ranks 4" in PAGE
+    assert examples()["groups.toml"].entries(4, "real")
+    with pytest.raises(SuiteError, match="grouping"):
+        examples()["groups.toml"].entries(2, "real")
+
+
+def test_slots_are_landing_areas_and_nothing_else_is_called_so_on_any_page():
+    words = {page.name: " ".join(page.read_text(encoding="utf-8").split()) for page in PAGES}
+
+    assert "landing areas exist at once are the *slots*" in words["design.md"]
+    assert [name for name, text in words.items() if text.count("*slots*")] == ["design.md"]
+    assert [name for name, text in words.items() if re.search(r"\bslot\b", text)] == []

@@ -15,6 +15,7 @@ from ring_attn_backends.shared.calls import ByCalls, Call
 from ring_attn_backends.shared.padding import cropped, ended, fitted, rounded
 from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.install import COMMANDS
 from ring_attn_bench.problem import Problem
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
@@ -38,8 +39,9 @@ class FlashAttn3Backend(ByCalls):
             self._package = import_module("flash_attn_interface")
         except Exception as error:  # a build for another torch fails in many ways
             reason = f"importing flash_attn_interface failed with {type(error).__name__}: {error}"
-            command = "pip install --no-build-isolation ./hopper in a clone of flash-attention"
-            raise BackendUnavailable(self.name, f"{reason}; try: {command}") from error
+            raise BackendUnavailable(
+                self.name, f"{reason}; try: {COMMANDS['flash_attn_3']}"
+            ) from error
         if not torch.cuda.is_available():
             raise BackendUnavailable(self.name, "there is no CUDA device that torch can use")
         self._forward = interface.parameters(self._package._flash_attn_forward)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ring_attn_bench.bench.record import Status
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import digits, tokens
-from ring_attn_bench.report.groups import device, group, holder, mask, names, varying
+from ring_attn_bench.report.groups import device, group, holder, mask, names, took, varying
 from ring_attn_bench.report.tables.table import Table
 
 _LENGTHS_PER_TABLE = 5
@@ -29,7 +29,9 @@ def _tables(rows: Sequence[Row], who: Sequence[str], unit: str) -> Iterator[Tabl
     for start in range(0, len(lengths), _LENGTHS_PER_TABLE):
         shown = lengths[start : start + _LENGTHS_PER_TABLE]
         body = _body(rows, who, shown)
-        yield Table(caption, (*who, *map(tokens, shown)), body, len(who))
+        here = [row for row in rows if row.seqlen_per_gpu in shown]
+        headers = (*who, *map(tokens, shown))
+        yield Table(caption, headers, body, len(who), remarks=took(here, who))
 
 
 def _body(

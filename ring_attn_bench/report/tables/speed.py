@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from ring_attn_bench.bench.record import Status
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import digits, percent, tokens
-from ring_attn_bench.report.groups import device, group, holder, mask, names, varying
+from ring_attn_bench.report.groups import device, group, holder, mask, names, took, varying
 from ring_attn_bench.report.tables.table import Notes, Table
 
 _KEPT = "MiB kept"
+_FEW = "fewer than 6 samples, of which a median has no 95 % interval"
 
 
 def speed(rows: Sequence[Row]) -> list[Table]:
@@ -21,7 +22,8 @@ def speed(rows: Sequence[Row]) -> list[Table]:
 
 
 def _table(rows: Sequence[Row], who: Sequence[str], unit: str) -> Table:
-    columns, notes = _figures(unit), Notes()
+    notes = Notes()
+    columns = _figures(unit, notes)
     if all(row.kept_mib is None for row in rows):
         del columns[_KEPT]
     body = []
@@ -33,14 +35,16 @@ def _table(rows: Sequence[Row], who: Sequence[str], unit: str) -> Table:
     first = rows[0]
     length = f"{tokens(first.seqlen_per_gpu)} tokens per {holder(rows)}"
     caption = f"{first.direction.value}, {mask(first)}, {length}"
-    return Table(caption, (*who, *columns), tuple(body), len(who), notes.texts).filled()
+    headers = (*who, *columns)
+    remarks = took(rows, who)
+    return Table(caption, headers, tuple(body), len(who), notes.texts, remarks=remarks).filled()
 
 
-def _figures(unit: str) -> dict[str, Callable[[Row], str]]:
+def _figures(unit: str, notes: Notes) -> dict[str, Callable[[Row], str]]:
     """Head to cell of the number columns."""
     return {
         "latency ms": lambda row: digits(row.latency_ms, 4),
-        "±": _interval,
+        "±": lambda row: _interval(row, notes),
         f"TFLOP/s per {unit}": lambda row: digits(row.tflops_per_gpu),
         f"% of 1 {unit}": lambda row: percent(row.percent_of_one_gpu),
         "% of twin": lambda row: percent(row.percent_of_twin),
@@ -56,10 +60,12 @@ def _kept(row: Row) -> str:
     return digits(row.kept_mib) or "-"
 
 
-def _interval(row: Row) -> str:
+def _interval(row: Row, notes: Notes) -> str:
     """The larger side of the median's interval, as a share of the median: 0.3 %."""
-    if row.latency_ms is None or row.latency_ms_lo is None or row.latency_ms_hi is None:
+    if row.latency_ms is None:
         return ""
+    if row.latency_ms_lo is None or row.latency_ms_hi is None:
+        return notes.cite(_FEW)
     side = max(row.latency_ms - row.latency_ms_lo, row.latency_ms_hi - row.latency_ms)
     return f"{100 * side / row.latency_ms:.1f} %"
 

@@ -25,7 +25,7 @@ class Table:
     """Cells are text already. The first `names` columns are words, the others numbers.
 
     least: heads of the columns that a narrow terminal can do without, the first one first; then
-        goes whatever is on the right.
+        goes whatever is on the right. remarks: sentences below it, which no cell cites.
     """
 
     caption: str
@@ -34,6 +34,7 @@ class Table:
     names: int = 1
     notes: tuple[str, ...] = ()
     least: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def align(self) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ class Table:
         if dropped:
             shown += f"\n(too narrow for: {', '.join(dropped)})"
         lines = shown.splitlines()
-        notes = [fold(note, width, subsequent_indent="    ") for note in self.numbered()]
+        notes = [fold(note, width, subsequent_indent="    ") for note in self.below()]
         last = [fold(line, width) for line in lines[-1:]] if dropped else lines[-1:]
         return "\n".join([fold(self.caption, width), *lines[:-1], *last, *notes])
 
@@ -106,12 +107,16 @@ class Table:
         rows = [[escape(cell) for cell in row] for row in self.rows]
         headers = [escape(header) for header in self.headers]
         body = tabulate(rows, headers, tablefmt="pipe", colalign=self.align, disable_numparse=True)
-        notes = "<br>".join(escape(note) for note in self.numbered())
+        notes = "<br>".join(escape(note) for note in self.below())
         return "\n\n".join(part for part in (f"**{escape(self.caption)}**", body, notes) if part)
 
     def numbered(self) -> list[str]:
         """The notes as the cells cite them: [1] its text."""
         return [f"[{number}] {note}" for number, note in enumerate(self.notes, start=1)]
+
+    def below(self) -> list[str]:
+        """All that stands under the table."""
+        return [*self.numbered(), *self.remarks]
 
     def _least_widths(self, breaks: str) -> list[int]:
         """Of each column where names are folded as far as they can be, and heads of numbers."""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ring_attn_bench import registry
-from ring_attn_bench.errors import TransportUnavailable
+from ring_attn_bench.errors import TransportUnavailable, Unsupported
 from ring_attn_bench.ring.link import GroupTransport, Transport
 from ring_attn_bench.ring.options import RingOptions
 
@@ -19,7 +19,9 @@ _log = logging.getLogger("ring_attn_bench")
 def transport_for(
     options: RingOptions, group: dist.ProcessGroup, *, announces: bool = True
 ) -> tuple[str, Transport]:
-    """Its name, never `auto`, and the transport; raises TransportUnavailable with the reason.
+    """Its name, never `auto`, and the transport.
+
+    Raises TransportUnavailable with the reason, or Unsupported where it refuses the options.
 
     announces: whether to log what `auto` chose. A collective over the group, whose ranks all choose
     alike.
@@ -32,7 +34,7 @@ def transport_for(
             kind: type[GroupTransport] = registry.transport_class(name)
             if asked == "auto" and announces:
                 announce(name, "; ".join(reasons), torch.cuda.is_available())
-            return name, kind(group, options)
+            return name, _made(name, kind, group, options)
         reasons.append(reason if name == asked else f"{name}: {reason}")
     raise TransportUnavailable(asked, "; ".join(reasons))
 
@@ -46,6 +48,15 @@ def announce(name: str, instead: str, matters: bool) -> None:
     level = logging.WARNING if matters else logging.DEBUG
     rest = f" ({instead})" if instead else ""
     _log.log(level, "transport 'auto' chose %r%s; RingOptions(transport=) chooses.", name, rest)
+
+
+def _made(
+    name: str, kind: type[GroupTransport], group: dist.ProcessGroup, options: RingOptions
+) -> Transport:
+    try:
+        return kind(group, options)
+    except Unsupported as error:  # which says that of a backend, unless it was told otherwise
+        raise Unsupported(name, error.reason, "transport") from None
 
 
 def _unsupported(name: str, group: dist.ProcessGroup) -> str | None:

@@ -1,9 +1,10 @@
 """Which word says what: every rank has a table of them in memory that its peers can write.
 
-A pass leaves its keys in one of two slots. Each word is one signal from one peer, 0 or 1: written
-by the peer, waited for and made 0 again by its owner, which is what lets a captured pass be
-replayed. Both sides take turns: no word is written before it was taken, for two signals would be
-one, and the second wait for ever.
+A pass leaves its keys in one of two outboxes: `slot` in this package is which of them, and what
+`RingOptions(slots=)` counts are landing areas, at the other end. Each word is one signal from one
+peer, 0 or 1: written by the peer, waited for and made 0 again by its owner, which is what lets a
+captured pass be replayed. Both sides take turns: no word is written before it was taken, for two
+signals would be one, and the second wait for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SLOTS = 2
-"""Outgoing areas: while the keys of one pass are still read, those of the next are packed."""
+"""Outboxes: while the keys of one pass are still read, those of the next are packed."""
 _BYTES = 4
 
 

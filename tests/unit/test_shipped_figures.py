@@ -1,0 +1,201 @@
+"""What README says of measurements is what the files of results/ hold."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from ring_attn_bench.bench.record import read
+from ring_attn_bench.conformance.features import FEATURES
+from ring_attn_bench.report import csv as results_csv
+from ring_attn_bench.report.rows import rows
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "results"
+PEERS = RESULTS / "2026-11-21_4xH200_peers"
+COVERAGE = RESULTS / "2026-11-27_1xH200_coverage"
+NAMES = {
+    "aten (FlashAttention-2)": "aten",
+    "peer yunchang, Ulysses, flash_attn_4": "peer:yunchang[ulysses,flash_attn_4]",
+    "peer yunchang, Ulysses, flash_attn_2": "peer:yunchang[ulysses,flash_attn_2]",
+    "peer ring-flash-attn, flash_attn_4": "peer:ring_flash_attn[flash_attn_4]",
+    "peer ring-flash-attn, flash_attn_2": "peer:ring_flash_attn[flash_attn_2]",
+    "peer torch context_parallel, cuDNN": "peer:torch_cp[cudnn,alltoall]",
+    "peer torch context_parallel, FlashAttention-2": "peer:torch_cp[flash,alltoall]",
+}
+"""By the name in the table, where it is another than that of `list`."""
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """By backend and direction, what README's table is of."""
+    return {
+        (row.backend, row.direction.value): row
+        for row in results_csv.read(PEERS / "results.csv")
+        if row.seqlen_per_gpu == 16384 and row.dtype == "bfloat16" and row.window_left is None
+    }
+
+
+def table():
+    """The cells of its rows, by backend."""
+    (text,) = re.findall(r"^\| ring \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return {NAMES.get(name, name): cells for name, *cells in lines}
+
+
+def test_readme_has_every_contestant_of_its_case_but_torchs_other_way_for_keys(measured):
+    backends = {name for name, _ in measured if "allgather" not in name}
+    assert table().keys() == backends
+    for name in ("peer:torch_cp[cudnn,{}]", "peer:torch_cp[flash,{}]"):
+        for direction in ("forward", "forward_backward"):
+            one, other = (
+                measured[name.format(way), direction] for way in ("alltoall", "allgather")
+            )
+            assert one.tflops_per_gpu == pytest.approx(other.tflops_per_gpu, rel=0.012)
+
+
+def test_readmes_figures_are_those_of_the_records(measured):
+    for name, cells in table().items():
+        forward, both = (measured[name, x] for x in ("forward", "forward_backward"))
+        assert cells == [
+            f"{forward.tflops_per_gpu:.0f}", f"{forward.percent_of_one_gpu:.0f} %",
+            f"{both.tflops_per_gpu:.0f}", f"{both.percent_of_one_gpu:.0f} %",
+            f"{both.peak_extra_mib:,.0f}",
+            *(f"{both.ratios[x].vs_pytorch:.2f}" for x in ("out", "dq", "dk", "dv")),
+        ], name  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.parent for path in RESULTS.glob("*/records.jsonl.gz")),
+    ids=lambda x: x.name,
+)
+def test_a_shipped_file_of_results_has_the_figures_and_columns_of_its_records(folder, tmp_path):
+    results_csv.write(rows(read(RESULTS / folder / "records.jsonl.gz")), tmp_path / "results.csv")
+
+    assert (RESULTS / folder / "results.csv").read_bytes() == (
+        tmp_path / "results.csv"
+    ).read_bytes()
+
+
+def test_what_is_probed_and_not_in_the_shipped_matrix_is_named_beside_it():
+    with (COVERAGE / "coverage.csv").open(encoding="utf-8") as file:
+        found = {line["feature"] for line in csv.DictReader(file)}
+    pages = [(COVERAGE / "README.md").read_text(), README, (ROOT / "docs/coverage.md").read_text()]
+    assert found <= set(FEATURES)
+    for feature in set(FEATURES) - found:
+        assert all(f"`{feature}`" in page for page in pages), feature
+
+
+def test_what_the_matrix_says_of_packed_documents_docs_say_too():
+    with (COVERAGE / "coverage.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    page = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", page, re.MULTILINE))
+    for name in ("aten", "cudnn", "flash_attn_2", "flex", "reference", "triton"):
+        takes = {x["verdict"] for x in lines if (x["backend"], x["feature"]) == (name, "documents")}
+        words = said[name].strip()
+        has = words == "everything" or ("documents" in words and "but documents" not in words)
+        assert has is (takes == {"ok"}), name
+
+
+# docs/choosing.md
+
+CHOOSING = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+DIRECTIONS = {"forward": "forward", "forward + backward": "forward_backward"}
+
+
+def tables(text):
+    """Of a page, each with its heads and rows."""
+    for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        cells = ([x.strip() for x in line[1:-1].split("|")] for line in block.splitlines())
+        head, _, *lines = cells
+        yield head, lines
+
+
+def rates(folder, **wanted):
+    """By backend, direction and length, TFLOP/s of one run's causal bfloat16."""
+    found = results_csv.read(RESULTS / folder / "results.csv")
+    return {
+        (row.backend, row.direction.value, row.seqlen_per_gpu): f"{row.tflops_per_gpu:.0f}"
+        for row in found
+        if row.causal and row.dtype == "bfloat16" and row.window_left is None
+        if row.tflops_per_gpu and not row.deterministic
+        if all(getattr(row, name) == value for name, value in wanted.items())
+    }
+
+
+def test_choosings_rates_are_those_of_the_records():
+    measured = rates(PEERS.name, partition="contiguous") | rates(PEERS.name, partition="zigzag")
+    (lines,) = (lines for head, lines in tables(CHOOSING) if head[0] == "4 x H200")
+    assert len(lines) >= 6
+    for name, direction, *cells in lines:
+        keys = [(NAMES.get(name, name), DIRECTIONS[direction], n) for n in (4096, 8192, 16384)]
+        assert cells == [measured[key] for key in keys], name
+
+
+def test_choosings_rates_of_h100_and_of_partitions_are_those_of_the_records():
+    h100 = rates("2026-11-27_4xH100_triton")
+    (lines,) = (lines for head, lines in tables(CHOOSING) if head[0] == "4 x H100")
+    for name, *cells in lines:
+        assert cells == [h100[name, x, 8192] for x in ("forward", "forward_backward")], name
+    for partition, said in re.findall(r"(zigzag|striped|contiguous) (\d{3})", CHOOSING):
+        hopper = rates("2026-11-20_4xH200_hopper", partition=partition)
+        assert hopper["flash_attn_4", "forward", 8192] == said, partition
+
+
+def test_choosings_shares_of_one_launch_are_those_of_its_run():
+    run = (RESULTS / "2026-11-29_2xH200_one_launch" / "README.md").read_text(encoding="utf-8")
+    ((heads, measured),) = tables(run)
+    of = {line[0]: dict(zip(heads[1:], line[1:], strict=True)) for line in measured}
+    (found,) = ((head, lines) for head, lines in tables(CHOOSING) if head[0].startswith("2 x H200"))
+    head, lines = found
+    assert len(lines) >= 4
+    for name, *cells in lines:
+        assert cells == [of[name][x] for x in head[1:]], name
+
+
+def test_readme_leads_to_choosing_and_both_name_the_same_fastest():
+    assert "(docs/choosing.md)" in README
+    fastest = next(iter(table()))
+    (lines,) = (lines for head, lines in tables(CHOOSING) if head[0] == "4 x H200")
+    both = {NAMES.get(name, name): int(cells[-1]) for name, way, *cells in lines if "+" in way}
+    assert max(both, key=both.get) == fastest
+
+
+def test_choosings_times_and_memory_are_those_of_the_records_and_readmes():
+    text = " ".join(CHOOSING.split())
+    log = (RESULTS / "2026-11-29_2xH200_one_launch" / "log.txt").read_text(encoding="utf-8")
+    seams = (RESULTS / "2026-11-29_H200_seams" / "schedules.txt").read_text(encoding="utf-8")
+    one_gpu = (RESULTS / "2026-11-27_1xH200_triton" / "README.md").read_text(encoding="utf-8")
+
+    ours = re.search(r"32:8 L 8192: .*ce one: f (\d+) us .*?, fb (\d+) ", log).groups()
+    pattern = r"flash_attn_4/zigzag/p2p +{} +ok +([\d.]+) ms"
+    steps = [re.search(pattern.format(x), seams)[1] for x in DIRECTIONS.values()]
+    said = "takes {:.2f} ms forward and {:.2f} with backward".format(*(int(x) / 1e3 for x in ours))
+    assert said in text
+    assert "{:.2f} and {:.2f}. With few heads".format(*map(float, steps)) in text
+
+    mib = {name: cells[4] for name, cells in table().items()}
+    assert f"{mib['triton']} MiB beyond the inputs where" in text
+    assert f"where flash_attn_4 takes {mib['flash_attn_4']} and cuDNN {mib['cudnn']} (16K" in text
+
+    (lines,) = (lines for head, lines in tables(one_gpu) if head[0] == "head dim")
+    shares = {}
+    for dim, _, way, _, _, share, *_ in lines:
+        if dim == "128":
+            shares.setdefault(way, []).append(float(share))
+    back, same_bits, whole = (
+        shares[x] for x in ("backward", "backward, deterministic", "forward + backward")
+    )
+    every = [*back, *whole, *shares["forward"]]
+    assert f"backward alone takes {min(back):.2f} to {max(back):.2f} of triton's time" in text
+    assert f"backward takes {min(same_bits):.2f} to {max(same_bits):.2f} of its time" in text
+    assert f"which takes {min(every):.2f} to {max(every):.2f} of triton's time" in text
+    short = (
+        "causal 0.182 ms for triton, 0.243 cuDNN, 0.413 FlashAttention-2, 0.440 FlashAttention-4"
+    )
+    assert short in " ".join(one_gpu.split())
+    assert "with 0.182 ms where cuDNN takes 0.243 and flash_attn_4 0.440" in text
