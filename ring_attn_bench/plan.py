@@ -143,9 +143,9 @@ class Plan:
         """
         if not 0 < len(self.steps) <= 2:
             return False
-        own = self.steps[0].launches
+        own = self.steps[0]
         gifts = sum(len(step.sends) for step in self.steps)
-        return len(own) == 1 and len(own[0].keys) == self.tokens and gifts <= 1
+        return len(own.launches) == 1 and not own.keys_start_at_zero and gifts <= 1
 
     @cached_property
     def due(self) -> tuple[tuple[int, ...], ...]:
