@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
 from ring_attn_bench.plan import Plan
-from ring_attn_bench.ring.carriers import backend_of_device_types, timeout_of
+from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.options import RingOptions
@@ -244,11 +244,7 @@ class RingContext:
         """Whether calls with tensors of that device are compared between ranks first."""
         if self.options.handshake is not None:
             return self.options.handshake
-        # a device that the group cannot carry is this rank's mistake; the others may wait for it
-        carriers = {
-            self._ring.backends.get(device.type, name) for name in self._ring.backends.values()
-        }
-        return carriers == {"gloo"}
+        return shakes_hands(self._ring.backends, device)
 
     def greets(self, device: torch.device) -> bool:
         """`shakes_hands`, of a device that was checked; raises as `check_device`."""
@@ -333,7 +329,15 @@ def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessG
 
 
 _contexts: WeakKeyDictionary[dist.ProcessGroup, RingContext] = WeakKeyDictionary()
-"""Contexts of calls that bring none, the library's only state. Each dies with its group."""
+"""Contexts of calls that bring none. Each dies with its group, as what is in `_counts` does."""
+_counts: WeakKeyDictionary[dist.ProcessGroup, int] = WeakKeyDictionary()
+"""Collectives that were made over a group itself. The two are all of the library's state."""
+
+
+def next_number(group: dist.ProcessGroup) -> int:
+    """Counts the library's collectives over a caller's group, on all of its ranks alike."""
+    _counts[group] = number = _counts.get(group, 0) + 1
+    return number
 
 
 def _group_of(mesh: DeviceMesh) -> object:
