@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
 from ring_attn_bench.plan import Plan
+from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.link import Link, Transport
@@ -68,10 +69,11 @@ class RingContext:
 
     group: the ranks of the ring, as a group or a DeviceMesh of one dim; None is the default group.
         Every rank of it must make the context together.
-    timeout: after which a message that nobody answers is an error; None is the given group's.
+    timeout: after which a message that nobody answers is an error, and so is a rank that does not
+        make the context too; None is the given group's.
 
     Raises NoProcessGroup outside torch.distributed, InvalidArgument for a mesh of more dims or a
-    rank outside the group, TransportUnavailable.
+    rank outside the group, TransportUnavailable, RingBroken where the other ranks do not come.
 
     A module that holds one can be copied and pickled: a copy is the same context. Pickled are the
     options, the timeout and the ranks; what is unpickled makes its communicator at its first call
@@ -280,7 +282,7 @@ def _unpickled(wanted: _Wanted) -> RingContext:
 
 
 def _make(wanted: _Wanted) -> _Made:
-    """A collective of the ranks; raises NoProcessGroup, InvalidArgument, TransportUnavailable."""
+    """A collective of the ranks; raises what `RingContext` does."""
     world = resolve_group(None)
     ranks = list(wanted.ranks or range(dist.get_world_size()))
     if dist.get_rank() not in ranks:
@@ -291,8 +293,11 @@ def _make(wanted: _Wanted) -> _Made:
     timeout = timeout_of(world) if wanted.timeout is None else wanted.timeout
     # local synchronization: the other ranks of the world need not take part. Without it, two
     # rings of two inside four ranks mixed their sums or hung.
-    with evened_out(ranks):
-        own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
+    with evened_out(ranks, timeout):
+        try:
+            own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
+        except RuntimeError as error:  # a rank has died meanwhile
+            raise broken("the others to make its context", world, error) from error
     assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
     try:
         name, transport = transport_for(wanted.options, own, announces=dist.get_rank(own) == 0)
