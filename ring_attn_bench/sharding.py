@@ -9,9 +9,16 @@ from weakref import ref
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 
+from ring_attn_bench.calls.autograd_limits import (
+    batched,
+    check_not_traced,
+    first_order,
+    many_gradients,
+    transformed,
+    under_a_transform,
+)
 from ring_attn_bench.calls.dense import INT32_MAX, check_dense
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
@@ -90,7 +97,13 @@ def unshard(
         if agree(found, message_device(found), _signature(x, partition, dim)):
             x = x if x.requires_grad else x.detach().requires_grad_()
         number = next_number(found)
-    gathered: Tensor = _Unshard.apply(x, partition, found, dim, number)  # type: ignore[no-untyped-call]
+    try:
+        gathered: Tensor = _Unshard.apply(x, partition, found, dim, number)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        refused = transformed("unshard", error)
+        if refused is None:
+            raise
+        raise refused from None
     return gathered
 
 
@@ -98,6 +111,9 @@ def _checked_shard(
     x: Tensor, partition: str, group: dist.ProcessGroup, dim: int, handshake: object
 ) -> int:
     """The dim, counted from the front; raises where this rank's shard cannot be sent."""
+    check_not_traced()
+    if torch._C._are_functorch_transforms_active():
+        raise under_a_transform("unshard")
     rule = get_partition(partition)
     dim = _checked_dim(x, dim)
     if not isinstance(handshake, bool | None):
@@ -174,11 +190,14 @@ class _Unshard(torch.autograd.Function):
         return join_shards([shard.view(x.dtype) for shard in shards], partition, dim)
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401 - torch has no public type for it
         gradient: Tensor,
     ) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return first_order(_Unshard.backward, ctx, gradient)
+        if batched(gradient):
+            raise many_gradients()
         group = ctx.group()
         if group is None:
             raise NoProcessGroup(

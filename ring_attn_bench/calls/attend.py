@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
 from ring_attn_bench.calls.autocast import is_enabled, without_autocast
+from ring_attn_bench.calls.autograd_limits import first_order, many_gradients, transformed
 from ring_attn_bench.calls.delta import delta
-from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.problem import Score
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
@@ -89,12 +89,10 @@ def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
     try:
         found = Attention.apply(call, return_attn_probs, *tensors)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        if "functorch" in str(error) or "forward mode AD" in str(error):
-            raise InvalidArgument(
-                "attention has no rule for torch.func's transforms (vmap, grad, jvp, ...) nor for "
-                "forward-mode gradients; use torch.autograd, and the batch dim for vmap."
-            ) from None
-        raise
+        refused = transformed("attention", error)
+        if refused is None:
+            raise
+        raise refused from None
     return (*found, None) if return_attn_probs else found
 
 
@@ -132,13 +130,17 @@ class Attention(torch.autograd.Function):
         return (out, lse) if wants_lse else out
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401 - torch has no public type for it
         dout: Tensor | None,
         dlse: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         """dq, dk, dv and dsink, each only where it is needed."""
+        if torch.is_grad_enabled():
+            return first_order(Attention.backward, ctx, dout, dlse)
+        for x in (dout, dlse):  # `batched`, which a frame of its own would cost
+            if x is not None and (is_legacy_batchedtensor(x) or is_batchedtensor(x)):
+                raise many_gradients()
         *tensors, out, lse = ctx.saved_tensors
         given, call, needs = Given(*tensors), ctx.call, ctx.needs_input_grad
         wants_dsink = given.sink is not None and needs[5]

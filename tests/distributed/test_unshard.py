@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_attn_bench import RingBroken, shard, unshard
+from ring_attn_bench import InvalidArgument, RingBroken, shard, unshard
 from tests.distributed.pool import Raised, RankPool, Ring
 
 WHOLE = torch.arange(2 * 12 * 12 * 3, dtype=torch.float64).view(2, 12, 12, 3)
@@ -163,3 +163,32 @@ def alone(ring: Ring) -> str:
 def test_a_rank_that_does_not_come_is_a_sentence(ranks):
     text, _ = ranks.run(alone, world_size=2)
     assert "waited for the gradients of the others in vain" in text
+
+
+def asked_of_torch(ring: Ring, what: str) -> str:
+    x = own(ring).requires_grad_()
+    try:
+        if what == "transform":
+            torch.func.grad(lambda x: unshard(x, "zigzag", ring.group).sum())(own(ring))
+        whole = unshard(x, "zigzag", ring.group)
+        if what == "batch":
+            many = torch.ones(2, *whole.shape, dtype=x.dtype)
+            torch.autograd.grad(whole, x, many, is_grads_batched=True)
+        (gradient,) = torch.autograd.grad(whole, x, whole * 2, create_graph=True)
+        gradient.sum().backward()
+    except InvalidArgument as error:
+        return str(error)
+    return "nothing"
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("transform", "unshard has no rule for torch.func's transforms"),
+        ("batch", "takes one gradient at a time"),
+        ("twice", "cannot be differentiated again"),
+    ],
+)
+def test_what_torch_can_ask_and_unshard_cannot_is_a_sentence(ranks, what, sentence):
+    for text in ranks.run(asked_of_torch, what, world_size=3):
+        assert sentence in text
