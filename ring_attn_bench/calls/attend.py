@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
+from ring_attn_bench.calls import sinks
 from ring_attn_bench.calls.autocast import is_enabled, without_autocast
 from ring_attn_bench.calls.autograd_limits import first_order, many_gradients, transformed
 from ring_attn_bench.calls.delta import delta
@@ -157,7 +158,9 @@ class Attention(torch.autograd.Function):
             else:
                 found = call.backward(given, Rows(given.q, dout, out, lse), dlse)
             if wants_dsink:
-                dsink = _sink_gradient(given.sink, lse, sums)
+                assert given.sink is not None  # it needs a gradient
+                assert sums is not None
+                dsink = sinks.gradient(given.sink, lse, sums)
         dq, dk, dv = [
             gradient.to(x.dtype) if need else None
             for gradient, x, need in zip(found, tensors, needs[2:], strict=False)
@@ -171,13 +174,3 @@ def _with_contiguous_rows(dout: Tensor) -> Tensor:
         return dout
     # not contiguous(), which returns what has no elements, or one, as it is
     return torch.empty(dout.shape, dtype=dout.dtype, device=dout.device).copy_(dout)
-
-
-def _sink_gradient(sink: Tensor | None, lse: Tensor, sums: Tensor | None) -> Tensor:
-    """-sum over rows of p_sink * (delta - dlse): the sink's value is 0, so its dp is too."""
-    assert sink is not None  # it needs a gradient
-    assert sums is not None
-    # the product: sums may be NaN where nothing follows from a row, as in none of the documents
-    shares = torch.exp(sink.to(lse.dtype)[:, None] - lse) * sums
-    shares = shares.masked_fill(lse.isneginf(), 0.0)
-    return -shares.sum(-1).view(-1, len(sink)).sum(0).to(sink.dtype)
