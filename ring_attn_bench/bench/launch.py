@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from ring_attn_bench.bench.setup import (
     setups,
 )
 from ring_attn_bench.bench.suite import Entry, Suite, load
-from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError
+from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError, shown
 from ring_attn_bench.progress import Interrupted, some_of
 
 
@@ -110,6 +111,37 @@ def under_torchrun() -> bool:
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def _processes() -> tuple[int, int]:
+    """This process's number and how many torchrun started; raises InvalidArgument for none of its.
+
+    What a shell or another launcher has left in those names is no number, or does not fit.
+    """
+    processes = _variable("WORLD_SIZE", 1)
+    process = _variable("RANK", 0, processes - 1)
+    _variable("MASTER_PORT", 0, 65535)
+    if "LOCAL_RANK" in os.environ:
+        _variable("LOCAL_RANK", 0)
+    if not os.environ["MASTER_ADDR"]:
+        raise _no_variable("MASTER_ADDR", "the name of a machine")
+    return process, processes
+
+
+def _variable(name: str, least: int, most: int | None = None) -> int:
+    text = os.environ[name]
+    number = int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else -1
+    if number < least or (most is not None and number > most):
+        raise _no_variable(name, f"a number from {least}{'' if most is None else f' to {most}'}")
+    return number
+
+
+def _no_variable(name: str, what: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"the environment variable {name} is {shown(os.environ[name])}, and torchrun sets it to "
+        f"{what}; start this with torchrun, or, without one, unset TORCHELASTIC_RUN_ID, "
+        f"{', '.join(_TORCHRUN)}."
+    )
+
+
 def read(request: Request, *, gpu: bool | None = None) -> Asked:
     """Checks all names and the suite: what needs no machine, so that a mistake is told at once.
 
@@ -168,9 +200,9 @@ def in_place(request: Request, console: Console) -> Path | None:
     from ring_attn_bench.bench.in_place import InPlaceGroup, follow
     from ring_attn_bench.bench.team import Team
 
-    if os.environ["RANK"] == "0":  # torchrun ends the others with it
+    process, processes = _processes()
+    if process == 0:  # torchrun ends the others with it
         read(request)
-    processes = int(os.environ["WORLD_SIZE"])
     world_size = request.ranks if processes == 1 and request.ranks else processes
     team = Team.join(world_size, lambda outcome: None)
     if team.place.process != 0:
