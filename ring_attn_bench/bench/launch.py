@@ -24,7 +24,7 @@ from ring_attn_bench.bench.setup import (
     played_setups,
     setups,
 )
-from ring_attn_bench.bench.suite import Entry, Suite, load
+from ring_attn_bench.bench.suite import MOST_RANKS, Entry, Suite, load
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError, shown
 from ring_attn_bench.progress import Interrupted, some_of
 
@@ -72,7 +72,7 @@ class Asked:
     @property
     def playing(self) -> str:
         """Who plays whom in them."""
-        return self.request.playing or self.suite.playing
+        return self.suite.playing if self.request.playing is None else self.request.playing
 
     def select(self, rings: tuple[Setup, ...]) -> tuple[Entry, ...]:
         """The entries to run; raises SuiteError if there are none."""
@@ -149,7 +149,10 @@ def read(request: Request, *, gpu: bool | None = None) -> Asked:
     """
     for name in request.backends:
         registry.check_known(name)
-    argument = request.suite or ("hopper" if gpu else "cpu")
+    argument = ("hopper" if gpu else "cpu") if request.suite is None else request.suite
+    for what, ranks in (("--ranks", request.ranks), *(("--as-ranks", x) for x in request.as_ranks)):
+        if ranks is not None and ranks > MOST_RANKS:
+            raise InvalidArgument(f"{what} is {ranks}; a ring has at most {MOST_RANKS} ranks here.")
     path = Path(argument)
     if path.suffix != ".toml":
         path = suites.suite_path(argument)
@@ -159,7 +162,7 @@ def read(request: Request, *, gpu: bool | None = None) -> Asked:
         suite = suite.model_copy(update={"timing": untimed})
     added = tuple(name for name in request.backends if name not in suite.backends)
     asked = Asked(request, suite.adding(added), argument, added)
-    if request.playing and not asked.as_ranks:
+    if request.playing is not None and not asked.as_ranks:
         raise InvalidArgument("--playing says who plays a larger ring; --as-ranks says how large.")
     return asked
 
@@ -171,7 +174,9 @@ def isolated(request: Request, console: Console) -> Path:
     """
     asked = read(request)
     ranks = request.ranks or asked.suite.world_size
-    if request.suite and ranks:  # before seconds go into the machine, which says how to play them
+    if (
+        request.suite is not None and ranks
+    ):  # before seconds go into the machine, which says how to play them
         early: tuple[Setup, ...] = (Setup(ranks, ranks, "real"), Setup(ranks, 1, "loopback"))
         if asked.as_ranks:
             early = tuple(played_setup(x, ranks, asked.playing) for x in asked.as_ranks)
@@ -191,13 +196,13 @@ def isolated(request: Request, console: Console) -> Path:
         try:
             execute(run, left, rings, progress)
         except KeyboardInterrupt:
-            raise Interrupted(run.folder, f"{len(_kept(run))} records") from None
+            raise _interrupted(run) from None
     return run.folder
 
 
 def in_place(request: Request, console: Console) -> Path | None:
     """Runs in the processes that torchrun started. Returns the folder on process 0, else None."""
-    from ring_attn_bench.bench.in_place import InPlaceGroup, follow
+    from ring_attn_bench.bench.in_place import InPlaceGroup, TeamLost, follow
     from ring_attn_bench.bench.team import Team
 
     process, processes = _processes()
@@ -208,7 +213,7 @@ def in_place(request: Request, console: Console) -> Path | None:
     if team.place.process != 0:
         follow(team)
         return None
-    group = InPlaceGroup(team)
+    group, run, alone = InPlaceGroup(team), None, False
     try:
         environment = env.describe()
         asked = read(request, gpu=bool(environment["gpu"]))
@@ -230,9 +235,23 @@ def in_place(request: Request, console: Console) -> Path | None:
             ]
             progress.heading(lines, _count(left))
             execute_on(run, left, lambda entry: group, progress)
+    except KeyboardInterrupt:
+        alone = True  # the others are told by torchrun, and answer no more
+        if run is None:
+            raise
+        raise _interrupted(run) from None
+    except TeamLost as error:
+        alone = True
+        kept = "" if run is None else f" {len(_kept(run))} records are kept in {run.folder}."
+        raise SystemExit(f"{error}{kept}") from None
     finally:
-        group.close()
+        if not alone:
+            group.close()
     return run.folder
+
+
+def _interrupted(run: Run) -> Interrupted:
+    return Interrupted(run.folder, len(_kept(run)), "records")
 
 
 def _names(request: Request) -> set[str]:
