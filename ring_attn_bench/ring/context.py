@@ -78,7 +78,7 @@ class RingContext:
     A module that holds one can be copied and pickled: a copy is the same context. Pickled are the
     options, the timeout and the ranks; what is unpickled makes its communicator at its first call
     (or at the first look at `group`, `rank`, ...), which every rank must make, and not before,
-    because making it is a collective.
+    because making it is a collective. A closed one stays closed, unpickled too.
     """
 
     _made: _Made | None
@@ -134,6 +134,7 @@ class RingContext:
         self._end()
 
     def __enter__(self) -> RingContext:
+        self._check_open()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -146,12 +147,15 @@ class RingContext:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _unpickled, (self._wanted,)
+        return _unpickled, (self._wanted, self._closed)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidArgument("this RingContext is closed; make another one for further calls.")
 
     @property
     def _ring(self) -> _Made:
-        if self._closed:
-            raise InvalidArgument("this RingContext is closed; make another one for further calls.")
+        self._check_open()
         if self._made is None:
             self._made = self._make()
         return self._made
@@ -275,9 +279,10 @@ def _destroy(group: dist.ProcessGroup) -> None:
         dist.destroy_process_group(group)
 
 
-def _unpickled(wanted: _Wanted) -> RingContext:
+def _unpickled(wanted: _Wanted, closed: bool = False) -> RingContext:
     context = RingContext.__new__(RingContext)
     context._want(wanted)
+    context._closed = closed
     return context
 
 

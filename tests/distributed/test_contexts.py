@@ -231,7 +231,16 @@ def closed(ring: Ring) -> list[str]:
     context.close()
     texts = []
     every = Ring(ring.rank, 4, None)
-    for use in (lambda: context.world_size, lambda: attend(every, FOUR, context)):
+    again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(context))))
+    assert again.options == context.options
+    again.close()
+    uses = (
+        lambda: context.world_size, lambda: attend(every, FOUR, context), context.__enter__,
+        lambda: copy.copy(context).begin(None), lambda: context.room, lambda: context.arrives,
+        lambda: context.reserve(1, 1, torch.float32, torch.device("cpu")),
+        lambda: again.world_size, lambda: attend(every, FOUR, again), again.__enter__,
+    )  # fmt: skip
+    for use in uses:
         try:
             use()
         except InvalidArgument as error:
@@ -239,9 +248,9 @@ def closed(ring: Ring) -> list[str]:
     return texts
 
 
-def test_a_closed_context_says_so(ranks):
+def test_a_closed_context_stays_closed_and_says_so(ranks):
     for texts in ranks.run(closed):
-        assert len(texts) == 2
+        assert len(texts) == 10
         assert all("closed; make another one" in text for text in texts)
 
 
