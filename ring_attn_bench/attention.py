@@ -97,7 +97,11 @@ def flash_attn_func(  # type: ignore[misc]  # the last overload has more positio
     sink: Tensor | None = None,
     dropout_seed: int | None = None,
 ) -> Output:
-    """Attention of q over k and v, differentiable in q, k, v and sink."""
+    """Attention of q over k and v, differentiable in q, k, v and sink.
+
+    A sink may have any size: one that outweighs all scores, or is inf, leaves out 0 and no
+    gradients; -inf is none; NaN gives NaN.
+    """
     probs = flag("return_attn_probs", return_attn_probs)
     options = Options(
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,

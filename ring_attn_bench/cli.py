@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -16,6 +17,7 @@ from rich.console import Console
 from ring_attn_bench import __version__, suites
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.exits import Exit, Program, run, told
+from ring_attn_bench.paths import named, records_file
 from ring_attn_bench.progress import Interrupted
 
 if TYPE_CHECKING:
@@ -41,7 +43,11 @@ Suite = Annotated[
         "hopper or cpu."
     ),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder for the records and the report.")]
+
+Out = Annotated[
+    Path | None,
+    typer.Option(parser=named, metavar="PATH", help="Folder for the records and the report."),
+]
 Ranks = Annotated[int | None, typer.Option(min=1, help="Ranks of the ring; by the machine.")]
 AsRanks = Annotated[
     list[int] | None,
@@ -129,7 +135,7 @@ def check(
     Exit codes are those of `ring-attn-bench --help`.
     """
     if probe:
-        if suite or ranks or case != "*" or contestant != "*":
+        if suite is not None or ranks or case != "*" or contestant != "*":
             raise InvalidArgument("--suite, --ranks, --case and --contestant are not for --probe.")
         _probe(backend, feature, out, jobs, seconds, quick=quick, resume=resume)
     if feature or jobs or seconds:
@@ -172,14 +178,19 @@ def bench(
 
 @app.command(epilog="Example: ring-attn-bench report results/mine")
 def report(
-    records: Annotated[Path, typer.Argument(help="A run's folder, or its records file.")],
+    records: Annotated[
+        Path,
+        typer.Argument(
+            parser=named, metavar="RECORDS", help="A run's folder, or its records file."
+        ),
+    ],
     out: Out = None,
 ) -> None:
     """Tables, CSV and plots from records; needs no GPU and no torch.
 
     Exit code 0 whatever the records say of backends: what is wrong is told in tables and page.
     """
-    _report(_records_file(records), out)
+    _report(records_file(records), out)
 
 
 @app.command()
@@ -223,9 +234,13 @@ def tune(
 
 @coverage.command("show")
 def show_coverage(
-    findings: Annotated[Path, typer.Argument(help="A coverage.csv, or its folder.")],
+    findings: Annotated[
+        Path,
+        typer.Argument(parser=named, metavar="FINDINGS", help="A coverage.csv, or its folder."),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to draw coverage.md and .png in.")
+        Path | None,
+        typer.Option(parser=named, metavar="PATH", help="Folder to draw coverage.md and .png in."),
     ] = None,
 ) -> None:
     """The matrix as a table; with --out, as a page and a picture too."""
@@ -236,8 +251,10 @@ def show_coverage(
 
 @coverage.command("diff")
 def compare_coverage(
-    before: Annotated[Path, typer.Argument(help="A coverage.csv, or its folder.")],
-    after: Annotated[Path, typer.Argument(help="Another.")],
+    before: Annotated[
+        Path, typer.Argument(parser=named, metavar="BEFORE", help="A coverage.csv, or its folder.")
+    ],
+    after: Annotated[Path, typer.Argument(parser=named, metavar="AFTER", help="Another.")],
 ) -> None:
     """Which verdicts differ; exit code 1 if any does."""
     from ring_attn_bench.probe.compare import changes
@@ -334,19 +351,24 @@ def _ended_by_a_person(*more: str, report: bool = False) -> Iterator[None]:
         yield
     except Interrupted as ended:
         typer.echo(f"\nInterrupted: {ended}.", err=True)
-        name, folder = _called(), str(ended.folder)
+        name, folder = _called(again=True), str(ended.folder)
         words = [word for word in sys.argv[1:] if word not in more]
         if not any(word.split("=")[0] == "--out" for word in words):
             words += ["--out", folder]
-        if more:
+        if not ended.kept:  # nothing to go on from, and nothing to report
+            typer.echo(f"To begin again:  {name} {shlex.join(words)}", err=True)
+        elif more:
             typer.echo(f"To go on:  {name} {shlex.join([*words, *more])}", err=True)
-        if report:
-            typer.echo(f"A report of them:  {name} {shlex.join(['report', folder])}", err=True)
+        if report and ended.kept:
+            typer.echo(f"A report of them:  {_called()} {shlex.join(['report', folder])}", err=True)
         raise typer.Exit(Exit.INTERRUPTED) from None
 
 
-def _called() -> str:
-    """How this program was called, so that a command that is shown can be run."""
+def _called(*, again: bool = False) -> str:
+    """How this program is called, or was, to do the same `again`, under torchrun too."""
+    if again and "TORCHELASTIC_RUN_ID" in os.environ and "LOCAL_WORLD_SIZE" in os.environ:
+        processes = os.environ["LOCAL_WORLD_SIZE"]
+        return f"torchrun --nproc-per-node={processes} -m ring_attn_bench"
     if Path(sys.argv[0]).stem == "ring-attn-bench":
         return "ring-attn-bench"
     return shlex.join([sys.executable, "-m", "ring_attn_bench"])
@@ -368,21 +390,6 @@ def _report(records: Path, out: Path | None) -> int:
     typer.echo(summary(found, _width()))
     typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
     return failures(found)
-
-
-def _records_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    plain, zipped = path / "records.jsonl", path / "records.jsonl.gz"
-    if not (plain.exists() and zipped.exists()):
-        return zipped if zipped.exists() else plain
-    # a run into the folder of one whose records were packed since
-    newer, older = plain, zipped
-    if zipped.stat().st_mtime > plain.stat().st_mtime:
-        newer, older = zipped, plain
-    typer.echo(f"{path} has two files of records: the newer is read, {newer.name}; to see the "
-               f"other, give {older}.", err=True)  # fmt: skip
-    return newer
 
 
 def main() -> NoReturn:

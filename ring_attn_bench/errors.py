@@ -24,6 +24,13 @@ def clause(sentence: object) -> str:
     return text if text.endswith("...") else text.removesuffix(".")
 
 
+def placed(message: str, where: Iterable[object]) -> str:
+    """What is wrong, with the field that it is wrong in: `contestant.options.slots`; of no field,
+    what it says is about all of them."""
+    field = ".".join(map(str, where))
+    return f"{clause(message)}, at {field}" if field else clause(message)
+
+
 class RingAttnBenchError(Exception):
     """Base of every deliberate error; its text is one or two sentences: what, got, allowed.
 

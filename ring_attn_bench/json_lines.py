@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ring_attn_bench import files
-from ring_attn_bench.errors import FileError, clause
+from ring_attn_bench.errors import FileError, placed
 
 Line = TypeVar("Line", bound=BaseModel)
 Tell = Callable[[str], None]
@@ -46,7 +46,7 @@ def read(path: Path, kind: type[Line], noun: str, begins: str, tell: Tell) -> It
                 tell(f"{where}: half a {noun}, cut off by a crash, which is left out.")
                 continue
         raise FileError(
-            f"{where}: not a {noun} ({clause(problem['msg'])} at {problem['loc']}). Mend the line "
+            f"{where}: not a {noun} ({placed(problem['msg'], problem['loc'])}). Mend the line "
             "or take it out; the others are read without it."
         )
 

@@ -16,11 +16,13 @@ from rich.text import Text
 
 
 class Interrupted(KeyboardInterrupt):
-    """A person ended what was running; kept: what the folder holds of it, in words."""
+    """A person ended what was running; kept: how many of what the folder holds of it."""
 
-    def __init__(self, folder: Path, kept: str) -> None:
-        super().__init__(f"{kept} are kept in {folder}")
+    def __init__(self, folder: Path, kept: int, what: str) -> None:
+        held = f"{kept} {what} are kept" if kept else f"no {what} were finished, and none are kept"
+        super().__init__(f"{held} in {folder}")
         self.folder = folder
+        self.kept = kept
 
 
 class Lines:

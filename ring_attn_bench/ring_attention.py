@@ -31,7 +31,9 @@ What all of them take:
 They return out (batch, tokens, heads_q, head_dim of v) in q's dtype. Before anything is sent they
 raise InvalidArgument, UnknownName, Unsupported (the backend cannot do this; its reason is the
 text), BackendUnavailable or NoProcessGroup; where ranks shake hands (on a CPU always, on GPUs if
-the context says so) all ranks raise together. A feature is used or refused, never dropped.
+the context says so) all ranks raise together, but for a `group` or `context` that is none: a rank
+that does not know its ring can tell nobody, and the others raise RingBroken after the timeout. A
+feature is used or refused, never dropped.
 
 Under autocast q, k and v are cast as torch's scaled_dot_product_attention casts them. The backward
 is a collective: every rank must run it, in the order of the others. Where ranks shake hands,

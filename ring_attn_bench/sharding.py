@@ -11,11 +11,22 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from ring_attn_bench.calls.autograd_limits import (
+    batched,
+    check_not_traced,
+    first_order,
+    many_gradients,
+    transformed,
+    under_a_transform,
+)
 from ring_attn_bench.calls.dense import INT32_MAX, check_dense
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
 from ring_attn_bench.partition import get_partition
-from ring_attn_bench.ring.context import resolve_group
+from ring_attn_bench.ring.broken import broken
+from ring_attn_bench.ring.carriers import backend_of_device_types, message_device, shakes_hands
+from ring_attn_bench.ring.context import next_number, resolve_group
+from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on_backward, refuse
 
 
 def position_ids(
@@ -51,19 +62,86 @@ def shard(x: Tensor, rank: int, world_size: int, partition: str, dim: int = 1) -
 
 
 def unshard(
-    x: Tensor, partition: str, group: dist.ProcessGroup | DeviceMesh | None = None, dim: int = 1
+    x: Tensor,
+    partition: str,
+    group: dist.ProcessGroup | DeviceMesh | None = None,
+    dim: int = 1,
+    *,
+    handshake: bool | None = None,
 ) -> Tensor:
     """The whole sequence from the shards of a group's ranks: the inverse of `shard`, on every rank.
 
     A collective. Differentiable: a rank's gradient is the sum over all ranks of the gradient at
-    its tokens, that is the gradient of the sum of the ranks' losses. Raises NoProcessGroup,
-    InvalidArgument or UnknownName.
+    its tokens, that is the gradient of the sum of the ranks' losses. The backward is a collective
+    too: every rank must run it, in the order of the others.
+
+    handshake: whether ranks compare shapes, dtypes and arguments first, so that a difference, or a
+        rank that refuses its own, is an error on all of them; None is yes on gloo, no on NCCL, as
+        in `RingOptions`. A rank whose x needs no gradient then takes part in the others' backward.
+
+    Raises NoProcessGroup, InvalidArgument, UnknownName, or RingBroken where the others do not come.
     """
     found = resolve_group(group)
-    get_partition(partition)
-    dim = _checked_dim(x, dim)
-    gathered: Tensor = _Unshard.apply(x, partition, found, dim)  # type: ignore[no-untyped-call]
+    device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+    greets = handshake
+    if not isinstance(greets, bool):
+        greets = shakes_hands(backend_of_device_types(found), device)
+    number = None
+    try:
+        dim = _checked_shard(x, partition, found, dim, handshake)
+    except Exception:
+        if greets:
+            refuse(found, message_device(found))
+        raise
+    if greets:
+        if agree(found, message_device(found), _signature(x, partition, dim)):
+            x = x if x.requires_grad else x.detach().requires_grad_()
+        number = next_number(found)
+    try:
+        gathered: Tensor = _Unshard.apply(x, partition, found, dim, number)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        refused = transformed("unshard", error)
+        if refused is None:
+            raise
+        raise refused from None
     return gathered
+
+
+def _checked_shard(
+    x: Tensor, partition: str, group: dist.ProcessGroup, dim: int, handshake: object
+) -> int:
+    """The dim, counted from the front; raises where this rank's shard cannot be sent."""
+    check_not_traced()
+    if torch._C._are_functorch_transforms_active():
+        raise under_a_transform("unshard")
+    rule = get_partition(partition)
+    dim = _checked_dim(x, dim)
+    if not isinstance(handshake, bool | None):
+        raise InvalidArgument(
+            f"handshake is {shown(handshake)}; it must be True, False or None (yes on gloo, no on "
+            "NCCL)."
+        )
+    world_size = dist.get_world_size(group)
+    rule.tokens_per_rank(x.shape[dim] * world_size, world_size)
+    carried = backend_of_device_types(group)
+    if x.device.type not in carried:
+        able = ", ".join(f"{kind} by {name}" for kind, name in carried.items())
+        raise InvalidArgument(
+            f"x is on {x.device}, which this process group cannot carry (it has: {able}); move it "
+            "there, or pass a group that can."
+        )
+    return dim
+
+
+def _signature(x: Tensor, partition: str, dim: int) -> Signature:
+    """What ranks must have in common; the first sizes as numbers, for the sentence's sake."""
+    off = not torch.is_grad_enabled() or x.is_inference()
+    return Signature.of(
+        {"number of dims": x.dim(), "dim": dim}
+        | {f"size of dim {at}": size for at, size in enumerate(x.shape[:16])},
+        {"shape": str(tuple(x.shape)), "dtype": str(x.dtype), "partition": partition},
+        Gradients.OFF if off else Gradients.WANTED if x.requires_grad else Gradients.UNNEEDED,
+    )
 
 
 def join_shards(shards: Sequence[Tensor], partition: str, dim: int = 1) -> Tensor:
@@ -96,36 +174,55 @@ class _Unshard(torch.autograd.Function):
         partition: str,
         group: dist.ProcessGroup,
         dim: int,
+        number: int | None,
     ) -> Tensor:
+        """number: of this call among the group's, where ranks shake hands."""
         # weakly: a result that outlives its program kept the group for as long, and gloo, freed as
         # late as that, ended 1 of 6 programs that were done with SIGABRT
-        ctx.partition, ctx.group, ctx.dim = partition, ref(group), dim
+        ctx.partition, ctx.group, ctx.dim, ctx.number = partition, ref(group), dim, number
         # as bytes, because no group carries every dtype
         own = x.resolve_conj().resolve_neg().contiguous().view(torch.uint8)
         shards = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(shards, own, group=group)
+        try:
+            dist.all_gather(shards, own, group=group)
+        except RuntimeError as error:
+            raise broken("the shards of the others", group, error) from error
         return join_shards([shard.view(x.dtype) for shard in shards], partition, dim)
 
     @staticmethod
     def backward(
         ctx: Any,  # noqa: ANN401 - torch has no public type for it
         gradient: Tensor,
-    ) -> tuple[Tensor, None, None, None]:
+    ) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return first_order(_Unshard.backward, ctx, gradient)
+        if batched(gradient):
+            raise many_gradients()
         group = ctx.group()
         if group is None:
             raise NoProcessGroup(
                 "the process group of this unshard was destroyed before its backward."
             )
+        if ctx.number is not None:
+            agree_on_backward(group, message_device(group), ctx.number)
         total = gradient.contiguous().clone()
-        dist.all_reduce(total, group=group)
+        try:
+            dist.all_reduce(total, group=group)
+        except RuntimeError as error:
+            raise broken("the gradients of the others", group, error) from error
         rank, world_size = dist.get_rank(group), dist.get_world_size(group)
-        return shard(total, rank, world_size, ctx.partition, ctx.dim), None, None, None
+        return shard(total, rank, world_size, ctx.partition, ctx.dim), None, None, None, None
 
 
 def _checked_dim(x: Tensor, dim: int) -> int:
     """The dim, counted from the front; raises InvalidArgument unless x has it."""
     check_dense("x", x)
     dim = integer("dim", dim)
+    if not x.dim():
+        raise InvalidArgument(
+            f"a tensor of shape () has no dim to deal, got dim={dim}; pass one whose dim is the "
+            "sequence."
+        )
     if not -x.dim() <= dim < x.dim():
         raise InvalidArgument(
             f"dim is {dim}; a tensor of shape {tuple(x.shape)} has {-x.dim()} to {x.dim() - 1}."

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ring_attn_bench.errors import InvalidArgument
+
+LONGEST = 100
+"""Bytes of a socket's path: Linux takes 107, others 103."""
+_OPEN_FILES = Path("/proc/self/fd")
 
 
 class Closed(Exception):
@@ -20,8 +29,9 @@ class Channel:
     @classmethod
     def connect(cls, path: Path) -> Channel:
         """The worker's end."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(str(path))
+        with _short(path) as name:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.connect(name)
         return cls(connection)
 
     def send(self, line: str) -> None:
@@ -57,8 +67,9 @@ class Server:
     """The parent's end, before the worker has connected."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(str(path))
+        with _short(path) as name:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.bind(name)
         self._socket.listen(1)
 
     def accept(self, seconds: float) -> Channel | None:
@@ -73,3 +84,24 @@ class Server:
     def close(self) -> None:
         """Stops listening."""
         self._socket.close()
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A name of the path that a socket can have, however long TMPDIR is: through its open folder.
+
+    Raises InvalidArgument where open folders have no names.
+    """
+    if len(os.fsencode(path)) <= LONGEST:
+        yield str(path)
+        return
+    if not _OPEN_FILES.is_dir():
+        raise InvalidArgument(
+            f"the folder for temporary files is {path.parent.parent}, and a socket's path in it "
+            f"would be longer than {LONGEST} bytes; set TMPDIR to a shorter one."
+        )
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield str(_OPEN_FILES / str(folder) / path.name)
+    finally:
+        os.close(folder)

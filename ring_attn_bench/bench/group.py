@@ -94,7 +94,6 @@ class TorchrunGroup:
     def _started(self) -> Channel:
         if self._channel is not None:
             return self._channel
-        # a short path: a socket's may have 107 characters
         self._folder = folder = Path(tempfile.mkdtemp(prefix="rab-"))
         server = Server(folder / "socket")
         with (folder / "log").open("wb") as log:

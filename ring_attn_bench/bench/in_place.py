@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from ring_attn_bench.bench.group import GroupFailed
-from ring_attn_bench.bench.messages import Command, Envelope, Quit
+from ring_attn_bench.bench.messages import Command, Envelope, Outcome, Quit
 from ring_attn_bench.bench.record import Status
 from ring_attn_bench.bench.team import Team
+
+
+class TeamLost(Exception):
+    """A process has ended while others wait for it."""
+
+
+def _carry_out(team: Team, envelope: Envelope | None) -> list[Outcome]:
+    """What all processes answered; raises TeamLost where one of them has ended."""
+    try:
+        return team.carry_out(envelope)
+    except RuntimeError:  # of the messages: what a command raises is an outcome
+        raise TeamLost(
+            f"process {team.place.process} has lost the others: one of them was ended, and with it "
+            "this run."
+        ) from None
 
 
 class InPlaceGroup:
@@ -17,7 +32,7 @@ class InPlaceGroup:
 
     def ask(self, about: str, command: Command, seconds: float) -> list[dict[str, object]]:
         """The answers of all processes; raises GroupFailed. No time limit can be kept here."""
-        outcomes = self._team.carry_out(Envelope(about=about, command=command))
+        outcomes = _carry_out(self._team, Envelope(about=about, command=command))
         worst = next((found for found in outcomes if found.status != "ok"), None)
         if worst is None:
             return [found.answer for found in outcomes]
@@ -33,6 +48,9 @@ class InPlaceGroup:
 
 def follow(team: Team) -> None:
     """What every process but process 0 does: carry out until told to quit."""
-    while not any(outcome.answer.get("quit") for outcome in team.carry_out(None)):
-        pass
+    try:
+        while not any(outcome.answer.get("quit") for outcome in _carry_out(team, None)):
+            pass
+    except TeamLost as error:
+        raise SystemExit(str(error)) from None
     team.leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,8 @@ from ring_attn_bench.bench.setup import (
     played_setups,
     setups,
 )
-from ring_attn_bench.bench.suite import Entry, Suite, load
-from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError
+from ring_attn_bench.bench.suite import MOST_RANKS, Entry, Suite, load
+from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError, shown
 from ring_attn_bench.progress import Interrupted, some_of
 
 
@@ -71,7 +72,7 @@ class Asked:
     @property
     def playing(self) -> str:
         """Who plays whom in them."""
-        return self.request.playing or self.suite.playing
+        return self.suite.playing if self.request.playing is None else self.request.playing
 
     def select(self, rings: tuple[Setup, ...]) -> tuple[Entry, ...]:
         """The entries to run; raises SuiteError if there are none."""
@@ -110,6 +111,37 @@ def under_torchrun() -> bool:
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def _processes() -> tuple[int, int]:
+    """This process's number and how many torchrun started; raises InvalidArgument for none of its.
+
+    What a shell or another launcher has left in those names is no number, or does not fit.
+    """
+    processes = _variable("WORLD_SIZE", 1)
+    process = _variable("RANK", 0, processes - 1)
+    _variable("MASTER_PORT", 0, 65535)
+    if "LOCAL_RANK" in os.environ:
+        _variable("LOCAL_RANK", 0)
+    if not os.environ["MASTER_ADDR"]:
+        raise _no_variable("MASTER_ADDR", "the name of a machine")
+    return process, processes
+
+
+def _variable(name: str, least: int, most: int | None = None) -> int:
+    text = os.environ[name]
+    number = int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else -1
+    if number < least or (most is not None and number > most):
+        raise _no_variable(name, f"a number from {least}{'' if most is None else f' to {most}'}")
+    return number
+
+
+def _no_variable(name: str, what: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"the environment variable {name} is {shown(os.environ[name])}, and torchrun sets it to "
+        f"{what}; start this with torchrun, or, without one, unset TORCHELASTIC_RUN_ID, "
+        f"{', '.join(_TORCHRUN)}."
+    )
+
+
 def read(request: Request, *, gpu: bool | None = None) -> Asked:
     """Checks all names and the suite: what needs no machine, so that a mistake is told at once.
 
@@ -117,7 +149,10 @@ def read(request: Request, *, gpu: bool | None = None) -> Asked:
     """
     for name in request.backends:
         registry.check_known(name)
-    argument = request.suite or ("hopper" if gpu else "cpu")
+    argument = ("hopper" if gpu else "cpu") if request.suite is None else request.suite
+    for what, ranks in (("--ranks", request.ranks), *(("--as-ranks", x) for x in request.as_ranks)):
+        if ranks is not None and ranks > MOST_RANKS:
+            raise InvalidArgument(f"{what} is {ranks}; a ring has at most {MOST_RANKS} ranks here.")
     path = Path(argument)
     if path.suffix != ".toml":
         path = suites.suite_path(argument)
@@ -127,7 +162,7 @@ def read(request: Request, *, gpu: bool | None = None) -> Asked:
         suite = suite.model_copy(update={"timing": untimed})
     added = tuple(name for name in request.backends if name not in suite.backends)
     asked = Asked(request, suite.adding(added), argument, added)
-    if request.playing and not asked.as_ranks:
+    if request.playing is not None and not asked.as_ranks:
         raise InvalidArgument("--playing says who plays a larger ring; --as-ranks says how large.")
     return asked
 
@@ -139,7 +174,9 @@ def isolated(request: Request, console: Console) -> Path:
     """
     asked = read(request)
     ranks = request.ranks or asked.suite.world_size
-    if request.suite and ranks:  # before seconds go into the machine, which says how to play them
+    if (
+        request.suite is not None and ranks
+    ):  # before seconds go into the machine, which says how to play them
         early: tuple[Setup, ...] = (Setup(ranks, ranks, "real"), Setup(ranks, 1, "loopback"))
         if asked.as_ranks:
             early = tuple(played_setup(x, ranks, asked.playing) for x in asked.as_ranks)
@@ -159,24 +196,24 @@ def isolated(request: Request, console: Console) -> Path:
         try:
             execute(run, left, rings, progress)
         except KeyboardInterrupt:
-            raise Interrupted(run.folder, f"{len(_kept(run))} records") from None
+            raise _interrupted(run) from None
     return run.folder
 
 
 def in_place(request: Request, console: Console) -> Path | None:
     """Runs in the processes that torchrun started. Returns the folder on process 0, else None."""
-    from ring_attn_bench.bench.in_place import InPlaceGroup, follow
+    from ring_attn_bench.bench.in_place import InPlaceGroup, TeamLost, follow
     from ring_attn_bench.bench.team import Team
 
-    if os.environ["RANK"] == "0":  # torchrun ends the others with it
+    process, processes = _processes()
+    if process == 0:  # torchrun ends the others with it
         read(request)
-    processes = int(os.environ["WORLD_SIZE"])
     world_size = request.ranks if processes == 1 and request.ranks else processes
     team = Team.join(world_size, lambda outcome: None)
     if team.place.process != 0:
         follow(team)
         return None
-    group = InPlaceGroup(team)
+    group, run, alone = InPlaceGroup(team), None, False
     try:
         environment = env.describe()
         asked = read(request, gpu=bool(environment["gpu"]))
@@ -198,9 +235,23 @@ def in_place(request: Request, console: Console) -> Path | None:
             ]
             progress.heading(lines, _count(left))
             execute_on(run, left, lambda entry: group, progress)
+    except KeyboardInterrupt:
+        alone = True  # the others are told by torchrun, and answer no more
+        if run is None:
+            raise
+        raise _interrupted(run) from None
+    except TeamLost as error:
+        alone = True
+        kept = "" if run is None else f" {len(_kept(run))} records are kept in {run.folder}."
+        raise SystemExit(f"{error}{kept}") from None
     finally:
-        group.close()
+        if not alone:
+            group.close()
     return run.folder
+
+
+def _interrupted(run: Run) -> Interrupted:
+    return Interrupted(run.folder, len(_kept(run)), "records")
 
 
 def _names(request: Request) -> set[str]:

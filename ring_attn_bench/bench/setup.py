@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError
 
 CPU_RANKS = 2
 LOOPBACK_RANKS = 4
+MOST_CPU_RANKS, PER_CORE = 16, 8
+"""As many may always be asked for, and as many for each core: a process takes some 300 MiB."""
 
 
 class MachineLacks(RingAttnBenchError):
@@ -41,10 +44,11 @@ def setups(gpus: int, wanted: int | None) -> tuple[Setup, ...]:
     """The rings to run on a machine with that many GPUs; `wanted` ranks if that is not None.
 
     Several GPUs: a rank each. One: one rank, and 4 by loopback. None: 2 ranks on the CPU.
-    Raises MachineLacks if the GPUs are fewer than the ranks wanted.
+    Raises MachineLacks if the GPUs, or a CPU's cores, are too few for the ranks wanted.
     """
     if gpus == 0:
         ranks = CPU_RANKS if wanted is None else wanted
+        _check_cores(ranks)
         return (Setup(ranks, ranks, "real"),)
     if gpus == 1:
         if wanted is not None:
@@ -57,6 +61,17 @@ def setups(gpus: int, wanted: int | None) -> tuple[Setup, ...]:
             f"that many (--ranks {gpus})."
         )
     return (Setup(ranks, ranks, "real"),)
+
+
+def _check_cores(processes: int) -> None:
+    """Raises MachineLacks for more processes on a CPU than it could ever run."""
+    cores = os.cpu_count() or 1
+    most = max(MOST_CPU_RANKS, PER_CORE * cores)
+    if processes > most:
+        raise MachineLacks(
+            f"{processes} ranks were asked for, which are as many processes on a CPU, and this "
+            f"machine has {cores} cores; ask for at most {most} (--ranks {most})."
+        )
 
 
 PLAYING = ("ends", "first", "last")
@@ -73,6 +88,8 @@ def played_setups(
     Raises MachineLacks if there are no two GPUs, or fewer than processes wanted; InvalidArgument.
     """
     processes = wanted or gpus or CPU_RANKS
+    if not gpus:
+        _check_cores(processes)
     if gpus and max(processes, 2) > gpus:
         raise MachineLacks(
             f"a larger ring is played by {max(processes, 2)} GPUs here, and this machine has "

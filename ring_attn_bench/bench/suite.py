@@ -39,7 +39,11 @@ Seconds = Annotated[float, _number(gt=0, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 Side = Annotated[int, _number(ge=-MOST, le=MOST)]
 Window = tuple[Side, Side]
-Softcap = Annotated[float, _number(ge=0, allow_inf_nan=False)]
+_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Its smallest and largest number: kernels compute in it."""
+MOST_RANKS = 1024
+"""Of a ring: plans and processes are made for each."""
+Ranks = Annotated[int, _number(gt=0, le=MOST_RANKS)]
 
 
 def _known_backend(name: str) -> str:
@@ -63,6 +67,16 @@ def _heads_divide(pair: str) -> str:
     return pair
 
 
+def _is_float32(softcap: float) -> float:
+    least, most = _FLOAT32
+    if softcap and not least <= softcap <= most:
+        raise ValueError(
+            f"{softcap} must be 0 (none) or positive, in float32 too ({least:.3g} to {most:.3g})"
+        )
+    return softcap
+
+
+Softcap = Annotated[float, _number(ge=0, allow_inf_nan=False), AfterValidator(_is_float32)]
 BackendName = Annotated[str, AfterValidator(_known_backend)]
 PartitionName = Annotated[str, AfterValidator(_known_partition)]
 Heads = Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$"), AfterValidator(_heads_divide)]
@@ -203,9 +217,9 @@ class Suite(Frozen):
     """Part of a folder's name."""
     description: str = ""
     seed: Annotated[int, _number(ge=0, lt=2**63)] = 0
-    world_size: Positive | None = None
+    world_size: Ranks | None = None
     """Ranks; None is by the machine: one for each GPU, 4 by loopback on one GPU, 2 on a CPU."""
-    as_ranks: list[Positive] = []
+    as_ranks: list[Ranks] = []
     """Larger rings that are played instead, by their ranks: on two GPUs (or more, in pairs)."""
     playing: str = "ends"
     """Who plays whom there: a word of `setup.PLAYING`, or a rank for each process, as 0+3."""

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ring_attn_bench.bench.messages import Envelope, Outcome
 from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.bench.worker import Worker
+from ring_attn_bench.errors import InvalidArgument, clause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,17 +51,28 @@ class Team:
         world_size: ranks of the ring; more than the processes only where there is one of them.
         on_failure: called at once in a process that fails, whatever becomes of the others.
         store: where they find each other; None is torchrun's.
+
+        Raises MachineLacks for more processes than GPUs, InvalidArgument if they do not meet.
         """
         cuda = torch.cuda.is_available()
         if cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            device, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if device >= gpus:
+                raise MachineLacks(
+                    f"torchrun started at least {device + 1} processes here, and this machine has "
+                    f"{gpus} GPUs; start at most that many (--nproc-per-node={gpus})."
+                )
+            torch.cuda.set_device(device)
         if not dist.is_initialized():
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if cuda else "gloo",
-                store=store,
-                rank=int(os.environ["RANK"]) if store else -1,
-                world_size=int(os.environ["WORLD_SIZE"]) if store else -1,
-            )
+            try:
+                dist.init_process_group(
+                    "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                    store=store,
+                    rank=int(os.environ["RANK"]) if store else -1,
+                    world_size=int(os.environ["WORLD_SIZE"]) if store else -1,
+                )
+            except (RuntimeError, ValueError) as error:
+                raise _apart(error) from error
         control = dist.new_group(backend="gloo", timeout=IDLE)
         place = Place.here(world_size)
         return cls(place, Worker(place), control, on_failure)
@@ -121,6 +134,17 @@ class Team:
             sys.stderr.write("the other processes did not answer; this one ends.\n")
             sys.stderr.flush()
             os._exit(1)  # a normal exit would wait for them
+
+
+def _apart(error: Exception) -> InvalidArgument:
+    """Of processes that have not found each other, by torch's words."""
+    where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    words = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+    return InvalidArgument(
+        f"the {os.environ.get('WORLD_SIZE')} processes that torchrun started do not meet at "
+        f"{where} (MASTER_ADDR, MASTER_PORT): start all of them, with one torchrun on each "
+        f"machine. torch says: {clause(words)}."
+    )
 
 
 # as tensors, because torch sends objects as pickles, which run whatever is in them

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
+from ring_attn_bench.calls import sinks
 from ring_attn_bench.calls.autocast import is_enabled, without_autocast
+from ring_attn_bench.calls.autograd_limits import first_order, many_gradients, transformed
 from ring_attn_bench.calls.delta import delta
-from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.problem import Score
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
@@ -89,12 +90,10 @@ def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
     try:
         found = Attention.apply(call, return_attn_probs, *tensors)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        if "functorch" in str(error) or "forward mode AD" in str(error):
-            raise InvalidArgument(
-                "attention has no rule for torch.func's transforms (vmap, grad, jvp, ...) nor for "
-                "forward-mode gradients; use torch.autograd, and the batch dim for vmap."
-            ) from None
-        raise
+        refused = transformed("attention", error)
+        if refused is None:
+            raise
+        raise refused from None
     return (*found, None) if return_attn_probs else found
 
 
@@ -132,13 +131,17 @@ class Attention(torch.autograd.Function):
         return (out, lse) if wants_lse else out
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401 - torch has no public type for it
         dout: Tensor | None,
         dlse: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         """dq, dk, dv and dsink, each only where it is needed."""
+        if torch.is_grad_enabled():
+            return first_order(Attention.backward, ctx, dout, dlse)
+        for x in (dout, dlse):  # `batched`, which a frame of its own would cost
+            if x is not None and (is_legacy_batchedtensor(x) or is_batchedtensor(x)):
+                raise many_gradients()
         *tensors, out, lse = ctx.saved_tensors
         given, call, needs = Given(*tensors), ctx.call, ctx.needs_input_grad
         wants_dsink = given.sink is not None and needs[5]
@@ -155,7 +158,9 @@ class Attention(torch.autograd.Function):
             else:
                 found = call.backward(given, Rows(given.q, dout, out, lse), dlse)
             if wants_dsink:
-                dsink = _sink_gradient(given.sink, lse, sums)
+                assert given.sink is not None  # it needs a gradient
+                assert sums is not None
+                dsink = sinks.gradient(given.sink, lse, sums)
         dq, dk, dv = [
             gradient.to(x.dtype) if need else None
             for gradient, x, need in zip(found, tensors, needs[2:], strict=False)
@@ -169,13 +174,3 @@ def _with_contiguous_rows(dout: Tensor) -> Tensor:
         return dout
     # not contiguous(), which returns what has no elements, or one, as it is
     return torch.empty(dout.shape, dtype=dout.dtype, device=dout.device).copy_(dout)
-
-
-def _sink_gradient(sink: Tensor | None, lse: Tensor, sums: Tensor | None) -> Tensor:
-    """-sum over rows of p_sink * (delta - dlse): the sink's value is 0, so its dp is too."""
-    assert sink is not None  # it needs a gradient
-    assert sums is not None
-    # the product: sums may be NaN where nothing follows from a row, as in none of the documents
-    shares = torch.exp(sink.to(lse.dtype)[:, None] - lse) * sums
-    shares = shares.masked_fill(lse.isneginf(), 0.0)
-    return -shares.sum(-1).view(-1, len(sink)).sum(0).to(sink.dtype)

@@ -47,7 +47,22 @@ def _check_subclass(name: str, x: Tensor) -> None:
         raise InvalidArgument(
             f"{name} is a MaskedTensor, whose mask no kernel reads; pass {name}.get_data()."
         )
-    if kind == "FakeTensor" and not _traced():
+    if kind == "FakeTensor":
+        _check_fake(name, x)
+
+
+def _check_fake(name: str, x: Tensor) -> None:
+    if torch.compiler.is_exporting():
+        raise InvalidArgument(
+            "torch.export cannot see the kernels that this call launches; leave the call out of "
+            "what is exported, or use torch.compile."
+        )
+    if any(type(size) is not int for size in x.shape):
+        raise InvalidArgument(
+            f"{name} has shape {tuple(x.shape)}, with sizes that are no numbers yet, and a call is "
+            "planned by numbers; trace with real shapes, or use torch.compile."
+        )
+    if not _traced():
         raise InvalidArgument(
             f"{name} is a FakeTensor, which holds no numbers, and no FakeTensorMode is active; "
             "pass a real tensor."

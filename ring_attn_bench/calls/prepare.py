@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ring_attn_bench.calls.attend import Call, Given
 from ring_attn_bench.calls.autocast import as_autocast
+from ring_attn_bench.calls.autograd_limits import check_not_traced
 from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options, drawn_seed
 from ring_attn_bench.calls.plain import integer
@@ -52,6 +53,8 @@ def prepared(
     they take the host some 50 us. Only what the starts of documents hold is looked at each time,
     on a CPU. Raises what the public functions document.
     """
+    if torch._C._get_tracing_state() is not None:
+        check_not_traced()
     q, k, v = as_autocast(with_unit_stride(q), with_unit_stride(k), with_unit_stride(v))
     options = options.plain()
     if options.softmax_scale is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from ring_attn_bench.backend import PackedBackend, packed_into
+from ring_attn_bench.calls import sinks
 from ring_attn_bench.calls.attend import Given
 from ring_attn_bench.calls.lse_gradient import with_lse
 from ring_attn_bench.one_device.one_by_one import OneByOne
@@ -54,9 +54,8 @@ class DocumentsCall:
         documents = self._documents(given)
         out, lse = self.kernel.packed_forward(q, keys, documents, score)
         if given.sink is not None:
-            with_sink = torch.logaddexp(lse, given.sink.to(lse.dtype)[:, None])
-            share = torch.exp(lse - with_sink).masked_fill(with_sink.isneginf(), 0.0)
-            out, lse = out * share.T[..., None], with_sink
+            share, lse = sinks.beside(lse, given.sink)
+            out = out * share.T[..., None]
         out = out.to(q.dtype)
         fill(_starts(documents), Results(out, lse))
         return out, lse

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ring_attn_bench import files, sheets
 from ring_attn_bench.bench.record import Direction, Frozen, Text
 from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.errors import FileError, clause
+from ring_attn_bench.errors import FileError, placed
 
 
 class Finding(Frozen):
@@ -54,8 +54,7 @@ def read(path: Path) -> tuple[Finding, ...]:
         except ValidationError as error:
             first = error.errors()[0]
             raise FileError(
-                f"{path} is no coverage.csv (line {number}: "
-                f"{clause(first['msg'])} at {first['loc']})."
+                f"{path} is no coverage.csv (line {number}: {placed(first['msg'], first['loc'])})."
             ) from None
     if not found:
         raise FileError(f"{path} holds no findings.")

@@ -42,7 +42,6 @@ class Process:
     def __init__(
         self, environment: Mapping[str, str], serve: str = "ring_attn_bench.probe.serve"
     ) -> None:
-        # a short path: a socket's may have 107 characters
         self._folder = Path(tempfile.mkdtemp(prefix="rab-"))
         self._server = Server(self._folder / "socket")
         self._channel: Channel | None = None

@@ -71,7 +71,7 @@ def probe(request: ProbeRequest, watcher: Watcher) -> Path:
     try:
         _ask_all(cells, jobs, terms, keeper)
     except KeyboardInterrupt:
-        raise Interrupted(folder, f"{keeper.count} findings") from None
+        raise Interrupted(folder, keeper.count, "findings") from None
     return folder
 
 

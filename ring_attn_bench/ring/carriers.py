@@ -28,6 +28,15 @@ def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
     return None
 
 
+def shakes_hands(backends: dict[str, str], device: torch.device) -> bool:
+    """Whether ranks compare calls with tensors of that device first, where nobody says: on gloo.
+
+    On NCCL that would stall the queue. backends: by device type, as `backend_of_device_types`.
+    """
+    # a device that the group cannot carry is this rank's mistake; the others may wait for it
+    return {backends.get(device.type, name) for name in backends.values()} == {"gloo"}
+
+
 def message_device(group: dist.ProcessGroup) -> torch.device:
     """Where a few numbers for all ranks must be: on the CPU, if the group carries that."""
     if "cpu" in backend_of_device_types(group):

@@ -17,7 +17,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
 from ring_attn_bench.plan import Plan
-from ring_attn_bench.ring.carriers import backend_of_device_types, timeout_of
+from ring_attn_bench.ring.broken import broken
+from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.options import RingOptions
@@ -68,15 +69,16 @@ class RingContext:
 
     group: the ranks of the ring, as a group or a DeviceMesh of one dim; None is the default group.
         Every rank of it must make the context together.
-    timeout: after which a message that nobody answers is an error; None is the given group's.
+    timeout: after which a message that nobody answers is an error, and so is a rank that does not
+        make the context too; None is the given group's.
 
     Raises NoProcessGroup outside torch.distributed, InvalidArgument for a mesh of more dims or a
-    rank outside the group, TransportUnavailable.
+    rank outside the group, TransportUnavailable, RingBroken where the other ranks do not come.
 
     A module that holds one can be copied and pickled: a copy is the same context. Pickled are the
     options, the timeout and the ranks; what is unpickled makes its communicator at its first call
     (or at the first look at `group`, `rank`, ...), which every rank must make, and not before,
-    because making it is a collective.
+    because making it is a collective. A closed one stays closed, unpickled too.
     """
 
     _made: _Made | None
@@ -132,6 +134,7 @@ class RingContext:
         self._end()
 
     def __enter__(self) -> RingContext:
+        self._check_open()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -144,12 +147,15 @@ class RingContext:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _unpickled, (self._wanted,)
+        return _unpickled, (self._wanted, self._closed)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidArgument("this RingContext is closed; make another one for further calls.")
 
     @property
     def _ring(self) -> _Made:
-        if self._closed:
-            raise InvalidArgument("this RingContext is closed; make another one for further calls.")
+        self._check_open()
         if self._made is None:
             self._made = self._make()
         return self._made
@@ -244,11 +250,7 @@ class RingContext:
         """Whether calls with tensors of that device are compared between ranks first."""
         if self.options.handshake is not None:
             return self.options.handshake
-        # a device that the group cannot carry is this rank's mistake; the others may wait for it
-        carriers = {
-            self._ring.backends.get(device.type, name) for name in self._ring.backends.values()
-        }
-        return carriers == {"gloo"}
+        return shakes_hands(self._ring.backends, device)
 
     def greets(self, device: torch.device) -> bool:
         """`shakes_hands`, of a device that was checked; raises as `check_device`."""
@@ -277,14 +279,15 @@ def _destroy(group: dist.ProcessGroup) -> None:
         dist.destroy_process_group(group)
 
 
-def _unpickled(wanted: _Wanted) -> RingContext:
+def _unpickled(wanted: _Wanted, closed: bool = False) -> RingContext:
     context = RingContext.__new__(RingContext)
     context._want(wanted)
+    context._closed = closed
     return context
 
 
 def _make(wanted: _Wanted) -> _Made:
-    """A collective of the ranks; raises NoProcessGroup, InvalidArgument, TransportUnavailable."""
+    """A collective of the ranks; raises what `RingContext` does."""
     world = resolve_group(None)
     ranks = list(wanted.ranks or range(dist.get_world_size()))
     if dist.get_rank() not in ranks:
@@ -295,8 +298,11 @@ def _make(wanted: _Wanted) -> _Made:
     timeout = timeout_of(world) if wanted.timeout is None else wanted.timeout
     # local synchronization: the other ranks of the world need not take part. Without it, two
     # rings of two inside four ranks mixed their sums or hung.
-    with evened_out(ranks):
-        own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
+    with evened_out(ranks, timeout):
+        try:
+            own = dist.new_group(ranks, timeout=timeout, use_local_synchronization=True)
+        except RuntimeError as error:  # a rank has died meanwhile
+            raise broken("the others to make its context", world, error) from error
     assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
     try:
         name, transport = transport_for(wanted.options, own, announces=dist.get_rank(own) == 0)
@@ -333,7 +339,15 @@ def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessG
 
 
 _contexts: WeakKeyDictionary[dist.ProcessGroup, RingContext] = WeakKeyDictionary()
-"""Contexts of calls that bring none, the library's only state. Each dies with its group."""
+"""Contexts of calls that bring none. Each dies with its group, as what is in `_counts` does."""
+_counts: WeakKeyDictionary[dist.ProcessGroup, int] = WeakKeyDictionary()
+"""Collectives that were made over a group itself. The two are all of the library's state."""
+
+
+def next_number(group: dist.ProcessGroup) -> int:
+    """Counts the library's collectives over a caller's group, on all of its ranks alike."""
+    _counts[group] = number = _counts.get(group, 0) + 1
+    return number
 
 
 def _group_of(mesh: DeviceMesh) -> object:

@@ -19,6 +19,7 @@ from ring_attn_bench.backend import (
     accumulating,
     gathering,
 )
+from ring_attn_bench.calls import sinks
 from ring_attn_bench.gathered import Gathered
 from ring_attn_bench.plan import Launch, Plan
 from ring_attn_bench.problem import Score
@@ -87,7 +88,7 @@ class ForwardPass:
         self._out_acc = self._out if direct else torch.empty_like(self._out, dtype=wide)
         if sink is not None:
             self._out_acc.zero_()
-            self._lse.copy_(sink[None, :, None])
+            self._lse.copy_(sinks.start(sink, wide)[:, None])
         elif plan.rows_start_at_zero:
             self._out_acc.zero_()
             self._lse.fill_(float("-inf"))
@@ -119,6 +120,8 @@ class ForwardPass:
     def collect(self) -> tuple[Tensor, Tensor]:
         """out (B, M, H, E) in q's dtype and lse (B, H, M)."""
         self._link.finish()
+        if self._sink is not None and not self._plan.gathers:
+            sinks.as_given(self._lse, self._sink)
         if self._out_acc is not self._out:
             for rows in self._plan.unfinished:
                 part_of(self._out, rows).copy_(part_of(self._out_acc, rows))
@@ -130,7 +133,8 @@ class ForwardPass:
         keys = gathered_keys(self._packing, self._keys, self._packed, self._link, index)
         out, lse = backend.gathered_forward(self._q, keys, where, self._job.score)
         if self._sink is not None:
-            out, lse = beside_sink(out, lse, self._sink)
+            share, lse = sinks.beside(lse, self._sink)
+            out = (out * share.transpose(1, 2)[..., None]).to(out.dtype)
         self._out_acc, self._out, self._lse = out, out, lse
 
     def _launch(self, launch: Launch, keys: Keys) -> None:
@@ -173,10 +177,3 @@ def gathered_keys(
     # packed, the heads of a batch's entries lie in a row, which is how kernels read pieces
     own = keys if packed.keys is None or keys.k.shape[0] == 1 else packed.keys
     return Gathering(own, packing.views(landed), words, head_groups)
-
-
-def beside_sink(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
-    """out (B, M, H, E) and lse (B, H, M) with a sink (H,) beside the keys, as the merge has it."""
-    with_sink = torch.logaddexp(lse, sink.to(lse.dtype)[None, :, None])
-    share = torch.exp(lse - with_sink).masked_fill(with_sink.isneginf(), 0.0)
-    return (out * share.transpose(1, 2)[..., None]).to(out.dtype), with_sink

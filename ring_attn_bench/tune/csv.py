@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ring_attn_bench import files, sheets
 from ring_attn_bench.bench.sampling import median_interval
-from ring_attn_bench.errors import FileError, clause
+from ring_attn_bench.errors import FileError, placed
 from ring_attn_bench.tune.outcome import MASKS, Outcome, Place, Shape
 
 FIGURES = ("us", "low_us", "high_us", "min_us", "max_us", "tflops")
@@ -35,8 +35,7 @@ def read(path: Path) -> tuple[Outcome, ...]:
         except ValidationError as error:
             first = error.errors()[0]
             raise FileError(
-                f"{path} is no tuning.csv (line {number}: "
-                f"{clause(first['msg'])} at {first['loc']})."
+                f"{path} is no tuning.csv (line {number}: {placed(first['msg'], first['loc'])})."
             ) from None
     if not found:
         raise FileError(f"{path} holds no outcomes.")

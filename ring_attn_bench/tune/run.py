@@ -94,7 +94,7 @@ def tune(request: TuneRequest, watcher: Watcher) -> Path:
         try:
             _tune(run, subjects, loaded, first, watcher)
         except KeyboardInterrupt:
-            raise Interrupted(folder, f"{len(keeper.outcomes)} outcomes") from None
+            raise Interrupted(folder, len(keeper.outcomes), "outcomes") from None
     finally:
         first.end()
     return folder

@@ -8,6 +8,7 @@ import io
 import pickle
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from ring_attn_bench import InvalidArgument, RingContext, RingOptions
+from ring_attn_bench import InvalidArgument, RingBroken, RingContext, RingOptions
 from ring_attn_bench.ring.context import context_for, timeout_of
 from tests.distributed.pool import Raised, Ring
 from tests.distributed.truth import Case, attend, faults
@@ -230,7 +231,16 @@ def closed(ring: Ring) -> list[str]:
     context.close()
     texts = []
     every = Ring(ring.rank, 4, None)
-    for use in (lambda: context.world_size, lambda: attend(every, FOUR, context)):
+    again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(context))))
+    assert again.options == context.options
+    again.close()
+    uses = (
+        lambda: context.world_size, lambda: attend(every, FOUR, context), context.__enter__,
+        lambda: copy.copy(context).begin(None), lambda: context.room, lambda: context.arrives,
+        lambda: context.reserve(1, 1, torch.float32, torch.device("cpu")),
+        lambda: again.world_size, lambda: attend(every, FOUR, again), again.__enter__,
+    )  # fmt: skip
+    for use in uses:
         try:
             use()
         except InvalidArgument as error:
@@ -238,7 +248,31 @@ def closed(ring: Ring) -> list[str]:
     return texts
 
 
-def test_a_closed_context_says_so(ranks):
+def test_a_closed_context_stays_closed_and_says_so(ranks):
     for texts in ranks.run(closed):
-        assert len(texts) == 2
+        assert len(texts) == 10
         assert all("closed; make another one" in text for text in texts)
+
+
+def made_by_some(ring: Ring, seconds: float | None) -> tuple[str, float, object]:
+    """Rank 1 does not come at first; then all ranks make a context, and call it."""
+    text, began = "", time.monotonic()
+    group = dist.new_group([0, 1, 2, 3], timeout=timedelta(seconds=3))
+    if ring.rank != 1:
+        try:
+            RingContext(group, timeout=None if seconds is None else timedelta(seconds=seconds))
+        except RingBroken as error:
+            text = str(error)
+    taken = time.monotonic() - began
+    dist.barrier()
+    return text, taken, attend(ring, FOUR, RingContext(group))
+
+
+@pytest.mark.parametrize("seconds", [0.5, None])
+def test_a_context_that_a_rank_does_not_make_is_a_sentence_within_its_own_timeout(ranks, seconds):
+    answers = ranks.run(made_by_some, seconds)
+    for text, taken, _ in (answers[0], *answers[2:]):
+        assert "waited for rank 1 to make the context of a ring over ranks [0, 1, 2, 3]" in text
+        assert f"for {seconds or 3:g} s" in text
+        assert taken < 20  # where the tests' default group waits for 60
+    assert faults(FOUR, [results for *_, results in answers]) == []

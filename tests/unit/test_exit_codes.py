@@ -1,6 +1,7 @@
 """What went wrong with a file is one sentence, and an exit code that is not that of `wrong`."""
 
 import gzip
+import json
 import os
 import re
 import sys
@@ -70,6 +71,34 @@ def test_records_that_cannot_be_read_are_exit_code_4(program, records, what):
     assert is_one_sentence(said)
     assert "records.jsonl" in said
     assert not (records.parent / "report.md").exists()
+
+
+NO_RECORDS = {
+    "a list": lambda record: [record],
+    "a field of another kind": lambda record: record | {"case": record["case"] | {"batch": "two"}},
+    "a status that does not fit": lambda record: record | {"status": "wrong"},
+}
+
+
+@pytest.mark.parametrize("what", NO_RECORDS)
+def test_a_record_that_is_none_is_told_of_with_its_field_if_it_is_one(program, records, what):
+    record = json.loads(records.read_text())
+    records.write_text(json.dumps(NO_RECORDS[what](record)) + "\n")
+
+    code, _, said = program("report", records)
+
+    assert code == exits.Exit.FILES
+    assert is_one_sentence(said)
+    assert " at (" not in said
+    if what == "a field of another kind":
+        assert ", at case.batch). Mend the line" in said
+
+
+def test_findings_and_outcomes_name_their_fields_too(program, tmp_path):
+    (tmp_path / "coverage.csv").write_text("backend,feature,verdict\na,b,perhaps\n")
+    code, _, said = program("coverage", "show", tmp_path)
+    assert code == exits.Exit.FILES
+    assert re.search(r", at \w+\)\.$", said.strip()), said
 
 
 def test_a_report_of_wrong_results_has_done_its_work(program, records, make_record):

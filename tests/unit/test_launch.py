@@ -4,6 +4,7 @@ import re
 import shlex
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.main import get_command
@@ -12,9 +13,12 @@ from typer.testing import CliRunner
 import ring_attn_bench
 from ring_attn_bench import cli
 from ring_attn_bench.bench import forecast, launch
+from ring_attn_bench.bench.messages import Quit
 from ring_attn_bench.bench.record import Status, append, read
 from ring_attn_bench.bench.suite import Timing
+from ring_attn_bench.bench.team import Team
 from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.probe.finding import read as read_findings
 
 ROOT = Path(__file__).parents[2]
@@ -267,3 +271,104 @@ def test_the_readme_counts_the_cells_that_the_matrix_has():
     assert f"{counts[Verdict.UNSUPPORTED] - absent} are refused with a reason" in text
     assert f"the other {absent} are those of flash_attn_3" in text
     assert {x.backend for x in found if x.reason.startswith("unavailable")} == {"flash_attn_3"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--ranks 100000000", "--ranks is 100000000; a ring has at most 1024 ranks here."),
+        ("--as-ranks 4 --as-ranks 5000", "--as-ranks is 5000; a ring has at most 1024 ranks here."),
+        ("--playing ''", "--playing says who plays a larger ring"),
+    ],
+)
+def test_what_no_machine_can_run_is_told_before_the_machine_is_looked_at(
+    machine, typed, words, sentence
+):
+    done = typed(f"ring-attn-bench bench --suite small.toml {words}")
+    assert isinstance(done.exception, InvalidArgument)
+    assert sentence in str(done.exception)
+    assert not machine.probed
+
+
+def test_an_empty_suite_is_no_suite_and_not_the_default(machine, typed):
+    done = typed("ring-attn-bench bench --suite ''")
+    assert "unknown suite ''. Known: cpu," in str(done.exception)
+    assert not machine.ran
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["report ''", "bench --suite cpu --out ''", "check --out ''", "coverage diff a ''",
+     "coverage show ''", "tune triton --out ''"],
+)  # fmt: skip
+def test_an_empty_path_is_a_mistake_and_not_the_folder_one_is_in(machine, typed, line):
+    done = typed(f"ring-attn-bench {line}")
+    assert done.exit_code == 2
+    assert "it is empty" in done.output
+
+
+def test_who_ends_a_run_before_anything_is_finished_is_told_how_to_begin_again(machine, typed):
+    machine.ends_after = 0
+    done = typed("ring-attn-bench bench --suite small.toml --backend aten --out out")
+    assert done.exit_code == 130
+    assert "no records were finished, and none are kept in out" in done.stderr
+    assert "A report" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("To begin again:  ")]
+    machine.ends_after = None
+    assert typed(line.removeprefix("To begin again:  ")).exit_code == 0
+
+
+class _Team:
+    place = SimpleNamespace(process=0)
+
+    def __init__(self, raises):
+        self.raises = raises
+
+    def carry_out(self, envelope):
+        raise self.raises
+
+
+@pytest.fixture
+def torchrun(machine, monkeypatch):
+    """This process as process 0 of two that torchrun started; what ends the first command."""
+    variables = {
+        "TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    def runs(run, left, group, progress):
+        machine.execute(run, left, None, progress)
+        group(left[0]).ask("", Quit(), 1.0)
+
+    def starts(raises, process=0):
+        team = _Team(raises)
+        team.place = SimpleNamespace(process=process)
+        monkeypatch.setenv("RANK", str(process))
+        monkeypatch.setattr(Team, "join", lambda *_: team)
+        monkeypatch.setattr(launch.env, "describe", lambda: MACHINE)
+        monkeypatch.setattr(launch, "_unavailable", lambda left: CANNOT)
+        monkeypatch.setattr(launch, "execute_on", runs)
+
+    return starts
+
+
+def test_ctrl_c_under_torchrun_says_what_is_kept_and_how_torchrun_goes_on(machine, typed, torchrun):
+    torchrun(KeyboardInterrupt())
+    machine.ends_after = 2
+    done = typed("ring-attn-bench bench --suite small.toml --backend aten --out out")
+    assert done.exit_code == 130
+    assert "2 records are kept in out" in done.stderr
+    assert "To go on:  torchrun --nproc-per-node=2 -m ring_attn_bench bench" in done.stderr
+    assert "A report of them:  ring-attn-bench report out" in done.stderr
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_torchrun_ended_is_no_bug_of_the_others(machine, typed, torchrun, process):
+    torchrun(RuntimeError("Connection closed by peer"), process)
+    done = typed("ring-attn-bench bench --suite small.toml --backend aten --out out")
+    assert isinstance(done.exception, SystemExit)
+    assert f"process {process} has lost the others" in done.output + str(done.exception.code)
+    if process == 0:
+        assert "records are kept in out" in done.output + str(done.exception.code)

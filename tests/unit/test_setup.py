@@ -29,6 +29,16 @@ def test_more_ranks_than_gpus_is_what_the_machine_lacks():
         setups(4, 8)
 
 
+def test_more_ranks_than_a_cpu_has_cores_for_is_what_the_machine_lacks(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert setups(0, 32) == (Setup(32, 32, "real"),)
+    sentence = "33 ranks .* as many processes on a CPU, .* 4 cores; ask for at most 32"
+    with pytest.raises(MachineLacks, match=sentence):
+        setups(0, 33)
+    with pytest.raises(MachineLacks, match="ask for at most 32"):
+        played_setups(0, 34, [64], "ends")
+
+
 def test_a_larger_ring_is_played_by_pairs_from_its_ends():
     assert played_setups(2, None, [4, 16, 4], "ends") == (
         Setup(4, 2, "4on2", (0, 3)),

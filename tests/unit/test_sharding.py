@@ -114,6 +114,8 @@ X = torch.zeros(1, 8, 2)
         (lambda: shard(X, 0, 2, 5), "unknown partition 5. Known: contiguous"),
         (lambda: shard(X, 0, 2, ["zigzag"]), "unknown partition"),
         (lambda: shard(X, 0, 2, "zigzag", 7), r"dim is 7; .* \(1, 8, 2\) has -3 to 2"),
+        (lambda: shard(X[0, 0, 0], 0, 2, "zigzag"), r"shape \(\) has no dim to deal, got dim=1"),
+        (lambda: join_shards([X[0, 0, 0]], "zigzag", 0), r"shape \(\) has no dim to deal"),
         (lambda: shard(X, 0, 2, "zigzag", None), "dim is None; it must be an integer"),
         (lambda: shard([1, 2], 0, 2, "zigzag"), "x must be a tensor, got list"),
         (lambda: position_ids(16, 1.5, 4, "zigzag"), "rank is 1.5; it must be an integer"),

@@ -179,6 +179,22 @@ def test_on_one_rank_all_partitions_are_one(tmp_path):
         (("[[grid]]", "[[grid"), "not valid TOML"),
         (("causal = ", "softcap = [inf]\ncausal = "), "grid.0.softcap.0: Input should be a finite"),
         (("causal = ", "softcap = [nan]\ncausal = "), "grid.0.softcap.0: Input should be a finite"),
+        (
+            ("causal = ", "softcap = [1e39]\ncausal = "),
+            "grid.0.softcap.0: 1e+39 must be 0 (none)",
+        ),
+        (
+            ("causal = ", "softcap = [1e-39]\ncausal = "),
+            "grid.0.softcap.0: 1e-39 must be 0 (none)",
+        ),
+        (
+            ("[[grid]]", "world_size = 2000\n[[grid]]"),
+            "world_size: Input should be less than or equal to 1024",
+        ),
+        (
+            ("[[grid]]", "as_ranks = [2000]\n[[grid]]"),
+            "as_ranks.0: Input should be less than or equal to 1024",
+        ),
         (('"good"', '"../good"'), "name: '../good' becomes part of a folder's name"),
         (('"good"', r'"a\\b"'), "becomes part of a folder's name"),
         (('"good"', r'"a\u2028b"'), "becomes part of a folder's name"),
