@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "results"
 PEERS = RESULTS / "2026-11-21_4xH200_peers"
+RING = RESULTS / "2026-11-29_2xH200_ring"
 COVERAGE = RESULTS / "2026-11-27_1xH200_coverage"
 NAMES = {
     "aten (FlashAttention-2)": "aten",
@@ -28,43 +29,86 @@ NAMES = {
 """By the name in the table, where it is another than that of `list`."""
 
 
+RINGS = {
+    "triton, one launch over copies": ("triton", "copy_engine", "one_launch"),
+    "triton, steps over NCCL": ("triton", "p2p", "steps"),
+    "flash_attn_4, steps over copies": ("flash_attn_4", "copy_engine", "steps"),
+    "flash_attn_4, a gather over copies": ("flash_attn_4", "copy_engine", "gather"),
+    "flash_attn_4, steps over NCCL": ("flash_attn_4", "p2p", "steps"),
+}
+"""Of ours by the name in the table: kernel, transport, schedule."""
+
+
 @pytest.fixture(scope="module")
 def measured():
-    """By backend and direction, what README's table is of."""
+    """By ring, direction and length, what README's table is of."""
     return {
-        (row.backend, row.direction.value): row
-        for row in results_csv.read(PEERS / "results.csv")
-        if row.seqlen_per_gpu == 16384 and row.dtype == "bfloat16" and row.window_left is None
+        (_ring(row), row.direction.value, row.seqlen_per_gpu): row
+        for row in results_csv.read(RING / "results.csv")
+        if row.heads_kv == 8 and row.causal and row.window_left is None
+        if row.partition != "striped" and row.options["gradients"] != "input"
     }
 
 
+def _ring(row):
+    """A peer by its name, ours as `RINGS` has it."""
+    if row.backend.startswith("peer:"):
+        return row.backend
+    return row.backend, row.transport, row.options["schedule"]
+
+
+def named(name):
+    """A ring of a table."""
+    return RINGS.get(name) or NAMES[name]
+
+
 def table():
-    """The cells of its rows, by backend."""
+    """The cells of its rows, by ring."""
     (text,) = re.findall(r"^\| ring \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-    return {NAMES.get(name, name): cells for name, *cells in lines}
+    return {named(name): cells for name, *cells in lines}
 
 
-def test_readme_has_every_contestant_of_its_case_but_torchs_other_way_for_keys(measured):
-    backends = {name for name, _ in measured if "allgather" not in name}
-    assert table().keys() == backends
-    for name in ("peer:torch_cp[cudnn,{}]", "peer:torch_cp[flash,{}]"):
-        for direction in ("forward", "forward_backward"):
-            one, other = (
-                measured[name.format(way), direction] for way in ("alltoall", "allgather")
-            )
-            assert one.tflops_per_gpu == pytest.approx(other.tflops_per_gpu, rel=0.012)
+def test_readme_has_every_contestant_of_its_case(measured):
+    assert table().keys() == {ring for ring, *_ in measured}
 
 
 def test_readmes_figures_are_those_of_the_records(measured):
-    for name, cells in table().items():
-        forward, both = (measured[name, x] for x in ("forward", "forward_backward"))
+    for ring, cells in table().items():
+        rates = [
+            f"{measured[ring, way, length].tflops_per_gpu:.0f}"
+            for way in ("forward", "forward_backward")
+            for length in (4096, 8192, 16384, 32768)
+        ]
+        row = measured[ring, "forward_backward", 16384]
         assert cells == [
-            f"{forward.tflops_per_gpu:.0f}", f"{forward.percent_of_one_gpu:.0f} %",
-            f"{both.tflops_per_gpu:.0f}", f"{both.percent_of_one_gpu:.0f} %",
-            f"{both.peak_extra_mib:,.0f}",
-            *(f"{both.ratios[x].vs_pytorch:.2f}" for x in ("out", "dq", "dk", "dv")),
-        ], name  # fmt: skip
+            *rates, f"{row.peak_extra_mib:,.0f}", f"{row.kept_mib:,.0f}",
+            *(f"{row.ratios[x].vs_pytorch:.2f}" for x in ("out", "dq", "dk", "dv")),
+        ], ring  # fmt: skip
+
+
+def shares(rows, direction):
+    """The least and the most percent of one call, from 4096 tokens on."""
+    found = [
+        row.percent_of_one_gpu
+        for row in rows
+        if row.direction.value == direction and row.seqlen_per_gpu >= 4096
+    ]
+    return f"{min(found):.0f} to {max(found):.0f} %"
+
+
+def test_readmes_shares_of_one_call_are_those_of_the_records(measured):
+    ours = [row for (ring, *_), row in measured.items() if ring == RINGS[next(iter(RINGS))]]
+    played = [
+        row
+        for row in results_csv.read(RESULTS / "2026-11-29_2xH200_played" / "results.csv")
+        if row.options["gradients"] != "input"
+    ]
+    text = " ".join(README.split())
+    assert f"{shares(ours, 'forward')} of the pace" in text
+    assert f"{shares(ours, 'forward_backward')} with backward" in text
+    both = f"{shares(played, 'forward')}, and {shares(played, 'forward_backward')}"
+    assert both in text
 
 
 @pytest.mark.parametrize(
@@ -150,35 +194,36 @@ def test_choosings_shares_of_one_launch_are_those_of_its_run():
     run = (RESULTS / "2026-11-29_2xH200_one_launch" / "README.md").read_text(encoding="utf-8")
     ((heads, measured),) = tables(run)
     of = {line[0]: dict(zip(heads[1:], line[1:], strict=True)) for line in measured}
-    (found,) = ((head, lines) for head, lines in tables(CHOOSING) if head[0].startswith("2 x H200"))
+    (found,) = (
+        (head, lines) for head, lines in tables(CHOOSING) if head[0].startswith("2 x H200, tokens")
+    )
     head, lines = found
     assert len(lines) >= 4
     for name, *cells in lines:
         assert cells == [of[name][x] for x in head[1:]], name
 
 
-def test_readme_leads_to_choosing_and_both_name_the_same_fastest():
+def test_choosings_rings_are_those_of_the_records(measured):
+    (lines,) = (lines for head, lines in tables(CHOOSING) if head[0] == "2 x H200, 32:8 heads")
+    assert len(lines) >= 8
+    for name, direction, *cells in lines:
+        lengths = (2048, 4096, 8192, 16384, 32768)
+        found = [measured[named(name), DIRECTIONS[direction], n].tflops_per_gpu for n in lengths]
+        assert cells == [f"{x:.0f}" for x in found], name
+
+
+def test_readme_leads_to_choosing():
     assert "(docs/choosing.md)" in README
-    fastest = next(iter(table()))
-    (lines,) = (lines for head, lines in tables(CHOOSING) if head[0] == "4 x H200")
-    both = {NAMES.get(name, name): int(cells[-1]) for name, way, *cells in lines if "+" in way}
-    assert max(both, key=both.get) == fastest
 
 
-def test_choosings_times_and_memory_are_those_of_the_records_and_readmes():
+def test_choosings_times_and_memory_are_those_of_the_records():
     text = " ".join(CHOOSING.split())
-    log = (RESULTS / "2026-11-29_2xH200_one_launch" / "log.txt").read_text(encoding="utf-8")
-    seams = (RESULTS / "2026-11-29_H200_seams" / "schedules.txt").read_text(encoding="utf-8")
     one_gpu = (RESULTS / "2026-11-27_1xH200_triton" / "README.md").read_text(encoding="utf-8")
-
-    ours = re.search(r"32:8 L 8192: .*ce one: f (\d+) us .*?, fb (\d+) ", log).groups()
-    pattern = r"flash_attn_4/zigzag/p2p +{} +ok +([\d.]+) ms"
-    steps = [re.search(pattern.format(x), seams)[1] for x in DIRECTIONS.values()]
-    said = "takes {:.2f} ms forward and {:.2f} with backward".format(*(int(x) / 1e3 for x in ours))
-    assert said in text
-    assert "{:.2f} and {:.2f}. With few heads".format(*map(float, steps)) in text
-
-    mib = {name: cells[4] for name, cells in table().items()}
+    mib = {
+        row.backend: f"{row.peak_extra_mib:,.0f}"
+        for row in results_csv.read(PEERS / "results.csv")
+        if row.seqlen_per_gpu == 16384 and row.direction.value == "forward_backward"
+    }
     assert f"{mib['triton']} MiB beyond the inputs where" in text
     assert f"where flash_attn_4 takes {mib['flash_attn_4']} and cuDNN {mib['cudnn']} (16K" in text
 
