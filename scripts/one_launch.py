@@ -1,8 +1,10 @@
 """The one-launch ring beside one call of one GPU's share: from a full queue, and in CUDA graphs.
 
     torchrun --nproc-per-node=2 scripts/one_launch.py [--tokens 1024 ...] [--heads 32:8] [--steps]
+        [--gather] [--backend triton]
 
-zigzag, causal, bf16, head dim 128, batch 1, backend triton. Contestants take turns; each call comes
+zigzag, causal, bf16, head dim 128, batch 1. A backend that cannot wait has no one launch, but steps
+and gathers over the same copies. Contestants take turns; each call comes
 from a cold L2, behind a barrier and a wait on the device that hides the host's time; a figure is
 the median of the slowest rank's times. *One call* has a sequence of about as many pairs as a rank
 of the ring; percentages are by pair. *Host* is the time until a call returns, of a few in a row
@@ -29,6 +31,8 @@ from ring_attn_bench import (
     flash_attn_func,
     zigzag_ring_flash_attn_func,
 )
+from ring_attn_bench.backend import gathering
+from ring_attn_bench.registry import load
 
 Call = Callable[[], object]
 MESSAGES = "steps, p2p"
@@ -44,6 +48,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384])
     parser.add_argument("--heads", default="32:8", help="query heads:key heads")
     parser.add_argument("--steps", action="store_true", help="also rings of steps")
+    parser.add_argument("--gather", action="store_true", help="also a ring that gathers")
+    parser.add_argument("--backend", default="triton", help="the kernel; default: triton")
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device; it times GPUs, one for each process of torchrun")
@@ -52,17 +58,21 @@ def main() -> None:
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl", device_id=torch.device("cuda", torch.cuda.current_device()))
     heads = [int(x) for x in asked.heads.split(":")]
-    rings = {"one launch": RingContext(options=RingOptions(schedule="one_launch"))}
+    rings: dict[str, RingContext] = {}
+    if gathering(load(asked.backend)) is not None:
+        rings["one launch"] = RingContext(options=RingOptions(schedule="one_launch"))
+    if asked.gather:
+        rings["gather"] = RingContext(options=RingOptions(schedule="gather"))
     if asked.steps:
         rings["steps"] = RingContext(options=RingOptions(schedule="steps"))
         rings[MESSAGES] = RingContext(options=RingOptions("p2p", schedule="steps"))
     if rank == 0:
         print(f"{dist.get_world_size()} GPUs, {torch.cuda.get_device_name()}, torch", end=" ")
-        print(f"{torch.__version__}, heads {asked.heads}; us, and % of one call")
+        print(f"{torch.__version__}, {asked.backend}, heads {asked.heads}; us, and % of one call")
         columns = ("tokens per GPU", "", "one call", *rings)
         print("".join(f"{x:>22}" for x in columns), flush=True)
     for tokens in asked.tokens:
-        for what, times in figures(rings, tokens, heads):
+        for what, times in figures(rings, tokens, heads, asked.backend):
             if rank == 0:
                 print(f"{tokens:>22}{what:>22}", end="")
                 print("".join(f"{x:>22}" for x in times), flush=True)
@@ -70,7 +80,7 @@ def main() -> None:
 
 
 def figures(
-    rings: dict[str, RingContext], tokens: int, heads: list[int]
+    rings: dict[str, RingContext], tokens: int, heads: list[int], backend: str
 ) -> Iterator[tuple[str, list[str]]]:
     """A line for each direction and way of calling."""
     length = isqrt(dist.get_world_size() * tokens * tokens) // 128 * 128
@@ -80,13 +90,13 @@ def figures(
     def ring(context: RingContext, *, backward: bool) -> Call:
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return zigzag_ring_flash_attn_func(
-                q, k, v, causal=True, context=context, backend="triton"
+                q, k, v, causal=True, context=context, backend=backend
             )
 
         return call(attention, shard, backward=backward)
 
     def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return flash_attn_func(q, k, v, causal=True, backend="triton")
+        return flash_attn_func(q, k, v, causal=True, backend=backend)
 
     for way in ("queued", "graph"):
         for backward in (False, True):
