@@ -192,7 +192,7 @@ def test_choosings_rates_of_h100_and_of_partitions_are_those_of_the_records():
 
 def test_choosings_shares_of_one_launch_are_those_of_its_run():
     run = (RESULTS / "2026-11-29_2xH200_one_launch" / "README.md").read_text(encoding="utf-8")
-    ((heads, measured),) = tables(run)
+    (heads, measured), *_ = tables(run)
     of = {line[0]: dict(zip(heads[1:], line[1:], strict=True)) for line in measured}
     (found,) = (
         (head, lines) for head, lines in tables(CHOOSING) if head[0].startswith("2 x H200, tokens")
