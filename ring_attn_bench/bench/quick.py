@@ -75,7 +75,7 @@ def _verdict(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
         causal=True,
     )
     contestant = Contestant(
-        backend=name, partition=partition, options=RingOptions(), played="loopback"
+        backend=name, partition=partition, options=RingOptions(slots=2), played="loopback"
     )
     request = Prepare(case=case, contestant=contestant, directions=tuple(Direction), seed=0)
     try:

@@ -25,7 +25,8 @@ from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.handshake import Signature, agree
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
-from ring_attn_bench.ring.options import RingOptions, layout_of, resolved
+from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.settle import layout_of, settled
 from ring_attn_bench.ring.transports.played import partner_of, played_part, played_plan
 from ring_attn_bench.ring.transports.twin import Twin
 from ring_attn_bench.tensors import Rows
@@ -121,13 +122,14 @@ def make(
     problem = problem_of(case, place.device, backward=backward)
     tokens = get_partition(spec.partition).tokens_per_rank(case.seqlen_total, world_size)
     waits = context is not None and context.arrives and able(backend, problem).gathers
-    layout = layout_of(spec.partition, world_size, tokens, problem.mask, options, waits=waits)
+    asked = spec.partition, world_size, tokens, problem.mask, options
+    layout = layout_of(*asked, waits=waits)
     ranks = range(world_size) if spec.playing else place.ranks
     try:
         found = jobs(problem, layout, backend, score_of(case), options, ranks)
     except Unsupported as error:
         raise Refused(error.reason) from None
-    took = resolved(options, world_size, waits=waits)
+    took = settled(*asked, waits=waits)
     if context is None:
         return RingContestant(found, None, took)
     took = replace(took, transport=context.transport)

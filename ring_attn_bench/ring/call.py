@@ -26,7 +26,7 @@ from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on_backward, refuse
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
-from ring_attn_bench.ring.options import layout_of
+from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
