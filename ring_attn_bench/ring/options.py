@@ -30,7 +30,8 @@ class RingOptions:
         before one launch; `grouped` some at a time; `one_launch` all of them, own ones too, for
         one launch that begins with its own keys and waits for the others as they arrive, which
         takes a kernel that can (`backend.GatheringBackend`); `auto` is that one where kernel and
-        transport can and grouping is `auto` too, and else follows the grouping.
+        transport can and grouping is `auto` too, and else follows the grouping; but where both are
+        `auto` and the machine's figures are known, what is fastest by them (`ring/fastest.py`).
     landing_tokens: tokens of other ranks' keys that may lie on a rank at once, in all landing areas
         together; None is no limit. What is `auto` is cut to fit: keys of a gather or of one launch
         then come in groups as large as the areas, with a launch for each.

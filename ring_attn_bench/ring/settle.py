@@ -6,6 +6,7 @@ Everything follows from what all ranks know, so that all settle alike. Imports n
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count, repeat
 
@@ -13,8 +14,14 @@ from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.plan import Layout
 from ring_attn_bench.problem import Mask
+from ring_attn_bench.ring.fastest import Known, fastest
 from ring_attn_bench.ring.landing import Needs, groups, largest, needs
 from ring_attn_bench.ring.options import RingOptions, Schedule, resolved
+
+
+def is_open(options: RingOptions) -> bool:
+    """Whether the options leave it to the ring how keys come."""
+    return options.schedule == "auto" and options.grouping == "auto"
 
 
 def settled(
@@ -25,12 +32,39 @@ def settled(
     options: RingOptions,
     *,
     waits: bool = False,
+    known: Known | None = None,
 ) -> RingOptions:
     """The options without `auto`, cut to `landing_tokens`; transport is left as it is.
 
-    tokens: of each rank. waits: as in `resolved`. Raises UnknownName, or InvalidArgument for a
-    length or a grouping that does not fit the ranks, and for keys that cannot fit the budget.
+    tokens: of each rank. waits: as in `resolved`, whose rule is what is taken; but where schedule
+    and grouping are `auto` and the call is known, what is `fastest` by the model.
+
+    Raises UnknownName, or InvalidArgument for a length or a grouping that does not fit the ranks,
+    and for keys that cannot fit the budget.
     """
+    where = partition, world_size, tokens, mask
+    rule = _ruled(*where, options, waits=waits)
+    if known is None or world_size == 1 or not is_open(options):
+        return rule
+    found = [rule]
+    for schedule in _OTHERS:
+        with suppress(InvalidArgument):  # slots that were asked for may not fit the budget then
+            found.append(_ruled(*where, replace(options, schedule=schedule)))
+    return fastest({took: _layout(*where, took) for took in found}, rule, known)
+
+
+_OTHERS: tuple[Schedule, ...] = ("steps", "grouped", "gather")
+
+
+def _ruled(
+    partition: str,
+    world_size: int,
+    tokens: int,
+    mask: Mask,
+    options: RingOptions,
+    *,
+    waits: bool = False,
+) -> RingOptions:
     took = resolved(options, world_size, waits=waits)
     layout = _layout(partition, world_size, tokens, mask, took)
     if options.landing_tokens is None or world_size == 1:
@@ -47,9 +81,10 @@ def layout_of(
     options: RingOptions,
     *,
     waits: bool = False,
+    known: Known | None = None,
 ) -> Layout:
     """Who holds what, and the steps that the options ask for; arguments and errors of `settled`."""
-    took = settled(partition, world_size, tokens, mask, options, waits=waits)
+    took = settled(partition, world_size, tokens, mask, options, waits=waits, known=known)
     return _layout(partition, world_size, tokens, mask, took)
 
 
