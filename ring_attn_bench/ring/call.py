@@ -94,8 +94,10 @@ class OnRing(NamedTuple):
         partition = options.partition
 
         def known(name: str, blocks: Abilities) -> Known | None:
+            # not problem.backward: a rank whose inputs need no gradient takes the others' steps
+            asked = replace(problem, backward=torch.is_grad_enabled())
             return Known.of(
-                problem, ring.options, blocks, gpu=ring.gpu, kernel=name, transport=ring.transport
+                asked, ring.options, blocks, gpu=ring.gpu, kernel=name, transport=ring.transport
             )
 
         @cache

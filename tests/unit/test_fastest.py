@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ring_attn_bench import RingOptions, cost
 from ring_attn_bench.block import Abilities, Form
+from ring_attn_bench.calls.options import Options
 from ring_attn_bench.measured import H200
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.plan import plans
 from ring_attn_bench.problem import Mask, Problem
+from ring_attn_bench.ring.call import OnRing
 from ring_attn_bench.ring.fastest import MARGIN, Known, announce
 from ring_attn_bench.ring.settle import layout_of, settled
 
@@ -159,6 +163,25 @@ def test_a_kernel_that_lacks_a_block_is_left_to_the_rule():
 )  # fmt: skip
 def test_without_figures_it_is_the_rule(unknown):
     assert known(**unknown) is None
+
+
+def made(rank, *, needs, grad=True, gpu="NVIDIA H200"):
+    """How many tokens each step of a rank's call brings; needs: whether an input has a gradient."""
+    ring = SimpleNamespace(
+        options=AUTO, world_size=8, rank=rank, gpu=gpu, arrives=False, transport="copy_engine"
+    )
+    asked = problem(seqlen=8 * 8192, device="cpu", backward=needs)
+    with torch.set_grad_enabled(grad):
+        job, _ = OnRing(ring).made(asked, Options(backend="aten", causal=True, partition="zigzag"))
+    return [step.landing_tokens for step in job.plan.steps[1:]]
+
+
+def test_ranks_take_the_same_steps_whoever_needs_a_gradient():
+    """A rank whose inputs need none takes part in what the others' do; only without any gradients
+    is it a forward alone that counts."""
+    assert len(made(0, needs=True)) == len(made(1, needs=False)) == 7
+    assert len(made(0, needs=False, grad=False)) < 7
+    assert len(made(0, needs=False, grad=False, gpu="")) == 7
 
 
 def test_a_choice_is_said_once_and_a_rule_only_to_who_asks(caplog):
