@@ -7,16 +7,17 @@ torch 2.11.0+cu130, Triton 3.6.0, NCCL 2.28.9, cuDNN 9.19, flash-attn 2.8.3.post
 
 paces: fitted by eye to `one_gpu_ms` (one call of one GPU's share, lengths of 4k to 32k):
     results/2026-11-20_4xH200_hopper (commit 30fe110) for aten, cudnn, flash_attn_4;
-    results/2026-11-21_4xH200_peers for those, flash_attn_2 and triton; 2026-11-27_1xH200_triton
+    results/2026-11-21_4xH200_peers (8d23962) for flash_attn_2 and triton; 2026-11-27_1xH200_triton
     (51cfac7) for heads of 64; 2026-11-29_2xH200_one_launch (520dbc1) for triton's short lengths.
-memory: elementwise kernels move 3.3 TB/s of the 4.26 that a copy does.
-gap: from kernel to kernel, with the last wave of a launch that is not full.
+memory: assumed: elementwise kernels move 3.3 TB/s of the 4.26 that a copy does (measured).
+gap: assumed: 4 us from kernel to kernel, and 4 for a last wave that is not full.
 copy_engine: pulls of one permutation, all GPUs at once: 236 GB/s at 4 MiB, 344 at 32, 371 at 256,
     which is 12.5 us and 380 GB/s; 6.75 us for each piece with its word. 35 us of a pass are exposed
     whatever its length (20 to 50, 2 GPUs). 20 calls of SDPA under pulls take 36.1 ms, alone 32.6.
 p2p: NCCL's batch_isend_irecv, the same permutation: 54 GB/s at 4 MiB, 130 at 16, 145 at 32, 155 at
     64, 161 at 128, which is 40 us and 165 GB/s (at 256 MiB it is 301: another protocol, left out).
-    The same SDPA calls under it take 37.5 ms.
+    The same SDPA calls under it take 37.5 ms. That 20 us are exposed is assumed.
+Both links were measured before this repository's first commit, by scripts that are not in it.
 host: forward and backward at 1k and 2k tokens on 4 GPUs, where nothing but the host counts.
 """
 
