@@ -28,9 +28,10 @@ from ring_attn_bench.partition import get_partition
 from ring_attn_bench.plan import Launch, Plan, plan
 from ring_attn_bench.ring import predicted_memory
 from ring_attn_bench.ring.jobs import travel_dtype
-from ring_attn_bench.ring.options import RingOptions, layout_of
+from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.predicted_memory import Kernel, Sizes
+from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.sizes import kept_bytes
 
 MIB = 2**20

@@ -133,13 +133,13 @@ def test_the_report_reads_records_only():
     assert violations == []
 
 
-def test_only_the_table_names_a_transport():
+def test_only_the_table_and_what_was_measured_name_a_transport():
     from ring_attn_bench.registry import TRANSPORTS
 
     violations = [
         f"{path.relative_to(CHECKOUT)}:{node.lineno} {node.value!r}"
         for module, path in modules().items()
-        if module != "ring_attn_bench.registry"
+        if module not in ("ring_attn_bench.registry", "ring_attn_bench.measured")
         for node in ast.walk(syntax(module))
         if isinstance(node, ast.Constant) and node.value in TRANSPORTS
     ]

@@ -100,7 +100,7 @@ def _verdict(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
     device = torch.device("cuda" if gpu else "cpu")
     place = Place(0, 1, device, tuple(range(WORLD_SIZE)), WORLD_SIZE)
     contestant = Contestant(
-        backend=name, partition=partition, options=RingOptions(), played="loopback"
+        backend=name, partition=partition, options=RingOptions(slots=2), played="loopback"
     )
     request = Prepare(
         case=_case(name, gpu=gpu), contestant=contestant, directions=tuple(Direction), seed=0

@@ -21,11 +21,13 @@ from ring_attn_bench.partition import get_partition
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.choose import able
 from ring_attn_bench.ring.context import RingContext
+from ring_attn_bench.ring.fastest import Known
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.handshake import Signature, agree
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
-from ring_attn_bench.ring.options import RingOptions, layout_of, resolved
+from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.settle import layout_of, settled
 from ring_attn_bench.ring.transports.played import partner_of, played_part, played_plan
 from ring_attn_bench.ring.transports.twin import Twin
 from ring_attn_bench.tensors import Rows
@@ -120,14 +122,19 @@ def make(
     backend = load_backend(spec.backend, case, place.device, backward=backward)
     problem = problem_of(case, place.device, backward=backward)
     tokens = get_partition(spec.partition).tokens_per_rank(case.seqlen_total, world_size)
-    waits = context is not None and context.arrives and able(backend, problem).gathers
-    layout = layout_of(spec.partition, world_size, tokens, problem.mask, options, waits=waits)
+    blocks, waits, known = able(backend, problem), False, None
+    if context is not None:
+        waits = context.arrives and blocks.gathers
+        ring = {"gpu": context.gpu, "kernel": backend.name, "transport": context.transport}
+        known = Known.of(problem, options, blocks, **ring)
+    where = spec.partition, world_size, tokens, problem.mask
+    took = settled(*where, options, waits=waits, known=known)
+    layout = layout_of(*where, took)
     ranks = range(world_size) if spec.playing else place.ranks
     try:
         found = jobs(problem, layout, backend, score_of(case), options, ranks)
     except Unsupported as error:
         raise Refused(error.reason) from None
-    took = resolved(options, world_size, waits=waits)
     if context is None:
         return RingContestant(found, None, took)
     took = replace(took, transport=context.transport)

@@ -26,7 +26,8 @@ from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen
 from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.problem import Mask
-from ring_attn_bench.ring.options import DEFAULTS, RingOptions, layout_of
+from ring_attn_bench.ring.options import DEFAULTS, NAMELESS, RingOptions
+from ring_attn_bench.ring.settle import layout_of
 
 UNSET = "unset"
 """What stands for None, which TOML cannot say; results.csv says so too."""
@@ -148,9 +149,9 @@ def _axis(name: str) -> Any:  # noqa: ANN401 - a type, made here
 
 _AXES: dict[str, Any] = {
     name: (_axis(name), [default])
-    for name, default in {**DEFAULTS, "transport": registry.EVERYWHERE}.items()
+    for name, default in {**NAMELESS, "transport": registry.EVERYWHERE}.items()
 }
-"""For every option an axis, which leaves it at its default."""
+"""For every option an axis, which leaves it at what names leave out."""
 _Axes = create_model("_Axes", __base__=Frozen, **_AXES)
 
 
@@ -302,7 +303,8 @@ def _entries(grid: Grid, world_size: int, played: str, playing: tuple[int, ...])
             tokens = get_partition(partition).tokens_per_rank(case.seqlen_total, world_size)
             if world_size == 1:
                 # it holds the whole sequence, whatever the partition is called, and moves nothing
-                partition, options = "contiguous", RingOptions(transport=options.transport)
+                partition = "contiguous"
+                options = RingOptions(**{**NAMELESS, "transport": options.transport})
             layout_of(partition, world_size, tokens, mask, options)
             contestant = _contestant(backend, partition, options, played)
             contestant = contestant.model_copy(update={"playing": playing})

@@ -33,7 +33,7 @@ class OneDevice:
         """One launch if that is all, else a ring of one; raises as `choose`."""
         rows = problem.seqlen if problem.queries is None else problem.queries
         planner = local_planner(rows, problem.seqlen, problem.mask)
-        backend, plan = choose(options.backend, problem, planner)
+        backend, plan = choose(options.backend, problem, lambda name: planner)
         wide = accumulator_dtype(getattr(torch, problem.dtype))
         job = Job(plan, backend, options.score(problem.head_dim), wide, problem.deterministic)
         one = OneLaunch.of(job) if options.sink is None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -19,14 +19,16 @@ from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan import Layout, Plan
 from ring_attn_bench.problem import Problem
 from ring_attn_bench.ring import run
-from ring_attn_bench.ring.choose import able, choose, ring_planner
+from ring_attn_bench.ring.choose import Planner, able, choose, ring_planner
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.dropout import shared_seed
+from ring_attn_bench.ring.fastest import Known, announce
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on_backward, refuse
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
-from ring_attn_bench.ring.options import layout_of
+from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.settle import is_open, layout_of, settled
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
@@ -91,17 +93,34 @@ class OnRing(NamedTuple):
         tokens = problem.seqlen // ring.world_size
         partition = options.partition
 
-        def layout_for(blocks: Abilities) -> Layout:
-            waits = ring.arrives and blocks.gathers
-            return layout_of(
-                partition, ring.world_size, tokens, problem.mask, ring.options, waits=waits
+        def known(name: str, blocks: Abilities) -> Known | None:
+            # not problem.backward: a rank whose inputs need no gradient takes the others' steps
+            asked = replace(problem, backward=torch.is_grad_enabled())
+            return Known.of(
+                asked, ring.options, blocks, gpu=ring.gpu, kernel=name, transport=ring.transport
             )
 
-        def planner(blocks: Abilities) -> Plan | str:
-            return ring_planner(layout_for(blocks), ring.rank, problem.mask)(blocks)
+        @cache
+        def settle(name: str, blocks: Abilities) -> tuple[RingOptions, Layout]:
+            waits = ring.arrives and blocks.gathers
+            where = partition, ring.world_size, tokens, problem.mask
+            took = settled(*where, ring.options, waits=waits, known=known(name, blocks))
+            return took, layout_of(*where, took)
 
-        backend, _ = choose(options.backend, problem, planner, announces=ring.rank == 0)
-        layout, score = layout_for(able(backend, problem)), options.score(problem.head_dim)
+        def planner_of(name: str) -> Planner:
+            def planner(blocks: Abilities) -> Plan | str:
+                _, layout = settle(name, blocks)
+                return ring_planner(layout, ring.rank, problem.mask)(blocks)
+
+            return planner
+
+        first = ring.rank == 0
+        backend, _ = choose(options.backend, problem, planner_of, announces=first)
+        blocks, score = able(backend, problem), options.score(problem.head_dim)
+        took, layout = settle(backend.name, blocks)
+        if first and ring.world_size > 1 and is_open(ring.options):
+            gpu = ring.gpu if known(backend.name, blocks) else ""
+            announce(took, backend.name, ring.transport, gpu, ring.world_size)
         (job,) = jobs(problem, layout, backend, score, ring.options, (ring.rank,))
         return job, _signature(problem, layout, job, options, ring)
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def this_host() -> str:
+    """This host, by the number of its last boot; nothing where there is none."""
+    return _BOOT.read_text().strip() if _BOOT.exists() else ""
 
 
 def backend_of_device_types(group: dist.ProcessGroup) -> dict[str, str]:

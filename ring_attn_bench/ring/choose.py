@@ -18,6 +18,8 @@ _log = logging.getLogger("ring_attn_bench")
 
 Planner = Callable[[Abilities], Plan | str]
 """What to do with a kernel of such abilities, or why nothing can be done with it."""
+PlannerOf = Callable[[str], Planner]
+"""That of a backend, by its name: what is fastest depends on it."""
 
 
 def ring_planner(layout: Layout, rank: int, mask: Mask) -> Planner:
@@ -38,7 +40,7 @@ def able(backend: Backend, problem: Problem) -> Abilities:
 
 
 def choose(
-    name: str, problem: Problem, planner: Planner, *, announces: bool = True
+    name: str, problem: Problem, planner_of: PlannerOf, *, announces: bool = True
 ) -> tuple[Backend, Plan]:
     """The backend and what to do with it.
 
@@ -47,11 +49,11 @@ def choose(
     Unsupported with every backend's.
     """
     if name != "auto":
-        return _checked(registry.load(name), problem, planner)
+        return _checked(registry.load(name), problem, planner_of)
     reasons = []
     for candidate in registry.backends():
         try:
-            found = _checked(registry.load(candidate), problem, planner)
+            found = _checked(registry.load(candidate), problem, planner_of)
         except (BackendUnavailable, Unsupported) as error:
             reasons.append(f"{candidate}: {error.reason}")
             continue
@@ -61,11 +63,11 @@ def choose(
     raise Unsupported("auto", "; ".join(reasons))
 
 
-def _checked(backend: Backend, problem: Problem, planner: Planner) -> tuple[Backend, Plan]:
+def _checked(backend: Backend, problem: Problem, planner_of: PlannerOf) -> tuple[Backend, Plan]:
     reason = backend.unsupported(problem)
     if reason is not None:
         raise Unsupported(backend.name, reason)
-    plan = planner(able(backend, problem))
+    plan = planner_of(backend.name)(able(backend, problem))
     if isinstance(plan, str):
         raise Unsupported(backend.name, plan)
     return backend, plan

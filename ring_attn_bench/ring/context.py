@@ -19,6 +19,7 @@ from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
+from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.options import RingOptions
@@ -49,7 +50,7 @@ class _Made:
     """A communicator, and what travels over it.
 
     backends: by device type, what carries its tensors: {"cpu": "gloo", "cuda": "nccl"}.
-    transport, name: never `auto`.
+    transport, name: never `auto`. gpu: as `shared_gpu` says.
     """
 
     group: dist.ProcessGroup
@@ -59,6 +60,7 @@ class _Made:
     backends: dict[str, str]
     name: str
     transport: Transport
+    gpu: str = ""
 
 
 class RingContext:
@@ -190,6 +192,11 @@ class RingContext:
         """The name of the transport in use, never `auto`."""
         return self._ring.name
 
+    @property
+    def gpu(self) -> str:
+        """The kind of GPU that all ranks have in one host; nothing where that is not so."""
+        return self._ring.gpu
+
     def reserve(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         """Makes the memory that peers reach, for packed keys (tokens, width) of every rank.
 
@@ -306,11 +313,12 @@ def _make(wanted: _Wanted) -> _Made:
     assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
     try:
         name, transport = transport_for(wanted.options, own, announces=dist.get_rank(own) == 0)
+        gpu = shared_gpu(own)
     except BaseException:
         _destroy(own)  # or its threads and sockets stay
         raise
     backends = backend_of_device_types(own)
-    return _Made(own, dist.get_rank(own), len(ranks), timeout, backends, name, transport)
+    return _Made(own, dist.get_rank(own), len(ranks), timeout, backends, name, transport, gpu)
 
 
 def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup:

@@ -7,9 +7,6 @@ from typing import Any, Literal, get_args
 
 from ring_attn_bench import registry
 from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
-from ring_attn_bench.partition import get_partition
-from ring_attn_bench.plan import Layout
-from ring_attn_bench.problem import Mask
 
 Schedule = Literal["auto", "steps", "grouped", "gather", "one_launch"]
 Gradients = Literal["float32", "input"]
@@ -18,12 +15,12 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True, slots=True)
 class RingOptions:
-    """How a ring moves data. What is `auto` is chosen alike on every rank, by `resolved`.
+    """How a ring moves data. What is `auto` is chosen alike on every rank, by `settle.settled`.
 
     transport: how keys travel, by a name of `registry.transports()`; `auto` takes the first of
         them that the group can do, and `RingContext.transport` says which.
     slots: landing areas for keys on their way; 2 is the classic ring, world_size - 1 runs ahead
-        as far as it can for that much more memory.
+        as far as it can for that much more memory; `auto` is 2, or what steps and budget leave.
     grouping: how many ranks' keys each step brings, e.g. (3,) for a gather of 4 ranks; None is
         one each; `auto` follows the schedule.
     gradients: dtype in which dk, dv partials travel: `float32`, or `input` for half the bytes.
@@ -33,13 +30,19 @@ class RingOptions:
         before one launch; `grouped` some at a time; `one_launch` all of them, own ones too, for
         one launch that begins with its own keys and waits for the others as they arrive, which
         takes a kernel that can (`backend.GatheringBackend`); `auto` is that one where kernel and
-        transport can and grouping is `auto` too, and else follows the grouping.
+        transport can and grouping is `auto` too, and else follows the grouping; but where both are
+        `auto` and the machine's figures are known, what is fastest by them (`ring/fastest.py`).
+    landing_tokens: tokens of other ranks' keys that may lie on a rank at once, in all landing areas
+        together; None is no limit. What is `auto` is cut to fit: keys of a gather or of one launch
+        then come in groups as large as the areas, with a launch for each.
 
     Raises UnknownName or InvalidArgument, also for options that contradict each other.
     """
 
     transport: str = field(default="auto", metadata={"column": "how keys travel"})
-    slots: int | Auto = field(default=2, metadata={"column": "landing areas for keys on their way"})
+    slots: int | Auto = field(
+        default="auto", metadata={"column": "landing areas for keys on their way"}
+    )
     grouping: tuple[int, ...] | Auto | None = field(
         default="auto",
         metadata={"column": "how many ranks' keys each step brings: `1+2`; `unset` is one each"},
@@ -53,6 +56,10 @@ class RingOptions:
     schedule: Schedule = field(
         default="auto",
         metadata={"column": "whether keys come by steps, grouped, all at once or to one launch"},
+    )
+    landing_tokens: int | None = field(
+        default=None,
+        metadata={"column": "tokens of other ranks' keys that may lie on a rank at once"},
     )
 
     def __post_init__(self) -> None:
@@ -73,6 +80,11 @@ class RingOptions:
             raise InvalidArgument(
                 f"handshake is {shown(self.handshake)}; it must be True, False or None (yes on "
                 "gloo, no on NCCL)."
+            )
+        if self.landing_tokens is not None and not _is_count(self.landing_tokens):
+            raise InvalidArgument(
+                f"landing_tokens is {shown(self.landing_tokens)}; it must be a positive number of "
+                "tokens, of all landing areas together, or None for no limit."
             )
         if not _is_auto(self.grouping):
             self._check_sizes()
@@ -121,7 +133,7 @@ def _is_count(value: object) -> bool:
 
 
 def resolved(options: RingOptions, world_size: int, *, waits: bool = False) -> RingOptions:
-    """What `auto` takes for schedule, slots and grouping on that many ranks: none is left.
+    """What `auto` takes for schedule, slots and grouping where nothing else is known: none is left.
 
     waits: whether the kernel takes gathered keys and the transport lets a launch wait for them:
     one launch is then the fastest schedule at every length (docs/design.md has the figures).
@@ -134,7 +146,7 @@ def resolved(options: RingOptions, world_size: int, *, waits: bool = False) -> R
         grouping = {
             "steps": None,
             "auto": None,
-            "grouped": _doubling(others),
+            "grouped": doubling(others),
             "gather": (others,) if others else (),
             "one_launch": (others,) if others else (),
         }[options.schedule]
@@ -147,34 +159,12 @@ def resolved(options: RingOptions, world_size: int, *, waits: bool = False) -> R
     return replace(options, schedule=schedule, slots=slots, grouping=grouping)
 
 
-def _doubling(others: int) -> tuple[int, ...]:
+def doubling(others: int) -> tuple[int, ...]:
     """1, 2, 4, ... of them: a step's launch hides the next one's transfer, in log2(W) launches."""
     sizes: list[int] = []
     while (left := others - sum(sizes)) > 0:
         sizes.append(min(left, 2 ** len(sizes)))
     return tuple(sizes)
-
-
-def layout_of(
-    partition: str,
-    world_size: int,
-    tokens: int,
-    mask: Mask,
-    options: RingOptions,
-    *,
-    waits: bool = False,
-) -> Layout:
-    """Who holds what, and the steps that the options ask for.
-
-    tokens: of each rank. waits: as in `resolved`. Raises UnknownName, or InvalidArgument for a
-    length or a grouping that does not fit the ranks.
-    """
-    cut = resolved(options, world_size, waits=waits)
-    assert cut.slots != "auto"  # nothing is, once resolved
-    assert cut.grouping != "auto"
-    rule = get_partition(partition)
-    whole = cut.schedule == "one_launch"
-    return Layout(rule, world_size, tokens, mask.band, cut.slots, cut.grouping, whole)
 
 
 DEFAULTS: dict[str, Any] = {option.name: option.default for option in fields(RingOptions)}
@@ -183,6 +173,8 @@ MEANINGS: dict[str, str] = {
     option.name: option.metadata["column"] for option in fields(RingOptions)
 }
 """By option, what a column of its values holds."""
+NAMELESS: dict[str, Any] = {**DEFAULTS, "slots": 2}
+"""By option, what a name leaves out: records began with two slots where nothing was said."""
 
 
 def texts(options: RingOptions) -> dict[str, str]:
@@ -203,10 +195,10 @@ def _text(value: object) -> str:
 
 
 def slug(options: RingOptions) -> str:
-    """What is not the default, but for the transport, for names: /3slots/gradients-input."""
+    """What is not `NAMELESS`, but for the transport, for names: /3slots/gradients-input."""
     words = []
     for name, text in texts(options).items():
         value = getattr(options, name)
-        if name != "transport" and value != DEFAULTS[name]:
+        if name != "transport" and value != NAMELESS[name]:
             words.append(f"/{text}{name}" if _is_count(value) else f"/{name}-{text}")
     return "".join(words)

@@ -15,7 +15,7 @@ from ring_attn_bench.plan import plans
 from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
-from ring_attn_bench.ring.options import layout_of
+from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports import all_gather
 from ring_attn_bench.tensors import Keys, Rows
 from tests.distributed.dense import Dense

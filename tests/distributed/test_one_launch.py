@@ -53,6 +53,19 @@ def test_gradients_travel_in_the_dtype_of_the_inputs(ranks):
         assert faults(case, ranks.run(with_options, case, options, world_size=3)) == []
 
 
+@pytest.mark.parametrize("partition", PREFIXES)
+def test_keys_that_do_not_fit_come_in_windows_and_the_call_is_right(ranks, partition):
+    for tokens, slots in ((6, "auto"), (12, "auto"), (12, 1)):
+        options = replace(WHOLE, landing_tokens=tokens, slots=slots)
+        case = Case(4, partition, 6, heads=4)
+        assert faults(case, ranks.run(with_options, case, options, world_size=4)) == [], options
+    small = replace(WHOLE, landing_tokens=5)
+    for answer in ranks.outcomes(with_options, case, small, world_size=4):
+        assert isinstance(answer, Raised)
+        assert "InvalidArgument" in answer.kinds, answer.traceback
+        assert "allow 6 or more" in answer.text
+
+
 def one_after_another(ring: Ring, cases: list[Case]) -> list[dict[str, torch.Tensor]]:
     with RingContext(ring.group, WHOLE) as context:
         return [attend(ring, case, context) for case in cases]

@@ -15,7 +15,7 @@ from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.registry import load
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
-from ring_attn_bench.ring.options import layout_of
+from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.transport import CopyEngine
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
 from ring_attn_bench.ring.transports.played import played_part, played_plan

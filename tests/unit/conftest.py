@@ -20,7 +20,7 @@ from ring_attn_bench.bench.record import (
     Status,
     TensorError,
 )
-from ring_attn_bench.ring.options import DEFAULTS, RingOptions
+from ring_attn_bench.ring.options import DEFAULTS, NAMELESS, RingOptions
 
 H200 = {
     "gpu": "NVIDIA H200",
@@ -56,7 +56,7 @@ def contestant(**changes: object) -> Contestant:
     """By p2p, with these fields changed; the options' own fields too. A peer has none."""
     ours = {name: changes.pop(name) for name in DEFAULTS if name in changes}
     fields = {"backend": "triton", "partition": "zigzag", **changes}
-    options = RingOptions(**{"transport": "p2p", **ours})
+    options = RingOptions(**{**NAMELESS, "transport": "p2p", **ours})
     peer = fields["backend"].startswith("peer:")
     return Contestant(**{"options": None if peer else options, **fields})
 

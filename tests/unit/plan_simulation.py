@@ -8,6 +8,7 @@ from ring_attn_bench.plan import Layout, plan
 
 PLAIN = Abilities(frozenset({Form.FULL, Form.CAUSAL}))
 WINDOWS = Abilities(PLAIN.forms | {Form.WINDOW})
+EVERY = Abilities(frozenset(Form))
 GATHERS = Abilities(PLAIN.forms, gathers=True)
 BY_POSITION = Abilities(PLAIN.forms, gathers=True, positions=True)
 

@@ -11,7 +11,8 @@ from ring_attn_bench.gathered import OWN
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.plan import Layout, plans
 from ring_attn_bench.problem import Mask
-from ring_attn_bench.ring.options import RingOptions, layout_of
+from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.settle import layout_of
 from tests.unit.plan_simulation import BY_POSITION, GATHERS, PLAIN, ring_of, sees
 from tests.unit.test_plan import (
     keys_have_landed_and_no_slot_is_overwritten_while_a_launch_needs_it,

@@ -15,9 +15,10 @@ from ring_attn_bench.plan import Launch, plan
 from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.ring import predicted_memory, run
 from ring_attn_bench.ring.forward import Job
-from ring_attn_bench.ring.options import RingOptions, layout_of
+from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.predicted_memory import Kernel, Sizes
+from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.sizes import kept_bytes
 from ring_attn_bench.tensors import Keys, Rows
 from tests.unit.live_bytes import Accumulating, Gathering, Plain, Symmetric, messages, most_bytes
@@ -30,6 +31,8 @@ SCHEDULES = (
     RingOptions(slots=7),
     RingOptions(schedule="grouped", slots="auto"),
     RingOptions(schedule="gather"),
+    RingOptions(schedule="gather", landing_tokens=24),
+    RingOptions(schedule="one_launch", landing_tokens=48),
     RingOptions(schedule="one_launch"),
 )
 CAUSAL, FULL, WINDOW = Mask(causal=True), Mask(causal=False), Mask(causal=True, window_left=9)
@@ -134,7 +137,7 @@ def test_predicted_is_what_is_taken(world_size, partition, options):
         Call(world_size, partition, mask, options, backend=backend_for(options)).check()
 
 
-@pytest.mark.parametrize("options", SCHEDULES[:-1], ids=str)
+@pytest.mark.parametrize("options", [x for x in SCHEDULES if x.schedule != "one_launch"], ids=str)
 @pytest.mark.parametrize("partition", PARTITIONS)
 @pytest.mark.parametrize("needs_delta", [False, True])
 def test_kernels_whose_results_are_merged(partition, options, needs_delta):
@@ -192,6 +195,15 @@ def test_figures_of_an_h200(world_size, tokens, forward, both):
     ):  # fmt: skip
         most = max(function(one, *given, symmetric=False).bytes for one in call.plans)
         assert most == mib * MIB, function
+
+
+@pytest.mark.parametrize("tokens", [24, 30, 48, 100, 120])
+def test_keys_that_land_take_no_more_than_their_budget(tokens):
+    options = RingOptions(schedule="one_launch", landing_tokens=tokens)
+    call = Call(8, options=options, backend=Gathering(needs_delta=True))
+    for one in call.plans:
+        taken = predicted_memory.forward(one, call.sizes, call.kernel, symmetric=True)
+        assert 0 < taken.terms["landing"] <= call.sizes.packed(tokens, call.sizes.element)
 
 
 def test_every_byte_has_its_term():

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ring_attn_bench.bench.record import Case, Direction, Record, Status, append, read
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.ring.options import DEFAULTS, RingOptions
+from ring_attn_bench.ring.options import NAMELESS, RingOptions
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -55,13 +55,13 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_it(tmp_path, tiny_re
 
 
 OLD = {
-    "triton/zigzag/p2p": ({"transport": "p2p"}, RingOptions(transport="p2p"), "real"),
+    "triton/zigzag/p2p": ({"transport": "p2p"}, RingOptions(transport="p2p", slots=2), "real"),
     "triton/zigzag/p2p/3slots/gradients-input": (
         {"transport": "p2p", "slots": 3, "gradients": "input"},
         RingOptions(transport="p2p", slots=3, gradients="input"),
         "real",
     ),
-    "triton/zigzag/loopback": ({"transport": "loopback"}, RingOptions(), "loopback"),
+    "triton/zigzag/loopback": ({"transport": "loopback"}, RingOptions(slots=2), "loopback"),
     "peer:their[s]/zigzag/own": ({"transport": "own", "backend": "peer:their[s]"}, None, "real"),
     "peer:their[s]/zigzag/loopback": (
         {"transport": "loopback", "backend": "peer:their[s]"}, None, "loopback",
@@ -106,7 +106,7 @@ def test_a_record_holds_every_option_whatever_the_default(tmp_path, make_record)
     (line,) = map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())
 
     assert line["schema_version"] == 2
-    assert line["contestant"]["options"] == {**DEFAULTS, "transport": "p2p"}
+    assert line["contestant"]["options"] == {**NAMELESS, "transport": "p2p"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from ring_attn_bench.plan import Layout, Plan, plan
 from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import ForwardPass, Job
+from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.loopback import Loopback
 from ring_attn_bench.sharding import join_shards, shard
 from ring_attn_bench.tensors import Keys, Rows
@@ -54,6 +56,7 @@ class Question:
     one_launch: bool = False
     dropout_p: float = 0.0
     sink: bool = False
+    landing_tokens: int | None = None
 
     @property
     def score(self):
@@ -89,6 +92,13 @@ class Question:
 
     def jobs(self, partition, world_size):
         together = self.gather or self.one_launch
+        if self.landing_tokens is not None:
+            options = RingOptions(
+                schedule="one_launch", slots=self.slots, landing_tokens=self.landing_tokens
+            )
+            layout = layout_of(partition, world_size, self.tokens, self.mask, options)
+            plans = [plan(layout, rank, self.able) for rank in range(world_size)]
+            return [Job(p, BACKEND, self.score, torch.float64) for p in plans]
         layout = Layout(
             PARTITIONS[partition], world_size, self.tokens, self.mask.band, self.slots,
             (world_size - 1,) if together and world_size > 1 else None, self.one_launch,
@@ -139,6 +149,11 @@ QUESTIONS = {
     "softcap": Question(softcap=1.5, heads=4),
     "ALiBi over a window, softcap": Question(Mask(True, 11), 2.0, True, 4, 2, slots=3),
     "sink, dropout": Question(sink=True, dropout_p=0.3),
+}
+QUESTIONS |= {
+    "one launch that comes in windows": Question(landing_tokens=12, heads=6),
+    "windows in one area": Question(Mask(), landing_tokens=12, slots=1),
+    "windows of halos": Question(Mask(False, 9, 4), landing_tokens=12),
 }
 BY_POSITION = abilities(BACKEND, alibi=True, dropout=True)
 QUESTIONS |= {

@@ -11,7 +11,8 @@ from ring_attn_bench.errors import InvalidArgument, TransportUnavailable, Unknow
 from ring_attn_bench.problem import Mask
 from ring_attn_bench.ring.jobs import travel_dtype
 from ring_attn_bench.ring.link import GroupTransport
-from ring_attn_bench.ring.options import layout_of, resolved
+from ring_attn_bench.ring.options import resolved
+from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.choose import transport_for
 
 
@@ -118,9 +119,9 @@ def test_a_mistake_is_a_sentence(wrong, sentence):
 FOUR = {
     "the classic ring, by default": (RingOptions(), ("steps", 2, None)),
     "steps": (RingOptions(schedule="steps"), ("steps", 2, None)),
-    "a gather": (RingOptions(schedule="gather"), ("gather", 2, (3,))),
-    "a gather by its grouping": (RingOptions(grouping=(3,)), ("gather", 2, (3,))),
-    "one launch": (RingOptions(schedule="one_launch"), ("one_launch", 2, (3,))),
+    "a gather": (RingOptions(schedule="gather"), ("gather", 1, (3,))),
+    "a gather by its grouping": (RingOptions(grouping=(3,)), ("gather", 1, (3,))),
+    "one launch": (RingOptions(schedule="one_launch"), ("one_launch", 1, (3,))),
     "groups": (RingOptions(schedule="grouped"), ("grouped", 2, (1, 2))),
     "groups by their sizes": (RingOptions(grouping=(2, 1)), ("grouped", 2, (2, 1))),
     "one each": (RingOptions(grouping=None), ("steps", 2, None)),

@@ -77,6 +77,7 @@ AXES = {
     "grouping": [[1, 2], "auto"],
     "gradients": ["input", "float32"],
     "handshake": [True, False],
+    "landing_tokens": [4096, "unset"],
 }
 """By option two values, as a suite file says them."""
 
@@ -88,7 +89,8 @@ def test_every_option_of_a_ring_is_an_axis_and_its_contestants_have_names_of_the
     listed = str(AXES[name]).replace("True", "true").replace("False", "false")
     entries = loaded(tmp_path, f"{GOOD}{name} = {listed}\n").entries(4, "real")
 
-    wanted = [tuple(v) if isinstance(v, list) else v for v in AXES[name]]
+    plain = {"unset": None}
+    wanted = [tuple(v) if isinstance(v, list) else plain.get(v, v) for v in AXES[name]]
     found = dict.fromkeys(entry.contestant for entry in entries)
     assert [getattr(c.options, name) for c in found if c.partition == "zigzag"] == wanted
     assert len({contestant.name for contestant in found}) == 4
@@ -99,7 +101,9 @@ def test_a_grid_that_says_nothing_of_options_is_the_ring_of_the_defaults_by_what
 ):
     entries = loaded(tmp_path, GOOD).entries(2, "real")
 
-    assert {e.contestant.options for e in entries} == {RingOptions(transport=registry.EVERYWHERE)}
+    assert {e.contestant.options for e in entries} == {
+        RingOptions(transport=registry.EVERYWHERE, slots=2)
+    }
     assert {e.contestant.name for e in entries} == {
         "reference/zigzag/p2p", "reference/striped/p2p",
     }  # fmt: skip

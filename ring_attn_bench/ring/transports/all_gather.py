@@ -115,6 +115,13 @@ class AllGather(FreshMemory):
 
     def __init__(self, group: dist.ProcessGroup, options: RingOptions) -> None:
         others = dist.get_world_size(group) - 1
+        if options.landing_tokens is not None:
+            raise Unsupported(
+                options.transport,
+                "it brings all ranks' whole shards at once, so that landing_tokens cannot limit "
+                f"what lies here to {options.landing_tokens} tokens; leave it at None, or take "
+                "another transport",
+            )
         grouping = resolved(options, others + 1).grouping
         if (others if grouping is None else len(grouping)) > 1:
             raise Unsupported(

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from ring_attn_bench.ring.carriers import message_device
+from ring_attn_bench.ring.carriers import message_device, this_host
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import driver
 
 _WIDTH = 512
 """Bytes of a place's text, at most."""
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class Place:
 
 def here() -> Place:
     """This rank's."""
-    host = _BOOT.read_text().strip() if _BOOT.exists() else ""
+    host = this_host()
     if not torch.cuda.is_available():
         return Place(host, "", "no CUDA device")
     gpu = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)

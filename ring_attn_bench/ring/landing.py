@@ -1,0 +1,61 @@
+"""What lands on a rank at once, and groups of ranks whose keys fit. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from ring_attn_bench.lower import chunks, visible_keys
+from ring_attn_bench.partition import Partition
+from ring_attn_bench.positions import Band
+
+Needs = tuple[tuple[int, ...], ...]
+"""By ring offset, from 1 on, and by rank: tokens that it fetches from the rank at that offset."""
+
+
+@lru_cache(maxsize=256)
+def needs(partition: Partition, world_size: int, tokens: int, band: Band) -> Needs:
+    """What plans of such a ring fetch, however their steps are grouped."""
+    held = [chunks(partition.spans(rank, world_size, tokens)) for rank in range(world_size)]
+
+    def fetched(rank: int, offset: int) -> int:
+        owned = held[(rank - offset) % world_size]
+        return sum(len(visible_keys(held[rank], chunk, band)) for chunk in owned)
+
+    ranks, offsets = range(world_size), range(1, world_size)
+    return tuple(tuple(fetched(rank, offset) for rank in ranks) for offset in offsets)
+
+
+def largest(found: Needs, sizes: Iterable[int]) -> int:
+    """Tokens of the largest landing area, on whichever rank: steps of so many offsets each."""
+    most, start = 0, 0
+    for size in sizes:
+        most, start = max(most, _area(found[start : start + size])), start + size
+    return most
+
+
+def groups(found: Needs, area: int, limits: Iterable[int]) -> tuple[int, ...] | None:
+    """Sizes of steps in turn, each as large as an area of so many tokens and its limit allow.
+
+    limits: the most ranks of the first step, the second, ...; at least as many as there are ranks.
+    None where the keys of some one rank do not fit.
+    """
+    sizes: list[int] = []
+    start = 0
+    for limit in limits:
+        fits = 0
+        while fits < min(limit, len(found) - start):
+            if _area(found[start : start + fits + 1]) > area:
+                break
+            fits += 1
+        if start == len(found):
+            break
+        if not fits:
+            return None
+        sizes.append(fits)
+        start += fits
+    return tuple(sizes)
+
+
+def _area(offsets: Needs) -> int:
+    return max((sum(of_rank) for of_rank in zip(*offsets, strict=True)), default=0)

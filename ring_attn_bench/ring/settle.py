@@ -1,0 +1,178 @@
+"""What options come to for one layout: nothing `auto`, and no more keys than may lie there.
+
+Everything follows from what all ranks know, so that all settle alike. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count, repeat
+
+from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.partition import get_partition
+from ring_attn_bench.plan import Layout
+from ring_attn_bench.problem import Mask
+from ring_attn_bench.ring.fastest import Known, fastest
+from ring_attn_bench.ring.landing import Needs, groups, largest, needs
+from ring_attn_bench.ring.options import RingOptions, Schedule, resolved
+
+
+def is_open(options: RingOptions) -> bool:
+    """Whether the options leave it to the ring how keys come."""
+    return options.schedule == "auto" and options.grouping == "auto"
+
+
+def settled(
+    partition: str,
+    world_size: int,
+    tokens: int,
+    mask: Mask,
+    options: RingOptions,
+    *,
+    waits: bool = False,
+    known: Known | None = None,
+) -> RingOptions:
+    """The options without `auto`, cut to `landing_tokens`; transport is left as it is.
+
+    tokens: of each rank. waits: as in `resolved`, whose rule is what is taken; but where schedule
+    and grouping are `auto` and the call is known, what is `fastest` by the model.
+
+    Raises UnknownName, or InvalidArgument for a length or a grouping that does not fit the ranks,
+    and for keys that cannot fit the budget.
+    """
+    where = partition, world_size, tokens, mask
+    rule = _ruled(*where, options, waits=waits)
+    if known is None or world_size == 1 or not is_open(options):
+        return rule
+    found = [rule]
+    for schedule in _OTHERS:
+        with suppress(InvalidArgument):  # slots that were asked for may not fit the budget then
+            found.append(_ruled(*where, replace(options, schedule=schedule)))
+    return fastest({took: _layout(*where, took) for took in found}, rule, known)
+
+
+_OTHERS: tuple[Schedule, ...] = ("steps", "grouped", "gather")
+
+
+def _ruled(
+    partition: str,
+    world_size: int,
+    tokens: int,
+    mask: Mask,
+    options: RingOptions,
+    *,
+    waits: bool = False,
+) -> RingOptions:
+    took = resolved(options, world_size, waits=waits)
+    layout = _layout(partition, world_size, tokens, mask, took)
+    if options.landing_tokens is None or world_size == 1:
+        return took
+    found = needs(layout.partition, world_size, tokens, layout.band)
+    return _Budget(options.landing_tokens, found, layout).fitted(options, took)
+
+
+def layout_of(
+    partition: str,
+    world_size: int,
+    tokens: int,
+    mask: Mask,
+    options: RingOptions,
+    *,
+    waits: bool = False,
+    known: Known | None = None,
+) -> Layout:
+    """Who holds what, and the steps that the options ask for; arguments and errors of `settled`."""
+    took = settled(partition, world_size, tokens, mask, options, waits=waits, known=known)
+    return _layout(partition, world_size, tokens, mask, took)
+
+
+def _layout(partition: str, world_size: int, tokens: int, mask: Mask, took: RingOptions) -> Layout:
+    assert took.slots != "auto"  # nothing is, once resolved
+    assert took.grouping != "auto"
+    rule, whole = get_partition(partition), took.schedule == "one_launch"
+    return Layout(rule, world_size, tokens, mask.band, took.slots, took.grouping, whole)
+
+
+class _Budget:
+    """So many tokens of other ranks' keys may lie on a rank at once."""
+
+    def __init__(self, tokens: int, found: Needs, layout: Layout) -> None:
+        self._tokens, self._needs, self._layout = tokens, found, layout
+
+    def fitted(self, options: RingOptions, took: RingOptions) -> RingOptions:
+        """took, cut where the options leave it open."""
+        others = len(self._needs)
+        one = largest(self._needs, _each(others))
+        if one > self._tokens:
+            raise InvalidArgument(
+                f"landing_tokens is {self._tokens}, but a rank fetches up to {one} tokens of "
+                f"another here ({self._layout.tokens} each, partition "
+                f"{self._layout.partition.name!r}), which come together; allow {one} or more, or "
+                "deal the sequence to more ranks."
+            )
+        if options.grouping != "auto":
+            return self._with_slots(options, took)
+        assert took.slots != "auto"
+        assert took.grouping != "auto"
+        if self._fits(_each(others) if took.grouping is None else took.grouping, took.slots):
+            return took
+        for slots in (2, 1) if options.slots == "auto" else (options.slots,):
+            area = self._tokens // min(slots, others)
+            sizes = groups(self._needs, area, _limits(took.schedule, others))
+            if sizes is not None:
+                return replace(
+                    took,
+                    schedule=_named(sizes),
+                    slots=min(slots, len(sizes)) if options.slots == "auto" else slots,
+                    grouping=None if took.grouping is None else sizes,
+                )
+        raise self._too_many(took, one)
+
+    def _fits(self, sizes: tuple[int, ...], slots: int) -> bool:
+        return min(slots, len(sizes)) * largest(self._needs, sizes) <= self._tokens
+
+    def _with_slots(self, options: RingOptions, took: RingOptions) -> RingOptions:
+        """took, whose grouping was asked for."""
+        assert took.grouping != "auto"
+        sizes = _each(len(self._needs)) if took.grouping is None else took.grouping
+        area = largest(self._needs, sizes)
+        if area > self._tokens:
+            raise InvalidArgument(
+                f"grouping is {sizes}, whose largest step brings {area} tokens, but landing_tokens "
+                f"is {self._tokens}; leave grouping at 'auto', or allow {area} or more."
+            )
+        for slots in (2, 1) if options.slots == "auto" else (options.slots,):
+            if self._fits(sizes, slots):
+                took_slots = min(slots, len(sizes)) if options.slots == "auto" else slots
+                return replace(took, slots=took_slots)
+        raise self._too_many(took, area)
+
+    def _too_many(self, took: RingOptions, area: int) -> InvalidArgument:
+        return InvalidArgument(
+            f"slots is {took.slots}, so that {min(took.slots, len(self._needs))} landing areas of "
+            f"{area} tokens lie there at once, but landing_tokens is {self._tokens}; leave slots "
+            f"at 'auto', take at most {self._tokens // area}, or allow more tokens."
+        )
+
+
+def _each(others: int) -> tuple[int, ...]:
+    return (1,) * others
+
+
+def _limits(schedule: Schedule, others: int) -> Iterator[int]:
+    """The most ranks that a step brings, step after step."""
+    match schedule:
+        case "steps":
+            return repeat(1)
+        case "grouped":
+            return (2**step for step in count())
+        case _:
+            return repeat(others)
+
+
+def _named(sizes: tuple[int, ...]) -> Schedule:
+    if all(size == 1 for size in sizes):
+        return "steps"
+    return "gather" if len(sizes) == 1 else "grouped"
