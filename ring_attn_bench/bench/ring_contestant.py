@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -47,6 +47,8 @@ class RingContestant:
     took: RingOptions
     greet: Callable[[], object] | None = None
     whole: tuple[Job, ...] = ()
+    _kept: list[run.Kept] = field(default_factory=list)
+    """Of the last forward, for its backward, by rank."""
 
     @property
     def kernel(self) -> Backend:
@@ -79,11 +81,18 @@ class RingContestant:
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and lse of every rank played here."""
         tensors = [(x.q, x.keys) for x in shards]
-        if self.transport is None:
-            return [*run.loopback_forward(self.jobs, tensors)]
         if self.greet is not None:
             self.greet()
-        return [run.forward(self.jobs[0], self.transport, *tensors[0])]
+        if not self.took.keep_keys:
+            if self.transport is None:
+                return [*run.loopback_forward(self.jobs, tensors)]
+            return [run.forward(self.jobs[0], self.transport, *tensors[0])]
+        if self.transport is None:
+            found = run.loopback_forward_keeping(self.jobs, tensors)
+        else:
+            found = [run.forward_keeping(self.jobs[0], self.transport, *tensors[0])]
+        self._kept[:] = [kept for _, kept in found]
+        return [results for results, _ in found]
 
     def backward(self, shards: Sequence[Inputs], outputs: Sequence[Outputs]) -> list[Gradients]:
         """dq, dk, dv of every rank played here."""
@@ -92,8 +101,9 @@ class RingContestant:
             for x, (out, lse) in zip(shards, outputs, strict=True)
         ]
         if self.transport is None:
-            return [*run.loopback_backward(self.jobs, tensors)]
-        return [run.backward(self.jobs[0], self.transport, *tensors[0])]
+            return [*run.loopback_backward(self.jobs, tensors, self._kept or None)]
+        kept = self._kept[0] if self._kept else None
+        return [run.backward(self.jobs[0], self.transport, *tensors[0], kept=kept)]
 
 
 def _given(lse: Tensor | None) -> Tensor:

@@ -6,6 +6,8 @@ the passes is autograd's error, and nothing of it is kept by a call that is reme
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -65,12 +67,35 @@ class Call(Protocol):
         """out in q's dtype, and lse."""
         ...
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it is a `KeepingCall`, and is to keep."""
+        ...
+
     def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
         """dq, dk, dv, in the dtypes of q, k and v or wider.
 
         rows.delta, where it is needed, is delta - dlse, which is all that dlse does to a gradient
         (ds = p * (dp - delta + dlse)). dlse is given to kernels that compute a delta of their own.
         """
+        ...
+
+
+Kept = tuple[Tensor, ...]
+"""What a forward keeps for its backward, besides its inputs and results."""
+
+
+class KeepingCall(Call, Protocol):
+    """A call whose forward, where autograd records it, keeps more for the backward."""
+
+    def forward_keeping(self, given: Given) -> tuple[tuple[Tensor, Tensor], Kept]:
+        """The forward's results, and what is kept."""
+        ...
+
+    def backward(
+        self, given: Given, rows: Rows, dlse: Tensor | None, kept: Kept | None = None
+    ) -> Sums:
+        """`Call.backward`, with what was kept; None is nothing."""
         ...
 
 
@@ -82,7 +107,7 @@ def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
     ):
-        out, lse = _computed(call, given)
+        out, lse = _computed(call.forward, given)
         return (out, lse, None) if return_attn_probs else out
     # autograd takes the host 0.3 us for each argument, None or not
     plain = given.sink is given.alibi_slopes is given.cu_seqlens_q is None
@@ -97,13 +122,15 @@ def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
     return (*found, None) if return_attn_probs else found
 
 
-def _computed(call: Call, given: Given) -> tuple[Tensor, Tensor]:
+def _computed(
+    forward: Callable[[Given], tuple[Tensor, Tensor]], given: Given
+) -> tuple[Tensor, Tensor]:
     device_type = given.q.device.type
     if is_enabled(device_type):
         with without_autocast(device_type):
-            out, lse = call.forward(given)
+            out, lse = forward(given)
     else:
-        out, lse = call.forward(given)
+        out, lse = forward(given)
     # the same memory where it is a view: torch refuses every change in place of such a result
     return out.data if out._is_view() else out, lse.data if lse._is_view() else lse
 
@@ -124,9 +151,19 @@ class Attention(torch.autograd.Function):
         """out and, if wanted, lse: one that is not costs autograd nothing."""
         call, wants_lse, *tensors = arguments
         given = Given(*tensors)
-        out, lse = _computed(call, given)
-        ctx.save_for_backward(*tensors, out, lse)
-        ctx.call = call
+        kept: Kept = ()
+        if call.keeps:
+
+            def forward(given: Given) -> tuple[Tensor, Tensor]:
+                nonlocal kept
+                (out, lse), kept = call.forward_keeping(given)
+                return out, lse
+
+            out, lse = _computed(forward, given)
+        else:
+            out, lse = _computed(call.forward, given)
+        ctx.save_for_backward(*tensors, out, lse, *kept)
+        ctx.call, ctx.given = call, len(tensors)
         ctx.set_materialize_grads(False)
         return (out, lse) if wants_lse else out
 
@@ -142,8 +179,10 @@ class Attention(torch.autograd.Function):
         for x in (dout, dlse):  # `batched`, which a frame of its own would cost
             if x is not None and (is_legacy_batchedtensor(x) or is_batchedtensor(x)):
                 raise many_gradients()
-        *tensors, out, lse = ctx.saved_tensors
-        given, call, needs = Given(*tensors), ctx.call, ctx.needs_input_grad
+        saved, count, call, needs = ctx.saved_tensors, ctx.given, ctx.call, ctx.needs_input_grad
+        tensors, (out, lse, *kept) = saved[:count], saved[count:]
+        given = Given(*tensors)
+        backward = partial(call.backward, kept=tuple(kept)) if call.keeps else call.backward
         wants_dsink = given.sink is not None and needs[5]
         dout = torch.zeros_like(out) if dout is None else _with_contiguous_rows(dout)
         told, sums, dsink = call.needs_delta, None, None
@@ -154,9 +193,9 @@ class Attention(torch.autograd.Function):
                 sums = delta(dout, out, lse.dtype)
                 sums = sums if dlse is None else sums - dlse
             if told:
-                found = call.backward(given, Rows(given.q, dout, out, lse, sums), None)
+                found = backward(given, Rows(given.q, dout, out, lse, sums), None)
             else:
-                found = call.backward(given, Rows(given.q, dout, out, lse), dlse)
+                found = backward(given, Rows(given.q, dout, out, lse), dlse)
             if wants_dsink:
                 assert given.sink is not None  # it needs a gradient
                 assert sums is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -30,6 +31,8 @@ class DocumentsCall:
     mask: Mask
     score: Score
     deterministic: bool
+
+    keeps: ClassVar[bool] = False
 
     @property
     def needs_delta(self) -> bool:

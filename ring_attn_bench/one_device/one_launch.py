@@ -6,6 +6,7 @@ Beside a short kernel the host's time is what counts, so nothing stands between 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -38,6 +39,8 @@ class OneLaunch:
         if step.keys_start_at_zero:
             return None
         return cls(job.backend, launch.block, job.score, job.deterministic)
+
+    keeps: ClassVar[bool] = False
 
     @property
     def needs_delta(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ring_attn_bench.report.columns import OPTIONS, Row
 from ring_attn_bench.report.formats import plural
+from ring_attn_bench.ring.options import DEFAULTS
 
 Key = TypeVar("Key", bound=Hashable)
 WHO = ("backend", "partition", "transport", *OPTIONS)
@@ -117,7 +118,12 @@ def _values(rows: Sequence[Row], name: str) -> list[str | None]:
 def constants(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
     """The other columns, in words for a caption: partition zigzag."""
     fixed = [(name, _values(rows, name)[0]) for name in names if name not in varying(rows, names)]
-    return tuple(f"{name} {word}" for name, word in fixed if word not in _SAYS_NOTHING)
+    return tuple(f"{name} {word}" for name, word in fixed if not _is_silent(name, word))
+
+
+def _is_silent(name: str, word: str | None) -> bool:
+    """Whether it is left to the library, or a switch that is off as it is by itself."""
+    return word in _SAYS_NOTHING or (word == "false" and DEFAULTS.get(name) is False)
 
 
 def heading(rows: Sequence[Row]) -> str:

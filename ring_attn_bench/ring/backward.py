@@ -18,9 +18,9 @@ from ring_attn_bench.plan import Launch, Step
 from ring_attn_bench.positions import Range
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.forward import Job, gathered_keys
-from ring_attn_bench.ring.link import Transport
-from ring_attn_bench.ring.packing import Packing, accumulator_dtype, sum_keys
-from ring_attn_bench.tensors import Keys, Rows, Sums, part_of
+from ring_attn_bench.ring.link import Resuming, Transport
+from ring_attn_bench.ring.packing import Packing, accumulator_dtype, copy_keys, sum_keys
+from ring_attn_bench.tensors import Gathering, Keys, Rows, Sums, part_of
 
 
 class BackwardPass:
@@ -33,7 +33,9 @@ class BackwardPass:
         rows: Rows,
         keys: Keys,
         dlse: Tensor | None = None,
+        kept: tuple[Tensor, ...] | None = None,
     ) -> None:
+        self._kept = kept
         self._job, self._plan, self._transport = job, job.plan, transport
         q = rows.q
         self._wide = accumulator_dtype(q.dtype)
@@ -41,7 +43,9 @@ class BackwardPass:
             rows = rows._replace(delta=delta(rows.dout, rows.out, self._wide))
         self._rows, self._keys, self._dlse = rows, keys, dlse
         self._packing = Packing.of(keys)
-        self._direct_keys = self._adopts_keys = False
+        self._direct_keys = self._adopts_keys = self._adopts = False
+        self._adopted = self._own_last = False
+        self._early: list[tuple[Range, Tensor]] = []
         plan = job.plan
         if plan.gathers:  # its launch makes dq, and there are no others
             return
@@ -56,13 +60,18 @@ class BackwardPass:
         self._adopts, self._adopts_keys = (
             cannot_add and once for once in (plan.merges_once, plan.adds_keys_once)
         )
+        self._own_last = kept is not None and self._adopts
         if not self._adopts:
             new = torch.zeros if plan.rows_start_at_zero else torch.empty
             self._dq = new(q.shape, dtype=q.dtype if direct else self._wide, device=q.device)
 
     def publish(self) -> None:
-        """Makes this rank's keys readable."""
+        """Makes this rank's keys readable, unless the others have kept them."""
         plan = self._plan
+        if self._kept is not None:
+            resuming: Resuming = self._transport  # type: ignore[assignment]  # the options say so
+            self._link = resuming.resume(plan)
+            return
         self._packed = self._packing.pack_for(plan, self._keys, self._transport)
         self._link = self._transport.begin(plan)
         self._link.publish(self._packed.buffer)
@@ -70,8 +79,11 @@ class BackwardPass:
     def run(self) -> None:
         """Every launch; a step's partials leave as soon as its last launch is queued."""
         plan, link = self._plan, self._link
-        for index, step in enumerate(plan.steps):
-            for due in plan.due[index]:
+        steps = list(enumerate(plan.steps))
+        if self._own_last:  # so that the others' gradients leave early
+            steps = [*steps[1:], steps[0]]
+        for index, step in steps:
+            for due in plan.due[index] if self._kept is None else ():
                 link.post(due)
             if step.gathered is not None:
                 self._run_gathered(index, step.gathered)
@@ -107,7 +119,7 @@ class BackwardPass:
         job, packing, k = self._job, self._packing, self._keys.k
         backend = job.gathering
         assert backend is not None  # the plan says so
-        keys = gathered_keys(packing, self._keys, self._packed, self._link, index)
+        keys = self._gathered_keys(index)
         width, landed = packing.width, keys.landed.k.shape[1]
         self._home = k.new_empty((k.shape[1], width), dtype=self._wide)
         self._home_keys = packing.views(self._home)
@@ -119,6 +131,16 @@ class BackwardPass:
         self._link.give(index, partials)
         keys = keys._replace(arrived=None)  # that launch has waited for all of them
         self._dq = backend.gathered_dq(self._rows, keys, where, job.score)
+
+    def _gathered_keys(self, index: int) -> Gathering:
+        packing, keys = self._packing, self._keys
+        if self._kept is None:
+            return gathered_keys(packing, keys, self._packed, self._link, index)[0]
+        if keys.k.shape[0] > 1:  # the heads of a batch's entries in a row, as of the others' keys
+            own = packing.views(keys.k.new_empty(keys.k.shape[1], packing.width))
+            copy_keys(keys, own)
+            keys = own
+        return Gathering(keys, packing.views(self._kept[index - 1]))
 
     def collect(self) -> Sums:
         """dq, dk, dv in the dtypes of q, k, v."""
@@ -146,7 +168,11 @@ class BackwardPass:
         return found
 
     def _landed(self, index: int) -> Keys:
-        return self._keys if index == 0 else self._packing.views(self._link.landed(index))
+        if index == 0:
+            return self._keys
+        kept = self._kept
+        landed = self._link.landed(index) if kept is None else kept[index - 1]
+        return self._packing.views(landed)
 
     def _gradients(self, step: Step, tokens: int) -> Tensor:
         """A buffer for a step's packed dk, dv: in the wire's dtype if nothing is added up in it."""
@@ -185,12 +211,16 @@ class BackwardPass:
 
     def _add_rows(self, launch: Launch, dq: Tensor) -> None:
         if self._adopts and launch.first:
-            self._dq = dq.contiguous()
+            self._dq, self._adopted = dq.contiguous(), True
+            for rows, share in self._early:
+                part_of(self._dq, rows).add_(share)
+        elif self._adopts and not self._adopted:  # the launch of all rows comes last
+            self._early.append((launch.rows, dq))
         else:
             _put(part_of(self._dq, launch.rows), dq, launch.first)
 
     def _add_received(self, outstanding: int) -> None:
-        if self._adopts_keys:  # what is to be added is added in the end, in one go
+        if self._adopts_keys or self._own_last:  # what is to be added is added in the end
             return
         for tokens, partial in self._link.received(outstanding):
             self._home[tokens.slice].add_(partial)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.block import Abilities
-from ring_attn_bench.calls.attend import Given
+from ring_attn_bench.calls.attend import Given, Kept
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.calls.remembered import Remembered
@@ -42,6 +42,8 @@ class RingCall(NamedTuple):
     transport: Transport
     greet: Callable[[], None] | None = None
     """What ranks that shake hands do before a backward."""
+    keeps: bool = False
+    """Whether keys that came stay for the backward: a `KeepingCall`."""
 
     @property
     def needs_delta(self) -> bool:
@@ -59,12 +61,20 @@ class RingCall(NamedTuple):
         job = self.job if slopes is None else self._job(given)
         return run.forward(job, self.transport, q, Keys(k, v), sink)
 
-    def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
+    def forward_keeping(self, given: Given) -> tuple[tuple[Tensor, Tensor], Kept]:
+        """The same, and the others' keys."""
+        q, k, v, sink, *_ = given
+        job = self.job if given.alibi_slopes is None else self._job(given)
+        return run.forward_keeping(job, self.transport, q, Keys(k, v), sink)
+
+    def backward(
+        self, given: Given, rows: Rows, dlse: Tensor | None, kept: Kept | None = None
+    ) -> Sums:
         """This rank's dq, dk, dv."""
         if self.greet is not None:
             self.greet()
         job = self.job if given.alibi_slopes is None else self._job(given)
-        return run.backward(job, self.transport, rows, given.keys, dlse)
+        return run.backward(job, self.transport, rows, given.keys, dlse, kept)
 
     def _job(self, given: Given) -> Job:
         return replace(self.job, score=given.score(self.job.score))
@@ -156,7 +166,7 @@ def agreed_call(
             agree(ring.group, where, signature)
         greet = partial(agree_on_backward, ring.group, where, ring.next_number())
     # the call is not remembered, or a context would keep itself alive
-    call = RingCall(job, ring, greet)
+    call = RingCall(job, ring, greet, ring.options.keep_keys)
     if not options.dropout_p and options.dropout_seed is None:
         return call, given
     if options.draws_seed:

@@ -21,7 +21,7 @@ from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
-from ring_attn_bench.ring.link import Link, Transport
+from ring_attn_bench.ring.link import Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.choose import transport_for
 from ring_attn_bench.ring.transports.played import Part
@@ -226,6 +226,11 @@ class RingContext:
     def begin(self, plan: Plan) -> Link:
         """This rank's end of the transport, for one pass."""
         return (self._made or self._ring).transport.begin(plan)
+
+    def resume(self, plan: Plan) -> Link:
+        """The same for a backward whose keys were kept: the options said that it can be."""
+        resuming: Resuming = (self._made or self._ring).transport  # type: ignore[assignment]
+        return resuming.resume(plan)
 
     def played(self, part: Part) -> Transport | None:
         """A transport like this ring's, whose processes play ranks of a larger ring; a collective.

@@ -56,6 +56,7 @@ class Job:
 class ForwardPass:
     """publish, run, collect: apart, so that ranks in one process can take turns.
 
+    keeps: whether `kept` gets what landed, by step, for the backward.
     sink (H,): a logit that every row of a head has besides its keys', with a value of 0. It is
     what the merge starts from, so no kernel needs to know of it.
     """
@@ -67,7 +68,11 @@ class ForwardPass:
         q: Tensor,
         keys: Keys,
         sink: Tensor | None = None,
+        *,
+        keeps: bool = False,
     ) -> None:
+        self._keeps = keeps
+        self.kept: tuple[Tensor, ...] = ()
         self._job, self._plan, self._transport = job, job.plan, transport
         self._q, self._keys, self._sink = q, keys, sink
         self._packing = Packing.of(keys)
@@ -113,7 +118,7 @@ class ForwardPass:
             if step.gathered is not None:
                 self._launch_gathered(index, step.gathered)
             elif not plan.gathers:
-                keys = self._packing.views(link.landed(index)) if index else self._keys
+                keys = self._packing.views(self._landed(index)) if index else self._keys
                 for launch in step.launches:
                     self._launch(launch, keys)
 
@@ -127,10 +132,18 @@ class ForwardPass:
                 part_of(self._out, rows).copy_(part_of(self._out_acc, rows))
         return self._out, self._lse
 
+    def _landed(self, index: int) -> Tensor:
+        landed = self._link.landed(index)
+        if self._keeps:
+            self.kept = *self.kept, landed
+        return landed
+
     def _launch_gathered(self, index: int, where: Gathered) -> None:
         backend = self._job.gathering
         assert backend is not None  # the plan says so
-        keys = gathered_keys(self._packing, self._keys, self._packed, self._link, index)
+        keys, landed = gathered_keys(self._packing, self._keys, self._packed, self._link, index)
+        if self._keeps:
+            self.kept = (landed,)
         out, lse = backend.gathered_forward(self._q, keys, where, self._job.score)
         if self._sink is not None:
             share, lse = sinks.beside(lse, self._sink)
@@ -168,12 +181,13 @@ class ForwardPass:
 
 def gathered_keys(
     packing: Packing, keys: Keys, packed: Packed, link: Link, index: int
-) -> Gathering:
-    """The keys of a step's one launch, on their way if the link has words for them."""
+) -> tuple[Gathering, Tensor]:
+    """The keys of a step's one launch, on their way if the link has words for them, and where."""
     arriving = getattr(link, "arriving", None)
     if arriving is None:
-        return Gathering(keys, packing.views(link.landed(index)))
+        landed = link.landed(index)
+        return Gathering(keys, packing.views(landed)), landed
     landed, words, head_groups = arriving(index)
     # packed, the heads of a batch's entries lie in a row, which is how kernels read pieces
     own = keys if packed.keys is None or keys.k.shape[0] == 1 else packed.keys
-    return Gathering(own, packing.views(landed), words, head_groups)
+    return Gathering(own, packing.views(landed), words, head_groups), landed

@@ -74,6 +74,21 @@ class Transport(Protocol):
         ...
 
 
+class Resuming(Transport, Protocol):
+    """A transport whose passes may keep their keys: what `RingOptions(keep_keys=True)` asks for.
+
+    What `Link.landed` gave stays good then for as long as somebody holds it, where a plan has as
+    many slots as steps.
+    """
+
+    def resume(self, plan: Plan) -> Link:
+        """This rank's end of a backward whose keys are here already: only gradients travel.
+
+        Of its link nothing is called but give, received and finish; on all ranks alike.
+        """
+        ...
+
+
 class GroupTransport(Transport, Protocol):
     """A transport by name, in the table of the registry or an entry point: one for each context."""
 

@@ -35,6 +35,10 @@ class RingOptions:
     landing_tokens: tokens of other ranks' keys that may lie on a rank at once, in all landing areas
         together; None is no limit. What is `auto` is cut to fit: keys of a gather or of one launch
         then come in groups as large as the areas, with a launch for each.
+    keep_keys: whether a forward that autograd records keeps the keys that came for its backward,
+        which then fetches none: for the memory of world_size - 1 shards of k and v a layer, and
+        as many landing areas as there are steps. Less travels, and a backward begins with the
+        others' keys, so that their gradients travel under its own.
 
     Raises UnknownName or InvalidArgument, also for options that contradict each other.
     """
@@ -61,6 +65,9 @@ class RingOptions:
         default=None,
         metadata={"column": "tokens of other ranks' keys that may lie on a rank at once"},
     )
+    keep_keys: bool = field(
+        default=False, metadata={"column": "whether keys that came stay for the backward"}
+    )
 
     def __post_init__(self) -> None:
         if not _is_auto(self.transport):
@@ -85,6 +92,15 @@ class RingOptions:
             raise InvalidArgument(
                 f"landing_tokens is {shown(self.landing_tokens)}; it must be a positive number of "
                 "tokens, of all landing areas together, or None for no limit."
+            )
+        if not isinstance(self.keep_keys, bool):
+            raise InvalidArgument(
+                f"keep_keys is {shown(self.keep_keys)}; it must be True or False."
+            )
+        if self.keep_keys and self.landing_tokens is not None:
+            raise InvalidArgument(
+                "keep_keys is True, which keeps the keys of all other ranks, and landing_tokens is "
+                f"{self.landing_tokens}, which limits how many lie here; leave out one of the two."
             )
         if not _is_auto(self.grouping):
             self._check_sizes()
@@ -156,6 +172,8 @@ def resolved(options: RingOptions, world_size: int, *, waits: bool = False) -> R
         schedule = "steps" if each else "gather" if len(grouping or ()) == 1 else "grouped"
     steps = others if grouping is None else len(grouping)
     slots = min(2, max(1, steps)) if options.slots == "auto" else options.slots
+    if options.keep_keys:  # nothing lands where something is kept
+        slots = max(slots, steps)
     return replace(options, schedule=schedule, slots=slots, grouping=grouping)
 
 

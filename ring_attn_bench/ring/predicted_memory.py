@@ -136,16 +136,25 @@ def forward(plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool) -> Tak
     return ledger.most
 
 
-def backward(plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool) -> Taken:
-    """The most that a backward takes, beyond the forward's out and lse."""
-    return _Backward(plan, sizes, kernel, symmetric).run()
+def backward(
+    plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool, keeps: bool = False
+) -> Taken:
+    """The most that a backward takes, beyond the forward's out and lse, and keys that it kept."""
+    return _Backward(plan, sizes, kernel, symmetric, keeps).run()
 
 
-def forward_backward(plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool) -> Taken:
-    """The most that a forward and then its backward take: out and lse stay for the backward."""
+def forward_backward(
+    plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool, keeps: bool = False
+) -> Taken:
+    """The most that a forward and then its backward take: out and lse stay for the backward.
+
+    keeps: so do the keys that landed.
+    """
     first = forward(plan, sizes, kernel, symmetric=symmetric)
-    then = backward(plan, sizes, kernel, symmetric=symmetric)
+    then = backward(plan, sizes, kernel, symmetric=symmetric, keeps=keeps)
     stay = {"out": sizes.out(plan.tokens, sizes.element), "lse": sizes.lse(plan.tokens)}
+    if keeps:
+        stay["kept"] = plan.slots * sizes.packed(plan.landing_tokens, sizes.element)
     both = Taken(then.bytes + sum(stay.values()), {**stay, **then.terms})
     return max(first, both, key=lambda taken: taken.bytes)
 
@@ -160,8 +169,11 @@ def _publish(ledger: _Ledger, plan: Plan, sizes: Sizes, *, symmetric: bool) -> N
 class _Backward:
     """`ring.backward.BackwardPass` without its tensors."""
 
-    def __init__(self, plan: Plan, sizes: Sizes, kernel: Kernel, symmetric: bool) -> None:
+    def __init__(
+        self, plan: Plan, sizes: Sizes, kernel: Kernel, symmetric: bool, keeps: bool
+    ) -> None:
         self._plan, self._sizes, self._kernel, self._symmetric = plan, sizes, kernel, symmetric
+        self._keeps = keeps
         self._ledger = _Ledger()
         self._gifts: deque[dict[str, int]] = deque()
         self._last = 0
@@ -177,11 +189,16 @@ class _Backward:
             ledger.take(delta=sizes.lse(plan.tokens))
         self._adopts = not self._kernel.accumulates and plan.merges_once
         self._adopts_keys = not self._kernel.accumulates and plan.adds_keys_once
-        if not gathers:
-            number = sizes.element if direct or self._adopts else sizes.wide
+        if not gathers and not self._adopts:
+            number = sizes.element if direct else sizes.wide
             ledger.take(dq_wide=sizes.rows(plan.tokens, number))
-        _publish(ledger, plan, sizes, symmetric=self._symmetric)
-        for index, step in enumerate(plan.steps):
+        if not self._keeps:
+            _publish(ledger, plan, sizes, symmetric=self._symmetric)
+        steps = list(enumerate(plan.steps))
+        self._own_last = self._keeps and self._adopts
+        if self._own_last:
+            steps = [*steps[1:], steps[0]]
+        for index, step in steps:
             if step.gathered is not None:
                 self._gathered(step, step.gathered)
             elif not gathers:
@@ -221,17 +238,27 @@ class _Backward:
         ledger.take(home=sizes.packed(self._plan.tokens, sizes.wide))
         partials = sizes.packed(step.landing_tokens, sizes.travels)
         ledger.take(partials=partials)
+        own = 0
+        if self._keeps and sizes.batch > 1:  # laid out as the others' are
+            own = sizes.packed(self._plan.tokens, sizes.element)
+        ledger.take(own=own)
         ledger.briefly(launch=self._kernel.scratch(where))
         self._give(step, partials)
         ledger.take(dq=sizes.rows(self._plan.tokens, sizes.element))
+        ledger.free(own=own)
 
     def _launches(self, step: Step) -> None:
         sizes = self._sizes
         for launch in step.launches:
             results = 0
             is_first = launch is self._plan.launches[0]
-            if not self._kernel.accumulates and not (is_first and self._adopts):
-                results += sizes.rows(len(launch.rows), sizes.element)
+            rows = sizes.rows(len(launch.rows), sizes.element)
+            if is_first and self._adopts:
+                self._ledger.take(dq=rows)
+            elif self._own_last:  # which is added to what comes last
+                self._ledger.take(early=rows)
+            elif not self._kernel.accumulates:
+                results += rows
             if not self._kernel.accumulates and not (is_first and self._adopts_keys):
                 results += sizes.packed(len(launch.keys), sizes.element)
             self._ledger.briefly(launch=results + self._kernel.scratch(launch))
@@ -247,12 +274,12 @@ class _Backward:
         self._gifts.append({"partials": partials, "inbox": inbox})
 
     def _add_received(self, outstanding: int) -> None:
-        if not self._symmetric:
+        if not self._symmetric and not self._adopts_keys and not self._own_last:
             self._free_gifts(outstanding)
 
     def _collect(self) -> None:
         """The last part that came is added up and rounded in one go."""
-        is_home = self._direct_keys or (self._adopts_keys and not self._gifts)
+        is_home = self._direct_keys or (self._adopts_keys and not self._plan.sends)
         last = self._last if self._gifts else 0
         if not self._symmetric:
             self._free_gifts(0)

@@ -13,6 +13,8 @@ from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.transports.loopback import Loopback
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
+Kept = tuple[Tensor, ...]
+"""Packed keys of other ranks, by step, where they landed."""
 Result = TypeVar("Result", covariant=True)
 
 
@@ -55,14 +57,29 @@ def forward(
     return run(ForwardPass(job, transport, q, keys, sink))
 
 
+def forward_keeping(
+    job: Job, transport: Transport, q: Tensor, keys: Keys, sink: Tensor | None = None
+) -> tuple[tuple[Tensor, Tensor], Kept]:
+    """The same, and the keys that came, for `backward`."""
+    one = ForwardPass(job, transport, q, keys, sink, keeps=True)
+    return run(one), one.kept
+
+
 def backward(
-    job: Job, transport: Transport, rows: Rows, keys: Keys, dlse: Tensor | None = None
+    job: Job,
+    transport: Transport,
+    rows: Rows,
+    keys: Keys,
+    dlse: Tensor | None = None,
+    kept: Kept | None = None,
 ) -> Sums:
     """This rank's dq, dk, dv.
 
+    kept: what the forward kept, on all ranks alike; None is nothing, and keys travel once more.
+
     dlse (B, H, M): for kernels that are not told delta; the others find it taken off rows.delta.
     """
-    return run(BackwardPass(job, transport, rows, keys, dlse))
+    return run(BackwardPass(job, transport, rows, keys, dlse, kept))
 
 
 def loopback_forward(
@@ -75,9 +92,25 @@ def loopback_forward(
     )
 
 
-def loopback_backward(jobs: Sequence[Job], shards: Sequence[tuple[Rows, Keys]]) -> list[Sums]:
-    """dq, dk, dv of every rank, from its rows and keys."""
+def loopback_forward_keeping(
+    jobs: Sequence[Job], shards: Sequence[tuple[Tensor, Keys]]
+) -> list[tuple[tuple[Tensor, Tensor], Kept]]:
+    """The same, and the keys that came to it."""
+    board = Loopback()
+    ranks = [
+        ForwardPass(job, board, *shard, keeps=True) for job, shard in zip(jobs, shards, strict=True)
+    ]
+    return [(results, one.kept) for results, one in zip(run_together(ranks), ranks, strict=True)]
+
+
+def loopback_backward(
+    jobs: Sequence[Job], shards: Sequence[tuple[Rows, Keys]], kept: Sequence[Kept] | None = None
+) -> list[Sums]:
+    """dq, dk, dv of every rank, from its rows and keys, and what its forward kept, if it did."""
     board = Loopback()
     return run_together(
-        [BackwardPass(job, board, *shard) for job, shard in zip(jobs, shards, strict=True)]
+        [
+            BackwardPass(job, board, *shard, kept=None if kept is None else kept[rank])
+            for rank, (job, shard) in enumerate(zip(jobs, shards, strict=True))
+        ]
     )

@@ -231,8 +231,9 @@ def faults(case: Case, ranks: Sequence[dict[str, Tensor]]) -> list[str]:
         if result.dtype is not dtype or result.shape != right.shape:
             found.append(f"{name} is {result.dtype} of shape {tuple(result.shape)}")
             continue
+        kind = "dq" if name == "dsink" else name  # a gradient like any other
         allowed = tolerance.bounds(
-            name, case.dtype, tolerance.error(yardstick[name], right), tolerance.size(right)
+            kind, case.dtype, tolerance.error(yardstick[name], right), tolerance.size(right)
         )
         error = tolerance.error(result, right)
         if not error.within(allowed):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -63,6 +64,18 @@ def test_one_launch_over_copies_is_right(ranks, partition, features):
         device="cuda", slope=1 / 64, **features,
     )  # fmt: skip
     assert faults(case, ranks.run(ringed, case, COPIES, limit=LIMIT)) == []
+
+
+@pytest.mark.parametrize("schedule", ["one_launch", "steps", "gather"])
+@pytest.mark.parametrize("partition", PREFIXES)
+def test_gradients_of_kept_keys_are_right(ranks, partition, schedule):
+    options = replace(COPIES, schedule=schedule, keep_keys=True)
+    for change in ({}, {"causal": False, "batch": 2}, {"window": (300, 0)}):
+        case = Case(
+            2, partition, 1024, heads=4, key_heads=2, dim=128, dtype=torch.bfloat16,
+            backend="triton", device="cuda", **change,
+        )  # fmt: skip
+        assert faults(case, ranks.run(ringed, case, options, limit=LIMIT)) == []
 
 
 def tensors(tokens: int, seed: int, heads: tuple[int, int] = (4, 2)) -> list[torch.Tensor]:
@@ -264,7 +277,7 @@ def test_it_is_right_where_the_environment_lines_up_what_runs_side_by_side(monke
 
 
 @pytest.mark.parametrize("schedule", ["one_launch", "steps"])
-@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("direction", ["forward", "backward", "backward of kept keys"])
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL], ids=lambda x: x.name)
 def test_a_rank_that_stops_is_named_in_time_and_its_peer_lives_on(
     tmp_path, how, direction, schedule

@@ -46,6 +46,9 @@ class Operation:
     ready: Callable[[], bool] = lambda: True
 
 
+RESUMED = "resumed"
+
+
 @dataclass(eq=False)
 class Stream:
     """A queue; events are its own rank's."""
@@ -156,13 +159,13 @@ class Rank:
         self.streams.append(Stream(f"rank {self.number}'s {name}", self))
         return self.streams[-1]
 
-    def enqueue(self, plan: Plan, index: int, backward: bool) -> None:
-        """A pass, in the order of `forward.ForwardPass` and `backward.BackwardPass`."""
+    def enqueue(self, plan: Plan, index: int, backward: bool | str) -> None:
+        """A pass, in the order of `forward.ForwardPass` and `backward.BackwardPass`.
+
+        backward: or RESUMED, whose keys were kept.
+        """
         at, stream, passes = self.transport, self.streams[0], len(self.world.passes)
         sends, cpu = any(step.sends for step in plan.steps), torch.device("cpu")
-        at.reserve(plan.tokens, HEADS, torch.int64, cpu)
-        sent = plan.tokens if sends else 0
-        keys = at.outgoing(sent, HEADS, torch.int64, cpu).view(HEADS, sent, 1)
 
         def tag(of: int, head: int, token: int, turn: int, reader: int) -> int:
             where = ((turn * passes + index + 1) * 16 + of) * 16 + reader
@@ -211,11 +214,26 @@ class Rank:
                 reader = 1 + self._reader_of(partial)
                 look("gradients", partial, self.number, 0, tokens.start, reader)
 
+        gathers = any(step.gathered for step in plan.steps)
+        if backward == RESUMED:
+            link = at.resume(plan)
+            for step_index, step in enumerate(plan.steps):
+                if step.gathered is not None:
+                    give(step_index)
+                elif step_index and not gathers:
+                    take(plan.slots - 1)
+                    give(step_index)
+            take(0)
+            link.finish()
+            self.links.append(link)
+            return
+        at.reserve(plan.tokens, HEADS, torch.int64, cpu)
+        sent = plan.tokens if sends else 0
+        keys = at.outgoing(sent, HEADS, torch.int64, cpu).view(HEADS, sent, 1)
         for head in range(HEADS):
             write(keys[head], self.number, head)
         link = at.begin(plan)
         link.publish(keys)
-        gathers = any(step.gathered for step in plan.steps)
         for step_index, step in enumerate(plan.steps):
             for due in plan.due[step_index]:
                 link.post(due)
@@ -265,7 +283,7 @@ class World:
     def __init__(
         self,
         monkeypatch,
-        passes: list[tuple[tuple[Plan, ...], bool]],
+        passes: list[tuple[tuple[Plan, ...], bool | str]],
         rounds: int = 1,
         smallest: int = route.SMALLEST,
     ):
@@ -294,7 +312,8 @@ class World:
         """What a rank's pass waits for, by its transport, which then lets it go on."""
         self.is_given_up, self._at = True, rank.number
         link = rank.links[pass_]
-        awaited = rank.transport.awaited(link._plan, link._slot, link._route.head_groups)
+        groups = link._route.head_groups if hasattr(link, "_route") else 0
+        awaited = rank.transport.awaited(link._plan, link._slot, groups)
         rank.transport.release()
         return awaited
 

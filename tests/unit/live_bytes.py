@@ -19,9 +19,9 @@ from ring_attn_bench.block import Alibi, Form
 from ring_attn_bench.ring import backward, forward
 from ring_attn_bench.ring.packing import Packed
 from ring_attn_bench.ring.transports import p2p
-from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink
+from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink, HomeLink
 from ring_attn_bench.ring.transports.copy_engine.programme import programme
-from ring_attn_bench.ring.transports.copy_engine.route import Route
+from ring_attn_bench.ring.transports.copy_engine.route import Home, Route
 from ring_attn_bench.ring.transports.played import own_part
 from ring_attn_bench.tensors import Sums
 
@@ -161,6 +161,11 @@ class Symmetric:
             MagicMock(), plan, slot, part, tables, 0, groups
         )
         return CopyEngineLink(self._at, plan, 0, MagicMock())
+
+    def resume(self, plan):
+        link = self.begin(plan)
+        home = Home(plan, self._at.programme(plan, 0, 1))
+        return HomeLink(self._at, plan, link._stream, home)
 
     def _view(self, tokens, width, dtype):
         size = tokens * width * dtype.itemsize

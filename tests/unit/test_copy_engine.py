@@ -15,7 +15,7 @@ from ring_attn_bench.problem import Mask
 from ring_attn_bench.ring.transports.copy_engine import link, route, transport
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import _WRITE, MOST, Batch
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
-from tests.unit.copy_engine_simulation import Fault, World
+from tests.unit.copy_engine_simulation import RESUMED, Fault, World
 
 EVERY = Abilities(frozenset(Form), gathers=True)
 MASKS = (Mask(), Mask(True), Mask(True, 3), Mask(False, 2, 1), Mask(False, 0, 0))
@@ -49,7 +49,7 @@ def programmes(draw):
             plans_of, st.sampled_from(sorted(PARTITIONS)), st.just(world_size),
             st.sampled_from(MASKS), st.sampled_from(SCHEDULES), st.sampled_from([1, 2, 3]),
         ),
-        st.booleans(),
+        st.sampled_from([False, True, RESUMED]),
     )  # fmt: skip
     return draw(st.lists(one, min_size=1, max_size=6)), draw(st.sampled_from([1, 1, 3]))
 
@@ -72,6 +72,8 @@ def test_one_pass_again_and_again_ends_in_any_order(world_size, partition, sched
         for seed in range(4):
             simulate([(one, False)] * 6, seed)
             simulate([(one, False), (one, True)], seed, rounds=3)
+            simulate([(one, RESUMED)] * 4, seed)
+            simulate([(one, False), (one, RESUMED), (one, True)], seed, rounds=3)
 
 
 # faults that are planted
@@ -172,7 +174,7 @@ def landed_not_awaited(patch):
     patch.setattr(link.CopyEngineLink, "landed", lambda self, index: self._slot_of(index))
 
 
-BOTH, FORWARD = (False, True, False), (False, False, False)
+BOTH, FORWARD, KEPT = (False, True, False), (False, False, False), (RESUMED,) * 3
 FAULTS = {
     "no claim": (no_claim, "zigzag", "one_launch", FORWARD),
     "a piece's word first": (of_copies("pulls", signal_first), "zigzag", "one_launch", BOTH),
@@ -181,6 +183,8 @@ FAULTS = {
     "gradients' word first": (of_copies("pushes", signal_first), "zigzag", "one_launch", BOTH),
     "an inbox without room": (of_copies("pushes", no_wait), "zigzag", "steps", BOTH),
     "room before all is read": (of_programmes(room_at_once), "zigzag", "gather", BOTH),
+    "room before all is read, no keys": (of_programmes(room_at_once), "zigzag", "gather", KEPT),
+    "an inbox without room, no keys": (of_copies("pushes", no_wait), "zigzag", "steps", KEPT),
     "a slot back at once": (of_programmes(slot_back_at_once), "zigzag", "one_launch", FORWARD),
     "a slot back from who has not heard": (
         of_programmes(unheard), "contiguous", "one_launch", FORWARD,

@@ -22,8 +22,9 @@ import pytest
 from tests.unit.ring_stand_in import counted, ring_of_two
 
 BOUNDS = {
-    ("copy_engine", "forward"): {"python": 67, "torch": 7},
-    ("copy_engine", "both"): {"python": 130, "torch": 32},
+    # one more a pass since passes that claim no slot enter by the same function
+    ("copy_engine", "forward"): {"python": 68, "torch": 7},
+    ("copy_engine", "both"): {"python": 132, "torch": 32},
     # 3 more a batch since messages are sent by the group's own methods, for 30 less of torch's
     ("p2p", "forward"): {"python": 95, "torch": 19},
     ("p2p", "both"): {"python": 216, "torch": 55},

@@ -24,6 +24,7 @@ OTHER = {
     "handshake": True,
     "schedule": "gather",
     "landing_tokens": 4096,
+    "keep_keys": True,
 }
 """By option, a value that `make_contestant` does not give."""
 NAMES = [field.name for field in fields(RingOptions)]
@@ -89,7 +90,10 @@ def test_results_csv_keeps_it(both, name, tmp_path):
 
 def test_names_hold_what_is_not_the_default_only(make_contestant):
     assert make_contestant().name == "triton/zigzag/p2p"
-    assert make_contestant(**OTHER | {"schedule": "grouped"}).name == (
+    kept = {"landing_tokens": None, "keep_keys": True}
+    assert make_contestant(**kept).name == "triton/zigzag/p2p/keep_keys-true"
+    others = OTHER | {"schedule": "grouped", "keep_keys": False}
+    assert make_contestant(**others).name == (
         "triton/zigzag/auto/3slots/grouping-1+2/gradients-input/handshake-true/schedule-grouped/"
         "4096landing_tokens"
     )

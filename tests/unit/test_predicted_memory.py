@@ -21,7 +21,15 @@ from ring_attn_bench.ring.predicted_memory import Kernel, Sizes
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.sizes import kept_bytes
 from ring_attn_bench.tensors import Keys, Rows
-from tests.unit.live_bytes import Accumulating, Gathering, Plain, Symmetric, messages, most_bytes
+from tests.unit.live_bytes import (
+    Accumulating,
+    Gathering,
+    Plain,
+    Symmetric,
+    messages,
+    most_bytes,
+    nobody_else,
+)
 
 MIB = 2**20
 STEPS = RingOptions()
@@ -34,6 +42,9 @@ SCHEDULES = (
     RingOptions(schedule="gather", landing_tokens=24),
     RingOptions(schedule="one_launch", landing_tokens=48),
     RingOptions(schedule="one_launch"),
+    RingOptions(schedule="one_launch", keep_keys=True),
+    RingOptions(schedule="steps", keep_keys=True),
+    RingOptions(schedule="gather", keep_keys=True),
 )
 CAUSAL, FULL, WINDOW = Mask(causal=True), Mask(causal=False), Mask(causal=True, window_left=9)
 
@@ -88,28 +99,38 @@ class Call:
         if symmetric:
             transport = Symmetric(self.tokens * self.sizes.width * 8)
 
+        keeps = self.options.keep_keys
+
         def both():
-            out, lse = run.forward(job, transport, q, keys)
-            return out, lse, run.backward(job, transport, Rows(q, dout, out, lse), keys)
+            kept = None
+            if keeps:
+                (out, lse), kept = run.forward_keeping(job, transport, q, keys)
+            else:
+                out, lse = run.forward(job, transport, q, keys)
+            rows = Rows(q, dout, out, lse)
+            return out, lse, kept, run.backward(job, transport, rows, keys, kept=kept)
 
         out = torch.zeros(self.batch, self.tokens, heads_q, head_dim_v, dtype=self.dtype)
         lse = torch.zeros(self.batch, heads_q, self.tokens, dtype=wide)
-        rows = Rows(q, dout, out, lse)
+        rows, kept = Rows(q, dout, out, lse), None
+        if keeps:
+            with nobody_else():
+                _, kept = run.forward_keeping(job, transport, q, keys)
         return (
             most_bytes(lambda: run.forward(job, transport, q, keys)),
-            most_bytes(lambda: run.backward(job, transport, rows, keys)),
+            most_bytes(lambda: run.backward(job, transport, rows, keys, kept=kept)),
             most_bytes(both),
         )
 
     def predicted(self, one, *, symmetric):
-        given = one, self.sizes, self.kernel
-        return tuple(
-            function(*given, symmetric=symmetric).bytes
-            for function in (
-                predicted_memory.forward, predicted_memory.backward,
-                predicted_memory.forward_backward,
-            )
-        )  # fmt: skip
+        given, keeps = (one, self.sizes, self.kernel), self.options.keep_keys
+        return (
+            predicted_memory.forward(*given, symmetric=symmetric).bytes,
+            *(
+                function(*given, symmetric=symmetric, keeps=keeps).bytes
+                for function in (predicted_memory.backward, predicted_memory.forward_backward)
+            ),
+        )
 
     def check(self):
         ends = {self.plans[0], self.plans[len(self.plans) // 2], self.plans[-1]}

@@ -107,19 +107,21 @@ class Question:
         return [Job(p, BACKEND, self.score, torch.float64) for p in plans]
 
 
-def ring(jobs, partition, tensors, sink=None):
+def ring(jobs, partition, tensors, sink=None, *, keeps=False):
     """The whole sequence's results of a loopback ring."""
     world_size, board = len(jobs), Loopback()
     cut = [[shard(x, r, world_size, partition) for x in tensors] for r in range(world_size)]
     passes = zip(jobs, cut, strict=True)
-    outputs = run.run_together(
-        [ForwardPass(job, board, q, Keys(k, v), sink) for job, (_, q, k, v) in passes]
-    )
+    ranks = [
+        ForwardPass(job, board, q, Keys(k, v), sink, keeps=keeps) for job, (_, q, k, v) in passes
+    ]
+    outputs = run.run_together(ranks)
     shards = [
         (Rows(q, dout, *result), Keys(k, v))
         for (dout, q, k, v), result in zip(cut, outputs, strict=True)
     ]
-    gradients = run.loopback_backward(jobs, shards)
+    kept = [rank.kept for rank in ranks] if keeps else None
+    gradients = run.loopback_backward(jobs, shards, kept)
     joined = zip(*((*a, *b) for a, b in zip(outputs, gradients, strict=True)), strict=True)
     dims = {"lse": 2}
     return {
@@ -233,6 +235,28 @@ def test_storage_that_a_plan_forgets_comes_out_as_nan(lie, spoiled):
 
     found = ring(lying, "zigzag", tensors)
     assert spoiled <= {name for name, x in found.items() if x.isnan().any()}
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question(gather=True, slots=9), Question(one_launch=True), Question(slots=9),
+        Question(Mask(True, 4), heads=4, slots=9), Question(gather=True, slots=9, sink=True),
+    ],
+    ids=["gather", "one launch", "steps", "window, grouped heads", "sink"],
+)  # fmt: skip
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@every_partition
+def test_a_backward_of_kept_keys_gives_what_one_of_fetched_keys_does(
+    partition, world_size, question
+):
+    """To the last bit, but for the order in which dq is added up."""
+    tensors = question.inputs(world_size)
+    jobs = question.jobs(partition, world_size)
+    fetched = ring(jobs, partition, tensors, question.sinks)
+    kept = ring(jobs, partition, tensors, question.sinks, keeps=True)
+    for name in NAMES:
+        torch.testing.assert_close(kept[name], fetched[name], rtol=0, atol=1e-13)
 
 
 @every_partition

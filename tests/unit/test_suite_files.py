@@ -78,6 +78,7 @@ AXES = {
     "gradients": ["input", "float32"],
     "handshake": [True, False],
     "landing_tokens": [4096, "unset"],
+    "keep_keys": [True, False],
 }
 """By option two values, as a suite file says them."""
 
@@ -247,7 +248,7 @@ def test_what_a_number_of_ranks_rules_out_names_the_file_and_its_grid(tmp_path):
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_an_axis_can_list_the_default_that_it_has_without_being_named(tmp_path, name):
     default = Grid.model_fields[name].default[0]
-    written = {None: '"unset"'}.get(default, repr(default).replace("'", '"'))
+    written = {None: '"unset"', False: "false"}.get(default, repr(default).replace("'", '"'))
     listed = loaded(tmp_path, f"{GOOD}{name} = [{written}]\n")
 
     assert listed.entries(2, "real") == loaded(tmp_path, GOOD).entries(2, "real")

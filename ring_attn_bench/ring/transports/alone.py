@@ -42,3 +42,7 @@ class Alone(FreshMemory):
     def begin(self, plan: Plan) -> AloneLink:
         """A link for one pass."""
         return AloneLink()
+
+    def resume(self, plan: Plan) -> AloneLink:
+        """The same: nothing is posted but gradients."""
+        return self.begin(plan)

@@ -53,6 +53,10 @@ def announce(name: str, instead: str, matters: bool) -> None:
 def _made(
     name: str, kind: type[GroupTransport], group: dist.ProcessGroup, options: RingOptions
 ) -> Transport:
+    if options.keep_keys and not hasattr(kind, "resume"):
+        raise Unsupported(
+            name, "it brings keys once more in every backward (keep_keys is True)", "transport"
+        )
     try:
         return kind(group, options)
     except Unsupported as error:  # which says that of a backend, unless it was told otherwise

@@ -195,6 +195,10 @@ class P2P(FreshMemory):
             found = self._kept[id(plan)] = self._laid_out(plan)
         return P2PLink(self._messages, found)
 
+    def resume(self, plan: Plan) -> P2PLink:
+        """The same: nothing is posted but gradients."""
+        return self.begin(plan)
+
     def _laid_out(self, plan: Plan) -> _Kept:
         starts = [(at - 1) % plan.slots * plan.landing_tokens for at in range(len(plan.steps))]
         slots = tuple(

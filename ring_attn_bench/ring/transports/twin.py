@@ -61,6 +61,10 @@ class Twin(FreshMemory):
         """A pass of the plan's rank."""
         return TwinLink(self, plan)
 
+    def resume(self, plan: Plan) -> TwinLink:
+        """The same: nothing is posted but gradients."""
+        return self.begin(plan)
+
     def keys_like(self, keys: Tensor, tokens: int) -> Tensor:
         """The buffer (tokens, width), filled on first use, so that no timed pass does."""
         shape = (tokens, keys.shape[1])

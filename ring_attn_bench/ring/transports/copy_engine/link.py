@@ -13,16 +13,14 @@ from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
 
 if TYPE_CHECKING:
-    from ring_attn_bench.ring.transports.copy_engine.route import Gifts
+    from ring_attn_bench.ring.transports.copy_engine.route import Gifts, Home, Route
     from ring_attn_bench.ring.transports.copy_engine.transport import CopyEngine
 
 
-class CopyEngineLink:
-    """Pulls what the plan fetches, and pushes gradients to their owners' inboxes.
+class _Giving:
+    """Pushes gradients to their owners' inboxes, and reads what lies in this rank's own."""
 
-    Nothing that is waited for on the stream of the launches is enqueued behind them, and copies
-    take no multiprocessor: so a launch may itself wait for what `arriving` says.
-    """
+    _home: Home
 
     def __init__(
         self, transport: CopyEngine, plan: Plan, slot: int, stream: torch.cuda.Stream
@@ -33,6 +31,70 @@ class CopyEngineLink:
         self._gifts: Gifts
         self._partials: list[Tensor] = []
 
+    def give(self, index: int, partials: Tensor) -> None:
+        """Enqueues copies into the owners' inboxes, behind what this stream has done."""
+        at, driver = self._transport, self._driver
+        gifts = self._gifts = self._home.gifts(at, partials)
+        at.behind(at.pushes, self._stream)
+        stream, start = at.pushes_at, partials.data_ptr()
+        for part in gifts.before[index]:
+            driver.batch(stream, part)
+        for to, offset, size, after in gifts.pushes[index]:
+            driver.copy(stream, to, start + offset, size)
+            for part in after:
+                driver.batch(stream, part)
+        self._given.append(index)
+        self._partials.append(partials)
+
+    def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
+        """In step order, which is the same on every run."""
+        while len(self._given) > outstanding:
+            index = self._given.popleft()
+            for part in self._home.taken[index]:
+                self._driver.batch(self._at, part)
+            yield from self._gifts.inbox[index]
+
+
+class HomeLink(_Giving):
+    """A backward whose keys are here: nobody meets, and no slot is claimed."""
+
+    def __init__(
+        self, transport: CopyEngine, plan: Plan, stream: torch.cuda.Stream, home: Home
+    ) -> None:
+        super().__init__(transport, plan, 0, stream)
+        self._home = home
+
+    def publish(self, keys: Tensor) -> None:
+        """Never asked for."""
+        raise AssertionError("a backward whose keys are here publishes none")
+
+    def post(self, index: int) -> None:
+        """Never asked for."""
+        raise AssertionError(f"a backward whose keys are here fetched step {index}")
+
+    def landed(self, index: int) -> Tensor:
+        """Never asked for."""
+        raise AssertionError(f"a backward whose keys are here fetched step {index}")
+
+    def finish(self) -> None:
+        """Lets the stream wait for the pushes, and gives the inbox back."""
+        at = self._transport
+        for part in self._home.emptied:
+            self._driver.batch(self._at, part)
+        at.behind(self._stream, at.pushes)
+        self._partials.clear()
+        at.ended(self._plan, self._slot, 0, self._stream)
+
+
+class CopyEngineLink(_Giving):
+    """Pulls what the plan fetches, as well.
+
+    Nothing that is waited for on the stream of the launches is enqueued behind them, and copies
+    take no multiprocessor: so a launch may itself wait for what `arriving` says.
+    """
+
+    _route: Route
+
     def publish(self, keys: Tensor) -> None:
         """Tells the others that the keys are there, and lets both streams wait for all of them.
 
@@ -40,7 +102,7 @@ class CopyEngineLink:
         by heads. Makes the landing slots.
         """
         at, driver = self._transport, self._driver
-        route = self._route = at.route(self._plan, self._slot, keys)
+        route = self._home = self._route = at.route(self._plan, self._slot, keys)
         self._landing = keys.new_empty(route.landing_shape)
         for part in route.meet:
             driver.batch(self._at, part)
@@ -81,29 +143,6 @@ class CopyEngineLink:
         if self._transport.shares_gpu or not route.steps[index].pulls:
             return self.landed(index), None, 1
         return self._slot_of(index), route.words, route.head_groups
-
-    def give(self, index: int, partials: Tensor) -> None:
-        """Enqueues copies into the owners' inboxes, behind what this stream has done."""
-        at, driver = self._transport, self._driver
-        gifts = self._gifts = self._route.gifts(at, partials)
-        at.behind(at.pushes, self._stream)
-        stream, start = at.pushes_at, partials.data_ptr()
-        for part in gifts.before[index]:
-            driver.batch(stream, part)
-        for to, offset, size, after in gifts.pushes[index]:
-            driver.copy(stream, to, start + offset, size)
-            for part in after:
-                driver.batch(stream, part)
-        self._given.append(index)
-        self._partials.append(partials)
-
-    def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
-        """In step order, which is the same on every run."""
-        while len(self._given) > outstanding:
-            index = self._given.popleft()
-            for part in self._route.taken[index]:
-                self._driver.batch(self._at, part)
-            yield from self._gifts.inbox[index]
 
     def finish(self) -> None:
         """Lets the stream wait for what still goes on for it, and gives the inbox back."""

@@ -16,18 +16,30 @@ def awaited(plan: Plan, slot: int, table: list[int], *, landed: bool) -> str:
     """
     words = Words(plan.world_size)
     others = [rank for rank in range(plan.world_size) if rank != plan.rank]
-    readers = sorted({send.reader for step in plan.steps for send in step.sends})
-
-    def absent(ranks: Iterable[int], word: Callable[[int], int]) -> list[int]:
-        return [rank for rank in ranks if not table[word(rank) // 4]]
-
-    missing = absent(others, lambda rank: words.present(slot, rank))
+    missing = _absent(table, others, lambda rank: words.present(slot, rank))
     if len(missing) < len(others):
         return f"the keys of {_named(missing)}" if missing else "its own keys"
-    if landed and readers:
-        return f"gradients from {_named(absent(readers, words.given) or readers)}"
-    unread = absent(others, lambda rank: words.free(slot, rank))
+    if landed and _readers(plan):
+        return given_up(plan, table)
+    unread = _absent(table, others, lambda rank: words.free(slot, rank))
     return f"the keys of {_named(unread or others)}"
+
+
+def given_up(plan: Plan, table: list[int]) -> str:
+    """The same of a pass whose keys are all there."""
+    words, readers = Words(plan.world_size), _readers(plan)
+    if not readers:  # then it is to give, and nobody takes it
+        others = [rank for rank in range(plan.world_size) if rank != plan.rank]
+        return f"room at {_named(_absent(table, others, words.room) or others)}"
+    return f"gradients from {_named(_absent(table, readers, words.given) or readers)}"
+
+
+def _readers(plan: Plan) -> list[int]:
+    return sorted({send.reader for step in plan.steps for send in step.sends})
+
+
+def _absent(table: list[int], ranks: Iterable[int], word: Callable[[int], int]) -> list[int]:
+    return [rank for rank in ranks if not table[word(rank) // 4]]
 
 
 def _named(ranks: list[int]) -> str:

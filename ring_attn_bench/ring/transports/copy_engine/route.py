@@ -67,25 +67,14 @@ class Gifts(NamedTuple):
     inbox: tuple[tuple[tuple[Range, Tensor], ...], ...]
 
 
-class Route:
-    """Of keys (B * G, N, D + E), by heads, in a slot. The operations are `Programme`'s."""
+class Home:
+    """The way of gradients, which is the same whichever slot keys left from."""
 
-    def __init__(self, at: CopyEngine, plan: Plan, slot: int, keys: Tensor) -> None:
+    def __init__(self, plan: Plan, made: Programme) -> None:
         self.plan = plan
-        heads, _, unit = keys.shape
-        row = unit * keys.element_size()
-        self.landing_shape = plan.slots * heads, plan.landing_tokens, unit
-        self.head_groups = head_groups(plan, heads, row)
-        self.words = at.words_of(slot)
-        made = at.programme(plan, slot, self.head_groups)
         self._pushes = made.pushes
-        self.meet, self.nothing_read = made.meet.laid_out(), made.nothing_read.laid_out()
-        self.over, self.emptied = made.over.laid_out(), made.emptied.laid_out()
         self.taken = tuple(batch.laid_out() for batch in made.taken)
-        self.steps = tuple(
-            _pulls(at, plan, index, slot, made, (heads, unit, row), self.head_groups)
-            for index in range(len(plan.steps))
-        )
+        self.emptied = made.emptied.laid_out()
         self._gifts: tuple[object, Gifts] | None = None
 
     def gifts(self, at: CopyEngine, like: Tensor) -> Gifts:
@@ -94,6 +83,25 @@ class Route:
         if self._gifts is None or self._gifts[0] != kind:
             self._gifts = kind, _gifts(at, self.plan, self._pushes, like)
         return self._gifts[1]
+
+
+class Route(Home):
+    """Of keys (B * G, N, D + E), by heads, in a slot. The operations are `Programme`'s."""
+
+    def __init__(self, at: CopyEngine, plan: Plan, slot: int, keys: Tensor) -> None:
+        heads, _, unit = keys.shape
+        row = unit * keys.element_size()
+        self.landing_shape = plan.slots * heads, plan.landing_tokens, unit
+        self.head_groups = head_groups(plan, heads, row)
+        self.words = at.words_of(slot)
+        made = at.programme(plan, slot, self.head_groups)
+        super().__init__(plan, made)
+        self.meet, self.nothing_read = made.meet.laid_out(), made.nothing_read.laid_out()
+        self.over = made.over.laid_out()
+        self.steps = tuple(
+            _pulls(at, plan, index, slot, made, (heads, unit, row), self.head_groups)
+            for index in range(len(plan.steps))
+        )
 
 
 def head_groups(plan: Plan, heads: int, row: int) -> int:

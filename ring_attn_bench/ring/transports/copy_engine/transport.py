@@ -21,12 +21,12 @@ from ring_attn_bench.ring.carriers import message_device, timeout_of
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import Packed, Packing
 from ring_attn_bench.ring.transports.copy_engine.areas import Area
-from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink
+from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink, HomeLink
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, Driver, driver
-from ring_attn_bench.ring.transports.copy_engine.missing import awaited
+from ring_attn_bench.ring.transports.copy_engine.missing import awaited, given_up
 from ring_attn_bench.ring.transports.copy_engine.places import everyones, here, why_apart
 from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
-from ring_attn_bench.ring.transports.copy_engine.route import MOST_HEAD_GROUPS, Route
+from ring_attn_bench.ring.transports.copy_engine.route import MOST_HEAD_GROUPS, Home, Route
 from ring_attn_bench.ring.transports.copy_engine.sizes import inbox_bytes, outgoing_bytes
 from ring_attn_bench.ring.transports.copy_engine.streams import own_stream
 from ring_attn_bench.ring.transports.copy_engine.void import Void
@@ -90,6 +90,7 @@ class CopyEngine:
         self._programmes: dict[tuple[int, int, int], tuple[Plan, Programme]] = {}
         self._rooms: dict[Hashable, tuple[Packed, ...]] = {}
         self._routes: dict[Hashable, Route] = {}
+        self._homes: dict[int, Home] = {}
         self._void = Void()
         self._watch = Watch(self, timeout_of(group) or timedelta(minutes=10))
         self._meet()
@@ -160,6 +161,11 @@ class CopyEngine:
         assert self._stream is not None  # its slot was claimed
         return CopyEngineLink(self, plan, self._slot, self._stream)
 
+    def resume(self, plan: Plan) -> HomeLink:
+        """This rank's end of a backward whose keys are here already."""
+        self._watch.check()
+        return HomeLink(self, plan, self._entered(), self._home(plan))
+
     def route(self, plan: Plan, slot: int, keys: Tensor) -> Route:
         """What passes of the plan with such keys have in common; kept while memory stays."""
         key = id(plan), slot, keys.shape, keys.dtype
@@ -168,6 +174,15 @@ class CopyEngine:
             if len(self._routes) >= KEPT:
                 self._routes.clear()
             found = self._routes[key] = Route(self, plan, slot, keys)
+        return found
+
+    def _home(self, plan: Plan) -> Home:
+        key = id(plan)
+        found = self._homes.get(key)
+        if found is None:
+            if len(self._homes) >= KEPT:
+                self._homes.clear()
+            found = self._homes[key] = Home(plan, self.programme(plan, 0, 1))
         return found
 
     def event(self) -> torch.cuda.Event:
@@ -212,6 +227,7 @@ class CopyEngine:
         size = inbox_bytes(size, self._world)
         if self._inbox is None or self._inbox.size < size:
             self._routes.clear()
+            self._homes.clear()
             self._inbox = self._grown(self._inbox, size)
 
     def inbox_of(self, rank: int) -> int:
@@ -251,6 +267,8 @@ class CopyEngine:
             parts = head_groups * sum(len(step.fetches) for step in plan.steps)
             landed = all(self._arrived[slot].to("cpu").tolist()[1 : 1 + parts])
             table = self._table.memory[: self._words.bytes].view(torch.int32).to("cpu").tolist()
+        if not head_groups:  # no keys travel
+            return given_up(plan, table)
         return awaited(plan, slot, table, landed=landed)
 
     def release(self) -> None:
@@ -301,10 +319,15 @@ class CopyEngine:
         return self._outgoing.memory[start : start + size].view(dtype).view(tokens, width)
 
     def _claimed(self) -> int:
-        """The next slot, when the current stream comes to where the peers have read what is in it.
+        """The next slot, when the stream comes to where the peers have read what is in it."""
+        stream = self._entered()
+        self._slot = slot = (self._slot + 1) % SLOTS
+        for part in self._claims[slot]:
+            self.driver.batch(stream.cuda_stream, part)
+        return slot
 
-        Another stream than that of the pass before waits for that one.
-        """
+    def _entered(self) -> torch.cuda.Stream:
+        """The current stream, which waits for the one of the pass before if that is another."""
         current = torch._C._cuda_getCurrentStream(self._device_index)
         if current != self._stream_is or self._stream is None:
             self._stream, self._stream_is = torch.cuda.current_stream(self.device), current
@@ -316,10 +339,7 @@ class CopyEngine:
             if self._last is not None:
                 self.behind(stream, self._last)
             self._last = stream
-        self._slot = slot = (self._slot + 1) % SLOTS
-        for part in self._claims[slot]:
-            self.driver.batch(stream.cuda_stream, part)
-        return slot
+        return stream
 
     def _claim(self, slot: int) -> Batch:
         others = (rank for rank in range(self._world) if rank != self._part.rank)
