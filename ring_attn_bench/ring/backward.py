@@ -119,7 +119,10 @@ class BackwardPass:
         job, packing, k = self._job, self._packing, self._keys.k
         backend = job.gathering
         assert backend is not None  # the plan says so
-        keys = self._gathered_keys(index)
+        if self._kept is None:
+            keys, _ = gathered_keys(packing, self._keys, self._packed, self._link, index)
+        else:
+            keys = self._with_kept(self._kept[index - 1])
         width, landed = packing.width, keys.landed.k.shape[1]
         self._home = k.new_empty((k.shape[1], width), dtype=self._wide)
         self._home_keys = packing.views(self._home)
@@ -132,15 +135,13 @@ class BackwardPass:
         keys = keys._replace(arrived=None)  # that launch has waited for all of them
         self._dq = backend.gathered_dq(self._rows, keys, where, job.score)
 
-    def _gathered_keys(self, index: int) -> Gathering:
+    def _with_kept(self, landed: Tensor) -> Gathering:
         packing, keys = self._packing, self._keys
-        if self._kept is None:
-            return gathered_keys(packing, keys, self._packed, self._link, index)[0]
         if keys.k.shape[0] > 1:  # the heads of a batch's entries in a row, as of the others' keys
             own = packing.views(keys.k.new_empty(keys.k.shape[1], packing.width))
             copy_keys(keys, own)
             keys = own
-        return Gathering(keys, packing.views(self._kept[index - 1]))
+        return Gathering(keys, packing.views(landed))
 
     def collect(self) -> Sums:
         """dq, dk, dv in the dtypes of q, k, v."""

@@ -166,7 +166,7 @@ def agreed_call(
             agree(ring.group, where, signature)
         greet = partial(agree_on_backward, ring.group, where, ring.next_number())
     # the call is not remembered, or a context would keep itself alive
-    call = RingCall(job, ring, greet, ring.options.keep_keys)
+    call = RingCall(job, ring, greet, ring.keeps)
     if not options.dropout_p and options.dropout_seed is None:
         return call, given
     if options.draws_seed:

@@ -108,6 +108,7 @@ class RingContext:
 
     def _want(self, wanted: _Wanted) -> None:
         self._wanted = wanted
+        self.keeps = wanted.options.keep_keys  # asked for in every call
         self._made = None
         self._closed = False
         self._passes = 0

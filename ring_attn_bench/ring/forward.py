@@ -118,7 +118,12 @@ class ForwardPass:
             if step.gathered is not None:
                 self._launch_gathered(index, step.gathered)
             elif not plan.gathers:
-                keys = self._packing.views(self._landed(index)) if index else self._keys
+                keys = self._keys
+                if index:
+                    landed = link.landed(index)
+                    if self._keeps:
+                        self.kept = *self.kept, landed
+                    keys = self._packing.views(landed)
                 for launch in step.launches:
                     self._launch(launch, keys)
 
@@ -131,12 +136,6 @@ class ForwardPass:
             for rows in self._plan.unfinished:
                 part_of(self._out, rows).copy_(part_of(self._out_acc, rows))
         return self._out, self._lse
-
-    def _landed(self, index: int) -> Tensor:
-        landed = self._link.landed(index)
-        if self._keeps:
-            self.kept = *self.kept, landed
-        return landed
 
     def _launch_gathered(self, index: int, where: Gathered) -> None:
         backend = self._job.gathering
