@@ -7,7 +7,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from ring_attn_bench import RingContext, RingOptions
 from ring_attn_bench.backend import abilities
@@ -17,6 +16,7 @@ from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports import all_gather
+from ring_attn_bench.ring.transports.p2p import Messages
 from ring_attn_bench.tensors import Keys, Rows
 from tests.distributed.dense import Dense
 from tests.distributed.pool import Raised, Ring
@@ -48,7 +48,7 @@ def counted(ring: Ring, case: Case, options: RingOptions = GATHER):
     with (
         RingContext(ring.group, options) as context,
         patch.multiple(all_gather, _all_gather=keys, _reduce_scatter=gradients),
-        patch.object(dist, "batch_isend_irecv", None),
+        patch.object(Messages, "batch", None),
     ):
         results = attend(ring, case, context)
         assert context.transport == options.transport
