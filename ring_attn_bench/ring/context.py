@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
 from ring_attn_bench.plan import Plan
+from ring_attn_bench.ring.asked import agree_on_options
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.gpus import shared_gpu
@@ -318,6 +319,7 @@ def _make(wanted: _Wanted) -> _Made:
             raise broken("the others to make its context", world, error) from error
     assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
     try:
+        agree_on_options(own, wanted.options, timeout)
         name, transport = transport_for(wanted.options, own, announces=dist.get_rank(own) == 0)
         gpu = shared_gpu(own)
     except BaseException:
