@@ -21,11 +21,12 @@ from ring_attn_bench.calls.autograd_limits import (
 )
 from ring_attn_bench.calls.dense import INT32_MAX, check_dense
 from ring_attn_bench.calls.plain import integer
-from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
+from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, message_device, shakes_hands
-from ring_attn_bench.ring.context import next_number, resolve_group
+from ring_attn_bench.ring.context import next_number
+from ring_attn_bench.ring.groups import destroyed, is_destroyed, living, resolve_group
 from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on_backward, refuse
 
 
@@ -81,7 +82,7 @@ def unshard(
 
     Raises NoProcessGroup, InvalidArgument, UnknownName, or RingBroken where the others do not come.
     """
-    found = resolve_group(group)
+    found = living(resolve_group(group))
     device = x.device if isinstance(x, Tensor) else torch.device("cpu")
     greets = handshake
     if not isinstance(greets, bool):
@@ -161,7 +162,8 @@ def join_shards(shards: Sequence[Tensor], partition: str, dim: int = 1) -> Tenso
             )
     (dim,) = dims
     seqlen = shards[0].shape[dim] * len(shards)
-    positions = [position_ids(seqlen, r, len(shards), partition) for r in range(len(shards))]
+    ranks, cpu = len(shards), torch.device("cpu")
+    positions = [position_ids(seqlen, rank, ranks, partition, cpu) for rank in range(ranks)]
     order = torch.argsort(torch.cat(positions)).to(shards[0].device)
     return torch.cat(list(shards), dim).index_select(dim, order)
 
@@ -199,10 +201,8 @@ class _Unshard(torch.autograd.Function):
         if batched(gradient):
             raise many_gradients()
         group = ctx.group()
-        if group is None:
-            raise NoProcessGroup(
-                "the process group of this unshard was destroyed before its backward."
-            )
+        if group is None or is_destroyed(group):
+            raise destroyed("the backward of this unshard")
         if ctx.number is not None:
             agree_on_backward(group, message_device(group), ctx.number)
         total = gradient.contiguous().clone()

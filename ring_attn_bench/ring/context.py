@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.remembered import Remembered
-from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
+from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.ring.asked import agree_on_options
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
+from ring_attn_bench.ring.groups import living, resolve_group
 from ring_attn_bench.ring.link import Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.choose import transport_for
@@ -75,8 +76,9 @@ class RingContext:
     timeout: after which a message that nobody answers is an error, and so is a rank that does not
         make the context too; None is the given group's.
 
-    Raises NoProcessGroup outside torch.distributed, InvalidArgument for a mesh of more dims or a
-    rank outside the group, TransportUnavailable, RingBroken where the other ranks do not come.
+    Raises NoProcessGroup outside torch.distributed or for a group that was destroyed,
+    InvalidArgument for a mesh of more dims or a rank outside the group, TransportUnavailable,
+    RingBroken where the other ranks do not come.
 
     A module that holds one can be copied and pickled: a copy is the same context. Pickled are the
     options, the timeout and the ranks; what is unpickled makes its communicator at its first call
@@ -99,7 +101,7 @@ class RingContext:
                 f"timeout is {shown(timeout)}; it must be a positive timedelta of at most a "
                 "century."
             )
-        found = resolve_group(group)
+        found = living(resolve_group(group))
         ranks = None
         if found is not dist.group.WORLD:
             ranks = tuple(dist.get_process_group_ranks(found))
@@ -329,31 +331,6 @@ def _make(wanted: _Wanted) -> _Made:
     return _Made(own, dist.get_rank(own), len(ranks), timeout, backends, name, transport, gpu)
 
 
-def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup:
-    """The group, a one-dim mesh's, or the default one.
-
-    Raises NoProcessGroup with the way out, or InvalidArgument.
-    """
-    if not dist.is_available() or not dist.is_initialized():
-        raise NoProcessGroup(
-            "a ring needs a process group, and none is initialised: start the program with "
-            "`torchrun --nproc-per-node=N` and call torch.distributed.init_process_group() first."
-        )
-    found: object = dist.group.WORLD if group is None else group
-    if isinstance(found, DeviceMesh):
-        found = _group_of(found)
-    if not isinstance(found, dist.ProcessGroup | DeviceMesh | int):
-        raise InvalidArgument(
-            f"group must be a process group or a DeviceMesh of one dim, got {type(found).__name__}."
-        )
-    if not isinstance(found, dist.ProcessGroup):  # torch's number for no member, or a mesh without
-        raise InvalidArgument(
-            "this rank is not in the process group it was given (got "
-            f"{shown(found)}); call the ring only on the group's ranks."
-        )
-    return found
-
-
 _contexts: WeakKeyDictionary[dist.ProcessGroup, RingContext] = WeakKeyDictionary()
 """Contexts of calls that bring none. Each dies with its group, as what is in `_counts` does."""
 _counts: WeakKeyDictionary[dist.ProcessGroup, int] = WeakKeyDictionary()
@@ -364,19 +341,6 @@ def next_number(group: dist.ProcessGroup) -> int:
     """Counts the library's collectives over a caller's group, on all of its ranks alike."""
     _counts[group] = number = _counts.get(group, 0) + 1
     return number
-
-
-def _group_of(mesh: DeviceMesh) -> object:
-    if mesh.ndim != 1:
-        names = mesh.mesh_dim_names or ()
-        dims = f" {names}" if names else ""
-        name = "cp" if "cp" in names else next(reversed(names), None)
-        one = "mesh.get_group(0)" if name is None else f"mesh[{name!r}]"
-        raise InvalidArgument(
-            f"this DeviceMesh has {mesh.ndim} dims{dims}, and a ring runs along one of them; "
-            f"pass that one, {one} for instance."
-        )
-    return mesh if mesh.get_coordinate() is None else mesh.get_group()
 
 
 def context_for(group: dist.ProcessGroup | DeviceMesh | None) -> RingContext:
@@ -402,7 +366,8 @@ def check_group(group: dist.ProcessGroup | DeviceMesh | None, context: RingConte
     """Raises InvalidArgument for a group beside a context of other ranks."""
     if group is None or context is None:
         return
-    asked, ours = (dist.get_process_group_ranks(g) for g in (resolve_group(group), context.group))
+    both = resolve_group(group), context.group
+    asked, ours = (dist.get_process_group_ranks(living(g)) for g in both)
     if asked != ours:
         raise InvalidArgument(
             f"group is of ranks {asked}, and context a ring of ranks {ours}; pass one of the two."
