@@ -99,7 +99,7 @@ class TorchrunGroup:
         with (folder / "log").open("wb") as log:
             self._runner = subprocess.Popen(
                 self._command(folder),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # whose end is this process's: `agent`
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=on_loopback() | os.environ | importable() | self._environment,
@@ -113,7 +113,7 @@ class TorchrunGroup:
 
     def _command(self, folder: Path) -> list[str]:
         return [
-            *(sys.executable, "-m", "torch.distributed.run"),
+            *(sys.executable, "-m", "ring_attn_bench.bench.agent", str(folder)),
             *("--nproc-per-node", str(self._processes)),
             # by a file: a store of torchrun's would listen on every interface
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", str(folder / "rendezvous")),
@@ -187,6 +187,8 @@ class TorchrunGroup:
         if self._runner is not None:
             _kill(self._runner.pid)
             self._runner.wait()
+            if self._runner.stdin is not None:
+                self._runner.stdin.close()
             self._runner = None
             self.generation += 1
         if self._folder is not None:

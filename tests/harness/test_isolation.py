@@ -84,6 +84,8 @@ def test_a_run_that_is_ended_leaves_its_records_and_no_processes(program, how):
     wait_until(lambda: len(_workers(program)) >= 4)
     workers = _workers(program)
     assert listening(workers) == {"127.0.0.1"}
+    torchruns = processes_of("ring_attn_bench.bench.agent", program)
+    assert len(torchruns) == 2
 
     started.send_signal(how)
     started.wait(timeout=limit(60))
@@ -91,7 +93,7 @@ def test_a_run_that_is_ended_leaves_its_records_and_no_processes(program, how):
     report = program.run("report", str(program.out))
     assert report.returncode == 0, report.stderr
     assert "reference" in (program.out / "report.md").read_text()
-    wait_until(lambda: not any(map(_alive, workers)), seconds=20)
+    wait_until(lambda: not any(map(_alive, workers | torchruns)), seconds=20)
     wait_until(lambda: not list(program.temporary.iterdir()), seconds=20)
 
 
