@@ -159,10 +159,14 @@ class TorchrunGroup:
         return Outcome(status="error", reason=f"the worker group died ({self._last_words()})")
 
     def _last_words(self) -> str:
-        """The signal or exit code that torchrun reports, or its last line."""
-        lines = self._tail()
-        causes = [line.strip() for line in lines if "exitcode" in line or "Signal" in line]
-        return (causes or [line.strip() for line in lines] or ["it said nothing"])[-1]
+        """The signal or exit code that torchrun reports, or its own, and its last line."""
+        lines = [line.strip() for line in self._tail()]
+        causes = [line for line in lines if "exitcode" in line or "Signal" in line]
+        if causes:
+            return causes[-1]
+        code = None if self._runner is None else self._runner.poll()
+        ended = "it still runs" if code is None else f"exit code {code}"
+        return f"{ended}; {f'its last words: {lines[-1]}' if lines else 'it said nothing'}"
 
     def _failed(self, outcome: Outcome) -> GroupFailed:
         stderr = self._tail()
@@ -173,7 +177,8 @@ class TorchrunGroup:
         if self._folder is None:
             return []
         text = (self._folder / "log").read_text(errors="replace")
-        lines = [line for line in text.splitlines() if line.strip() and "OMP_NUM" not in line]
+        # without torchrun's banner about threads, which stands between lines of stars
+        lines = [x for x in text.splitlines() if x.strip("* ") and "OMP_NUM" not in x]
         here = str(Path(__file__).parents[2])
         return [line.replace(here, ".")[:300] for line in lines[-STDERR_LINES:]]
 

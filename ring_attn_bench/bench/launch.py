@@ -155,6 +155,11 @@ def read(request: Request, *, gpu: bool | None = None) -> Asked:
             raise InvalidArgument(f"{what} is {ranks}; a ring has at most {MOST_RANKS} ranks here.")
     path = Path(argument)
     if path.suffix != ".toml":
+        if argument not in suites.suite_names() and path.is_file():
+            raise InvalidArgument(
+                f"--suite is {shown(argument)}, a file whose name does not end in .toml, as those "
+                "of suites do; rename it."
+            )
         path = suites.suite_path(argument)
     suite = load(path)
     if not request.timing:

@@ -114,6 +114,19 @@ def test_a_rank_that_is_killed_costs_its_row_and_not_the_run(program):
     assert (program.out / "report.md").exists()
 
 
+def test_a_worker_that_leaves_as_if_all_were_well_is_an_error_with_its_exit_code(program):
+    suite = program.suite("leave", "leave_at_once")
+
+    done = program.run("check", "--suite", str(suite), "--out", str(program.out))
+
+    assert done.returncode == 1, done.stderr
+    records = program.records()
+    for backend in ("leave", "leave_at_once"):
+        assert records[backend, "forward"].status.value == "error"
+        assert "exit code 0" in records[backend, "forward"].reason
+        assert "**" not in records[backend, "forward"].reason
+
+
 def _workers(program):
     return processes_of("ring_attn_bench.bench.serve", program)
 

@@ -165,12 +165,15 @@ def test_to_resume_what_was_only_checked_is_to_time_it(machine, typed, make_reco
     [
         ("bench --suite nope", "unknown suite 'nope'"),
         ("bench --suite nope.toml", "cannot read suite nope.toml"),
+        ("bench --suite ./mine", "'./mine', a file whose name does not end in .toml, as those of"),
         ("bench --suite cpu --backend atten", "Did you mean 'aten'"),
         ("bench --backend atten", "Did you mean 'aten'"),
         ("bench --suite small.toml --ranks 2 --case nothing", "contestants reference/zigzag/p2p"),
     ],
 )
 def test_a_mistake_is_told_before_the_machine_is_looked_at(machine, typed, line, sentence):
+    Path("mine").write_text(SUITE)
+
     done = typed(f"ring-attn-bench {line}")
 
     assert sentence in str(done.exception)
