@@ -29,6 +29,9 @@ def in_a_row(x: Tensor) -> Tensor:
     """x, or a contiguous copy: kernels read slopes and documents' starts one after another."""
     if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
         return x
-    if x.is_contiguous() or x.numel() > INT32_MAX or x.is_quantized:
-        return x
+    try:
+        if x.is_contiguous() or x.numel() > INT32_MAX or x.is_quantized:
+            return x
+    except ValueError:
+        return x  # a lazy module's parameter: refused where everything is checked
     return x.contiguous()
