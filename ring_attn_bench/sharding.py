@@ -122,6 +122,11 @@ def _checked_shard(
             f"handshake is {shown(handshake)}; it must be True, False or None (yes on gloo, no on "
             "NCCL)."
         )
+    if x.requires_grad and torch.is_grad_enabled() and x.dtype.itemsize == 1:
+        raise InvalidArgument(
+            f"x is {str(x.dtype).removeprefix('torch.')} and needs a gradient, which is a sum over "
+            "ranks, and no group adds numbers of that dtype; pass x.detach(), or x in bfloat16."
+        )
     world_size = dist.get_world_size(group)
     rule.tokens_per_rank(x.shape[dim] * world_size, world_size)
     carried = backend_of_device_types(group)
@@ -200,6 +205,7 @@ class _Unshard(torch.autograd.Function):
             return first_order(_Unshard.backward, ctx, gradient)
         if batched(gradient):
             raise many_gradients()
+        check_dense("the gradient of what unshard gave", gradient)
         group = ctx.group()
         if group is None or is_destroyed(group):
             raise destroyed("the backward of this unshard")

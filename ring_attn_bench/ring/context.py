@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from ring_attn_bench.calls.dense import INT32_MAX
+from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan import Plan
@@ -206,7 +208,23 @@ class RingContext:
 
         A collective of its ranks; without it the first call of such a size makes it, which cannot
         be while a CUDA graph is captured. Nothing for a transport that keeps no memory.
+
+        Raises InvalidArgument for what is no such size.
         """
+        self._check_open()
+        for name, count in (("tokens", tokens), ("width", width)):
+            if not 0 < integer(name, count) <= INT32_MAX:
+                raise InvalidArgument(
+                    f"{name} is {shown(count)}; it must be a number from 1 to {INT32_MAX}."
+                )
+        if not isinstance(dtype, torch.dtype):
+            raise InvalidArgument(
+                f"dtype is {shown(dtype)}; it must be that of the keys, as torch.bfloat16."
+            )
+        if not isinstance(device, torch.device):
+            raise InvalidArgument(
+                f"device is {shown(device)}; it must be that of the keys, as torch.device('cpu')."
+            )
         reserve = getattr(self._ring.transport, "reserve", None)
         if reserve is not None:
             reserve(tokens, width, dtype, device)
