@@ -25,7 +25,8 @@ from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, message_device, shakes_hands
-from ring_attn_bench.ring.context import next_number, resolve_group
+from ring_attn_bench.ring.context import next_number
+from ring_attn_bench.ring.groups import resolve_group
 from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on_backward, refuse
 
 

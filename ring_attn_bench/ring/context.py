@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.remembered import Remembered
-from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
+from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
+from ring_attn_bench.ring.groups import resolve_group
 from ring_attn_bench.ring.link import Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.choose import transport_for
@@ -327,31 +328,6 @@ def _make(wanted: _Wanted) -> _Made:
     return _Made(own, dist.get_rank(own), len(ranks), timeout, backends, name, transport, gpu)
 
 
-def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup:
-    """The group, a one-dim mesh's, or the default one.
-
-    Raises NoProcessGroup with the way out, or InvalidArgument.
-    """
-    if not dist.is_available() or not dist.is_initialized():
-        raise NoProcessGroup(
-            "a ring needs a process group, and none is initialised: start the program with "
-            "`torchrun --nproc-per-node=N` and call torch.distributed.init_process_group() first."
-        )
-    found: object = dist.group.WORLD if group is None else group
-    if isinstance(found, DeviceMesh):
-        found = _group_of(found)
-    if not isinstance(found, dist.ProcessGroup | DeviceMesh | int):
-        raise InvalidArgument(
-            f"group must be a process group or a DeviceMesh of one dim, got {type(found).__name__}."
-        )
-    if not isinstance(found, dist.ProcessGroup):  # torch's number for no member, or a mesh without
-        raise InvalidArgument(
-            "this rank is not in the process group it was given (got "
-            f"{shown(found)}); call the ring only on the group's ranks."
-        )
-    return found
-
-
 _contexts: WeakKeyDictionary[dist.ProcessGroup, RingContext] = WeakKeyDictionary()
 """Contexts of calls that bring none. Each dies with its group, as what is in `_counts` does."""
 _counts: WeakKeyDictionary[dist.ProcessGroup, int] = WeakKeyDictionary()
@@ -362,19 +338,6 @@ def next_number(group: dist.ProcessGroup) -> int:
     """Counts the library's collectives over a caller's group, on all of its ranks alike."""
     _counts[group] = number = _counts.get(group, 0) + 1
     return number
-
-
-def _group_of(mesh: DeviceMesh) -> object:
-    if mesh.ndim != 1:
-        names = mesh.mesh_dim_names or ()
-        dims = f" {names}" if names else ""
-        name = "cp" if "cp" in names else next(reversed(names), None)
-        one = "mesh.get_group(0)" if name is None else f"mesh[{name!r}]"
-        raise InvalidArgument(
-            f"this DeviceMesh has {mesh.ndim} dims{dims}, and a ring runs along one of them; "
-            f"pass that one, {one} for instance."
-        )
-    return mesh if mesh.get_coordinate() is None else mesh.get_group()
 
 
 def context_for(group: dist.ProcessGroup | DeviceMesh | None) -> RingContext:

@@ -1,0 +1,46 @@
+"""The process group that a caller means, whatever it was called by."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
+
+
+def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup:
+    """The group, a one-dim mesh's, or the default one.
+
+    Raises NoProcessGroup with the way out, or InvalidArgument.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        raise NoProcessGroup(
+            "a ring needs a process group, and none is initialised: start the program with "
+            "`torchrun --nproc-per-node=N` and call torch.distributed.init_process_group() first."
+        )
+    found: object = dist.group.WORLD if group is None else group
+    if isinstance(found, DeviceMesh):
+        found = _group_of(found)
+    if not isinstance(found, dist.ProcessGroup | DeviceMesh | int):
+        raise InvalidArgument(
+            f"group must be a process group or a DeviceMesh of one dim, got {type(found).__name__}."
+        )
+    if not isinstance(found, dist.ProcessGroup):  # torch's number for no member, or a mesh without
+        raise InvalidArgument(
+            "this rank is not in the process group it was given (got "
+            f"{shown(found)}); call the ring only on the group's ranks."
+        )
+    return found
+
+
+def _group_of(mesh: DeviceMesh) -> object:
+    if mesh.ndim != 1:
+        names = mesh.mesh_dim_names or ()
+        dims = f" {names}" if names else ""
+        name = "cp" if "cp" in names else next(reversed(names), None)
+        one = "mesh.get_group(0)" if name is None else f"mesh[{name!r}]"
+        raise InvalidArgument(
+            f"this DeviceMesh has {mesh.ndim} dims{dims}, and a ring runs along one of them; "
+            f"pass that one, {one} for instance."
+        )
+    return mesh if mesh.get_coordinate() is None else mesh.get_group()
