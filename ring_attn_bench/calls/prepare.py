@@ -59,7 +59,7 @@ def prepared(
     options = options.plain()
     if options.softmax_scale is not None:
         options = _without_underflow(options, q)
-    if options.softcap >= _NO_CAP and getattr(q, "dtype", None) is not torch.float64:
+    if _NO_CAP <= options.softcap <= _LARGEST and getattr(q, "dtype", None) is not torch.float64:
         options = options._replace(softcap=0.0)
     starts: tuple[Tensor, ...] = ()
     if documents is None:
@@ -81,6 +81,7 @@ def prepared(
     return call, Given(q, k, v, options.sink, slopes, *starts), options
 
 
+_LARGEST = torch.finfo(torch.float32).max
 _NO_CAP = 1e30
 """A softcap of which float32 scores below 1e26 differ from their own by less than a rounding, and
 which kernels overflow with, in their units, or divide a score away by."""
