@@ -23,6 +23,7 @@ from ring_attn_bench.gathered import OWN, Gathered, gathered
 from ring_attn_bench.lower import Chunk, Piece, chunks, lower, visible_keys
 from ring_attn_bench.partition import Partition
 from ring_attn_bench.positions import Band, Range, Span, Spans, count, part
+from ring_attn_bench.touched import first_flags, last_flags, without
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +226,10 @@ def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
         if isinstance(found, str):
             return found
         lowered.append(found)
-    firsts, rows_start_at_zero = _first_flags(
+    firsts, rows_start_at_zero = first_flags(
         [piece.rows for pieces in lowered for piece in pieces], layout.tokens
     )
-    lasts = _last_flags([piece.rows for pieces in lowered for piece in pieces])
+    lasts = last_flags([piece.rows for pieces in lowered for piece in pieces])
     flags = list(zip(firsts, lasts, strict=True))
     steps = []
     for index, (offsets, pieces) in enumerate(zip(layout.offsets, lowered, strict=True)):
@@ -242,7 +243,7 @@ def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
         min(layout.slots, max(1, len(steps) - 1)),
         tuple(steps),
         rows_start_at_zero,
-        _without(Range(0, layout.tokens), finished),
+        without(Range(0, layout.tokens), finished),
     )
 
 
@@ -271,14 +272,14 @@ def lone_plan(rows: Spans, keys: Spans, band: Band, able: Abilities) -> Plan | s
     pieces = lower(row_chunks, key_chunks, band, able)
     if isinstance(pieces, str):
         return pieces
-    firsts, rows_start_at_zero = _first_flags([piece.rows for piece in pieces], count(rows))
-    lasts = _last_flags([piece.rows for piece in pieces])
-    first_keys, keys_start_at_zero = _first_flags([piece.keys for piece in pieces], count(keys))
+    firsts, rows_start_at_zero = first_flags([piece.rows for piece in pieces], count(rows))
+    lasts = last_flags([piece.rows for piece in pieces])
+    first_keys, keys_start_at_zero = first_flags([piece.keys for piece in pieces], count(keys))
     launches = tuple(
         Launch(piece.rows, piece.keys, piece.block, *flags)
         for piece, *flags in zip(pieces, firsts, lasts, first_keys, strict=True)
     )
-    unfinished = _without(Range(0, count(rows)), [x.rows for x in launches if x.last])
+    unfinished = without(Range(0, count(rows)), [x.rows for x in launches if x.last])
     step = Step((), (), launches, 0, keys_start_at_zero)
     return Plan(0, 1, count(rows), 1, (step,), rows_start_at_zero, unfinished)
 
@@ -303,7 +304,7 @@ def _step(
 ) -> Step:  # fmt: skip
     fetches = () if index == 0 else _fetches(layout, rank, offsets)
     landing = layout.tokens if index == 0 else sum(len(f.tokens) for f in fetches)
-    first_keys, keys_start_at_zero = _first_flags([piece.keys for piece in pieces], landing)
+    first_keys, keys_start_at_zero = first_flags([piece.keys for piece in pieces], landing)
     launches = [
         Launch(piece.rows, piece.keys, piece.block, first, last, first_key)
         for piece, (first, last), first_key in zip(pieces, flags, first_keys, strict=False)
@@ -381,42 +382,3 @@ def _sends(
             if fetch.owner == rank
         ]
     return tuple(sends)
-
-
-def _first_flags(ranges: list[Range], length: int) -> tuple[list[bool], bool]:
-    """For each range whether nothing before it touched it, and whether storage must start at zero.
-
-    It must where a range is touched only in part, or where something is never touched; then no
-    range counts as first.
-    """
-    left: tuple[Range, ...] = (Range(0, length),)
-    flags = []
-    for wanted in ranges:
-        rest = tuple(piece for part in left for piece in _without(part, [wanted]))
-        taken = sum(map(len, left)) - sum(map(len, rest))
-        if 0 < taken < len(wanted):
-            return [False] * len(ranges), True
-        flags.append(taken > 0)
-        left = rest
-    return (flags, False) if not left else ([False] * len(ranges), True)
-
-
-def _last_flags(ranges: list[Range]) -> list[bool]:
-    """For each range whether nothing after it touches any of it."""
-    return [
-        all(_without(wanted, [later]) == (wanted,) for later in ranges[index + 1 :])
-        for index, wanted in enumerate(ranges)
-    ]
-
-
-def _without(whole: Range, taken: list[Range]) -> tuple[Range, ...]:
-    """What is left of a range."""
-    left = [whole]
-    for t in taken:
-        left = [
-            piece
-            for r in left
-            for piece in (Range(r.start, min(r.stop, t.start)), Range(max(r.start, t.stop), r.stop))
-            if len(piece)
-        ]
-    return tuple(left)

@@ -14,7 +14,7 @@ ROOTS = {"ring_attn_bench": CHECKOUT, "ring_attn_backends": CHECKOUT / "backends
 
 CORE = {
     "problem", "positions", "partition", "plan", "block", "lower", "errors", "backend", "peer",
-    "install", "registry", "tensors", "tunable", "gathered", "cost", "measured",
+    "install", "registry", "tensors", "tunable", "gathered", "cost", "measured", "touched",
 }  # fmt: skip
 
 

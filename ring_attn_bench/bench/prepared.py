@@ -65,12 +65,16 @@ class Prepared:
         return self.contestant.forward(self.shards)
 
     def forget(self) -> None:
-        """Drops what was made for timing; it is made again where it is needed."""
-        for name in ("shards", "twin", "outputs", "one_gpu_length", "_one_gpu_inputs"):
+        """Drops what was made for timing but the inputs; it is made again where it is needed."""
+        for name in ("twin", "outputs", "one_gpu_length", "_one_gpu_inputs"):
             vars(self).pop(name, None)
 
     def judge(self, check: Check, seed: int, *, alone: bool = True) -> dict[str, Accuracy]:
-        """The accuracy of each direction; a collective over the group's processes."""
+        """The accuracy of each direction; a collective over the group's processes.
+
+        What was timed is judged in the memory in which it was timed, whose contents are others': a
+        kernel that goes by addresses (descriptors, packed keys that it kept) has no excuse.
+        """
         if self.stand_in is not None:
             return self._judge_by(self.stand_in, check, seed, alone=alone)
         case, spec, place = self.request.case, self.request.contestant, self.place
@@ -80,7 +84,7 @@ class Prepared:
         expected = accuracy.truth(case, whole, rows, place, backward=self.backward)
         one_gpu = self._alone(whole) if alone else None
         _poison(place)
-        results = self._results(self._cut(whole))
+        results = self._results(self._where_timed(self._cut(whole)))
         errors = accuracy.judge(case, spec, place, rows, expected, results, one_gpu)
         return {
             direction.value: Accuracy(
@@ -98,6 +102,7 @@ class Prepared:
         """What its stand-in gets right, once it has shown that it comes to an end itself."""
         self._results(self.shards)
         self.forget()
+        vars(self).pop("shards", None)  # the stand-in has its own
         length = {"seqlen_total": other.request.case.seqlen_total}
         found = other.judge(check, seed, alone=alone)
         return {name: accuracy.model_copy(update=length) for name, accuracy in found.items()}
@@ -178,6 +183,16 @@ class Prepared:
         case, spec = self.request.case, self.request.contestant
         ranks = (accuracy.positions(case, spec, r).to(self.place.device) for r in self.place.ranks)
         return [whole.at(own) for own in ranks]
+
+    def _where_timed(self, shards: list[Inputs]) -> list[Inputs]:
+        """These inputs in the memory of those that were timed, if any were."""
+        timed: list[Inputs] | None = vars(self).get("shards")
+        if timed is None:
+            return shards
+        for there, new in zip(timed, shards, strict=True):
+            for x, y in zip(there.tensors, new.tensors, strict=True):
+                x.copy_(y)
+        return timed
 
     def _results(self, shards: Sequence[Inputs]) -> list[accuracy.Results]:
         outputs = self.contestant.forward(shards)

@@ -213,6 +213,6 @@ class Attention(torch.autograd.Function):
 def _with_contiguous_rows(dout: Tensor) -> Tensor:
     """The gradient, laid out as kernels read it; out.sum()'s for one is expanded."""
     if dout.stride(-1) == 1:
-        return dout
+        return dout.resolve_neg() if dout.is_neg() else dout
     # not contiguous(), which returns what has no elements, or one, as it is
     return torch.empty(dout.shape, dtype=dout.dtype, device=dout.device).copy_(dout)

@@ -26,10 +26,14 @@ def with_unit_stride(x: Tensor) -> Tensor:
 
 
 def in_a_row(x: Tensor) -> Tensor:
-    """x, or a contiguous copy: kernels read slopes and documents' starts one after another."""
+    """x, or a contiguous copy: kernels read slopes and documents' starts one after another.
+
+    No sign bit either: kernels read memory.
+    """
     if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
         return x
     try:
+        x = x.resolve_neg() if x.is_neg() else x
         if x.is_contiguous() or x.numel() > INT32_MAX or x.is_quantized:
             return x
     except ValueError:

@@ -59,6 +59,8 @@ def prepared(
     options = options.plain()
     if options.softmax_scale is not None:
         options = _without_underflow(options, q)
+    if _NO_CAP <= options.softcap <= _LARGEST and getattr(q, "dtype", None) is not torch.float64:
+        options = options._replace(softcap=0.0)
     starts: tuple[Tensor, ...] = ()
     if documents is None:
         key = options.key(q, k, v)
@@ -77,6 +79,12 @@ def prepared(
     if options.softmax_scale is not None and options.softmax_scale <= 0:
         q = with_unit_stride(options.folded(q))
     return call, Given(q, k, v, options.sink, slopes, *starts), options
+
+
+_LARGEST = torch.finfo(torch.float32).max
+_NO_CAP = 1e30
+"""A softcap of which float32 scores below 1e26 differ from their own by less than a rounding, and
+which kernels overflow with, in their units, or divide a score away by."""
 
 
 def _without_underflow(options: Options, q: object) -> Options:

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from ring_attn_backends.reference import ReferenceBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
@@ -221,6 +222,25 @@ def test_a_sign_that_torch_only_notes_is_seen_by_every_kernel():
     for backend in ("reference", "aten", "flex"):
         found = flash_attn_func(torch._neg_view(X), X, X, backend=backend)
         assert torch.equal(found, flash_attn_func(-X, X, X, backend=backend))
+
+
+def test_a_sign_bit_of_a_gradient_or_of_slopes_is_no_less_a_sign(monkeypatch):
+    """Backends here read tensors by torch's operations, which see the bit; kernels read memory."""
+    seen = []
+    backward = ReferenceBackend.backward
+
+    def looking(self, rows, keys, block, score, **options):
+        seen.extend([rows.dout, score.alibi_slopes])
+        return backward(self, rows, keys, block, score, **options)
+
+    monkeypatch.setattr(ReferenceBackend, "backward", looking)
+    q = X.clone().requires_grad_()
+    slopes = torch._neg_view(-torch.ones(q.shape[2]))
+    out = flash_attn_func(q, X, X, alibi_slopes=slopes, causal=True, backend="reference")
+    out.backward(torch._neg_view(torch.ones_like(out)))
+
+    assert len(seen) == 2
+    assert not any(x.is_neg() for x in seen)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(5, 5), (8, 3)])

@@ -16,7 +16,7 @@ At run time a kernel gets, none of them specialised, so that no step of a ring r
 
 and it is compiled for head dims, a tiling and these switches, which cost nothing where off:
 
-    PRECISE   float32 inputs         CHUNKED   rows and keys in two chunks each, some maybe empty
+    PRECISE   tanh's last bits       CHUNKED   rows and keys in two chunks each, some maybe empty
     CAPPED    softcap                PACKED    documents: M and N follow from cu_rows and cu_keys
     BIASED    ALiBi, with slopes     DROPPED   dropout
 """
@@ -112,6 +112,16 @@ def of_score(score: Score) -> Arguments:
     }
 
 
+LARGEST_ROUGH_CAP = 1024.0
+"""Softcap up to which scores need no better tanh than one to 1e-7 absolute: above, they would be
+further out than 1e-4, and at a cap of 1e6 by a tenth."""
+
+
+def needs_precise_tanh(dtype: torch.dtype, score: Score) -> bool:
+    """Whether scores of such inputs are made with a tanh that is right to the last bits near 0."""
+    return dtype is torch.float32 or score.softcap > LARGEST_ROUGH_CAP
+
+
 def of_shapes(q: Tensor, k: Tensor, v: Tensor, tiling: Tiling) -> Arguments:
     """Heads, head dims and the tiles for them; q (B, M, H, D), k (B, N, G, D), v (B, N, G, E)."""
     head_dim, head_dim_v = q.shape[-1], v.shape[-1]
@@ -123,7 +133,6 @@ def of_shapes(q: Tensor, k: Tensor, v: Tensor, tiling: Tiling) -> Arguments:
         "BLOCK_E": padded(head_dim_v),
         "BLOCK_M": tiling.rows,
         "BLOCK_N": tiling.keys,
-        "PRECISE": q.dtype is torch.float32,
     }
 
 

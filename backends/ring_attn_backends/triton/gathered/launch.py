@@ -85,6 +85,7 @@ def _launch(
     given = {
         **arguments.of_tensors(tensors),
         **arguments.of_score(score),
+        "PRECISE": arguments.needs_precise_tanh(q.dtype, score),
         **arguments.of_shapes(q, *own, tiling),
         "table_ptr": work.table,
         "words_ptr": arrived,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ring_attn_backends.triton.arguments import needs_precise_tanh
 from ring_attn_backends.triton.hopper.extents import Extent
 from ring_attn_backends.triton.hopper.table import CAPABILITY, NARROWEST, WIDEST, refusal
 from ring_attn_bench.problem import Documents
@@ -39,6 +40,8 @@ def lacks(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -
         return "a scale that is not positive"
     if q.dtype not in (torch.float16, torch.bfloat16):
         return str(q.dtype)
+    if needs_precise_tanh(q.dtype, score):
+        return f"a softcap of {score.softcap:g}, for which their tanh is too rough"
     if not NARROWEST < max(q.shape[-1], v.shape[-1]) <= WIDEST:
         return f"head dims {q.shape[-1]} and {v.shape[-1]}"
     if not isinstance(where, Documents) and where.index_band is None:
@@ -64,6 +67,7 @@ def serves_gathered(tensors: tuple[Tensor, ...], keys: Gathering, score: Score) 
         and score.dropout_p == 0
         and score.softmax_scale > 0
         and q.dtype in (torch.float16, torch.bfloat16)
+        and not needs_precise_tanh(q.dtype, score)
         and wide
         and packed
         and 0 not in (*q.shape, *k.shape, keys.landed.k.shape[1])
