@@ -18,7 +18,7 @@ from ring_attn_bench import __version__, suites
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.exits import Exit, Program, run, told
 from ring_attn_bench.paths import named, records_file
-from ring_attn_bench.progress import Interrupted
+from ring_attn_bench.progress import Interrupted, Terminated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -343,14 +343,15 @@ def _run(
 
 @contextmanager
 def _ended_by_a_person(*more: str, report: bool = False) -> Iterator[None]:
-    """Where a person ends what runs inside: says what is kept, and the commands that go on.
+    """Where a person or SIGTERM ends what runs inside: says what is kept, and how to go on.
 
     more: options with which the same command does only what is left.
     """
     try:
         yield
     except Interrupted as ended:
-        typer.echo(f"\nInterrupted: {ended}.", err=True)
+        terminated = isinstance(ended.by, Terminated)
+        typer.echo(f"\n{'Terminated' if terminated else 'Interrupted'}: {ended}.", err=True)
         name, folder = _called(again=True), str(ended.folder)
         words = [word for word in sys.argv[1:] if word not in more]
         if not any(word.split("=")[0] == "--out" for word in words):
@@ -361,7 +362,7 @@ def _ended_by_a_person(*more: str, report: bool = False) -> Iterator[None]:
             typer.echo(f"To go on:  {name} {shlex.join([*words, *more])}", err=True)
         if report and ended.kept:
             typer.echo(f"A report of them:  {_called()} {shlex.join(['report', folder])}", err=True)
-        raise typer.Exit(Exit.INTERRUPTED) from None
+        raise typer.Exit(Exit.TERMINATED if terminated else Exit.INTERRUPTED) from None
 
 
 def _called(*, again: bool = False) -> str:

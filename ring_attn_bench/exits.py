@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from ring_attn_bench import __version__
 from ring_attn_bench.errors import FileError, RingAttnBenchError, clause
+from ring_attn_bench.progress import Terminated
 
 
 class Exit(IntEnum):
@@ -70,7 +71,7 @@ class Program(TyperGroup):
 
 def run(program: Callable[[], object]) -> NoReturn:
     """Runs it to its exit code; a deliberate error is one sentence, and a traceback is a bug's."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.TERMINATED))
+    signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
@@ -98,6 +99,10 @@ def run(program: Callable[[], object]) -> NoReturn:
     except Exception:
         _leave_by_a_bug()
     sys.exit(0)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated(Exit.TERMINATED)
 
 
 def _is_about_a_file(error: OSError) -> bool:

@@ -116,11 +116,15 @@ def sample_rows(seqlen: int, rows: int, boundaries: Sequence[int], seed: int) ->
     rows on both sides of each, and the first and the last row; the rest is random.
     """
     edges = {0, seqlen - 1, *boundaries, *(start - 1 for start in boundaries)}
-    fixed = torch.tensor(sorted(edge for edge in edges if 0 <= edge < seqlen), dtype=torch.int64)
-    free = torch.ones(seqlen, dtype=torch.bool)
+    fixed = torch.tensor(
+        sorted(edge for edge in edges if 0 <= edge < seqlen), dtype=torch.int64, device="cpu"
+    )
+    free = torch.ones(seqlen, dtype=torch.bool, device="cpu")
     free[fixed] = False
     others = free.nonzero().flatten()
-    shuffled = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
+    shuffled = torch.randperm(
+        len(others), generator=torch.Generator().manual_seed(seed), device="cpu"
+    )
     drawn = others[shuffled[: max(0, rows - len(fixed))]]
     return torch.cat([fixed, drawn]).sort().values
 

@@ -15,14 +15,22 @@ from rich.console import Console
 from rich.text import Text
 
 
-class Interrupted(KeyboardInterrupt):
-    """A person ended what was running; kept: how many of what the folder holds of it."""
+class Terminated(SystemExit):
+    """A signal asks this program to end, and its code is what the program then ends with."""
 
-    def __init__(self, folder: Path, kept: int, what: str) -> None:
+
+class Interrupted(KeyboardInterrupt):
+    """A person, or a signal, ended what was running.
+
+    kept: how many of what the folder holds of it. by: what ended it.
+    """
+
+    def __init__(self, folder: Path, kept: int, what: str, by: BaseException) -> None:
         held = f"{kept} {what} are kept" if kept else f"no {what} were finished, and none are kept"
         super().__init__(f"{held} in {folder}")
         self.folder = folder
         self.kept = kept
+        self.by = by
 
 
 class Lines:

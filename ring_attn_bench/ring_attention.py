@@ -107,6 +107,10 @@ def ring_attention(
     return _Asked(options, return_attn_probs, group, context)
 
 
+_POSITIONAL = 8
+"""Of those, how many may be given by position; the tensors come before them."""
+
+
 @dataclass(frozen=True)
 class _Fixed:
     """What a function settles for its caller. partition: None leaves it to the caller.
@@ -118,6 +122,11 @@ class _Fixed:
     partition: str | None = None
     backend: str | None = None
 
+    @property
+    def tensors(self) -> int:
+        """How many arguments of the function are tensors to attend over."""
+        return 1 if "_qkvpacked_" in self.name else 2 if "_kvpacked_" in self.name else 3
+
     def asked(self, *arguments: Any, **named: Any) -> _Asked:  # noqa: ANN401 - any function's
         """The arguments, completed."""
         if self.partition is not None:
@@ -127,6 +136,12 @@ class _Fixed:
         try:
             return ring_attention(*arguments, **named)
         except TypeError as error:  # in the name of the function that was called
+            if len(arguments) > _POSITIONAL:
+                least, more = self.tensors, len(arguments)
+                raise TypeError(
+                    f"{self.name}() takes from {least} to {least + _POSITIONAL} positional "
+                    f"arguments but {least + more} were given"
+                ) from None
             raise TypeError(str(error).replace("ring_attention()", f"{self.name}()")) from None
 
     def options(self, asked: _Asked) -> Options:

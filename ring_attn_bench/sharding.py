@@ -21,12 +21,12 @@ from ring_attn_bench.calls.autograd_limits import (
 )
 from ring_attn_bench.calls.dense import INT32_MAX, check_dense
 from ring_attn_bench.calls.plain import integer
-from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
+from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, message_device, shakes_hands
 from ring_attn_bench.ring.context import next_number
-from ring_attn_bench.ring.groups import resolve_group
+from ring_attn_bench.ring.groups import destroyed, is_destroyed, living, resolve_group
 from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on_backward, refuse
 
 
@@ -82,7 +82,7 @@ def unshard(
 
     Raises NoProcessGroup, InvalidArgument, UnknownName, or RingBroken where the others do not come.
     """
-    found = resolve_group(group)
+    found = living(resolve_group(group))
     device = x.device if isinstance(x, Tensor) else torch.device("cpu")
     greets = handshake
     if not isinstance(greets, bool):
@@ -121,6 +121,11 @@ def _checked_shard(
         raise InvalidArgument(
             f"handshake is {shown(handshake)}; it must be True, False or None (yes on gloo, no on "
             "NCCL)."
+        )
+    if x.requires_grad and torch.is_grad_enabled() and x.dtype.itemsize == 1:
+        raise InvalidArgument(
+            f"x is {str(x.dtype).removeprefix('torch.')} and needs a gradient, which is a sum over "
+            "ranks, and no group adds numbers of that dtype; pass x.detach(), or x in bfloat16."
         )
     world_size = dist.get_world_size(group)
     rule.tokens_per_rank(x.shape[dim] * world_size, world_size)
@@ -162,7 +167,8 @@ def join_shards(shards: Sequence[Tensor], partition: str, dim: int = 1) -> Tenso
             )
     (dim,) = dims
     seqlen = shards[0].shape[dim] * len(shards)
-    positions = [position_ids(seqlen, r, len(shards), partition) for r in range(len(shards))]
+    ranks, cpu = len(shards), torch.device("cpu")
+    positions = [position_ids(seqlen, rank, ranks, partition, cpu) for rank in range(ranks)]
     order = torch.argsort(torch.cat(positions)).to(shards[0].device)
     return torch.cat(list(shards), dim).index_select(dim, order)
 
@@ -199,11 +205,10 @@ class _Unshard(torch.autograd.Function):
             return first_order(_Unshard.backward, ctx, gradient)
         if batched(gradient):
             raise many_gradients()
+        check_dense("the gradient of what unshard gave", gradient)
         group = ctx.group()
-        if group is None:
-            raise NoProcessGroup(
-                "the process group of this unshard was destroyed before its backward."
-            )
+        if group is None or is_destroyed(group):
+            raise destroyed("the backward of this unshard")
         if ctx.number is not None:
             agree_on_backward(group, message_device(group), ctx.number)
         total = gradient.contiguous().clone()

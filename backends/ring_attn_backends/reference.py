@@ -100,8 +100,9 @@ class _Pairs:
         Positions are those of both sides' lines, of whatever is seen at all.
         """
         own, landed = keys.own.k.shape[1], keys.landed.k.shape[1]
-        rows, columns = (torch.zeros(n, dtype=torch.long) for n in (q.shape[1], own + landed))
-        seen = torch.zeros(len(rows), len(columns), dtype=torch.bool)
+        sizes = q.shape[1], own + landed
+        rows, columns = (torch.zeros(n, dtype=torch.long, device="cpu") for n in sizes)
+        seen = torch.zeros(sizes, dtype=torch.bool, device="cpu")
 
         def first(piece: int) -> int:
             return 0 if piece == OWN else own
@@ -109,12 +110,14 @@ class _Pairs:
         for lines, positions in ((where.rows, rows), (where.keys, columns)):
             for line in lines:
                 start = line.tokens.start + (first(line.piece) if line.of_keys else 0)
-                steps = torch.arange(len(line.tokens))
+                steps = torch.arange(len(line.tokens), device="cpu")
                 positions[start : start + len(steps)] = line.start + where.step * steps
         for line in visitors:
             for visit in line.visits:
                 row, key = (visit, line) if line.of_keys else (line, visit)
-                at_row, at_key = (torch.arange(x.tokens.start, x.tokens.stop) for x in (row, key))
+                at_row, at_key = (
+                    torch.arange(x.tokens.start, x.tokens.stop, device="cpu") for x in (row, key)
+                )
                 inside = _within(at_row[:, None] - at_key[None, :], visit.band)
                 seen[at_row[:, None], first(key.piece) + at_key] |= inside
         return cls(*(x.to(q.device) for x in (rows, columns, seen)))

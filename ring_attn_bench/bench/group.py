@@ -99,7 +99,7 @@ class TorchrunGroup:
         with (folder / "log").open("wb") as log:
             self._runner = subprocess.Popen(
                 self._command(folder),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # whose end is this process's: `agent`
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=on_loopback() | os.environ | importable() | self._environment,
@@ -113,7 +113,7 @@ class TorchrunGroup:
 
     def _command(self, folder: Path) -> list[str]:
         return [
-            *(sys.executable, "-m", "torch.distributed.run"),
+            *(sys.executable, "-m", "ring_attn_bench.bench.agent", str(folder)),
             *("--nproc-per-node", str(self._processes)),
             # by a file: a store of torchrun's would listen on every interface
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", str(folder / "rendezvous")),
@@ -159,10 +159,14 @@ class TorchrunGroup:
         return Outcome(status="error", reason=f"the worker group died ({self._last_words()})")
 
     def _last_words(self) -> str:
-        """The signal or exit code that torchrun reports, or its last line."""
-        lines = self._tail()
-        causes = [line.strip() for line in lines if "exitcode" in line or "Signal" in line]
-        return (causes or [line.strip() for line in lines] or ["it said nothing"])[-1]
+        """The signal or exit code that torchrun reports, or its own, and its last line."""
+        lines = [line.strip() for line in self._tail()]
+        causes = [line for line in lines if "exitcode" in line or "Signal" in line]
+        if causes:
+            return causes[-1]
+        code = None if self._runner is None else self._runner.poll()
+        ended = "it still runs" if code is None else f"exit code {code}"
+        return f"{ended}; {f'its last words: {lines[-1]}' if lines else 'it said nothing'}"
 
     def _failed(self, outcome: Outcome) -> GroupFailed:
         stderr = self._tail()
@@ -173,7 +177,8 @@ class TorchrunGroup:
         if self._folder is None:
             return []
         text = (self._folder / "log").read_text(errors="replace")
-        lines = [line for line in text.splitlines() if line.strip() and "OMP_NUM" not in line]
+        # without torchrun's banner about threads, which stands between lines of stars
+        lines = [x for x in text.splitlines() if x.strip("* ") and "OMP_NUM" not in x]
         here = str(Path(__file__).parents[2])
         return [line.replace(here, ".")[:300] for line in lines[-STDERR_LINES:]]
 
@@ -187,6 +192,8 @@ class TorchrunGroup:
         if self._runner is not None:
             _kill(self._runner.pid)
             self._runner.wait()
+            if self._runner.stdin is not None:
+                self._runner.stdin.close()
             self._runner = None
             self.generation += 1
         if self._folder is not None:

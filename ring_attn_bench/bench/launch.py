@@ -26,7 +26,7 @@ from ring_attn_bench.bench.setup import (
 )
 from ring_attn_bench.bench.suite import MOST_RANKS, Entry, Suite, load
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError, shown
-from ring_attn_bench.progress import Interrupted, some_of
+from ring_attn_bench.progress import Interrupted, Terminated, some_of
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,11 @@ def read(request: Request, *, gpu: bool | None = None) -> Asked:
             raise InvalidArgument(f"{what} is {ranks}; a ring has at most {MOST_RANKS} ranks here.")
     path = Path(argument)
     if path.suffix != ".toml":
+        if argument not in suites.suite_names() and path.is_file():
+            raise InvalidArgument(
+                f"--suite is {shown(argument)}, a file whose name does not end in .toml, as those "
+                "of suites do; rename it."
+            )
         path = suites.suite_path(argument)
     suite = load(path)
     if not request.timing:
@@ -195,8 +200,8 @@ def isolated(request: Request, console: Console) -> Path:
         progress.heading(lines, _count(left))
         try:
             execute(run, left, rings, progress)
-        except KeyboardInterrupt:
-            raise _interrupted(run) from None
+        except (KeyboardInterrupt, Terminated) as ended:
+            raise _interrupted(run, ended) from None
     return run.folder
 
 
@@ -235,11 +240,11 @@ def in_place(request: Request, console: Console) -> Path | None:
             ]
             progress.heading(lines, _count(left))
             execute_on(run, left, lambda entry: group, progress)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as ended:
         alone = True  # the others are told by torchrun, and answer no more
         if run is None:
             raise
-        raise _interrupted(run) from None
+        raise _interrupted(run, ended) from None
     except TeamLost as error:
         alone = True
         kept = "" if run is None else f" {len(_kept(run))} records are kept in {run.folder}."
@@ -250,8 +255,8 @@ def in_place(request: Request, console: Console) -> Path | None:
     return run.folder
 
 
-def _interrupted(run: Run) -> Interrupted:
-    return Interrupted(run.folder, len(_kept(run)), "records")
+def _interrupted(run: Run, by: BaseException) -> Interrupted:
+    return Interrupted(run.folder, len(_kept(run)), "records", by)
 
 
 def _names(request: Request) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -58,6 +59,8 @@ def _known_partition(name: str) -> str:
 
 
 def _heads_divide(pair: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,99}:[1-9]\d{0,99}", pair, re.ASCII):
+        raise ValueError(f'{pair!r} must be query heads and key heads, as "32:8"')
     heads_q, heads_kv = map(int, pair.split(":"))
     if max(heads_q, heads_kv) > MOST:
         raise ValueError(f"{pair!r}: there cannot be more than {MOST} heads")
@@ -80,7 +83,7 @@ def _is_float32(softcap: float) -> float:
 Softcap = Annotated[float, _number(ge=0, allow_inf_nan=False), AfterValidator(_is_float32)]
 BackendName = Annotated[str, AfterValidator(_known_backend)]
 PartitionName = Annotated[str, AfterValidator(_known_partition)]
-Heads = Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$"), AfterValidator(_heads_divide)]
+Heads = Annotated[str, AfterValidator(_heads_divide)]
 
 
 class Timing(Frozen):

@@ -91,17 +91,19 @@ class Team:
 
     def _from_first(self, envelope: Envelope | None) -> Envelope:
         letters = _letters("" if envelope is None else envelope.model_dump_json())
-        size = torch.tensor([len(letters)])
+        size = torch.tensor([len(letters)], device="cpu")
         dist.broadcast(size, src=0, group=self.control)
         if self.place.process != 0:
-            letters = torch.empty(int(size), dtype=torch.uint8)
+            letters = torch.empty(int(size), dtype=torch.uint8, device="cpu")
         dist.broadcast(letters, src=0, group=self.control)
         return Envelope.model_validate_json(_text(letters))
 
     def _gathered(self, letters: Tensor) -> list[Tensor]:
         """Every process's, which are of different lengths."""
-        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.place.processes)]
-        dist.all_gather(sizes, torch.tensor([len(letters)]), group=self.control)
+        sizes = [
+            torch.zeros(1, dtype=torch.long, device="cpu") for _ in range(self.place.processes)
+        ]
+        dist.all_gather(sizes, torch.tensor([len(letters)], device="cpu"), group=self.control)
         padded = letters.new_zeros(int(max(sizes)))
         padded[: len(letters)] = letters
         found = [torch.empty_like(padded) for _ in sizes]
@@ -125,7 +127,7 @@ class Team:
 
     def _await_others(self, *, failed: bool) -> None:
         """Waits until all processes have an outcome; one that failed ends if they never do."""
-        flag = torch.zeros(1)
+        flag = torch.zeros(1, device="cpu")
         work = dist.all_reduce(flag, group=self.control, async_op=True)
         assert work is not None  # async_op
         try:
@@ -149,7 +151,7 @@ def _apart(error: Exception) -> InvalidArgument:
 
 # as tensors, because torch sends objects as pickles, which run whatever is in them
 def _letters(text: str) -> Tensor:
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
 
 
 def _text(letters: Tensor) -> str:

@@ -19,6 +19,7 @@ from ring_attn_bench.calls import sinks
 from ring_attn_bench.calls.autocast import is_enabled, without_autocast
 from ring_attn_bench.calls.autograd_limits import first_order, many_gradients, transformed
 from ring_attn_bench.calls.delta import delta
+from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.problem import Score
 from ring_attn_bench.tensors import Keys, Rows, Sums
 
@@ -179,6 +180,8 @@ class Attention(torch.autograd.Function):
         for x in (dout, dlse):  # `batched`, which a frame of its own would cost
             if x is not None and (is_legacy_batchedtensor(x) or is_batchedtensor(x)):
                 raise many_gradients()
+            if x is not None and (type(x) is not Tensor or x.layout is not torch.strided):
+                check_dense("the gradient of out" if x is dout else "the gradient of lse", x)
         saved, count, call, needs = ctx.saved_tensors, ctx.given, ctx.call, ctx.needs_input_grad
         tensors, (out, lse, *kept) = saved[:count], saved[count:]
         given = Given(*tensors)

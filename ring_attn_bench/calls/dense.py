@@ -24,11 +24,11 @@ def check_dense(name: str, x: object, what: str = "a tensor") -> None:
     if type(x) not in (Tensor, torch.nn.Parameter):
         _check_subclass(name, x)
     if x.layout is not torch.strided or x.is_nested:
-        raise InvalidArgument(
-            f"{name} must be a dense tensor, got a {'nested' if x.is_nested else x.layout} one."
-        )
+        kind = "nested" if x.is_nested else x.layout
+        way_out = "" if x.is_nested else f"; pass {_of(name, 'to_dense()')}"
+        raise InvalidArgument(f"{name} must be a dense tensor, got a {kind} one{way_out}.")
     if x.is_quantized:
-        raise InvalidArgument(f"{name} is quantized ({x.dtype}); pass {name}.dequantize().")
+        raise InvalidArgument(f"{name} is quantized ({x.dtype}); pass {_of(name, 'dequantize()')}.")
     if x.numel() > MOST_ELEMENTS or any(size > INT32_MAX for size in x.shape):
         raise InvalidArgument(
             f"{name} has shape {tuple(x.shape)}, which is too large: at most {INT32_MAX} in a dim "
@@ -36,16 +36,27 @@ def check_dense(name: str, x: object, what: str = "a tensor") -> None:
         )
 
 
+def _of(name: str, method: str) -> str:
+    """A method of what may be no argument: of a gradient, say."""
+    return f"{name}.{method}" if name.isidentifier() else f"its {method}"
+
+
 def _check_subclass(name: str, x: Tensor) -> None:
     # by name: importing them takes a second
     kind = type(x).__name__
     if kind == "DTensor":
         raise InvalidArgument(
-            f"{name} is a DTensor; pass {name}.to_local(), which holds this rank's own tokens."
+            f"{name} is a DTensor; pass {_of(name, 'to_local()')}, which holds this rank's own "
+            "tokens."
         )
     if kind == "MaskedTensor":
         raise InvalidArgument(
-            f"{name} is a MaskedTensor, whose mask no kernel reads; pass {name}.get_data()."
+            f"{name} is a MaskedTensor, whose mask no kernel reads; pass {_of(name, 'get_data()')}."
+        )
+    if kind in ("UninitializedParameter", "UninitializedBuffer"):
+        raise InvalidArgument(
+            f"{name} is an {kind}, which has no shape and no numbers yet; pass a tensor that has, "
+            f"as {_of(name, 'materialize(shape)')} makes it."
         )
     if kind == "FakeTensor":
         _check_fake(name, x)

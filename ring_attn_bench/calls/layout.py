@@ -32,7 +32,10 @@ def in_a_row(x: Tensor) -> Tensor:
     """
     if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
         return x
-    x = x.resolve_neg() if x.is_neg() else x
-    if x.is_contiguous() or x.numel() > INT32_MAX or x.is_quantized:
-        return x
+    try:
+        x = x.resolve_neg() if x.is_neg() else x
+        if x.is_contiguous() or x.numel() > INT32_MAX or x.is_quantized:
+            return x
+    except ValueError:
+        return x  # a lazy module's parameter: refused where everything is checked
     return x.contiguous()

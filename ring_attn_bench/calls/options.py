@@ -134,4 +134,4 @@ def drawn_seed() -> int:
 
     That one, because activation checkpointing puts it back before it runs a pass again.
     """
-    return int(torch.randint(2**63 - 1, ()).item())
+    return int(torch.randint(2**63 - 1, (), device="cpu").item())

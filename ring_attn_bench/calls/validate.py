@@ -212,10 +212,10 @@ def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
     )
     for side, starts, longest, x in sides:
         _check_tensor_of_starts(f"cu_seqlens_{side}", starts, x)
-        if longest < 0:
+        if not 0 <= longest < 2**63:  # as `plain.integer`
             raise InvalidArgument(
                 f"max_seqlen_{side} is {shown(longest)}; it must be the length of the longest "
-                "document."
+                "document, an integer of 0 or more and of at most 64 bits."
             )
     ours, theirs = (len(starts) for _, starts, _, _ in sides)
     if ours != theirs:

@@ -28,12 +28,14 @@ def kept(backend: Backend, case: Case, device: str) -> Tensor:
     parts = calls.pieces(backend, case)
     assert not isinstance(parts, str)  # was asked before
     keys = data.k.shape[1]
-    found = torch.zeros(case.batch, case.heads, data.q.shape[1], keys, dtype=torch.bool)
-    found = found.to(device)
+    shape = case.batch, case.heads, data.q.shape[1], keys
+    found = torch.zeros(shape, dtype=torch.bool, device=device)
     for start in range(0, keys, width):
         inside = min(width, keys - start)
         units = torch.zeros_like(data.v)
-        units[:, start : start + inside, :, :inside] = torch.eye(inside)[:, None].to(units)
+        units[:, start : start + inside, :, :inside] = torch.eye(inside, device=device)[:, None].to(
+            units
+        )
         out, _ = calls.forward(backend, case, replace(data, v=units), parts)
         found[..., start : start + inside] = (out != 0).transpose(1, 2)[..., :inside]
     return found

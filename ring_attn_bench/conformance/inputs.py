@@ -38,7 +38,9 @@ def inputs(case: Case, device: str) -> Inputs:
     mean = math.sqrt(abs(case.level) / (case.softmax_scale * case.dim))
 
     def drawn(tokens: int, heads: int, dim: int, mean: float = 0.0) -> Tensor:
-        values = torch.randn(tokens, case.batch, heads, dim, generator=generator) + mean
+        values = (
+            torch.randn(tokens, case.batch, heads, dim, generator=generator, device="cpu") + mean
+        )
         return values.transpose(0, 1).to(device, case.torch_dtype)
 
     rows, keys = count(case.rows), count(case.keys)

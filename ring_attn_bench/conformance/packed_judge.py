@@ -82,7 +82,7 @@ def tokens(case: PackedCase, device: str) -> Tokens:
     generator = torch.Generator().manual_seed(2)
 
     def drawn(count: int, heads: int) -> Tensor:
-        values = torch.randn(count, heads, case.dim, generator=generator)
+        values = torch.randn(count, heads, case.dim, generator=generator, device="cpu")
         values = values.to(device, case.torch_dtype)
         if not case.views:
             return values

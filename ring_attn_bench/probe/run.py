@@ -19,7 +19,7 @@ from ring_attn_bench.probe.asker import Asker, Terms
 from ring_attn_bench.probe.finding import Finding
 from ring_attn_bench.probe.keeper import Keeper, Watcher
 from ring_attn_bench.probe.tasks import Task, Tasks
-from ring_attn_bench.progress import Interrupted
+from ring_attn_bench.progress import Interrupted, Terminated
 
 SECONDS = 300.0
 """For a feature in one direction: most of it goes into compiling kernels."""
@@ -70,8 +70,8 @@ def probe(request: ProbeRequest, watcher: Watcher) -> Path:
     )
     try:
         _ask_all(cells, jobs, terms, keeper)
-    except KeyboardInterrupt:
-        raise Interrupted(folder, keeper.count, "findings") from None
+    except (KeyboardInterrupt, Terminated) as ended:
+        raise Interrupted(folder, keeper.count, "findings", ended) from None
     return folder
 
 

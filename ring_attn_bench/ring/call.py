@@ -24,7 +24,14 @@ from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.dropout import shared_seed
 from ring_attn_bench.ring.fastest import Known, announce
 from ring_attn_bench.ring.forward import Job
-from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on_backward, refuse
+from ring_attn_bench.ring.handshake import (
+    SINK,
+    Gradients,
+    Signature,
+    agree,
+    agree_on_backward,
+    refuse,
+)
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
@@ -207,7 +214,7 @@ def _signature(
             "key heads": problem.heads_kv,
             "head dim": problem.head_dim,
             "head dim of v": problem.head_dim_v,
-            "a sink (1 yes, 0 no)": int(options.sink is not None),
+            SINK: int(options.sink is not None),
         },
         {
             "dtype": problem.dtype,

@@ -14,14 +14,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from ring_attn_bench.calls.dense import INT32_MAX
+from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan import Plan
+from ring_attn_bench.ring.asked import agree_on_options
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
-from ring_attn_bench.ring.groups import resolve_group
+from ring_attn_bench.ring.groups import living, resolve_group
 from ring_attn_bench.ring.link import Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.choose import transport_for
@@ -75,8 +78,9 @@ class RingContext:
     timeout: after which a message that nobody answers is an error, and so is a rank that does not
         make the context too; None is the given group's.
 
-    Raises NoProcessGroup outside torch.distributed, InvalidArgument for a mesh of more dims or a
-    rank outside the group, TransportUnavailable, RingBroken where the other ranks do not come.
+    Raises NoProcessGroup outside torch.distributed or for a group that was destroyed,
+    InvalidArgument for a mesh of more dims or a rank outside the group, TransportUnavailable,
+    RingBroken where the other ranks do not come.
 
     A module that holds one can be copied and pickled: a copy is the same context. Pickled are the
     options, the timeout and the ranks; what is unpickled makes its communicator at its first call
@@ -99,7 +103,7 @@ class RingContext:
                 f"timeout is {shown(timeout)}; it must be a positive timedelta of at most a "
                 "century."
             )
-        found = resolve_group(group)
+        found = living(resolve_group(group))
         ranks = None
         if found is not dist.group.WORLD:
             ranks = tuple(dist.get_process_group_ranks(found))
@@ -204,7 +208,23 @@ class RingContext:
 
         A collective of its ranks; without it the first call of such a size makes it, which cannot
         be while a CUDA graph is captured. Nothing for a transport that keeps no memory.
+
+        Raises InvalidArgument for what is no such size.
         """
+        self._check_open()
+        for name, count in (("tokens", tokens), ("width", width)):
+            if not 0 < integer(name, count) <= INT32_MAX:
+                raise InvalidArgument(
+                    f"{name} is {shown(count)}; it must be a number from 1 to {INT32_MAX}."
+                )
+        if not isinstance(dtype, torch.dtype):
+            raise InvalidArgument(
+                f"dtype is {shown(dtype)}; it must be that of the keys, as torch.bfloat16."
+            )
+        if not isinstance(device, torch.device):
+            raise InvalidArgument(
+                f"device is {shown(device)}; it must be that of the keys, as torch.device('cpu')."
+            )
         reserve = getattr(self._ring.transport, "reserve", None)
         if reserve is not None:
             reserve(tokens, width, dtype, device)
@@ -319,6 +339,7 @@ def _make(wanted: _Wanted) -> _Made:
             raise broken("the others to make its context", world, error) from error
     assert isinstance(own, dist.ProcessGroup)  # this rank is one of its ranks
     try:
+        agree_on_options(own, wanted.options, timeout)
         name, transport = transport_for(wanted.options, own, announces=dist.get_rank(own) == 0)
         gpu = shared_gpu(own)
     except BaseException:
@@ -363,7 +384,8 @@ def check_group(group: dist.ProcessGroup | DeviceMesh | None, context: RingConte
     """Raises InvalidArgument for a group beside a context of other ranks."""
     if group is None or context is None:
         return
-    asked, ours = (dist.get_process_group_ranks(g) for g in (resolve_group(group), context.group))
+    both = resolve_group(group), context.group
+    asked, ours = (dist.get_process_group_ranks(living(g)) for g in both)
     if asked != ours:
         raise InvalidArgument(
             f"group is of ranks {asked}, and context a ring of ranks {ours}; pass one of the two."

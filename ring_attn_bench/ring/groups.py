@@ -1,4 +1,4 @@
-"""The process group that a caller means, whatever it was called by."""
+"""Which process group a caller means, and whether it is one still."""
 
 from __future__ import annotations
 
@@ -44,3 +44,27 @@ def _group_of(mesh: DeviceMesh) -> object:
             f"pass that one, {one} for instance."
         )
     return mesh if mesh.get_coordinate() is None else mesh.get_group()
+
+
+def living(group: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The group; raises NoProcessGroup if it was destroyed, though somebody holds it."""
+    if is_destroyed(group):
+        raise destroyed()
+    return group
+
+
+def is_destroyed(group: dist.ProcessGroup) -> bool:
+    """Whether torch.distributed knows the group no more: most that is asked of it then fails."""
+    try:
+        dist.get_process_group_ranks(group)
+    except (KeyError, ValueError):
+        return True
+    return False
+
+
+def destroyed(before: str = "this call") -> NoProcessGroup:
+    """The error of a group that is none any more."""
+    return NoProcessGroup(
+        f"the process group was destroyed before {before}; call "
+        "torch.distributed.destroy_process_group() after the last one, or make the group again."
+    )

@@ -54,6 +54,8 @@ class Signature:
         return replace(self, texts=(*self.texts, (name, zlib.crc32(text.encode()))))
 
 
+SINK = "sink"
+"""The number that is 1 of a call with a sink, and else 0."""
 _WIDTH = 32
 """Numbers in one message; a signature has fewer."""
 
@@ -127,6 +129,12 @@ def _difference(signature: Signature, name: str, mine: int, rank: int, theirs: i
         return (
             f"rank {rank} of the ring was called with another {name} than this rank; every rank "
             "must make the same call."
+        )
+    if name == SINK:
+        given = {0: "without a sink", 1: "with a sink"}
+        return (
+            f"rank {rank} of the ring was called {given[theirs]}, this rank {given[mine]}; pass "
+            "sink= on every rank, or on none."
         )
     return (
         f"rank {rank} of the ring was called with {name} {theirs}, this rank with {mine}; every "

@@ -14,7 +14,7 @@ from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, clause
 from ring_attn_bench.probe.process import ProcessFailed
-from ring_attn_bench.progress import Interrupted
+from ring_attn_bench.progress import Interrupted, Terminated
 from ring_attn_bench.tunable import Tunable
 from ring_attn_bench.tune.hand import Hand
 from ring_attn_bench.tune.keeper import Keeper, Watcher
@@ -93,8 +93,8 @@ def tune(request: TuneRequest, watcher: Watcher) -> Path:
         run = _Run(request, load, needed, place, keeper)
         try:
             _tune(run, subjects, loaded, first, watcher)
-        except KeyboardInterrupt:
-            raise Interrupted(folder, len(keeper.outcomes), "outcomes") from None
+        except (KeyboardInterrupt, Terminated) as ended:
+            raise Interrupted(folder, len(keeper.outcomes), "outcomes", ended) from None
     finally:
         first.end()
     return folder

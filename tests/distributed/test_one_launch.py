@@ -91,7 +91,7 @@ def test_another_schedule_on_one_rank_is_told_on_all(ranks):
     for answer in ranks.outcomes(differing, case, world_size=3):
         assert isinstance(answer, Raised)
         assert "InvalidArgument" in answer.kinds, answer.traceback
-        assert "ring options" in answer.text
+        assert "schedule is one_launch on ranks 0, 2, gather on rank 1" in answer.text
     assert faults(case, ranks.run(with_options, case, world_size=3)) == []
 
 

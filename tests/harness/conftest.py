@@ -162,7 +162,7 @@ def wait_until(condition, seconds=90):
 
 
 def processes_of(module, program):
-    """Process ids of the workers that a program has started; module: what they run."""
+    """Process ids of the processes that a program has started; module: what they run."""
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names are enough
         try:
@@ -170,6 +170,7 @@ def processes_of(module, program):
             home = Path(f"/proc/{pid}/cwd").readlink()
         except OSError:
             continue
-        if module in words and "torch.distributed.run" not in words and home == program.folder:
+        runs = words[words.index("-m") + 1] if "-m" in words else ""
+        if module == runs and home == program.folder:
             found.add(int(pid))
     return found

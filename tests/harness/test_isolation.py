@@ -84,6 +84,8 @@ def test_a_run_that_is_ended_leaves_its_records_and_no_processes(program, how):
     wait_until(lambda: len(_workers(program)) >= 4)
     workers = _workers(program)
     assert listening(workers) == {"127.0.0.1"}
+    torchruns = processes_of("ring_attn_bench.bench.agent", program)
+    assert len(torchruns) == 2
 
     started.send_signal(how)
     started.wait(timeout=limit(60))
@@ -91,7 +93,7 @@ def test_a_run_that_is_ended_leaves_its_records_and_no_processes(program, how):
     report = program.run("report", str(program.out))
     assert report.returncode == 0, report.stderr
     assert "reference" in (program.out / "report.md").read_text()
-    wait_until(lambda: not any(map(_alive, workers)), seconds=20)
+    wait_until(lambda: not any(map(_alive, workers | torchruns)), seconds=20)
     wait_until(lambda: not list(program.temporary.iterdir()), seconds=20)
 
 
@@ -110,6 +112,19 @@ def test_a_rank_that_is_killed_costs_its_row_and_not_the_run(program):
     assert "died" in records["hang", "forward"].reason
     assert records["reference", "forward"].status.value == "ok"
     assert (program.out / "report.md").exists()
+
+
+def test_a_worker_that_leaves_as_if_all_were_well_is_an_error_with_its_exit_code(program):
+    suite = program.suite("leave", "leave_at_once")
+
+    done = program.run("check", "--suite", str(suite), "--out", str(program.out))
+
+    assert done.returncode == 1, done.stderr
+    records = program.records()
+    for backend in ("leave", "leave_at_once"):
+        assert records[backend, "forward"].status.value == "error"
+        assert "exit code 0" in records[backend, "forward"].reason
+        assert "**" not in records[backend, "forward"].reason
 
 
 def _workers(program):

@@ -1,6 +1,11 @@
 """The verbs, as a person types them: exit codes, sentences and files."""
 
 import json
+import signal
+import subprocess
+
+from tests.harness.conftest import processes_of, wait_until
+from tests.patience import limit
 
 
 def test_under_torchrun_the_bench_runs_in_place_and_says_so(program):
@@ -17,6 +22,27 @@ def test_under_torchrun_the_bench_runs_in_place_and_says_so(program):
     }
     assert records["aten", "forward"].case.world_size == 2
     assert done.stdout.count("suite planted") == 1  # rank 0 alone speaks
+
+
+def test_a_torchrun_that_is_terminated_says_what_is_kept_and_how_to_go_on(program):
+    suite = program.suite("reference", "hang", case_seconds=100)
+    started = subprocess.Popen(
+        program.command("check", "--suite", str(suite), "--out", str(program.out), processes=2),
+        stderr=subprocess.PIPE, text=True, cwd=program.folder, env=program.environment,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    records = program.out / "records.jsonl"
+    try:
+        wait_until(lambda: records.exists() and records.read_text().count("\n") == 2)
+    finally:
+        started.send_signal(signal.SIGTERM)
+        _, said = started.communicate(timeout=limit(60))
+
+    assert "2 records are kept in" in said
+    assert "To go on:  torchrun --nproc-per-node=2 -m ring_attn_bench check" in said
+    assert "this is a bug" not in said
+    assert "TeamLost" not in said
+    wait_until(lambda: not processes_of("ring_attn_bench", program), seconds=20)
 
 
 def test_list_shows_every_backend_and_why_one_cannot_run(listing):

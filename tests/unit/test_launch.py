@@ -19,7 +19,9 @@ from ring_attn_bench.bench.suite import Timing
 from ring_attn_bench.bench.team import Team
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.exits import Exit
 from ring_attn_bench.probe.finding import read as read_findings
+from ring_attn_bench.progress import Terminated
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +46,7 @@ def machine(monkeypatch, tmp_path, make_record):
         ran = ()
         probed = 0
         ends_after = None
+        ends_by = KeyboardInterrupt()
 
         def execute(self, run, entries, rings, watcher):
             run.folder.mkdir(exist_ok=True, parents=True)
@@ -56,7 +59,7 @@ def machine(monkeypatch, tmp_path, make_record):
                 append(run.records, done)
                 self.ran = (*self.ran, (entry.contestant.backend, direction.value))
             if self.ends_after is not None:
-                raise KeyboardInterrupt
+                raise self.ends_by
 
         def probe(self, names):
             self.probed += 1
@@ -162,12 +165,15 @@ def test_to_resume_what_was_only_checked_is_to_time_it(machine, typed, make_reco
     [
         ("bench --suite nope", "unknown suite 'nope'"),
         ("bench --suite nope.toml", "cannot read suite nope.toml"),
+        ("bench --suite ./mine", "'./mine', a file whose name does not end in .toml, as those of"),
         ("bench --suite cpu --backend atten", "Did you mean 'aten'"),
         ("bench --backend atten", "Did you mean 'aten'"),
         ("bench --suite small.toml --ranks 2 --case nothing", "contestants reference/zigzag/p2p"),
     ],
 )
 def test_a_mistake_is_told_before_the_machine_is_looked_at(machine, typed, line, sentence):
+    Path("mine").write_text(SUITE)
+
     done = typed(f"ring-attn-bench {line}")
 
     assert sentence in str(done.exception)
@@ -354,12 +360,21 @@ def torchrun(machine, monkeypatch):
     return starts
 
 
-def test_ctrl_c_under_torchrun_says_what_is_kept_and_how_torchrun_goes_on(machine, typed, torchrun):
-    torchrun(KeyboardInterrupt())
-    machine.ends_after = 2
+ENDS = [
+    (KeyboardInterrupt(), "Interrupted", 130),
+    (Terminated(Exit.TERMINATED), "Terminated", 143),
+]
+
+
+@pytest.mark.parametrize(("by", "word", "code"), ENDS)
+def test_a_signal_under_torchrun_says_what_is_kept_and_how_torchrun_goes_on(
+    machine, typed, torchrun, by, word, code
+):
+    torchrun(RuntimeError("Connection closed by peer"))  # the others were told too
+    machine.ends_after, machine.ends_by = 2, by
     done = typed("ring-attn-bench bench --suite small.toml --backend aten --out out")
-    assert done.exit_code == 130
-    assert "2 records are kept in out" in done.stderr
+    assert done.exit_code == code
+    assert f"{word}: 2 records are kept in out" in done.stderr
     assert "To go on:  torchrun --nproc-per-node=2 -m ring_attn_bench bench" in done.stderr
     assert "A report of them:  ring-attn-bench report out" in done.stderr
 
@@ -372,3 +387,12 @@ def test_a_process_that_torchrun_ended_is_no_bug_of_the_others(machine, typed, t
     assert f"process {process} has lost the others" in done.output + str(done.exception.code)
     if process == 0:
         assert "records are kept in out" in done.output + str(done.exception.code)
+
+
+@pytest.mark.parametrize(("by", "word", "code"), ENDS)
+def test_a_signal_says_what_is_kept_and_how_to_go_on(machine, typed, by, word, code):
+    machine.ends_after, machine.ends_by = 2, by
+    done = typed("ring-attn-bench bench --suite small.toml --backend aten --out out")
+    assert done.exit_code == code
+    assert f"{word}: 2 records are kept in out" in done.stderr
+    assert "To go on:  ring-attn-bench bench" in done.stderr

@@ -178,6 +178,8 @@ def test_on_one_rank_all_partitions_are_one(tmp_path):
         (("[64, 128]", "64"), "grid.0.seqlen_per_gpu: Input should be a valid list, got 64"),
         (('"4:2"', '"4:3"'), "the 4 query heads must be a multiple of the 3 key heads"),
         (('"4:2"', '"four"'), "grid.0.heads.0"),
+        (('"4:2"', '"2"'), "'2' must be query heads and key heads, as \"32:8\""),
+        (('"4:2"', '"0:1"'), "'0:1' must be query heads and key heads, as \"32:8\""),
         (('"float32"', '"float8"'), "'float16', 'bfloat16', 'float32' or 'float64'"),
         (("[true, false]", "[]"), "grid.0.causal: List should have at least 1 item"),
         (('name = "good"', ""), "name: Field required"),

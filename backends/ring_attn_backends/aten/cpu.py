@@ -56,7 +56,8 @@ def backward(rows: Rows, keys: Keys, call: Call) -> Sums:
     ]  # fmt: skip
     dq = torch.stack([share[0] for share in shares], dim=2).flatten(1, 2).transpose(1, 2)
     wide = torch.promote_types(q.dtype, torch.float32)
-    dk, dv = (sum((share[i].to(wide) for share in shares), torch.zeros(())) for i in (1, 2))
+    nothing = torch.zeros((), device=q.device)
+    dk, dv = (sum((share[i].to(wide) for share in shares), nothing) for i in (1, 2))
     return cropped((dq, dk.transpose(1, 2), dv.transpose(1, 2)), keys)
 
 
@@ -68,13 +69,15 @@ def _mask(call: Call, q: Tensor, k: Tensor) -> tuple[bool, Tensor | None]:
     rows, keys = q.shape[1], k.shape[1]
     if not call.has_window and (rows == keys or not call.is_causal):
         return call.is_causal, None
-    distance = torch.arange(keys) - torch.arange(keys - rows, keys)[:, None]
+    distance = torch.arange(keys, device=q.device)
+    distance = distance - torch.arange(keys - rows, keys, device=q.device)[:, None]
     hidden = torch.zeros_like(distance, dtype=torch.bool)
     if call.left is not None:
         hidden |= distance < -call.left
     if call.right is not None:
         hidden |= distance > call.right
-    return False, torch.zeros(rows, keys, dtype=q.dtype).masked_fill(hidden, float("-inf"))
+    mask = torch.zeros(rows, keys, dtype=q.dtype, device=q.device)
+    return False, mask.masked_fill(hidden, float("-inf"))
 
 
 def _one_head_of_each_group(x: Tensor, groups: int) -> list[Tensor]:

@@ -100,7 +100,7 @@ def _tiles(positions: Tensor, tile: int) -> tuple[Tensor, Tensor, Tensor]:
     """The least and greatest position of each tile, and whether it is a full one."""
     parts = positions.long().split(tile)
     first, last = (torch.stack([end(part) for part in parts]) for end in (torch.min, torch.max))
-    return first, last, torch.tensor([len(part) == tile for part in parts])
+    return first, last, torch.tensor([len(part) == tile for part in parts], device="cpu")
 
 
 def _ordered(tiles: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -113,5 +113,6 @@ def _ordered(tiles: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _positions(spans: Spans) -> Tensor:
-    parts = [torch.arange(s.start, s.last + 1, s.step, dtype=torch.int32) for s in spans]
-    return torch.cat(parts)
+    return torch.cat(
+        [torch.arange(s.start, s.last + 1, s.step, dtype=torch.int32, device="cpu") for s in spans]
+    )

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_attn_bench.errors import RingBroken, Unsupported
+from ring_attn_bench.errors import NoProcessGroup, RingBroken, Unsupported
 from ring_attn_bench.plan import Fetch, Plan
 from ring_attn_bench.positions import Range
 from ring_attn_bench.ring.broken import broken
@@ -103,7 +103,7 @@ class AllGatherLink:
         except RuntimeError as error:
             raise self._broken(what, error) from error
 
-    def _broken(self, what: str, error: RuntimeError) -> RingBroken:
+    def _broken(self, what: str, error: RuntimeError) -> RingBroken | NoProcessGroup:
         return broken(f"{what} of all ranks", self._group, error)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_attn_bench.errors import RingBroken
+from ring_attn_bench.errors import NoProcessGroup, RingBroken
 from ring_attn_bench.plan import Plan
 from ring_attn_bench.positions import Range
 from ring_attn_bench.ring.broken import broken
@@ -121,7 +121,7 @@ class P2PLink:
         except RuntimeError as error:
             raise self._broken(what, index, error) from error
 
-    def _broken(self, what: str, index: int, error: RuntimeError) -> RingBroken:
+    def _broken(self, what: str, index: int, error: RuntimeError) -> RingBroken | NoProcessGroup:
         step = self._plan.steps[index]
         owners, readers = {f.owner for f in step.fetches}, {s.reader for s in step.sends}
         others = f"ranks {sorted(owners | readers)} (step {index} of {len(self._plan.steps) - 1})"

@@ -1,6 +1,7 @@
 """Backends that each fail in their own way, as a third party might; found by their entry points."""
 
 import os
+import sys
 import time
 
 import torch
@@ -15,6 +16,24 @@ class Crash(ReferenceBackend):
 
     def forward(self, *arguments):
         os.abort()
+
+
+class Leave(ReferenceBackend):
+    """Ends its process as if all were well."""
+
+    name = "leave"
+
+    def forward(self, *arguments):
+        sys.exit(0)
+
+
+class LeaveAtOnce(ReferenceBackend):
+    """The same, and nothing is tidied up."""
+
+    name = "leave_at_once"
+
+    def forward(self, *arguments):
+        os._exit(0)
 
 
 class Hang(ReferenceBackend):

@@ -53,7 +53,7 @@ def worklist(
     if found is None:
         lines = where.rows if side == "rows" else where.keys
         numbers, count = rows_of(lines, block, where.step, own_first=own_first)
-        table = torch.tensor(numbers, dtype=torch.int32).reshape(-1, FIELDS)
+        table = torch.tensor(numbers, dtype=torch.int32, device="cpu").reshape(-1, FIELDS)
         found = known[key] = Worklist(table.to(device), count)
     return found
 

@@ -111,4 +111,5 @@ def _seen(
 
 
 def _table(rows: Sequence[Sequence[int]], columns: int, device: torch.device) -> Tensor:
-    return torch.tensor(rows or [[0] * columns], dtype=torch.int32)[: len(rows)].to(device)
+    table = torch.tensor(rows or [[0] * columns], dtype=torch.int32, device="cpu")
+    return table[: len(rows)].to(device)

@@ -48,8 +48,8 @@ def everyones(group: dist.ProcessGroup) -> list[Place]:
     """The places of a group's ranks, in their order; a collective."""
     text = json.dumps(asdict(here())).encode()
     assert len(text) <= _WIDTH
-    mine = torch.tensor([*text, *b" " * (_WIDTH - len(text))], dtype=torch.uint8)
-    mine = mine.to(message_device(group))
+    padded, where = [*text, *b" " * (_WIDTH - len(text))], message_device(group)
+    mine = torch.tensor(padded, dtype=torch.uint8, device=where)
     found = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(found, mine, group=group)
     return [Place(**json.loads(bytes(theirs.tolist()))) for theirs in found]

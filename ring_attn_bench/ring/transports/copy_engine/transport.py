@@ -75,7 +75,8 @@ class CopyEngine:
         self._arrived = torch.zeros(SLOTS, self._parts, dtype=torch.int32, device=self.device)
         self._arrived_at = [words.data_ptr() for words in self._arrived]
         self._table = Area(group, self.device, self._words.bytes)
-        first = torch.tensor(self._words.first(), dtype=torch.int32).view(torch.uint8)
+        first = torch.tensor(self._words.first(), dtype=torch.int32, device="cpu")
+        first = first.view(torch.uint8)
         self._table.memory[: len(first)].copy_(first)
         self._own_table = self._table.memory.data_ptr()
         self._outgoing: Area | None = None

@@ -18,7 +18,7 @@ class Void:
     """
 
     def __init__(self) -> None:
-        self._page = torch.full((_PAGE,), 0xFF, dtype=torch.uint8, pin_memory=True)
+        self._page = torch.full((_PAGE,), 0xFF, dtype=torch.uint8, pin_memory=True, device="cpu")
 
     def over(self, memories: Iterable[Tensor]) -> None:
         """Enqueues it on the current stream, over all of them; (bytes,) each, uint8."""
