@@ -189,9 +189,10 @@ class Prepared:
         timed: list[Inputs] | None = vars(self).get("shards")
         if timed is None:
             return shards
-        for there, new in zip(timed, shards, strict=True):
-            for x, y in zip(there.tensors, new.tensors, strict=True):
-                x.copy_(y)
+        with torch.no_grad():  # a peer may have asked for gradients of them
+            for there, new in zip(timed, shards, strict=True):
+                for x, y in zip(there.tensors, new.tensors, strict=True):
+                    x.copy_(y)
         return timed
 
     def _results(self, shards: Sequence[Inputs]) -> list[accuracy.Results]:
