@@ -7,7 +7,7 @@ because a frozen dataclass takes the host four times as long to make.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,6 +99,11 @@ class Running(NamedTuple):
             part_of(out, tokens), part_of(lse, tokens, -1),
             None if target is None else part_of(target, tokens),
         )  # fmt: skip
+
+
+Kept: TypeAlias = "tuple[Tensor, ...]"
+"""What a forward keeps for its backward, besides inputs and results: other ranks' packed keys, by
+step, where they landed."""
 
 
 class Sums(NamedTuple):

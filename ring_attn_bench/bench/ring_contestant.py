@@ -30,7 +30,7 @@ from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import layout_of, settled
 from ring_attn_bench.ring.transports.played import partner_of, played_part, played_plan
 from ring_attn_bench.ring.transports.twin import Twin
-from ring_attn_bench.tensors import Rows
+from ring_attn_bench.tensors import Kept, Rows
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RingContestant:
     took: RingOptions
     greet: Callable[[], object] | None = None
     whole: tuple[Job, ...] = ()
-    _kept: list[run.Kept] = field(default_factory=list)
+    _kept: list[Kept] = field(default_factory=list)
     """Of the last forward, for its backward, by rank."""
 
     @property

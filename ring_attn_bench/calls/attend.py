@@ -21,7 +21,7 @@ from ring_attn_bench.calls.autograd_limits import first_order, many_gradients, t
 from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.tensors import Kept, Keys, Rows, Sums
 
 Output = Tensor | tuple[Tensor, Tensor, None]
 
@@ -80,10 +80,6 @@ class Call(Protocol):
         (ds = p * (dp - delta + dlse)). dlse is given to kernels that compute a delta of their own.
         """
         ...
-
-
-Kept = tuple[Tensor, ...]
-"""What a forward keeps for its backward, besides its inputs and results."""
 
 
 class KeepingCall(Call, Protocol):

@@ -20,7 +20,7 @@ from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.forward import Job, gathered_keys
 from ring_attn_bench.ring.link import Resuming, Transport
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype, copy_keys, sum_keys
-from ring_attn_bench.tensors import Gathering, Keys, Rows, Sums, part_of
+from ring_attn_bench.tensors import Gathering, Kept, Keys, Rows, Sums, part_of
 
 
 class BackwardPass:
@@ -33,7 +33,7 @@ class BackwardPass:
         rows: Rows,
         keys: Keys,
         dlse: Tensor | None = None,
-        kept: tuple[Tensor, ...] | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self._kept = kept
         self._job, self._plan, self._transport = job, job.plan, transport
@@ -57,9 +57,8 @@ class BackwardPass:
         self._direct_keys = alone and all(launch.first_keys for launch in plan.launches)
         # what a kernel gives for all rows, or keys, is added to as it is, where that is done once
         cannot_add = self._accumulating is None
-        self._adopts, self._adopts_keys = (
-            cannot_add and once for once in (plan.merges_once, plan.adds_keys_once)
-        )
+        self._adopts = cannot_add and plan.merges_once
+        self._adopts_keys = cannot_add and plan.adds_keys_once
         self._own_last = kept is not None and self._adopts
         if not self._adopts:
             new = torch.zeros if plan.rows_start_at_zero else torch.empty
@@ -157,12 +156,9 @@ class BackwardPass:
                 self._home[last[0].slice].add_(last[1])
             last = given
         k, v = self._keys
-        if (
-            last is None
-            and self._home_keys.k.dtype is k.dtype
-            and self._home_keys.v.dtype is v.dtype
-        ):
-            return self._home_keys
+        if last is None and self._adopts_keys:
+            dk, dv = self._home_keys
+            return Keys(dk.to(k.dtype), dv.to(v.dtype))
         first, part = (0, None) if last is None else (last[0].start, self._packing.views(last[1]))
         found = Keys(k.new_empty(k.shape), v.new_empty(v.shape))
         sum_keys(self._home_keys, part, first, found)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.block import Abilities
-from ring_attn_bench.calls.attend import Given, Kept
+from ring_attn_bench.calls.attend import Given
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.calls.remembered import Remembered
@@ -36,7 +36,7 @@ from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import is_open, layout_of, settled
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.tensors import Kept, Keys, Rows, Sums
 
 
 class RingCall(NamedTuple):

@@ -26,7 +26,7 @@ from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.merge import merge
 from ring_attn_bench.ring.packing import Packed, Packing, accumulator_dtype
-from ring_attn_bench.tensors import Gathering, Keys, Running, part_of
+from ring_attn_bench.tensors import Gathering, Kept, Keys, Running, part_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ForwardPass:
         keeps: bool = False,
     ) -> None:
         self._keeps = keeps
-        self.kept: tuple[Tensor, ...] = ()
+        self.kept: Kept = ()
         self._job, self._plan, self._transport = job, job.plan, transport
         self._q, self._keys, self._sink = q, keys, sink
         self._packing = Packing.of(keys)

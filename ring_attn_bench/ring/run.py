@@ -11,10 +11,8 @@ from ring_attn_bench.ring.backward import BackwardPass
 from ring_attn_bench.ring.forward import ForwardPass, Job
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.transports.loopback import Loopback
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.tensors import Kept, Keys, Rows, Sums
 
-Kept = tuple[Tensor, ...]
-"""Packed keys of other ranks, by step, where they landed."""
 Result = TypeVar("Result", covariant=True)
 
 

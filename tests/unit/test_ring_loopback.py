@@ -282,3 +282,18 @@ def test_results_that_are_added_to_uncopied_have_the_bits_of_copies(
         for name in NAMES:
             assert uncopied[name].dtype is copied[name].dtype
             assert torch.equal(uncopied[name], copied[name]), (name, question)
+
+
+@every_partition
+def test_gradients_of_keys_that_nobody_else_reads_are_in_memory_of_their_own(partition):
+    """Of sums in the inputs' own dtype, which are not handed out as the views that they are."""
+    question = Question()
+    shards = [[shard(x, r, 3, partition) for x in question.inputs(3)] for r in range(3)]
+    jobs, given = question.jobs(partition, 3), [(q, Keys(k, v)) for _, q, k, v in shards]
+    outputs = run.loopback_forward(jobs, given)
+    rows = [Rows(q, dout, *o) for (dout, q, *_), o in zip(shards, outputs, strict=True)]
+    keys = [k for _, k in given]
+    for _, dk, dv in run.loopback_backward(jobs, list(zip(rows, keys, strict=True))):
+        assert dk.is_contiguous()
+        assert dv.is_contiguous()
+        assert dk.untyped_storage().data_ptr() != dv.untyped_storage().data_ptr()
