@@ -1,11 +1,12 @@
 """Makes hostile and merely odd calls of every public function, and judges each.
 
-    python scripts/hostile_calls.py [--calls 20000] [--seed 0] [--backend NAME ...]
+    python scripts/hostile_calls.py [--calls 20000] [--seed 0] [--backend NAME ...] [--device cuda]
 
 A call is right, by a float64 truth of its own; or refused, in a sentence of ours; or raw, a
 traceback from inside; or wrong. Of what is raw or wrong, each kind is printed with its smallest
 call, and there must be none. Unjudged are calls that are accepted and whose numbers are beyond
-float32. `triton` is interpreted, in a process of its own, and gets a twentieth of the calls.
+float32. On a CPU `triton` is interpreted, in a process of its own, and gets a twentieth of the
+calls. On another device everything is made there by default, the truth too.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ SHARE = 20
 """Calls for each of the interpreter's, which takes as much longer."""
 
 
-def hostile(seed: int, calls: int, backends: tuple[str, ...]) -> bool:
+def hostile(seed: int, calls: int, backends: tuple[str, ...], device: str) -> bool:
     """Makes the calls here and prints what came of them; whether all was well."""
+    import torch
+
+    torch.set_default_device(device)
     from tests.hostile.campaign import report, run
 
     began = time.monotonic()
@@ -48,13 +52,15 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", action="append", help="may be repeated")
+    parser.add_argument("--device", default="cpu", help="where tensors are made (default: cpu)")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "backends")]
     names = options.backend or ["reference", "aten", "triton"]
-    here = tuple(name for name in names if name != "triton" or options.inside)
-    good = not here or hostile(options.seed, options.calls, here)
-    if "triton" in names and not options.inside:
+    all_here = options.inside or options.device != "cpu"
+    here = tuple(name for name in names if name != "triton" or all_here)
+    good = not here or hostile(options.seed, options.calls, here, options.device)
+    if "triton" in names and not all_here:
         good &= interpreted(options.seed, max(1, options.calls // SHARE))
     sys.exit(not good)
 

@@ -149,12 +149,16 @@ def _same(what: str, q: object, k: object, v: object) -> None:
 
 
 _LOG2E = math.log2(math.e)
+_BELOW_1 = 1 - torch.finfo(torch.float32).eps / 2
 
 
 def _check_numbers(options: Options) -> None:
     dropout_p, scale, softcap = options.dropout_p, options.softmax_scale, options.softcap
-    if not 0.0 <= dropout_p < 1.0:
-        raise InvalidArgument(f"dropout_p is {dropout_p}; it must be at least 0 and below 1.")
+    if not 0.0 <= dropout_p <= _BELOW_1:
+        raise InvalidArgument(
+            f"dropout_p is {dropout_p}; it must be at least 0 and below 1, in float32 too "
+            f"(at most {_BELOW_1:.8f})."
+        )
     # beyond float32, in which kernels compute, a finite number is infinite and a small one 0
     # (times log2(e), which some multiply it by)
     if scale is not None and not abs(scale) * _LOG2E <= _FLOAT32.max:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
+import torch
+
 from tests.hostile.values import ODD, ODD_TENSORS, made
 
 RING = [
@@ -18,7 +20,12 @@ REGISTRY = {
     "contestant_class": "backend", "check_known": "backend", "is_peer": "backend",
     "load_peer": "peer", "peer_class": "peer", "transport_class": "p2p", "check_transport": "p2p",
 }  # fmt: skip
-DTYPES = ("torch.float32",) * 3 + ("torch.float64", "torch.float16", "torch.bfloat16")
+HALVES = "torch.float16", "torch.bfloat16"
+DTYPES = {
+    "cpu": ("torch.float32",) * 3 + ("torch.float64", *HALVES),
+    "cuda": ("torch.float32", "torch.float64", *HALVES * 2),
+}
+"""By the default device, as often as it stands here: some kernels know halves alone."""
 PARTITIONS = ("contiguous", "zigzag", "striped")
 SPOILED = (0, 0, 0, 1, 1, 1, 1, 1, 2, 3)
 """How many arguments of a call are odd, as often as it stands here."""
@@ -189,6 +196,7 @@ class _Shapes:
         heads = groups * random.choice((1, 2))
         dim_v = dim if random.random() < 0.8 else 24 - dim
         batch = random.randint(1, 2)
+        place = torch.get_default_device().type
         match random.randrange(40):  # what is odd of all tensors together
             case 0:
                 dim = dim_v = random.choice((0, 1, 5, 7, 257, 320))
@@ -198,7 +206,7 @@ class _Shapes:
                 heads = groups = 0
             case 3:
                 rows, keys = random.choice(((0, 0), (0, keys), (rows, 0)))
-        return cls(batch, rows, keys, heads, groups, dim, dim_v, random.choice(DTYPES))
+        return cls(batch, rows, keys, heads, groups, dim, dim_v, random.choice(DTYPES[place]))
 
     def tensor(self, random: Random, seed: int, *shape: int) -> str:
         text = f"randn({seed}, {', '.join(map(str, shape))}, dtype={self.dtype})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from numbers import Real
 from operator import index
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.dropout import keep
-from tests.hostile.truth import FARTHEST, Answer, attention, joined
+from tests.hostile.truth import FARTHEST, Answer, attention, packed
+from tests.hostile.values import randn
+from tests.packed_truth import sound
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -65,7 +68,8 @@ def _window(value: object) -> tuple[int, int]:
 
 def _double(x: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
-        return x.detach().as_subclass(Tensor).double().clone()
+        where = torch.get_default_device()  # of the truth, which may be another than x is on
+        return x.detach().as_subclass(Tensor).to(where, torch.float64).clone()
 
 
 # attention
@@ -83,12 +87,12 @@ def _of_attention(function: str, given: Mapping[str, object], found: object) -> 
     leaves = {n: x for n, x in inputs.items() if isinstance(x, Tensor) and x.requires_grad}
     if leaves and not out.requires_grad:
         return ["an input requires a gradient, and out does not"]
-    dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(5)).to(out.dtype)
+    dout = randn(5, *out.shape, dtype=out.dtype).to(out.device)
     shape = (q.shape[0], q.shape[2], q.shape[1]) if q.dim() == 4 else (q.shape[1], q.shape[0])
-    dlse = torch.randn(shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    dlse = randn(6, *shape, dtype=torch.float64)
     dlse = dlse if probs and leaves else torch.zeros_like(dlse)
     results = {"out": out} if lse is None else {"out": out, "lse": lse}
-    results |= _gradients(results, leaves, dout, dlse)
+    results |= _gradients(results, leaves, dout, dlse.to(out.device))
     answer, dropped = _answer(function, given, (q, k, v), dout, dlse)
     if dropped:  # of a seed that nobody gave, or packed: lse knows nothing of it
         results = {name: x for name, x in results.items() if name == "lse"}
@@ -157,30 +161,44 @@ def _answer(
     if not all(math.isfinite(told[name]) for name in ("scale", "softcap")):
         raise Meaningless("a scale or softcap that is not finite was taken")
     slopes = None if slopes is None else _double(slopes)
-    dout = dout.double()
+    dout = _double(dout)
+    dropped = dropout_p > 0 and (seed is None or _draws_its_own(given))
     if function == "flash_attn_varlen_func":
-        documents = _documents(given, q, k, v, dout, dlse, slopes)
-        parts = [attention(*x, slopes=y, keep=None, **told) for *x, y in documents]
-        return joined(parts), dropout_p > 0
-    kept, dropped = None, dropout_p > 0 and seed is None
-    if dropout_p > 0 and seed is not None:
+        documents = _documents(given)
+        parts = [
+            attention(
+                q[None, rows], k[None, keys], v[None, keys], dout[None, rows], dlse[None, :, rows],
+                slopes=slopes[i] if slopes is not None and slopes.dim() == 2 else slopes,
+                keep=None, **told,
+            )
+            for i, (rows, keys) in enumerate(documents)
+        ]  # fmt: skip
+        return packed(parts, documents, q, k, v), dropout_p > 0
+    kept = None
+    if dropout_p > 0 and not dropped:
         (batch, rows, heads), keys = q.shape[:3], k.shape[1]
         where = (torch.arange(n) + max(0, m - n) for n, m in ((rows, keys), (keys, rows)))
         kept = keep(_whole("dropout_seed", seed), dropout_p, batch, heads, *where)
     return attention(q, k, v, dout, dlse, slopes=slopes, keep=kept, **told), dropped
 
 
-def _documents(given, q, k, v, dout, dlse, slopes):
-    rows, keys = (given[f"cu_seqlens_{side}"].tolist() for side in "qk")
-    for name in ("max_seqlen_q", "max_seqlen_k"):
-        _whole(name, given[name])
-    for i in range(len(rows) - 1):
-        mine, theirs = slice(rows[i], rows[i + 1]), slice(keys[i], keys[i + 1])
-        of = slopes[i] if slopes is not None and slopes.dim() == 2 else slopes
-        yield (
-            q[None, mine], k[None, theirs], v[None, theirs], dout[None, mine], dlse[None, :, mine],
-            of,
-        )  # fmt: skip
+def _draws_its_own(given: Mapping[str, object]) -> bool:
+    """Whether the kernel draws its own pattern from the seed."""
+    return given["backend"] in ("aten", "flash_attn_2") and not _is_on_cpu(given)
+
+
+def _is_on_cpu(given: Mapping[str, object]) -> bool:
+    tensors = (given[name] for name in ("q", "qkv") if name in given)
+    return all(x.device.type == "cpu" for x in tensors)
+
+
+def _documents(given: Mapping[str, object]) -> list[tuple[slice, slice]]:
+    """Where rows and keys of each are. What a GPU holds nobody has looked at: it was made sound."""
+    at = tuple(given[f"cu_seqlens_{side}"].tolist() for side in "qk")
+    longest = tuple(_whole(name, given[name]) for name in ("max_seqlen_q", "max_seqlen_k"))
+    if _is_on_cpu(given):
+        return list(zip(*([slice(*ends) for ends in pairwise(side)] for side in at), strict=True))
+    return sound(at, (given["q"].shape[0], given["k"].shape[0]), longest)
 
 
 # the others

@@ -45,7 +45,7 @@ class Answer:
         bound = (fine + self.depth * torch.finfo(wide).eps) * size
         smallest = 2.0**-24 if dtype is torch.float16 else torch.finfo(wide).tiny
         bound += smallest * self.grain
-        found = found.detach().double()
+        found = found.detach().to(right.device, torch.float64)
         off = ~((found - right).abs() <= bound) & (found != right)
         off &= right.abs() + bound < torch.finfo(dtype).max  # else infinity is right
         if not off.any():
@@ -134,18 +134,35 @@ def _of_groups(x: Tensor, groups: int) -> Tensor:
     return x.unflatten(1, (groups, -1)).sum(2).transpose(1, 2)
 
 
-def joined(answers: list[Answer]) -> Answer:
-    """Documents' answers as one: (T, H, .), and lse (H, T)."""
+def packed(
+    answers: list[Answer],
+    documents: list[tuple[slice, slice]],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+) -> Answer:
+    """Answers of documents as one: (T, H, .), and lse (H, T).
 
-    def together(name: str, parts: list[Tensor]) -> Tensor:
-        if name == "dsink":
-            return torch.stack(parts).sum(0)
-        return torch.cat([part[0] for part in parts], 1 if name == "lse" else 0)
-
-    names = answers[0].results
-    return Answer(
-        {name: together(name, [a.results[name] for a in answers]) for name in names},
-        {name: together(name, [a.sizes[name] for a in answers]) for name in names},
-        max(a.depth for a in answers),
-        max(a.grain for a in answers),
-    )
+    Of q, k, v (T, H, .). documents: where each answer's rows and its keys are. The tokens of none
+    have 0, and an lse of -inf.
+    """
+    empty = {
+        "out": q.new_zeros(*q.shape[:2], v.shape[-1]),
+        "lse": q.new_full((q.shape[1], q.shape[0]), float("-inf")),
+        **{f"d{name}": torch.zeros_like(x) for name, x in zip("qkv", (q, k, v), strict=True)},
+    }
+    results = {name: x.clone() for name, x in empty.items()}
+    sizes = {name: torch.zeros_like(x) for name, x in empty.items()}
+    for answer, (rows, keys) in zip(answers, documents, strict=True):
+        for name in empty:
+            at = keys if name in ("dk", "dv") else rows
+            for all_tokens, part in ((results, answer.results), (sizes, answer.sizes)):
+                if name == "lse":
+                    all_tokens[name][:, at] = part[name][0]
+                else:
+                    all_tokens[name][at] = part[name][0]
+    if any("dsink" in answer.results for answer in answers):
+        results["dsink"] = torch.stack([answer.results["dsink"] for answer in answers]).sum(0)
+        sizes["dsink"] = torch.stack([answer.sizes["dsink"] for answer in answers]).sum(0)
+    depth = max((answer.depth for answer in answers), default=1.0)
+    return Answer(results, sizes, depth, max((answer.grain for answer in answers), default=1.0))

@@ -54,9 +54,10 @@ class Eager:
 
 
 def randn(seed, *shape, dtype=torch.float32):
-    """The same numbers every time, in any dtype."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+    """The same numbers every time, in any dtype, on the default device."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+    return drawn.to(torch.get_default_device(), dtype)
 
 
 def leaf(x):

@@ -257,3 +257,11 @@ def test_a_sink_of_minus_infinity_is_none_in_documents_too(queries, keys):
     torch.testing.assert_close(out, without)
     assert torch.equal(sink.grad, torch.zeros(2))
     assert q.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dropout_p", [1 - 2**-53, 1 - 2**-26])
+def test_a_dropout_that_is_1_in_float32_is_refused(dropout_p):
+    q = torch.randn(1, 4, 2, 16)
+
+    with pytest.raises(InvalidArgument, match=r"below 1, in float32 too \(at most 0.99999994\)"):
+        flash_attn_func(q, q, q, dropout_p=dropout_p, dropout_seed=1, backend="aten")
