@@ -236,11 +236,15 @@ class _Walk:
         took = _launch(self._asked, launch.block.area, spread, backward=backward)
         if self._accumulates or self._plan.world_size == 1:
             return took
-        numbers = shape.row(backward=backward) * rows
-        first = launch.first
-        moved = numbers * (self._element + 4 if first else self._element + 8)
-        if backward:
-            moved += shape.packed(keys, self._element + (4 if launch.first_keys else 8))
+        first, own = launch.first, self._element
+        # where rows are merged once, the first launch's are adopted, and stay in the input's dtype
+        each = 3 * own if self._plan.merges_once else own + (4 if first else 8)
+        adopted = first and self._plan.merges_once
+        moved = 0 if adopted else shape.row(backward=backward) * rows * each
+        if backward and not (launch.first_keys and self._plan.adds_keys_once):
+            moved += shape.packed(keys, own + (4 if launch.first_keys else 8))
+        if not moved:
+            return took
         kernels = 3 if backward else 1
         return took + kernels * self._machine.gap + moved / self._machine.memory
 
