@@ -47,6 +47,20 @@ def measured():
         for row in results_csv.read(RING / "results.csv")
         if row.heads_kv == 8 and row.causal and row.window_left is None
         if row.partition != "striped" and row.options["gradients"] != "input"
+        if row.options["keep_keys"] != "true"
+    }
+
+
+@pytest.fixture(scope="module")
+def with_options():
+    """Forward + backward by what is not as by default: kernel, gradients, keys kept, length."""
+    return {
+        (row.backend, row.options["gradients"], row.options["keep_keys"], row.seqlen_per_gpu): row
+        for row in results_csv.read(RING / "results.csv")
+        if row.heads_kv == 8 and row.causal and row.window_left is None
+        if row.partition == "zigzag" and row.transport == "copy_engine"
+        if row.options["schedule"] in {"steps", "one_launch"}
+        if row.direction.value == "forward_backward"
     }
 
 
@@ -85,6 +99,21 @@ def test_readmes_figures_are_those_of_the_records(measured):
             *rates, f"{row.peak_extra_mib:,.0f}", f"{row.kept_mib:,.0f}",
             *(f"{row.ratios[x].vs_pytorch:.2f}" for x in ("out", "dq", "dk", "dv")),
         ], ring  # fmt: skip
+
+
+def test_readmes_rates_with_gradients_in_the_inputs_dtype_are_those_of_the_records(with_options):
+    rates = [
+        f"{with_options['flash_attn_4', 'input', 'false', n].tflops_per_gpu:.0f}"
+        for n in (4096, 8192, 16384, 32768)
+    ]
+    text = " ".join(README.split())
+    assert f"has {', '.join(rates[:3])} and {rates[3]} forward + backward, at the same" in text
+
+
+def test_pages_count_the_records():
+    number = len(list(read(RING / "records.jsonl.gz")))
+    assert f"All {number} records" in README
+    assert f"{number} measurements, all right" in (RING / "README.md").read_text(encoding="utf-8")
 
 
 def shares(rows, direction):
@@ -210,6 +239,55 @@ def test_choosings_rings_are_those_of_the_records(measured):
         lengths = (2048, 4096, 8192, 16384, 32768)
         found = [measured[named(name), DIRECTIONS[direction], n].tflops_per_gpu for n in lengths]
         assert cells == [f"{x:.0f}" for x in found], name
+
+
+def test_choosings_options_of_a_backward_are_those_of_the_records(with_options):
+    options = {
+        "neither": ("float32", "false"),
+        '`gradients="input"`': ("input", "false"),
+        "`keep_keys=True`": ("float32", "true"),
+    }
+    (lines,) = (lines for head, lines in tables(CHOOSING) if head[0].startswith("flash_attn_4, "))
+    assert len(lines) == len(options)
+    for name, *cells in lines:
+        found = [
+            with_options.get(("flash_attn_4", *options[name], n))
+            for n in (4096, 8192, 16384, 32768)
+        ]
+        row = found[2]
+        assert cells == [
+            *(f"{x.tflops_per_gpu:.0f}, {x.percent_of_one_gpu:.0f} %" if x else "" for x in found),
+            f"{row.peak_extra_mib:,.0f}", f"{row.kept_mib:,.0f}",
+        ], name  # fmt: skip
+
+
+def test_choosings_sentences_on_options_are_those_of_the_records(with_options):
+    text = " ".join(CHOOSING.split())
+    for n in (4096, 8192, 16384, 32768):
+        narrow, wide = (
+            with_options["flash_attn_4", gradients, "false", n].ratios
+            for gradients in ("input", "float32")
+        )
+        for name in ("dk", "dv"):
+            assert narrow[name].vs_one_gpu == pytest.approx(wide[name].vs_one_gpu, rel=1e-5)
+    most = [
+        max(row.ratios[x].vs_one_gpu for (name, *_), row in with_options.items() if "4" in name)
+        for x in ("dk", "dv")
+    ]
+    assert f"at most {most[0]:.2f} and {most[1]:.2f} times those of one call" in text
+
+    def triton(gradients, keeps, n):
+        return with_options["triton", gradients, keeps, n]
+
+    whole, half = (triton(x, "false", 16384) for x in ("float32", "input"))
+    assert f"adds {100 * (half.ratios['dk'].vs_one_gpu - 1):.0f} % to its error in dk" in text
+    taken = [f"{x.peak_extra_mib:.0f} + {x.kept_mib:.0f}" for x in (half, whole)]
+    assert f"takes {taken[0]} MiB at 16K instead of {taken[1]}" in text
+    rates = [f"{triton('float32', x, 4096).tflops_per_gpu:.0f}" for x in ("true", "false")]
+    assert f"give it {rates[0]} for {rates[1]} at 4K" in text
+    other = with_options["flash_attn_4", "float32", "false", 16384]
+    mib = [f"{x.peak_extra_mib:.0f}" for x in (whole, other)]
+    assert f"by one launch {mib[0]}, where flash_attn_4 takes {mib[1]} |" in text
 
 
 def test_readme_leads_to_choosing():
