@@ -203,6 +203,32 @@ def test_rings_of_two_over_copy_engines_and_by_messages_are_predicted():
     assert max(found) < 0.20
 
 
+def test_rings_of_two_from_8k_on_are_predicted():
+    found = [abs(took / float(row["latency_ms"]) - 1) for row, took in ring_suite()]
+    assert len(found) == 32
+    assert median(found) < 0.04
+    assert max(found) < 0.17
+
+
+def ring_suite():
+    """Rows of the suite `ring`, and milliseconds predicted of ours from 8k tokens on."""
+    with (RESULTS / "2026-11-29_2xH200_ring" / "results.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            tokens, schedule = int(row["seqlen_per_gpu"]), row["schedule"]
+            plain = row["causal"] == "true" and not row["window_left"]
+            ours = schedule in ("steps", "one_launch") and row["keep_keys"] == "false"
+            if tokens < 2 * FROM or not plain or not ours:
+                continue
+            travels = 2 if row["gradients"] == "input" else 4
+            heads = int(row["heads_q"]), int(row["heads_kv"])
+            asked = Asked(
+                H200, row["backend"], row["transport"], Shape(1, *heads, 128, 128, 2, travels)
+            )
+            one = schedule == "one_launch"
+            ring = ring_of(row["partition"], 2, tokens, grouping=(1,) if one else None, one=one)
+            yield row, 1e3 * slowest(asked, ring, backward="backward" in row["direction"])
+
+
 def test_of_two_gpus_what_was_faster_by_a_tenth_is_said_to_be_faster():
     compared = 0
     for one, other in combinations(two_gpus(), 2):

@@ -290,6 +290,31 @@ def test_choosings_sentences_on_options_are_those_of_the_records(with_options):
     assert f"by one launch {mib[0]}, where flash_attn_4 takes {mib[1]} |" in text
 
 
+def test_choosings_errors_of_rings_are_those_of_the_records():
+    worst = {}
+    with (RESULTS / "2026-11-30_1xH200_errors" / "results.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name in ("out", "dq", "dk", "dv"):
+                ring = row["backend"], row["schedule"], name == "out"
+                if row["world_size"] != "1" and (ratio := row[f"{name}_vs_one_gpu"]):
+                    worst.setdefault(ring, []).append(float(ratio))
+    text = (ROOT / "docs" / "choosing.md").read_text()
+    said = " ".join(text.partition("**Errors.**")[2].partition("\n\n")[0].split())
+
+    def largest(backend):
+        return f"{max(max(found) for ring, found in worst.items() if ring[0] == backend):.2f}"
+
+    launch = [
+        x for ring, found in worst.items() if ring[:2] == ("triton", "one_launch") for x in found
+    ]
+    assert {f"{x:.2f}" for x in launch} == {"1.00"}
+    steps = worst["triton", "steps", True]
+    assert f"{min(steps):.2f} to {max(steps):.2f} times as much" in said
+    assert {f"{x:.2f}" for x in worst["triton", "steps", False]} == {"1.00"}
+    assert f"cudnn and aten at most {max(map(largest, ('cudnn', 'aten')))} times" in said
+    assert f"flash_attn_4 {largest('flash_attn_4')}" in said
+
+
 def test_readme_leads_to_choosing():
     assert "(docs/choosing.md)" in README
 
