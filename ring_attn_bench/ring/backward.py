@@ -18,7 +18,7 @@ from ring_attn_bench.plan import Launch, Step
 from ring_attn_bench.positions import Range
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.forward import Job, gathered_keys
-from ring_attn_bench.ring.link import Resuming, Transport
+from ring_attn_bench.ring.link import Homeward, Link, Resuming, Transport
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype, copy_keys, sum_keys
 from ring_attn_bench.tensors import Gathering, Kept, Keys, Rows, Sums, part_of
 
@@ -36,6 +36,8 @@ class BackwardPass:
         kept: Kept | None = None,
     ) -> None:
         self._kept = kept
+        self._link: Homeward
+        self._source: Link  # of keys that were not kept
         self._job, self._plan, self._transport = job, job.plan, transport
         q = rows.q
         self._wide = accumulator_dtype(q.dtype)
@@ -72,18 +74,18 @@ class BackwardPass:
             self._link = resuming.resume(plan)
             return
         self._packed = self._packing.pack_for(plan, self._keys, self._transport)
-        self._link = self._transport.begin(plan)
-        self._link.publish(self._packed.buffer)
+        self._link = self._source = self._transport.begin(plan)
+        self._source.publish(self._packed.buffer)
 
     def run(self) -> None:
         """Every launch; a step's partials leave as soon as its last launch is queued."""
-        plan, link = self._plan, self._link
+        plan = self._plan
         steps = list(enumerate(plan.steps))
         if self._own_last:  # so that the others' gradients leave early
             steps = [*steps[1:], steps[0]]
         for index, step in steps:
             for due in plan.due[index] if self._kept is None else ():
-                link.post(due)
+                self._source.post(due)
             if step.gathered is not None:
                 self._run_gathered(index, step.gathered)
             elif not plan.gathers:
@@ -119,7 +121,7 @@ class BackwardPass:
         backend = job.gathering
         assert backend is not None  # the plan says so
         if self._kept is None:
-            keys, _ = gathered_keys(packing, self._keys, self._packed, self._link, index)
+            keys, _ = gathered_keys(packing, self._keys, self._packed, self._source, index)
         else:
             keys = self._with_kept(self._kept[index - 1])
         width, landed = packing.width, keys.landed.k.shape[1]
@@ -168,7 +170,7 @@ class BackwardPass:
         if index == 0:
             return self._keys
         kept = self._kept
-        landed = self._link.landed(index) if kept is None else kept[index - 1]
+        landed = self._source.landed(index) if kept is None else kept[index - 1]
         return self._packing.views(landed)
 
     def _gradients(self, step: Step, tokens: int) -> Tensor:

@@ -35,7 +35,7 @@ from ring_attn_bench.ring.handshake import (
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.ring.settle import is_open, layout_of, settled
+from ring_attn_bench.ring.settle import is_open, laid_out, settled
 from ring_attn_bench.tensors import Kept, Keys, Rows, Sums
 
 
@@ -122,7 +122,7 @@ class OnRing(NamedTuple):
             waits = ring.arrives and blocks.gathers
             where = partition, ring.world_size, tokens, problem.mask
             took = settled(*where, ring.options, waits=waits, known=known(name, blocks))
-            return took, layout_of(*where, took)
+            return took, laid_out(*where, took)
 
         def planner_of(name: str) -> Planner:
             def planner(blocks: Abilities) -> Plan | str:

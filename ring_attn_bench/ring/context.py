@@ -25,7 +25,7 @@ from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands,
 from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.groups import living, resolve_group
-from ring_attn_bench.ring.link import Link, Resuming, Transport
+from ring_attn_bench.ring.link import Homeward, Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.choose import transport_for
 from ring_attn_bench.ring.transports.played import Part
@@ -249,7 +249,7 @@ class RingContext:
         """This rank's end of the transport, for one pass."""
         return (self._made or self._ring).transport.begin(plan)
 
-    def resume(self, plan: Plan) -> Link:
+    def resume(self, plan: Plan) -> Homeward:
         """The same for a backward whose keys were kept: the options said that it can be."""
         resuming: Resuming = (self._made or self._ring).transport  # type: ignore[assignment]
         return resuming.resume(plan)

@@ -14,8 +14,30 @@ from ring_attn_bench.positions import Range
 from ring_attn_bench.ring.options import RingOptions
 
 
-class Link(Protocol):
-    """Moves packed keys (tokens, width) and packed gradients of them in one pass, as its plan says.
+class Homeward(Protocol):
+    """Takes packed gradients of keys (tokens, width) to the keys' owners, as a pass's plan says."""
+
+    def give(self, index: int, partials: Tensor) -> None:
+        """Starts giving step `index`'s packed gradients, laid out like its keys, to their owners.
+
+        The link owns `partials` from here on.
+        """
+        ...
+
+    def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
+        """Partial gradients of this rank's own tokens, each once, in a fixed order.
+
+        Leaves at most `outstanding` gives in flight.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Waits for everything that is still on its way."""
+        ...
+
+
+class Link(Homeward, Protocol):
+    """Moves packed keys (tokens, width) too, in one pass, as its plan says.
 
     The calls of a pass are publish, then post, landed and give for its steps in order, received
     in between and at the end, finish. None of them but `landed`, `received` and `finish` waits,
@@ -38,24 +60,6 @@ class Link(Protocol):
 
         The memory is the transport's: it is good until the launches of this step are queued.
         """
-        ...
-
-    def give(self, index: int, partials: Tensor) -> None:
-        """Starts giving step `index`'s packed gradients, laid out like its keys, to their owners.
-
-        The link owns `partials` from here on.
-        """
-        ...
-
-    def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
-        """Partial gradients of this rank's own tokens, each once, in a fixed order.
-
-        Leaves at most `outstanding` gives in flight.
-        """
-        ...
-
-    def finish(self) -> None:
-        """Waits for everything that is still on its way."""
         ...
 
 
@@ -81,11 +85,8 @@ class Resuming(Transport, Protocol):
     many slots as steps.
     """
 
-    def resume(self, plan: Plan) -> Link:
-        """This rank's end of a backward whose keys are here already: only gradients travel.
-
-        Of its link nothing is called but give, received and finish; on all ranks alike.
-        """
+    def resume(self, plan: Plan) -> Homeward:
+        """This rank's end of a backward whose keys are here already: only gradients travel."""
         ...
 
 

@@ -50,7 +50,7 @@ def settled(
     for schedule in _OTHERS:
         with suppress(InvalidArgument):  # slots that were asked for may not fit the budget then
             found.append(_ruled(*where, replace(options, schedule=schedule)))
-    return fastest({took: _layout(*where, took) for took in found}, rule, known)
+    return fastest({took: laid_out(*where, took) for took in found}, rule, known)
 
 
 _OTHERS: tuple[Schedule, ...] = ("steps", "grouped", "gather")
@@ -66,7 +66,7 @@ def _ruled(
     waits: bool = False,
 ) -> RingOptions:
     took = resolved(options, world_size, waits=waits)
-    layout = _layout(partition, world_size, tokens, mask, took)
+    layout = laid_out(partition, world_size, tokens, mask, took)
     if options.landing_tokens is None or world_size == 1:
         return took
     found = needs(layout.partition, world_size, tokens, layout.band)
@@ -85,10 +85,11 @@ def layout_of(
 ) -> Layout:
     """Who holds what, and the steps that the options ask for; arguments and errors of `settled`."""
     took = settled(partition, world_size, tokens, mask, options, waits=waits, known=known)
-    return _layout(partition, world_size, tokens, mask, took)
+    return laid_out(partition, world_size, tokens, mask, took)
 
 
-def _layout(partition: str, world_size: int, tokens: int, mask: Mask, took: RingOptions) -> Layout:
+def laid_out(partition: str, world_size: int, tokens: int, mask: Mask, took: RingOptions) -> Layout:
+    """Who holds what, and the steps of options that are settled."""
     assert took.slots != "auto"  # nothing is, once resolved
     assert took.grouping != "auto"
     rule, whole = get_partition(partition), took.schedule == "one_launch"

@@ -64,18 +64,6 @@ class HomeLink(_Giving):
         super().__init__(transport, plan, 0, stream)
         self._home = home
 
-    def publish(self, keys: Tensor) -> None:
-        """Never asked for."""
-        raise AssertionError("a backward whose keys are here publishes none")
-
-    def post(self, index: int) -> None:
-        """Never asked for."""
-        raise AssertionError(f"a backward whose keys are here fetched step {index}")
-
-    def landed(self, index: int) -> Tensor:
-        """Never asked for."""
-        raise AssertionError(f"a backward whose keys are here fetched step {index}")
-
     def finish(self) -> None:
         """Lets the stream wait for the pushes, and gives the inbox back."""
         at = self._transport
