@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.patience import limit
 
@@ -15,6 +16,8 @@ SCRIPTS = {path.name: path for path in (Path(__file__).parents[2] / "scripts").g
 ON_A_CPU = "host_time.py"
 HOSTILE = "hostile_calls.py"  # tests/unit/test_hostile_calls.py has its calls
 OF_RECORDS = "memory.py"
+PICTURE = "plan_figure.py"
+NEED_NO_GPU = {ON_A_CPU, HOSTILE, OF_RECORDS, PICTURE}
 RESULTS = Path(__file__).parents[2] / "results"
 
 
@@ -23,7 +26,9 @@ def run(script, *words):
     return subprocess.run(command, capture_output=True, text=True, timeout=limit(120), check=False)
 
 
-@pytest.mark.parametrize("script", sorted(SCRIPTS.keys() - {ON_A_CPU, HOSTILE, OF_RECORDS}))
+@pytest.mark.parametrize(
+    "script", sorted(SCRIPTS.keys() - {ON_A_CPU, HOSTILE, OF_RECORDS, PICTURE})
+)
 def test_a_script_says_what_it_is_for_and_that_it_needs_a_gpu(script):
     help_text, alone = run(script, "--help"), run(script)
 
@@ -55,3 +60,17 @@ def test_what_records_measured_of_memory_is_what_their_plans_say():
     found = re.findall(r" triton/.* measured, .* predicted \((.*)\)", done.stdout)
     assert len(found) >= 8
     assert {0.99 < float(ratio) < 1.01 for ratio in found} == {True}
+
+
+def test_the_picture_of_a_plan_is_drawn_and_is_the_one_that_the_docs_show(tmp_path):
+    done = run(PICTURE, "--out", str(tmp_path / "plan.png"))
+
+    assert done.returncode == 0, done.stderr
+    drawn, shown = (
+        Image.open(path).convert("RGB")
+        for path in (tmp_path / "plan.png", SCRIPTS[PICTURE].parents[1] / "docs/zigzag_plan.png")
+    )
+    assert drawn.size == shown.size
+    pixels = zip(drawn.getdata(), shown.getdata(), strict=True)
+    same = sum(a == b for a, b in pixels) / (drawn.width * drawn.height)
+    assert same > 0.9  # fonts differ between machines; what is coloured does not
