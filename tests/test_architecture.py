@@ -51,7 +51,7 @@ SOURCES = ("ring_attn_bench", "backends", "tests", "examples", "scripts")
 SUFFIXES = {".py", ".cu", ".cuh", ".sh"}
 
 READS_ENVIRONMENT = {  # everything else is told by argument
-    "ring_attn_bench/cli.py": "the edge: what the caller set in the shell",
+    "ring_attn_bench/cli/ending.py": "the edge: what the caller set in the shell",
     "ring_attn_bench/bench/environment.py": "starts a process and hands its environment on",
     "ring_attn_bench/bench/group.py": "starts workers and makes their environment",
     "ring_attn_bench/bench/launch.py": "asks whether torchrun started this process",

@@ -1,4 +1,4 @@
-"""`check --quick`: every backend in a loopback ring, in this process, at small shapes."""
+"""`quick`: every backend in a loopback ring, in this process, at small shapes."""
 
 from __future__ import annotations
 

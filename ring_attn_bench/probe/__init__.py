@@ -1,1 +1,1 @@
-"""Asks every backend about every feature, each in processes of its own: `check --probe`."""
+"""Asks every backend about every feature, each in processes of its own: the verb `probe`."""

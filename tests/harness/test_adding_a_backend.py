@@ -66,7 +66,8 @@ def test_every_command_of_the_page_works_as_it_is_written(plugin, words):
 
 SHOWN = {
     "list": r"my_attention\s+yes\s+Plain torch over whole",
-    "check": r"my_attention\s+zigzag\s+ok|\d+ ok",
+    "quick": r"my_attention\s+zigzag\s+ok",
+    "probe": r"\d+ ok",
     "bench": r"my_attention",
 }
 """By verb, what the plug-in looks like in its answer."""

@@ -1,4 +1,4 @@
-"""`check --probe`: what each backend can do, found out in processes that may die of it."""
+"""`probe`: what each backend can do, found out in processes that may die of it."""
 
 import re
 import signal
@@ -12,12 +12,12 @@ from tests.patience import limit
 
 @pytest.fixture
 def probe(program):
-    """Runs `check --probe` over backends and features, in words; gives the finished program."""
+    """Runs `probe` over backends and features, in words; gives the finished program."""
 
     def run(backends, features, *options):
         words = [f"--backend={name}" for name in backends.split()]
         words += [f"--feature={name}" for name in features.split()]
-        return program.run("check", "--probe", *words, *options, "--out", str(program.out))
+        return program.run("probe", *words, *options, "--out", str(program.out))
 
     return run
 
@@ -129,7 +129,7 @@ ENDS = [
 @pytest.mark.parametrize("how", ENDS)
 def test_what_was_found_before_a_probe_is_ended_is_kept(program, how):
     words = ["--backend=reference", "--backend=hang", "--feature=causal", "--seconds=200"]
-    started = program.start("check", "--probe", *words, "--jobs=2", "--out", str(program.out))
+    started = program.start("probe", *words, "--jobs=2", "--out", str(program.out))
     wait_until(lambda: (program.out / "coverage.csv").exists() and len(read(program.out)) == 2)
     workers = _workers(program)
 

@@ -92,16 +92,16 @@ def test_a_selection_of_nothing_is_exit_code_2(program):
     assert "nothing to run" in done.stderr
 
 
-def test_quick_check_is_right_on_every_backend_and_partition(program):
+def test_quick_is_right_on_every_backend_and_partition(program):
     # Triton's, interpreted, takes 8 s: `.ci/run` asks all of them, with the wheel
-    done = program.run("check", "--quick", "--backend", "reference", "--backend", "aten")
+    done = program.run("quick", "--backend", "reference", "--backend", "aten")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" ok: ") == 6
 
 
-def test_quick_check_fails_on_a_wrong_backend(program):
-    done = program.run("check", "--quick", "--backend", "wrong")
+def test_quick_fails_on_a_wrong_backend(program):
+    done = program.run("quick", "--backend", "wrong")
 
     assert done.returncode == 1
     assert "WRONG" in done.stdout

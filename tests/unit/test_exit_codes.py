@@ -12,6 +12,7 @@ import pytest
 
 from ring_attn_bench import __version__, cli, exits
 from ring_attn_bench.bench.record import Direction, Status, append, read
+from ring_attn_bench.cli import report
 from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import FileError
 from ring_attn_bench.probe import finding
@@ -220,7 +221,7 @@ def test_a_bug_has_a_code_of_its_own_and_says_what_to_report(program, records, m
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(cli, "_report", fails)
+    monkeypatch.setattr(report, "show", fails)
 
     code, _, said = program("report", records)
 
@@ -238,7 +239,7 @@ def test_ctrl_c_is_not_the_code_of_wrong(program, records, monkeypatch):
     def ends(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_report", ends)
+    monkeypatch.setattr(report, "show", ends)
 
     assert program("report", records)[0] == exits.Exit.INTERRUPTED == 130
 
@@ -259,7 +260,7 @@ def test_the_help_says_what_each_exit_code_means(program):
 EACH = exits.MEANINGS.items()
 
 
-@pytest.mark.parametrize("verb", ["check", "bench"])
+@pytest.mark.parametrize("verb", ["bench", "check", "quick", "probe"])
 def test_a_verb_that_measures_refers_to_them(program, verb):
     _, said, _ = program(verb, "--help")
 

@@ -1,4 +1,4 @@
-"""`check --quick` is quick, and says what cannot run here once."""
+"""`quick` is quick, and says what cannot run here once."""
 
 import pytest
 

@@ -1,0 +1,73 @@
+"""The command line: which verbs there are, and where --help shows them.
+
+Thin: a verb's module makes a request of its words, and what answers it is a function elsewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from ring_attn_bench import __version__, exits
+from ring_attn_bench.cli import machine, probe, quick, report, run, tune
+from ring_attn_bench.cli.renamed import today
+
+MEASURE, LOOK = "Measure", "Look"
+
+app = typer.Typer(
+    cls=exits.Program,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # which joins the lines of a docstring's paragraph
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ring-attn-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    help=f"Which ring attention is right, which is fast, and on what evidence.\n\n{exits.told()}",
+    epilog="Example: ring-attn-bench bench --suite cpu --backend aten --out results/mine",
+)
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Which this is."),
+    ] = False,
+) -> None:
+    """All verbs' beginning."""
+
+
+for _panel, _verb, _example in (
+    (MEASURE, run.bench, "bench --suite cpu --case '*causal' --out results/mine"),
+    (MEASURE, run.check, "check --suite cpu --backend aten"),
+    (MEASURE, quick.quick, "quick --backend aten"),
+    (MEASURE, probe.probe, "probe --backend triton --feature 'window*'"),
+    (MEASURE, tune.tune, "tune triton --kernel forward --head-dim 128"),
+    (LOOK, report.report, "report results/mine"),
+):
+    app.command(
+        _example.partition(" ")[0],
+        rich_help_panel=_panel,
+        epilog=f"Example: ring-attn-bench {_example}",
+    )(_verb)
+app.command("list", rich_help_panel=LOOK)(machine.list_backends)
+app.command(rich_help_panel=LOOK)(machine.env)
+app.add_typer(probe.coverage, name="coverage", rich_help_panel=LOOK)
+
+
+def main() -> NoReturn:
+    """Runs the program."""
+    exits.run(_program)
+
+
+def _program() -> None:
+    sys.argv[1:] = today(sys.argv[1:])  # what is said of this command later has the new names
+    app()

@@ -1,0 +1,59 @@
+"""Options of a suite's verbs and of more than one, and the panels in which --help shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ring_attn_bench import suites
+from ring_attn_bench.paths import named
+
+WHAT = "What is run"
+LARGER = "A larger ring, played on fewer GPUs"
+HOW = "How it is run"
+WHERE = "Where it is written"
+
+
+def option(panel: str | None, metavar: str, text: str, least: float | None = None) -> object:
+    """An option of any verb; panel: None is that of --help."""
+    return typer.Option(metavar=metavar, help=text, min=least, rich_help_panel=panel)
+
+
+def out_folder(text: str, panel: str | None = None) -> object:
+    """An option that names a folder."""
+    return typer.Option(parser=named, metavar="PATH", help=text, rich_help_panel=panel)
+
+
+_SUITES = ", ".join(suites.suite_names())
+
+Suite = Annotated[
+    str | None,
+    option(
+        WHAT, "SUITE", f"A suite file (.toml), or one of {_SUITES}; by the machine hopper or cpu."
+    ),
+]
+Backend = Annotated[
+    list[str] | None,
+    option(WHAT, "NAME", "Only this backend, also if the suite does not name it; may be repeated."),
+]
+Case = Annotated[str, option(WHAT, "PATTERN", "Only cases whose name matches this shell pattern.")]
+Contestant = Annotated[str, option(WHAT, "PATTERN", "Only contestants that match this pattern.")]
+Ranks = Annotated[int | None, option(WHAT, "N", "Ranks of the ring; by the machine.", 1)]
+AsRanks = Annotated[
+    list[int] | None,
+    option(
+        LARGER, "N", "Play a ring of so many ranks on fewer GPUs, in pairs; may be repeated.", 2
+    ),
+]
+Playing = Annotated[
+    str | None,
+    option(LARGER, "RANKS", "The ranks played there: ends, first, last, or one a process, as 0+3."),
+]
+Out = Annotated[
+    Path | None, out_folder("Folder for all of it; by itself a new one in results/.", WHERE)
+]
+Resume = Annotated[
+    bool, typer.Option(help="Only what --out does not hold already.", rich_help_panel=WHERE)
+]

@@ -1,0 +1,106 @@
+"""`probe`: what each backend can do, found out; and `coverage`: matrices that are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ring_attn_bench.cli.ending import ended_by_a_person
+from ring_attn_bench.cli.options import HOW, WHAT, Out, Resume, option, out_folder
+from ring_attn_bench.cli.terminal import console, width
+from ring_attn_bench.exits import Exit
+from ring_attn_bench.paths import named
+
+if TYPE_CHECKING:
+    from ring_attn_bench.probe.finding import Finding
+
+coverage = typer.Typer(help="Coverage matrices of probe, shown and compared.", no_args_is_help=True)
+
+Backend = Annotated[list[str] | None, option(WHAT, "NAME", "Only this backend; may be repeated.")]
+Feature = Annotated[
+    list[str] | None,
+    option(WHAT, "PATTERN", "Only features that match this shell pattern; may be repeated."),
+]
+Quick = Annotated[bool, typer.Option(help="The first case of each feature.", rich_help_panel=WHAT)]
+Jobs = Annotated[int | None, option(HOW, "N", "Processes at a time.", 1)]
+Seconds = Annotated[float | None, option(HOW, "S", "For each feature.", 0.1)]
+
+
+def probe(
+    backend: Backend = None,
+    feature: Feature = None,
+    quick: Quick = False,
+    jobs: Jobs = None,
+    seconds: Seconds = None,
+    out: Out = None,
+    resume: Resume = False,
+) -> None:
+    """The coverage matrix: what each backend can do, feature by feature, against float64.
+
+    Each is asked in processes of its own: one that crashes or hangs costs that feature alone.
+
+    Exit codes are those of `ring-attn-bench --help`.
+    """
+    from ring_attn_bench.bench.setup import MachineLacks
+    from ring_attn_bench.probe import run
+    from ring_attn_bench.probe.progress import ProbeProgress
+
+    request = run.ProbeRequest(
+        tuple(backend or ()), tuple(feature or ()), out, jobs, seconds or run.SECONDS, quick, resume
+    )
+    with ended_by_a_person("--resume"), ProbeProgress(console()) as progress:
+        folder = run.probe(request, progress)
+    found = _read(folder)
+    _show(found, folder)
+    if any(x.verdict.is_failure for x in found):
+        raise typer.Exit(Exit.WRONG)
+    lacking = run.missing(found, request.backends)
+    if lacking:
+        raise MachineLacks("; ".join(lacking))
+
+
+def _matrix(metavar: str, text: str = "A coverage.csv, or its folder.") -> object:
+    return typer.Argument(parser=named, metavar=metavar, help=text)
+
+
+@coverage.command("show")
+def show_coverage(
+    findings: Annotated[Path, _matrix("FINDINGS")],
+    out: Annotated[Path | None, out_folder("Folder to draw coverage.md and .png in.")] = None,
+) -> None:
+    """The matrix as a table; with --out, as a page and a picture too."""
+    _show(_read(findings), out)
+
+
+@coverage.command("diff")
+def compare_coverage(
+    before: Annotated[Path, _matrix("BEFORE")],
+    after: Annotated[Path, _matrix("AFTER", "Another.")],
+) -> None:
+    """Which verdicts differ; exit code 1 if any does."""
+    from ring_attn_bench.probe.compare import changes
+
+    found = changes(_read(before), _read(after))
+    for change in found:
+        typer.echo(change)
+    typer.echo(f"{len(found)} verdicts differ." if found else "The verdicts are the same.")
+    raise typer.Exit(Exit.WRONG if found else Exit.RIGHT)
+
+
+def _read(path: Path) -> Sequence[Finding]:
+    from ring_attn_bench.probe.finding import read
+
+    return read(path)
+
+
+def _show(findings: Sequence[Finding], folder: Path | None) -> None:
+    from ring_attn_bench.report.coverage import write_coverage
+    from ring_attn_bench.report.coverage.table import terminal
+
+    typer.echo(terminal(findings, width()))
+    if folder is not None:
+        page = write_coverage(findings, folder)[0]
+        typer.echo(f"\nPage: {page}")

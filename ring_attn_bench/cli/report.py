@@ -1,0 +1,43 @@
+"""`report`: from records to tables, CSV and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ring_attn_bench.cli.options import out_folder
+from ring_attn_bench.cli.terminal import width
+from ring_attn_bench.paths import named, records_file
+
+
+def report(
+    records: Annotated[
+        Path,
+        typer.Argument(
+            parser=named, metavar="RECORDS", help="A run's folder, or its records file."
+        ),
+    ],
+    out: Annotated[
+        Path | None, out_folder("Folder for the report; by itself the records'.")
+    ] = None,
+) -> None:
+    """Tables, CSV and plots from records; needs no GPU and no torch.
+
+    Exit code 0 whatever the records say of backends: what is wrong is told in tables and page.
+    """
+    show(records_file(records), out)
+
+
+def show(records: Path, out: Path | None) -> int:
+    """Writes the report, prints its short form, and gives the number of failures."""
+    from ring_attn_bench.bench.record import read
+    from ring_attn_bench.report.write import failures, summary, write_report
+
+    folder = out or records.parent
+    found = list(read(records, lambda sentence: typer.echo(sentence, err=True)))
+    written = write_report(records, folder)
+    typer.echo(summary(found, width()))
+    typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
+    return failures(found)

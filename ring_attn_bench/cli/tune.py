@@ -1,0 +1,66 @@
+"""`tune`: which of a backend's configurations should be shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from ring_attn_bench.cli.ending import ended_by_a_person
+from ring_attn_bench.cli.options import HOW, WHAT, Out, option
+from ring_attn_bench.cli.terminal import console, width
+from ring_attn_bench.exits import Exit
+
+Kernel = Annotated[
+    list[str] | None,
+    option(WHAT, "NAME", "Only this kernel: forward, backward_dq, backward_dkdv."),
+]
+HeadDim = Annotated[list[int] | None, option(WHAT, "N", "Only this head dim; may be repeated.")]
+Dtype = Annotated[
+    list[str] | None, option(WHAT, "NAME", "In this dtype; each row's first, if not given.")
+]
+Seqlen = Annotated[int, option(WHAT, "N", "Tokens of what is timed.", 1)]
+Heads = Annotated[str, option(WHAT, "Q:K", "Query and key heads that are timed.")]
+Rounds = Annotated[int, option(HOW, "N", "In each, every trial runs once.", 1)]
+Jobs = Annotated[int | None, option(HOW, "N", "Trials verified at a time.", 1)]
+Seconds = Annotated[float, option(HOW, "S", "To verify one trial.", 0.1)]
+
+
+def tune(
+    backend: Annotated[str, typer.Argument(help="A backend that has configurations: triton.")],
+    kernel: Kernel = None,
+    head_dim: HeadDim = None,
+    dtype: Dtype = None,
+    seqlen: Seqlen = 16384,
+    heads: Heads = "16:4",
+    rounds: Rounds = 15,
+    jobs: Jobs = None,
+    seconds: Seconds = 90.0,
+    out: Out = None,
+) -> None:
+    """A backend's configurations: each verified, the right ones timed, the fastest named.
+
+    Exit code 1 if one that is shipped is not right; what a candidate fails in is an answer.
+    """
+    from ring_attn_bench.tune import run
+    from ring_attn_bench.tune.outcome import Shape
+    from ring_attn_bench.tune.progress import TuneProgress
+    from ring_attn_bench.tune.select import Selection
+
+    shape = Shape.of(seqlen, heads)
+    selection = Selection(tuple(kernel or ()), tuple(head_dim or ()), tuple(dtype or ()))
+    request = run.TuneRequest(backend, selection, shape, rounds, seconds, out, jobs)
+    with ended_by_a_person(), TuneProgress(console()) as progress:
+        folder = run.tune(request, progress)
+    _show(folder)
+
+
+def _show(folder: Path) -> NoReturn:
+    from ring_attn_bench.report import tuning
+    from ring_attn_bench.tune.csv import read
+
+    found = read(folder)
+    typer.echo(f"\n{tuning.terminal(found, width())}")
+    typer.echo(f"\nPage: {tuning.write_tuning(found, folder)}")
+    raise typer.Exit(Exit.WRONG if tuning.shipped_failures(found) else Exit.RIGHT)
