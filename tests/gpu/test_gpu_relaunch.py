@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ring_attn_bench import flash_attn_func, flash_attn_varlen_func, launch, registry
+from ring_attn_bench import flash_attn_func, flash_attn_varlen_func, registry
 from ring_attn_bench.block import Block
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
 from ring_attn_bench.relaunch.calls import DriverCall
@@ -172,7 +173,7 @@ def test_a_step_that_goes_on_from_sums_is_the_same_again(dim):
         lse = torch.randn(1, 4, 512, device="cuda")
         q, *keys = (x.bfloat16() for x in (q, k, v))
         running, score = Running(out, lse), Score(dim**-0.5)
-        launch.forward_into(backend, q, Keys(*keys), running, block, score, first=False)
+        kernel.forward_into(backend, q, Keys(*keys), running, block, score, first=False)
         return out, lse
 
     forget()
