@@ -91,13 +91,13 @@ FORMS = {
 
 
 def forget():
-    from ring_attn_backends.triton import choice
+    from ring_attn_backends.triton import kept
 
     from ring_attn_bench.calls import delta_triton
 
-    choice._kept.clear()
+    kept._kept.clear()
     delta_triton._kept.clear()
-    return choice._kept
+    return kept._kept
 
 
 def same(one, other):
@@ -117,7 +117,7 @@ def test_what_is_launched_again_is_what_was_launched_first(form):
 
     assert [same(*pair) for pair in zip(found, expected, strict=True)] == [[True] * 5] * 3
     assert len(kept) == launches > 0
-    again = [call for one in kept.values() if one is not None for call in one._calls]
+    again = [call for one in kept.values() for call in one.again._calls]
     assert again
     assert all(isinstance(call, DriverCall) for call in again)
 
