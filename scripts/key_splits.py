@@ -14,7 +14,8 @@ import argparse
 
 import torch
 from ring_attn_backends.triton.hopper.launch import backward_dkdv_launch
-from ring_attn_backends.triton.hopper.tilings import chosen, multiprocessors, splits_for
+from ring_attn_backends.triton.hopper.splits import splits_for
+from ring_attn_backends.triton.hopper.table import chosen, multiprocessors
 from torch import Tensor
 
 from ring_attn_bench.bench.turns import in_turns

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from ring_attn_backends.triton.hopper.tilings import shares_bytes
+from ring_attn_backends.triton.hopper.splits import shares_bytes
 
 from ring_attn_bench import registry
 from ring_attn_bench.backend import Backend, abilities, accumulating

@@ -15,10 +15,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ring_attn_bench import launch, registry
+from ring_attn_bench import registry
 from ring_attn_bench.backend import AccumulatingBackend
 from ring_attn_bench.bench.turns import in_turns
 from ring_attn_bench.block import Block
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
 from ring_attn_bench.ring.merge import merge
@@ -38,14 +39,14 @@ def launches(tokens: int) -> dict[str, Callable[[], object]]:
     q, keys = normal(16), Keys(normal(4), normal(4))
     block = Block((Span(tokens, tokens),), (Span(0, tokens),), Band())
     score = Score(128**-0.5)
-    out, lse = launch.forward(backend, q, keys, block, score)
+    out, lse = kernel.forward(backend, q, keys, block, score)
     running = Running(out.float(), lse.clone())
 
     def carried() -> None:
-        launch.forward_into(backend, q, keys, running, block, score, first=False)
+        kernel.forward_into(backend, q, keys, running, block, score, first=False)
 
     def merged() -> None:
-        block_out, block_lse = launch.forward(backend, q, keys, block, score)
+        block_out, block_lse = kernel.forward(backend, q, keys, block, score)
         merge(running.out, running.lse, block_out, block_lse, None)
 
     return {"carried": carried, "kernel, then merge": merged}

@@ -33,8 +33,7 @@ CONTRACT = {
 FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
     "calls": {"ring", "one_device", "bench", "report", "cli", "__main__"},
     "ring": {"bench", "report", "cli", "__main__"},
-    "launch": {"ring", "bench", "report", "cli", "__main__"},
-    "relaunch": {"ring", "launch", "bench", "report", "cli", "__main__"},
+    "relaunch": {"ring", "calls", "bench", "report", "cli", "__main__"},
     "oracle": {"bench", "report", "cli", "__main__"},
     "attention": {"bench", "report", "cli", "__main__"},
     "ring_attention": {"bench", "report", "cli", "__main__"},
@@ -54,7 +53,7 @@ READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/cli/ending.py": "the edge: what the caller set in the shell",
     "ring_attn_bench/bench/environment.py": "starts a process and hands its environment on",
     "ring_attn_bench/bench/group.py": "starts workers and makes their environment",
-    "ring_attn_bench/bench/launch.py": "asks whether torchrun started this process",
+    "ring_attn_bench/bench/start.py": "asks whether torchrun started this process",
     "ring_attn_bench/bench/quick.py": "turns the interpreters of backends on, for its process",
     "ring_attn_bench/bench/serve.py": "is started by torchrun, which tells the rank so",
     "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",

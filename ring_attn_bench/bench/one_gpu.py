@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ring_attn_bench import launch
 from ring_attn_bench.backend import Backend, abilities
 from ring_attn_bench.bench.inputs import Inputs, mask_of, score_of
 from ring_attn_bench.bench.record import Case
 from ring_attn_bench.block import Block
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.lower import chunks, lower
 from ring_attn_bench.positions import Span
@@ -30,14 +30,14 @@ class OneGpu:
 
     def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """out and lse."""
-        return launch.forward(self.backend, x.q, Keys(x.k, x.v), self.block, self.score)
+        return kernel.forward(self.backend, x.q, Keys(x.k, x.v), self.block, self.score)
 
     def backward(self, x: Inputs, out: Tensor, lse: Tensor) -> Sums:
         """dq, dk, dv."""
         wide = accumulator_dtype(out.dtype)
         row_sums = delta(x.dout, out, wide) if self.backend.needs_delta else None
         rows, keys = Rows(x.q, x.dout, out, lse, row_sums), Keys(x.k, x.v)
-        return launch.backward(
+        return kernel.backward(
             self.backend, rows, keys, self.block, self.score, deterministic=self.deterministic
         )
 

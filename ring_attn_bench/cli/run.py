@@ -66,8 +66,8 @@ def _run(
     timing: bool,
     resume: bool,
 ) -> None:
-    from ring_attn_bench.bench.launch import Request, in_place, isolated, under_torchrun
     from ring_attn_bench.bench.run import Selection
+    from ring_attn_bench.bench.start import Request, in_place, isolated, under_torchrun
 
     selection = Selection(case, contestant)
     request = Request(suite, out, ranks, *larger, tuple(backend or ()), selection, timing, resume)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ring_attn_bench import launch
 from ring_attn_bench.backend import AccumulatingBackend, Backend
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.conformance import calls
 from ring_attn_bench.conformance.cases import Case
 from ring_attn_bench.conformance.faults import changed, faults
@@ -46,7 +46,7 @@ def _forward(
         keys = Keys(data.k, data.v).part(part.keys)
         running = Running(out, lse, target if part is parts[-1] else None)
         first = part is parts[0]
-        launch.forward_into(backend, data.q, keys, running, part.block, score, first=first)
+        kernel.forward_into(backend, data.q, keys, running, part.block, score, first=first)
     return {"out": target, "lse": lse}
 
 
@@ -66,7 +66,7 @@ def _backward(
     for part in parts:
         for again in (False, True):
             into = sums._replace(dq=_unwritten(data.q, case)) if again else sums
-            launch.backward_into(
+            kernel.backward_into(
                 backend, calls.cut_out(rows, backend), keys.part(part.keys),
                 into.part(part.rows, part.keys), part.block, score,
                 first=again or part is parts[0], first_keys=not again, deterministic=False,

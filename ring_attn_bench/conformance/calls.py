@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench import launch, lower
+from ring_attn_bench import lower
 from ring_attn_bench.backend import Backend, abilities
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.conformance.cases import Case
 from ring_attn_bench.conformance.inputs import Inputs, cut
 from ring_attn_bench.conformance.poison import poison
@@ -40,13 +41,13 @@ def forward(
     score, keys = case.score(str(data.q.device.type)), Keys(data.k, data.v)
     if _is_whole(parts, data):
         poison(data.q.device.type, (data.q, data.k, data.dout))
-        return launch.forward(backend, data.q, keys, parts[0].block, score)
+        return kernel.forward(backend, data.q, keys, parts[0].block, score)
     out = torch.zeros_like(data.dout, dtype=case.wide_dtype)
     lse = out.new_full((case.batch, case.heads, out.shape[1]), float("-inf"))
     for part in parts:
         rows, q, own = part.rows.slice, part_of(data.q, part.rows), keys.part(part.keys)
         poison(data.q.device.type, (q, own.k, data.dout[:, rows]))
-        found = launch.forward(backend, q, own, part.block, score)
+        found = kernel.forward(backend, q, own, part.block, score)
         out[:, rows], lse[..., rows] = _merged((out[:, rows], lse[..., rows]), found)
     return out, lse
 
@@ -71,7 +72,7 @@ def backward(
     for part in parts:
         rows, keys = cut_out(whole.part(part.rows), backend), all_keys.part(part.keys)
         poison(data.q.device.type, (rows.q, *keys))
-        found = launch.backward(backend, rows, keys, part.block, score, deterministic=deterministic)
+        found = kernel.backward(backend, rows, keys, part.block, score, deterministic=deterministic)
         if _is_whole(parts, data):
             return named(found)
         for gradient, share in zip(total.part(part.rows, part.keys), found, strict=True):

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ring_attn_bench import launch as kernel
 from ring_attn_bench.backend import Backend
 from ring_attn_bench.block import Block
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.calls.attend import Given
 from ring_attn_bench.calls.lse_gradient import with_lse
 from ring_attn_bench.problem import Score

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ring_attn_bench import launch as kernel
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.calls.lse_gradient import with_lse
 from ring_attn_bench.gathered import Gathered

@@ -11,7 +11,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ring_attn_bench import launch as kernel
 from ring_attn_bench.backend import (
     AccumulatingBackend,
     Backend,
@@ -19,7 +18,7 @@ from ring_attn_bench.backend import (
     accumulating,
     gathering,
 )
-from ring_attn_bench.calls import sinks
+from ring_attn_bench.calls import kernel, sinks
 from ring_attn_bench.gathered import Gathered
 from ring_attn_bench.plan import Launch, Plan
 from ring_attn_bench.problem import Score

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ring_attn_bench import flash_attn_func, flash_attn_varlen_func, launch, registry
+from ring_attn_bench import flash_attn_func, flash_attn_varlen_func, registry
 from ring_attn_bench.block import Block
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Score
 from ring_attn_bench.relaunch.calls import DriverCall
@@ -90,13 +91,13 @@ FORMS = {
 
 
 def forget():
-    from ring_attn_backends.triton import choice
+    from ring_attn_backends.triton import kept
 
     from ring_attn_bench.calls import delta_triton
 
-    choice._kept.clear()
+    kept._kept.clear()
     delta_triton._kept.clear()
-    return choice._kept
+    return kept._kept
 
 
 def same(one, other):
@@ -116,7 +117,7 @@ def test_what_is_launched_again_is_what_was_launched_first(form):
 
     assert [same(*pair) for pair in zip(found, expected, strict=True)] == [[True] * 5] * 3
     assert len(kept) == launches > 0
-    again = [call for one in kept.values() if one is not None for call in one._calls]
+    again = [call for one in kept.values() for call in one.again._calls]
     assert again
     assert all(isinstance(call, DriverCall) for call in again)
 
@@ -172,7 +173,7 @@ def test_a_step_that_goes_on_from_sums_is_the_same_again(dim):
         lse = torch.randn(1, 4, 512, device="cuda")
         q, *keys = (x.bfloat16() for x in (q, k, v))
         running, score = Running(out, lse), Score(dim**-0.5)
-        launch.forward_into(backend, q, Keys(*keys), running, block, score, first=False)
+        kernel.forward_into(backend, q, Keys(*keys), running, block, score, first=False)
         return out, lse
 
     forget()

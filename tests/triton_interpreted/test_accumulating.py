@@ -11,8 +11,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from ring_attn_backends.triton import TritonBackend
 
-from ring_attn_bench import launch, oracle
+from ring_attn_bench import oracle
 from ring_attn_bench.backend import AccumulatingBackend, abilities
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.dropout import keep
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.plan import Layout, plan
@@ -228,7 +229,7 @@ def test_a_ring_merges_in_its_kernels_and_nowhere_else(partition, question, monk
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     for name in ("forward", "backward"):
-        monkeypatch.setattr(launch, name, None)
+        monkeypatch.setattr(kernel, name, None)
     monkeypatch.setattr("ring_attn_bench.ring.forward.merge", None)
     dtype = torch.float16
     tensors, world_size = question.inputs(dtype), question.world_size

@@ -6,9 +6,9 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench import launch
 from ring_attn_bench.backend import AccumulatingBackend, abilities
 from ring_attn_bench.block import Alibi, Block, Form
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.partition import PARTITIONS
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Mask, Score
@@ -73,7 +73,7 @@ MERGED = {name: question for name, question in QUESTIONS.items() if not question
 def assert_exact(backend, question, partition, world_size, monkeypatch, within=1e-12):
     """In a ring that has nothing else to merge with."""
     for module in ("forward", "backward"):
-        monkeypatch.setattr(launch, module, None)
+        monkeypatch.setattr(kernel, module, None)
     monkeypatch.setattr("ring_attn_bench.ring.forward.merge", None)
     jobs = [replace(job, backend=backend) for job in question.jobs(partition, world_size)]
     found = ring(jobs, partition, question.inputs(world_size), question.sinks)
@@ -115,8 +115,8 @@ def test_rows_that_a_window_by_index_leaves_out_keep_what_they_have(band, first,
         dq, dk, dv = (torch.ones_like(q) for _ in range(3))
         target = torch.full_like(q, torch.nan) if with_target else None
         keys, running, sums = Keys(k, v), Running(acc, lse, target), Sums(dq, dk, dv)
-        launch.forward_into(backend, q, keys, running, block, score, first=first)
-        launch.backward_into(
+        kernel.forward_into(backend, q, keys, running, block, score, first=first)
+        kernel.backward_into(
             backend, Rows(q, dout, q, lse, torch.zeros_like(lse)), keys, sums, block, score,
             first=first, first_keys=first, deterministic=True,
         )  # fmt: skip

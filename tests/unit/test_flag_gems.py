@@ -15,8 +15,8 @@ from ring_attn_backends.flag_gems import FlagGemsBackend
 from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.triton import TritonBackend
 
-from ring_attn_bench import launch
 from ring_attn_bench.backend import PackedBackend
+from ring_attn_bench.calls import kernel
 from ring_attn_bench.conformance.cases import ALL, CAUSAL, FULL, LOCAL, Case, lengths
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.one_device.one_by_one import OneByOne
@@ -118,7 +118,7 @@ def test_tensors_that_lie_in_memory_as_the_kernel_does_not_think(backend, case):
             if score.alibi_slopes is not None and case.block.index_alibi is None:
                 continue
             tensors = (q, Keys(k, v), case.block, score)
-            close(launch.forward(backend, *tensors), ReferenceBackend().forward(*tensors))
+            close(kernel.forward(backend, *tensors), ReferenceBackend().forward(*tensors))
 
 
 @pytest.mark.parametrize("queries", [(1, 1, 1), (1, 0, 1), (3, 1, 40), (0, 0, 0)], ids=str)

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from ring_attn_backends.triton.hopper.tilings import shares_bytes
+from ring_attn_backends.triton.hopper.splits import shares_bytes
 
 from ring_attn_bench.backend import abilities, accumulating
 from ring_attn_bench.partition import PARTITIONS

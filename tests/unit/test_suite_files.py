@@ -5,7 +5,7 @@ from itertools import groupby
 import pytest
 
 from ring_attn_bench import registry, suites
-from ring_attn_bench.bench.launch import Request, read
+from ring_attn_bench.bench.start import Request, read
 from ring_attn_bench.bench.suite import Grid, load
 from ring_attn_bench.errors import InvalidArgument, SuiteError
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions

@@ -20,8 +20,9 @@ triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
-from ring_attn_backends.triton import TritonBackend, arguments, launch  # noqa: E402 - need Triton
-from ring_attn_backends.triton.candidates import CANDIDATES  # noqa: E402
+from ring_attn_backends.triton import TritonBackend, arguments  # noqa: E402 - need Triton
+from ring_attn_backends.triton.plain import launch  # noqa: E402
+from ring_attn_backends.triton.plain.table import CANDIDATES  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -77,7 +78,7 @@ class Resources:
 
 def calls(
     kernel, head_dim, dtype, head_dim_v=None, softcap=0.0, *,
-    first=True, zigzag=False, packed=False, alibi=False, dropout_p=0.0, tiling=None,
+    first=True, zigzag=False, packed=False, alibi=False, dropout_p=0.0, config=None,
 ):  # fmt: skip
     """The launch that the backend would make, of tensors without memory."""
 
@@ -102,10 +103,10 @@ def calls(
     if kernel == "forward":
         acc = out if first else wide[0]
         given = (q, Keys(k, v), Running(acc, lse, out), where, score)
-        return launch.forward_launch(*given, first=first, tiling=tiling)
+        return launch.forward_launch(*given, first=first, config=config)
     given = (Rows(q, out, out, lse, lse), Keys(k, v), Sums(*wide[1:]), where, score)
     make = launch.backward_dq_launch if kernel == "backward_dq" else launch.backward_dkdv_launch
-    return make(*given, add=not first, tiling=tiling)
+    return make(*given, add=not first, config=config)
 
 
 def source(kernel, arguments):
@@ -153,7 +154,7 @@ def spill_of(kernel, head_dim, feature):
 
 
 def assert_fits(launched, capability, folder, spill=MAX_SPILL):
-    tiling = launched.tiling
+    tiling = launched.config
     code = source(launched.kernel, launched.arguments)
     found = compiled(code, capability, folder, num_warps=tiling.warps, num_stages=tiling.stages)
     label = f"{launched.kernel.__name__} {tiling} sm_{capability}"
@@ -201,11 +202,11 @@ def test_every_float32_tiling_fits_and_has_no_tf32(kernel, head_dim, capability,
 def test_every_tiling_that_a_tuning_run_tries_fits_on_hopper(kernel, head_dim, dtype, tmp_path):
     spill = MAX_SPILL if dtype is torch.bfloat16 else 224
     for tiling in CANDIDATES[kernel][dtype.itemsize, head_dim]:
-        launched = calls(kernel, head_dim, dtype, tiling=tiling)
-        assert launched.tiling == tiling
+        launched = calls(kernel, head_dim, dtype, config=tiling)
+        assert launched.config == tiling
         assert_fits(launched, 90, tmp_path, spill)
         # it is verified adding, too, which spills more, but beside the loops and not when timed
-        assert_fits(calls(kernel, head_dim, dtype, first=False, tiling=tiling), 90, tmp_path, inf)
+        assert_fits(calls(kernel, head_dim, dtype, first=False, config=tiling), 90, tmp_path, inf)
 
 
 @pytest.mark.parametrize(("head_dim", "head_dim_v"), [(96, 96), (192, 128), (40, 24), (59, 59)])
@@ -235,7 +236,7 @@ def test_every_feature_fits_and_multiplies_on_tensor_cores(
 def test_every_feature_has_no_tf32_in_float32(kernel, tmp_path):
     launched = calls(kernel, 64, torch.float32, **FEATURES["all"][0])
     code = source(launched.kernel, launched.arguments)
-    tiling = launched.tiling
+    tiling = launched.config
     found = compiled(code, 90, tmp_path, num_warps=tiling.warps, num_stages=tiling.stages)
     assert "fma.rn.f32" in found.ptx
     assert "tf32" not in found.ptx

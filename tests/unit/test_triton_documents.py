@@ -11,7 +11,7 @@ from ring_attn_bench.problem import Documents, Mask, Score
 
 pytest.importorskip("triton")
 
-from ring_attn_backends.triton.hopper import descriptors, served
+from ring_attn_backends.triton.hopper import descriptors, serves
 from ring_attn_backends.triton.lines import FAR
 
 BYTES = 2
@@ -63,11 +63,11 @@ def documents(*starts, longest):
 def test_documents_are_left_to_the_plain_kernels_where_a_grid_would_be_empty(where, left):
     q = torch.empty(1, 256, 4, 64, dtype=torch.bfloat16)
 
-    assert (served.lacks((q, q, q), where, Score(0.125)) is not None) == left
+    assert (serves.lacks((q, q, q), where, Score(0.125)) is not None) == left
 
 
 def test_documents_with_a_bias_are_left_to_the_plain_kernels():
     q = torch.empty(1, 256, 4, 64, dtype=torch.bfloat16)
     where = documents(0, 256, longest=(256, 256))
 
-    assert served.lacks((q, q, q), where, Score(0.125, alibi_slopes=torch.ones(4)))
+    assert serves.lacks((q, q, q), where, Score(0.125, alibi_slopes=torch.ones(4)))

@@ -17,7 +17,7 @@ triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
-from ring_attn_backends.triton.gathered import launch, visits  # noqa: E402 - need Triton
+from ring_attn_backends.triton.plain.gathered import launch, visits  # noqa: E402 - need Triton
 
 from tests.unit.test_triton_compile import (  # noqa: E402
     HEAD_DIMS,

@@ -16,14 +16,14 @@ triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
-from ring_attn_backends.triton.hopper import launch, served, table, tilings  # noqa: E402 - need Triton
+from ring_attn_backends.triton.hopper import launch, serves, table  # noqa: E402 - need Triton
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor  # noqa: E402
 from triton.tools.tensor_descriptor import TensorDescriptor as PlainDescriptor  # noqa: E402
 
-if not triton.__version__.startswith(table.TRITON_VERSIONS):
+if not triton.__version__.startswith(serves.TRITON_VERSIONS):
     pytest.skip("served by the plain kernels", allow_module_level=True)
 
 TYPES = {
@@ -154,8 +154,8 @@ def test_what_the_table_says_of_few_programs_is_so(key, tmp_path):
 def test_few_programs_get_smaller_tiles(tokens, rows):
     q, k = (torch.empty(1, tokens, heads, 128, device="meta") for heads in (16, 4))
 
-    assert tilings.chosen("backward_dq", q, Keys(k, k)).own == rows
-    assert tilings.chosen("forward", q, Keys(k, k)) == table.TABLE["forward", 128].config
+    assert table.chosen("backward_dq", q, Keys(k, k)).own == rows
+    assert table.chosen("forward", q, Keys(k, k)) == table.TABLE["forward", 128].config
 
 
 @pytest.mark.parametrize("kernel", NAMES)
@@ -206,8 +206,8 @@ def test_two_chunks_are_left_to_the_plain_kernels_unless_one_band_of_indices_hol
     zigzag = (Span(0, 128), Span(896, 128))
     tensors, score = (q, q, q), Score(0.125)
 
-    assert served.lacks(tensors, Block(zigzag, zigzag, Band(low=0)), score) is None
-    assert served.lacks(tensors, Block(zigzag, zigzag, Band(low=0, high=200)), score)
+    assert serves.lacks(tensors, Block(zigzag, zigzag, Band(low=0)), score) is None
+    assert serves.lacks(tensors, Block(zigzag, zigzag, Band(low=0, high=200)), score)
 
 
 @pytest.mark.full

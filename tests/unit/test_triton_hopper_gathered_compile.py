@@ -17,11 +17,12 @@ triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
-from ring_attn_backends.triton.hopper import gathered_launch, table  # noqa: E402 - need Triton
+from ring_attn_backends.triton.hopper import serves  # noqa: E402 - need Triton
+from ring_attn_backends.triton.hopper.gathered import launch  # noqa: E402
 
 from tests.unit.test_triton_hopper_compile import NAMES, needs  # noqa: E402
 
-if not triton.__version__.startswith(table.TRITON_VERSIONS):
+if not triton.__version__.startswith(serves.TRITON_VERSIONS):
     pytest.skip("served by the plain kernels", allow_module_level=True)
 
 SPILLED = {"forward": (0, 0, 0), "backward_dq": (8, 8, 8), "backward_dkdv": (48, 80, 80)}
@@ -62,16 +63,14 @@ def launched(kernel, head_dim, *, waits=True, dtype="bfloat16", softcap=0.0, hom
     keys = Gathering(own, landed, tensor(4, to=torch.int32) if waits else None)
     score, rows = Score(head_dim**-0.5, softcap), Rows(q, q, q, lse, lse)
     if kernel == "forward":
-        return gathered_launch.forward_launch(q, keys, q, lse, where, score)
+        return launch.forward_launch(q, keys, q, lse, where, score)
     if kernel == "backward_dq":
-        return gathered_launch.dq_launch(rows, keys, q, where, score)
+        return launch.dq_launch(rows, keys, q, where, score)
     into = [
         Keys(*(tensor(*x.shape, to=to if to == "input" else getattr(torch, to)) for x in pair))
         for pair, to in ((own, home), (landed, away))
     ]
-    return gathered_launch.dkdv_launch(
-        rows, keys, *into, where, score, own_first=True, splits=splits
-    )
+    return launch.dkdv_launch(rows, keys, *into, where, score, own_first=True, splits=splits)
 
 
 def parts_of(call):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ring_attn_backends.triton.hopper.tilings import SMS, shares_bytes, splits_for
+from ring_attn_backends.triton.hopper.splits import shares_bytes, splits_for
+from ring_attn_backends.triton.hopper.table import SMS
 
 MIB = 2**20
 

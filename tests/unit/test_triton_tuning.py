@@ -14,14 +14,13 @@ from ring_attn_bench.tunable import TrialTensors, Tunable
 triton = pytest.importorskip("triton")
 
 from ring_attn_backends.triton import TritonBackend, tuning  # noqa: E402 - need Triton
-from ring_attn_backends.triton.candidates import CANDIDATES  # noqa: E402
-from ring_attn_backends.triton.hopper import table  # noqa: E402
-from ring_attn_backends.triton.tables import TABLES  # noqa: E402
+from ring_attn_backends.triton.hopper import serves, table  # noqa: E402
+from ring_attn_backends.triton.plain.table import CANDIDATES, TABLE  # noqa: E402
 
 
 @pytest.fixture
 def trials(monkeypatch):
-    monkeypatch.setattr(table, "refusal", lambda *_: None)
+    monkeypatch.setattr(serves, "refusal", lambda *_: None)
     return tuning.offer(interpreted=False).trials
 
 
@@ -31,7 +30,7 @@ def row(trial):
 
 def test_every_row_of_every_table_is_tried_with_what_is_shipped_first(trials):
     shipped = [trial for trial in trials if trial.shipped]
-    plain = {(kernel, *key) for kernel, rows in TABLES.items() for key in rows}
+    plain = {(kernel, *key) for kernel, rows in TABLE.items() for key in rows}
 
     assert {(kernel, *key) for kernel, rows in CANDIDATES.items() for key in rows} == plain
     assert set(table.CANDIDATES) == set(table.TABLE)
@@ -48,9 +47,7 @@ def test_every_row_has_a_rival_and_none_is_tried_twice(trials):
 
 def test_a_trials_words_stand_for_its_configuration(trials):
     for trial in trials:
-        hopper = trial.table == tuning.HOPPER
-        found = tuning.hopper_config(trial) if hopper else tuning.plain_tiling(trial)
-        assert str(found) == trial.config
+        assert str(tuning.config_of(trial)) == trial.config
 
 
 def test_a_launch_has_the_trials_configuration(trials):
@@ -69,13 +66,11 @@ def test_a_launch_has_the_trials_configuration(trials):
         tensors = TrialTensors(rows, Keys(tensor(2), tensor(2)), Sums(*wide))
         for add in (False, True):
             launch = backend.trial_launch(trial, tensors, block, Score(0.1), add=add).__self__
-            if trial.table == tuning.HOPPER:
-                assert str(launch.config) == trial.config
-            else:
-                assert str(launch.tiling) == trial.config
+            assert str(launch.config) == trial.config
+            if trial.table == "plain":
                 given = launch.arguments
                 assert (given["BLOCK_M"], given["BLOCK_N"]) == (
-                    launch.tiling.rows, launch.tiling.keys,
+                    launch.config.rows, launch.config.keys,
                 )  # fmt: skip
 
 
@@ -85,5 +80,5 @@ def test_where_nothing_can_be_timed_it_says_so_and_leaves_hoppers_kernels_out():
     assert isinstance(TritonBackend(), Tunable)
     assert interpreted.untimed == "Triton interprets its kernels here"
     assert interpreted.left_out == ("the hopper kernels are left out: Triton interprets",)
-    assert {x.table for x in interpreted.trials} == {tuning.PLAIN}
+    assert {x.table for x in interpreted.trials} == {"plain"}
     assert {x.dtypes for x in interpreted.trials} == {("float16",), ("float32",)}

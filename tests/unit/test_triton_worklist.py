@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_attn_backends.triton.gathered import worklist as module
-from ring_attn_backends.triton.gathered.worklist import FIELDS, worklist
+from ring_attn_backends.triton import once
+from ring_attn_backends.triton.plain.gathered.worklist import FIELDS, worklist
 
 from ring_attn_bench.gathered import Line, Visit, gathered
 from ring_attn_bench.lower import chunks
@@ -64,11 +64,11 @@ def test_every_number_fits_into_32_bits(band):
 def test_a_table_is_made_once_and_goes_with_its_launch():
     rows = chunks([Span(0, 9)])
     where = gathered(rows, [(0, c) for c in rows], Band(), join=True)
-    before = len(module._kept)
-    first = worklist(where, "rows", 4, CPU)
-    assert worklist(where, "rows", 4, CPU) is first
-    assert worklist(where, "rows", 8, CPU) is not first
-    assert len(module._kept) == before + 1
+    before = len(once._kept)
+    first = once.once(where, worklist, "rows", 4, CPU)
+    assert once.once(where, worklist, "rows", 4, CPU) is first
+    assert once.once(where, worklist, "rows", 8, CPU) is not first
+    assert len(once._kept) == before + 1
     del where
     gc.collect()
-    assert len(module._kept) == before
+    assert len(once._kept) == before

@@ -79,7 +79,7 @@ class TritonBackend:
         """Triton's, and which of its kernels this machine gets."""
         import triton
 
-        from ring_attn_backends.triton.hopper.table import NARROWEST, refusal
+        from ring_attn_backends.triton.hopper.serves import NARROWEST, refusal
 
         gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
         why = refusal(gpu, triton.__version__, self.interpreted())
@@ -153,9 +153,9 @@ class TritonBackend:
         self, q: Tensor, keys: Gathering, where: Gathered, score: Score
     ) -> tuple[Tensor, Tensor]:
         """A program for each tile of rows, which walks the own keys, then piece after piece."""
-        from ring_attn_backends.triton.gathered import compute
+        from ring_attn_backends.triton import gathered
 
-        return compute.forward(q, keys, where, score)
+        return gathered.forward(q, keys, where, score)
 
     def gathered_dkdv(
         self,
@@ -169,15 +169,15 @@ class TritonBackend:
         own_first: bool,
     ) -> None:
         """A program for each tile of keys, without atomics: always deterministic."""
-        from ring_attn_backends.triton.gathered import compute
+        from ring_attn_backends.triton import gathered
 
-        compute.dkdv(rows, keys, own, landed, where, score, own_first=own_first)
+        gathered.dkdv(rows, keys, own, landed, where, score, own_first=own_first)
 
     def gathered_dq(self, rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
         """As `gathered_forward`."""
-        from ring_attn_backends.triton.gathered import compute
+        from ring_attn_backends.triton import gathered
 
-        return compute.dq(rows, keys, where, score)
+        return gathered.dq(rows, keys, where, score)
 
     def packed_forward_into(
         self, q: Tensor, keys: Keys, out: Tensor, lse: Tensor, documents: Documents, score: Score

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_backends.triton.lines import Places
-    from ring_attn_backends.triton.tables import Tiling
     from ring_attn_bench.problem import Documents, Score
 
 Arguments = dict[str, Any]
@@ -122,8 +121,8 @@ def needs_precise_tanh(dtype: torch.dtype, score: Score) -> bool:
     return dtype is torch.float32 or score.softcap > LARGEST_ROUGH_CAP
 
 
-def of_shapes(q: Tensor, k: Tensor, v: Tensor, tiling: Tiling) -> Arguments:
-    """Heads, head dims and the tiles for them; q (B, M, H, D), k (B, N, G, D), v (B, N, G, E)."""
+def of_shapes(q: Tensor, k: Tensor, v: Tensor) -> Arguments:
+    """Heads, head dims and the widths of tiles; q (B, M, H, D), k (B, N, G, D), v (B, N, G, E)."""
     head_dim, head_dim_v = q.shape[-1], v.shape[-1]
     return {
         "group": q.shape[2] // k.shape[2],
@@ -131,22 +130,23 @@ def of_shapes(q: Tensor, k: Tensor, v: Tensor, tiling: Tiling) -> Arguments:
         "E": head_dim_v,
         "BLOCK_D": padded(head_dim),
         "BLOCK_E": padded(head_dim_v),
-        "BLOCK_M": tiling.rows,
-        "BLOCK_N": tiling.keys,
     }
 
 
 def of_tensors(tensors: dict[str, Tensor]) -> Arguments:
-    """Pointer and strides, all but the last dim's, of every tensor."""
-    arguments: Arguments = {}
+    """Their `pointers`, where kernels count inside a tile in 32 bits."""
     for name, tensor in tensors.items():
         assert tensor.stride(-1) == 1 or tensor.shape[-1] <= 1, f"{name}'s last dim has a stride"
-        arguments[f"{name}_ptr"] = tensor
-        arguments[f"{name}_strides"] = _strides(tensor, tensor.ndim - 1)
         if tensor.ndim == 4 and tensor.stride(1) >= 2**23:  # x 128 tokens of a tile: in 32 bits
             reason = f"{name} has a token stride of {tensor.stride(1)} elements, 2^23 or more"
             raise Unsupported("triton", reason)
-    return arguments
+    return pointers(tensors)
+
+
+def pointers(tensors: dict[str, Tensor]) -> Arguments:
+    """Pointer and strides, all but the last dim's, of every tensor."""
+    at = {f"{name}_ptr": x for name, x in tensors.items()}
+    return at | {f"{name}_strides": strides(x, x.ndim - 1) for name, x in tensors.items()}
 
 
 def needs_positions(score: Score) -> bool:
@@ -163,13 +163,14 @@ def _slopes_strides(slopes: Tensor | None) -> tuple[int, ...]:
     if slopes is None:
         return 0, 0
     # one row of slopes serves every batch entry
-    return (0, *_strides(slopes, 1)) if slopes.ndim == 1 else _strides(slopes, 2)
+    return (0, *strides(slopes, 1)) if slopes.ndim == 1 else strides(slopes, 2)
 
 
-def _strides(tensor: Tensor, dims: int) -> tuple[int, ...]:
-    # A dim of one element may have any stride; 0 spares the kernels a variant for each.
-    sizes, strides = tensor.shape[:dims], tensor.stride()[:dims]
-    return tuple(stride if size > 1 else 0 for size, stride in zip(sizes, strides, strict=True))
+def strides(tensor: Tensor, dims: int) -> tuple[int, ...]:
+    """Of the first dims, as kernels take them."""
+    # a dim of one element may have any stride; 0 spares the kernels a variant for each
+    both = zip(tensor.shape[:dims], tensor.stride()[:dims], strict=True)
+    return tuple(stride if size > 1 else 0 for size, stride in both)
 
 
 def int32(number: int) -> int:

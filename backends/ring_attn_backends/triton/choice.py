@@ -1,121 +1,123 @@
-"""Which kernels a block gets: Hopper's where they serve it, the plain ones everywhere else.
+"""The families of kernels, a folder each: what a folder has, and which of them gets a call.
 
-What was asked for before, but for the addresses, is launched again without looking further.
+A new one is a folder whose files have these names and meet these protocols, and a line in FAMILIES.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ring_attn_backends.triton import launch as plain
-from ring_attn_backends.triton.hopper import launch as hopper
-from ring_attn_backends.triton.hopper.served import serves
-from ring_attn_bench.problem import Documents
-from ring_attn_bench.relaunch import Kept, Made, relaunch, signature
+from ring_attn_backends.triton.hopper import launch as hopper_launch
+from ring_attn_backends.triton.hopper import serves as hopper_serves
+from ring_attn_backends.triton.hopper import table as hopper_table
+from ring_attn_backends.triton.hopper.gathered import launch as hopper_gathered
+from ring_attn_backends.triton.plain import launch as plain_launch
+from ring_attn_backends.triton.plain import serves as plain_serves
+from ring_attn_backends.triton.plain import table as plain_table
+from ring_attn_backends.triton.plain.gathered import launch as plain_gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ring_attn_backends.triton.launching import Kernel, Launch
     from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Score
-    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
-
-_kept = Kept()
-
-
-class Launch(Protocol):
-    """What both kinds of kernels are called by."""
-
-    @property
-    def scratch(self) -> tuple[Tensor, ...]:
-        """Tensors among the arguments that nobody needs afterwards."""
-        ...
-
-    def made(self) -> tuple[Made, ...]:
-        """Enqueues it, and returns the calls that were made."""
-        ...
+    from ring_attn_bench.gathered import Gathered
+    from ring_attn_bench.problem import Documents, Score
+    from ring_attn_bench.tensors import Gathering, Keys, Rows, Running, Sums
 
 
-def forward(
-    q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
-    *, first: bool, fresh: bool = False,
-) -> None:  # fmt: skip
-    """Enqueues what `launch.forward_launch` describes.
+class Serves(Protocol):
+    """serves.py."""
 
-    fresh: what is running was just made, in the way of `compute`, which spares a look at it.
-    """
-    given = (q, *keys, running.out, running.result, running.lse)
+    def serves(self, tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> bool:
+        """Whether the family computes it, on this GPU; tensors: q, k, v, and dout if given."""
 
-    def launches() -> Sequence[Launch]:
-        if serves(given[:3], where, score):
-            return [hopper.forward_launch(q, keys, running, where, score, first=first)]
-        return [plain.forward_launch(q, keys, running, where, score, first=first)]
+    def serves_gathered(self, tensors: tuple[Tensor, ...], keys: Gathering, score: Score) -> bool:
+        """Whether it does for gathered keys; tensors: q, and dout if given."""
 
-    name = "forward", first, fresh
-    _enqueue(name, given, given[:3] if fresh else given, where, score, launches)
+    def refusal(
+        self, capability: tuple[int, int] | None, triton: str, interpreted: bool
+    ) -> str | None:
+        """Why it serves nothing on such a GPU, None for none, by that Triton; or None."""
 
 
-def backward(
-    rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
-    *, add: bool, add_keys: bool, fresh: bool = False,
-) -> None:  # fmt: skip
-    """Enqueues what `launch.backward_dq_launch` and `launch.backward_dkdv_launch` describe.
+class Table(Protocol):
+    """table.py."""
 
-    fresh: the sums were just made, as above.
-    """
-    q, dout, _, lse, delta = rows
-    assert delta is not None  # needs_delta
-    read = (dout, q, *keys, lse, delta)
-
-    def launches() -> Sequence[Launch]:
-        groups = rows, keys, sums
-        if serves((q, *keys, dout), where, score):
-            return [
-                hopper.backward_dq_launch(*groups, where, score, add=add),
-                hopper.backward_dkdv_launch(*groups, where, score, add=add_keys),
-            ]
-        return [
-            plain.backward_dq_launch(*groups, where, score, add=add),
-            plain.backward_dkdv_launch(*groups, where, score, add=add_keys),
-        ]
-
-    name, given = ("backward", add, add_keys, fresh), (*read, *sums)
-    _enqueue(name, given, read if fresh else given, where, score, launches)
+    def rows(self) -> Iterator[tuple[Kernel, int, int, Any, tuple[Any, ...]]]:
+        """Kernel, bytes of an element, head dim, what serves them, and what a tuning run tries."""
 
 
-def _enqueue(
-    name: Hashable, given: tuple[Tensor, ...], seen: tuple[Tensor, ...],
-    where: Block | Documents, score: Score, launches: Callable[[], Sequence[Launch]],
-) -> None:  # fmt: skip
-    """Launches what is kept, or the launches, which are then kept.
+class Launches(Protocol):
+    """launch.py; config: of the table, if not the one that it chooses."""
 
-    seen: of the tensors given those that the others follow from.
-    """
-    if score.dropout_p or not given[0].is_cuda:  # a seed is a call's own; nothing is compiled
-        _run(launches())
-        return
-    more = _more(where, score)
-    place: Hashable = where
-    if isinstance(where, Documents):  # which holds tensors
-        place = where.mask, where.max_seqlen_q, where.max_seqlen_k
-    key = (name, place, score.softmax_scale, score.softcap, signature((*seen, *more)))
-    found = _kept.get(key)
-    if found is not None:
-        found.run((*given, *more))
-        return
-    made = launches()
-    calls = _run(made)
-    _kept[key] = relaunch(calls, (*given, *more), [x for one in made for x in one.scratch])
+    def forward_launch(
+        self, q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
+        *, first: bool, config: Any = None,  # noqa: ANN401 - each family has its own
+    ) -> Launch:  # fmt: skip
+        """Writes the running result, any float dtype, and lse.
 
+        first: for these keys alone. Else the running out and lse hold what other keys gave, and the
+        result and lse will hold what all of them give.
+        """
 
-def _more(where: Block | Documents, score: Score) -> tuple[Tensor, ...]:
-    """Tensors besides those of attention itself that kernels are handed."""
-    more = [where.cu_seqlens_q, where.cu_seqlens_k] if isinstance(where, Documents) else []
-    if score.alibi_slopes is not None:
-        more.append(score.alibi_slopes)
-    return tuple(more)
+    def backward_dq_launch(
+        self, rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
+        *, add: bool, config: Any = None,  # noqa: ANN401
+    ) -> Launch:  # fmt: skip
+        """Writes the sums' dq, any float dtype, or adds to it."""
+
+    def backward_dkdv_launch(
+        self, rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
+        *, add: bool, config: Any = None,  # noqa: ANN401
+    ) -> Launch:  # fmt: skip
+        """Writes the sums' dk and dv, any float dtype, or adds to them."""
 
 
-def _run(launches: Sequence[Launch]) -> list[Made]:
-    return [call for one in launches for call in one.made()]
+class GatheredLaunches(Protocol):
+    """gathered/launch.py."""
+
+    def forward_launch(
+        self, q: Tensor, keys: Gathering, out: Tensor, lse: Tensor, where: Gathered, score: Score
+    ) -> Launch:
+        """Writes out (B, M, H, E) and lse (B, H, M)."""
+
+    def dq_launch(
+        self, rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Score
+    ) -> Launch:
+        """Writes dq (B, M, H, D)."""
+
+    def dkdv_launch(
+        self, rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+        *, own_first: bool,
+    ) -> Launch:  # fmt: skip
+        """Writes dk and dv into `own` and `landed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A folder of kernels."""
+
+    name: str
+    serves: Serves
+    table: Table
+    launch: Launches
+    gathered: GatheredLaunches
+
+
+PLAIN = Family("plain", plain_serves, plain_table, plain_launch, plain_gathered)
+HOPPER = Family("hopper", hopper_serves, hopper_table, hopper_launch, hopper_gathered)
+FAMILIES = (PLAIN, HOPPER)
+"""The first serves everything everywhere; of those that serve a call, the last gets it."""
+
+
+def family_for(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> Family:
+    """The one that computes a block or documents; tensors: q, k, v, and dout if given."""
+    return next(x for x in reversed(FAMILIES) if x.serves.serves(tensors, where, score))
+
+
+def gathered_family_for(tensors: tuple[Tensor, ...], keys: Gathering, score: Score) -> Family:
+    """The one that computes a gathered launch; tensors: q, and dout if given."""
+    return next(x for x in reversed(FAMILIES) if x.serves.serves_gathered(tensors, keys, score))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,16 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.triton.arguments import needs_positions
-from ring_attn_backends.triton.choice import backward, forward
+from ring_attn_backends.triton.choice import family_for
+from ring_attn_backends.triton.kept import enqueue
 from ring_attn_backends.triton.lines import pieces
+from ring_attn_bench.problem import Documents
 from ring_attn_bench.tensors import Keys, Rows, Running, Sums, part_of
 
 if TYPE_CHECKING:
+    from ring_attn_backends.triton.launching import Launch
     from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Documents, Score
+    from ring_attn_bench.problem import Score
 
 _pieces = lru_cache(maxsize=1024)(pieces)  # it takes the host 20 us
 
@@ -27,7 +31,7 @@ def whole_forward(q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Te
     lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
     found = _pieces(block, positions=needs_positions(score))
     if len(found) == 1:
-        forward(q, keys, Running(out, lse), found[0].block, score, first=True, fresh=True)
+        _forward(q, keys, Running(out, lse), found[0].block, score, first=True, fresh=True)
     else:
         forward_into(q, keys, Running(out, lse, out), block, score, first=True)
     return out, lse
@@ -39,7 +43,7 @@ def whole_backward(rows: Rows, keys: Keys, block: Block, score: Score) -> Sums:
     found = _pieces(block, positions=needs_positions(score))
     if len(found) == 1:
         where = found[0].block
-        backward(rows, keys, sums, where, score, add=False, add_keys=False, fresh=True)
+        _backward(rows, keys, sums, where, score, add=False, add_keys=False, fresh=True)
     else:
         backward_into(rows, keys, sums, block, score, first=True, first_keys=True)
     return sums
@@ -51,7 +55,7 @@ def forward_into(
     """The contract's `forward_into`: a kernel call for each pair of two chunks at most."""
     found = _pieces(block, positions=needs_positions(score))
     if len(found) == 1:
-        forward(q, keys, running, found[0].block, score, first=first)
+        _forward(q, keys, running, found[0].block, score, first=first)
         return
     if running.out.dtype is not torch.float32:  # it is the target, and `first`
         running = running._replace(out=torch.empty_like(running.out, dtype=torch.float32))
@@ -59,7 +63,7 @@ def forward_into(
         begins = index == 0 or found[index - 1].rows != piece.rows
         ends = index + 1 == len(found) or found[index + 1].rows != piece.rows
         own = running.part(piece.rows) if ends else running._replace(target=None).part(piece.rows)
-        forward(
+        _forward(
             part_of(q, piece.rows), keys.part(piece.keys), own, piece.block, score,
             first=first and begins,
         )  # fmt: skip
@@ -73,7 +77,7 @@ def backward_into(
     found = _pieces(block, positions=needs_positions(score))
     if len(found) == 1:
         where = found[0].block
-        backward(rows, keys, sums, where, score, add=not first, add_keys=not first_keys)
+        _backward(rows, keys, sums, where, score, add=not first, add_keys=not first_keys)
         return
     one_line_of_rows = found[0].rows == found[-1].rows
     wide = sums
@@ -84,7 +88,7 @@ def backward_into(
         wide = wide._replace(dk=_like(sums.dk), dv=_like(sums.dv))
     for index, piece in enumerate(found):
         begins = index == 0 or found[index - 1].rows != piece.rows
-        backward(
+        _backward(
             rows.part(piece.rows), keys.part(piece.keys), wide.part(piece.rows, piece.keys),
             piece.block, score,
             add=not (first and begins),
@@ -109,7 +113,7 @@ def packed_forward_into(
     q: Tensor, keys: Keys, out: Tensor, lse: Tensor, documents: Documents, score: Score
 ) -> None:
     """The contract's own: one kernel, a program for each document, head and tile."""
-    forward(
+    _forward(
         q[None], Keys(keys.k[None], keys.v[None]), Running(out[None], lse[None]), documents, score,
         first=True, fresh=_as_if_fresh(out, lse),
     )  # fmt: skip
@@ -128,7 +132,7 @@ def packed_backward_into(
     """The contract's own."""
     q, dout, out, lse, delta = rows
     assert delta is not None  # needs_delta
-    backward(
+    _backward(
         Rows(q[None], dout[None], out, lse[None], delta[None]),  # no kernel reads out
         Keys(keys.k[None], keys.v[None]), Sums(*(x[None] for x in sums)), documents, score,
         add=False, add_keys=False, fresh=_as_if_fresh(*sums),
@@ -143,3 +147,49 @@ def _as_if_fresh(*results: Tensor) -> bool:
 def _like(x: Tensor) -> Tensor:
     """Float32, empty, of the tensor's shape: where shares of several launches are added up."""
     return torch.empty(x.shape, dtype=torch.float32, device=x.device)
+
+
+def _forward(
+    q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
+    *, first: bool, fresh: bool = False,
+) -> None:  # fmt: skip
+    """Enqueues `forward_launch`; fresh: what is running was just made, which spares a look."""
+    given = (q, *keys, running.out, running.result, running.lse)
+
+    def launches() -> Sequence[Launch]:
+        make = family_for(given[:3], where, score).launch.forward_launch
+        return [make(q, keys, running, where, score, first=first)]
+
+    place, more = _place(where)
+    asked = "forward", first, fresh, place
+    enqueue(asked, given, given[:3] if fresh else given, more, score, launches)
+
+
+def _backward(
+    rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
+    *, add: bool, add_keys: bool, fresh: bool = False,
+) -> None:  # fmt: skip
+    """Enqueues both backward launches; fresh: the sums were just made."""
+    q, dout, _, lse, delta = rows
+    assert delta is not None  # needs_delta
+    read = (dout, q, *keys, lse, delta)
+    given = (*read, *sums)
+
+    def launches() -> Sequence[Launch]:
+        launch, groups = family_for((q, *keys, dout), where, score).launch, (rows, keys, sums)
+        return [
+            launch.backward_dq_launch(*groups, where, score, add=add),
+            launch.backward_dkdv_launch(*groups, where, score, add=add_keys),
+        ]
+
+    place, more = _place(where)
+    asked = "backward", add, add_keys, fresh, place
+    enqueue(asked, given, read if fresh else given, more, score, launches)
+
+
+def _place(where: Block | Documents) -> tuple[Hashable, tuple[Tensor, ...]]:
+    """What tells a block, or documents, from others; and the tensors that documents hold."""
+    if isinstance(where, Documents):
+        told = where.mask, where.max_seqlen_q, where.max_seqlen_k
+        return told, (where.cu_seqlens_q, where.cu_seqlens_k)
+    return where, ()

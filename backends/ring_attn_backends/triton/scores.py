@@ -27,7 +27,7 @@ def tanh(x, PRECISE: tl.constexpr):
 def base2_scores(products, scale, cap, CAPPED: tl.constexpr, PRECISE: tl.constexpr):
     """log2(e) times the scores of products q.k: scale * products, or cap * tanh(scale * products).
 
-    Base 2 because the hardware has exp2: `launch` folds log2(e) into scale, or into cap.
+    Base 2 because the hardware has exp2: `arguments` folds log2(e) into scale, or into cap.
     """
     s = products * scale
     if CAPPED:

@@ -1,22 +1,19 @@
-"""From tensors to calls of the Hopper kernels, for what `served` lets pass.
-
-The functions take what those of `ring_attn_backends.triton.launch` take; shapes as there.
-"""
+"""From tensors to calls of the Hopper kernels, for what `serves` lets pass, as in `launching`."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ring_attn_backends.triton.arguments import Arguments, of_score, pointers, strides
 from ring_attn_backends.triton.hopper.extents import Extent
-from ring_attn_backends.triton.hopper.table import Config
-from ring_attn_backends.triton.hopper.tilings import chosen, multiprocessors, splits_for, width
-from ring_attn_bench.relaunch import Made
+from ring_attn_backends.triton.hopper.splits import splits_for
+from ring_attn_backends.triton.hopper.table import Config, chosen, multiprocessors, width
+from ring_attn_backends.triton.launching import Launch
 
 if TYPE_CHECKING:
     from ring_attn_bench.block import Block
@@ -30,47 +27,11 @@ L2_SHARE = 32 << 20
 """Bytes of tiles that are read again and again, at most: of an H200's L2 cache of 50 MiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class HopperLaunch:
-    """One kernel call, ready to run, and what is to run after it.
-
-    scratch: the tensors among the arguments that nobody needs afterwards. tables: those that say
-    what the programs of a gathered launch do.
-    """
-
-    kernel: Any  # a gluon kernel
-    grid: tuple[int, int, int]
-    arguments: dict[str, Any]
-    config: Config | None
-    device: torch.device
-    scratch: tuple[Tensor, ...] = ()
-    tables: tuple[Tensor, ...] = ()
-    after: tuple[HopperLaunch, ...] = ()
-
-    @property
-    def options(self) -> dict[str, int]:
-        """For the compiler: a Gluon kernel begins with four warps, and takes more itself."""
-        if self.config is None or not self.config.tma:
-            return {"num_warps": 4}
-        return {"num_warps": self.config.warps, "num_stages": self.config.stages}
-
-    def run(self) -> None:
-        """Enqueues it on the current stream of the tensors' device."""
-        self.made()
-
-    def made(self) -> tuple[Made, ...]:
-        """Runs it, and returns the calls that were made: this one, and those after."""
-        with torch.cuda.device(self.device):
-            compiled = self.kernel[self.grid](**self.arguments, **self.options)
-        call = Made(compiled, self.grid, tuple(self.arguments.values()))
-        return call, *(part for launch in self.after for part in launch.made())
-
-
 def forward_launch(
     q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
     *, first: bool, config: Config | None = None,
-) -> HopperLaunch:  # fmt: skip
-    """As the plain one; `config` if not the table's."""
+) -> Launch:  # fmt: skip
+    """As `choice.Launches` has it."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.forward import forward
     from ring_attn_backends.triton.hopper.forward_tma import forward_tma
@@ -84,12 +45,7 @@ def forward_launch(
         "k_desc": tiles(k, config.block, width(k)),
         "v_desc": tiles(v, config.block, width(v)),
         "BLOCK_M": config.own,
-        "acc_ptr": acc,
-        "out_ptr": out,
-        "lse_ptr": lse,
-        "acc_strides": strides_of(acc, 3),
-        "out_strides": strides_of(out, 3),
-        "lse_strides": strides_of(lse, 2),
+        **pointers({"acc": acc, "out": out, "lse": lse}),
         "CARRIED": not first,
     }
     return _launch(forward_tma if config.tma else forward, config, given, q, keys, extent, score)
@@ -98,8 +54,8 @@ def forward_launch(
 def backward_dq_launch(
     rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
     *, add: bool, config: Config | None = None,
-) -> HopperLaunch:  # fmt: skip
-    """As the plain one."""
+) -> Launch:  # fmt: skip
+    """As `choice.Launches` has it."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dq import backward_dq
 
@@ -113,13 +69,7 @@ def backward_dq_launch(
         "q_desc": tiles(q, 64, width(q)),
         "k_desc": tiles(k, config.block, width(k)),
         "v_desc": tiles(v, config.block, width(v)),
-        "lse_ptr": lse,
-        "delta_ptr": delta,
-        "dq_ptr": dq,
-        "lse_strides": strides_of(lse, 2),
-        "delta_strides": strides_of(delta, 2),
-        "dq_strides": strides_of(dq, 3),
-        "gradient_scale": score.softmax_scale,
+        **pointers({"lse": lse, "delta": delta, "dq": dq}),
         "ADD": add,
     }
     return _launch(backward_dq, config, given, q, keys, extent, score)
@@ -128,8 +78,8 @@ def backward_dq_launch(
 def backward_dkdv_launch(
     rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
     *, add: bool, config: Config | None = None, splits: int | None = None,
-) -> HopperLaunch:  # fmt: skip
-    """As the plain one; splits: how many programs share a key head's queries, if not by the GPU."""
+) -> Launch:  # fmt: skip
+    """As there; splits: how many programs share a key head's queries, if not by the GPU."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dkdv import backward_dkdv
 
@@ -141,9 +91,7 @@ def backward_dkdv_launch(
     if splits is None:
         programs = -(-tokens // config.own) * heads * batch
         splits = splits_for(programs, q.shape[2] // heads, multiprocessors(q), ragged=extent.ragged)
-    shares = [x.new_empty(splits, *x.shape, dtype=torch.float32) for x in keys if splits > 1]
-    into = shares or [dk, dv]
-    strides = [strides_of(x[0] if shares else x, 3) for x in into]
+    into, shares = gradients({"dk": dk, "dv": dv}, splits)
     by_tma = not extent.packed and descriptors.fits(lse) and descriptors.fits(delta)
     tiles = partial(descriptors.tiles, packed=extent.packed)
     given = {
@@ -153,18 +101,8 @@ def backward_dkdv_launch(
         "v_desc": tiles(v, 64, width(v)),
         "lse_desc": descriptors.lines(lse, config.block) if by_tma else None,
         "delta_desc": descriptors.lines(delta, config.block) if by_tma else None,
-        "lse_ptr": lse,
-        "delta_ptr": delta,
-        "lse_strides": strides_of(lse, 2),
-        "delta_strides": strides_of(delta, 2),
-        "dk_ptr": into[0],
-        "dv_ptr": into[1],
-        "dk_strides": strides[0],
-        "dv_strides": strides[1],
-        "dk_split": k.numel() if shares else 0,
-        "dv_split": v.numel() if shares else 0,
-        "splits": splits,
-        "gradient_scale": score.softmax_scale,
+        **pointers({"lse": lse, "delta": delta}),
+        **into,
         "ADD": add and not shares,
     }
     first, *others = (
@@ -176,51 +114,57 @@ def backward_dkdv_launch(
     return replace(first, scratch=tuple(shares), after=tuple(others))
 
 
+def gradients(wanted: dict[str, Tensor], splits: int) -> tuple[Arguments, list[Tensor]]:
+    """What kernels are told of where they write dk and dv, and the shares that they write to."""
+    split = wanted.values() if splits > 1 else ()
+    shares = [x.new_empty(splits, *x.shape, dtype=torch.float32) for x in split]
+    into = dict(zip(wanted, shares, strict=True)) if shares else wanted
+    given: Arguments = {"splits": splits}
+    for name, x in into.items():
+        given[f"{name}_ptr"] = x
+        given[f"{name}_strides"] = strides(x[0] if shares else x, 3)
+        given[f"{name}_split"] = x[0].numel() if shares else 0
+    return given, shares
+
+
 def _launch(
     kernel: Any,  # noqa: ANN401 - Triton ships no types
-    config: Config,
-    given: dict[str, Any],
-    q: Tensor,
-    keys: Keys,
-    extent: Extent,
-    score: Score,
-    *,
-    splits: int = 0,
-) -> HopperLaunch:
-    """splits: of a key head's queries; 0 where a program has rows, and not keys."""
-    (k, v), of_keys = keys, splits > 0
-    tiles = -(-(extent.keys if of_keys else extent.rows) // config.own)
-    group = q.shape[2] // k.shape[2]
-    heads = k.shape[2] * splits if of_keys else q.shape[2]
-    # bytes of the other side's tiles that the programs of one key head pass through
-    columns = (k.shape[-1] + v.shape[-1]) * k.element_size()
-    passed = (extent.rows * group if of_keys else extent.keys) * columns
-    together = (splits if of_keys else group) * max(1, L2_SHARE // passed)
-    numbers = {
-        "tiles": tiles,
-        "heads": heads,
-        "all_heads": heads * extent.entries,
-        "section": min(together, heads * extent.entries),
-        "group": group,
-        "M": extent.rows,
+    config: Config, given: Arguments, q: Tensor, keys: Keys, extent: Extent, score: Score,
+    *, splits: int = 0,
+) -> Launch:  # fmt: skip
+    tokens = extent.rows, extent.keys
+    more = {
         "N": extent.keys,
         "low": extent.low,
         "high": extent.high,
         "cu_rows_ptr": extent.cu_rows,
         "cu_keys_ptr": extent.cu_keys,
     }
-    given = of_call(q, v, config, score) | numbers | given
-    arguments = {name: given[name] for name in kernel.arg_names}
-    grid = (tiles * heads * extent.entries, 1, 1)
-    return HopperLaunch(kernel, grid, arguments, config, q.device)
+    tiles = -(-(extent.keys if splits else extent.rows) // config.own)
+    return launch_of(
+        kernel, config, more | given, q, keys, score, (tiles, extent.entries), tokens, splits=splits
+    )
 
 
-def of_call(q: Tensor, v: Tensor, config: Config, score: Score) -> dict[str, Any]:
-    """What kernels are told of scores, head dims and tiles, whichever keys they read."""
-    log2e, capped = math.log2(math.e), score.softcap > 0
-    return {
-        "scale": score.softmax_scale / score.softcap if capped else score.softmax_scale * log2e,
-        "cap": score.softcap * log2e,
+def launch_of(
+    kernel: Any,  # noqa: ANN401
+    config: Config, more: Arguments, q: Tensor, keys: Keys, score: Score,
+    programs: tuple[int, int], tokens: tuple[int, int], *, splits: int, head_groups: int = 1,
+) -> Launch:  # fmt: skip
+    """A launch with what all Hopper kernels are told of scores, tiles and programs, and with more.
+
+    programs: tiles, and entries of the batch. tokens: rows and keys of an entry. splits: of a key
+    head's queries; 0 where a program has rows, and not keys. head_groups: how many arrive apart.
+    """
+    (k, v), (tiles, entries), of_keys = keys, programs, splits > 0
+    group = q.shape[2] // k.shape[2]
+    heads = k.shape[2] * splits if of_keys else q.shape[2]
+    # bytes of the other side's tiles that the programs of one key head pass through
+    columns = (k.shape[-1] + v.shape[-1]) * k.element_size()
+    passed = (tokens[0] * group if of_keys else tokens[1]) * columns
+    together = (splits if of_keys else group) * max(1, L2_SHARE // max(1, passed))
+    given = {
+        **of_score(score),
         "D": q.shape[-1],
         "E": v.shape[-1],
         "BLOCK_D": width(q),
@@ -229,14 +173,22 @@ def of_call(q: Tensor, v: Tensor, config: Config, score: Score) -> dict[str, Any
         "BLOCK_M": config.block,
         "STAGES": config.stages,
         "GROUPS": config.groups,
-        "CAPPED": capped,
+        "tiles": tiles,
+        "heads": heads,
+        "all_heads": heads * entries,
+        "section": min(together, heads * entries // head_groups),
+        "group": group,
+        "M": tokens[0],
+        **more,
     }
+    arguments = {name: given[name] for name in kernel.arg_names}
+    return Launch(kernel, (tiles * heads * entries, 1, 1), arguments, q.device, config)
 
 
 def sum_launch(
     dk_shares: Tensor, dv_shares: Tensor, dk: Tensor, dv: Tensor, add: bool,
     cu_keys: Tensor | None = None,
-) -> HopperLaunch:  # fmt: skip
+) -> Launch:  # fmt: skip
     """Writes the sums of shares (splits, B, N, G, .) to dk and dv, or adds them to these."""
     from ring_attn_backends.triton.hopper.sum_splits import sum_splits
 
@@ -244,18 +196,11 @@ def sum_launch(
     block = 2048 // max(width(dk), width(dv))
     arguments = {
         "dk_shares_ptr": dk_shares, "dv_shares_ptr": dv_shares, "dk_ptr": dk, "dv_ptr": dv,
-        "cu_keys_ptr": cu_keys, "dk_strides": strides_of(dk, 3), "dv_strides": strides_of(dv, 3),
+        "cu_keys_ptr": cu_keys, "dk_strides": strides(dk, 3), "dv_strides": strides(dv, 3),
         "splits": splits, "documents": 0 if cu_keys is None else len(cu_keys) - 1,
         "N": tokens, "G": heads, "D": dk.shape[-1], "E": dv.shape[-1],
         "BLOCK_D": width(dk), "BLOCK_E": width(dv), "BLOCK": block, "ADD": add,
     }  # fmt: skip
     assert list(arguments) == sum_splits.arg_names  # in their order they are made again
     grid = (-(-tokens * heads // block), batch, 2)
-    return HopperLaunch(sum_splits, grid, arguments, None, dk.device)
-
-
-def strides_of(tensor: Tensor, dims: int) -> tuple[int, ...]:
-    """Of the first dims, as kernels take them."""
-    # a dim of one element may have any stride; 0 spares the kernels a variant for each
-    sizes, strides = tensor.shape[:dims], tensor.stride()[:dims]
-    return tuple(stride if size > 1 else 0 for size, stride in zip(sizes, strides, strict=True))
+    return Launch(sum_splits, grid, arguments, dk.device)

@@ -1,4 +1,4 @@
-"""What is served by the kernels of this folder, and with which configuration: data, and a question.
+"""Configurations as data: for a kernel and a head dim, what a program takes at a time.
 
 A configuration is chosen by kernel and head dim, of queries or values the wider. What it needs was
 found by compiling it, and is held against the compiler by
@@ -9,15 +9,23 @@ mask and with a causal one.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
-Kernel = Literal["forward", "backward_dq", "backward_dkdv"]
+import torch
 
-CAPABILITY = (9, 0)
-"""Of the GPUs that have what these kernels use: wgmma, and TMA as Hopper has it."""
-TRITON_VERSIONS = ("3.6.", "3.7.")
-"""Gluon is experimental and changes; these are the versions that the kernels were compiled with."""
+from ring_attn_backends.triton.arguments import padded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ring_attn_backends.triton.launching import Kernel
+    from ring_attn_bench.tensors import Keys
+
+SMS = 132
+"""Multiprocessors of an H200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,13 @@ class Config:
     def own(self) -> int:
         """The tokens of a program's own: rows, or in backward_dkdv keys."""
         return 64 * self.groups
+
+    @property
+    def options(self) -> dict[str, int]:
+        """For the compiler: a Gluon kernel begins with four warps, and takes more itself."""
+        if not self.tma:
+            return {"num_warps": 4}
+        return {"num_warps": self.warps, "num_stages": self.stages}
 
     def __str__(self) -> str:
         marks = (" tma" if self.tma else "") + (" apart" if self.apart else "")
@@ -65,9 +80,6 @@ class Measured:
 
 
 MEASURED = Measured(tokens=16384, heads=16)
-NARROWEST, WIDEST = 32, 256
-"""Head dims above the one and up to the other are served, in tiles of the next width of the table:
-up to 32 half of each tile would be empty."""
 
 TABLE: dict[tuple[Kernel, int], Row] = {
     ("forward", 128): Row(Config(block=128, stages=2), 0, 164160, (3343, 1693)),
@@ -85,7 +97,7 @@ FEW: dict[tuple[Kernel, int], Row] = {
     ("backward_dq", 128): Row(Config(block=64, stages=2), 0, 131440, (4692, 2351)),
     ("backward_dq", 64): Row(Config(block=128, stages=2), 0, 98672, (2729, 1383)),
 }
-"""What serves instead where larger tiles would leave multiprocessors idle (`tilings.chosen`): with
+"""What serves instead where larger tiles would leave multiprocessors idle (`chosen`): with
 2048 tokens and head dim 128, 192 x 64 takes 104 us (full) and 55 (causal), this 80 and 50."""
 
 CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
@@ -145,12 +157,38 @@ CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
 (504 bytes) and backward_dq at 64 (456), 192 x 64 for backward_dkdv at 128 (624)."""
 
 
-def refusal(capability: tuple[int, int] | None, triton: str, interpreted: bool) -> str | None:
-    """Why nothing is served here, or None. capability: the GPU's, or None if there is none."""
-    if interpreted:
-        return "Triton interprets"
-    if capability != CAPABILITY:
-        return "no Hopper" if capability is None else "no Hopper, but sm_{}{}".format(*capability)
-    if not triton.startswith(TRITON_VERSIONS):
-        return f"not tried with Triton {triton}"
-    return None
+def rows() -> Iterator[tuple[Kernel, int, int, Config, tuple[Config, ...]]]:
+    """Kernel, bytes of an element, head dim, what serves them, and what a tuning run tries."""
+    for (kernel, head_dim), configs in CANDIDATES.items():
+        yield kernel, 2, head_dim, TABLE[kernel, head_dim].config, configs
+
+
+def chosen(kernel: Kernel, q: Tensor, keys: Keys) -> Config:
+    """The table's configuration for these head dims; the one for few programs where that is faster.
+
+    By the time of a whole turn of the multiprocessors, as it was measured, and how many turns it
+    takes to serve all tiles.
+    """
+    key = kernel, max(width(q), width(keys.v))
+    rows = [TABLE[key], *([FEW[key]] if key in FEW else [])]
+    own = keys.k if kernel == "backward_dkdv" else q
+    batch, tokens, heads, _ = own.shape
+
+    def took(row: Row) -> float:
+        turns = math.ceil(-(-tokens // row.config.own) * heads * batch / multiprocessors(q))
+        measured_turns = math.ceil(-(-MEASURED.tokens // row.config.own) * MEASURED.heads / SMS)
+        return turns * row.measured[0] / measured_turns
+
+    return min(rows, key=took).config
+
+
+def width(tensor: Tensor) -> int:
+    """Of the tiles for its head dim: what wgmma and TMA's swizzle take, a power of two."""
+    return max(64, padded(tensor.shape[-1]))
+
+
+def multiprocessors(q: Tensor) -> int:
+    """Of the GPU that the tensor is on."""
+    if q.device.type != "cuda":
+        return SMS  # the tests have tensors without memory
+    return torch.cuda.get_device_properties(q.device).multi_processor_count

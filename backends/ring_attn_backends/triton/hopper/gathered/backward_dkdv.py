@@ -1,6 +1,6 @@
 """The backward kernel for dk, dv of the keys of many ranks, in one launch that waits for them.
 
-As `backward_dkdv`, but that a key tile walks a list of visits (`worklists`), and first waits for
+As `backward_dkdv`, but that a key tile walks a list of visits (`worklist`), and first waits for
 its own piece, if that comes from another rank. Gradients of own keys and of landed ones have
 places of their own: the one stays, the other goes home.
 """
@@ -10,12 +10,12 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
-from ring_attn_backends.triton.hopper.gathered_forward import RUN_TIME
+from ring_attn_backends.triton.hopper.gathered.forward import RUN_TIME
+from ring_attn_backends.triton.hopper.gathered.visits import mask_of, tile_of, visit_of
+from ring_attn_backends.triton.hopper.gathered.waiting import await_piece, given_up
 from ring_attn_backends.triton.hopper.key_gradients import nth_of_heads, numbers, put, step
 from ring_attn_backends.triton.hopper.pipes import barriers, bring, new_pipe, send_with_vector
 from ring_attn_backends.triton.hopper.programs import matrix_of, tile_and_head
-from ring_attn_backends.triton.hopper.waiting import await_piece, given_up
-from ring_attn_backends.triton.hopper.walks import mask_of, tile_of, visit_of
 
 
 @gluon.jit(do_not_specialize=(*RUN_TIME, "splits"))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import ring_attn_bench
 from ring_attn_bench import cli
-from ring_attn_bench.bench import forecast, launch
+from ring_attn_bench.bench import forecast, start
 from ring_attn_bench.bench.messages import Quit
 from ring_attn_bench.bench.record import Status, append, read
 from ring_attn_bench.bench.suite import Timing
@@ -66,8 +66,8 @@ def machine(monkeypatch, tmp_path, make_record):
             return MACHINE, {name: CANNOT[name] for name in names if name in CANNOT}
 
     found = Machine()
-    monkeypatch.setattr(launch, "execute", found.execute)
-    monkeypatch.setattr(launch.forecast, "probe", found.probe)
+    monkeypatch.setattr(start, "execute", found.execute)
+    monkeypatch.setattr(start.forecast, "probe", found.probe)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.toml").write_text(SUITE)
@@ -146,7 +146,7 @@ def test_a_run_into_a_folder_that_has_records_says_so_and_measures_again(machine
 
 
 def test_to_resume_what_was_only_checked_is_to_time_it(machine, typed, make_record):
-    suite = launch.load(Path("small.toml"))
+    suite = start.load(Path("small.toml"))
     (entry,) = suite.entries(2, "real")
     keys = {}
     for direction in entry.directions:
@@ -155,9 +155,9 @@ def test_to_resume_what_was_only_checked_is_to_time_it(machine, typed, make_reco
         )
         keys[record.key] = record
 
-    assert launch._lacking(entry, keys, suite) == entry
+    assert start._lacking(entry, keys, suite) == entry
     untimed = suite.model_copy(update={"timing": Timing(enabled=False)})
-    assert launch._lacking(entry, keys, untimed).directions == ()
+    assert start._lacking(entry, keys, untimed).directions == ()
 
 
 @pytest.mark.parametrize(
@@ -185,11 +185,11 @@ def test_one_variable_of_torchruns_alone_is_not_torchrun(monkeypatch):
     for name in names:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "of somebody else")
-    assert not launch.under_torchrun()
+    assert not start.under_torchrun()
 
     for name in names:
         monkeypatch.setenv(name, "0")
-    assert launch.under_torchrun()
+    assert start.under_torchrun()
 
 
 def test_a_report_of_wrong_records_did_its_work(typed, make_record, tmp_path):
@@ -353,9 +353,9 @@ def torchrun(machine, monkeypatch):
         team.place = SimpleNamespace(process=process)
         monkeypatch.setenv("RANK", str(process))
         monkeypatch.setattr(Team, "join", lambda *_: team)
-        monkeypatch.setattr(launch.env, "describe", lambda: MACHINE)
-        monkeypatch.setattr(launch, "_unavailable", lambda left: CANNOT)
-        monkeypatch.setattr(launch, "execute_on", runs)
+        monkeypatch.setattr(start.env, "describe", lambda: MACHINE)
+        monkeypatch.setattr(start, "_unavailable", lambda left: CANNOT)
+        monkeypatch.setattr(start, "execute_on", runs)
 
     return starts
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ring_attn_backends.triton.arguments import needs_precise_tanh
 from ring_attn_backends.triton.hopper.extents import Extent
-from ring_attn_backends.triton.hopper.table import CAPABILITY, NARROWEST, WIDEST, refusal
 from ring_attn_bench.problem import Documents
 
 if TYPE_CHECKING:
@@ -19,6 +18,13 @@ if TYPE_CHECKING:
     from ring_attn_bench.problem import Score
     from ring_attn_bench.tensors import Gathering
 
+CAPABILITY = (9, 0)
+"""Of the GPUs that have what these kernels use: wgmma, and TMA as Hopper has it."""
+TRITON_VERSIONS = ("3.6.", "3.7.")
+"""Gluon is experimental and changes; these are the versions that the kernels were compiled with."""
+NARROWEST, WIDEST = 32, 256
+"""Head dims above the one and up to the other are served, in tiles of the next width of the table:
+up to 32 half of each tile would be empty."""
 _log = logging.getLogger("ring_attn_bench")
 
 
@@ -34,16 +40,9 @@ def lacks(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -
     from ring_attn_backends.triton.hopper.descriptors import fits
 
     q, k, v, *_ = tensors
-    if score.alibi_slopes is not None or score.dropout_p > 0:
-        return "ALiBi and dropout"
-    if score.softmax_scale <= 0:
-        return "a scale that is not positive"
-    if q.dtype not in (torch.float16, torch.bfloat16):
-        return str(q.dtype)
-    if needs_precise_tanh(q.dtype, score):
-        return f"a softcap of {score.softcap:g}, for which their tanh is too rough"
-    if not NARROWEST < max(q.shape[-1], v.shape[-1]) <= WIDEST:
-        return f"head dims {q.shape[-1]} and {v.shape[-1]}"
+    why = _lacks(q, v, score)
+    if why is not None:
+        return why
     if not isinstance(where, Documents) and where.index_band is None:
         return "chunks with a mask that is no band of indices"
     if 0 in (*q.shape, *k.shape) or Extent.of(where, q.shape[0]).is_empty:
@@ -60,19 +59,27 @@ def serves_gathered(tensors: tuple[Tensor, ...], keys: Gathering, score: Score) 
     q, (k, v) = tensors[0], keys.own
     if not q.is_cuda or unserved(q.device.index) is not None:
         return False
-    packed = all(_in_a_row(x) for group in keys[:2] for x in group)
-    wide = NARROWEST < max(q.shape[-1], v.shape[-1]) <= WIDEST
     return (
-        score.alibi_slopes is None
-        and score.dropout_p == 0
-        and score.softmax_scale > 0
-        and q.dtype in (torch.float16, torch.bfloat16)
-        and not needs_precise_tanh(q.dtype, score)
-        and wide
-        and packed
+        _lacks(q, v, score) is None
+        and all(_in_a_row(x) for group in keys[:2] for x in group)
         and 0 not in (*q.shape, *k.shape, keys.landed.k.shape[1])
         and all(fits(x) for x in (*tensors, *keys.own, *keys.landed))
     )
+
+
+def _lacks(q: Tensor, v: Tensor, score: Score) -> str | None:
+    """What of scores, dtype and head dims is left to the plain kernels, or None."""
+    if score.alibi_slopes is not None or score.dropout_p > 0:
+        return "ALiBi and dropout"
+    if score.softmax_scale <= 0:
+        return "a scale that is not positive"
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        return str(q.dtype)
+    if needs_precise_tanh(q.dtype, score):
+        return f"a softcap of {score.softcap:g}, for which their tanh is too rough"
+    if not NARROWEST < max(q.shape[-1], v.shape[-1]) <= WIDEST:
+        return f"head dims {q.shape[-1]} and {v.shape[-1]}"
+    return None
 
 
 def _in_a_row(keys: Tensor) -> bool:
@@ -90,3 +97,14 @@ def unserved(device: int) -> str | None:
     if why is not None and capability == CAPABILITY:
         _log.warning("backend 'triton' takes its plain kernels, not those for Hopper: %s.", why)
     return why
+
+
+def refusal(capability: tuple[int, int] | None, triton: str, interpreted: bool) -> str | None:
+    """Why nothing is served here, or None. capability: the GPU's, or None if there is none."""
+    if interpreted:
+        return "Triton interprets"
+    if capability != CAPABILITY:
+        return "no Hopper" if capability is None else "no Hopper, but sm_{}{}".format(*capability)
+    if not triton.startswith(TRITON_VERSIONS):
+        return f"not tried with Triton {triton}"
+    return None

@@ -13,10 +13,9 @@ row - key with the entry's tokens counted from its first.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,10 +23,11 @@ from torch import Tensor
 from ring_attn_backends.triton.lines import FAR
 from ring_attn_bench.gathered import Gathered, Line, Tile, Visit, tiles
 
+if TYPE_CHECKING:
+    from ring_attn_backends.triton.launching import Side
+
 TILE, ENTRY = 5, 9
 """Columns of a row."""
-
-Side = Literal["rows", "keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +43,11 @@ class Worklist:
         return self.tiles.shape[0]
 
 
-_kept: dict[int, dict[Hashable, Worklist]] = {}
-# by a launch's identity, while there is one: to hash all of its integers takes longer than a launch
-
-
 def worklist(
     where: Gathered, side: Side, own: int, other: int, device: torch.device,
-    *, own_first: bool | None = None,
+    own_first: bool | None = None,
 ) -> Worklist:  # fmt: skip
-    """Of the tiles of `own` tokens of a side that visit tiles of `other`; made once."""
-    known = _kept.get(id(where))
-    if known is None:
-        known = _kept[id(where)] = {}
-        weakref.finalize(where, _kept.pop, id(where), None)
-    key = side, own, other, device, own_first
-    found = known.get(key)
-    if found is None:
-        found = known[key] = _worklist(where, side, own, other, device, own_first)
-    return found
-
-
-def _worklist(
-    where: Gathered, side: Side, own: int, other: int, device: torch.device, own_first: bool | None
-) -> Worklist:
+    """Of tiles of `own` tokens of a side that visit tiles of `other`; `once` makes it only once."""
     lines = where.rows if side == "rows" else where.keys
     found: list[list[int]] = []
     entries: list[list[int]] = []

@@ -4,15 +4,15 @@
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.backward_dkdv import accumulate
-from ring_attn_backends.triton.gathered.visits import (
+from ring_attn_backends.triton.places import reach
+from ring_attn_backends.triton.plain.backward_dkdv import accumulate
+from ring_attn_backends.triton.plain.gathered.visits import (
     RUN_TIME,
     arrival,
     matrix_of,
     row_of,
     unless_lost,
 )
-from ring_attn_backends.triton.places import reach
 from ring_attn_backends.triton.tiles import load_tile, matrix, store_tile, vector
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_attn_backends.triton.hopper import worklists as module
-from ring_attn_backends.triton.hopper.worklists import ENTRY, TILE, worklist
+from ring_attn_backends.triton import once
+from ring_attn_backends.triton.hopper.gathered.worklist import ENTRY, TILE, worklist
 from ring_attn_backends.triton.lines import FAR
 
 from ring_attn_bench.gathered import gathered
@@ -118,11 +118,11 @@ def test_every_number_fits_into_32_bits(band):
 def test_a_worklist_is_made_once_and_goes_with_its_launch():
     rows = chunks([Span(0, 9)])
     where = gathered(rows, [(0, c) for c in rows], Band(), join=True)
-    before = len(module._kept)
-    first = worklist(where, "rows", 4, 4, CPU)
-    assert worklist(where, "rows", 4, 4, CPU) is first
-    assert worklist(where, "rows", 4, 8, CPU) is not first
-    assert len(module._kept) == before + 1
+    before = len(once._kept)
+    first = once.once(where, worklist, "rows", 4, 4, CPU)
+    assert once.once(where, worklist, "rows", 4, 4, CPU) is first
+    assert once.once(where, worklist, "rows", 4, 8, CPU) is not first
+    assert len(once._kept) == before + 1
     del where
     gc.collect()
-    assert len(module._kept) == before
+    assert len(once._kept) == before

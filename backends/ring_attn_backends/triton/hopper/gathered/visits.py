@@ -1,12 +1,12 @@
-"""A program's way through a worklist: the columns of `worklists`, as a kernel reads them."""
+"""A program's way through a worklist: the columns of `worklist`, as a kernel reads them."""
 # ruff: noqa: ANN001, ANN201, ANN202 - Triton infers what a kernel's arguments are
 
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.hopper import worklists
+from ring_attn_backends.triton.hopper.gathered import worklist
 
-TILE, ENTRY = tl.constexpr(worklists.TILE), tl.constexpr(worklists.ENTRY)
+TILE, ENTRY = tl.constexpr(worklist.TILE), tl.constexpr(worklist.ENTRY)
 
 
 @triton.jit

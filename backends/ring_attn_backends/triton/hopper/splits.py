@@ -1,42 +1,11 @@
-"""How a call is cut into programs: by the table's configuration, and by how many there are."""
+"""By how many programs the queries of a key head are shared, and what their shares take."""
 
 from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
 from ring_attn_backends.triton.arguments import padded
-from ring_attn_backends.triton.hopper.table import FEW, MEASURED, TABLE, Config, Kernel, Row
-from ring_attn_bench.tensors import Keys
-
-SMS = 132
-"""Multiprocessors of an H200."""
-
-
-def chosen(kernel: Kernel, q: Tensor, keys: Keys) -> Config:
-    """The table's configuration for these head dims; the one for few programs where that is faster.
-
-    By the time of a whole turn of the multiprocessors, as it was measured, and how many turns it
-    takes to serve all tiles.
-    """
-    key = kernel, max(width(q), width(keys.v))
-    rows = [TABLE[key], *([FEW[key]] if key in FEW else [])]
-    own = keys.k if kernel == "backward_dkdv" else q
-    batch, tokens, heads, _ = own.shape
-
-    def took(row: Row) -> float:
-        turns = math.ceil(-(-tokens // row.config.own) * heads * batch / multiprocessors(q))
-        measured_turns = math.ceil(-(-MEASURED.tokens // row.config.own) * MEASURED.heads / SMS)
-        return turns * row.measured[0] / measured_turns
-
-    return min(rows, key=took).config
-
-
-def width(tensor: Tensor) -> int:
-    """Of the tiles for its head dim: what wgmma and TMA's swizzle take, a power of two."""
-    return max(64, padded(tensor.shape[-1]))
+from ring_attn_backends.triton.hopper.table import SMS, TABLE
 
 
 def splits_for(programs: int, group: int, sms: int, *, ragged: bool) -> int:
@@ -67,10 +36,3 @@ def shares_bytes(
     programs = -(-tokens // own) * heads_kv * batch
     splits = splits_for(programs, heads_q // heads_kv, sms, ragged=ragged)
     return 4 * splits * batch * tokens * heads_kv * (head_dim + head_dim_v) if splits > 1 else 0
-
-
-def multiprocessors(q: Tensor) -> int:
-    """Of the GPU that the tensor is on."""
-    if q.device.type != "cuda":
-        return SMS  # the tests have tensors without memory
-    return torch.cuda.get_device_properties(q.device).multi_processor_count

@@ -1,6 +1,6 @@
 """The forward kernel for keys of many ranks, in one launch that waits for them piece by piece.
 
-As `forward`, but that a row tile walks a list of visits (`worklists`): the own keys first, then
+As `forward`, but that a row tile walks a list of visits (`worklist`): the own keys first, then
 each piece that comes from another rank as soon as it has landed. It is the producer's warp that
 waits, so the consumers go on with the tiles that are in the pipe.
 """
@@ -14,6 +14,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from ring_attn_backends.triton.hopper.gathered.sending import send_visits
+from ring_attn_backends.triton.hopper.gathered.visits import mask_of, tile_of
+from ring_attn_backends.triton.hopper.gathered.waiting import given_up
 from ring_attn_backends.triton.hopper.online import finite, masked, soften, step
 from ring_attn_backends.triton.hopper.pipes import (
     barriers,
@@ -23,9 +26,6 @@ from ring_attn_backends.triton.hopper.pipes import (
     release,
 )
 from ring_attn_backends.triton.hopper.programs import matrix_of, nth, tile_and_head, vector_of
-from ring_attn_backends.triton.hopper.visits import send_visits
-from ring_attn_backends.triton.hopper.waiting import given_up
-from ring_attn_backends.triton.hopper.walks import mask_of, tile_of
 
 RUN_TIME = ("tiles", "heads", "all_heads", "section", "group", "head_groups", "heads_each", "M")
 

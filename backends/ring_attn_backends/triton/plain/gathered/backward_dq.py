@@ -4,16 +4,16 @@
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.backward_dq import accumulate
 from ring_attn_backends.triton.dropout import head_words
-from ring_attn_backends.triton.gathered.visits import (
+from ring_attn_backends.triton.places import reach
+from ring_attn_backends.triton.plain.backward_dq import accumulate
+from ring_attn_backends.triton.plain.gathered.visits import (
     RUN_TIME,
     arrival,
     matrix_of,
     row_of,
     unless_lost,
 )
-from ring_attn_backends.triton.places import reach
 from ring_attn_backends.triton.scores import slope_of
 from ring_attn_backends.triton.softmax import known
 from ring_attn_backends.triton.tiles import load_tile, load_vector, matrix, store_tile, vector

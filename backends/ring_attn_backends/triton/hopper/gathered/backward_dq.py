@@ -5,14 +5,14 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
-from ring_attn_backends.triton.hopper.gathered_forward import RUN_TIME
+from ring_attn_backends.triton.hopper.gathered.forward import RUN_TIME
+from ring_attn_backends.triton.hopper.gathered.sending import send_visits
+from ring_attn_backends.triton.hopper.gathered.visits import mask_of, tile_of
+from ring_attn_backends.triton.hopper.gathered.waiting import given_up
 from ring_attn_backends.triton.hopper.key_gradients import put
 from ring_attn_backends.triton.hopper.pipes import barriers, bring, new_pipe
 from ring_attn_backends.triton.hopper.programs import matrix_of, nth, tile_and_head, vector_of
 from ring_attn_backends.triton.hopper.row_gradients import step
-from ring_attn_backends.triton.hopper.visits import send_visits
-from ring_attn_backends.triton.hopper.waiting import given_up
-from ring_attn_backends.triton.hopper.walks import mask_of, tile_of
 
 
 @gluon.jit(do_not_specialize=RUN_TIME)

@@ -4,10 +4,10 @@
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from ring_attn_backends.triton.hopper.gathered.visits import visit_of
+from ring_attn_backends.triton.hopper.gathered.waiting import await_piece
 from ring_attn_backends.triton.hopper.pipes import send
 from ring_attn_backends.triton.hopper.programs import nth
-from ring_attn_backends.triton.hopper.waiting import await_piece
-from ring_attn_backends.triton.hopper.walks import visit_of
 
 
 @gluon.jit

@@ -5,15 +5,15 @@ import triton
 import triton.language as tl
 
 from ring_attn_backends.triton.dropout import head_words
-from ring_attn_backends.triton.forward import attend
-from ring_attn_backends.triton.gathered.visits import (
+from ring_attn_backends.triton.places import reach
+from ring_attn_backends.triton.plain.forward import attend
+from ring_attn_backends.triton.plain.gathered.visits import (
     RUN_TIME,
     arrival,
     matrix_of,
     row_of,
     unless_lost,
 )
-from ring_attn_backends.triton.places import reach
 from ring_attn_backends.triton.scores import slope_of
 from ring_attn_backends.triton.softmax import finished
 from ring_attn_backends.triton.tiles import load_tile, matrix, store_tile, vector

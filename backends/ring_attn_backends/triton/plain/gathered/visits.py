@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.gathered.worklist import FIELDS
+from ring_attn_backends.triton.plain.gathered.worklist import FIELDS
 
 ROW = tl.constexpr(FIELDS)
 

@@ -12,9 +12,8 @@ more numbers that mean nothing, so that all begin at multiples of 32 bytes.
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,10 +21,11 @@ from torch import Tensor
 from ring_attn_backends.triton.arguments import int32
 from ring_attn_bench.gathered import Gathered, Line, Visit, tiles
 
+if TYPE_CHECKING:
+    from ring_attn_backends.triton.launching import Side
+
 FIELDS = 8
 """Integers in a row."""
-
-Side = Literal["rows", "keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +36,14 @@ class Worklist:
     tiles: int
 
 
-_kept: dict[int, dict[tuple[object, ...], Worklist]] = {}
-# by a launch's identity, while there is one: to hash all of its integers takes longer than a launch
-
-
 def worklist(
-    where: Gathered, side: Side, block: int, device: torch.device, *, own_first: bool | None = None
+    where: Gathered, side: Side, block: int, device: torch.device, own_first: bool | None = None
 ) -> Worklist:
-    """The tiles of `block` rows, or keys, of a launch; made once, and copied to the device then."""
-    known = _kept.get(id(where))
-    if known is None:
-        known = _kept[id(where)] = {}
-        weakref.finalize(where, _kept.pop, id(where), None)
-    key = side, block, device, own_first
-    found = known.get(key)
-    if found is None:
-        lines = where.rows if side == "rows" else where.keys
-        numbers, count = rows_of(lines, block, where.step, own_first=own_first)
-        table = torch.tensor(numbers, dtype=torch.int32, device="cpu").reshape(-1, FIELDS)
-        found = known[key] = Worklist(table.to(device), count)
-    return found
+    """The tiles of `block` rows, or keys, of a launch, on the device; `once` makes it only once."""
+    lines = where.rows if side == "rows" else where.keys
+    numbers, count = rows_of(lines, block, where.step, own_first=own_first)
+    table = torch.tensor(numbers, dtype=torch.int32, device="cpu").reshape(-1, FIELDS)
+    return Worklist(table.to(device), count)
 
 
 def rows_of(

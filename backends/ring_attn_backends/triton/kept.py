@@ -1,0 +1,61 @@
+"""What was asked for before, but for the addresses, is launched again without looking further."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ring_attn_bench.relaunch import KEPT, Made, Relaunch, relaunch, signature
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ring_attn_backends.triton.launching import Launch
+    from ring_attn_bench.problem import Score
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Launches that were made; held: what their key tells by its identity, so that must stay."""
+
+    again: Relaunch
+    tables: tuple[Tensor, ...]
+    held: object
+
+
+_kept: dict[Hashable, _Known] = {}
+
+
+def enqueue(
+    asked: Hashable, given: tuple[Tensor, ...], seen: tuple[Tensor, ...],
+    more: tuple[Tensor, ...], score: Score, launches: Callable[[], Sequence[Launch]],
+    *, held: object = None,
+) -> None:  # fmt: skip
+    """Launches what is kept, or the launches, which are then kept.
+
+    asked: what is, besides of these tensors with this score. given: what kernels read and write;
+    seen: those of them that the others follow from. more: other tensors that kernels are handed.
+    """
+    if score.dropout_p or not given[0].is_cuda:  # a seed is a call's own; nothing is compiled
+        _made(launches())
+        return
+    if score.alibi_slopes is not None:
+        more = *more, score.alibi_slopes
+    key = asked, score.softmax_scale, score.softcap, signature((*seen, *more))
+    found = _kept.get(key)
+    if found is not None:
+        found.again.run((*given, *more, *found.tables))
+        return
+    made = launches()
+    calls, tables = _made(made), tuple(x for one in made for x in one.tables)
+    scratch = [x for one in made for x in one.scratch]
+    again = relaunch(calls, (*given, *more, *tables), scratch)
+    if again is not None:
+        if len(_kept) >= KEPT:
+            _kept.clear()
+        _kept[key] = _Known(again, tables, held)
+
+
+def _made(launches: Sequence[Launch]) -> list[Made]:
+    return [call for one in launches for call in one.made()]

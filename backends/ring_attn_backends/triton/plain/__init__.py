@@ -1,0 +1,1 @@
+"""Kernels for every GPU, in Triton's language: they serve all that the backend does not refuse."""
