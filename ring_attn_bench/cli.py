@@ -17,13 +17,13 @@ from rich.console import Console
 from ring_attn_bench import __version__, suites
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.exits import Exit, Program, run, told
-from ring_attn_bench.paths import named, records_file
 from ring_attn_bench.progress import Interrupted, Terminated
+from ring_attn_bench.records.paths import named, records_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ring_attn_bench.probe.finding import Finding
+    from ring_attn_bench.records.finding import Finding
 
 
 app = typer.Typer(
@@ -219,8 +219,8 @@ def tune(
 
     Exit code 1 if one that is shipped is not right; what a candidate fails in is an answer.
     """
+    from ring_attn_bench.records.outcome import Shape
     from ring_attn_bench.tune import run
-    from ring_attn_bench.tune.outcome import Shape
     from ring_attn_bench.tune.progress import TuneProgress
     from ring_attn_bench.tune.select import Selection
 
@@ -244,7 +244,7 @@ def show_coverage(
     ] = None,
 ) -> None:
     """The matrix as a table; with --out, as a page and a picture too."""
-    from ring_attn_bench.probe.finding import read
+    from ring_attn_bench.records.finding import read
 
     _show(read(findings), out)
 
@@ -258,7 +258,7 @@ def compare_coverage(
 ) -> None:
     """Which verdicts differ; exit code 1 if any does."""
     from ring_attn_bench.probe.compare import changes
-    from ring_attn_bench.probe.finding import read
+    from ring_attn_bench.records.finding import read
 
     found = changes(read(before), read(after))
     for change in found:
@@ -268,8 +268,8 @@ def compare_coverage(
 
 
 def _show_tuning(folder: Path) -> NoReturn:
+    from ring_attn_bench.records.tuning_csv import read
     from ring_attn_bench.report import tuning
-    from ring_attn_bench.tune.csv import read
 
     found = read(folder)
     typer.echo(f"\n{tuning.terminal(found, _width())}")
@@ -289,8 +289,8 @@ def _probe(
 ) -> NoReturn:
     from ring_attn_bench.bench.setup import MachineLacks
     from ring_attn_bench.probe import run
-    from ring_attn_bench.probe.finding import read
     from ring_attn_bench.probe.progress import ProbeProgress
+    from ring_attn_bench.records.finding import read
 
     request = run.ProbeRequest(
         tuple(backend or ()), tuple(feature or ()), out, jobs, seconds or run.SECONDS, quick, resume
@@ -382,7 +382,7 @@ def _width() -> int:
 
 def _report(records: Path, out: Path | None) -> int:
     """Writes it, shows the short form, and gives the number of failures."""
-    from ring_attn_bench.bench.record import read
+    from ring_attn_bench.records.record import read
     from ring_attn_bench.report.write import failures, summary, write_report
 
     folder = out or records.parent

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ring_attn_bench.bench.channel import Channel, Closed, Server
 from ring_attn_bench.bench.messages import Command, Envelope, Outcome, Quit
-from ring_attn_bench.bench.record import Status
+from ring_attn_bench.records.status import Status
 
 START_SECONDS = 180.0
 """For a group to come up: imports on a busy machine, a communicator for each process."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ring_attn_bench.bench.group import GroupFailed
 from ring_attn_bench.bench.messages import Command, Envelope, Outcome, Quit
-from ring_attn_bench.bench.record import Status
 from ring_attn_bench.bench.team import Team
+from ring_attn_bench.records.status import Status
 
 
 class TeamLost(Exception):

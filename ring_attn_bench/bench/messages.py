@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen, Text
 from ring_attn_bench.bench.suite import Check
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Case, Contestant
+from ring_attn_bench.records.values import Frozen, Text
 
 
 class Subject(StrEnum):

@@ -6,8 +6,9 @@ from statistics import median
 
 from rich.text import Text
 
-from ring_attn_bench.bench.record import Record, Status
 from ring_attn_bench.progress import Lines
+from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.status import Status
 
 _STYLES = {
     Status.OK: "green",

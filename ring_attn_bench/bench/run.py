@@ -14,12 +14,12 @@ from typing import Any
 from ring_attn_bench import registry
 from ring_attn_bench.bench.environment import Environment
 from ring_attn_bench.bench.group import Group, TorchrunGroup
-from ring_attn_bench.bench.record import Record, append
 from ring_attn_bench.bench.schedule import Schedule, Watcher
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.files import make_folder, new_folder
+from ring_attn_bench.records.files import make_folder, new_folder
+from ring_attn_bench.records.record import Record, append
 
 
 @dataclass(frozen=True)

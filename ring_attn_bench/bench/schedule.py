@@ -16,19 +16,12 @@ from typing import Any, Protocol
 
 from ring_attn_bench.bench.group import Group, GroupFailed
 from ring_attn_bench.bench.messages import Subject
-from ring_attn_bench.bench.record import (
-    Accuracy,
-    Case,
-    Direction,
-    Memory,
-    Record,
-    Samples,
-    Speed,
-    Status,
-)
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.session import RefusedByWorker, Session
 from ring_attn_bench.bench.suite import Entry, Suite
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Accuracy, Case, Memory, Record, Samples, Speed
+from ring_attn_bench.records.status import Status
 
 BATCH = 5
 """Calls of one contestant before the next one's turn."""

@@ -15,9 +15,11 @@ from ring_attn_bench.bench.messages import (
     Sample,
     Subject,
 )
-from ring_attn_bench.bench.record import Accuracy, Direction, Memory, Status
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.suite import Check, Entry, Suite
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Accuracy, Memory
+from ring_attn_bench.records.status import Status
 
 Answer = dict[str, object]
 

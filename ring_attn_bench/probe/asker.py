@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.probe.finding import Finding
 from ring_attn_bench.probe.messages import Ask, Load, Loaded, Told
 from ring_attn_bench.probe.process import Process, ProcessFailed
 from ring_attn_bench.probe.tasks import PATIENCE, Task, Tasks
+from ring_attn_bench.records.finding import Finding
+from ring_attn_bench.records.status import Status
 
 LOAD_SECONDS = 300.0
 """For a process to come up and import a kernel's package, many of them at a time."""
@@ -68,7 +68,7 @@ class Asker:
             self._give_up(task, failure.verdict, f"when it was loaded, {failure.reason}")
             return
         if unavailable is not None:
-            self._give_up(task, Verdict.UNSUPPORTED, f"unavailable: {unavailable}")
+            self._give_up(task, Status.UNSUPPORTED, f"unavailable: {unavailable}")
             return
         self._ask(task)
 
@@ -83,10 +83,10 @@ class Asker:
         self._finding(task, told.verdict, told.reason)
         if not told.usable:
             self.close()
-        timeout = told.verdict is Verdict.TIMEOUT
+        timeout = told.verdict is Status.TIMEOUT
         for left in self.tasks.patience_with(task, timeout=timeout):
             reason = f"not asked: it ran out of time with {PATIENCE} features in a row"
-            self._finding(left, Verdict.TIMEOUT, reason)
+            self._finding(left, Status.TIMEOUT, reason)
 
     def _load(self, backend: str) -> str | None:
         """Sees to a process that holds the backend; why there can be none, or None."""
@@ -102,14 +102,14 @@ class Asker:
             environment = loaded.needs
         return None
 
-    def _give_up(self, task: Task, verdict: Verdict, reason: str) -> None:
+    def _give_up(self, task: Task, verdict: Status, reason: str) -> None:
         """The same for every feature of a backend that cannot be asked."""
         self.close()
         self._version = ""
         for left in (task, *self.tasks.drop(task.backend)):
             self._finding(left, verdict, reason)
 
-    def _finding(self, task: Task, verdict: Verdict, reason: str) -> None:
+    def _finding(self, task: Task, verdict: Status, reason: str) -> None:
         self.tell(
             Finding(
                 backend=task.backend,

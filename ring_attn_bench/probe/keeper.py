@@ -8,8 +8,8 @@ from threading import Lock
 from typing import Protocol
 
 from ring_attn_bench.errors import FileError, InvalidArgument
-from ring_attn_bench.probe.finding import Finding, read, write
 from ring_attn_bench.probe.tasks import Task
+from ring_attn_bench.records.finding import Finding, read, write
 
 
 class Watcher(Protocol):

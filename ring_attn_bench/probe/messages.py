@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ring_attn_bench.bench.record import Direction, Frozen, Text
-from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import Frozen, Text
 
 
 class Load(Frozen):
@@ -39,7 +40,7 @@ class Ask(Frozen):
 class Told(Frozen):
     """The answer, and whether the process can be asked again: its device may be lost."""
 
-    verdict: Verdict
+    verdict: Status
     reason: Text = ""
     usable: bool = True
 

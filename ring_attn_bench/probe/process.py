@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from ring_attn_bench.bench.channel import Channel, Closed, Server
 from ring_attn_bench.bench.group import importable
-from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.records.status import Status
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
@@ -27,7 +27,7 @@ GRACE_SECONDS = 10.0
 class ProcessFailed(Exception):
     """A process died or did not answer in time; it is gone."""
 
-    def __init__(self, verdict: Verdict, reason: str) -> None:
+    def __init__(self, verdict: Status, reason: str) -> None:
         super().__init__(reason)
         self.verdict = verdict
         self.reason = reason
@@ -68,9 +68,9 @@ class Process:
                 if (line := channel.receive(POLL_SECONDS)) is not None:
                     return line
         except Closed:
-            raise self._failed(Verdict.ERROR, self._end()) from None
+            raise self._failed(Status.ERROR, self._end()) from None
         reason = f"no answer within {seconds:g} s; the process was killed"
-        raise self._failed(Verdict.TIMEOUT, reason + self._last_words())
+        raise self._failed(Status.TIMEOUT, reason + self._last_words())
 
     def close(self) -> None:
         """Ends the process, whatever it is doing, and what it started."""
@@ -91,7 +91,7 @@ class Process:
                 raise Closed
         return self._channel
 
-    def _failed(self, verdict: Verdict, reason: str) -> ProcessFailed:
+    def _failed(self, verdict: Status, reason: str) -> ProcessFailed:
         self.close()
         return ProcessFailed(verdict, reason)
 

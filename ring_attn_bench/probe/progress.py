@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.probe.finding import Finding
 from ring_attn_bench.probe.tasks import Task
 from ring_attn_bench.progress import Lines, some_of
+from ring_attn_bench.records.finding import Finding
+from ring_attn_bench.records.status import Status
 
-_STYLES = {Verdict.OK: "green", Verdict.UNSUPPORTED: "dim"}
+_STYLES = {Status.OK: "green", Status.UNSUPPORTED: "dim"}
 _SHOWN = 4
 
 

@@ -11,15 +11,15 @@ from threading import Thread
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench import environment as env
-from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.conformance.features import FEATURES, select
 from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.probe.asker import Asker, Terms
-from ring_attn_bench.probe.finding import Finding
 from ring_attn_bench.probe.keeper import Keeper, Watcher
 from ring_attn_bench.probe.tasks import Task, Tasks
 from ring_attn_bench.progress import Interrupted, Terminated
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.finding import Finding
 
 SECONDS = 300.0
 """For a feature in one direction: most of it goes into compiling kernels."""

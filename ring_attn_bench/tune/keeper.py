@@ -8,8 +8,8 @@ from threading import Lock
 from typing import Protocol
 
 from ring_attn_bench.errors import FileError
-from ring_attn_bench.tune.csv import write
-from ring_attn_bench.tune.outcome import Outcome, Subject
+from ring_attn_bench.records.outcome import Outcome, Subject
+from ring_attn_bench.records.tuning_csv import write
 
 
 class Watcher(Protocol):

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ring_attn_bench.bench.record import Frozen, Text
-from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.records.outcome import Shape, Subject
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import Frozen, Text
 from ring_attn_bench.tunable import Offer
-from ring_attn_bench.tune.outcome import Shape, Subject
 
 
 class Load(Frozen):
@@ -38,7 +38,7 @@ class Verify(Frozen):
 class Verified(Frozen):
     """The answer, and whether the process can be asked again: its device may be lost."""
 
-    verdict: Verdict
+    verdict: Status
     reason: Text = ""
     usable: bool = True
 
@@ -56,7 +56,7 @@ class Time(Frozen):
 class Speed(Frozen):
     """Microseconds of each call, or the verdict and the reason of a trial that has none."""
 
-    verdict: Verdict = Verdict.OK
+    verdict: Status = Status.OK
     reason: Text = ""
     full: tuple[float, ...] = ()
     causal: tuple[float, ...] = ()

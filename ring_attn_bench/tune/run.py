@@ -11,15 +11,15 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.bench.setup import MachineLacks
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, clause
 from ring_attn_bench.probe.process import ProcessFailed
 from ring_attn_bench.progress import Interrupted, Terminated
+from ring_attn_bench.records.outcome import Outcome, Place, RowKey, Shape, Subject
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.tunable import Tunable
 from ring_attn_bench.tune.hand import Hand
 from ring_attn_bench.tune.keeper import Keeper, Watcher
 from ring_attn_bench.tune.messages import Load, Loaded, Speed, Speeds, Time, Verified
-from ring_attn_bench.tune.outcome import Outcome, Place, RowKey, Shape, Subject
 from ring_attn_bench.tune.select import Selection
 from ring_attn_bench.tune.verifier import verify_all
 
@@ -141,7 +141,7 @@ def _time_row(run: _Run, row: RowKey, timer: Hand) -> None:
     right = [
         outcome.subject
         for outcome in run.keeper.outcomes
-        if outcome.subject.row == row and outcome.verdict is Verdict.OK
+        if outcome.subject.row == row and outcome.verdict is Status.OK
     ]
     found = _speeds(run.request, right, timer) if right else ()
     outcomes = [run.outcome(*pair) for pair in zip(right, found, strict=True)]

@@ -7,9 +7,9 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 from ring_attn_bench.probe.process import ProcessFailed
+from ring_attn_bench.records.outcome import Subject
 from ring_attn_bench.tune.hand import Hand
 from ring_attn_bench.tune.messages import Verified, Verify
-from ring_attn_bench.tune.outcome import Subject
 
 Tell = Callable[[Subject, Verified], None]
 

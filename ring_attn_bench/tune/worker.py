@@ -10,8 +10,8 @@ import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.conformance.ask import sentence
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.tunable import TunableBackend
 from ring_attn_bench.tune.messages import (
     COMMANDS,
@@ -65,8 +65,8 @@ class Worker:
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             reason = sentence(error)
-            return Verified(verdict=Verdict.ERROR, reason=reason, usable=self._device_works())
-        verdict = Verdict.WRONG if reason else Verdict.OK
+            return Verified(verdict=Status.ERROR, reason=reason, usable=self._device_works())
+        verdict = Status.WRONG if reason else Status.OK
         return Verified(verdict=verdict, reason=reason or "", usable=self._device_works())
 
     def _time(self, command: Time) -> Speeds:
@@ -79,11 +79,11 @@ class Worker:
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             reason = f"when its row was timed, {sentence(error)}"
-            lost = Speed(verdict=Verdict.ERROR, reason=reason)
+            lost = Speed(verdict=Status.ERROR, reason=reason)
             return Speeds(speeds=(lost,) * len(command.subjects), usable=self._device_works())
         speeds = (
             Speed(verdict=x.verdict, reason=x.reason)
-            if x.verdict is not Verdict.OK
+            if x.verdict is not Status.OK
             else Speed(full=tuple(x.times["full"]), causal=tuple(x.times["causal"]))
             for x in found
         )

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from ring_attn_bench.probe.finding import read
+from ring_attn_bench.records.finding import read
 from tests.harness.conftest import processes_of, wait_until
 from tests.patience import limit
 

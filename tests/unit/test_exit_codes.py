@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from ring_attn_bench import __version__, cli, exits
-from ring_attn_bench.bench.record import Direction, Status, append, read
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import FileError
-from ring_attn_bench.probe import finding
 from ring_attn_bench.probe.keeper import Keeper
 from ring_attn_bench.probe.tasks import Task
+from ring_attn_bench.records import finding
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import append, read
+from ring_attn_bench.records.status import Status
 
 ROOT = Path(__file__).parents[2]
 
@@ -197,7 +198,7 @@ def test_a_matrix_that_cannot_be_written_ends_the_probe_with_a_sentence(tmp_path
 
     keeper.tell(
         finding.Finding(
-            backend="aten", feature="full", direction=Direction.FORWARD, verdict=Verdict.OK
+            backend="aten", feature="full", direction=Direction.FORWARD, verdict=Status.OK
         )
     )
 

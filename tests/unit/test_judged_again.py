@@ -8,10 +8,12 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.group import GroupFailed
 from ring_attn_bench.bench.messages import Envelope, Judge, Prepare, Sample, Subject
 from ring_attn_bench.bench.place import Place
-from ring_attn_bench.bench.record import Direction, Record, Status
 from ring_attn_bench.bench.schedule import Schedule
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.worker import Worker
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.tensors import Sums
 
 RIGHT_CALLS = 6

@@ -6,9 +6,11 @@ import pytest
 
 from ring_attn_bench.bench.group import GroupFailed
 from ring_attn_bench.bench.messages import Judge, Measure, Prepare, Release, Sample, Subject
-from ring_attn_bench.bench.record import Direction, Record, Status
 from ring_attn_bench.bench.schedule import Schedule
 from ring_attn_bench.bench.suite import Suite
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.status import Status
 
 RIGHT = {
     "max_abs": 1.0, "rmse": 1.0, "rel_l2": 1.0, "bound_max_abs": 2.0, "bound_rmse": 2.0,
