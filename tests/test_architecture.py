@@ -30,14 +30,15 @@ CONTRACT = {
     "backend", "install", "peer", "tunable", "block", "problem", "positions", "errors", "lower",
     "dropout", "gathered", "relaunch", "tensors",
 }  # fmt: skip
-ABOVE_RECORDS = {"bench", "conformance", "probe", "tune", "report", "cli", "__main__"}
+ABOVE = {"bench", "conformance", "probe", "tune", "report", "cli", "__main__"}
 FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
     "calls": {"ring", "one_device", "bench", "report", "cli", "__main__"},
     "ring": {"bench", "report", "cli", "__main__"},
     "launch": {"ring", "bench", "report", "cli", "__main__"},
     "relaunch": {"ring", "launch", "bench", "report", "cli", "__main__"},
-    "records": ABOVE_RECORDS,
-    "truth": ABOVE_RECORDS,
+    "records": ABOVE | {"truth", "workers"},
+    "truth": ABOVE | {"records", "workers"},
+    "workers": ABOVE | {"truth"},
     "attention": {"bench", "report", "cli", "__main__"},
     "ring_attention": {"bench", "report", "cli", "__main__"},
     "bench": {"conformance", "probe", "tune", "report", "cli", "__main__"},
@@ -55,12 +56,12 @@ SUFFIXES = {".py", ".cu", ".cuh", ".sh"}
 READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/cli.py": "the edge: what the caller set in the shell",
     "ring_attn_bench/bench/environment.py": "starts a process and hands its environment on",
-    "ring_attn_bench/bench/group.py": "starts workers and makes their environment",
     "ring_attn_bench/bench/launch.py": "asks whether torchrun started this process",
     "ring_attn_bench/bench/quick.py": "turns the interpreters of backends on, for its process",
-    "ring_attn_bench/bench/serve.py": "is started by torchrun, which tells the rank so",
     "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",
-    "ring_attn_bench/probe/process.py": "starts a process and makes its environment",
+    "ring_attn_bench/workers/group.py": "starts workers and makes their environment",
+    "ring_attn_bench/workers/member.py": "is started by torchrun, which tells the rank so",
+    "ring_attn_bench/workers/process.py": "starts a process and makes its environment",
 }
 
 

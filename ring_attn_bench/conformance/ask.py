@@ -6,8 +6,6 @@ import sys
 import traceback
 from dataclasses import replace
 
-import torch
-
 from ring_attn_bench.backend import AccumulatingBackend, Backend
 from ring_attn_bench.conformance import accumulate, calls, judge, packed_judge
 from ring_attn_bench.conformance.answer import Answer, worst
@@ -17,6 +15,7 @@ from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.problem import DtypeName
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.caught import sentence, status_of
 
 DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
 PREFERRED: dict[str, tuple[DtypeName, ...]] = {
@@ -118,17 +117,10 @@ def _in_part(answers: list[Answer]) -> Answer:
 
 def _error(error: Exception, where: str = "") -> Answer:
     traceback.print_exc(file=sys.stderr)
-    return Answer(Status.ERROR, where + sentence(error))
+    return Answer(status_of(error), where + sentence(error))
 
 
 def _in_pieces(backend: Backend, case: AnyCase) -> str:
     """How many blocks the case was cut into, if it was."""
     parts = calls.pieces(backend, case) if isinstance(case, Case) else ()
     return f"in {len(parts)} blocks" if len(parts) > 1 else ""
-
-
-def sentence(error: Exception) -> str:
-    """An exception in one line."""
-    text = str(error).strip() or "no message"
-    kind = "out of memory" if isinstance(error, torch.OutOfMemoryError) else type(error).__name__
-    return f"{kind}: {text.splitlines()[0][:300]}"

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from ring_attn_bench.records.direction import Direction
-from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Frozen, Text
 
 
@@ -35,14 +34,6 @@ class Ask(Frozen):
     feature: str
     direction: Direction
     quick: bool
-
-
-class Told(Frozen):
-    """The answer, and whether the process can be asked again: its device may be lost."""
-
-    verdict: Status
-    reason: Text = ""
-    usable: bool = True
 
 
 Command = Annotated[Load | Ask, Field(discriminator="do")]

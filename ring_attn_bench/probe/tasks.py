@@ -21,6 +21,11 @@ class Task:
     feature: str
     direction: Direction
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Of its finding."""
+        return self.backend, self.feature, self.direction.value
+
 
 class Tasks:
     """Dealt out so that a process keeps its backend, and the longest queue has most processes."""

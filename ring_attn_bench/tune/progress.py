@@ -8,9 +8,8 @@ from statistics import median
 from rich.console import Console
 from rich.text import Text
 
-from ring_attn_bench.progress import Lines, some_of
+from ring_attn_bench.progress import STYLES, Lines, some_of
 from ring_attn_bench.records.outcome import Outcome
-from ring_attn_bench.records.status import Status
 from ring_attn_bench.tune.choose import choices
 
 _SHOWN = 3
@@ -51,6 +50,6 @@ def _found(outcomes: Sequence[Outcome]) -> Text:
     if not outcomes:
         return Text("nothing is right", style="bold red")
     worst = max(outcomes, key=lambda x: x.verdict.badness)
-    text = Text(worst.verdict.value, style="green" if worst.verdict is Status.OK else "bold red")
+    text = Text(worst.verdict.value, style=STYLES[worst.verdict])
     text.append(f"  {worst.reason}" if worst.reason else "")
     return text

@@ -1,14 +1,13 @@
-"""A tuning process: `-m ring_attn_bench.tune.serve SOCKET PID`, PID being the parent's."""
+"""A tuning process: `-m ring_attn_bench.tune.serve FOLDER PID`, PID being the parent's."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from pydantic import BaseModel
 
-from ring_attn_bench.probe.serve import answer
+from ring_attn_bench.workers.serving import serve
 
 
 def _worker() -> Callable[[str], BaseModel]:
@@ -18,4 +17,4 @@ def _worker() -> Callable[[str], BaseModel]:
 
 
 if __name__ == "__main__":
-    answer(Path(sys.argv[1]), int(sys.argv[2]), _worker)
+    serve(sys.argv[1:], _worker)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.block import Block
-from ring_attn_bench.conformance.ask import sentence
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Mask, Score
 from ring_attn_bench.records.outcome import MASKS, OUTPUTS, Shape, Subject
@@ -24,6 +23,7 @@ from ring_attn_bench.records.status import Status
 from ring_attn_bench.tensors import Keys, Rows, Sums
 from ring_attn_bench.tunable import TrialTensors, TunableBackend
 from ring_attn_bench.tune import again
+from ring_attn_bench.workers.caught import sentence, status_of
 
 FEWEST_ROUNDS = 6
 """Below, no interval holds a median with 95 %; slower rows than `seconds` allow get no fewer."""
@@ -108,7 +108,7 @@ def _tried(
         launch()
         unwritten = [name for name in own if not bool(own[name].isfinite().all())]
     except Exception as error:
-        timed.verdict, timed.reason = Status.ERROR, f"when timed, {sentence(error)}"
+        timed.verdict, timed.reason = status_of(error), f"when timed, {sentence(error)}"
         return []
     if unwritten:
         reason = f"when timed, {unwritten[0]} is not written everywhere, or not finite"
@@ -132,7 +132,7 @@ def _judge_again(ready: Sequence[_Ready], tensors: TrialTensors) -> None:
             found = renewed.faults(x.subject.trial.kernel, x.own)
         except Exception as error:
             reason = f"when it was judged again after timing, {sentence(error)}"
-            x.timed.verdict, x.timed.reason = Status.ERROR, reason
+            x.timed.verdict, x.timed.reason = status_of(error), reason
             continue
         if found:
             x.timed.verdict = Status.WRONG

@@ -10,7 +10,7 @@ from PIL import Image
 from ring_attn_bench.conformance.features import CHAPTERS, FEATURES, select
 from ring_attn_bench.errors import InvalidArgument, UnknownName
 from ring_attn_bench.probe.compare import changes
-from ring_attn_bench.probe.keeper import Keeper
+from ring_attn_bench.probe.run import kept
 from ring_attn_bench.probe.tasks import PATIENCE, Task, Tasks
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.finding import Finding, read, write
@@ -83,16 +83,15 @@ def test_a_matrix_is_put_together_from_several_runs_on_one_device(tmp_path):
     order = [Task("triton", "causal", way) for way in BOTH] + [Task("aten", "full", FORWARD)]
     write([finding("aten", "full"), finding("old", "full")], path)
 
-    keeper = Keeper(path, order, watcher)
-    keeper.keep_old("NVIDIA H200", "2.11.0")
-    keeper.tell(finding(direction=BACKWARD))
+    keeper = kept(path, order, watcher, "NVIDIA H200", "2.11.0")
+    keeper.done(order[1], [finding(direction=BACKWARD)])
     keeper.end()
-    keeper.tell(finding())
+    keeper.done(order[0], [finding()])
 
     assert [found.backend for found in read(path)] == ["triton", "aten", "old"]
-    assert watcher.found.call_count == 1
+    assert watcher.done.call_count == 1
     with pytest.raises(InvalidArgument, match="another folder"):
-        Keeper(path, order, watcher).keep_old("NVIDIA B200", "2.11.0")
+        kept(path, order, watcher, "NVIDIA B200", "2.11.0")
 
 
 # what is shown

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import ring_attn_bench
 from ring_attn_bench import cli
 from ring_attn_bench.bench import forecast, launch
-from ring_attn_bench.bench.messages import Quit
+from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.suite import Timing
 from ring_attn_bench.bench.team import Team
 from ring_attn_bench.errors import InvalidArgument
@@ -346,7 +346,7 @@ def torchrun(machine, monkeypatch):
 
     def runs(run, left, group, progress):
         machine.execute(run, left, None, progress)
-        group(left[0]).ask("", Quit(), 1.0)
+        group(left[0]).ask(QUIT, 1.0)
 
     def starts(raises, process=0):
         team = _Team(raises)
