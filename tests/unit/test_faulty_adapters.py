@@ -122,7 +122,9 @@ def test_the_answer_to_a_feature_is_the_worst_to_its_cases():
     assert worst([right, right]) == right
     assert worst([right, refused, right]) == refused
     assert worst([refused, late]) == late
-    assert worst([refused, wrong, Answer(Status.ERROR, "it raised")]) == wrong
+    large = Answer(Status.OOM, "out of memory")
+    assert worst([refused, large, right]) == large
+    assert worst([refused, wrong, large, Answer(Status.ERROR, "it raised")]) == wrong
 
 
 def test_a_quick_look_is_at_the_first_case_alone():

@@ -33,6 +33,8 @@ class Counting(ReferenceBackend):
             self.calls.append((trial.config, block.form.value))
             if trial.config == "raises":
                 raise RuntimeError("planted")
+            if trial.config == "large":
+                raise torch.OutOfMemoryError("planted")
             outputs = OUTPUTS[trial.kernel]
             held = tensors.rows if trial.kernel == "forward" else tensors.sums
             for name in outputs[:1] if trial.config == "half" else outputs:
@@ -78,8 +80,9 @@ def test_a_slow_row_has_the_fewest_rounds_that_give_an_interval():
 @pytest.mark.parametrize("kernel", ["forward", "backward_dkdv"])
 def test_what_fails_when_it_is_first_timed_costs_itself_alone(kernel):
     backend = Counting()
-    raises, half, right = timed(backend, "raises", "half", "right", kernel=kernel)
+    raises, half, large, right = timed(backend, "raises", "half", "large", "right", kernel=kernel)
 
+    assert (large.verdict, large.reason) == (Status.OOM, "when timed, out of memory: planted")
     assert (raises.verdict, half.verdict) == (Status.ERROR, Status.WRONG)
     assert "RuntimeError: planted" in raises.reason
     assert f"{OUTPUTS[kernel][1]} is not written everywhere" in half.reason
