@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-
-from pydantic import BaseModel
+from importlib import import_module
 
 from ring_attn_bench.workers.serving import serve
 
-
-def _worker() -> Callable[[str], BaseModel]:
-    from ring_attn_bench.tune.worker import Worker
-
-    return Worker().carry_out
-
-
 if __name__ == "__main__":
-    serve(sys.argv[1:], _worker)
+    serve(sys.argv[1:], lambda: import_module("ring_attn_bench.tune.worker").Worker().carry_out)

@@ -16,14 +16,13 @@ Tell = Callable[[Subject, Reply], None]
 
 def verified(hand: Hand[Loaded], subject: Subject, seconds: float) -> Reply:
     """The answer about one trial, also where the process dies of it or does not answer."""
+    when = "before it was tried, "
     try:
         hand.load()
-    except WorkerFailed as failure:
-        return Reply(status=failure.status, reason=f"before it was tried, {failure.reason}")
-    try:
+        when = ""
         return hand.ask(Verify(subject=subject), seconds, Reply)
     except WorkerFailed as failure:
-        return Reply(status=failure.status, reason=failure.reason)
+        return Reply(status=failure.status, reason=when + failure.reason)
 
 
 def verify_all(

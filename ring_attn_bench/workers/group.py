@@ -156,8 +156,10 @@ class TorchrunGroup:
         """Ends everything that was started: torchrun gives each process a session of its own."""
         if self._started is None:
             return
-        for path in self._files("pid"):
-            _kill(int(path.read_text() or 0))
+        for pid in (int(path.read_text() or 0) for path in self._files("pid")):
+            if pid > 0:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self._started.close()
         self._started = None
         self.generation += 1
@@ -171,10 +173,3 @@ def on_loopback() -> dict[str, str]:
     """So that gloo's processes connect there, unless somebody has named another interface."""
     name = "GLOO_SOCKET_IFNAME"
     return {name: "lo"} if sys.platform == "linux" and name not in os.environ else {}
-
-
-def _kill(pid: int) -> None:
-    if pid <= 0:
-        return
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

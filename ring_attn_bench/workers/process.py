@@ -80,24 +80,23 @@ class Started:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Process:
+class Process(Started):
     """One process, from its start to its end. Any thread may close it.
 
     serve: the module that it runs, with its folder and this process's id as arguments.
     """
 
     def __init__(self, serve: str, environment: Mapping[str, str]) -> None:
-        self._started = Started(
-            lambda folder: [sys.executable, "-m", serve, str(folder), str(os.getpid())],
-            environment,
-            subprocess.DEVNULL,
-        )
+        def command(folder: Path) -> list[str]:
+            return [sys.executable, "-m", serve, str(folder), str(os.getpid())]
+
+        super().__init__(command, environment, subprocess.DEVNULL)
 
     def ask(self, command: BaseModel, seconds: float) -> str:
         """The answer, as JSON; raises WorkerFailed, and then there is no process any more."""
         deadline = time.monotonic() + seconds
         try:
-            channel = self._started.connected(deadline)
+            channel = self.connected(deadline)
             if channel is None:
                 raise Closed
             channel.send(command.model_dump_json())
@@ -109,10 +108,6 @@ class Process:
         reason = f"no answer within {seconds:g} s; the process was killed"
         raise self._failed(Status.TIMEOUT, reason + self._last_words())
 
-    def close(self) -> None:
-        """Ends it."""
-        self._started.close()
-
     def _failed(self, status: Status, reason: str) -> WorkerFailed:
         self.close()
         return WorkerFailed(status, reason)
@@ -120,7 +115,7 @@ class Process:
     def _end(self) -> str:
         """How the process ended."""
         try:
-            code = self._started.runner.wait(timeout=GRACE_SECONDS)
+            code = self.runner.wait(timeout=GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             return f"the process stopped answering{self._last_words()}"
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
@@ -128,7 +123,7 @@ class Process:
 
     def _last_words(self) -> str:
         """The last line that the process wrote, which in a traceback is the exception."""
-        lines = self._started.lines()
+        lines = self.lines()
         return f"; its last words: {lines[-1].strip()[:200]}" if lines else ""
 
 
