@@ -14,6 +14,17 @@ from typing import Self
 from rich.console import Console
 from rich.text import Text
 
+from ring_attn_bench.records.status import Status
+
+STYLES = {
+    Status.OK: "green",
+    Status.UNSUPPORTED: "dim",
+    Status.OOM: "yellow",
+    Status.ERROR: "bold red",
+    Status.TIMEOUT: "bold red",
+    Status.WRONG: "bold red",
+}
+
 
 class Terminated(SystemExit):
     """A signal asks this program to end, and its code is what the program then ends with."""

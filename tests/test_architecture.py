@@ -30,11 +30,14 @@ CONTRACT = {
     "backend", "install", "peer", "tunable", "block", "problem", "positions", "errors", "lower",
     "dropout", "gathered", "relaunch", "tensors",
 }  # fmt: skip
+ABOVE = {"bench", "conformance", "probe", "tune", "report", "cli", "__main__"}
 FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
     "calls": {"ring", "one_device", "bench", "report", "cli", "__main__"},
     "ring": {"bench", "report", "cli", "__main__"},
     "relaunch": {"ring", "calls", "bench", "report", "cli", "__main__"},
-    "oracle": {"bench", "report", "cli", "__main__"},
+    "records": ABOVE | {"truth", "workers"},
+    "truth": ABOVE | {"records", "workers"},
+    "workers": ABOVE | {"truth"},
     "attention": {"bench", "report", "cli", "__main__"},
     "ring_attention": {"bench", "report", "cli", "__main__"},
     "bench": {"conformance", "probe", "tune", "report", "cli", "__main__"},
@@ -52,12 +55,12 @@ SUFFIXES = {".py", ".cu", ".cuh", ".sh"}
 READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/cli/ending.py": "the edge: what the caller set in the shell",
     "ring_attn_bench/bench/environment.py": "starts a process and hands its environment on",
-    "ring_attn_bench/bench/group.py": "starts workers and makes their environment",
     "ring_attn_bench/bench/start.py": "asks whether torchrun started this process",
     "ring_attn_bench/bench/quick.py": "turns the interpreters of backends on, for its process",
-    "ring_attn_bench/bench/serve.py": "is started by torchrun, which tells the rank so",
     "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",
-    "ring_attn_bench/probe/process.py": "starts a process and makes its environment",
+    "ring_attn_bench/workers/group.py": "starts workers and makes their environment",
+    "ring_attn_bench/workers/member.py": "is started by torchrun, which tells the rank so",
+    "ring_attn_bench/workers/process.py": "starts a process and makes its environment",
 }
 
 
@@ -115,13 +118,10 @@ def test_only_the_registry_knows_the_backends():
 
 
 def test_the_report_reads_records_only():
-    allowed = ("ring_attn_bench.report", "ring_attn_bench.suites", "ring_attn_bench.errors",
-               "ring_attn_bench.files", "ring_attn_bench.sheets",
-               "ring_attn_bench.bench.record", "ring_attn_bench.probe.finding",
+    allowed = ("ring_attn_bench.report", "ring_attn_bench.records",
+               "ring_attn_bench.suites", "ring_attn_bench.errors",
                "ring_attn_bench.ring.options",  # what a record names; it imports no torch
-               "ring_attn_bench.tune.outcome", "ring_attn_bench.tune.choose",
-               "ring_attn_bench.conformance.features",
-               "ring_attn_bench.conformance.verdict")  # fmt: skip
+               "ring_attn_bench.tune.choose", "ring_attn_bench.conformance.features")  # fmt: skip
     violations = names(
         found
         for part, found, package, _ in within("ring_attn_bench")

@@ -56,8 +56,8 @@ def test_importing_the_core_loads_no_torch_and_no_kernel():
     assert heavy(loaded_by(importing(*CORE)), "torch", *KERNEL_PACKAGES) == []
 
 
-def test_importing_report_and_cli_loads_no_torch():
-    assert heavy(loaded_by(importing("report", "suites", "cli")), "torch") == []
+def test_importing_records_report_and_cli_loads_no_torch():
+    assert heavy(loaded_by(importing("records", "report", "suites", "cli")), "torch") == []
 
 
 def test_touching_every_public_name_loads_no_kernel_and_no_cuda():

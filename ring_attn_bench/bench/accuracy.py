@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ring_attn_bench import oracle
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import Place
-from ring_attn_bench.bench.record import Case, Contestant, TensorError
 from ring_attn_bench.bench.suite import Check
-from ring_attn_bench.bench.tolerance import Deviation, baseline_arithmetic, bounds
 from ring_attn_bench.partition import get_partition
+from ring_attn_bench.records.record import Case, Contestant, TensorError
 from ring_attn_bench.sharding import position_ids
+from ring_attn_bench.truth import oracle
+from ring_attn_bench.truth.tolerance import Deviation, baseline_arithmetic, bounds
 
 Results = dict[str, Tensor]
 """By tensor name: out, lse and, if there was a backward, dq, dk, dv."""

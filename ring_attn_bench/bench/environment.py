@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
+from ring_attn_bench.workers.process import importable
+
 Environment = dict[str, str | int | float | bool | None]
 
 PACKAGES = (
@@ -32,14 +34,12 @@ def probe() -> Environment:
 
 def asked(module: str, *arguments: str) -> Any:  # noqa: ANN401 - whatever it prints
     """What a module prints in its last line, as JSON, in a process of its own; raises NoAnswer."""
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | importable(),
         check=False,
     )
     if done.returncode:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ring_attn_bench.bench.record import Case, Direction
 from ring_attn_bench.positions import Band
 from ring_attn_bench.problem import Mask
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Case
 
 _MATMULS = {Direction.FORWARD: 2, Direction.BACKWARD: 5, Direction.FORWARD_BACKWARD: 7}
 """Matrix products of one pair of query and key: q k and p v; then q k again, dp, dv, dq, dk."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from ring_attn_bench.bench.group import GroupFailed
-from ring_attn_bench.bench.messages import Command, Envelope, Outcome, Quit
-from ring_attn_bench.bench.record import Status
+from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.team import Team
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.reply import MemberReply, WorkerFailed
 
 
 class TeamLost(Exception):
     """A process has ended while others wait for it."""
 
 
-def _carry_out(team: Team, envelope: Envelope | None) -> list[Outcome]:
+def _carry_out(team: Team, line: str | None) -> list[MemberReply]:
     """What all processes answered; raises TeamLost where one of them has ended."""
     try:
-        return team.carry_out(envelope)
+        return team.carry_out(line)
     except RuntimeError:  # of the messages: what a command raises is an outcome
         raise TeamLost(
             f"process {team.place.process} has lost the others: one of them was ended, and with it "
@@ -30,19 +30,19 @@ class InPlaceGroup:
         self._team = team
         self.generation = 1
 
-    def ask(self, about: str, command: Command, seconds: float) -> list[dict[str, object]]:
-        """The answers of all processes; raises GroupFailed. No time limit can be kept here."""
-        outcomes = _carry_out(self._team, Envelope(about=about, command=command))
-        worst = next((found for found in outcomes if found.status != "ok"), None)
+    def ask(self, command: str, seconds: float) -> list[dict[str, object]]:
+        """The answers of all processes; raises WorkerFailed. No time limit can be kept here."""
+        outcomes = _carry_out(self._team, command)
+        worst = next((found for found in outcomes if found.status is not Status.OK), None)
         if worst is None:
             return [found.answer for found in outcomes]
         if not worst.usable:
             raise SystemExit(f"a device is lost, and with it this run: {worst.reason}")
-        raise GroupFailed(Status(worst.status), worst.reason, [])
+        raise WorkerFailed(worst.status, worst.reason)
 
     def close(self) -> None:
         """Lets the other processes go."""
-        self.ask("", Quit(), 0)
+        self.ask(QUIT, 0)
         self._team.leave()
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ring_attn_bench.bench.record import Case
 from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.records.record import Case
 from ring_attn_bench.tensors import Keys
 
 

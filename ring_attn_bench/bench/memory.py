@@ -10,9 +10,9 @@ import torch
 from ring_attn_bench.bench.messages import Subject
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.prepared import Prepared
-from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.bench.ring_contestant import new_context
 from ring_attn_bench.bench.timing import Call
+from ring_attn_bench.records.direction import Direction
 
 
 def peak_extra_bytes(call: Call, place: Place) -> int | None:

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen, Text
 from ring_attn_bench.bench.suite import Check
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Case, Contestant
+from ring_attn_bench.records.values import Frozen
 
 
 class Subject(StrEnum):
@@ -81,11 +83,5 @@ class Envelope(Frozen):
     command: Annotated[Command, Field(discriminator="do")]
 
 
-class Outcome(Frozen):
-    """What one process made of a command: an answer, or what went wrong."""
-
-    status: Literal["ok", "oom", "error"] = "ok"
-    reason: Text = ""
-    usable: bool = True
-    """Whether the process can take another command."""
-    answer: dict[str, object] = Field(default_factory=dict)
+QUIT = Envelope(about="", command=Quit()).model_dump_json()
+"""What ends a group."""

@@ -22,10 +22,11 @@ from ring_attn_bench.bench.contestant import Contestant, Gradients, Outputs
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import Place
-from ring_attn_bench.bench.record import Accuracy, Direction
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.timing import Call
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Accuracy
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.options import RingOptions
 

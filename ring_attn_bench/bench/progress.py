@@ -6,17 +6,9 @@ from statistics import median
 
 from rich.text import Text
 
-from ring_attn_bench.bench.record import Record, Status
-from ring_attn_bench.progress import Lines
-
-_STYLES = {
-    Status.OK: "green",
-    Status.UNSUPPORTED: "dim",
-    Status.OOM: "yellow",
-    Status.WRONG: "bold red",
-    Status.ERROR: "bold red",
-    Status.TIMEOUT: "bold red",
-}
+from ring_attn_bench.progress import STYLES, Lines
+from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.status import Status
 
 
 class Progress(Lines):
@@ -35,7 +27,7 @@ class Progress(Lines):
         """One more finished record."""
         number = self.next_number()
         line = Text(f"  {number}  {record.contestant.name:26s} {record.direction.value:17s}")
-        line.append(record.status.value, style=_STYLES[record.status])
+        line.append(record.status.value, style=STYLES[record.status])
         line.append(f"  {_detail(record)}")
         self.result(line, cut=False)
 

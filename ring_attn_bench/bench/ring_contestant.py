@@ -15,9 +15,9 @@ from ring_attn_bench.backend import Backend
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs, score_of
 from ring_attn_bench.bench.place import Place
-from ring_attn_bench.bench.record import Case, Contestant
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
 from ring_attn_bench.partition import get_partition
+from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.choose import able
 from ring_attn_bench.ring.context import RingContext

@@ -13,13 +13,14 @@ from typing import Any
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.environment import Environment
-from ring_attn_bench.bench.group import Group, TorchrunGroup
-from ring_attn_bench.bench.record import Record, append
+from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.schedule import Schedule, Watcher
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.files import make_folder, new_folder
+from ring_attn_bench.records.files import make_folder, new_folder
+from ring_attn_bench.records.record import Record, append
+from ring_attn_bench.workers.group import Group, TorchrunGroup
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ class Groups:
         if key not in self._groups:
             processes = self._setups[world_size].processes
             environment = worker_environment(backend, self._device)
-            self._groups[key] = TorchrunGroup(processes, world_size, environment)
+            self._groups[key] = TorchrunGroup(
+                "ring_attn_bench.bench.serve", [str(world_size)], processes, environment, QUIT
+            )
         return self._groups[key]
 
     def close(self) -> None:

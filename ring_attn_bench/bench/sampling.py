@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import comb, inf
+from math import inf
 from statistics import median
 
 from ring_attn_bench.bench.suite import Timing
+from ring_attn_bench.records.statistics import median_interval, slowest_rank
 
 Times = list[list[float]]
 """One list for each call, with one time in milliseconds for each rank."""
@@ -37,31 +37,8 @@ class Series:
 
     def uncertainty(self) -> float:
         """Half the 95 % interval of the median of the slowest ranks' times, as a share of it."""
-        slowest = [max(call) for call in self.times]
+        slowest = slowest_rank(self.times)
         interval = median_interval(slowest)
         if interval is None:
             return inf
         return (interval[1] - interval[0]) / 2 / median(slowest)
-
-
-def median_interval(times: Sequence[float]) -> tuple[float, float] | None:
-    """Between which their median lies with 95 % confidence; None below 6 of them."""
-    rank = _interval_rank(len(times))
-    if rank is None:
-        return None
-    ordered = sorted(times)
-    return ordered[rank], ordered[-rank - 1]
-
-
-def _interval_rank(count: int) -> int | None:
-    """The r for which [x_r, x_(n-1-r)] of n sorted samples holds the median with 95 % or more.
-
-    The number of samples below the median is binomial(n, 1/2); None below 6 samples.
-    """
-    rank, outside = None, 0.0
-    for below in range(count // 2):
-        outside += comb(count, below) / 2.0**count
-        if 2 * outside > 0.05:
-            break
-        rank = below
-    return rank

@@ -14,21 +14,15 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
 
-from ring_attn_bench.bench.group import Group, GroupFailed
 from ring_attn_bench.bench.messages import Subject
-from ring_attn_bench.bench.record import (
-    Accuracy,
-    Case,
-    Direction,
-    Memory,
-    Record,
-    Samples,
-    Speed,
-    Status,
-)
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.session import RefusedByWorker, Session
 from ring_attn_bench.bench.suite import Entry, Suite
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Accuracy, Case, Memory, Record, Samples, Speed
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.group import Group
+from ring_attn_bench.workers.reply import WorkerFailed
 
 BATCH = 5
 """Calls of one contestant before the next one's turn."""
@@ -106,7 +100,7 @@ class Schedule:
             self._release(session)
 
     def _release(self, session: Session) -> None:
-        with suppress(GroupFailed):  # what it held is gone all the same
+        with suppress(WorkerFailed):  # what it held is gone all the same
             session.release()
 
     def _checked(self, session: Session) -> list[_Match]:
@@ -117,7 +111,7 @@ class Schedule:
             if not session.directions:
                 return []
             accuracy, repeats = session.judge(self._suite.check)
-        except GroupFailed as failure:
+        except WorkerFailed as failure:
             self._failed(session, session.directions, failure, started)
             return []
         return self._right(session, accuracy, repeats, started)
@@ -183,7 +177,7 @@ class Schedule:
                         continue
                     waiting.remove(match)
                     timed.append(match)
-                except GroupFailed as failure:
+                except WorkerFailed as failure:
                     self._lost(match, waiting, failure)
                 if all(other.session is not match.session for other in waiting):
                     self._judge_again([x for x in timed if x.session is match.session])
@@ -201,9 +195,9 @@ class Schedule:
         directions = tuple(match.direction for match in timed)
         try:
             accuracy, repeats = session.judge_again(self._suite.check, directions)
-        except GroupFailed as failure:
+        except WorkerFailed as failure:
             reason = f"when it was judged again after timing: {failure.reason}"
-            failure = GroupFailed(failure.status, reason, failure.stderr)
+            failure = WorkerFailed(failure.status, reason, failure.stderr)
             self._failed(session, directions, failure, timed[0].started)
             return
         for match in timed:
@@ -257,7 +251,7 @@ class Schedule:
             speed=Speed(samples=samples, **work),
         )
 
-    def _lost(self, match: _Match, waiting: list[_Match], failure: GroupFailed) -> None:
+    def _lost(self, match: _Match, waiting: list[_Match], failure: WorkerFailed) -> None:
         """A match's group failed: nothing more is tried with that contestant on that case."""
         lost = [other for other in waiting if other.session is match.session]
         for other in lost:
@@ -269,7 +263,7 @@ class Schedule:
         self,
         session: Session,
         directions: Sequence[Direction],
-        failure: GroupFailed,
+        failure: WorkerFailed,
         started: float,
     ) -> None:
         for direction in directions:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import cast
 
-from ring_attn_bench.bench.group import Group, GroupFailed
 from ring_attn_bench.bench.messages import (
     Command,
+    Envelope,
     Judge,
     Measure,
     Prepare,
@@ -15,9 +15,13 @@ from ring_attn_bench.bench.messages import (
     Sample,
     Subject,
 )
-from ring_attn_bench.bench.record import Accuracy, Direction, Memory, Status
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.suite import Check, Entry, Suite
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Accuracy, Memory
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.group import Group
+from ring_attn_bench.workers.reply import WorkerFailed
 
 Answer = dict[str, object]
 
@@ -40,7 +44,7 @@ class Session:
         self.took: object = None
 
     def prepare(self, directions: tuple[Direction, ...]) -> None:
-        """Makes the contestant for these directions; raises RefusedByWorker, GroupFailed."""
+        """Makes the contestant for these directions; raises RefusedByWorker, WorkerFailed."""
         self.directions = directions
         self._generation = -1
         self._ensure_prepared()
@@ -89,19 +93,23 @@ class Session:
     def release(self) -> None:
         """Frees what the group holds for this contestant."""
         if self._generation == self._group.generation:
-            self._group.ask(self._about, Release(), self._suite.case_seconds)
+            self._told(Release())
 
     @property
     def _about(self) -> str:
         return f"{self.entry.case.name} {self.entry.contestant.name}"
+
+    def _told(self, command: Command) -> list[Answer]:
+        envelope = Envelope(about=self._about, command=command)
+        return self._group.ask(envelope.model_dump_json(), self._suite.case_seconds)
 
     def _ask(self, command: Command) -> list[Answer]:
         try:
             self._ensure_prepared()
         except RefusedByWorker as refusal:  # the processes that took it are gone
             reason = f"it was refused when its processes had been started again: {refusal}"
-            raise GroupFailed(Status.ERROR, reason, []) from None
-        return self._group.ask(self._about, command, self._suite.case_seconds)
+            raise WorkerFailed(Status.ERROR, reason, []) from None
+        return self._told(command)
 
     def _ensure_prepared(self) -> None:
         if self._generation == self._group.generation:
@@ -112,7 +120,7 @@ class Session:
             directions=self.directions,
             seed=self._suite.seed,
         )
-        answer = self._group.ask(self._about, command, self._suite.case_seconds)[0]
+        answer = self._told(command)[0]
         if "refused" in answer:
             raise RefusedByWorker(str(answer["refused"]))
         self._generation = self._group.generation

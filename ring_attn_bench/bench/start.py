@@ -14,8 +14,6 @@ from ring_attn_bench import registry, suites
 from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench import forecast
 from ring_attn_bench.bench.progress import Progress
-from ring_attn_bench.bench.record import Direction, Record, Status
-from ring_attn_bench.bench.record import read as records
 from ring_attn_bench.bench.run import Run, Selection, execute, execute_on, folder_for
 from ring_attn_bench.bench.setup import (
     MachineLacks,
@@ -27,6 +25,10 @@ from ring_attn_bench.bench.setup import (
 from ring_attn_bench.bench.suite import MOST_RANKS, Entry, Suite, load
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError, shown
 from ring_attn_bench.progress import Interrupted, Terminated, some_of
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.record import read as records
+from ring_attn_bench.records.status import Status
 
 
 @dataclass(frozen=True)

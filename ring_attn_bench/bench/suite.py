@@ -23,10 +23,12 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench.record import Case, Contestant, Direction, Frozen
 from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause
 from ring_attn_bench.partition import get_partition
 from ring_attn_bench.problem import Mask
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Case, Contestant
+from ring_attn_bench.records.values import Frozen
 from ring_attn_bench.ring.options import DEFAULTS, NAMELESS, RingOptions
 from ring_attn_bench.ring.settle import layout_of
 

@@ -13,11 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_attn_bench.bench.messages import Envelope, Outcome
+from ring_attn_bench.bench.messages import Envelope
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.bench.worker import Worker
 from ring_attn_bench.errors import InvalidArgument, clause
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.caught import device_works, status_of
+from ring_attn_bench.workers.reply import MemberReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,13 +40,13 @@ class Team:
     place: Place
     worker: Worker
     control: dist.ProcessGroup
-    on_failure: Callable[[Outcome], None]
+    on_failure: Callable[[MemberReply], None]
 
     @classmethod
     def join(
         cls,
         world_size: int,
-        on_failure: Callable[[Outcome], None],
+        on_failure: Callable[[MemberReply], None],
         store: Store | None = None,
     ) -> Team:
         """Connects the processes that torchrun started.
@@ -77,26 +80,25 @@ class Team:
         place = Place.here(world_size)
         return cls(place, Worker(place), control, on_failure)
 
-    def carry_out(self, envelope: Envelope | None) -> list[Outcome]:
-        """The outcomes of all processes, on all of them. Only process 0's envelope counts."""
-        envelope = self._from_first(envelope)
-        outcome = self._attempt(envelope)
-        self._await_others(failed=outcome.status != "ok")
+    def carry_out(self, line: str | None) -> list[MemberReply]:
+        """The outcomes of all processes, on all of them. Only process 0's line counts."""
+        outcome = self._attempt(self._from_first(line))
+        self._await_others(failed=outcome.status is not Status.OK)
         found = self._gathered(_letters(outcome.model_dump_json()))
-        return [Outcome.model_validate_json(_text(letters)) for letters in found]
+        return [MemberReply.model_validate_json(_text(letters)) for letters in found]
 
     def leave(self) -> None:
         """Disconnects the processes."""
         dist.destroy_process_group()
 
-    def _from_first(self, envelope: Envelope | None) -> Envelope:
-        letters = _letters("" if envelope is None else envelope.model_dump_json())
+    def _from_first(self, line: str | None) -> str:
+        letters = _letters(line or "")
         size = torch.tensor([len(letters)], device="cpu")
         dist.broadcast(size, src=0, group=self.control)
         if self.place.process != 0:
             letters = torch.empty(int(size), dtype=torch.uint8, device="cpu")
         dist.broadcast(letters, src=0, group=self.control)
-        return Envelope.model_validate_json(_text(letters))
+        return _text(letters)
 
     def _gathered(self, letters: Tensor) -> list[Tensor]:
         """Every process's, which are of different lengths."""
@@ -110,17 +112,16 @@ class Team:
         dist.all_gather(found, padded, group=self.control)
         return [text[: int(size)] for text, size in zip(found, sizes, strict=True)]
 
-    def _attempt(self, envelope: Envelope) -> Outcome:
+    def _attempt(self, line: str) -> MemberReply:
         try:
-            return Outcome(answer=self.worker.execute(envelope))
+            return MemberReply(answer=self.worker.execute(Envelope.model_validate_json(line)))
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
             reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
-            outcome = Outcome(
-                status="oom" if memory else "error",
+            outcome = MemberReply(
+                status=status_of(error),
                 reason=reason.splitlines()[0][:500],
-                usable=_device_works(),
+                usable=device_works(self.place.device.type),
             )
             self.on_failure(outcome)
             return outcome
@@ -156,14 +157,3 @@ def _letters(text: str) -> Tensor:
 
 def _text(letters: Tensor) -> str:
     return bytes(letters.tolist()).decode()
-
-
-def _device_works() -> bool:
-    """Whether the device still takes work: after an illegal access it never does."""
-    if not torch.cuda.is_available():
-        return True
-    try:
-        torch.cuda.synchronize()
-    except Exception:
-        return False
-    return True

@@ -20,9 +20,9 @@ from ring_attn_bench.bench.messages import (
 )
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.prepared import Prepared, prepare
-from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.timing import Call, Timer
+from ring_attn_bench.records.direction import Direction
 
 Answer = dict[str, object]
 

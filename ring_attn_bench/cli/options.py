@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ring_attn_bench import suites
-from ring_attn_bench.paths import named
+from ring_attn_bench.records.paths import named
 
 WHAT = "What is run"
 LARGER = "A larger ring, played on fewer GPUs"

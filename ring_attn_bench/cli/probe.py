@@ -12,10 +12,10 @@ from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.options import HOW, WHAT, Out, Resume, option, out_folder
 from ring_attn_bench.cli.terminal import console, width
 from ring_attn_bench.exits import Exit
-from ring_attn_bench.paths import named
+from ring_attn_bench.records.paths import named
 
 if TYPE_CHECKING:
-    from ring_attn_bench.probe.finding import Finding
+    from ring_attn_bench.records.finding import Finding
 
 coverage = typer.Typer(help="Coverage matrices of probe, shown and compared.", no_args_is_help=True)
 
@@ -91,7 +91,7 @@ def compare_coverage(
 
 
 def _read(path: Path) -> Sequence[Finding]:
-    from ring_attn_bench.probe.finding import read
+    from ring_attn_bench.records.finding import read
 
     return read(path)
 

@@ -9,7 +9,7 @@ import typer
 
 from ring_attn_bench.cli.options import out_folder
 from ring_attn_bench.cli.terminal import width
-from ring_attn_bench.paths import named, records_file
+from ring_attn_bench.records.paths import named, records_file
 
 
 def report(
@@ -32,7 +32,7 @@ def report(
 
 def show(records: Path, out: Path | None) -> int:
     """Writes the report, prints its short form, and gives the number of failures."""
-    from ring_attn_bench.bench.record import read
+    from ring_attn_bench.records.record import read
     from ring_attn_bench.report.write import failures, summary, write_report
 
     folder = out or records.parent

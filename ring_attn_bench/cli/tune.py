@@ -43,8 +43,8 @@ def tune(
 
     Exit code 1 if one that is shipped is not right; what a candidate fails in is an answer.
     """
+    from ring_attn_bench.records.outcome import Shape
     from ring_attn_bench.tune import run
-    from ring_attn_bench.tune.outcome import Shape
     from ring_attn_bench.tune.progress import TuneProgress
     from ring_attn_bench.tune.select import Selection
 
@@ -57,8 +57,8 @@ def tune(
 
 
 def _show(folder: Path) -> NoReturn:
+    from ring_attn_bench.records.tuning_csv import read
     from ring_attn_bench.report import tuning
-    from ring_attn_bench.tune.csv import read
 
     found = read(folder)
     typer.echo(f"\n{tuning.terminal(found, width())}")

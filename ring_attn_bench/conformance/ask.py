@@ -6,16 +6,16 @@ import sys
 import traceback
 from dataclasses import replace
 
-import torch
-
 from ring_attn_bench.backend import AccumulatingBackend, Backend
-from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.conformance import accumulate, calls, judge, packed_judge
+from ring_attn_bench.conformance.answer import Answer, worst
 from ring_attn_bench.conformance.cases import LOCAL, Case
 from ring_attn_bench.conformance.feature import AnyCase, Asks, Feature
-from ring_attn_bench.conformance.verdict import Answer, Verdict, worst
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.problem import DtypeName
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.caught import sentence, status_of
 
 DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
 PREFERRED: dict[str, tuple[DtypeName, ...]] = {
@@ -93,22 +93,22 @@ def _answer(
     try:
         reason = refusal(backend, asks, case, direction, device)
         if reason is not None:
-            return Answer(Verdict.UNSUPPORTED, reason)
+            return Answer(Status.UNSUPPORTED, reason)
         try:
             found = faults(backend, asks, case, direction, device)
         except Unsupported as error:
-            return Answer(Verdict.UNSUPPORTED, f"only when called: {error.reason}", False)
+            return Answer(Status.UNSUPPORTED, f"only when called: {error.reason}", False)
         if found:
-            return Answer(Verdict.WRONG, f"{case}: {found[0]}")
-        return Answer(Verdict.OK, _in_pieces(backend, case) if asks is Asks.RESULTS else "")
+            return Answer(Status.WRONG, f"{case}: {found[0]}")
+        return Answer(Status.OK, _in_pieces(backend, case) if asks is Asks.RESULTS else "")
     except Exception as error:
         return _error(error, f"{case}: ")
 
 
 def _in_part(answers: list[Answer]) -> Answer:
     """The worst answer, which says so if others are better."""
-    found, right = worst(answers), sum(x.verdict is Verdict.OK for x in answers)
-    if found.verdict is not Verdict.UNSUPPORTED or not right:
+    found, right = worst(answers), sum(x.verdict is Status.OK for x in answers)
+    if found.verdict is not Status.UNSUPPORTED or not right:
         return found
     return replace(
         found, reason=f"in {len(answers) - right} of {len(answers)} cases: {found.reason}"
@@ -117,17 +117,10 @@ def _in_part(answers: list[Answer]) -> Answer:
 
 def _error(error: Exception, where: str = "") -> Answer:
     traceback.print_exc(file=sys.stderr)
-    return Answer(Verdict.ERROR, where + sentence(error))
+    return Answer(status_of(error), where + sentence(error))
 
 
 def _in_pieces(backend: Backend, case: AnyCase) -> str:
     """How many blocks the case was cut into, if it was."""
     parts = calls.pieces(backend, case) if isinstance(case, Case) else ()
     return f"in {len(parts)} blocks" if len(parts) > 1 else ""
-
-
-def sentence(error: Exception) -> str:
-    """An exception in one line."""
-    text = str(error).strip() or "no message"
-    kind = "out of memory" if isinstance(error, torch.OutOfMemoryError) else type(error).__name__
-    return f"{kind}: {text.splitlines()[0][:300]}"

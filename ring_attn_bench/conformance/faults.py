@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ring_attn_bench.bench import tolerance
 from ring_attn_bench.conformance.truth import Truth
+from ring_attn_bench.truth import tolerance
 
 LOG2E = 1.4426950408889634
 

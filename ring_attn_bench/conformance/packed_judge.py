@@ -10,9 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ring_attn_bench import oracle
 from ring_attn_bench.backend import Backend, PackedBackend
-from ring_attn_bench.bench import tolerance
 from ring_attn_bench.conformance.calls import cut_out, named
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.conformance.faults import changed, faults, unlike
@@ -21,6 +19,7 @@ from ring_attn_bench.conformance.judge import given
 from ring_attn_bench.conformance.poison import poison
 from ring_attn_bench.conformance.truth import Results, Truth, bounds
 from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.truth import oracle, tolerance
 
 
 @dataclass(frozen=True)

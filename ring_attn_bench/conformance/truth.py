@@ -9,11 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ring_attn_bench import oracle
-from ring_attn_bench.bench import tolerance
-from ring_attn_bench.bench.tolerance import Deviation
 from ring_attn_bench.conformance.cases import Case
 from ring_attn_bench.conformance.inputs import inputs
+from ring_attn_bench.truth import oracle, tolerance
+from ring_attn_bench.truth.tolerance import Deviation
 
 Results = dict[str, Tensor]
 """By name: out, lse, dq, dk, dv, or some of them."""

@@ -1,18 +1,16 @@
-"""One of the threads that ask: it holds a process, and replaces it when it is lost."""
+"""One of the threads that ask: it takes tasks, and its hand holds their backend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.probe.finding import Finding
-from ring_attn_bench.probe.messages import Ask, Load, Loaded, Told
-from ring_attn_bench.probe.process import Process, ProcessFailed
+from ring_attn_bench.probe.messages import Ask, Load, Loaded
 from ring_attn_bench.probe.tasks import PATIENCE, Task, Tasks
-
-LOAD_SECONDS = 300.0
-"""For a process to come up and import a kernel's package, many of them at a time."""
+from ring_attn_bench.records.finding import Finding
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.pool import Hand
+from ring_attn_bench.workers.reply import Reply, WorkerFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +30,9 @@ class Asker:
 
     terms: Terms
     tasks: Tasks
-    tell: Callable[[Finding], None]
+    tell: Callable[[Task, list[Finding]], None]
     doing: Callable[[Task], None]
-    _process: Process | None = None
+    hand: Hand[Loaded] = field(default_factory=lambda: Hand("ring_attn_bench.probe.serve", Loaded))
     _held: str | None = None
     _version: str = ""
 
@@ -42,83 +40,63 @@ class Asker:
         """Until all tasks are dealt out."""
         while (task := self.tasks.take(self._held)) is not None:
             if task.backend != self._held:
-                self.close()
-                self._held = task.backend
+                self._hold(task.backend, {})
             self.doing(task)
             self._carry_out(task)
-        self.close()
+        self.hand.drop()
 
-    def stop(self) -> None:
-        """From another thread: ends the process, and with it what is being asked."""
-        process = self._process
-        if process is not None:
-            process.close()
-
-    def close(self) -> None:
-        """Ends the process, if there is one."""
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+    def _hold(self, backend: str, environment: dict[str, str]) -> None:
+        self._held = backend
+        load = Load(backend=backend, device=self.terms.device, environment=environment)
+        self.hand.hold(load, environment)
 
     def _carry_out(self, task: Task) -> None:
         try:
             unavailable = self._load(task.backend)
-        except ProcessFailed as failure:
-            self._process = None
-            self._give_up(task, failure.verdict, f"when it was loaded, {failure.reason}")
+        except WorkerFailed as failure:
+            self._give_up(task, failure.status, f"when it was loaded, {failure.reason}")
             return
         if unavailable is not None:
-            self._give_up(task, Verdict.UNSUPPORTED, f"unavailable: {unavailable}")
+            self._give_up(task, Status.UNSUPPORTED, f"unavailable: {unavailable}")
             return
         self._ask(task)
 
     def _ask(self, task: Task) -> None:
-        assert self._process is not None
         command = Ask(feature=task.feature, direction=task.direction, quick=self.terms.quick)
         try:
-            told = Told.model_validate_json(self._process.ask(command, self.terms.seconds))
-        except ProcessFailed as failure:
-            self._process = None
-            told = Told(verdict=failure.verdict, reason=failure.reason)
-        self._finding(task, told.verdict, told.reason)
-        if not told.usable:
-            self.close()
-        timeout = told.verdict is Verdict.TIMEOUT
-        for left in self.tasks.patience_with(task, timeout=timeout):
+            told = self.hand.ask(command, self.terms.seconds, Reply)
+        except WorkerFailed as failure:
+            told = Reply(status=failure.status, reason=failure.reason)
+        self._finding(task, told.status, told.reason)
+        for left in self.tasks.patience_with(task, timeout=told.status is Status.TIMEOUT):
             reason = f"not asked: it ran out of time with {PATIENCE} features in a row"
-            self._finding(left, Verdict.TIMEOUT, reason)
+            self._finding(left, Status.TIMEOUT, reason)
 
     def _load(self, backend: str) -> str | None:
         """Sees to a process that holds the backend; why there can be none, or None."""
-        environment: dict[str, str] = {}
-        while self._process is None:
-            self._process = Process(environment)
-            command = Load(backend=backend, device=self.terms.device, environment=environment)
-            loaded = Loaded.model_validate_json(self._process.ask(command, LOAD_SECONDS))
-            if loaded.needs is None:
-                self._version = loaded.version
-                return loaded.unavailable
-            self.close()
-            environment = loaded.needs
-        return None
+        loaded = self.hand.load()
+        while loaded.needs is not None:
+            self._hold(backend, loaded.needs)
+            loaded = self.hand.load()
+        self._version = loaded.version
+        return loaded.unavailable
 
-    def _give_up(self, task: Task, verdict: Verdict, reason: str) -> None:
+    def _give_up(self, task: Task, status: Status, reason: str) -> None:
         """The same for every feature of a backend that cannot be asked."""
-        self.close()
+        self.hand.drop()
         self._version = ""
         for left in (task, *self.tasks.drop(task.backend)):
-            self._finding(left, verdict, reason)
+            self._finding(left, status, reason)
 
-    def _finding(self, task: Task, verdict: Verdict, reason: str) -> None:
-        self.tell(
-            Finding(
-                backend=task.backend,
-                feature=task.feature,
-                direction=task.direction,
-                verdict=verdict,
-                reason=" ".join(reason.split()),
-                version=self._version,
-                device=self.terms.device_name,
-                torch=self.terms.torch,
-            )
+    def _finding(self, task: Task, status: Status, reason: str) -> None:
+        found = Finding(
+            backend=task.backend,
+            feature=task.feature,
+            direction=task.direction,
+            verdict=status,
+            reason=" ".join(reason.split()),
+            version=self._version,
+            device=self.terms.device_name,
+            torch=self.terms.torch,
         )
+        self.tell(task, [found])

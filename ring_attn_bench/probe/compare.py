@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ring_attn_bench.probe.finding import Finding
+from ring_attn_bench.records.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ring_attn_bench.bench.record import Direction, Frozen, Text
-from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.values import Frozen, Text
 
 
 class Load(Frozen):
@@ -34,14 +34,6 @@ class Ask(Frozen):
     feature: str
     direction: Direction
     quick: bool
-
-
-class Told(Frozen):
-    """The answer, and whether the process can be asked again: its device may be lost."""
-
-    verdict: Verdict
-    reason: Text = ""
-    usable: bool = True
 
 
 Command = Annotated[Load | Ask, Field(discriminator="do")]

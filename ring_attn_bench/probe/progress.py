@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.probe.finding import Finding
 from ring_attn_bench.probe.tasks import Task
-from ring_attn_bench.progress import Lines, some_of
+from ring_attn_bench.progress import STYLES, Lines, some_of
+from ring_attn_bench.records.finding import Finding
 
-_STYLES = {Verdict.OK: "green", Verdict.UNSUPPORTED: "dim"}
 _SHOWN = 4
 
 
@@ -26,13 +26,14 @@ class ProbeProgress(Lines):
         self._asked[task] = None
         self._update()
 
-    def found(self, finding: Finding) -> None:
+    def done(self, task: Task, findings: Sequence[Finding]) -> None:
         """A task's result."""
-        self._asked.pop(Task(finding.backend, finding.feature, finding.direction), None)
+        self._asked.pop(task, None)
+        (finding,) = findings
         what = f"{finding.backend:14s} {finding.feature:24s} {finding.direction.value:8s}"
         number = self.next_number()
         line = Text(f"{self.clock():>6s} {number}  {what}  ")
-        line.append(finding.verdict.value, style=_STYLES.get(finding.verdict, "bold red"))
+        line.append(finding.verdict.value, style=STYLES[finding.verdict])
         line.append(f"  {finding.reason}" if finding.reason else "")
         self.result(line)
         self._update()

@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from threading import Thread
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench import environment as env
-from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.conformance.features import FEATURES, select
-from ring_attn_bench.errors import UnknownName
+from ring_attn_bench.errors import InvalidArgument, UnknownName
 from ring_attn_bench.probe.asker import Asker, Terms
-from ring_attn_bench.probe.finding import Finding
-from ring_attn_bench.probe.keeper import Keeper, Watcher
 from ring_attn_bench.probe.tasks import Task, Tasks
 from ring_attn_bench.progress import Interrupted, Terminated
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.finding import Finding, read, write
+from ring_attn_bench.workers.keeper import Keeper, Watcher
+from ring_attn_bench.workers.pool import run_all
 
 SECONDS = 300.0
 """For a feature in one direction: most of it goes into compiling kernels."""
@@ -42,7 +42,7 @@ class ProbeRequest:
     """Whether what the folder's coverage.csv holds already need not be found again."""
 
 
-def probe(request: ProbeRequest, watcher: Watcher) -> Path:
+def probe(request: ProbeRequest, watcher: Watcher[Task, Finding]) -> Path:
     """Asks, and returns the folder with coverage.csv; this process never touches CUDA.
 
     Raises Interrupted where a person ends it.
@@ -55,10 +55,10 @@ def probe(request: ProbeRequest, watcher: Watcher) -> Path:
     environment = env.probe()
     folder = folder_for(request.out, "coverage", environment)
     terms = _terms(request, environment)
-    keeper = Keeper(folder / "coverage.csv", _cells(registry.backends(), FEATURES), watcher)
-    keeper.keep_old(terms.device_name, terms.torch)
+    order = _cells(registry.backends(), FEATURES)
+    keeper = kept(folder / "coverage.csv", order, watcher, terms.device_name, terms.torch)
     cells = [
-        cell for cell in _cells(backends, features) if not request.resume or keeper.lacks(cell)
+        cell for cell in _cells(backends, features) if not request.resume or keeper.lacks(cell.key)
     ]
     jobs = request.jobs or min(MOST_JOBS, os.cpu_count() or 1)
     watcher.heading(
@@ -71,7 +71,7 @@ def probe(request: ProbeRequest, watcher: Watcher) -> Path:
     try:
         _ask_all(cells, jobs, terms, keeper)
     except (KeyboardInterrupt, Terminated) as ended:
-        raise Interrupted(folder, keeper.count, "findings", ended) from None
+        raise Interrupted(folder, len(keeper.rows), "findings", ended) from None
     return folder
 
 
@@ -81,25 +81,39 @@ def _cells(backends: Iterable[str], features: Iterable[str]) -> list[Task]:
     return [Task(*cell) for cell in product(backends, features, directions)]
 
 
-def _ask_all(cells: Sequence[Task], jobs: int, terms: Terms, keeper: Keeper) -> None:
+def _ask_all(cells: Sequence[Task], jobs: int, terms: Terms, keeper: Keeper[Task, Finding]) -> None:
     tasks = Tasks(cells)
-    askers = [Asker(terms, tasks, keeper.tell, keeper.doing) for _ in range(min(jobs, len(cells)))]
-    threads = [Thread(target=asker.run, daemon=True) for asker in askers]
+    askers = [Asker(terms, tasks, keeper.done, keeper.doing) for _ in range(min(jobs, len(cells)))]
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)  # so that a signal is seen to at once
-                keeper.check()
-        keeper.check()
+        run_all([asker.run for asker in askers], keeper.check)
     finally:
         keeper.end()
         tasks.drop()
         for asker in askers:
-            asker.stop()
-    if any(keeper.lacks(cell) for cell in cells):
+            asker.hand.end()
+    if any(keeper.lacks(cell.key) for cell in cells):
         raise RuntimeError("findings are missing: a thread that asked has failed, see above")
+
+
+def kept(
+    path: Path, order: Iterable[Task], watcher: Watcher[Task, Finding], device: str, torch: str
+) -> Keeper[Task, Finding]:
+    """Who keeps a matrix. What the file holds already stays, but for what is found anew.
+
+    So it may be put together from several runs, on one device and with one torch; raises
+    InvalidArgument if it was found elsewhere.
+    """
+    keys = (task.key for task in order)
+    keeper = Keeper[Task, Finding](path, keys, lambda found: found.key, write, watcher)
+    old = read(path) if path.exists() else ()
+    for found in old:
+        if (found.device, found.torch) != (device, torch):
+            raise InvalidArgument(
+                f"{path} was found on {found.device}, torch {found.torch}, and this is "
+                f"{device}, torch {torch}; name another folder with --out."
+            )
+    keeper.keep_old(old)
+    return keeper
 
 
 def _terms(request: ProbeRequest, environment: env.Environment) -> Terms:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
 
-from ring_attn_bench.bench.record import Direction
+from ring_attn_bench.records.direction import Direction
 
 PATIENCE = 4
 """A backend that runs out of time so often in a row in one direction is not asked there again."""
@@ -20,6 +20,11 @@ class Task:
     backend: str
     feature: str
     direction: Direction
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Of its finding."""
+        return self.backend, self.feature, self.direction.value
 
 
 class Tasks:

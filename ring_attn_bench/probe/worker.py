@@ -6,10 +6,12 @@ import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.backend import Backend
-from ring_attn_bench.conformance.ask import ask, sentence
+from ring_attn_bench.conformance.ask import ask
 from ring_attn_bench.conformance.features import FEATURES
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.probe.messages import COMMANDS, Ask, Load, Loaded, Told
+from ring_attn_bench.probe.messages import COMMANDS, Ask, Load, Loaded
+from ring_attn_bench.workers.caught import device_works, sentence
+from ring_attn_bench.workers.reply import Reply
 
 
 class Worker:
@@ -21,7 +23,7 @@ class Worker:
         # cases are small, and processes many: threads would only wait for each other
         torch.set_num_threads(1)
 
-    def carry_out(self, line: str) -> Loaded | Told:
+    def carry_out(self, line: str) -> Loaded | Reply:
         """The answer to a command."""
         command = COMMANDS.validate_json(line)
         return self._load(command) if isinstance(command, Load) else self._ask(command)
@@ -41,19 +43,9 @@ class Worker:
         self._backend, self._device = backend, command.device
         return Loaded(version=version)
 
-    def _ask(self, command: Ask) -> Told:
+    def _ask(self, command: Ask) -> Reply:
         assert self._backend is not None  # the parent loads it first
         feature = FEATURES[command.feature]
         found = ask(self._backend, feature, command.direction, self._device, quick=command.quick)
-        return Told(verdict=found.verdict, reason=found.reason, usable=self._device_works())
-
-    def _device_works(self) -> bool:
-        """Whether the device still takes work: after an illegal access it never does."""
-        if self._device != "cuda":
-            return True
-        try:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()  # many processes share the device
-        except Exception:
-            return False
-        return True
+        usable = device_works(self._device)
+        return Reply(status=found.verdict, reason=found.reason, usable=usable)

@@ -9,7 +9,9 @@ from typing import Any, Self, get_args
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from ring_attn_bench.bench.record import Direction, Frozen, Status
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import Frozen
 from ring_attn_bench.ring.options import MEANINGS as OPTION_MEANINGS
 
 Cell = str | int | float | bool | None

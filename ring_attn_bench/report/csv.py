@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ring_attn_bench import files, sheets
 from ring_attn_bench.errors import FileError, clause
+from ring_attn_bench.records import files, sheets
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.rows import frame
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ring_attn_bench.bench.record import Record
+from ring_attn_bench.records.record import Record
 from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import MEANINGS, NESTED, TENSORS, Row
 from ring_attn_bench.report.formats import plural

@@ -6,16 +6,10 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from ring_attn_bench.bench.record import (
-    Accuracy,
-    Case,
-    Contestant,
-    Direction,
-    Record,
-    TensorError,
-)
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Accuracy, Case, Contestant, Record, TensorError
+from ring_attn_bench.records.statistics import summarize
 from ring_attn_bench.report.columns import COLUMNS, KINDS, OPTIONS, TENSORS, Errors, Ratios, Row
-from ring_attn_bench.report.statistics import summarize
 from ring_attn_bench.ring.options import texts
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from ring_attn_bench import files
-from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.records import files
+from ring_attn_bench.records.outcome import MASKS, Outcome
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.tables.table import WIDTH, Notes, Table, escape, fold
 from ring_attn_bench.tune.choose import choices
-from ring_attn_bench.tune.outcome import MASKS, Outcome
 
 HEADERS = (
     "kernel", "D", "configuration", "shipped", "verdict",
@@ -90,4 +90,4 @@ def _advice(outcomes: Sequence[Outcome]) -> list[str]:
 
 def shipped_failures(outcomes: Sequence[Outcome]) -> int:
     """How many shipped configurations are not right."""
-    return sum(x.subject.trial.shipped and x.verdict is not Verdict.OK for x in outcomes)
+    return sum(x.subject.trial.shipped and x.verdict is not Status.OK for x in outcomes)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ring_attn_bench import files
-from ring_attn_bench.bench.record import Record, read
 from ring_attn_bench.errors import FileError
+from ring_attn_bench.records import files
+from ring_attn_bench.records.record import Record, read
 from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.groups import by_shape, heading

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ring_attn_bench import oracle
-from ring_attn_bench.bench import tolerance
 from ring_attn_bench.conformance.faults import faults
 from ring_attn_bench.conformance.truth import Results, Truth, bounds
 from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.records.outcome import OUTPUTS
+from ring_attn_bench.truth import oracle, tolerance
 from ring_attn_bench.tunable import Kernel, TrialTensors
-from ring_attn_bench.tune.outcome import OUTPUTS
 
 SEED = 2
 """Other inputs than those that were timed."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.tune.outcome import Outcome, RowKey
+from ring_attn_bench.records.outcome import Outcome, RowKey
+from ring_attn_bench.records.status import Status
 
 WORTH = 0.01
 """A gain below this share is not worth a change: another day's medians differ by as much."""
@@ -49,7 +49,7 @@ class Choice:
         if not self.right:
             return "nothing is right"
         found = f"{self.right} right, none timed"
-        if self.shipped is None or self.shipped.verdict is Verdict.OK:
+        if self.shipped is None or self.shipped.verdict is Status.OK:
             return found
         return f"shipped {self.shipped.subject.trial.config}: {self.shipped.verdict.value}; {found}"
 
@@ -66,5 +66,5 @@ def _choice(key: RowKey, found: Sequence[Outcome]) -> Choice:
     shipped = next((x for x in found if x.subject.trial.shipped), None)
     timed = [x for x in found if x.is_timed]
     fastest = min(timed, key=lambda x: x.mean, default=None)
-    right = sum(x.verdict is Verdict.OK for x in found)
+    right = sum(x.verdict is Status.OK for x in found)
     return Choice(key, shipped, fastest, right)

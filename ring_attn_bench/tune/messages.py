@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ring_attn_bench.bench.record import Frozen, Text
-from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.records.outcome import Shape, Subject
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import Frozen, Text
 from ring_attn_bench.tunable import Offer
-from ring_attn_bench.tune.outcome import Shape, Subject
+from ring_attn_bench.workers.reply import Reply
 
 
 class Load(Frozen):
@@ -35,14 +36,6 @@ class Verify(Frozen):
     subject: Subject
 
 
-class Verified(Frozen):
-    """The answer, and whether the process can be asked again: its device may be lost."""
-
-    verdict: Verdict
-    reason: Text = ""
-    usable: bool = True
-
-
 class Time(Frozen):
     """How fast are these trials of one row? seconds: after which there are few more rounds."""
 
@@ -54,19 +47,18 @@ class Time(Frozen):
 
 
 class Speed(Frozen):
-    """Microseconds of each call, or the verdict and the reason of a trial that has none."""
+    """Microseconds of each call, or the status and the reason of a trial that has none."""
 
-    verdict: Verdict = Verdict.OK
+    status: Status = Status.OK
     reason: Text = ""
     full: tuple[float, ...] = ()
     causal: tuple[float, ...] = ()
 
 
-class Speeds(Frozen):
-    """Of each trial; usable: as in Verified."""
+class Speeds(Reply):
+    """Of each trial."""
 
     speeds: tuple[Speed, ...]
-    usable: bool = True
 
 
 Command = Annotated[Load | Verify | Time, Field(discriminator="do")]

@@ -8,10 +8,9 @@ from statistics import median
 from rich.console import Console
 from rich.text import Text
 
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.progress import Lines, some_of
+from ring_attn_bench.progress import STYLES, Lines, some_of
+from ring_attn_bench.records.outcome import Outcome
 from ring_attn_bench.tune.choose import choices
-from ring_attn_bench.tune.outcome import Outcome
 
 _SHOWN = 3
 
@@ -50,7 +49,7 @@ def _found(outcomes: Sequence[Outcome]) -> Text:
         return Text(f"{config}: full {full:.0f} us, causal {causal:.0f} us", style="green")
     if not outcomes:
         return Text("nothing is right", style="bold red")
-    worst = max(outcomes, key=lambda x: list(Verdict).index(x.verdict))
-    text = Text(worst.verdict.value, style="green" if worst.verdict is Verdict.OK else "bold red")
+    worst = max(outcomes, key=lambda x: x.verdict.badness)
+    text = Text(worst.verdict.value, style=STYLES[worst.verdict])
     text.append(f"  {worst.reason}" if worst.reason else "")
     return text

@@ -11,17 +11,18 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.bench.setup import MachineLacks
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, clause
-from ring_attn_bench.probe.process import ProcessFailed
 from ring_attn_bench.progress import Interrupted, Terminated
+from ring_attn_bench.records.outcome import Outcome, Place, RowKey, Shape, Subject
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.tuning_csv import write
 from ring_attn_bench.tunable import Tunable
-from ring_attn_bench.tune.hand import Hand
-from ring_attn_bench.tune.keeper import Keeper, Watcher
-from ring_attn_bench.tune.messages import Load, Loaded, Speed, Speeds, Time, Verified
-from ring_attn_bench.tune.outcome import Outcome, Place, RowKey, Shape, Subject
+from ring_attn_bench.tune.messages import Load, Loaded, Speed, Speeds, Time
 from ring_attn_bench.tune.select import Selection
 from ring_attn_bench.tune.verifier import verify_all
+from ring_attn_bench.workers.keeper import Keeper, Watcher
+from ring_attn_bench.workers.pool import Hand
+from ring_attn_bench.workers.reply import Reply, WorkerFailed
 
 ROW_SECONDS = 20.0
 """Of rounds, for a row; slower rows get fewer rounds, see `timing.time_row`."""
@@ -52,22 +53,22 @@ class _Run:
     load: Load
     environment: dict[str, str]
     place: Place
-    keeper: Keeper
+    keeper: Keeper[str, Outcome]
 
-    def hand(self) -> Hand:
+    def hand(self) -> Hand[Loaded]:
         """Another process, started when it is needed."""
-        return Hand(self.load, self.environment)
+        return _hand(self.load, self.environment)
 
-    def outcome(self, subject: Subject, found: Verified | Speed) -> Outcome:
+    def outcome(self, subject: Subject, found: Reply | Speed) -> Outcome:
         """As it goes on record."""
         times = (found.full, found.causal) if isinstance(found, Speed) else ((), ())
         return Outcome(
-            subject=subject, verdict=found.verdict, reason=" ".join(found.reason.split()),
+            subject=subject, verdict=found.status, reason=" ".join(found.reason.split()),
             place=self.place, shape=self.request.shape, full=times[0], causal=times[1],
         )  # fmt: skip
 
 
-def tune(request: TuneRequest, watcher: Watcher) -> Path:
+def tune(request: TuneRequest, watcher: Watcher[str, Outcome]) -> Path:
     """Tunes, and returns the folder with tuning.csv; this process never touches CUDA.
 
     Raises UnknownName; InvalidArgument for a backend without configurations, or if no trial is
@@ -83,25 +84,30 @@ def tune(request: TuneRequest, watcher: Watcher) -> Path:
     device = "cuda" if environment.get("gpu") else "cpu"
     needed = dict(kind.worker_environment.get(device, {}))
     load = Load.model_validate({"backend": request.backend, "device": device})
-    first = Hand(load, needed)
+    first = _hand(load, needed)
     try:
         loaded = _loaded(first, request.backend)
         subjects = request.selection.of(loaded.offer.trials)
         folder = folder_for(request.out, "tuning", environment)
-        keeper = Keeper(folder / "tuning.csv", subjects, watcher)
+        path = folder / "tuning.csv"
+        keeper = Keeper[str, Outcome](path, subjects, lambda x: x.subject, write, watcher)
         place = _place(request.backend, loaded.version, environment)
         run = _Run(request, load, needed, place, keeper)
         try:
             _tune(run, subjects, loaded, first, watcher)
         except (KeyboardInterrupt, Terminated) as ended:
-            raise Interrupted(folder, len(keeper.outcomes), "outcomes", ended) from None
+            raise Interrupted(folder, len(keeper.rows), "outcomes", ended) from None
     finally:
         first.end()
     return folder
 
 
 def _tune(
-    run: _Run, subjects: Sequence[Subject], loaded: Loaded, first: Hand, watcher: Watcher
+    run: _Run,
+    subjects: Sequence[Subject],
+    loaded: Loaded,
+    first: Hand[Loaded],
+    watcher: Watcher[str, Outcome],
 ) -> None:
     jobs = min(run.request.jobs or min(MOST_JOBS, os.cpu_count() or 1), len(subjects))
     rows = dict.fromkeys(subject.row for subject in subjects)
@@ -118,8 +124,8 @@ def _tune(
         timer.end()
 
 
-def _verify(run: _Run, subjects: Sequence[Subject], hands: Sequence[Hand]) -> None:
-    def tell(subject: Subject, found: Verified) -> None:
+def _verify(run: _Run, subjects: Sequence[Subject], hands: Sequence[Hand[Loaded]]) -> None:
+    def tell(subject: Subject, found: Reply) -> None:
         run.keeper.done(str(subject), [run.outcome(subject, found)])
 
     try:
@@ -130,18 +136,18 @@ def _verify(run: _Run, subjects: Sequence[Subject], hands: Sequence[Hand]) -> No
     finally:
         for hand in hands:
             hand.end()
-    if run.keeper.lacks():
+    if any(map(run.keeper.lacks, subjects)):
         raise RuntimeError("outcomes are missing: a thread that asked has failed, see above")
 
 
-def _time_row(run: _Run, row: RowKey, timer: Hand) -> None:
+def _time_row(run: _Run, row: RowKey, timer: Hand[Loaded]) -> None:
     kernel, table, head_dim, dtype = row
     what = f"{table} {kernel} {head_dim} {dtype}, timed"
     run.keeper.doing(what)
     right = [
         outcome.subject
-        for outcome in run.keeper.outcomes
-        if outcome.subject.row == row and outcome.verdict is Verdict.OK
+        for outcome in run.keeper.rows
+        if outcome.subject.row == row and outcome.verdict is Status.OK
     ]
     found = _speeds(run.request, right, timer) if right else ()
     outcomes = [run.outcome(*pair) for pair in zip(right, found, strict=True)]
@@ -149,25 +155,29 @@ def _time_row(run: _Run, row: RowKey, timer: Hand) -> None:
     run.keeper.check()
 
 
-def _speeds(request: TuneRequest, right: Sequence[Subject], timer: Hand) -> tuple[Speed, ...]:
+def _speeds(
+    request: TuneRequest, right: Sequence[Subject], timer: Hand[Loaded]
+) -> tuple[Speed, ...]:
     command = Time(
         subjects=tuple(right), shape=request.shape, rounds=request.rounds, seconds=ROW_SECONDS
     )
     try:
-        answer = timer.ask(command, ROW_SECONDS + ROW_PATIENCE)
-    except ProcessFailed as failure:
+        return timer.ask(command, ROW_SECONDS + ROW_PATIENCE, Speeds).speeds
+    except WorkerFailed as failure:
         reason = f"when its row was timed, {failure.reason}"
-        return (Speed(verdict=failure.verdict, reason=reason),) * len(right)
-    speeds = Speeds.model_validate_json(answer)
-    if not speeds.usable:
-        timer.drop()
-    return speeds.speeds
+        return (Speed(status=failure.status, reason=reason),) * len(right)
 
 
-def _loaded(hand: Hand, backend: str) -> Loaded:
+def _hand(load: Load, environment: dict[str, str]) -> Hand[Loaded]:
+    hand = Hand("ring_attn_bench.tune.serve", Loaded)
+    hand.hold(load, environment)
+    return hand
+
+
+def _loaded(hand: Hand[Loaded], backend: str) -> Loaded:
     try:
         loaded = hand.load()
-    except ProcessFailed as failure:
+    except WorkerFailed as failure:
         raise MachineLacks(
             f"backend {backend!r} does not load: {clause(failure.reason)}."
         ) from None

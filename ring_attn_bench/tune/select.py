@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.records.outcome import Subject
 from ring_attn_bench.tunable import Trial
-from ring_attn_bench.tune.outcome import Subject
 
 
 @dataclass(frozen=True, slots=True)

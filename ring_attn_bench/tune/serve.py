@@ -1,21 +1,11 @@
-"""A tuning process: `-m ring_attn_bench.tune.serve SOCKET PID`, PID being the parent's."""
+"""A tuning process: `-m ring_attn_bench.tune.serve FOLDER PID`, PID being the parent's."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from importlib import import_module
 
-from pydantic import BaseModel
-
-from ring_attn_bench.probe.serve import answer
-
-
-def _worker() -> Callable[[str], BaseModel]:
-    from ring_attn_bench.tune.worker import Worker
-
-    return Worker().carry_out
-
+from ring_attn_bench.workers.serving import serve
 
 if __name__ == "__main__":
-    answer(Path(sys.argv[1]), int(sys.argv[2]), _worker)
+    serve(sys.argv[1:], lambda: import_module("ring_attn_bench.tune.worker").Worker().carry_out)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.block import Block
-from ring_attn_bench.conformance.ask import sentence
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.positions import Band, Span
 from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.records.outcome import MASKS, OUTPUTS, Shape, Subject
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.tensors import Keys, Rows, Sums
 from ring_attn_bench.tunable import TrialTensors, TunableBackend
 from ring_attn_bench.tune import again
-from ring_attn_bench.tune.outcome import MASKS, OUTPUTS, Shape, Subject
+from ring_attn_bench.workers.caught import sentence, status_of
 
 FEWEST_ROUNDS = 6
 """Below, no interval holds a median with 95 %; slower rows than `seconds` allow get no fewer."""
@@ -36,7 +36,7 @@ class Timed:
     """Microseconds of each call by mask; none where the verdict is not ok."""
 
     times: dict[str, list[float]] = field(default_factory=lambda: {mask: [] for mask in MASKS})
-    verdict: Verdict = Verdict.OK
+    verdict: Status = Status.OK
     reason: str = ""
 
 
@@ -53,7 +53,7 @@ class _Ready:
     @property
     def is_right(self) -> bool:
         """Whether nothing is known against it, whatever its mask."""
-        return self.timed.verdict is Verdict.OK
+        return self.timed.verdict is Status.OK
 
 
 def time_row(
@@ -76,7 +76,7 @@ def time_row(
     for mask in MASKS:
         inputs[mask] = _inputs(backend, subjects[0], shape, _block(shape, mask), device)
         for subject, timed in zip(subjects, found, strict=True):
-            if timed.verdict is Verdict.OK:
+            if timed.verdict is Status.OK:
                 made += _tried(backend, subject, inputs[mask], shape, mask, timed)
     ready = [x for x in made if x.is_right]
     if ready:
@@ -108,11 +108,11 @@ def _tried(
         launch()
         unwritten = [name for name in own if not bool(own[name].isfinite().all())]
     except Exception as error:
-        timed.verdict, timed.reason = Verdict.ERROR, f"when timed, {sentence(error)}"
+        timed.verdict, timed.reason = status_of(error), f"when timed, {sentence(error)}"
         return []
     if unwritten:
         reason = f"when timed, {unwritten[0]} is not written everywhere, or not finite"
-        timed.verdict, timed.reason = Verdict.WRONG, reason
+        timed.verdict, timed.reason = Status.WRONG, reason
         return []
     return [_Ready(timed, subject, mask, launch, own)]
 
@@ -132,10 +132,10 @@ def _judge_again(ready: Sequence[_Ready], tensors: TrialTensors) -> None:
             found = renewed.faults(x.subject.trial.kernel, x.own)
         except Exception as error:
             reason = f"when it was judged again after timing, {sentence(error)}"
-            x.timed.verdict, x.timed.reason = Verdict.ERROR, reason
+            x.timed.verdict, x.timed.reason = status_of(error), reason
             continue
         if found:
-            x.timed.verdict = Verdict.WRONG
+            x.timed.verdict = Status.WRONG
             x.timed.reason = (
                 f"right before it was timed, and wrong afterwards on other inputs: {x.mask}, "
                 f"{found[0]}"

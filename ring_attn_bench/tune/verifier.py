@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
 
-from ring_attn_bench.probe.process import ProcessFailed
-from ring_attn_bench.tune.hand import Hand
-from ring_attn_bench.tune.messages import Verified, Verify
-from ring_attn_bench.tune.outcome import Subject
+from ring_attn_bench.records.outcome import Subject
+from ring_attn_bench.tune.messages import Loaded, Verify
+from ring_attn_bench.workers.pool import Hand, run_all
+from ring_attn_bench.workers.reply import Reply, WorkerFailed
 
-Tell = Callable[[Subject, Verified], None]
+Tell = Callable[[Subject, Reply], None]
 
 
-def verified(hand: Hand, subject: Subject, seconds: float) -> Verified:
+def verified(hand: Hand[Loaded], subject: Subject, seconds: float) -> Reply:
     """The answer about one trial, also where the process dies of it or does not answer."""
+    when = "before it was tried, "
     try:
         hand.load()
-    except ProcessFailed as failure:
-        return Verified(verdict=failure.verdict, reason=f"before it was tried, {failure.reason}")
-    try:
-        found = Verified.model_validate_json(hand.ask(Verify(subject=subject), seconds))
-    except ProcessFailed as failure:
-        return Verified(verdict=failure.verdict, reason=failure.reason)
-    if not found.usable:
-        hand.drop()
-    return found
+        when = ""
+        return hand.ask(Verify(subject=subject), seconds, Reply)
+    except WorkerFailed as failure:
+        return Reply(status=failure.status, reason=when + failure.reason)
 
 
 def verify_all(
     subjects: Sequence[Subject],
-    hands: Sequence[Hand],
+    hands: Sequence[Hand[Loaded]],
     seconds: float,
     doing: Callable[[str], None],
     tell: Tell,
@@ -45,27 +41,14 @@ def verify_all(
     for subject in sorted(subjects, key=lambda x: -x.trial.head_dim):
         waiting.put(subject)
 
-    def work(hand: Hand) -> None:
+    def work(hand: Hand[Loaded]) -> None:
         while True:
             try:
                 subject = waiting.get_nowait()
             except Empty:
                 break
             doing(str(subject))
-            try:
-                found = verified(hand, subject, seconds)
-            except Exception:
-                if hand.ended:  # its process and its socket were taken away
-                    return
-                raise
-            tell(subject, found)
+            tell(subject, verified(hand, subject, seconds))
         hand.drop()
 
-    threads = [Thread(target=work, args=(hand,), daemon=True) for hand in hands]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.2)  # so that a signal is seen to at once
-            check()
-    check()
+    run_all([partial(work, hand) for hand in hands], check)

@@ -15,9 +15,9 @@ from ring_attn_bench.conformance.judge import given
 from ring_attn_bench.conformance.truth import Results, Truth, truth
 from ring_attn_bench.lower import Piece
 from ring_attn_bench.positions import Range, Span
+from ring_attn_bench.records.outcome import Subject
 from ring_attn_bench.tensors import Keys, Rows, Sums
 from ring_attn_bench.tunable import Trial, TrialTensors, Tunable
-from ring_attn_bench.tune.outcome import Subject
 
 NAN = float("nan")
 TOKENS = {"cuda": (777, 200), "cpu": (150, 50)}

@@ -9,22 +9,14 @@ from typing import cast
 import torch
 
 from ring_attn_bench import registry
-from ring_attn_bench.conformance.ask import sentence
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.tunable import TunableBackend
-from ring_attn_bench.tune.messages import (
-    COMMANDS,
-    Load,
-    Loaded,
-    Speed,
-    Speeds,
-    Time,
-    Verified,
-    Verify,
-)
+from ring_attn_bench.tune.messages import COMMANDS, Load, Loaded, Speed, Speeds, Time, Verify
 from ring_attn_bench.tune.timing import time_row
 from ring_attn_bench.tune.verify import fault
+from ring_attn_bench.workers.caught import device_works, sentence, status_of
+from ring_attn_bench.workers.reply import Reply
 
 
 class Worker:
@@ -36,7 +28,7 @@ class Worker:
         # problems are small, and processes many: threads would only wait for each other
         torch.set_num_threads(1)
 
-    def carry_out(self, line: str) -> Loaded | Verified | Speeds:
+    def carry_out(self, line: str) -> Loaded | Reply | Speeds:
         """The answer to a command."""
         match COMMANDS.validate_json(line):
             case Load() as command:
@@ -58,16 +50,17 @@ class Worker:
         self._backend, self._device = backend, command.device if offer.untimed is None else "cpu"
         return Loaded(offer=offer, version=version)
 
-    def _verify(self, command: Verify) -> Verified:
+    def _verify(self, command: Verify) -> Reply:
         assert self._backend is not None  # the parent loads it first
         try:
             reason = fault(self._backend, command.subject, self._device)
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            reason = sentence(error)
-            return Verified(verdict=Verdict.ERROR, reason=reason, usable=self._device_works())
-        verdict = Verdict.WRONG if reason else Verdict.OK
-        return Verified(verdict=verdict, reason=reason or "", usable=self._device_works())
+            return self._reply(status_of(error), sentence(error))
+        return self._reply(Status.WRONG if reason else Status.OK, reason or "")
+
+    def _reply(self, status: Status, reason: str) -> Reply:
+        return Reply(status=status, reason=reason, usable=device_works(self._device))
 
     def _time(self, command: Time) -> Speeds:
         assert self._backend is not None
@@ -79,23 +72,12 @@ class Worker:
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             reason = f"when its row was timed, {sentence(error)}"
-            lost = Speed(verdict=Verdict.ERROR, reason=reason)
-            return Speeds(speeds=(lost,) * len(command.subjects), usable=self._device_works())
+            lost = Speed(status=status_of(error), reason=reason)
+            return Speeds(speeds=(lost,) * len(command.subjects), usable=device_works(self._device))
         speeds = (
-            Speed(verdict=x.verdict, reason=x.reason)
-            if x.verdict is not Verdict.OK
+            Speed(status=x.verdict, reason=x.reason)
+            if x.verdict is not Status.OK
             else Speed(full=tuple(x.times["full"]), causal=tuple(x.times["causal"]))
             for x in found
         )
-        return Speeds(speeds=tuple(speeds), usable=self._device_works())
-
-    def _device_works(self) -> bool:
-        """Whether the device still takes work: after an illegal access it never does."""
-        if self._device != "cuda":
-            return True
-        try:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()  # many processes share the device
-        except Exception:
-            return False
-        return True
+        return Speeds(speeds=tuple(speeds), usable=device_works(self._device))

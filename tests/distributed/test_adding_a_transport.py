@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ring_attn_bench import RingContext, RingOptions, registry
-from ring_attn_bench.bench import record as bench_record
 from ring_attn_bench.bench.messages import Envelope, Prepare
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.worker import Worker
+from ring_attn_bench.records import record as bench_record
 from tests.distributed.pool import Raised, Ring
 from tests.distributed.truth import Case, attend, faults
 

@@ -15,9 +15,10 @@ from ring_attn_bench.bench.memory import kept_bytes
 from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.prepared import prepare
-from ring_attn_bench.bench.record import Accuracy, Case, Contestant, Direction
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Accuracy, Case, Contestant
 from tests.distributed.plain_peers import PEERS, missing
 
 CASE = Case(

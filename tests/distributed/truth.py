@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import ring_attn_bench
-from ring_attn_bench import RingContext, dropout, oracle
-from ring_attn_bench.bench import tolerance
+from ring_attn_bench import RingContext, dropout
 from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.truth import oracle, tolerance
 from tests.distributed.pool import Ring
 
 PREFIXES = {"contiguous": "ring", "zigzag": "zigzag_ring", "striped": "stripe"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ring_attn_bench.probe.compare import changes
-from ring_attn_bench.probe.finding import read
+from ring_attn_bench.records.finding import read
 from tests.harness.conftest import Program
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(580)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ring_attn_bench.bench.record import read
+from ring_attn_bench.records.record import read
 from tests.patience import limit
 
 PLANTED = Path(__file__).parent / "planted"

@@ -84,7 +84,7 @@ def test_a_run_that_is_ended_leaves_its_records_and_no_processes(program, how):
     wait_until(lambda: len(_workers(program)) >= 4)
     workers = _workers(program)
     assert listening(workers) == {"127.0.0.1"}
-    torchruns = processes_of("ring_attn_bench.bench.agent", program)
+    torchruns = processes_of("ring_attn_bench.workers.agent", program)
     assert len(torchruns) == 2
 
     started.send_signal(how)

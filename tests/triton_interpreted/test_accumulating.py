@@ -11,7 +11,6 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from ring_attn_backends.triton import TritonBackend
 
-from ring_attn_bench import oracle
 from ring_attn_bench.backend import AccumulatingBackend, abilities
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.dropout import keep
@@ -24,6 +23,7 @@ from ring_attn_bench.ring.forward import ForwardPass, Job
 from ring_attn_bench.ring.transports.loopback import Loopback
 from ring_attn_bench.sharding import join_shards, shard
 from ring_attn_bench.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.truth import oracle
 from tests.triton_interpreted.checking import (
     BACKEND,
     CAUSAL,

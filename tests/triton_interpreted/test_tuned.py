@@ -2,7 +2,7 @@
 
 from ring_attn_backends.triton import TritonBackend
 
-from ring_attn_bench.tune.outcome import Subject
+from ring_attn_bench.records.outcome import Subject
 from ring_attn_bench.tune.verify import fault
 
 

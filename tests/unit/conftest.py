@@ -8,18 +8,18 @@ from random import Random
 
 import pytest
 
-from ring_attn_bench.bench.record import (
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import (
     Accuracy,
     Case,
     Contestant,
-    Direction,
     Memory,
     Record,
     Samples,
     Speed,
-    Status,
     TensorError,
 )
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.ring.options import DEFAULTS, NAMELESS, RingOptions
 
 H200 = {

@@ -7,14 +7,14 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 
-from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.conformance.features import CHAPTERS, FEATURES, select
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import InvalidArgument, UnknownName
 from ring_attn_bench.probe.compare import changes
-from ring_attn_bench.probe.finding import Finding, read, write
-from ring_attn_bench.probe.keeper import Keeper
+from ring_attn_bench.probe.run import kept
 from ring_attn_bench.probe.tasks import PATIENCE, Task, Tasks
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.finding import Finding, read, write
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.coverage import write_coverage
 from ring_attn_bench.report.coverage.markdown import page
 from ring_attn_bench.report.coverage.matrix import Matrix
@@ -25,7 +25,7 @@ BOTH = (FORWARD, BACKWARD)
 MANY = [f"some_backend_{number}" for number in range(17)]
 
 
-def finding(backend="triton", feature="causal", direction=FORWARD, verdict=Verdict.OK, reason=""):
+def finding(backend="triton", feature="causal", direction=FORWARD, verdict=Status.OK, reason=""):
     return Finding(
         backend=backend, feature=feature, direction=direction, verdict=verdict, reason=reason,
         version=f"{backend} 1.0", device="NVIDIA H200", torch="2.11.0",
@@ -36,9 +36,9 @@ def whole(backends=("triton", "aten")):
     return [finding(*cell) for cell in product(backends, FEATURES, BOTH)]
 
 
-WRONG = finding(feature="softcap", verdict=Verdict.WRONG, reason="out is out by 1; allowed is 0")
+WRONG = finding(feature="softcap", verdict=Status.WRONG, reason="out is out by 1; allowed is 0")
 REFUSED = finding(
-    feature="dropout", direction=BACKWARD, verdict=Verdict.UNSUPPORTED,
+    feature="dropout", direction=BACKWARD, verdict=Status.UNSUPPORTED,
     reason='it has no dropout, "none" (at all)',
 )  # fmt: skip
 
@@ -66,7 +66,7 @@ def test_a_file_that_is_no_matrix_is_a_sentence(tmp_path):
 
 def test_what_differs_between_two_files_is_a_verdict_or_a_row():
     other = finding(reason="in 2 blocks")
-    now_wrong = finding(verdict=Verdict.WRONG, reason="it is out")
+    now_wrong = finding(verdict=Status.WRONG, reason="it is out")
 
     assert changes([finding()], [other]) == ()
     assert [str(x) for x in changes([finding()], [now_wrong])] == [
@@ -83,16 +83,15 @@ def test_a_matrix_is_put_together_from_several_runs_on_one_device(tmp_path):
     order = [Task("triton", "causal", way) for way in BOTH] + [Task("aten", "full", FORWARD)]
     write([finding("aten", "full"), finding("old", "full")], path)
 
-    keeper = Keeper(path, order, watcher)
-    keeper.keep_old("NVIDIA H200", "2.11.0")
-    keeper.tell(finding(direction=BACKWARD))
+    keeper = kept(path, order, watcher, "NVIDIA H200", "2.11.0")
+    keeper.done(order[1], [finding(direction=BACKWARD)])
     keeper.end()
-    keeper.tell(finding())
+    keeper.done(order[0], [finding()])
 
     assert [found.backend for found in read(path)] == ["triton", "aten", "old"]
-    assert watcher.found.call_count == 1
+    assert watcher.done.call_count == 1
     with pytest.raises(InvalidArgument, match="another folder"):
-        Keeper(path, order, watcher).keep_old("NVIDIA B200", "2.11.0")
+        kept(path, order, watcher, "NVIDIA B200", "2.11.0")
 
 
 # what is shown
@@ -110,7 +109,7 @@ def test_the_table_fits_a_terminal_however_many_backends_there_are():
 def test_what_is_not_on_this_machine_is_not_counted_as_refused():
     why = "unavailable: importing it failed"
     absent = [
-        finding("gone", feature, direction, Verdict.UNSUPPORTED, why)
+        finding("gone", feature, direction, Status.UNSUPPORTED, why)
         for feature in ("causal", "full") for direction in BOTH
     ]  # fmt: skip
     found = [finding(), REFUSED, *absent]
@@ -133,7 +132,7 @@ def test_a_cell_shows_both_directions_where_they_differ_and_one_where_not():
 
 def test_the_page_gives_one_reason_for_all_that_it_keeps_from_being_right():
     refused = {
-        x.key: finding("aten", x.feature, x.direction, Verdict.UNSUPPORTED, "it has no ALiBi")
+        x.key: finding("aten", x.feature, x.direction, Status.UNSUPPORTED, "it has no ALiBi")
         for x in whole(["aten"]) if x.feature in {"alibi", "alibi_offset"}
     }  # fmt: skip
     found = {x.key: x for x in whole()} | refused | {WRONG.key: WRONG}
@@ -148,7 +147,7 @@ def test_the_page_gives_one_reason_for_all_that_it_keeps_from_being_right():
 
 def test_a_backend_that_is_not_there_has_one_line_on_the_page():
     why = "unavailable: importing it failed"
-    gone = [finding(*cell, Verdict.UNSUPPORTED, why) for cell in product(["flash"], FEATURES, BOTH)]
+    gone = [finding(*cell, Status.UNSUPPORTED, why) for cell in product(["flash"], FEATURES, BOTH)]
     matrix = Matrix.of(whole() + gone)
 
     assert matrix.absent == {"flash": why}

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from ring_attn_bench.bench.record import Record, Status, append, read
 from ring_attn_bench.errors import FileError
+from ring_attn_bench.records.record import Record, append, read
+from ring_attn_bench.records.status import Status
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ring_attn_bench import (
     shard,
 )
 from ring_attn_bench.errors import Unsupported
-from ring_attn_bench.oracle import sample_rows
+from ring_attn_bench.truth.oracle import sample_rows
 from tests.source_tree import CHECKOUT
 
 FACTORIES = {

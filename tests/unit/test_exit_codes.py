@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from ring_attn_bench import __version__, cli, exits
-from ring_attn_bench.bench.record import Direction, Status, append, read
 from ring_attn_bench.cli import report
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import FileError
-from ring_attn_bench.probe import finding
-from ring_attn_bench.probe.keeper import Keeper
 from ring_attn_bench.probe.tasks import Task
+from ring_attn_bench.records import finding
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import append, read
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.keeper import Keeper
 
 ROOT = Path(__file__).parents[2]
 
@@ -186,21 +187,21 @@ def test_a_matrix_that_cannot_be_read_is_exit_code_4(program, tmp_path, verb):
 
 
 class Nobody:
-    def found(self, finding):
+    def done(self, task, findings):
         raise AssertionError("it is not on disk")
 
 
 def test_a_matrix_that_cannot_be_written_ends_the_probe_with_a_sentence(tmp_path):
     path = tmp_path / "coverage.csv"
     path.symlink_to("/dev/full")
-    keeper = Keeper(path, [Task("aten", "full", Direction.FORWARD)], Nobody())
+    task = Task("aten", "full", Direction.FORWARD)
+    keeper = Keeper(path, [task.key], lambda found: found.key, finding.write, Nobody())
     keeper.check()
 
-    keeper.tell(
-        finding.Finding(
-            backend="aten", feature="full", direction=Direction.FORWARD, verdict=Verdict.OK
-        )
+    found = finding.Finding(
+        backend="aten", feature="full", direction=Direction.FORWARD, verdict=Status.OK
     )
+    keeper.done(task, [found])
 
     with pytest.raises(FileError, match="No space left on device"):
         keeper.check()

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import pytest
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench.bench.record import Direction
+from ring_attn_bench.conformance.answer import Answer, worst
 from ring_attn_bench.conformance.ask import DIRECTIONS, ask
 from ring_attn_bench.conformance.features import FEATURES
-from ring_attn_bench.conformance.verdict import Answer, Verdict, worst
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.status import Status
 from tests.unit import faulty_adapters as bad
 from tests.unit import faulty_extras as extras
 
@@ -81,7 +82,7 @@ FAULTS = [
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES.keys())
 def test_a_sound_backend_has_every_feature(feature, direction):
-    assert ask(extras.Packed(), feature, direction, CPU) == Answer(Verdict.OK)
+    assert ask(extras.Packed(), feature, direction, CPU) == Answer(Status.OK)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.adapter.__name__)
@@ -89,18 +90,18 @@ def test_a_planted_fault_is_found_where_it_is(fault):
     for name in fault.spoils.split():
         for direction in fault.directions:
             answer = ask(fault.adapter(), FEATURES[name], direction, CPU)
-            assert answer.verdict is Verdict.WRONG, f"{name}, {direction}: {answer}"
+            assert answer.verdict is Status.WRONG, f"{name}, {direction}: {answer}"
             assert fault.says in answer.reason
     for name in fault.spares.split():
         for direction in DIRECTIONS:
             answer = ask(fault.adapter(), FEATURES[name], direction, CPU)
-            assert answer.verdict is Verdict.OK, f"{name}, {direction}: {answer}"
+            assert answer.verdict is Status.OK, f"{name}, {direction}: {answer}"
 
 
 def test_a_backend_that_raises_is_an_error_in_its_own_words():
     answer = ask(bad.Raises(), FEATURES["full"], Direction.FORWARD, CPU)
 
-    assert answer.verdict is Verdict.ERROR
+    assert answer.verdict is Status.ERROR
     assert "RuntimeError: planted: CUDA error" in answer.reason
     assert answer.reason.startswith("full-float32: ")
 
@@ -108,20 +109,22 @@ def test_a_backend_that_raises_is_an_error_in_its_own_words():
 def test_a_refusal_that_comes_when_it_is_called_was_not_declared():
     answer = ask(bad.RefusesWhenCalled(), FEATURES["one_key"], Direction.FORWARD, CPU)
 
-    assert answer.verdict is Verdict.UNSUPPORTED
+    assert answer.verdict is Status.UNSUPPORTED
     assert not answer.declared
     assert "only when called" in answer.reason
     assert "single key" in answer.reason
 
 
 def test_the_answer_to_a_feature_is_the_worst_to_its_cases():
-    right, refused = Answer(Verdict.OK), Answer(Verdict.UNSUPPORTED, "it has none")
-    late = Answer(Verdict.UNSUPPORTED, "not now", declared=False)
-    wrong = Answer(Verdict.WRONG, "out is out")
+    right, refused = Answer(Status.OK), Answer(Status.UNSUPPORTED, "it has none")
+    late = Answer(Status.UNSUPPORTED, "not now", declared=False)
+    wrong = Answer(Status.WRONG, "out is out")
     assert worst([right, right]) == right
     assert worst([right, refused, right]) == refused
     assert worst([refused, late]) == late
-    assert worst([refused, wrong, Answer(Verdict.ERROR, "it raised")]) == wrong
+    large = Answer(Status.OOM, "out of memory")
+    assert worst([refused, large, right]) == large
+    assert worst([refused, wrong, large, Answer(Status.ERROR, "it raised")]) == wrong
 
 
 def test_a_quick_look_is_at_the_first_case_alone():

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring_attn_bench.bench import flops
-from ring_attn_bench.bench.record import Case, Direction
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Case
 
 
 @st.composite

@@ -5,14 +5,16 @@ import torch
 from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench.group import GroupFailed
 from ring_attn_bench.bench.messages import Envelope, Judge, Prepare, Sample, Subject
 from ring_attn_bench.bench.place import Place
-from ring_attn_bench.bench.record import Direction, Record, Status
 from ring_attn_bench.bench.schedule import Schedule
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.worker import Worker
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.tensors import Sums
+from ring_attn_bench.workers.reply import WorkerFailed
 
 RIGHT_CALLS = 6
 
@@ -69,14 +71,16 @@ class HereGroup:
         self._worker = Worker(self._place)
         self._fail_at = fail_at
 
-    def ask(self, about, command, seconds):
+    def ask(self, command, seconds):
+        envelope = Envelope.model_validate_json(command)
+        command = envelope.command
         self.log.append(command)
         if self._fail_at is not None and self._fail_at(command, self.log):
             self._fail_at = None
             self.generation += 1
             self._worker = Worker(self._place)
-            raise GroupFailed(Status.OOM, "planted", [])
-        return [self._worker.execute(Envelope(about=about, command=command))]
+            raise WorkerFailed(Status.OOM, "planted", [])
+        return [self._worker.execute(envelope)]
 
     def close(self):
         pass

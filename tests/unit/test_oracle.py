@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ring_attn_bench import oracle
-from ring_attn_bench.bench import tolerance
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.truth import oracle, tolerance
 
 B, S, H, G, D, E = 2, 37, 6, 3, 16, 8
 POSITIONS = torch.arange(S)

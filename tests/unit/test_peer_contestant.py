@@ -7,10 +7,11 @@ from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.messages import Prepare
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.prepared import prepare
-from ring_attn_bench.bench.record import Case, Contestant, Direction
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.run import Selection, worker_environment
 from ring_attn_bench.bench.suite import Entry
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Case, Contestant
 
 CASE = Case(batch=1, seqlen_total=64, world_size=4, heads_q=2, heads_kv=2, head_dim=16,
             dtype="float32", causal=False)  # fmt: skip

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ring_attn_bench.bench.record import Case, Direction, Record, Status, append, read
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Case, Record, append, read
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.ring.options import NAMELESS, RingOptions
 
 RESULTS = Path(__file__).parents[2] / "results"

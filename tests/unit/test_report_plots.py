@@ -9,7 +9,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
-from ring_attn_bench.bench.record import Direction, Memory, Status
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Memory
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv, plots
 from ring_attn_bench.report.groups import constants, varying
 from ring_attn_bench.report.plots.memory import draw_memory

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ring_attn_bench.bench.record import Direction, Memory, Samples, Speed, Status
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Memory, Samples, Speed
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import COLUMNS, MEANINGS, TENSORS, Row
 from ring_attn_bench.report.rows import frame, row, rows
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_attn_bench.report.statistics import interval_ranks, slowest_rank, spread, summarize
+from ring_attn_bench.records.statistics import interval_ranks, slowest_rank, spread, summarize
 
 times = st.floats(min_value=1e-3, max_value=1e6, allow_nan=False)
 iterations = st.integers(1, 4).flatmap(

@@ -6,7 +6,9 @@ import re
 
 import pytest
 
-from ring_attn_bench.bench.record import Direction, Memory, Status
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Memory
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv, tables
 from ring_attn_bench.report.formats import digits, tokens
 from ring_attn_bench.report.groups import WHO

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ring_attn_bench.bench.record import Status, append
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.records.record import append
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv
 from ring_attn_bench.report.rows import rows
 from ring_attn_bench.report.write import failures, summary, write_report

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench import dropout, oracle
+from ring_attn_bench import dropout
 from ring_attn_bench.backend import abilities
 from ring_attn_bench.block import Abilities, Form
 from ring_attn_bench.partition import PARTITIONS
@@ -19,6 +19,7 @@ from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.loopback import Loopback
 from ring_attn_bench.sharding import join_shards, shard
 from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.truth import oracle
 
 BACKEND = ReferenceBackend()
 CAUSAL = Mask(causal=True)

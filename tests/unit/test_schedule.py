@@ -4,11 +4,21 @@ from collections import Counter
 
 import pytest
 
-from ring_attn_bench.bench.group import GroupFailed
-from ring_attn_bench.bench.messages import Judge, Measure, Prepare, Release, Sample, Subject
-from ring_attn_bench.bench.record import Direction, Record, Status
+from ring_attn_bench.bench.messages import (
+    Envelope,
+    Judge,
+    Measure,
+    Prepare,
+    Release,
+    Sample,
+    Subject,
+)
 from ring_attn_bench.bench.schedule import Schedule
 from ring_attn_bench.bench.suite import Suite
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.reply import WorkerFailed
 
 RIGHT = {
     "max_abs": 1.0, "rmse": 1.0, "rel_l2": 1.0, "bound_max_abs": 2.0, "bound_rmse": 2.0,
@@ -26,11 +36,13 @@ class FakeGroup:
         self._fail_at, self._refuse, self._error = set(fail_at), refuse, error
         self._status = status
 
-    def ask(self, about, command, seconds):
+    def ask(self, command, seconds):
+        envelope = Envelope.model_validate_json(command)
+        about, command = envelope.about, envelope.command
         self.log.append((about, command))
         if len(self.log) in self._fail_at:
             self.generation += 1
-            raise GroupFailed(self._status, "planted", ["last words"])
+            raise WorkerFailed(self._status, "planted", ["last words"])
         return [self._answer(about, command, process) for process in range(2)]
 
     def _answer(self, about, command, process):
@@ -133,10 +145,10 @@ def test_contestants_of_a_case_take_turns_instead_of_one_after_the_other():
     for name, group in groups.items():
         ask = group.ask
 
-        def logged(about, command, seconds, ask=ask, name=name):
-            if isinstance(command, Sample):
+        def logged(command, seconds, ask=ask, name=name):
+            if isinstance(Envelope.model_validate_json(command).command, Sample):
                 order.append(name)
-            return ask(about, command, seconds)
+            return ask(command, seconds)
 
         group.ask = logged
 
@@ -231,8 +243,8 @@ def test_what_is_refused_after_a_restart_is_a_row_and_no_crash(batches):
     """Its processes are lost while it is timed, and those that follow do not take it."""
 
     class Fickle(FakeGroup):
-        def ask(self, about, command, seconds):
-            found = super().ask(about, command, seconds)
+        def ask(self, command, seconds):
+            found = super().ask(command, seconds)
             if sum(isinstance(x, Sample) for _, x in self.log) == batches and not self.generation:
                 self.generation, self._refuse = 1, "all"
             return found

@@ -6,12 +6,11 @@ import re
 import pytest
 
 from ring_attn_bench import RingOptions, registry
-from ring_attn_bench.bench import record
 from ring_attn_bench.bench.suite import load
 from ring_attn_bench.errors import RingAttnBenchError, clause
-from ring_attn_bench.probe import finding
+from ring_attn_bench.records import finding, record
+from ring_attn_bench.records import tuning_csv as tuning
 from ring_attn_bench.report import csv as rows
-from ring_attn_bench.tune import csv as tuning
 from ring_attn_bench.tune import run as tune
 from ring_attn_bench.tune.messages import Loaded
 

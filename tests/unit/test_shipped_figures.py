@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ring_attn_bench.bench.record import read
 from ring_attn_bench.conformance.features import FEATURES
+from ring_attn_bench.records.record import read
 from ring_attn_bench.report import csv as results_csv
 from ring_attn_bench.report.rows import rows
 

@@ -13,15 +13,15 @@ from typer.testing import CliRunner
 import ring_attn_bench
 from ring_attn_bench import cli
 from ring_attn_bench.bench import forecast, start
-from ring_attn_bench.bench.messages import Quit
-from ring_attn_bench.bench.record import Status, append, read
+from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.suite import Timing
 from ring_attn_bench.bench.team import Team
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.exits import Exit
-from ring_attn_bench.probe.finding import read as read_findings
 from ring_attn_bench.progress import Terminated
+from ring_attn_bench.records.finding import read as read_findings
+from ring_attn_bench.records.record import append, read
+from ring_attn_bench.records.status import Status
 
 ROOT = Path(__file__).parents[2]
 
@@ -273,8 +273,8 @@ def test_the_readme_counts_the_cells_that_the_matrix_has():
     counts = Counter(x.verdict for x in found)
     text = " ".join((ROOT / "README.md").read_text().split())
 
-    assert f"{counts[Verdict.OK]} of {len(found):,} cells are right" in text
-    assert f"{counts[Verdict.UNSUPPORTED] - absent} are refused with a reason" in text
+    assert f"{counts[Status.OK]} of {len(found):,} cells are right" in text
+    assert f"{counts[Status.UNSUPPORTED] - absent} are refused with a reason" in text
     assert f"the other {absent} are those of flash_attn_3" in text
     assert {x.backend for x in found if x.reason.startswith("unavailable")} == {"flash_attn_3"}
 
@@ -346,7 +346,7 @@ def torchrun(machine, monkeypatch):
 
     def runs(run, left, group, progress):
         machine.execute(run, left, None, progress)
-        group(left[0]).ask("", Quit(), 1.0)
+        group(left[0]).ask(QUIT, 1.0)
 
     def starts(raises, process=0):
         team = _Team(raises)

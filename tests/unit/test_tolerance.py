@@ -9,9 +9,6 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench import oracle
-from ring_attn_bench.bench import tolerance
-from ring_attn_bench.bench.tolerance import Deviation
 from ring_attn_bench.conformance.cases import FULL, LOCAL
 from ring_attn_bench.conformance.faults import faults
 from ring_attn_bench.conformance.inputs import inputs
@@ -24,6 +21,8 @@ from ring_attn_bench.conformance.judge import (
 from ring_attn_bench.conformance.truth import truth
 from ring_attn_bench.positions import Span
 from ring_attn_bench.problem import DTYPES, Mask
+from ring_attn_bench.truth import oracle, tolerance
+from ring_attn_bench.truth.tolerance import Deviation
 from tests.unit.faulty_adapters import (
     DefaultScale,
     HeadsInterleaved,

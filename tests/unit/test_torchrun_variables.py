@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from ring_attn_bench import cli, exits
-from ring_attn_bench.bench import channel, team
-from ring_attn_bench.bench.channel import Channel, Server
+from ring_attn_bench.bench import team
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.workers import channel
+from ring_attn_bench.workers.channel import Channel, Server
 
 SOUND = {
     "TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0",

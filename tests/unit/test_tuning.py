@@ -5,13 +5,13 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.records import tuning_csv as csv
+from ring_attn_bench.records.outcome import Outcome, Place, Shape, Subject
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import tuning
 from ring_attn_bench.tunable import Trial
-from ring_attn_bench.tune import csv
 from ring_attn_bench.tune.choose import choices
-from ring_attn_bench.tune.outcome import Outcome, Place, Shape, Subject
 from ring_attn_bench.tune.select import Selection
 
 PLACE = Place(
@@ -25,7 +25,7 @@ def trial(config="a", *, shipped=False, kernel="forward", table="plain", head_di
     return Trial(kernel, table, head_dim, dtypes, config, shipped)
 
 
-def outcome(config="a", full=(), causal=(), verdict=Verdict.OK, reason="", **changes):
+def outcome(config="a", full=(), causal=(), verdict=Status.OK, reason="", **changes):
     """Of times in microseconds: a number for what took that long in every round."""
     full, causal = ((x,) * 7 if isinstance(x, float) else x for x in (full, causal))
     subject = Subject(trial=trial(config, **changes), dtype="bfloat16")
@@ -41,7 +41,7 @@ def advice(*outcomes):
 
 
 def wrong(config, **changes):
-    return outcome(config, verdict=Verdict.WRONG, reason="out is out by 1", **changes)
+    return outcome(config, verdict=Status.WRONG, reason="out is out by 1", **changes)
 
 
 def test_the_fastest_has_the_least_geometric_mean_of_both_masks():
@@ -86,7 +86,7 @@ def test_rows_are_chosen_for_one_by_one():
 
 def test_a_trial_that_is_not_right_cannot_have_a_speed():
     with pytest.raises(ValidationError, match="that is wrong has no speed"):
-        outcome("a", 1.0, 1.0, verdict=Verdict.WRONG)
+        outcome("a", 1.0, 1.0, verdict=Status.WRONG)
 
 
 def test_the_pace_counts_the_pairs_that_the_mask_allows_and_the_kernels_own_products():
@@ -144,7 +144,7 @@ def test_the_table_fits_a_terminal_and_cites_reasons_and_marks_the_fastest():
     rows = [
         outcome("192x128 w4 s2 tma", 12345.0, 6789.0, kernel="backward_dkdv", table="hopper"),
         outcome("128x128 w4 s2", 23456.0, 9876.0, kernel="backward_dkdv", table="hopper"),
-        outcome("64x64 w4 s3", verdict=Verdict.ERROR, reason="out of resource: " + "shared " * 30),
+        outcome("64x64 w4 s3", verdict=Status.ERROR, reason="out of resource: " + "shared " * 30),
     ]
     text = tuning.terminal(rows)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench.conformance.verdict import Verdict
+from ring_attn_bench.records.outcome import OUTPUTS, Shape, Subject
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.tunable import Trial
 from ring_attn_bench.tune import timing
-from ring_attn_bench.tune.outcome import OUTPUTS, Shape, Subject
 from ring_attn_bench.tune.verify import cases
 from tests.harness.planted.planted_tuning import compute
 
@@ -33,6 +33,8 @@ class Counting(ReferenceBackend):
             self.calls.append((trial.config, block.form.value))
             if trial.config == "raises":
                 raise RuntimeError("planted")
+            if trial.config == "large":
+                raise torch.OutOfMemoryError("planted")
             outputs = OUTPUTS[trial.kernel]
             held = tensors.rows if trial.kernel == "forward" else tensors.sums
             for name in outputs[:1] if trial.config == "half" else outputs:
@@ -78,9 +80,10 @@ def test_a_slow_row_has_the_fewest_rounds_that_give_an_interval():
 @pytest.mark.parametrize("kernel", ["forward", "backward_dkdv"])
 def test_what_fails_when_it_is_first_timed_costs_itself_alone(kernel):
     backend = Counting()
-    raises, half, right = timed(backend, "raises", "half", "right", kernel=kernel)
+    raises, half, large, right = timed(backend, "raises", "half", "large", "right", kernel=kernel)
 
-    assert (raises.verdict, half.verdict) == (Verdict.ERROR, Verdict.WRONG)
+    assert (large.verdict, large.reason) == (Status.OOM, "when timed, out of memory: planted")
+    assert (raises.verdict, half.verdict) == (Status.ERROR, Status.WRONG)
     assert "RuntimeError: planted" in raises.reason
     assert f"{OUTPUTS[kernel][1]} is not written everywhere" in half.reason
     assert not any(times for x in (raises, half) for times in x.times.values())
@@ -134,8 +137,8 @@ def test_what_is_right_at_first_and_wrong_after_it_was_timed_has_no_speed(kernel
     found = [x.model_copy(update={"dtype": dtype}) for x in found]
     right, *others = timing.time_row(Later(), found, SHAPE, 7, 60.0, "cpu")
 
-    assert (right.verdict, right.reason) == (Verdict.OK, "")
-    assert [x.verdict for x in others] == [Verdict.WRONG, Verdict.WRONG, Verdict.ERROR]
+    assert (right.verdict, right.reason) == (Status.OK, "")
+    assert [x.verdict for x in others] == [Status.WRONG, Status.WRONG, Status.ERROR]
     for x in others[:2]:
         assert x.reason.startswith(
             "right before it was timed, and wrong afterwards on other inputs: full, "

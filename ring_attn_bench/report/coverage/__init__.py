@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ring_attn_bench import files
-from ring_attn_bench.probe.finding import Finding
+from ring_attn_bench.records import files
+from ring_attn_bench.records.finding import Finding
 from ring_attn_bench.report.coverage.matrix import Matrix
 
 

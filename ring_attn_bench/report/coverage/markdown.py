@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.probe.finding import Finding
+from ring_attn_bench.records.finding import Finding
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.coverage.matrix import SYMBOLS, Matrix, symbol, title
 from ring_attn_bench.report.tables.table import escape
 
 
 def page(matrix: Matrix, picture: str) -> str:
     """The whole page; the picture is a file beside it."""
-    legend = ", ".join(f"{SYMBOLS[verdict]} {verdict.value}" for verdict in Verdict)
+    legend = ", ".join(f"{SYMBOLS[verdict]} {verdict.value}" for verdict in Status)
     parts = [
         "# Coverage",
         f"{_where(matrix)} {escape(matrix.counts)}",
@@ -61,9 +61,9 @@ def _gaps(matrix: Matrix, backend: str) -> str:
 
 
 def _reasons(found: list[Finding]) -> Iterator[str]:
-    grouped: dict[tuple[Verdict, str], dict[str, list[str]]] = {}
+    grouped: dict[tuple[Status, str], dict[str, list[str]]] = {}
     for x in found:
-        if x.verdict is not Verdict.OK:
+        if x.verdict is not Status.OK:
             features = grouped.setdefault((x.verdict, x.reason), {})
             features.setdefault(x.feature, []).append(x.direction.value)
     for (verdict, reason), features in grouped.items():

@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ring_attn_bench.bench.record import Direction
 from ring_attn_bench.conformance.features import CHAPTERS, FEATURES
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.probe.finding import Finding
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.finding import Finding
+from ring_attn_bench.records.status import Status
 
 DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
 SYMBOLS = {
-    Verdict.OK: "✓",
-    Verdict.UNSUPPORTED: "-",
-    Verdict.ERROR: "!",
-    Verdict.TIMEOUT: "∞",
-    Verdict.WRONG: "✗",
+    Status.OK: "✓",
+    Status.UNSUPPORTED: "-",
+    Status.OOM: "M",
+    Status.ERROR: "!",
+    Status.TIMEOUT: "∞",
+    Status.WRONG: "✗",
 }
 NOT_ASKED = " "
 UNAVAILABLE = "unavailable: "
@@ -66,7 +67,7 @@ class Matrix:
     def counts(self) -> str:
         """How many findings of each verdict; what is not on this machine has refused nothing."""
         asked = Counter(x.verdict for x in self.findings if x.backend not in self.absent)
-        parts = [f"{asked[x]:,} {x.value}" for x in Verdict if asked[x]]
+        parts = [f"{asked[x]:,} {x.value}" for x in Status if asked[x]]
         missing = len(self.findings) - asked.total()
         if missing:
             parts.append(f"{missing:,} not on this machine ({', '.join(self.absent)})")

@@ -9,25 +9,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.probe.finding import Finding
+from ring_attn_bench.records.finding import Finding
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.coverage.matrix import SYMBOLS, Matrix, title
 from ring_attn_bench.report.plots.canvas import GREY, save
 
 # Okabe and Ito's colours, and lightness besides: pale for refused, dark for wrong
 FILLS = {
-    Verdict.OK: "#BFE5D8",
-    Verdict.UNSUPPORTED: "#F3F3F3",
-    Verdict.ERROR: "#E69F00",
-    Verdict.TIMEOUT: "#CC79A7",
-    Verdict.WRONG: "#C2410C",
+    Status.OK: "#BFE5D8",
+    Status.UNSUPPORTED: "#F3F3F3",
+    Status.OOM: "#F0E442",
+    Status.ERROR: "#E69F00",
+    Status.TIMEOUT: "#CC79A7",
+    Status.WRONG: "#C2410C",
 }
 INKS = {
-    Verdict.OK: "#005C43",
-    Verdict.UNSUPPORTED: "#9A9A9A",
-    Verdict.ERROR: "#000000",
-    Verdict.TIMEOUT: "#000000",
-    Verdict.WRONG: "#FFFFFF",
+    Status.OK: "#005C43",
+    Status.UNSUPPORTED: "#9A9A9A",
+    Status.OOM: "#000000",
+    Status.ERROR: "#000000",
+    Status.TIMEOUT: "#000000",
+    Status.WRONG: "#FFFFFF",
 }
 INK = "#222222"
 _DPI = 150
@@ -103,7 +105,7 @@ def _cell(
     _box(axes, backward, left + _WIDE / 2, _WIDE / 2, middle)
 
 
-def _box(axes: Axes, verdict: Verdict | None, left: float, width: float, middle: float) -> None:
+def _box(axes: Axes, verdict: Status | None, left: float, width: float, middle: float) -> None:
     if verdict is None:
         return
     gap, corner = 0.02, 0.03
@@ -125,7 +127,7 @@ def _foot(axes: Axes, matrix: Matrix, at: float, width: float) -> None:
     """What the symbols mean: those that there are."""
     left, middle = 0.12 - _LABELS, at + 0.3
     shown = {found.verdict for found in matrix.findings}
-    for verdict in Verdict:
+    for verdict in Status:
         if verdict in shown:
             _box(axes, verdict, left, _WIDE / 2, middle)
             axes.text(

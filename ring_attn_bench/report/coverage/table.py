@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ring_attn_bench.conformance.verdict import Verdict
-from ring_attn_bench.probe.finding import Finding
+from ring_attn_bench.records.finding import Finding
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.coverage.matrix import SYMBOLS, Matrix, symbol, title
 
 WIDTH = 100
@@ -69,7 +69,7 @@ def _width(backend: str) -> int:
 
 
 def _legend() -> str:
-    meanings = "   ".join(f"{SYMBOLS[x]} {x.value}" for x in Verdict)
+    meanings = "   ".join(f"{SYMBOLS[x]} {x.value}" for x in Status)
     return f"{meanings}   (two symbols: forward, backward)"
 
 

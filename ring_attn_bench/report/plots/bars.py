@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ring_attn_bench.bench.record import Status
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import digits
 from ring_attn_bench.report.groups import label, varying

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ring_attn_bench import files
-from ring_attn_bench.bench.record import Direction
+from ring_attn_bench.records import files
+from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.groups import heading
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ring_attn_bench.bench.record import Status
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import TENSORS, Ratios, Row
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.plots.canvas import GREY, footnote, panels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from ring_attn_bench.bench.record import Status
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import tokens
 from ring_attn_bench.report.groups import group, label, mask, varying

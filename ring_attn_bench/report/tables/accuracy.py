@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import inf
 
-from ring_attn_bench.bench.record import Status
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import TENSORS, Row
 from ring_attn_bench.report.formats import digits, plural, power, times, tokens
 from ring_attn_bench.report.groups import group, holder, mask, names, varying

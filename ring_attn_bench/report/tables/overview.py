@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ring_attn_bench.bench.record import Status
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import digits, tokens
 from ring_attn_bench.report.groups import device, group, holder, mask, names, took, varying

@@ -6,18 +6,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
-from ring_attn_bench.bench.record import Status
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import Row
 from ring_attn_bench.report.formats import plural
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.tables.table import WIDTH, Table, fold
 
+_ORDER = (
+    Status.OK, Status.WRONG, Status.UNSUPPORTED, Status.OOM, Status.ERROR, Status.TIMEOUT,
+)  # fmt: skip
 _CASES_SHOWN = 3
 
 
 def counts(rows: Sequence[Row]) -> Table:
     """Rows by backend and status."""
-    present = [status for status in Status if any(row.status is status for row in rows)]
+    present = [status for status in _ORDER if any(row.status is status for row in rows)]
     backends = group(rows, lambda row: row.backend)
     body = [(name, *_counts(found, present)) for name, found in backends.items()]
     if len(body) > 1:
@@ -66,8 +69,8 @@ class Failure:
 
 
 def failures(rows: Sequence[Row]) -> list[Failure]:
-    """All of them, wrong results first, in the order of Status."""
+    """All of them, wrong results first."""
     bad = [row for row in rows if row.status.is_failure]
-    bad.sort(key=lambda row: list(Status).index(row.status))
+    bad.sort(key=lambda row: _ORDER.index(row.status))
     groups = group(bad, lambda row: (row.status, row.contestant, row.reason or ""))
     return [Failure(*key, tuple(found)) for key, found in groups.items()]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 
-from ring_attn_bench import files
 from ring_attn_bench.errors import FileError
+from ring_attn_bench.records import files
 
 # what begins a formula (OWASP, "CSV injection"), full-width forms included; behind apostrophes too,
 # so that there is one way back

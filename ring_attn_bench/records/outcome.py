@@ -8,11 +8,11 @@ from typing import Self
 
 from pydantic import model_validator
 
-from ring_attn_bench.bench.record import Frozen, Text
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.positions import Band
 from ring_attn_bench.problem import DtypeName
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import Frozen, Text
 from ring_attn_bench.tunable import Kernel, Trial
 
 MASKS = ("full", "causal")
@@ -86,7 +86,7 @@ class Outcome(Frozen):
     """A verdict with its reason, and for a right trial the microseconds of each call."""
 
     subject: Subject
-    verdict: Verdict
+    verdict: Status
     place: Place
     shape: Shape
     reason: Text = ""
@@ -95,7 +95,7 @@ class Outcome(Frozen):
 
     @model_validator(mode="after")
     def _only_what_is_right_has_a_speed(self) -> Self:
-        if self.verdict is not Verdict.OK and (self.full or self.causal):
+        if self.verdict is not Status.OK and (self.full or self.causal):
             raise ValueError(f"a trial that is {self.verdict.value} has no speed")
         return self
 

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from enum import StrEnum
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     WrapValidator,
@@ -24,8 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from ring_attn_bench import files, json_lines
 from ring_attn_bench.errors import UnknownName
+from ring_attn_bench.records import files, json_lines
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import Frozen, Text
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, slug
 
 SCHEMA = 2
@@ -46,62 +45,6 @@ def _as_written(value: object, made: Callable[[object], RingOptions]) -> RingOpt
 
 # whole, whatever the defaults are: a record must mean the same when they have changed
 Options = Annotated[RingOptions, WrapValidator(_as_written), PlainSerializer(asdict)]
-
-
-class Frozen(BaseModel):
-    """A value that cannot change and has no unknown fields.
-
-    As JSON, numbers that are not finite are words: `null` could not be read back as a number.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-def _in_unicode(value: object) -> object:
-    return files.in_unicode(value) if isinstance(value, str) else value
-
-
-Text = Annotated[str, BeforeValidator(_in_unicode)]
-"""Words from outside, a folder's name or an exception's, whatever bytes they have."""
-
-
-class Direction(StrEnum):
-    """What was run: out from q, k, v; the gradients from dout; or both in one go."""
-
-    FORWARD = "forward"
-    BACKWARD = "backward"
-    FORWARD_BACKWARD = "forward_backward"
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """The results that this direction gives."""
-        forward, backward = ("out", "lse"), ("dq", "dk", "dv")
-        return {
-            Direction.FORWARD: forward,
-            Direction.BACKWARD: backward,
-            Direction.FORWARD_BACKWARD: forward + backward,
-        }[self]
-
-
-class Status(StrEnum):
-    """How a measurement ended."""
-
-    OK = "ok"
-    WRONG = "wrong"
-    """It ran, and a result is further from the float64 oracle than the tolerance allows."""
-    UNSUPPORTED = "unsupported"
-    """It refused, with a reason: an answer, not a failure."""
-    OOM = "oom"
-    """It did not fit into memory: an answer, not a failure."""
-    ERROR = "error"
-    """It raised or crashed."""
-    TIMEOUT = "timeout"
-    """It did not end within the suite's time limit."""
-
-    @property
-    def is_failure(self) -> bool:
-        """Whether a run with such a record has something wrong with it."""
-        return self in {Status.WRONG, Status.ERROR, Status.TIMEOUT}
 
 
 class Case(Frozen):

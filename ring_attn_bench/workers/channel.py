@@ -1,4 +1,4 @@
-"""JSON lines over a local socket, between a parent and process 0 of a worker group."""
+"""JSON lines over a local socket, between a parent and a process, or process 0 of a group."""
 
 from __future__ import annotations
 

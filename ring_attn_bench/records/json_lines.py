@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ring_attn_bench import files
 from ring_attn_bench.errors import FileError, placed
+from ring_attn_bench.records import files
 
 Line = TypeVar("Line", bound=BaseModel)
 Tell = Callable[[str], None]

@@ -25,17 +25,22 @@ class Summary:
 
 def summarize(samples: Sequence[Sequence[float]]) -> Summary | None:
     """Of the slowest rank's times, one list of times by rank for each iteration; None if empty."""
-    times = sorted(slowest_rank(samples))
+    times = slowest_rank(samples)
     if not times:
         return None
-    ranks = interval_ranks(len(times))
-    low, high = (times[ranks[0] - 1], times[ranks[1] - 1]) if ranks else (None, None)
+    low, high = median_interval(times) or (None, None)
     return Summary(len(times), median(times), low, high, spread(times))
 
 
 def slowest_rank(samples: Sequence[Sequence[float]]) -> list[float]:
     """A collective call ends when its last rank does: the maximum over ranks, by iteration."""
     return [max(times) for times in samples if times]
+
+
+def median_interval(times: Sequence[float]) -> tuple[float, float] | None:
+    """Between which their median lies with 95 % confidence; None below 6 of them."""
+    ranks, ordered = interval_ranks(len(times)), sorted(times)
+    return (ordered[ranks[0] - 1], ordered[ranks[1] - 1]) if ranks else None
 
 
 def interval_ranks(count: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:

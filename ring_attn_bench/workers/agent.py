@@ -1,8 +1,8 @@
-"""torchrun for a worker group, ended with its parent: `-m ring_attn_bench.bench.agent FOLDER ...`.
+"""torchrun for a group, ended with its parent: `-m ring_attn_bench.workers.agent FOLDER ...`.
 
 FOLDER is the group's; the other arguments are torchrun's own. A parent that is killed can end
 nobody, and torchrun goes on for minutes then. So it holds one end of a pipe that is this process's
-standard input: the end of it is the parent's. The workers look after themselves (`serve`).
+standard input: the end of it is the parent's. The workers look after themselves (`serving`).
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from statistics import median
 
 from pydantic import ValidationError
 
-from ring_attn_bench import files, sheets
-from ring_attn_bench.bench.sampling import median_interval
 from ring_attn_bench.errors import FileError, placed
-from ring_attn_bench.tune.outcome import MASKS, Outcome, Place, Shape
+from ring_attn_bench.records import files, sheets
+from ring_attn_bench.records.outcome import MASKS, Outcome, Place, Shape
+from ring_attn_bench.records.statistics import median_interval
 
 FIGURES = ("us", "low_us", "high_us", "min_us", "max_us", "tflops")
 """By mask: the median, its 95 % interval (all there is, below 6 rounds), all there is, the pace."""

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ring_attn_bench import files, sheets
-from ring_attn_bench.bench.record import Direction, Frozen, Text
-from ring_attn_bench.conformance.verdict import Verdict
 from ring_attn_bench.errors import FileError, placed
+from ring_attn_bench.records import files, sheets
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import Frozen, Text
 
 
 class Finding(Frozen):
@@ -23,7 +24,7 @@ class Finding(Frozen):
     backend: str
     feature: str
     direction: Direction
-    verdict: Verdict
+    verdict: Status
     reason: Text = ""
     version: Text = ""
     device: Text = ""

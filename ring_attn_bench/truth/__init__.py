@@ -1,0 +1,1 @@
+"""What is right, in float64, and how far from it a result may be."""

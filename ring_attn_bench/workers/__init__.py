@@ -1,0 +1,1 @@
+"""Processes that may die, and who asks them: whatever they are asked about."""

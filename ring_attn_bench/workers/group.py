@@ -1,0 +1,175 @@
+"""A worker group, seen from the parent: started by torchrun, asked, watched, killed, replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.channel import Channel, Closed
+from ring_attn_bench.workers.process import POLL_SECONDS, Started
+from ring_attn_bench.workers.reply import MemberReply, WorkerFailed
+
+START_SECONDS = 180.0
+"""For a group to come up: imports on a busy machine, a communicator for each process."""
+GRACE_SECONDS = 15.0
+"""After one process has failed, for the others to say how they fared."""
+STDERR_LINES = 20
+
+
+class Group(Protocol):
+    """Some processes that take commands."""
+
+    generation: int
+    """Counts restarts: what was prepared in an earlier generation is gone."""
+
+    def ask(self, command: str, seconds: float) -> list[dict[str, object]]:
+        """The answers of all processes; raises WorkerFailed."""
+        ...
+
+    def close(self) -> None:
+        """Ends the processes."""
+        ...
+
+
+class TorchrunGroup:
+    """A group in processes of its own, which may crash or hang without harm to anybody else.
+
+    serve: the module that each runs, with the group's folder, this process's id and `arguments`.
+    last: the command that ends them.
+    """
+
+    def __init__(
+        self,
+        serve: str,
+        arguments: Sequence[str],
+        processes: int,
+        environment: Mapping[str, str],
+        last: str,
+    ) -> None:
+        self._serve = [serve, *arguments]
+        self._processes = processes
+        self._environment = {**on_loopback(), **environment}
+        self._last = last
+        self._started: Started | None = None
+        self._busy = False
+        self.generation = 0
+
+    def ask(self, command: str, seconds: float) -> list[dict[str, object]]:
+        """The answers of all processes; raises WorkerFailed, and then the next call starts anew."""
+        self._busy = True
+        try:
+            channel = self._channel()
+            channel.send(command)
+            line = self._answer(channel, seconds)
+        except Closed:
+            raise self._failed(self._left_behind()) from None
+        self._busy = False
+        replies = [MemberReply.model_validate(found) for found in json.loads(line)]
+        worst = next((reply for reply in replies if reply.status is not Status.OK), None)
+        if worst is not None:
+            raise self._failed(worst)
+        return [reply.answer for reply in replies]
+
+    def close(self) -> None:
+        """Asks the group to end, and sees to it; a busy one is killed."""
+        if self._started is not None and not self._busy:
+            with suppress(Closed, subprocess.TimeoutExpired):
+                self._channel().send(self._last)
+                self._started.runner.wait(timeout=10)
+        self._kill()
+
+    def _channel(self) -> Channel:
+        if self._started is None:
+            # whose input's other end is this process's: `agent`
+            self._started = Started(self._command, self._environment, subprocess.PIPE)
+        channel = self._started.connected(time.monotonic() + START_SECONDS)
+        if channel is None:
+            reason = f"did not start within {START_SECONDS:g} s"
+            raise self._failed(MemberReply(status=Status.ERROR, reason=reason))
+        return channel
+
+    def _command(self, folder: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "ring_attn_bench.workers.agent", str(folder)),
+            *("--nproc-per-node", str(self._processes)),
+            # by a file: a store of torchrun's would listen on every interface
+            *("--rdzv-backend", "c10d", "--rdzv-endpoint", str(folder / "rendezvous")),
+            *("--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"),
+            *("--log-dir", str(folder / "logs")),  # or it leaves a folder behind
+            *("-m", self._serve[0], str(folder), str(os.getpid()), *self._serve[1:]),
+        ]
+
+    def _answer(self, channel: Channel, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if (line := channel.receive(POLL_SECONDS)) is not None:
+                return line
+            if self._files("outcome"):
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        if self._files("outcome"):
+            raise Closed
+        reason = f"no answer within {seconds:g} s; the group was killed"
+        raise self._failed(MemberReply(status=Status.TIMEOUT, reason=reason))
+
+    def _left_behind(self) -> MemberReply:
+        """What the group that is gone left about its end."""
+        if self._started is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._started.runner.wait(timeout=GRACE_SECONDS)  # torchrun, after its processes
+        for path in self._files("outcome"):
+            return MemberReply.model_validate_json(path.read_text())
+        reason = f"the worker group died ({self._last_words()})"
+        return MemberReply(status=Status.ERROR, reason=reason)
+
+    def _last_words(self) -> str:
+        """The signal or exit code that torchrun reports, or its own, and its last line."""
+        lines = [line.strip() for line in self._tail()]
+        causes = [line for line in lines if "exitcode" in line or "Signal" in line]
+        if causes:
+            return causes[-1]
+        code = None if self._started is None else self._started.runner.poll()
+        ended = "it still runs" if code is None else f"exit code {code}"
+        return f"{ended}; {f'its last words: {lines[-1]}' if lines else 'it said nothing'}"
+
+    def _failed(self, reply: MemberReply) -> WorkerFailed:
+        stderr = self._tail()
+        self._kill()
+        return WorkerFailed(reply.status, reply.reason, stderr)
+
+    def _tail(self) -> list[str]:
+        # without torchrun's banner about threads, which stands between lines of stars
+        written = [] if self._started is None else self._started.lines()
+        lines = [x for x in written if x.strip("* ") and "OMP_NUM" not in x]
+        here = str(Path(__file__).parents[2])
+        return [line.replace(here, ".")[:300] for line in lines[-STDERR_LINES:]]
+
+    def _kill(self) -> None:
+        """Ends everything that was started: torchrun gives each process a session of its own."""
+        if self._started is None:
+            return
+        for pid in (int(path.read_text() or 0) for path in self._files("pid")):
+            if pid > 0:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._started.close()
+        self._started = None
+        self.generation += 1
+
+    def _files(self, suffix: str) -> list[Path]:
+        """What the processes left: their process ids, or their outcomes."""
+        return [] if self._started is None else sorted(self._started.folder.glob(f"*.{suffix}"))
+
+
+def on_loopback() -> dict[str, str]:
+    """So that gloo's processes connect there, unless somebody has named another interface."""
+    name = "GLOO_SOCKET_IFNAME"
+    return {name: "lo"} if sys.platform == "linux" and name not in os.environ else {}

@@ -1,0 +1,133 @@
+"""A process, seen from its parent: started with a module to serve, asked, watched, killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.channel import Channel, Closed, Server
+from ring_attn_bench.workers.reply import WorkerFailed
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 10.0
+"""For a process whose end of the channel is closed to be gone."""
+
+
+class Started:
+    """A process with a folder of its own, where it connects (`socket`) and writes (`log`).
+
+    command: what to start, given the folder. stdin: as subprocess takes it. Any thread may close.
+    """
+
+    def __init__(
+        self, command: Callable[[Path], list[str]], environment: Mapping[str, str], stdin: int
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rab-"))
+        try:
+            self._server = Server(self.folder / "socket")
+        except BaseException:
+            self.folder.rmdir()
+            raise
+        self._channel: Channel | None = None
+        with (self.folder / "log").open("wb") as log:
+            self.runner = subprocess.Popen(
+                command(self.folder),
+                stdin=stdin,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | importable() | dict(environment),
+                start_new_session=True,  # what it starts is killed with it
+            )
+
+    def connected(self, deadline: float) -> Channel | None:
+        """Its channel, or None if there is none by then; raises Closed where it has ended."""
+        while self._channel is None:
+            self._channel = self._server.accept(POLL_SECONDS)
+            if self._channel is None and self.runner.poll() is not None:
+                raise Closed
+            if time.monotonic() > deadline:
+                break
+        return self._channel
+
+    def lines(self) -> list[str]:
+        """What it wrote, without empty lines."""
+        with suppress(OSError):
+            text = (self.folder / "log").read_text(errors="replace")
+            return [line for line in text.splitlines() if line.strip()]
+        return []
+
+    def close(self) -> None:
+        """Ends it, whatever it is doing, and what it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.runner.pid, signal.SIGKILL)
+        self.runner.wait()
+        if self.runner.stdin is not None:
+            self.runner.stdin.close()
+        if self._channel is not None:  # not before: who serves takes it for the end of its parent
+            self._channel.close()
+        self._server.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Process(Started):
+    """One process, from its start to its end. Any thread may close it.
+
+    serve: the module that it runs, with its folder and this process's id as arguments.
+    """
+
+    def __init__(self, serve: str, environment: Mapping[str, str]) -> None:
+        def command(folder: Path) -> list[str]:
+            return [sys.executable, "-m", serve, str(folder), str(os.getpid())]
+
+        super().__init__(command, environment, subprocess.DEVNULL)
+
+    def ask(self, command: BaseModel, seconds: float) -> str:
+        """The answer, as JSON; raises WorkerFailed, and then there is no process any more."""
+        deadline = time.monotonic() + seconds
+        try:
+            channel = self.connected(deadline)
+            if channel is None:
+                raise Closed
+            channel.send(command.model_dump_json())
+            while time.monotonic() < deadline:
+                if (line := channel.receive(POLL_SECONDS)) is not None:
+                    return line
+        except Closed:
+            raise self._failed(Status.ERROR, self._end()) from None
+        reason = f"no answer within {seconds:g} s; the process was killed"
+        raise self._failed(Status.TIMEOUT, reason + self._last_words())
+
+    def _failed(self, status: Status, reason: str) -> WorkerFailed:
+        self.close()
+        return WorkerFailed(status, reason)
+
+    def _end(self) -> str:
+        """How the process ended."""
+        try:
+            code = self.runner.wait(timeout=GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"the process stopped answering{self._last_words()}"
+        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        return f"the process died ({how}){self._last_words()}"
+
+    def _last_words(self) -> str:
+        """The last line that the process wrote, which in a traceback is the exception."""
+        lines = self.lines()
+        return f"; its last words: {lines[-1].strip()[:200]}" if lines else ""
+
+
+def importable() -> dict[str, str]:
+    """So that a process imports this very copy of the package, whatever folder it starts in."""
+    here = str(Path(__file__).parents[2])
+    return {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
