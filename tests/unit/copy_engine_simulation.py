@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
-from ring_attn_bench.plan import Plan
+from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.copy_engine import link, route, transport
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import _WAIT

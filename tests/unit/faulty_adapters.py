@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.errors import Unsupported
-from ring_attn_bench.positions import Band, Span
+from ring_attn_bench.plan.block import Alibi, Block, Form
+from ring_attn_bench.plan.positions import Band, Span
 
 
 def with_band(block: Block, band: Band) -> Block:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench.block import Block
+from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.one_device.one_by_one import OneByOne
-from ring_attn_bench.positions import Span
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.ring.merge import merge
-from ring_attn_bench.tensors import Keys
 from tests.unit.faulty_adapters import OtherBlock, OtherScore
 
 

@@ -15,7 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ring_attn_bench.block import Alibi, Form
+from ring_attn_bench.contract.tensors import Sums
+from ring_attn_bench.plan.block import Alibi, Form
 from ring_attn_bench.ring import backward, forward
 from ring_attn_bench.ring.packing import Packed
 from ring_attn_bench.ring.transports import p2p
@@ -23,7 +24,6 @@ from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink, Hom
 from ring_attn_bench.ring.transports.copy_engine.programme import programme
 from ring_attn_bench.ring.transports.copy_engine.route import Home, Route
 from ring_attn_bench.ring.transports.played import own_part
-from ring_attn_bench.tensors import Sums
 
 
 class LiveBytes(TorchDispatchMode):

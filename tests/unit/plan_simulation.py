@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ring_attn_bench.block import Abilities, Form
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plan
+from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, plan
 
 PLAIN = Abilities(frozenset({Form.FULL, Form.CAUSAL}))
 WINDOWS = Abilities(PLAIN.forms | {Form.WINDOW})

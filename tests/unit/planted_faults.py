@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Band, Span, count
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span, count
 from ring_attn_bench.ring.merge import merge
 from ring_attn_bench.ring.transports.loopback import LoopbackLink
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench.backend import AccumulatingBackend, abilities
-from ring_attn_bench.block import Alibi, Block, Form
 from ring_attn_bench.calls import kernel
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract.backend import AccumulatingBackend, abilities
+from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.plan.block import Alibi, Block, Form
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.ring.merge import merge
-from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 from tests.unit.test_ring_loopback import QUESTIONS, Question, ring
 
 pytestmark = pytest.mark.usefixtures("_memory_is_nan_until_written")

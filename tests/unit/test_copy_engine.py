@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring_attn_bench.block import Abilities, Form
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plans
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.transports.copy_engine import link, route, transport
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import _WRITE, MOST, Batch
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words

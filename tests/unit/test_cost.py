@@ -17,13 +17,20 @@ from statistics import median
 
 import pytest
 
-from ring_attn_bench import cost
-from ring_attn_bench.block import Abilities, Form
-from ring_attn_bench.cost import Asked, Host, Shape, one_call_seconds, percent_of_one_call, seconds
-from ring_attn_bench.measured import H200, MACHINES
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plans
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan import cost
+from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.cost import (
+    Asked,
+    Host,
+    Shape,
+    one_call_seconds,
+    percent_of_one_call,
+    seconds,
+)
+from ring_attn_bench.plan.measured import H200, MACHINES
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.problem import Mask
 
 RESULTS = Path(__file__).parents[2] / "results"
 RUNS = ("2026-11-20_4xH200_hopper", "2026-11-21_4xH200_peers")

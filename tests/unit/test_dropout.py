@@ -9,11 +9,11 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.dropout import keep, numbers, seed_words, threshold
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Problem, Score
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.dropout import keep, numbers, seed_words, threshold
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Problem, Score
 
 P = 0.2
 FAR = 2**31 - 5000
@@ -100,7 +100,7 @@ def test_rows_with_nearly_the_same_first_word_are_independent():
 
 
 def words_of_rows(rows):
-    from ring_attn_bench import dropout
+    from ring_attn_bench.contract import dropout
 
     head = dropout._mixed(torch.tensor(seed_words(0)[0]))
     return dropout._mixed(head + rows)

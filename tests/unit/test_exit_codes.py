@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ring_attn_bench import __version__, cli, exits
-from ring_attn_bench.cli import report
+from ring_attn_bench import __version__, cli
+from ring_attn_bench.cli import exits, report
 from ring_attn_bench.errors import FileError
 from ring_attn_bench.probe.tasks import Task
 from ring_attn_bench.records import finding

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ring_attn_bench import RingOptions, cost
-from ring_attn_bench.block import Abilities, Form
+from ring_attn_bench import RingOptions
 from ring_attn_bench.calls.options import Options
-from ring_attn_bench.measured import H200
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import plans
-from ring_attn_bench.problem import Mask, Problem
+from ring_attn_bench.plan import cost
+from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.measured import H200
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import plans
+from ring_attn_bench.plan.problem import Mask, Problem
 from ring_attn_bench.ring.call import OnRing
 from ring_attn_bench.ring.fastest import MARGIN, Known, announce
 from ring_attn_bench.ring.settle import layout_of, settled

@@ -15,14 +15,14 @@ from ring_attn_backends.flag_gems import FlagGemsBackend
 from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.triton import TritonBackend
 
-from ring_attn_bench.backend import PackedBackend
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.conformance.cases import ALL, CAUSAL, FULL, LOCAL, Case, lengths
+from ring_attn_bench.contract.backend import PackedBackend
+from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.one_device.one_by_one import OneByOne
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Documents, Mask, Score
-from ring_attn_bench.tensors import Keys
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Documents, Mask, Score
 from tests.unit.fake_kernels.conformance import Asks, Direction, answer, made, questions
 from tests.unit.fake_kernels.flag_gems import FlagGems
 

@@ -12,8 +12,8 @@ from ring_attn_backends.shared import flash_2, flash_2_limits
 from ring_attn_bench.conformance.ask import refusal
 from ring_attn_bench.conformance.cases import FULL, LOCAL
 from ring_attn_bench.conformance.documents import PackedCase
-from ring_attn_bench.problem import Mask
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.problem import Mask
 from tests.flash_attn_cases import DOCUMENTS, SOME, clipped
 from tests.unit.fake_kernels.conformance import Asks, Direction, answer, made, questions
 from tests.unit.fake_kernels.flash_attn_2 import FlashAttn2

@@ -8,11 +8,11 @@ import pytest
 import torch
 from ring_attn_backends.flash_attn_3 import FlashAttn3Backend
 
-from ring_attn_bench.block import Form
 from ring_attn_bench.conformance.cases import FULL, LOCAL
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.block import Form
+from ring_attn_bench.plan.problem import Mask
 from tests.flash_attn_cases import DOCUMENTS, SOME
 from tests.unit.fake_kernels.conformance import (
     Asks,

@@ -9,8 +9,8 @@ import torch
 from ring_attn_backends.flash_attn_4 import FlashAttn4Backend
 
 from ring_attn_bench.conformance.cases import FULL, LOCAL
-from ring_attn_bench.problem import Documents, Mask, Score
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.problem import Documents, Mask, Score
 from tests.flash_attn_cases import DOCUMENTS, HEAD_DIMS
 from tests.unit.fake_kernels.conformance import Asks, Direction, answer, made, questions
 from tests.unit.fake_kernels.flash_attn_4 import FlashAttn4

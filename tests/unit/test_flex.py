@@ -12,11 +12,11 @@ from ring_attn_backends.flex import FlexBackend, calls, modifications
 from ring_attn_backends.reference import ReferenceBackend
 from torch._dynamo.testing import CompileCounter
 
-from ring_attn_bench.block import Block
 from ring_attn_bench.conformance.cases import LOCAL
-from ring_attn_bench.positions import Band, Span, count
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Keys
+from ring_attn_bench.contract.tensors import Keys
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span, count
+from ring_attn_bench.plan.problem import Score
 
 CPU = torch.device("cpu")
 spans = st.lists(

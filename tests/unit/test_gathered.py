@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_attn_bench.gathered import Gathered, Line, gathered, tiles
-from ring_attn_bench.lower import chunks
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.positions import Band, Range, Span, part
+from ring_attn_bench.plan.gathered import Gathered, Line, gathered, tiles
+from ring_attn_bench.plan.lower import chunks
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.positions import Band, Range, Span, part
 
 bounds = st.none() | st.integers(-5, 40)
 bands = st.builds(Band, low=bounds, high=bounds)

@@ -10,10 +10,10 @@ from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.schedule import Schedule
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.worker import Worker
+from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.tensors import Sums
 from ring_attn_bench.workers.reply import WorkerFailed
 
 RIGHT_CALLS = 6

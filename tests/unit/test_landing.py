@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ring_attn_bench import RingOptions
 from ring_attn_bench.errors import InvalidArgument, Unsupported
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import plans
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import plans
+from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.settle import layout_of, settled
 from ring_attn_bench.ring.transports.all_gather import AllGather
 from tests.unit.plan_simulation import EVERY, WINDOWS, Ring

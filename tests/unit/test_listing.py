@@ -12,7 +12,7 @@ import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench import listing
-from ring_attn_bench.install import COMMANDS
+from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.registry import Listing
 
 CHECKOUT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ from ring_attn_bench.calls.attend import attend
 from ring_attn_bench.calls.lse_gradient import with_lse
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.one_device.call import OneDevice
 from ring_attn_bench.registry import load
-from ring_attn_bench.tensors import Keys, Rows, Sums
 from tests.dense_truth import truth
 
 BACKENDS = pytest.mark.parametrize("backend", ["reference", "aten"])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.truth import oracle, tolerance
 
 B, S, H, G, D, E = 2, 37, 6, 3, 16, 8

@@ -13,7 +13,7 @@ from ring_attn_bench import InvalidArgument, flash_attn_varlen_func, registry
 from ring_attn_bench.calls.attend import Given, attend
 from ring_attn_bench.one_device.documents import DocumentsCall
 from ring_attn_bench.one_device.one_by_one import OneByOne
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.plan.problem import Mask, Score
 from tests.packed_truth import expected, poisoned, sound
 
 HEADS, KEY_HEADS, DIM = 4, 2, 8

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.shared.padding import ended, fitted, rounded
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Score
 
 
 @given(st.integers(1, 600), st.integers(1, 64))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring_attn_bench.errors import InvalidArgument, UnknownName
-from ring_attn_bench.partition import PARTITIONS, get_partition
+from ring_attn_bench.plan.partition import PARTITIONS, get_partition
 
 every_partition = pytest.mark.parametrize("partition", PARTITIONS.values(), ids=PARTITIONS.keys())
 WORLDS = st.integers(1, 12)

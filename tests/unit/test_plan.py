@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring_attn_bench.block import Abilities, Block, Form
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.block import Abilities, Block, Form
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask
 from tests.unit.plan_simulation import (
     PLAIN,
     WINDOWS,

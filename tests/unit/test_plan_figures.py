@@ -2,11 +2,11 @@
 
 import pytest
 
-from ring_attn_bench.block import Abilities, Form
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plan, plans
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, plan, plans
+from ring_attn_bench.plan.problem import Mask
 from tests.unit.plan_simulation import PLAIN, WINDOWS, ring_of
 
 CAUSAL = Mask(causal=True)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring_attn_bench.gathered import OWN
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plans
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.gathered import OWN
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import layout_of
 from tests.unit.plan_simulation import BY_POSITION, GATHERS, PLAIN, ring_of, sees

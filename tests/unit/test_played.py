@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
-from ring_attn_bench.block import Abilities, Form
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plans
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.transports.copy_engine.programme import programme
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
 from ring_attn_bench.ring.transports.played import own_part, played_part, played_plan

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring_attn_bench.positions import Band, Range, Span, count, part
+from ring_attn_bench.plan.positions import Band, Range, Span, count, part
 
 SIDE = st.none() | st.integers(-50, 50)
 BANDS = st.builds(Band, SIDE, SIDE)

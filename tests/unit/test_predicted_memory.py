@@ -9,10 +9,11 @@ import pytest
 import torch
 from ring_attn_backends.triton.hopper.splits import shares_bytes
 
-from ring_attn_bench.backend import abilities, accumulating
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Launch, plan
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract.backend import abilities, accumulating
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Launch, plan
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.ring import predicted_memory, run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.options import RingOptions
@@ -20,7 +21,6 @@ from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.predicted_memory import Kernel, Sizes
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.sizes import kept_bytes
-from ring_attn_bench.tensors import Keys, Rows
 from tests.unit.live_bytes import (
     Accumulating,
     Gathering,

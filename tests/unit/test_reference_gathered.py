@@ -7,13 +7,13 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench.backend import accumulating, gathering
-from ring_attn_bench.block import Block
-from ring_attn_bench.gathered import gathered
-from ring_attn_bench.lower import chunks
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Gathering, Keys, Rows
+from ring_attn_bench.contract.backend import accumulating, gathering
+from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.gathered import gathered
+from ring_attn_bench.plan.lower import chunks
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Score
 
 BACKEND = ReferenceBackend()
 CAUSAL = Band(low=0)

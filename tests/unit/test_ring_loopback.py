@@ -6,19 +6,19 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench import dropout
-from ring_attn_bench.backend import abilities
-from ring_attn_bench.block import Abilities, Form
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, Plan, plan
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract import dropout
+from ring_attn_bench.contract.backend import abilities
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, Plan, plan
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import ForwardPass, Job
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.loopback import Loopback
 from ring_attn_bench.sharding import join_shards, shard
-from ring_attn_bench.tensors import Keys, Rows
 from ring_attn_bench.truth import oracle
 
 BACKEND = ReferenceBackend()

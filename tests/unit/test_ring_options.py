@@ -8,7 +8,7 @@ import torch
 
 from ring_attn_bench import RingOptions, registry
 from ring_attn_bench.errors import InvalidArgument, TransportUnavailable, UnknownName
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.jobs import travel_dtype
 from ring_attn_bench.ring.link import GroupTransport
 from ring_attn_bench.ring.options import resolved

@@ -11,9 +11,9 @@ import torch
 from ring_attn_backends.shared.calls import Call
 from ring_attn_backends.shared.seeding import derived, drawing_from, philox_state
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Documents, Mask, Score
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Documents, Mask, Score
 
 CPU = torch.device("cpu")
 SCORE = Score(1.0, dropout_p=0.5, dropout_seed=2**63 - 1)
@@ -31,7 +31,7 @@ def test_a_seed_is_the_same_in_every_process():
     code = (
         "import sys; sys.path[:0] = ['.', 'backends']\n"
         "from ring_attn_backends.shared.seeding import derived\n"
-        "from ring_attn_bench.positions import Span\n"
+        "from ring_attn_bench.plan.positions import Span\n"
         "print(derived(7, (Span(8, 4),), (Span(0, 4, 2),)))"
     )
     found = {

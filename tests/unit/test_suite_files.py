@@ -4,7 +4,8 @@ from itertools import groupby
 
 import pytest
 
-from ring_attn_bench import registry, suites
+from ring_attn_bench import registry
+from ring_attn_bench.bench import suite_files
 from ring_attn_bench.bench.start import Request, read
 from ring_attn_bench.bench.suite import Grid, load
 from ring_attn_bench.errors import InvalidArgument, SuiteError
@@ -29,9 +30,9 @@ def loaded(tmp_path, text):
     return load(path)
 
 
-@pytest.mark.parametrize("name", suites.suite_names())
+@pytest.mark.parametrize("name", suite_files.suite_names())
 def test_every_suite_that_comes_along_loads_and_can_be_dealt_to_1_2_and_4_ranks(name):
-    suite = load(suites.suite_path(name))
+    suite = load(suite_files.suite_path(name))
 
     for ranks in (1, 2, 4):
         assert suite.entries(ranks, "real")

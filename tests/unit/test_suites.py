@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ring_attn_bench import registry, suites
+from ring_attn_bench import registry
+from ring_attn_bench.bench import suite_files
 from ring_attn_bench.bench.forecast import unavailable
 from ring_attn_bench.bench.suite import load
 from ring_attn_bench.errors import UnknownName
@@ -25,21 +26,21 @@ def configs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     folder.mkdir(parents=True)
     for name in ("small.toml", "large.toml", "notes.md"):
         (folder / name).touch()
-    monkeypatch.setattr(suites, "__file__", str(package / "suites.py"))
+    monkeypatch.setattr(suite_files, "__file__", str(package / "bench" / "suite_files.py"))
     return folder
 
 
 def test_names_are_those_of_the_toml_files(configs):
-    assert suites.suite_names() == ("large", "small")
+    assert suite_files.suite_names() == ("large", "small")
 
 
 def test_path_is_the_file_of_that_name(configs):
-    assert suites.suite_path("small") == configs / "small.toml"
+    assert suite_files.suite_path("small") == configs / "small.toml"
 
 
 def test_unknown_name_says_which_are_known(configs):
     with pytest.raises(UnknownName, match=r"Did you mean 'small'\? Known: large, small\."):
-        suites.suite_path("smal")
+        suite_files.suite_path("smal")
 
 
 def test_a_wheel_does_not_read_what_another_package_left_beside_it(tmp_path, monkeypatch):
@@ -47,19 +48,21 @@ def test_a_wheel_does_not_read_what_another_package_left_beside_it(tmp_path, mon
     for folder, name in ((tmp_path, "theirs"), (package, "ours")):
         (folder / "configs").mkdir(parents=True)
         (folder / "configs" / f"{name}.toml").touch()
-    monkeypatch.setattr(suites, "__file__", str(package / "suites.py"))
-    assert suites.suite_names() == ("ours",)
+    monkeypatch.setattr(suite_files, "__file__", str(package / "bench" / "suite_files.py"))
+    assert suite_files.suite_names() == ("ours",)
 
 
 def test_without_suites_there_are_no_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(suites, "__file__", str(tmp_path / "ring_attn_bench" / "suites.py"))
-    assert suites.suite_names() == ()
+    monkeypatch.setattr(
+        suite_files, "__file__", str(tmp_path / "ring_attn_bench" / "bench" / "suite_files.py")
+    )
+    assert suite_files.suite_names() == ()
 
 
 def test_the_suites_of_this_project_are_found():
     configs = Path(__file__).parents[2] / "configs"
-    assert suites.suite_names() == tuple(sorted(path.stem for path in configs.glob("*.toml")))
-    assert all(suites.suite_path(name).is_file() for name in suites.suite_names())
+    assert suite_files.suite_names() == tuple(sorted(path.stem for path in configs.glob("*.toml")))
+    assert all(suite_files.suite_path(name).is_file() for name in suite_files.suite_names())
 
 
 def test_the_suite_of_a_cpu_has_every_backend_and_peer_of_ours_that_a_cpu_can_run():
@@ -68,13 +71,13 @@ def test_the_suite_of_a_cpu_has_every_backend_and_peer_of_ours_that_a_cpu_can_ru
     # as the file has them: other tests add names of their own to the tables
     backends, peers = (table_of(name) for name in ("BACKENDS", "PEERS"))
     ours = {*backends, *(f"{registry.PEER_PREFIX}{name}" for name in peers)}
-    suite = load(suites.suite_path("cpu"))
+    suite = load(suite_files.suite_path("cpu"))
 
     assert suite.backends == ours - unavailable(ours).keys()
 
 
 def test_readme_and_script_name_the_backends_of_the_suite_of_a_gpu():
-    suite = load(suites.suite_path("hopper"))
+    suite = load(suite_files.suite_path("hopper"))
     for name in ("README.md", "run_comparison_tests.sh"):
         text = " ".join((ROOT / name).read_text().split())
         said = re.search(

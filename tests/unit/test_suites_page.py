@@ -9,8 +9,8 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from ring_attn_bench.bench.suite import Check, Grid, Suite, Timing
+from ring_attn_bench.bench.suite_files import suite_names
 from ring_attn_bench.errors import SuiteError
-from ring_attn_bench.suites import suite_names
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "suites.md").read_text(encoding="utf-8")

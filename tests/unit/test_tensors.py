@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ring_attn_bench.positions import Range
-from ring_attn_bench.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.plan.positions import Range
 
 ROWS, KEYS = Range(2, 5), Range(1, 7)
 

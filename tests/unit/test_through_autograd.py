@@ -9,12 +9,12 @@ import torch
 from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.shared import through_autograd
 
-from ring_attn_bench.block import Block, Form
 from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, Case
 from ring_attn_bench.conformance.judge import backward_faults, refusal, two_block_faults
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import DTYPES, Mask, Score
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.block import Block, Form
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import DTYPES, Mask, Score
 
 
 class Differentiated(ReferenceBackend):

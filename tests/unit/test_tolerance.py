@@ -19,8 +19,8 @@ from ring_attn_bench.conformance.judge import (
     two_block_faults,
 )
 from ring_attn_bench.conformance.truth import truth
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import DTYPES, Mask
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import DTYPES, Mask
 from ring_attn_bench.truth import oracle, tolerance
 from ring_attn_bench.truth.tolerance import Deviation
 from tests.unit.faulty_adapters import (

@@ -9,10 +9,10 @@ import torch
 from ring_attn_backends import aten, cudnn
 from ring_attn_backends.shared import flash_2, flash_2_limits
 
-from ring_attn_bench.block import Form
 from ring_attn_bench.conformance.cases import FULL, LOCAL, Case
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.block import Form
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask
 from tests.unit.fake_kernels.conformance import Asks, Direction, answer, made, questions
 from tests.unit.fake_kernels.torch_operators import CudnnOperators, FlashOperators
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ring_attn_bench import cli, exits
+from ring_attn_bench import cli
 from ring_attn_bench.bench import team
+from ring_attn_bench.cli import exits
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.workers import channel
 from ring_attn_bench.workers.channel import Channel, Server

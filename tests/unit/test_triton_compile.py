@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ring_attn_bench.block import Block
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Documents, Mask, Problem, Score
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Documents, Mask, Problem, Score
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
@@ -26,8 +26,8 @@ from ring_attn_backends.triton.plain.table import CANDIDATES  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums  # noqa: E402
 from ring_attn_bench.ring import merge_triton  # noqa: E402
-from ring_attn_bench.tensors import Keys, Rows, Running, Sums  # noqa: E402
 
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 POINTERS = {**TYPES, torch.int32: "i32"}

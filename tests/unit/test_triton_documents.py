@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_attn_bench.problem import Documents, Mask, Score
+from ring_attn_bench.plan.problem import Documents, Mask, Score
 
 pytest.importorskip("triton")
 

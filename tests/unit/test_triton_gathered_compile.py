@@ -6,12 +6,12 @@ from itertools import product
 import pytest
 import torch
 
-from ring_attn_bench.gathered import gathered
-from ring_attn_bench.lower import chunks
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.positions import Band
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Gathering, Keys, Rows
+from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
+from ring_attn_bench.plan.gathered import gathered
+from ring_attn_bench.plan.lower import chunks
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.problem import Score
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Documents, Mask, Score
-from ring_attn_bench.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Documents, Mask, Score
 
 triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:

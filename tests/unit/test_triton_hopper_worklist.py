@@ -12,9 +12,9 @@ from ring_attn_backends.triton import once
 from ring_attn_backends.triton.hopper.gathered.worklist import ENTRY, TILE, worklist
 from ring_attn_backends.triton.lines import FAR
 
-from ring_attn_bench.gathered import gathered
-from ring_attn_bench.lower import chunks
-from ring_attn_bench.positions import Band, Range, Span
+from ring_attn_bench.plan.gathered import gathered
+from ring_attn_bench.plan.lower import chunks
+from ring_attn_bench.plan.positions import Band, Range, Span
 from tests.unit.test_gathered import bands, pairs, rings
 
 CPU = torch.device("cpu")

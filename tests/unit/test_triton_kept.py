@@ -8,7 +8,7 @@ import torch
 from ring_attn_backends.triton import kept
 from ring_attn_backends.triton.launching import Launch
 
-from ring_attn_bench.problem import Score
+from ring_attn_bench.plan.problem import Score
 
 
 class OnGpu(torch.Tensor):

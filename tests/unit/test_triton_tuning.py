@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 import torch
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Keys, Rows, Sums
-from ring_attn_bench.tunable import TrialTensors, Tunable
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tunable import TrialTensors, Tunable
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Score
 
 triton = pytest.importorskip("triton")
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from ring_attn_backends.triton import once
 from ring_attn_backends.triton.plain.gathered.worklist import FIELDS, worklist
 
-from ring_attn_bench.gathered import Line, Visit, gathered
-from ring_attn_bench.lower import chunks
-from ring_attn_bench.positions import Band, Range, Span
+from ring_attn_bench.plan.gathered import Line, Visit, gathered
+from ring_attn_bench.plan.lower import chunks
+from ring_attn_bench.plan.positions import Band, Range, Span
 from tests.unit.test_gathered import bands, pairs, rings
 
 CPU = torch.device("cpu")

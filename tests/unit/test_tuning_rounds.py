@@ -4,9 +4,9 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
+from ring_attn_bench.contract.tunable import Trial
 from ring_attn_bench.records.outcome import OUTPUTS, Shape, Subject
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.tunable import Trial
 from ring_attn_bench.tune import timing
 from ring_attn_bench.tune.verify import cases
 from tests.harness.planted.planted_tuning import compute

@@ -5,8 +5,9 @@ import sys
 import pytest
 from typer.main import get_command
 
-from ring_attn_bench import cli, exits
+from ring_attn_bench import cli
 from ring_attn_bench.bench import quick
+from ring_attn_bench.cli import exits
 from ring_attn_bench.cli.renamed import today
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.probe import run as probe_run

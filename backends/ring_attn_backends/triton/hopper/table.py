@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_backends.triton.launching import Kernel
-    from ring_attn_bench.tensors import Keys
+    from ring_attn_bench.contract.tensors import Keys
 
 SMS = 132
 """Multiprocessors of an H200."""

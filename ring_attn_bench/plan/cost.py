@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 
-from ring_attn_bench.plan import Plan, Step
+from ring_attn_bench.plan.plans import Plan, Step
 
 
 @dataclass(frozen=True, slots=True)

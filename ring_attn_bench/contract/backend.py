@@ -15,15 +15,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
 
-from ring_attn_bench.block import Abilities, Alibi
+from ring_attn_bench.plan.block import Abilities, Alibi
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.block import Block, Form
-    from ring_attn_bench.gathered import Gathered
-    from ring_attn_bench.problem import Documents, Problem, Score
-    from ring_attn_bench.tensors import Gathering, Keys, Rows, Running, Sums
+    from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running, Sums
+    from ring_attn_bench.plan.block import Block, Form
+    from ring_attn_bench.plan.gathered import Gathered
+    from ring_attn_bench.plan.problem import Documents, Problem, Score
 
 
 class Backend(Protocol):

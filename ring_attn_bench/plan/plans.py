@@ -17,13 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from ring_attn_bench.block import Abilities, Block
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.gathered import OWN, Gathered, gathered
-from ring_attn_bench.lower import Chunk, Piece, chunks, lower, visible_keys
-from ring_attn_bench.partition import Partition
-from ring_attn_bench.positions import Band, Range, Span, Spans, count, part
-from ring_attn_bench.touched import first_flags, last_flags, without
+from ring_attn_bench.plan.block import Abilities, Block
+from ring_attn_bench.plan.gathered import OWN, Gathered, gathered
+from ring_attn_bench.plan.lower import Chunk, Piece, chunks, lower, visible_keys
+from ring_attn_bench.plan.partition import Partition
+from ring_attn_bench.plan.positions import Band, Range, Span, Spans, count, part
+from ring_attn_bench.plan.touched import first_flags, last_flags, without
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from ring_attn_bench.backend import Backend
-from ring_attn_bench.problem import DtypeName
+from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.plan.problem import DtypeName
 
 if TYPE_CHECKING:
-    from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Score
-    from ring_attn_bench.tensors import Keys, Rows, Sums
+    from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.problem import Score
 
 Kernel = Literal["forward", "backward_dq", "backward_dkdv"]
 KERNELS: tuple[Kernel, ...] = ("forward", "backward_dq", "backward_dkdv")

@@ -9,12 +9,12 @@ from ring_attn_bench.errors import UnknownName
 
 def suite_names() -> tuple[str, ...]:
     """The suites that come with the project, by name: "cpu" is configs/cpu.toml."""
-    return tuple(sorted(_files(Path(__file__).parent)))
+    return tuple(sorted(_files(Path(__file__).parents[1])))
 
 
 def suite_path(name: str) -> Path:
     """The file of a suite that comes with the project; raises UnknownName."""
-    files = _files(Path(__file__).parent)
+    files = _files(Path(__file__).parents[1])
     if name not in files:
         raise UnknownName("suite", name, files)
     return files[name]

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ring_attn_bench.block import Abilities, Block, Form
-from ring_attn_bench.positions import Band, Range, Span, part
+from ring_attn_bench.plan.block import Abilities, Block, Form
+from ring_attn_bench.plan.positions import Band, Range, Span, part
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from ring_attn_bench import __version__
 from ring_attn_bench.errors import FileError, RingAttnBenchError, clause
-from ring_attn_bench.progress import Terminated
+from ring_attn_bench.workers.progress import Terminated
 
 
 class Exit(IntEnum):

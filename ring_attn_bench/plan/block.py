@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
-from ring_attn_bench.positions import Band, Spans, count
+from ring_attn_bench.plan.positions import Band, Spans, count
 
 
 class Form(Enum):

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ring_attn_bench.lower import Chunk
-from ring_attn_bench.positions import Band, Range
+from ring_attn_bench.plan.lower import Chunk
+from ring_attn_bench.plan.positions import Band, Range
 
 OWN = 0
 """The piece that is the rank's own shard; others count from 1, in the order of arrival."""

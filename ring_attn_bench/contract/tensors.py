@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.positions import Range
+    from ring_attn_bench.plan.positions import Range
 
 
 def part_of(x: Tensor, tokens: Range, dim: int = -3) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ring_attn_bench.positions import Band
+from ring_attn_bench.plan.positions import Band
 
 if TYPE_CHECKING:
     from torch import Tensor

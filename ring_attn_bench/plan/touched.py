@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ring_attn_bench.positions import Range
+from ring_attn_bench.plan.positions import Range
 
 
 def first_flags(ranges: list[Range], length: int) -> tuple[list[bool], bool]:

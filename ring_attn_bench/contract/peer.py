@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from torch import Tensor
 
-    from ring_attn_bench.problem import Problem
+    from ring_attn_bench.plan.problem import Problem
 
 
 class PeerRing(Protocol):

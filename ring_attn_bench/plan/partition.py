@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ring_attn_bench.errors import InvalidArgument, UnknownName
-from ring_attn_bench.positions import Span, Spans
+from ring_attn_bench.plan.positions import Span, Spans
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from ring_attn_bench.cost import Host, Kernel, Machine, Pace, Way
+from ring_attn_bench.plan.cost import Host, Kernel, Machine, Pace, Way
 
 T = 1e12
 
