@@ -109,7 +109,7 @@ def main() -> None:
     torch.set_num_threads(1)
     # a ring of the tests', who hold it to its counts
     sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "backends")]
-    from tests.unit.ring_stand_in import ring_of_two
+    from tests.unit.ring.ring_stand_in import ring_of_two
 
     with ExitStack() as stack:
         over = {name: stack.enter_context(ring_of_two(name)) for name in TRANSPORTS}
@@ -121,7 +121,7 @@ def main() -> None:
 
 def show_counts(over: dict[str, tuple[Call, Call]]) -> None:
     """Prints a line for each call."""
-    from tests.unit.ring_stand_in import counted
+    from tests.unit.ring.ring_stand_in import counted
 
     for name, calls in over.items():
         for what, call in zip(("forward", "both"), calls, strict=True):

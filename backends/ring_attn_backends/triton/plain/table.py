@@ -135,8 +135,8 @@ CANDIDATES: dict[Kernel, dict[Key, tuple[Tiling, ...]]] = {
     },
 }  # fmt: skip
 """What a tuning run tries. All compile for sm_90 in its shared memory and spill at most 96 bytes a
-thread at 16 bits, 224 in float32 (`tests/unit/test_triton_compile.py`, with --full); on other GPUs
-some will not fit, and a tuning run says so."""
+thread at 16 bits, 224 in float32 (`tests/unit/backends/test_triton_compile.py`, with --full); on
+other GPUs some will not fit, and a tuning run says so."""
 
 
 def rows() -> Iterator[tuple[Kernel, int, int, Tiling, tuple[Tiling, ...]]]:
