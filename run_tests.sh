@@ -18,7 +18,7 @@ as there are cores (JOBS=1: one after another); on a machine with a GPU, one aft
   -h, --help    this text
 
 Other arguments go to pytest, in all jobs: ./run_tests.sh -x -k zigzag
-With the path of a test there is one run:  ./run_tests.sh tests/unit/test_plan.py
+With the path of a test there is one run:  ./run_tests.sh tests/unit/plan/test_plan.py
 EOF
 }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ring_attn_bench import _moved
+
 if TYPE_CHECKING:
     from ring_attn_bench.attention import (
         flash_attn_func,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
+
+_moved.install()
 
 _MODULES = {
     "BackendUnavailable": "ring_attn_bench.errors",

@@ -19,8 +19,8 @@ from ring_attn_bench.errors import (
 )
 
 if TYPE_CHECKING:
-    from ring_attn_bench.backend import Backend
-    from ring_attn_bench.peer import Peer
+    from ring_attn_bench.contract.backend import Backend
+    from ring_attn_bench.contract.peer import Peer
 
 ENTRY_POINT_GROUP = "ring_attn_bench.backends"
 """Other packages add backends here: name = "module:Class"."""

@@ -22,7 +22,7 @@ from ring_attn_bench.calls.autograd_limits import (
 from ring_attn_bench.calls.dense import INT32_MAX, check_dense
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.partition import get_partition
+from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, message_device, shakes_hands
 from ring_attn_bench.ring.context import next_number

@@ -30,15 +30,15 @@ from ring_attn_backends.reference import ReferenceBackend
 from torch import Tensor
 
 from ring_attn_bench import flash_attn_func
-from ring_attn_bench.backend import abilities
-from ring_attn_bench.partition import get_partition
-from ring_attn_bench.plan import Layout, plan
-from ring_attn_bench.positions import Band
-from ring_attn_bench.problem import Score
+from ring_attn_bench.contract.backend import abilities
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.partition import get_partition
+from ring_attn_bench.plan.plans import Layout, plan
+from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.transports.twin import Twin
-from ring_attn_bench.tensors import Keys, Rows, Sums
 
 CHECKOUT = Path(__file__).parents[1]
 TRANSPORTS = "copy_engine", "p2p"
@@ -109,7 +109,7 @@ def main() -> None:
     torch.set_num_threads(1)
     # a ring of the tests', who hold it to its counts
     sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "backends")]
-    from tests.unit.ring_stand_in import ring_of_two
+    from tests.unit.ring.ring_stand_in import ring_of_two
 
     with ExitStack() as stack:
         over = {name: stack.enter_context(ring_of_two(name)) for name in TRANSPORTS}
@@ -121,7 +121,7 @@ def main() -> None:
 
 def show_counts(over: dict[str, tuple[Call, Call]]) -> None:
     """Prints a line for each call."""
-    from tests.unit.ring_stand_in import counted
+    from tests.unit.ring.ring_stand_in import counted
 
     for name, calls in over.items():
         for what, call in zip(("forward", "both"), calls, strict=True):

@@ -19,10 +19,10 @@ from ring_attn_backends.triton.hopper.table import chosen, multiprocessors
 from torch import Tensor
 
 from ring_attn_bench.bench.turns import in_turns
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Score
 
 ROUNDS = 30
 

@@ -19,12 +19,12 @@ import torch
 from ring_attn_backends.triton.hopper.splits import shares_bytes
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend, abilities, accumulating
 from ring_attn_bench.bench.inputs import mask_of
+from ring_attn_bench.contract.backend import Backend, abilities, accumulating
 from ring_attn_bench.errors import RingAttnBenchError
-from ring_attn_bench.gathered import Gathered
-from ring_attn_bench.partition import get_partition
-from ring_attn_bench.plan import Launch, Plan, plan
+from ring_attn_bench.plan.gathered import Gathered
+from ring_attn_bench.plan.partition import get_partition
+from ring_attn_bench.plan.plans import Launch, Plan, plan
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Record, read
 from ring_attn_bench.records.status import Status

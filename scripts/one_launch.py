@@ -31,7 +31,7 @@ from ring_attn_bench import (
     flash_attn_func,
     zigzag_ring_flash_attn_func,
 )
-from ring_attn_bench.backend import gathering
+from ring_attn_bench.contract.backend import gathering
 from ring_attn_bench.registry import load
 
 Call = Callable[[], object]

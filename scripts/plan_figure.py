@@ -15,10 +15,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from ring_attn_bench.block import Abilities, Form
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, Plan, plans
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, Plan, plans
+from ring_attn_bench.plan.problem import Mask
 
 RANKS, CHUNK = 4, 8
 CHUNKS = 2 * RANKS

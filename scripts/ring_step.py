@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import AccumulatingBackend
 from ring_attn_bench.bench.turns import in_turns
-from ring_attn_bench.block import Block
 from ring_attn_bench.calls import kernel
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Score
+from ring_attn_bench.contract.backend import AccumulatingBackend
+from ring_attn_bench.contract.tensors import Keys, Running
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.ring.merge import merge
-from ring_attn_bench.tensors import Keys, Running
 
 ROUNDS = 30
 

@@ -7,8 +7,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 # Compiled for GPUs that need not be here: a few seconds by default, with --full ten minutes.
 COMPILED=(
-    tests/unit/test_triton_compile.py tests/unit/test_triton_gathered_compile.py
-    tests/unit/test_triton_hopper_compile.py
+    tests/unit/backends/test_triton_compile.py tests/unit/backends/test_triton_gathered_compile.py
+    tests/unit/backends/test_triton_hopper_compile.py
 )
 
 run_pytest() {

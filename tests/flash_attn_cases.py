@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ring_attn_bench.conformance.cases import Case
 from ring_attn_bench.conformance.documents import PackedCase
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask
 
 SOME = {"heads": 4, "key_heads": 2, "dtype": "bfloat16"}
 

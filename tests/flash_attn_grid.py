@@ -16,10 +16,11 @@ from itertools import accumulate, product
 import torch
 from torch import Tensor
 
-from ring_attn_bench import dropout, flash_attn_func, flash_attn_varlen_func
+from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
 from ring_attn_bench.conformance.faults import faults
 from ring_attn_bench.conformance.truth import Results, Truth, bounds
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract import dropout
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.truth import oracle, tolerance
 
 HEAD_DIMS = (32, 40, 59, 64, 80, 96, 111, 128, 160, 192, 224, 256)

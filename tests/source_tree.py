@@ -12,10 +12,32 @@ CHECKOUT = Path(__file__).parents[1]
 ROOTS = {"ring_attn_bench": CHECKOUT, "ring_attn_backends": CHECKOUT / "backends"}
 
 
-CORE = {
-    "problem", "positions", "partition", "plan", "block", "lower", "errors", "backend", "peer",
-    "install", "registry", "tensors", "tunable", "gathered", "cost", "measured", "touched",
-}  # fmt: skip
+LAYERS = (
+    {"errors", "_moved"},
+    {"plan"},  # integers
+    {"contract"},  # what plug-ins are written against
+    {"registry", "relaunch", "truth"},
+    {"calls"},
+    {"ring"},
+    {"one_device"},
+    {"signatures"},
+    {"attention", "ring_attention", "sharding"},  # what people import, and it all:
+    {""},
+    {"records"},  # words and files
+    {"workers"},  # processes that may die
+    {"conformance"},  # questions
+    {"bench"},
+    {"probe", "tune"},
+    {"report"},
+    {"cli"},  # what people type
+    {"__main__"},
+)
+"""Parts of ring_attn_bench, the lowest first: each may import what stands before it here."""
+
+FOR_BACKENDS = {"contract", "plan", "relaunch", "errors"}
+NO_TORCH = {"errors", "plan", "contract", "registry"}
+"""Parts that load the standard library alone, but for what they say needs torch:"""
+TORCH = {"ring_attn_bench.contract.dropout"}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The arrows go one way, and files stay readable.
 
-cli -> bench -> ring -> calls -> contract <- backends; the report reads records only. What is read
-here is source text, so that a rule holds for imports inside functions and for typing too; what only
-a run can show is in test_laziness.py.
+`LAYERS` in source_tree.py is the list of rooms, the lowest first; backends stand beside it, and the
+report reads records only. What is read here is source text, so that a rule holds for imports inside
+functions and for typing too; what only a run can show is in test_laziness.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import pytest
 
 from tests.source_tree import (
     CHECKOUT,
-    CORE,
+    FOR_BACKENDS,
+    LAYERS,
+    NO_TORCH,
     ROOTS,
+    TORCH,
     Import,
     imports,
     modules,
@@ -25,26 +28,6 @@ from tests.source_tree import (
     syntax,
     table,
 )
-
-CONTRACT = {
-    "backend", "install", "peer", "tunable", "block", "problem", "positions", "errors", "lower",
-    "dropout", "gathered", "relaunch", "tensors",
-}  # fmt: skip
-ABOVE = {"bench", "conformance", "probe", "tune", "report", "cli", "__main__"}
-FORBIDDEN = {  # part of ring_attn_bench -> parts that it must not know
-    "calls": {"ring", "one_device", "bench", "report", "cli", "__main__"},
-    "ring": {"bench", "report", "cli", "__main__"},
-    "relaunch": {"ring", "calls", "bench", "report", "cli", "__main__"},
-    "records": ABOVE | {"truth", "workers"},
-    "truth": ABOVE | {"records", "workers"},
-    "workers": ABOVE | {"truth"},
-    "attention": {"bench", "report", "cli", "__main__"},
-    "ring_attention": {"bench", "report", "cli", "__main__"},
-    "bench": {"conformance", "probe", "tune", "report", "cli", "__main__"},
-    "conformance": {"ring", "probe", "tune", "report", "cli", "__main__"},
-    "probe": {"ring", "tune", "report", "cli", "__main__"},
-    "tune": {"ring", "report", "cli", "__main__"},
-}
 
 USES = {"flag_gems": {"triton"}}  # FlagGems has no backward for a ring: it is given ours
 
@@ -80,30 +63,28 @@ def names(violations: object) -> list[str]:
 # the arrows
 
 
-def test_the_core_knows_only_itself():
+def test_every_part_is_in_one_layer():
+    parts = [split(module)[1] for module in modules() if split(module)[0] == "ring_attn_bench"]
+    layered = [part for layer in LAYERS for part in layer]
+    assert sorted(layered) == sorted(set(parts))
+
+
+def test_each_layer_imports_lower_ones_only():
+    height = {part: at for at, layer in enumerate(LAYERS) for part in layer}
     violations = names(
         found
         for part, found, package, target in within("ring_attn_bench")
-        if part in CORE and package == "ring_attn_bench" and target not in CORE
+        if package == "ring_attn_bench" and target != part and height[target] >= height[part]
     )
     assert violations == []
 
 
-def test_importing_the_core_runs_the_standard_library_only():
+def test_what_needs_no_torch_loads_the_standard_library_only():
     violations = names(
         found
         for part, found, package, _ in within("ring_attn_bench")
-        if part in CORE and found.at_import
+        if part in NO_TORCH and found.importer not in TORCH and found.at_import
         if package not in {*sys.stdlib_module_names, "ring_attn_bench"}
-    )
-    assert violations == []
-
-
-def test_lower_layers_do_not_know_higher_ones():
-    violations = names(
-        found
-        for part, found, package, target in within("ring_attn_bench")
-        if package == "ring_attn_bench" and target in FORBIDDEN.get(part, ())
     )
     assert violations == []
 
@@ -119,7 +100,7 @@ def test_only_the_registry_knows_the_backends():
 
 def test_the_report_reads_records_only():
     allowed = ("ring_attn_bench.report", "ring_attn_bench.records",
-               "ring_attn_bench.suites", "ring_attn_bench.errors",
+               "ring_attn_bench.bench.suite_files", "ring_attn_bench.errors",
                "ring_attn_bench.ring.options",  # what a record names; it imports no torch
                "ring_attn_bench.tune.choose", "ring_attn_bench.conformance.features")  # fmt: skip
     violations = names(
@@ -138,7 +119,7 @@ def test_only_the_table_and_what_was_measured_name_a_transport():
     violations = [
         f"{path.relative_to(CHECKOUT)}:{node.lineno} {node.value!r}"
         for module, path in modules().items()
-        if module not in ("ring_attn_bench.registry", "ring_attn_bench.measured")
+        if module not in ("ring_attn_bench.registry", "ring_attn_bench.plan.measured")
         for node in ast.walk(syntax(module))
         if isinstance(node, ast.Constant) and node.value in TRANSPORTS
     ]
@@ -149,7 +130,7 @@ def test_backends_know_the_contract_and_not_each_other():
     violations = names(
         found
         for part, found, package, target in within("ring_attn_backends")
-        if (package == "ring_attn_bench" and target not in CONTRACT)
+        if (package == "ring_attn_bench" and target not in FOR_BACKENDS)
         or (package == "ring_attn_backends" and target not in {part, "shared", *USES.get(part, ())})
     )
     assert violations == []

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.shared.padding import cropped, fitted, rounded
-from ring_attn_bench.block import Alibi, Block, Form
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.problem import Problem, Score
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Alibi, Block, Form
+from ring_attn_bench.plan.problem import Problem, Score
 
 _cudnn = torch.ops.aten
 

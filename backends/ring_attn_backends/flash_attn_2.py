@@ -14,11 +14,11 @@ from torch import Tensor
 from ring_attn_backends.shared import flash_2, flash_2_limits
 from ring_attn_backends.shared.calls import ByCalls, Call
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
-from ring_attn_bench.block import Alibi, Form
+from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.install import COMMANDS
-from ring_attn_bench.problem import Problem
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Alibi, Form
+from ring_attn_bench.plan.problem import Problem
 
 
 class FlashAttn2Backend(ByCalls):

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ring_attn_backends.shared.calls import ByCalls, Call
 from ring_attn_backends.shared.padding import cropped, ended, fitted, rounded
-from ring_attn_bench.block import Alibi, Form
+from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.install import COMMANDS
-from ring_attn_bench.problem import Problem
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Alibi, Form
+from ring_attn_bench.plan.problem import Problem
 
 _ARCHITECTURES = (9, 10, 11)  # consumer Blackwell (12) lacks softcap and determinism in backward
 _MAX_HEAD_DIM = 256

@@ -12,12 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_bench.block import Alibi, Block, Form
-from ring_attn_bench.dropout import keep
-from ring_attn_bench.gathered import OWN, Gathered, Line
-from ring_attn_bench.positions import Band, Spans
-from ring_attn_bench.problem import Problem, Score
-from ring_attn_bench.tensors import Gathering, Keys, Rows, Sums
+from ring_attn_bench.contract.dropout import keep
+from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Sums
+from ring_attn_bench.plan.block import Alibi, Block, Form
+from ring_attn_bench.plan.gathered import OWN, Gathered, Line
+from ring_attn_bench.plan.positions import Band, Spans
+from ring_attn_bench.plan.problem import Problem, Score
 
 
 class ReferenceBackend:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.suite import Check
-from ring_attn_bench.partition import get_partition
+from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.record import Case, Contestant, TensorError
 from ring_attn_bench.sharding import position_ids
 from ring_attn_bench.truth import oracle

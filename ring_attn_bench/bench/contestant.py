@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ring_attn_bench.backend import Backend
 from ring_attn_bench.bench.inputs import Inputs, mask_of
-from ring_attn_bench.problem import Problem
+from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.records.record import Case
 from ring_attn_bench.ring.options import RingOptions
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ring_attn_bench.positions import Band
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case
 

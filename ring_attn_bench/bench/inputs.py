@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract.tensors import Keys
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.records.record import Case
-from ring_attn_bench.tensors import Keys
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ring_attn_bench.backend import Backend, abilities
 from ring_attn_bench.bench.inputs import Inputs, mask_of, score_of
-from ring_attn_bench.block import Block
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.calls.delta import delta
-from ring_attn_bench.lower import chunks, lower
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Score
+from ring_attn_bench.contract.backend import Backend, abilities
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.lower import chunks, lower
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.records.record import Case
 from ring_attn_bench.ring.packing import accumulator_dtype
-from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.place import Place
+from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.contract.peer import Peer, PeerRing
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.peer import Peer, PeerRing
-from ring_attn_bench.problem import Problem
+from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring.context import RingContext
 

@@ -6,9 +6,9 @@ from statistics import median
 
 from rich.text import Text
 
-from ring_attn_bench.progress import STYLES, Lines
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.progress import STYLES, Lines
 
 
 class Progress(Lines):

@@ -18,7 +18,7 @@ from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.errors import BackendUnavailable, UnknownName, clause
-from ring_attn_bench.partition import PARTITIONS
+from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring.options import RingOptions

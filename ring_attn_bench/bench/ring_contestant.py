@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs, score_of
 from ring_attn_bench.bench.place import Place
+from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
-from ring_attn_bench.partition import get_partition
+from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.choose import able
@@ -30,7 +31,6 @@ from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import layout_of, settled
 from ring_attn_bench.ring.transports.played import partner_of, played_part, played_plan
 from ring_attn_bench.ring.transports.twin import Twin
-from ring_attn_bench.tensors import Kept, Rows
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ring_attn_bench import registry, suites
+from ring_attn_bench import registry
 from ring_attn_bench.bench import environment as env
-from ring_attn_bench.bench import forecast
+from ring_attn_bench.bench import forecast, suite_files
 from ring_attn_bench.bench.progress import Progress
 from ring_attn_bench.bench.run import Run, Selection, execute, execute_on, folder_for
 from ring_attn_bench.bench.setup import (
@@ -24,11 +24,11 @@ from ring_attn_bench.bench.setup import (
 )
 from ring_attn_bench.bench.suite import MOST_RANKS, Entry, Suite, load
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError, shown
-from ring_attn_bench.progress import Interrupted, Terminated, some_of
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.record import read as records
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.workers.progress import Interrupted, Terminated, some_of
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,12 @@ def read(request: Request, *, gpu: bool | None = None) -> Asked:
             raise InvalidArgument(f"{what} is {ranks}; a ring has at most {MOST_RANKS} ranks here.")
     path = Path(argument)
     if path.suffix != ".toml":
-        if argument not in suites.suite_names() and path.is_file():
+        if argument not in suite_files.suite_names() and path.is_file():
             raise InvalidArgument(
                 f"--suite is {shown(argument)}, a file whose name does not end in .toml, as those "
                 "of suites do; rename it."
             )
-        path = suites.suite_path(argument)
+        path = suite_files.suite_path(argument)
     suite = load(path)
     if not request.timing:
         untimed = suite.timing.model_copy(update={"enabled": False})

@@ -24,8 +24,8 @@ from pydantic_core import ErrorDetails
 
 from ring_attn_bench import registry
 from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause
-from ring_attn_bench.partition import get_partition
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.partition import get_partition
+from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.records.values import Frozen

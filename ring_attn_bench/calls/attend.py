@@ -20,8 +20,8 @@ from ring_attn_bench.calls.autocast import is_enabled, without_autocast
 from ring_attn_bench.calls.autograd_limits import first_order, many_gradients, transformed
 from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.calls.dense import check_dense
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Kept, Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Kept, Keys, Rows, Sums
+from ring_attn_bench.plan.problem import Score
 
 Output = Tensor | tuple[Tensor, Tensor, None]
 

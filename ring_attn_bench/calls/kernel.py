@@ -12,11 +12,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench.backend import AccumulatingBackend, Backend
-from ring_attn_bench.block import Alibi, Block, Form
-from ring_attn_bench.positions import Range, part
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Keys, Rows, Running, Sums, part_of
+from ring_attn_bench.contract.backend import AccumulatingBackend, Backend
+from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums, part_of
+from ring_attn_bench.plan.block import Alibi, Block, Form
+from ring_attn_bench.plan.positions import Range, part
+from ring_attn_bench.plan.problem import Score
 
 
 def forward(

@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.problem import Score
 
 Backward = Callable[[Rows, Keys, Score], Sums]
 """A kernel's backward over some rows and keys."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from ring_attn_bench.calls.plain import flag, integer, number, pair, text
 from ring_attn_bench.calls.remembered import key_of
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.plan.problem import Mask, Score
 
 
 class Options(NamedTuple):

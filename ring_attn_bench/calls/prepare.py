@@ -16,7 +16,7 @@ from ring_attn_bench.calls.options import Options, drawn_seed
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.calls.validate import checked
-from ring_attn_bench.problem import Documents, Problem
+from ring_attn_bench.plan.problem import Documents, Problem
 
 Made = TypeVar("Made")
 

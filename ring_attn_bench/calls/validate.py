@@ -12,7 +12,7 @@ from torch import Tensor
 from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.problem import DTYPES, Documents, DtypeName, Problem
+from ring_attn_bench.plan.problem import DTYPES, Documents, DtypeName, Problem
 
 _FLOAT32 = torch.finfo(torch.float32)
 

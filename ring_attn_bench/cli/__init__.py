@@ -10,8 +10,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ring_attn_bench import __version__, exits
-from ring_attn_bench.cli import machine, probe, quick, report, run, tune
+from ring_attn_bench import __version__
+from ring_attn_bench.cli import exits, machine, probe, quick, report, run, tune
 from ring_attn_bench.cli.renamed import today
 
 MEASURE, LOOK = "Measure", "Look"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import typer
 
-from ring_attn_bench.exits import Exit
-from ring_attn_bench.progress import Interrupted, Terminated
+from ring_attn_bench.cli.exits import Exit
+from ring_attn_bench.workers.progress import Interrupted, Terminated
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ring_attn_bench import suites
-from ring_attn_bench.records.paths import named
+from ring_attn_bench.bench import suite_files
+from ring_attn_bench.cli.paths import named
 
 WHAT = "What is run"
 LARGER = "A larger ring, played on fewer GPUs"
@@ -26,7 +26,7 @@ def out_folder(text: str, panel: str | None = None) -> object:
     return typer.Option(parser=named, metavar="PATH", help=text, rich_help_panel=panel)
 
 
-_SUITES = ", ".join(suites.suite_names())
+_SUITES = ", ".join(suite_files.suite_names())
 
 Suite = Annotated[
     str | None,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ring_attn_bench.cli.ending import ended_by_a_person
+from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import HOW, WHAT, Out, Resume, option, out_folder
+from ring_attn_bench.cli.paths import named
 from ring_attn_bench.cli.terminal import console, width
-from ring_attn_bench.exits import Exit
-from ring_attn_bench.records.paths import named
 
 if TYPE_CHECKING:
     from ring_attn_bench.records.finding import Finding

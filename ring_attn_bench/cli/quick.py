@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import option
-from ring_attn_bench.exits import Exit
 
 
 def quick(

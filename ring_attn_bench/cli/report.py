@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ring_attn_bench.cli.options import out_folder
+from ring_attn_bench.cli.paths import named, records_file
 from ring_attn_bench.cli.terminal import width
-from ring_attn_bench.records.paths import named, records_file
 
 
 def report(

@@ -8,8 +8,8 @@ import typer
 
 from ring_attn_bench.cli import options, report
 from ring_attn_bench.cli.ending import ended_by_a_person
+from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.terminal import console
-from ring_attn_bench.exits import Exit
 
 
 def check(

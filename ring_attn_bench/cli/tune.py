@@ -8,9 +8,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from ring_attn_bench.cli.ending import ended_by_a_person
+from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import HOW, WHAT, Out, option
 from ring_attn_bench.cli.terminal import console, width
-from ring_attn_bench.exits import Exit
 
 Kernel = Annotated[
     list[str] | None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ring_attn_bench.backend import AccumulatingBackend, Backend
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.conformance import calls
 from ring_attn_bench.conformance.cases import Case
@@ -16,8 +15,9 @@ from ring_attn_bench.conformance.faults import changed, faults
 from ring_attn_bench.conformance.inputs import Inputs, cut, inputs
 from ring_attn_bench.conformance.judge import given
 from ring_attn_bench.conformance.truth import Results, Truth, truth
-from ring_attn_bench.lower import Piece
-from ring_attn_bench.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.contract.backend import AccumulatingBackend, Backend
+from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.plan.lower import Piece
 
 NAN = float("nan")
 

@@ -6,13 +6,13 @@ import sys
 import traceback
 from dataclasses import replace
 
-from ring_attn_bench.backend import AccumulatingBackend, Backend
 from ring_attn_bench.conformance import accumulate, calls, judge, packed_judge
 from ring_attn_bench.conformance.answer import Answer, worst
 from ring_attn_bench.conformance.cases import LOCAL, Case
 from ring_attn_bench.conformance.feature import AnyCase, Asks, Feature
+from ring_attn_bench.contract.backend import AccumulatingBackend, Backend
 from ring_attn_bench.errors import Unsupported
-from ring_attn_bench.problem import DtypeName
+from ring_attn_bench.plan.problem import DtypeName
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.caught import sentence, status_of

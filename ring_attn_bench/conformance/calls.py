@@ -7,15 +7,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench import lower
-from ring_attn_bench.backend import Backend, abilities
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.conformance.cases import Case
 from ring_attn_bench.conformance.inputs import Inputs, cut
 from ring_attn_bench.conformance.poison import poison
-from ring_attn_bench.lower import Piece
-from ring_attn_bench.positions import Range
-from ring_attn_bench.tensors import Keys, Rows, Sums, part_of
+from ring_attn_bench.contract.backend import Backend, abilities
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums, part_of
+from ring_attn_bench.plan import lower
+from ring_attn_bench.plan.lower import Piece
+from ring_attn_bench.plan.positions import Range
 
 
 def pieces(backend: Backend, case: Case) -> tuple[Piece, ...] | str:

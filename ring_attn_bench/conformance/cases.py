@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Span, Spans
-from ring_attn_bench.problem import DtypeName, Mask, Problem, Score
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Span, Spans
+from ring_attn_bench.plan.problem import DtypeName, Mask, Problem, Score
 
 if TYPE_CHECKING:
     import torch

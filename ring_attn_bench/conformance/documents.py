@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ring_attn_bench.conformance.cases import ALL
-from ring_attn_bench.problem import Documents, DtypeName, Mask, Problem, Score
+from ring_attn_bench.plan.problem import Documents, DtypeName, Mask, Problem, Score
 
 if TYPE_CHECKING:
     import torch

@@ -12,11 +12,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench.backend import Backend
 from ring_attn_bench.conformance import calls
 from ring_attn_bench.conformance.cases import Case
 from ring_attn_bench.conformance.inputs import inputs
-from ring_attn_bench.positions import Spans
+from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.plan.positions import Spans
 
 SIGMAS = 5.0
 """By how many standard deviations the share of kept weights may miss 1 - p."""

@@ -7,7 +7,7 @@ from enum import Enum
 
 from ring_attn_bench.conformance.cases import Case
 from ring_attn_bench.conformance.documents import PackedCase
-from ring_attn_bench.problem import DtypeName
+from ring_attn_bench.plan.problem import DtypeName
 
 AnyCase = Case | PackedCase
 

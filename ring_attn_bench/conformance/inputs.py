@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.conformance.cases import Case, Storage
-from ring_attn_bench.positions import Spans, count
+from ring_attn_bench.plan.positions import Spans, count
 
 NAN = float("nan")
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ring_attn_bench.backend import Backend
 from ring_attn_bench.conformance import calls, dropout
 from ring_attn_bench.conformance.cases import Case
 from ring_attn_bench.conformance.faults import Dtypes, changed, faults, unlike
 from ring_attn_bench.conformance.inputs import Inputs, inputs
 from ring_attn_bench.conformance.truth import Truth, truth, truth_with
-from ring_attn_bench.lower import Piece
+from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.plan.lower import Piece
 
 
 def refusal(

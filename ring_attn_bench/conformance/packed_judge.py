@@ -10,7 +10,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ring_attn_bench.backend import Backend, PackedBackend
 from ring_attn_bench.conformance.calls import cut_out, named
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.conformance.faults import changed, faults, unlike
@@ -18,7 +17,8 @@ from ring_attn_bench.conformance.inputs import NAN
 from ring_attn_bench.conformance.judge import given
 from ring_attn_bench.conformance.poison import poison
 from ring_attn_bench.conformance.truth import Results, Truth, bounds
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.backend import Backend, PackedBackend
+from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.truth import oracle, tolerance
 
 

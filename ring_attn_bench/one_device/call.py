@@ -7,14 +7,14 @@ from functools import lru_cache, partial
 
 import torch
 
-from ring_attn_bench.block import Abilities
 from ring_attn_bench.calls.attend import Call
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.one_device.one_launch import OneLaunch
-from ring_attn_bench.plan import Plan, lone_plan
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Mask, Problem
+from ring_attn_bench.plan.block import Abilities
+from ring_attn_bench.plan.plans import Plan, lone_plan
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask, Problem
 from ring_attn_bench.ring.call import RingCall
 from ring_attn_bench.ring.choose import Planner, choose
 from ring_attn_bench.ring.forward import Job

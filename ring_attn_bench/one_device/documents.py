@@ -8,15 +8,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ring_attn_bench.backend import PackedBackend, packed_into
 from ring_attn_bench.calls import sinks
 from ring_attn_bench.calls.attend import Given
 from ring_attn_bench.calls.lse_gradient import with_lse
+from ring_attn_bench.contract.backend import PackedBackend, packed_into
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.one_device.one_by_one import OneByOne
 from ring_attn_bench.one_device.outside import NOTHING, Results, Starts, fill, settled
-from ring_attn_bench.problem import Documents, Mask, Score
+from ring_attn_bench.plan.problem import Documents, Mask, Score
 from ring_attn_bench.ring.packing import accumulator_dtype
-from ring_attn_bench.tensors import Keys, Rows, Sums
 
 PackedKernel = PackedBackend | OneByOne
 

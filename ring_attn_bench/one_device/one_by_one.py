@@ -10,16 +10,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ring_attn_bench.backend import Backend, abilities
+from ring_attn_bench.contract.backend import Backend, abilities
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums, part_of
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.one_device.call import local_planner
-from ring_attn_bench.positions import Range
-from ring_attn_bench.problem import Documents, Score
+from ring_attn_bench.plan.positions import Range
+from ring_attn_bench.plan.problem import Documents, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.transports.alone import Alone
-from ring_attn_bench.tensors import Keys, Rows, Sums, part_of
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ring_attn_bench.backend import Backend
-from ring_attn_bench.block import Block
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.calls.attend import Given
 from ring_attn_bench.calls.lse_gradient import with_lse
-from ring_attn_bench.problem import Score
+from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.ring.forward import Job
-from ring_attn_bench.tensors import Keys, Rows, Sums
 
 
 @dataclass(frozen=True, slots=True)

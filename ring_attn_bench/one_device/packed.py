@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend, PackedBackend
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.remembered import Remembered
+from ring_attn_bench.contract.backend import Backend, PackedBackend
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.one_device.documents import DocumentsCall, PackedKernel
 from ring_attn_bench.one_device.one_by_one import OneByOne
-from ring_attn_bench.problem import Problem
+from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.ring.choose import announce
 
 

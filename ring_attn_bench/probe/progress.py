@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ring_attn_bench.probe.tasks import Task
-from ring_attn_bench.progress import STYLES, Lines, some_of
 from ring_attn_bench.records.finding import Finding
+from ring_attn_bench.workers.progress import STYLES, Lines, some_of
 
 _SHOWN = 4
 

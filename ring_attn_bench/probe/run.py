@@ -15,11 +15,11 @@ from ring_attn_bench.conformance.features import FEATURES, select
 from ring_attn_bench.errors import InvalidArgument, UnknownName
 from ring_attn_bench.probe.asker import Asker, Terms
 from ring_attn_bench.probe.tasks import Task, Tasks
-from ring_attn_bench.progress import Interrupted, Terminated
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.finding import Finding, read, write
 from ring_attn_bench.workers.keeper import Keeper, Watcher
 from ring_attn_bench.workers.pool import run_all
+from ring_attn_bench.workers.progress import Interrupted, Terminated
 
 SECONDS = 300.0
 """For a feature in one direction: most of it goes into compiling kernels."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend
 from ring_attn_bench.conformance.ask import ask
 from ring_attn_bench.conformance.features import FEATURES
+from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.probe.messages import COMMANDS, Ask, Load, Loaded
 from ring_attn_bench.workers.caught import device_works, sentence

@@ -8,12 +8,12 @@ from typing import Self
 
 from pydantic import model_validator
 
+from ring_attn_bench.contract.tunable import Kernel, Trial
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.positions import Band
-from ring_attn_bench.problem import DtypeName
+from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.problem import DtypeName
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Frozen, Text
-from ring_attn_bench.tunable import Kernel, Trial
 
 MASKS = ("full", "causal")
 PRODUCTS: dict[Kernel, int] = {"forward": 2, "backward_dq": 3, "backward_dkdv": 4}

@@ -13,14 +13,14 @@ from torch import Tensor
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.calls.lse_gradient import with_lse
-from ring_attn_bench.gathered import Gathered
-from ring_attn_bench.plan import Launch, Step
-from ring_attn_bench.positions import Range
-from ring_attn_bench.problem import Score
+from ring_attn_bench.contract.tensors import Gathering, Kept, Keys, Rows, Sums, part_of
+from ring_attn_bench.plan.gathered import Gathered
+from ring_attn_bench.plan.plans import Launch, Step
+from ring_attn_bench.plan.positions import Range
+from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.ring.forward import Job, gathered_keys
 from ring_attn_bench.ring.link import Homeward, Link, Resuming, Transport
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype, copy_keys, sum_keys
-from ring_attn_bench.tensors import Gathering, Kept, Keys, Rows, Sums, part_of
 
 
 class BackwardPass:

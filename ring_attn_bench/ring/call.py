@@ -10,14 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ring_attn_bench.block import Abilities
 from ring_attn_bench.calls.attend import Given
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.calls.remembered import Remembered
+from ring_attn_bench.contract.tensors import Kept, Keys, Rows, Sums
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.plan import Layout, Plan
-from ring_attn_bench.problem import Problem
+from ring_attn_bench.plan.block import Abilities
+from ring_attn_bench.plan.plans import Layout, Plan
+from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.choose import Planner, able, choose, ring_planner
 from ring_attn_bench.ring.context import RingContext
@@ -36,7 +37,6 @@ from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import is_open, laid_out, settled
-from ring_attn_bench.tensors import Kept, Keys, Rows, Sums
 
 
 class RingCall(NamedTuple):

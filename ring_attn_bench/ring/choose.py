@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import cache
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend, abilities
-from ring_attn_bench.block import Abilities
+from ring_attn_bench.contract.backend import Backend, abilities
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
-from ring_attn_bench.plan import Layout, Plan, plans
-from ring_attn_bench.problem import Mask, Problem
+from ring_attn_bench.plan.block import Abilities
+from ring_attn_bench.plan.plans import Layout, Plan, plans
+from ring_attn_bench.plan.problem import Mask, Problem
 
 _log = logging.getLogger("ring_attn_bench")
 

@@ -18,7 +18,7 @@ from ring_attn_bench.calls.dense import INT32_MAX
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.plan import Plan
+from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.ring.asked import agree_on_options
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of

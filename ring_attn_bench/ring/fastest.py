@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from ring_attn_bench import cost
-from ring_attn_bench.block import Abilities
-from ring_attn_bench.measured import MACHINES
-from ring_attn_bench.plan import Layout, plans
-from ring_attn_bench.problem import Problem
+from ring_attn_bench.plan import cost
+from ring_attn_bench.plan.block import Abilities
+from ring_attn_bench.plan.measured import MACHINES
+from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.ring.options import RingOptions, texts
 
 _log = logging.getLogger("ring_attn_bench")

@@ -11,21 +11,21 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ring_attn_bench.backend import (
+from ring_attn_bench.calls import kernel, sinks
+from ring_attn_bench.contract.backend import (
     AccumulatingBackend,
     Backend,
     GatheringBackend,
     accumulating,
     gathering,
 )
-from ring_attn_bench.calls import kernel, sinks
-from ring_attn_bench.gathered import Gathered
-from ring_attn_bench.plan import Launch, Plan
-from ring_attn_bench.problem import Score
+from ring_attn_bench.contract.tensors import Gathering, Kept, Keys, Running, part_of
+from ring_attn_bench.plan.gathered import Gathered
+from ring_attn_bench.plan.plans import Launch, Plan
+from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.merge import merge
 from ring_attn_bench.ring.packing import Packed, Packing, accumulator_dtype
-from ring_attn_bench.tensors import Gathering, Kept, Keys, Running, part_of
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from ring_attn_bench.lower import chunks, visible_keys
-from ring_attn_bench.partition import Partition
-from ring_attn_bench.positions import Band
+from ring_attn_bench.plan.lower import chunks, visible_keys
+from ring_attn_bench.plan.partition import Partition
+from ring_attn_bench.plan.positions import Band
 
 Needs = tuple[tuple[int, ...], ...]
 """By ring offset, from 1 on, and by rank: tokens that it fetches from the rank at that offset."""

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_attn_bench.plan import Plan
-from ring_attn_bench.positions import Range
+from ring_attn_bench.plan.plans import Plan
+from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.ring.options import RingOptions
 
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ring_attn_bench.plan import Plan
+from ring_attn_bench.contract.tensors import Keys
+from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.ring.link import Transport
-from ring_attn_bench.tensors import Keys
 
 
 class Packed(NamedTuple):

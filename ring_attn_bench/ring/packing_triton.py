@@ -9,8 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.relaunch import Kept, Made, relaunch, signature
-from ring_attn_bench.tensors import Keys
 
 ELEMENTS = 8192
 """Of k, and of v, that a program copies."""

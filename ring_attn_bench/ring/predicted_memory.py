@@ -34,8 +34,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ring_attn_bench.gathered import Gathered
-from ring_attn_bench.plan import Launch, Plan, Step
+from ring_attn_bench.plan.gathered import Gathered
+from ring_attn_bench.plan.plans import Launch, Plan, Step
 
 Scratch = Callable[[Launch | Gathered], int]
 """Bytes that a kernel takes for itself in a backward's launch."""

@@ -7,11 +7,11 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from ring_attn_bench.contract.tensors import Kept, Keys, Rows, Sums
 from ring_attn_bench.ring.backward import BackwardPass
 from ring_attn_bench.ring.forward import ForwardPass, Job
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.transports.loopback import Loopback
-from ring_attn_bench.tensors import Kept, Keys, Rows, Sums
 
 Result = TypeVar("Result", covariant=True)
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 from itertools import count, repeat
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.partition import get_partition
-from ring_attn_bench.plan import Layout
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.partition import get_partition
+from ring_attn_bench.plan.plans import Layout
+from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.fastest import Known, fastest
 from ring_attn_bench.ring.landing import Needs, groups, largest, needs
 from ring_attn_bench.ring.options import RingOptions, Schedule, resolved

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.positions import Band
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.problem import Mask, Score
 
 DEFAULT_BUDGET = 256 * 2**20
 """Bytes that one block of scores may take; half a dozen such blocks live at a time."""

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ring_attn_bench.conformance.faults import faults
 from ring_attn_bench.conformance.truth import Results, Truth, bounds
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract.tunable import Kernel, TrialTensors
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.records.outcome import OUTPUTS
 from ring_attn_bench.truth import oracle, tolerance
-from ring_attn_bench.tunable import Kernel, TrialTensors
 
 SEED = 2
 """Other inputs than those that were timed."""

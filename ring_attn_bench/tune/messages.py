@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from ring_attn_bench.contract.tunable import Offer
 from ring_attn_bench.records.outcome import Shape, Subject
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Frozen, Text
-from ring_attn_bench.tunable import Offer
 from ring_attn_bench.workers.reply import Reply
 
 

@@ -8,9 +8,9 @@ from statistics import median
 from rich.console import Console
 from rich.text import Text
 
-from ring_attn_bench.progress import STYLES, Lines, some_of
 from ring_attn_bench.records.outcome import Outcome
 from ring_attn_bench.tune.choose import choices
+from ring_attn_bench.workers.progress import STYLES, Lines, some_of
 
 _SHOWN = 3
 

@@ -11,17 +11,17 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.bench.setup import MachineLacks
+from ring_attn_bench.contract.tunable import Tunable
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, clause
-from ring_attn_bench.progress import Interrupted, Terminated
 from ring_attn_bench.records.outcome import Outcome, Place, RowKey, Shape, Subject
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.tuning_csv import write
-from ring_attn_bench.tunable import Tunable
 from ring_attn_bench.tune.messages import Load, Loaded, Speed, Speeds, Time
 from ring_attn_bench.tune.select import Selection
 from ring_attn_bench.tune.verifier import verify_all
 from ring_attn_bench.workers.keeper import Keeper, Watcher
 from ring_attn_bench.workers.pool import Hand
+from ring_attn_bench.workers.progress import Interrupted, Terminated
 from ring_attn_bench.workers.reply import Reply, WorkerFailed
 
 ROW_SECONDS = 20.0
@@ -200,7 +200,7 @@ def _has_nothing_to_tune(backend: str) -> str:
     return (
         f"backend {backend!r} offers no configurations to tune; those that do: "
         f"{', '.join(tunable) or 'none'}. A class offers them with the two methods of "
-        "ring_attn_bench.tunable.Tunable (docs/adding-a-backend.md)."
+        "ring_attn_bench.contract.tunable.Tunable (docs/adding-a-backend.md)."
     )
 
 

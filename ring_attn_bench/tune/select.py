@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ring_attn_bench.contract.tunable import Trial
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.records.outcome import Subject
-from ring_attn_bench.tunable import Trial
 
 
 @dataclass(frozen=True, slots=True)

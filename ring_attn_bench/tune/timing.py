@@ -15,13 +15,13 @@ from random import Random
 import torch
 from torch import Tensor
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tunable import TrialTensors, TunableBackend
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.records.outcome import MASKS, OUTPUTS, Shape, Subject
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.tensors import Keys, Rows, Sums
-from ring_attn_bench.tunable import TrialTensors, TunableBackend
 from ring_attn_bench.tune import again
 from ring_attn_bench.workers.caught import sentence, status_of
 

@@ -13,11 +13,11 @@ from ring_attn_bench.conformance.faults import changed, faults
 from ring_attn_bench.conformance.inputs import Inputs, inputs
 from ring_attn_bench.conformance.judge import given
 from ring_attn_bench.conformance.truth import Results, Truth, truth
-from ring_attn_bench.lower import Piece
-from ring_attn_bench.positions import Range, Span
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tunable import Trial, TrialTensors, Tunable
+from ring_attn_bench.plan.lower import Piece
+from ring_attn_bench.plan.positions import Range, Span
 from ring_attn_bench.records.outcome import Subject
-from ring_attn_bench.tensors import Keys, Rows, Sums
-from ring_attn_bench.tunable import Trial, TrialTensors, Tunable
 
 NAN = float("nan")
 TOKENS = {"cuda": (777, 200), "cpu": (150, 50)}

@@ -9,9 +9,9 @@ from typing import cast
 import torch
 
 from ring_attn_bench import registry
+from ring_attn_bench.contract.tunable import TunableBackend
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.tunable import TunableBackend
 from ring_attn_bench.tune.messages import COMMANDS, Load, Loaded, Speed, Speeds, Time, Verify
 from ring_attn_bench.tune.timing import time_row
 from ring_attn_bench.tune.verify import fault

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ring_attn_bench.backend import Backend
+from ring_attn_bench.contract.backend import Backend
 from tests.conformance.questions import BACKENDS, DEVICE
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from ring_attn_bench.backend import Backend
 from ring_attn_bench.conformance.ask import faults, refusal
 from ring_attn_bench.conformance.cases import FULL, LOCAL, lengths
 from ring_attn_bench.conformance.feature import AnyCase, Asks, Feature
 from ring_attn_bench.conformance.features import FEATURES
+from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.problem import DTYPES
+from ring_attn_bench.plan.problem import DTYPES
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.registry import backend_class, backends, load
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from ring_attn_bench.backend import abilities
-from ring_attn_bench.block import Form
 from ring_attn_bench.conformance.cases import FULL
-from ring_attn_bench.lower import chunks, lower
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import DTYPES, Mask
+from ring_attn_bench.contract.backend import abilities
+from ring_attn_bench.plan.block import Form
+from ring_attn_bench.plan.lower import chunks, lower
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import DTYPES, Mask
 from ring_attn_bench.registry import backends
 from tests.conformance.questions import BACKENDS, MISSING
 

@@ -8,7 +8,7 @@ from ring_attn_bench.conformance.ask import DIRECTIONS, ask
 from ring_attn_bench.conformance.cases import FULL
 from ring_attn_bench.conformance.feature import Asks
 from ring_attn_bench.conformance.features import FEATURES
-from ring_attn_bench.problem import DTYPES
+from ring_attn_bench.plan.problem import DTYPES
 from tests.conformance.questions import (
     AT_FULL_SPEED,
     BACKENDS,

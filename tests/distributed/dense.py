@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ring_attn_bench.gathered import OWN, Gathered
-from ring_attn_bench.problem import Score
+from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
+from ring_attn_bench.plan.gathered import OWN, Gathered
+from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.registry import backend_class
-from ring_attn_bench.tensors import Gathering, Keys, Rows
 
 
 class Dense(backend_class("reference")):

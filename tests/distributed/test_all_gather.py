@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from ring_attn_bench import RingContext, RingOptions
-from ring_attn_bench.backend import abilities
-from ring_attn_bench.plan import plans
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract.backend import abilities
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.plans import plans
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports import all_gather
 from ring_attn_bench.ring.transports.p2p import Messages
-from ring_attn_bench.tensors import Keys, Rows
 from tests.distributed.dense import Dense
 from tests.distributed.pool import Raised, Ring
 from tests.distributed.truth import PREFIXES, Case, attend, faults, shards

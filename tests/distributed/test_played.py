@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from ring_attn_bench import RingContext, RingOptions
-from ring_attn_bench.backend import Backend, abilities
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plans
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract.backend import Backend, abilities
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.registry import EVERYWHERE, load
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.transports.p2p import Messages
 from ring_attn_bench.ring.transports.played import played_part, played_plan
-from ring_attn_bench.tensors import Keys, Rows
 from tests.distributed.dense import Dense
 from tests.distributed.pool import Ring
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import ring_attn_bench
-from ring_attn_bench import RingContext, dropout
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench import RingContext
+from ring_attn_bench.contract import dropout
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.truth import oracle, tolerance
 from tests.distributed.pool import Ring
 

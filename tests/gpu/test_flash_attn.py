@@ -11,10 +11,10 @@ from ring_attn_bench.conformance.ask import DIRECTIONS, faults, refusal
 from ring_attn_bench.conformance.cases import FULL, LOCAL, Case, lengths
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.conformance.feature import Asks
+from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Mask
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask
 from tests.flash_attn_cases import DOCUMENTS, HEAD_DIMS, SOME, clipped
 
 # other people's kernels may warn of what they like

@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 
 from ring_attn_bench import RingContext, RingOptions
-from ring_attn_bench.backend import abilities
-from ring_attn_bench.plan import plans
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract.backend import abilities
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.plans import plans
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.registry import load
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
@@ -19,7 +20,6 @@ from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.transport import CopyEngine
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
 from ring_attn_bench.ring.transports.played import played_part, played_plan
-from ring_attn_bench.tensors import Keys, Rows
 from tests.distributed.pool import RankPool, Ring
 from tests.distributed.truth import PREFIXES, Case, attend, faults
 

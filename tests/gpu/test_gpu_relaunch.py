@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from ring_attn_bench import flash_attn_func, flash_attn_varlen_func, registry
-from ring_attn_bench.block import Block
 from ring_attn_bench.calls import kernel
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Score
+from ring_attn_bench.contract.tensors import Keys, Running
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.relaunch.calls import DriverCall
-from ring_attn_bench.tensors import Keys, Running
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(280)]
 

@@ -13,7 +13,7 @@ from ring_attn_bench.bench.place import Place
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
-from ring_attn_bench.partition import PARTITIONS
+from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring.merge import merge

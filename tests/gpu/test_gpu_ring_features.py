@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ring_attn_bench.dropout import keep
+from ring_attn_bench.contract.dropout import keep
 from tests.distributed import dropped
 from tests.distributed.pool import RankPool
 from tests.distributed.truth import PREFIXES, SEED, Case, attend, faults

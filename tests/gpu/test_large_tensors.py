@@ -11,10 +11,10 @@ import torch
 from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Mask, Score
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask, Score
 
 HEADS, KEY_HEADS, DIM, WINDOW = 16, 4, 128, 500
 TOKENS = 2**31 // (HEADS * DIM) + 5000

@@ -11,7 +11,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from ring_attn_bench.dropout import keep
+from ring_attn_bench.contract.dropout import keep
 from tests.hostile.truth import FARTHEST, Answer, attention, packed
 from tests.hostile.values import randn
 from tests.packed_truth import sound

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from ring_attn_bench.positions import Band, Span
+from ring_attn_bench.plan.positions import Band, Span
 from tests.triton_interpreted.checking import CAUSAL, Case
 
 

@@ -6,11 +6,11 @@ import torch
 from ring_attn_backends.reference import ReferenceBackend, allowed
 from ring_attn_backends.triton import TritonBackend
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.dropout import keep
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.dropout import keep
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Score
 
 BACKEND = TritonBackend()
 REFERENCE = ReferenceBackend()

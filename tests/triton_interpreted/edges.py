@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.tensors import Keys, Rows
 from tests.triton_interpreted.checking import (
     BACKEND,
     CAUSAL,

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ring_attn_bench.gathered import gathered
-from ring_attn_bench.lower import chunks
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.positions import Range, count, part
-from ring_attn_bench.tensors import Gathering, Keys, Rows
+from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
+from ring_attn_bench.plan.gathered import gathered
+from ring_attn_bench.plan.lower import chunks
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.positions import Range, count, part
 from tests.triton_interpreted.checking import BACKEND, Case, row_sum
 
 NAN = float("nan")

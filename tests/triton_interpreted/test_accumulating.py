@@ -11,18 +11,18 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from ring_attn_backends.triton import TritonBackend
 
-from ring_attn_bench.backend import AccumulatingBackend, abilities
 from ring_attn_bench.calls import kernel
-from ring_attn_bench.dropout import keep
-from ring_attn_bench.partition import PARTITIONS
-from ring_attn_bench.plan import Layout, plan
-from ring_attn_bench.positions import Band, Span
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.contract.backend import AccumulatingBackend, abilities
+from ring_attn_bench.contract.dropout import keep
+from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import Layout, plan
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import ForwardPass, Job
 from ring_attn_bench.ring.transports.loopback import Loopback
 from ring_attn_bench.sharding import join_shards, shard
-from ring_attn_bench.tensors import Keys, Rows, Running, Sums
 from ring_attn_bench.truth import oracle
 from tests.triton_interpreted.checking import (
     BACKEND,

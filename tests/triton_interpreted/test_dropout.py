@@ -1,4 +1,4 @@
-"""Dropout in the kernels, interpreted on a CPU: bit for bit what `ring_attn_bench.dropout` says."""
+"""Dropout in the kernels, interpreted on a CPU: bit for bit `ring_attn_bench.contract.dropout`."""
 
 import os
 from dataclasses import replace
@@ -17,10 +17,10 @@ from ring_attn_backends.triton.arguments import of_score
 from ring_attn_backends.triton.dropout import column_words, head_words, row_words
 from ring_attn_backends.triton.dropout import kept as kept_in_a_tile
 
-from ring_attn_bench.dropout import keep
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Score
-from ring_attn_bench.tensors import Keys
+from ring_attn_bench.contract.dropout import keep
+from ring_attn_bench.contract.tensors import Keys
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Score
 from tests.triton_interpreted.cases import DROPPED, SHORT_FETCHED, SHORT_ZIGZAG, in_dtypes
 from tests.triton_interpreted.checking import (
     BACKEND,

@@ -15,9 +15,9 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("a process of its own: pytest tests/triton_interpreted", allow_module_level=True)
 
-from ring_attn_bench.backend import gathering as gathers
-from ring_attn_bench.positions import Band, Range
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.backend import gathering as gathers
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.positions import Band, Range
 from tests.triton_interpreted.checking import BACKEND, CAUSAL, Case, judge, row_sum
 from tests.triton_interpreted.rings import PLAIN, Ring, computed, gathering
 

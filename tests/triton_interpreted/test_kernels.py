@@ -14,10 +14,10 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from ring_attn_backends.triton import TritonBackend
 
-from ring_attn_bench.block import Alibi, Form
-from ring_attn_bench.positions import Band
-from ring_attn_bench.problem import Mask, Problem
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.block import Alibi, Form
+from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.problem import Mask, Problem
 from tests.triton_interpreted.cases import (
     GRID_DIMS,
     INDICES,

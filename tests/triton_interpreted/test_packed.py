@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("a process of its own: pytest tests/triton_interpreted", allow_module_level=True)
 
-from ring_attn_bench.backend import PackedBackend
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Documents, Mask, Problem, Score
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.backend import PackedBackend
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Documents, Mask, Problem, Score
 from tests.triton_interpreted.checking import BACKEND, row_sum
 
 pytestmark = [

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("a process of its own: pytest tests/triton_interpreted", allow_module_level=True)
 
-from ring_attn_bench.backend import packed_into
 from ring_attn_bench.calls.attend import Given, attend
+from ring_attn_bench.contract.backend import packed_into
 from ring_attn_bench.one_device import documents as documents_of_a_call
 from ring_attn_bench.one_device import outside, outside_triton
 from ring_attn_bench.one_device.documents import DocumentsCall
-from ring_attn_bench.problem import Mask, Score
+from ring_attn_bench.plan.problem import Mask, Score
 from tests.packed_truth import NAMES, expected, poisoned, sound
 from tests.triton_interpreted.checking import BACKEND
 

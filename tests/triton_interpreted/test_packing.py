@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.ring import packing_triton
 from ring_attn_bench.ring.packing import Packing
-from ring_attn_bench.tensors import Keys
 
 SHAPES = [(1, 7, 2, 64, 64), (2, 33, 3, 16, 24), (2, 130, 1, 40, 8)]
 

@@ -14,9 +14,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from ring_attn_backends.triton import compute
 from ring_attn_backends.triton.lines import Places, pieces
 
-from ring_attn_bench.block import Block, Form
-from ring_attn_bench.positions import Range, Span, count
-from ring_attn_bench.tensors import Keys, Running
+from ring_attn_bench.contract.tensors import Keys, Running
+from ring_attn_bench.plan.block import Block, Form
+from ring_attn_bench.plan.positions import Range, Span, count
 from tests.triton_interpreted.cases import (
     FETCHED,
     MANY,

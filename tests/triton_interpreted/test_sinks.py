@@ -8,7 +8,7 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("a process of its own: pytest tests/triton_interpreted", allow_module_level=True)
 
-from tests.unit.test_sinks import INF, check
+from tests.unit.calls.test_sinks import INF, check
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),

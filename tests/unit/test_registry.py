@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ring_attn_bench import registry
-from ring_attn_bench.backend import Backend
-from ring_attn_bench.block import Form
+from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.contract.peer import Peer
 from ring_attn_bench.errors import BackendUnavailable, UnknownName
-from ring_attn_bench.peer import Peer
+from ring_attn_bench.plan.block import Form
 
 
 @pytest.mark.parametrize("name", registry.backends())

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, UnknownName
-from ring_attn_bench.partition import PARTITIONS
+from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.sharding import join_shards, position_ids, shard, unshard
 
 every_partition = pytest.mark.parametrize("partition", PARTITIONS)

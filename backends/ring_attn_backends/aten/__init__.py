@@ -13,9 +13,9 @@ from ring_attn_backends.aten import cpu
 from ring_attn_backends.shared import flash_2, flash_2_limits
 from ring_attn_backends.shared.calls import ByCalls, Call
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
-from ring_attn_bench.block import Alibi, Form
-from ring_attn_bench.problem import Problem
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Alibi, Form
+from ring_attn_bench.plan.problem import Problem
 
 _ops = torch.ops.aten
 

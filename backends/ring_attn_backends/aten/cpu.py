@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ring_attn_backends.shared.calls import Call
 from ring_attn_backends.shared.padding import cropped, fitted
-from ring_attn_bench.problem import Problem
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.problem import Problem
 
 _ops = torch.ops.aten
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from ring_attn_backends.flag_gems import calls
 from ring_attn_backends.shared.calls import Call
 from ring_attn_backends.triton import TritonBackend
-from ring_attn_bench.block import Alibi, Block, Form
+from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.install import COMMANDS
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Documents, Problem, Score
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Alibi, Block, Form
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Documents, Problem, Score
 
 _LAST_TRITON = (3, 6)
 

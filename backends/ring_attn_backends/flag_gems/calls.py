@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ring_attn_backends.shared.calls import Call
 from ring_attn_backends.shared.padding import fitted
+from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.errors import Unsupported
-from ring_attn_bench.problem import Documents
-from ring_attn_bench.tensors import Keys
+from ring_attn_bench.plan.problem import Documents
 
 WIDTHS = (32, 64, 96, 128, 192, 256)
 """Head dims of the dense kernel; what FlagGems pads to 16, it refuses afterwards (A:1008)."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from ring_attn_backends.flex.calls import Call, compiled_for_any_length, compiled_for_these, eager
 from ring_attn_backends.flex.modifications import TILE, score_modification, where
 from ring_attn_backends.shared import through_autograd
-from ring_attn_bench.block import Alibi, Block, Form
-from ring_attn_bench.problem import Problem, Score
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Alibi, Block, Form
+from ring_attn_bench.plan.problem import Problem, Score
 
 
 class FlexBackend:

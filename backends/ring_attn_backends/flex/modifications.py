@@ -14,9 +14,9 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import pad
 
 from ring_attn_backends.flex.calls import ScoreMod
-from ring_attn_bench.block import Block
-from ring_attn_bench.positions import Band, Spans
-from ring_attn_bench.problem import Score
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Spans
+from ring_attn_bench.plan.problem import Score
 
 TILE = 128
 """Rows, and keys, of a tile; a mask says which to skip and which to compute without it."""

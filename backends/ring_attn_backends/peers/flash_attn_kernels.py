@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.peers.stand_ins import flash_attn_modules
+from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.install import COMMANDS
-from ring_attn_bench.problem import Problem
+from ring_attn_bench.plan.problem import Problem
 
 
 class Kernel(Protocol):

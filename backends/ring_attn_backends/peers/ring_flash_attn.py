@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, Kernel
 from ring_attn_backends.peers.stand_ins import standing_in
-from ring_attn_bench.problem import Mask, Problem
+from ring_attn_bench.plan.problem import Mask, Problem
 
 _FUNCTIONS = {
     "contiguous": "ring_flash_attn_func",

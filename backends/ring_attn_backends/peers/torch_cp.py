@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.problem import Problem
+from ring_attn_bench.plan.problem import Problem
 
 Rotation = Literal["alltoall", "allgather"]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, Kernel
 from ring_attn_backends.peers.ring_flash_attn import window_size
 from ring_attn_backends.peers.stand_ins import standing_in
-from ring_attn_bench.problem import Problem
+from ring_attn_bench.plan.problem import Problem
 
 
 class Ulysses:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ring_attn_backends.shared.seeding import derived
-from ring_attn_bench.block import Block
-from ring_attn_bench.problem import Documents, Score
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.problem import Documents, Score
 
 
 @dataclass(frozen=True)

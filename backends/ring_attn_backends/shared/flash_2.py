@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ring_attn_backends.shared.calls import Call
 from ring_attn_backends.shared.padding import cropped, fitted, rounded
-from ring_attn_bench.problem import Documents
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.problem import Documents
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from ring_attn_backends.shared import flash_2
 from ring_attn_backends.shared.calls import Call
 from ring_attn_backends.shared.padding import rounded
-from ring_attn_bench.problem import Documents, Mask, Problem, Score
-from ring_attn_bench.tensors import Keys, Rows
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.problem import Documents, Mask, Problem, Score
 
 _MAX_HEAD_DIM = 256
 _PROBE_TOKENS = 4

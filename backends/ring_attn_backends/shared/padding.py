@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ring_attn_bench.tensors import Keys, Sums
+from ring_attn_bench.contract.tensors import Keys, Sums
 
 _ALIGNMENT = 16
 """Bytes: kernels load so many at once, and most do not check that they may."""

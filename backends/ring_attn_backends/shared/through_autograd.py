@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ring_attn_bench.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 
 Attend = Callable[[Tensor, Keys], tuple[Tensor, Tensor]]
 """q and keys of a block to its out (B, M, H, E) and lse (B, H, M), both differentiable."""

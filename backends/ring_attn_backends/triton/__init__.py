@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ring_attn_bench.block import Alibi, Form
+from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.install import COMMANDS
+from ring_attn_bench.plan.block import Alibi, Form
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.block import Block
-    from ring_attn_bench.gathered import Gathered
-    from ring_attn_bench.problem import Documents, Problem, Score
-    from ring_attn_bench.tensors import Gathering, Keys, Rows, Running, Sums
-    from ring_attn_bench.tunable import Offer, Trial, TrialTensors
+    from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running, Sums
+    from ring_attn_bench.contract.tunable import Offer, Trial, TrialTensors
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.gathered import Gathered
+    from ring_attn_bench.plan.problem import Documents, Problem, Score
 
 MAX_HEAD_DIM = 256
 MAX_GRID = 65535

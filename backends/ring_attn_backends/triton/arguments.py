@@ -29,14 +29,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ring_attn_backends.triton.lines import FAR
-from ring_attn_bench.dropout import seed_words, threshold
+from ring_attn_bench.contract.dropout import seed_words, threshold
 from ring_attn_bench.errors import Unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_backends.triton.lines import Places
-    from ring_attn_bench.problem import Documents, Score
+    from ring_attn_bench.plan.problem import Documents, Score
 
 Arguments = dict[str, Any]
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_backends.triton.launching import Kernel, Launch
-    from ring_attn_bench.block import Block
-    from ring_attn_bench.gathered import Gathered
-    from ring_attn_bench.problem import Documents, Score
-    from ring_attn_bench.tensors import Gathering, Keys, Rows, Running, Sums
+    from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running, Sums
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.gathered import Gathered
+    from ring_attn_bench.plan.problem import Documents, Score
 
 
 class Serves(Protocol):

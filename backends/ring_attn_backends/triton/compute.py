@@ -13,13 +13,13 @@ from ring_attn_backends.triton.arguments import needs_positions
 from ring_attn_backends.triton.choice import family_for
 from ring_attn_backends.triton.kept import enqueue
 from ring_attn_backends.triton.lines import pieces
-from ring_attn_bench.problem import Documents
-from ring_attn_bench.tensors import Keys, Rows, Running, Sums, part_of
+from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums, part_of
+from ring_attn_bench.plan.problem import Documents
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Launch
-    from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Score
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.problem import Score
 
 _pieces = lru_cache(maxsize=1024)(pieces)  # it takes the host 20 us
 

@@ -1,4 +1,4 @@
-"""Which weights dropout keeps: bit for bit what `ring_attn_bench.dropout` says, tile by tile.
+"""Which weights dropout keeps, tile by tile: bit for bit `ring_attn_bench.contract.dropout`.
 
 Unsigned 32-bit arithmetic; the constants are explained there. A weight costs two multiplications,
 six operations of other kinds, and a comparison.
@@ -8,7 +8,7 @@ six operations of other kinds, and a comparison.
 import triton
 import triton.language as tl
 
-from ring_attn_bench import dropout as spec
+from ring_attn_bench.contract import dropout as spec
 
 HEAD_0, HEAD_1 = tl.constexpr(spec.HEAD_0), tl.constexpr(spec.HEAD_1)
 ROW, COLUMN = tl.constexpr(spec.ROW), tl.constexpr(spec.COLUMN)

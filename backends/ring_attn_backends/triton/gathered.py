@@ -13,9 +13,9 @@ from ring_attn_backends.triton.kept import enqueue
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Launch
-    from ring_attn_bench.gathered import Gathered
-    from ring_attn_bench.problem import Score
-    from ring_attn_bench.tensors import Gathering, Keys, Rows
+    from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
+    from ring_attn_bench.plan.gathered import Gathered
+    from ring_attn_bench.plan.problem import Score
 
 
 def forward(q: Tensor, keys: Gathering, where: Gathered, score: Score) -> tuple[Tensor, Tensor]:

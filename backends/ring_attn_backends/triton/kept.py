@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_backends.triton.launching import Launch
-    from ring_attn_bench.problem import Score
+    from ring_attn_bench.plan.problem import Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ring_attn_bench.block import Block
-from ring_attn_bench.lower import Piece
-from ring_attn_bench.positions import Range, Span, Spans
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.lower import Piece
+from ring_attn_bench.plan.positions import Range, Span, Spans
 
 FAR = 2**30
 """Beyond every place: an open side of a band, where nothing nearer is known."""

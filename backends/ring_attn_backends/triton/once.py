@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from ring_attn_bench.gathered import Gathered
+    from ring_attn_bench.plan.gathered import Gathered
 
 _Made = TypeVar("_Made")
 _kept: dict[int, dict[Hashable, Any]] = {}

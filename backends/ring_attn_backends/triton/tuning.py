@@ -9,13 +9,13 @@ import torch
 import triton
 
 from ring_attn_backends.triton.choice import FAMILIES, Family
-from ring_attn_bench.tensors import Running
-from ring_attn_bench.tunable import Offer, Trial
+from ring_attn_bench.contract.tensors import Running
+from ring_attn_bench.contract.tunable import Offer, Trial
 
 if TYPE_CHECKING:
-    from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import DtypeName, Score
-    from ring_attn_bench.tunable import TrialTensors
+    from ring_attn_bench.contract.tunable import TrialTensors
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.problem import DtypeName, Score
 
 HALVES: tuple[DtypeName, ...] = ("bfloat16", "float16")
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, Case, lengths
 from ring_attn_bench.conformance.feature import Chapter, Feature
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask
 
 _OWN = (Span(0, 40), Span(200, 40))
 _OTHER = (Span(40, 40), Span(160, 40))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ring_attn_bench.conformance.cases import CAUSAL
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.conformance.feature import Asks, Chapter, Feature
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.problem import Mask
 
 _EVEN = ((40, 40), (17, 17), (1, 1), (70, 70))
 _WITH_EMPTY = ((33, 33), (0, 0), (61, 61), (0, 0))

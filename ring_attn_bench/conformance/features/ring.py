@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ring_attn_bench.conformance.cases import LOCAL, Case, lengths
 from ring_attn_bench.conformance.feature import Asks, Chapter, Feature
-from ring_attn_bench.positions import Span
+from ring_attn_bench.plan.positions import Span
 
 _AFTER_A_LONGER = replace(
     LOCAL, title="rows after a longer block", heads=4,

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, Case, lengths
 from ring_attn_bench.conformance.feature import Chapter, Feature
-from ring_attn_bench.positions import Span
-from ring_attn_bench.problem import Mask
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask
 
 _OWN = replace(FULL, title="full, its own tokens", rows=FULL.keys)
 _STRIPES = Case("causal over stripes", (Span(3, 70, 4),), (Span(2, 70, 4),), CAUSAL)

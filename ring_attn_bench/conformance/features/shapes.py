@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ring_attn_bench.conformance.cases import FULL, LOCAL
 from ring_attn_bench.conformance.feature import Chapter, Feature
-from ring_attn_bench.problem import DTYPES, DtypeName
+from ring_attn_bench.plan.problem import DTYPES, DtypeName
 
 HEAD_DIMS = (32, 40, 64, 80, 96, 128, 160, 192, 256)
 _GROUPED = replace(FULL, heads=4, key_heads=2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ring_attn_bench.conformance.cases import FULL, LOCAL, Case, Storage, lengths
 from ring_attn_bench.conformance.feature import Chapter, Feature
-from ring_attn_bench.positions import Span
+from ring_attn_bench.plan.positions import Span
 
 
 def square(tokens: int) -> Case:

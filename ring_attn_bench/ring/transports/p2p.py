@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ring_attn_bench.contract.tensors import part_of
 from ring_attn_bench.errors import NoProcessGroup, RingBroken
-from ring_attn_bench.plan import Plan
-from ring_attn_bench.positions import Range
+from ring_attn_bench.plan.plans import Plan
+from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.memory import FreshMemory
 from ring_attn_bench.ring.transports.played import Part
-from ring_attn_bench.tensors import part_of
 
 KEPT = 256
 """Plans whose batches are kept at most."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ring_attn_bench.plan import Plan, Send, Step
+from ring_attn_bench.plan.plans import Plan, Send, Step
 
 
 @dataclass(frozen=True, slots=True)

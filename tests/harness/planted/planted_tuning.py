@@ -6,7 +6,7 @@ import time
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
-from ring_attn_bench.tunable import Offer, Trial
+from ring_attn_bench.contract.tunable import Offer, Trial
 
 TIMED = 96
 """Tokens of what the tests time: what is verified is longer."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from ring_attn_backends.triton.arguments import band_of
 from ring_attn_backends.triton.lines import Places
-from ring_attn_bench.problem import Documents
+from ring_attn_bench.plan.problem import Documents
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.block import Block
+    from ring_attn_bench.plan.block import Block
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from ring_attn_backends.triton.hopper.table import Config, chosen, multiprocesso
 from ring_attn_backends.triton.launching import Launch
 
 if TYPE_CHECKING:
-    from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Documents, Score
-    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
+    from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.problem import Documents, Score
 
 TOGETHER = ({"DK": True, "DV": True},)
 APART = ({"DK": True, "DV": False}, {"DK": False, "DV": True})

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ring_attn_backends.triton.arguments import needs_precise_tanh
 from ring_attn_backends.triton.hopper.extents import Extent
-from ring_attn_bench.problem import Documents
+from ring_attn_bench.plan.problem import Documents
 
 if TYPE_CHECKING:
-    from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Score
-    from ring_attn_bench.tensors import Gathering
+    from ring_attn_bench.contract.tensors import Gathering
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.problem import Score
 
 CAPABILITY = (9, 0)
 """Of the GPUs that have what these kernels use: wgmma, and TMA as Hopper has it."""

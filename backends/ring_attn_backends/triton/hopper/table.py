@@ -2,9 +2,9 @@
 
 A configuration is chosen by kernel and head dim, of queries or values the wider. What it needs was
 found by compiling it, and is held against the compiler by
-`tests/unit/test_triton_hopper_compile.py`. What it takes was measured on an H200 with Triton 3.6.0
-by `ring-attn-bench tune triton --dtype bfloat16`: 16384 tokens, 16 query and 4 key heads, without a
-mask and with a causal one.
+`tests/unit/backends/test_triton_hopper_compile.py`. What it takes was measured on an H200 with
+Triton 3.6.0 by `ring-attn-bench tune triton --dtype bfloat16`: 16384 tokens, 16 query and 4 key
+heads, without a mask and with a causal one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_backends.triton.launching import Kernel
-    from ring_attn_bench.tensors import Keys
+    from ring_attn_bench.contract.tensors import Keys
 
 SMS = 132
 """Multiprocessors of an H200."""

@@ -13,12 +13,12 @@ from ring_attn_backends.triton.plain.backward_dkdv import backward_dkdv
 from ring_attn_backends.triton.plain.backward_dq import backward_dq
 from ring_attn_backends.triton.plain.forward import forward
 from ring_attn_backends.triton.plain.table import Tiling, chosen
-from ring_attn_bench.problem import Documents
+from ring_attn_bench.plan.problem import Documents
 
 if TYPE_CHECKING:
-    from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Score
-    from ring_attn_bench.tensors import Keys, Rows, Running, Sums
+    from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.problem import Score
 
 
 def forward_launch(

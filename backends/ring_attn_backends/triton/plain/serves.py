@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.block import Block
-    from ring_attn_bench.problem import Documents, Score
-    from ring_attn_bench.tensors import Gathering
+    from ring_attn_bench.contract.tensors import Gathering
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.problem import Documents, Score
 
 
 def serves(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> bool:

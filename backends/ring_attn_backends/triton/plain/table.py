@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_backends.triton.launching import Kernel
-    from ring_attn_bench.tensors import Keys
+    from ring_attn_bench.contract.tensors import Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,8 @@ CANDIDATES: dict[Kernel, dict[Key, tuple[Tiling, ...]]] = {
     },
 }  # fmt: skip
 """What a tuning run tries. All compile for sm_90 in its shared memory and spill at most 96 bytes a
-thread at 16 bits, 224 in float32 (`tests/unit/test_triton_compile.py`, with --full); on other GPUs
-some will not fit, and a tuning run says so."""
+thread at 16 bits, 224 in float32 (`tests/unit/backends/test_triton_compile.py`, with --full); on
+other GPUs some will not fit, and a tuning run says so."""
 
 
 def rows() -> Iterator[tuple[Kernel, int, int, Tiling, tuple[Tiling, ...]]]:

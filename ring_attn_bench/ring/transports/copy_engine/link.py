@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ring_attn_bench.plan import Plan
-from ring_attn_bench.positions import Range
+from ring_attn_bench.plan.plans import Plan
+from ring_attn_bench.plan.positions import Range
 
 if TYPE_CHECKING:
     from ring_attn_bench.ring.transports.copy_engine.route import Gifts, Home, Route

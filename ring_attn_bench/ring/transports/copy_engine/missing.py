@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ring_attn_bench.plan import Plan
+from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.ring.transports.copy_engine.words import Words
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ring_attn_bench.plan import Plan
-from ring_attn_bench.positions import Range
+from ring_attn_bench.plan.plans import Plan
+from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import Lines, Operations
 from ring_attn_bench.ring.transports.copy_engine.programme import Move, Programme
 

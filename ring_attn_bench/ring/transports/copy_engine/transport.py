@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.plan import Plan
-from ring_attn_bench.positions import Range
+from ring_attn_bench.plan.plans import Plan
+from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.ring.carriers import message_device, timeout_of
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import Packed, Packing

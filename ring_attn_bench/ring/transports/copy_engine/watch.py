@@ -12,7 +12,7 @@ from weakref import ref
 import torch
 
 from ring_attn_bench.errors import RingBroken
-from ring_attn_bench.plan import Plan
+from ring_attn_bench.plan.plans import Plan
 
 if TYPE_CHECKING:
     from ring_attn_bench.ring.transports.copy_engine.transport import CopyEngine

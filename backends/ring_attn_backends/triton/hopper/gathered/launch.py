@@ -19,13 +19,13 @@ from ring_attn_backends.triton.hopper.launch import (
 from ring_attn_backends.triton.hopper.splits import splits_for
 from ring_attn_backends.triton.hopper.table import Config, chosen, multiprocessors, width
 from ring_attn_backends.triton.once import once
-from ring_attn_bench.tensors import Keys
+from ring_attn_bench.contract.tensors import Keys
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Kernel, Launch
-    from ring_attn_bench.gathered import Gathered
-    from ring_attn_bench.problem import Score
-    from ring_attn_bench.tensors import Gathering, Rows
+    from ring_attn_bench.contract.tensors import Gathering, Rows
+    from ring_attn_bench.plan.gathered import Gathered
+    from ring_attn_bench.plan.problem import Score
 
 _AREAS = ("own_k", "own_v", "landed_k", "landed_v")
 _INTO = ("own_dk", "own_dv", "landed_dk", "landed_dv")

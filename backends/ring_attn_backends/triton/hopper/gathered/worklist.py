@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.triton.lines import FAR
-from ring_attn_bench.gathered import Gathered, Line, Tile, Visit, tiles
+from ring_attn_bench.plan.gathered import Gathered, Line, Tile, Visit, tiles
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Side

@@ -16,9 +16,9 @@ from ring_attn_backends.triton.plain.table import chosen
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Kernel, Launch
-    from ring_attn_bench.gathered import Gathered
-    from ring_attn_bench.problem import Score
-    from ring_attn_bench.tensors import Gathering, Keys, Rows
+    from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
+    from ring_attn_bench.plan.gathered import Gathered
+    from ring_attn_bench.plan.problem import Score
 
 
 def forward_launch(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.triton.arguments import int32
-from ring_attn_bench.gathered import Gathered, Line, Visit, tiles
+from ring_attn_bench.plan.gathered import Gathered, Line, Visit, tiles
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Side

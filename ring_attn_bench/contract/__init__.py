@@ -1,0 +1,1 @@
+"""What plug-ins are written against: kernels, their tensors, rings of others, what can be tuned."""

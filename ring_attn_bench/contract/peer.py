@@ -1,0 +1,69 @@
+"""The contract that somebody else's whole ring meets to be measured beside ours.
+
+A peer brings kernels, schedule and communication of its own. What it shares with our ring is the
+question: the harness deals the sequence to ranks by one of our partitions, so that one oracle
+judges everybody, and leaves it to the peer to say which of them are its own.
+
+Shapes: B batch, M tokens of this rank, H query heads, G key heads, D head dim.
+
+    q, out (B, M, H, D)   k, v (B, M, G, D)   lse (B, H, M)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import Tensor
+
+    from ring_attn_bench.plan.problem import Problem
+
+
+class PeerRing(Protocol):
+    """A peer on one rank, ready for one problem."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        """out and lse (natural log) of this rank's rows; scores are scaled by head_dim ** -0.5.
+
+        Gradients are autograd's: out must be differentiable, and more than once. lse is None where
+        the peer gives none; then nobody judges it.
+        """
+        ...
+
+    def settings(self) -> AbstractContextManager[object]:
+        """What must be in force while a forward or its backward runs; `nullcontext()` for most.
+
+        For packages that keep settings in globals: other contestants may live in this process.
+        """
+        ...
+
+
+class Peer(Protocol):
+    """Somebody else's ring: made without arguments, and only then is its package imported.
+
+    name: its name in the registry, without the "peer:" that suites and records put before it.
+    kernel: the backend of ours that has the same kernel, to run beside it on one GPU; or None.
+    worker_environment: by device type, environment variables that its process must start with.
+    """
+
+    name: str
+    kernel: str | None
+    worker_environment: ClassVar[Mapping[str, Mapping[str, str]]]
+
+    def version(self) -> str:
+        """The version of the code that runs, kernel included, for the records."""
+        ...
+
+    def unsupported(self, problem: Problem, partition: str, world_size: int) -> str | None:
+        """Why it cannot be run, or None: what the peer itself refuses or has no argument for.
+
+        What it accepts and gets wrong is not refused: it must show as wrong.
+        """
+        ...
+
+    def join(self, problem: Problem, partition: str, group: dist.ProcessGroup) -> PeerRing:
+        """This rank's part of a ring over the group's ranks, each of which calls this too."""
+        ...

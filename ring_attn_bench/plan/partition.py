@@ -1,0 +1,80 @@
+"""Which tokens live on which rank: three fixed partitions of one sequence, as global positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ring_attn_bench.errors import InvalidArgument, UnknownName
+from ring_attn_bench.plan.positions import Span, Spans
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A rule that deals the tokens of a sequence to ranks, the same number to each.
+
+    chunks_per_rank: pieces a rank's tokens fall into; its local length must be a multiple of it.
+    """
+
+    name: str
+    chunks_per_rank: int
+    _spans: Callable[[int, int, int], Spans]
+
+    def spans(self, rank: int, world_size: int, tokens_per_rank: int) -> Spans:
+        """The global positions of rank's tokens, increasing, in the order of its storage."""
+        return self._spans(rank, world_size, tokens_per_rank)
+
+    def check_local_length(self, tokens_per_rank: int) -> None:
+        """Raises InvalidArgument if a rank cannot hold that many tokens."""
+        if tokens_per_rank <= 0 or tokens_per_rank % self.chunks_per_rank:
+            raise InvalidArgument(
+                f"each rank holds {tokens_per_rank} tokens, but partition {self.name!r} needs a "
+                f"positive multiple of {self.chunks_per_rank}; pad the sequence or shorten it."
+            )
+
+    def tokens_per_rank(self, seqlen: int, world_size: int) -> int:
+        """The local length for a sequence of `seqlen` tokens; raises InvalidArgument if uneven."""
+        unit = self.chunks_per_rank * world_size
+        if seqlen <= 0 or seqlen % unit:
+            below = max(0, seqlen) // unit * unit
+            nearest = f"are {below} and {below + unit}" if below else f"is {unit}"
+            raise InvalidArgument(
+                f"a sequence of {seqlen} tokens cannot be dealt to {world_size} ranks by partition "
+                f"{self.name!r}: its length must be a positive multiple of {unit}; the nearest "
+                f"{nearest}."
+            )
+        return seqlen // world_size
+
+
+def _contiguous(rank: int, world_size: int, tokens: int) -> Spans:
+    return (Span(rank * tokens, tokens),)
+
+
+def _zigzag(rank: int, world_size: int, tokens: int) -> Spans:
+    chunk = tokens // 2
+    return (Span(rank * chunk, chunk), Span((2 * world_size - 1 - rank) * chunk, chunk))
+
+
+def _striped(rank: int, world_size: int, tokens: int) -> Spans:
+    return (Span(rank, tokens, world_size),)
+
+
+PARTITIONS = {
+    p.name: p
+    for p in (
+        # rank r holds the r-th piece; causal work is uneven, (W + 1) / 2W of ideal
+        Partition("contiguous", 1, _contiguous),
+        # rank r holds pieces r and 2W - 1 - r of 2W; causal work is exactly even
+        Partition("zigzag", 2, _zigzag),
+        # rank r holds tokens r, r + W, ...; causal work is even to within one diagonal
+        Partition("striped", 1, _striped),
+    )
+}
+"""The partitions by name (striped: Brandon et al. 2023; zigzag: as in ring-flash-attention)."""
+
+
+def get_partition(name: str) -> Partition:
+    """The partition of that name; raises UnknownName."""
+    if not isinstance(name, str) or name not in PARTITIONS:
+        raise UnknownName("partition", name, PARTITIONS)
+    return PARTITIONS[name]

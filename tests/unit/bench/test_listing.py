@@ -1,0 +1,120 @@
+"""What `list` and `env` say fits the terminal, and their commands can be typed as they are."""
+
+import re
+import shlex
+import sys
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+
+from ring_attn_bench import registry
+from ring_attn_bench.bench import listing
+from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.registry import Listing
+
+CHECKOUT = Path(__file__).parents[3]
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+REASON = "importing some_kernels_package.interface failed with ModuleNotFoundError: " * 3
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_list_fits_and_breaks_no_word(monkeypatch, width):
+    names = ("reference", "peer:ring_flash_attn[flash_attn_4]")
+    found = tuple(Listing(name, "module:Class", "", REASON) for name in names)
+    monkeypatch.setattr(registry, "listing", lambda: found)
+
+    shown = listing.backends(width)
+
+    longest = max(map(len, REASON.split()))
+    assert max(map(len, shown.splitlines())) <= max(width, len(names[1]) + 10 + longest)
+    assert set(REASON.split()) <= set(shown.split())
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_kernel_that_only_an_interpreter_can_run_here_is_no_yes(monkeypatch, gpu):
+    names = ("aten", "triton", "cudnn", "a_plugin")
+    lacks = {"cudnn": "it is not here"}
+    found = tuple(Listing(name, "module:Class", "sums", lacks.get(name)) for name in names)
+    monkeypatch.setattr(registry, "listing", lambda: found)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(registry, "transport_listing", lambda: ())
+
+    shown = listing.backends(120)
+
+    here = dict(re.findall(r"^(\w+) +(yes|no|interpreted) ", shown, re.MULTILINE))
+    triton = "yes" if gpu else "interpreted"
+    assert {name: here[name] for name in names} == {
+        "aten": "yes", "triton": triton, "cudnn": "no", "a_plugin": "yes",
+    }  # fmt: skip
+    assert ("TRITON_INTERPRET=1" in shown) is not gpu
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_list_and_env_say_alike_what_a_command_is_good_for_here(monkeypatch, gpu):
+    command = COMMANDS["flash_attn"]
+    found = (Listing("flash_attn_2", "module:Class", "", f"it is not here; try: {command}"),)
+    monkeypatch.setattr(registry, "listing", lambda: found)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(registry, "transport_listing", lambda: ())
+
+    both = listing.backends(300), listing.machine({"torch": "2", "gpu": "H" * gpu}, 300)
+
+    for shown in both:
+        assert command in shown
+        assert f"`pip` is that of {sys.prefix}." in shown
+        assert ("what these commands install needs one" in shown) is not gpu
+
+
+def test_what_a_backend_says_to_try_is_what_env_says():
+    files = [*(CHECKOUT / "backends").rglob("*.py")]
+    tried = [x for file in files for x in re.findall(r"; try: (.{10})", file.read_text())]
+
+    assert len(tried) >= 5
+    assert {start.startswith(("{COMMANDS[", "{command")) for start in tried} == {True}
+
+
+def test_the_list_has_every_transport_with_what_it_needs_or_why_it_is_none(monkeypatch):
+    table = {**registry.TRANSPORTS, "broken": "nowhere:Nothing", "bare": "string:Template"}
+    monkeypatch.setattr(registry, "transports", lambda: table)
+    monkeypatch.setattr(registry, "listing", lambda: ())
+
+    shown = listing.backends(120)
+
+    p2p, broken, bare = (
+        next(line for line in shown.splitlines() if line.startswith(name))
+        for name in ("p2p", "broken", "bare")
+    )
+    assert re.match(r"p2p +yes +torch.distributed's messages .* NCCL or gloo", p2p)
+    assert re.match(r"broken +no +importing nowhere:Nothing failed", broken)
+    assert re.match(r"bare +no +it is no transport: it has no unsupported", bare)
+    assert "has to be asked for by name" in shown
+
+
+def test_what_is_missing_comes_with_commands_that_ask_no_index_for_this_project():
+    shown = listing.machine({"torch": "2", "gpu": None}, 80)
+
+    for command in COMMANDS.values():
+        assert command in shown
+        assert shlex.split(command.rpartition(" && ")[2])[:2] == ["pip", "install"]
+        assert PROJECT["name"] not in command
+    everything = {"torch": "2", "gpu": None, **dict.fromkeys(COMMANDS, "1")}
+    assert "pip install" not in listing.machine(everything, 80)
+
+
+def test_a_command_names_the_version_that_the_extra_does():
+    wanted = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
+    versions = {
+        re.split(r"[>=;\[ ]", requirement)[0]: re.search(r">=([^;]+)", requirement)[1]
+        for requirement in wanted
+    }
+    known = {name: versions[name] for x in COMMANDS if (name := x.replace("_", "-")) in versions}
+
+    assert set(COMMANDS) - {name.replace("-", "_") for name in known} == {
+        "flag_gems",
+        "flash_attn_3",
+    }
+    for name, version in known.items():
+        assert f">={version}'" in COMMANDS[name.replace("-", "_")]

@@ -1,0 +1,135 @@
+"""The verbs: --help in groups with nothing cut, and the forms that some of them had before."""
+
+import sys
+
+import pytest
+from typer.main import get_command
+
+from ring_attn_bench import cli
+from ring_attn_bench.bench import quick
+from ring_attn_bench.cli import exits
+from ring_attn_bench.cli.renamed import today
+from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.probe import run as probe_run
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Runs a command line; its exit code, and what it said where."""
+
+    def run(line):
+        monkeypatch.setattr(sys, "argv", ["ring-attn-bench", *line.split()])
+        monkeypatch.setattr(exits.signal, "signal", lambda *_: None)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+VERBS = get_command(cli.app).commands
+ALL = ["", *VERBS, *(f"coverage {verb}" for verb in VERBS["coverage"].commands)]
+
+
+@pytest.mark.parametrize("verb", ALL)
+def test_nothing_is_cut_where_help_has_80_columns(program, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    code, said, _ = program(f"{verb} --help")
+
+    assert code == 0
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) == 80
+
+
+def test_every_verb_is_in_a_group():
+    groups = {name: command.rich_help_panel for name, command in VERBS.items()}
+
+    assert groups == {
+        **dict.fromkeys(["bench", "check", "quick", "probe", "tune"], "Measure"),
+        **dict.fromkeys(["list", "env", "report", "coverage"], "Look"),
+    }
+
+
+OLD = {
+    "check --quick --backend aten": "quick --backend aten",
+    "check --backend aten --quick": "quick --backend aten",
+    "check --probe": "probe",
+    "check --quick --probe --jobs=2 --resume --out here": (
+        "probe --quick --jobs=2 --resume --out here"
+    ),
+    "check --suite cpu --resume": "check --suite cpu --resume",
+    "bench --backend --probe": "bench --backend --probe",
+    "": "",
+}
+
+
+@pytest.mark.parametrize(("old", "new"), OLD.items())
+def test_an_old_form_is_the_new_verb_and_says_so(capsys, old, new):
+    assert today(old.split()) == new.split()
+
+    said = capsys.readouterr().err.splitlines()
+    verb = new.partition(" ")[0]
+    named = [f"`ring-attn-bench check --{verb}` is `ring-attn-bench {verb}` now."]
+    assert said == ([] if old == new else named)
+
+
+def test_an_old_form_runs_and_a_command_that_is_told_later_has_the_new_one(program, monkeypatch):
+    def ends(backends, say):
+        assert backends == ("aten",)
+        raise KeyError("planted")
+
+    monkeypatch.setattr(quick, "quick_check", ends)
+
+    code, _, said = program("check --quick --backend aten")
+
+    assert code == exits.Exit.BUG
+    assert "`ring-attn-bench quick --backend aten`" in said
+
+
+@pytest.mark.parametrize(("wrong", "code"), [(0, exits.Exit.RIGHT), (2, exits.Exit.WRONG)])
+def test_quick_ends_with_what_it_found(program, monkeypatch, wrong, code):
+    monkeypatch.setattr(quick, "quick_check", lambda *_: wrong)
+
+    assert program("quick") == (code, "", "")
+    assert program("check --quick")[:2] == (code, "")
+
+
+def test_all_that_probe_was_given_is_asked_for(program, monkeypatch):
+    def asks(request, _):
+        raise InvalidArgument(str(request))
+
+    monkeypatch.setattr(probe_run, "probe", asks)
+    words = "--backend aten --feature gqa --jobs 3 --seconds 5 --quick --resume --out here"
+
+    new, old = program(f"probe {words}"), program(f"check --probe {words}")
+
+    assert new[2] in old[2]
+    assert "('aten',)" in new[2]
+    assert "quick=True, resume=True" in new[2]
+
+
+REFUSED = {
+    "check --probe --suite cpu": "--suite is for `check`, and `probe` has none.",
+    "check --probe --case=*": "--case is for `check`, and `probe` has none.",
+    "check --quick --ranks 4": "--ranks is for `check`, and `quick` has none.",
+    "check --quick --jobs 4": "--jobs is for `probe`, and `quick` has none.",
+    "check --feature gqa": "--feature is for `probe`, and `check` has none.",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_an_option_of_another_verb_is_refused_in_a_sentence(program, line):
+    code, _, said = program(line)
+
+    assert code == exits.Exit.MISTAKE
+    assert said == f"ring-attn-bench: {REFUSED[line]}\n"
+
+
+@pytest.mark.parametrize("line", ["check --quick --out here", "probe --suite cpu"])
+def test_what_a_verb_does_not_have_is_a_mistake(program, line):
+    code, _, said = program(line)
+
+    assert code == exits.Exit.MISTAKE
+    assert "No such option" in said
