@@ -10,38 +10,41 @@ from torch import Tensor
 
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.conformance import calls
-from ring_attn_bench.conformance.cases import Case
+from ring_attn_bench.conformance.cases import AnyCase
+from ring_attn_bench.conformance.expected import Expected, Results, expected
 from ring_attn_bench.conformance.faults import changed, faults
-from ring_attn_bench.conformance.inputs import Inputs, cut, inputs
+from ring_attn_bench.conformance.inputs import NAN, CaseTensors, cut
 from ring_attn_bench.conformance.judge import given
-from ring_attn_bench.conformance.truth import Results, Truth, truth
 from ring_attn_bench.contract.backend import AccumulatingBackend, Backend
 from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
 from ring_attn_bench.plan.lower import Piece
 
-NAN = float("nan")
 
-
-def accumulated_faults(backend: Backend, case: Case, device: str, *, backward: bool) -> list[str]:
+def accumulated_faults(
+    backend: Backend, case: AnyCase, device: str, *, backward: bool
+) -> list[str]:
     """Of a causal case with more keys than rows: its first keys are one block, the rest another."""
     assert isinstance(backend, AccumulatingBackend)  # is asked before
-    data, right = inputs(case, device), truth(case, device)
-    parts = calls.split(case, case.block.key_count - case.block.row_count)
+    data, right, parts = case.inputs(device), expected(case, device), case.two_blocks()
     if backward:
         found = _backward(backend, case, data, parts, right)
     else:
-        found = _forward(backend, case, data, parts)
-    return faults(case, right, found) + changed(data.given, inputs(case, device).given)
+        found = _forward(backend, case, data, parts, right)
+    return faults(case, right, found) + changed(data.given, case.inputs(device).given)
 
 
 def _forward(
-    backend: AccumulatingBackend, case: Case, data: Inputs, parts: tuple[Piece, ...]
+    backend: AccumulatingBackend,
+    case: AnyCase,
+    data: CaseTensors,
+    parts: tuple[Piece, ...],
+    right: Expected,
 ) -> Results:
     """The last block writes the merged out to another tensor, in the inputs' dtype."""
     score = case.score(data.q.device.type)
     out = torch.full_like(data.dout, NAN, dtype=case.wide_dtype)
     target = torch.full_like(data.dout, NAN)
-    lse = cut(out.new_full((case.batch, case.heads, out.shape[1]), NAN))
+    lse = cut(out.new_full(right.results["lse"].shape, NAN))
     for part in parts:
         keys = Keys(data.k, data.v).part(part.keys)
         running = Running(out, lse, target if part is parts[-1] else None)
@@ -52,10 +55,10 @@ def _forward(
 
 def _backward(
     backend: AccumulatingBackend,
-    case: Case,
-    data: Inputs,
+    case: AnyCase,
+    data: CaseTensors,
     parts: tuple[Piece, ...],
-    right: Truth,
+    right: Expected,
 ) -> Results:
     """Each block's keys get their share twice, written and then added: half of it is the share."""
     score = case.score(data.q.device.type)
@@ -74,5 +77,5 @@ def _backward(
     return {"dq": sums.dq, "dk": sums.dk / 2, "dv": sums.dv / 2}
 
 
-def _unwritten(like: Tensor, case: Case) -> Tensor:
+def _unwritten(like: Tensor, case: AnyCase) -> Tensor:
     return torch.full(like.shape, NAN, dtype=case.wide_dtype, device=like.device)

@@ -1,4 +1,4 @@
-"""From a case to calls of a backend: one if it can be given the block, else the ring's pieces."""
+"""From a case to calls of a backend: one if it can be given all, else of the ring's pieces."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.calls import kernel
-from ring_attn_bench.conformance.cases import Case
-from ring_attn_bench.conformance.inputs import Inputs, cut
+from ring_attn_bench.conformance.cases import BlockCase
+from ring_attn_bench.conformance.documents import PackedCase
+from ring_attn_bench.conformance.inputs import CaseTensors, cut
 from ring_attn_bench.conformance.poison import poison
-from ring_attn_bench.contract.backend import Backend, abilities
+from ring_attn_bench.contract.backend import Backend, PackedBackend, abilities
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums, part_of
 from ring_attn_bench.plan import lower
 from ring_attn_bench.plan.lower import Piece
 from ring_attn_bench.plan.positions import Range
 
 
-def pieces(backend: Backend, case: Case) -> tuple[Piece, ...] | str:
+def pieces(backend: Backend, case: BlockCase) -> tuple[Piece, ...] | str:
     """The blocks that the backend is given for the case, or why there are none."""
     block, able = case.block, abilities(backend, alibi=case.alibi)
     if lower.refusal(block, able) is None:
@@ -26,7 +27,7 @@ def pieces(backend: Backend, case: Case) -> tuple[Piece, ...] | str:
     return lower.lower(lower.chunks(case.rows), lower.chunks(case.keys), case.mask.band, able)
 
 
-def split(case: Case, at: int) -> tuple[Piece, ...]:
+def split(case: BlockCase, at: int) -> tuple[Piece, ...]:
     """The case's first keys and the rest as two blocks, whatever the backend can do."""
     rows, keys = Range(0, case.block.row_count), (Range(0, at), Range(at, case.block.key_count))
     return tuple(
@@ -35,7 +36,7 @@ def split(case: Case, at: int) -> tuple[Piece, ...]:
 
 
 def forward(
-    backend: Backend, case: Case, data: Inputs, parts: tuple[Piece, ...]
+    backend: Backend, case: BlockCase, data: CaseTensors, parts: tuple[Piece, ...]
 ) -> tuple[Tensor, Tensor]:
     """out and lse: a single block's as they are, those of several merged."""
     score, keys = case.score(str(data.q.device.type)), Keys(data.k, data.v)
@@ -54,8 +55,8 @@ def forward(
 
 def backward(
     backend: Backend,
-    case: Case,
-    data: Inputs,
+    case: BlockCase,
+    data: CaseTensors,
     out: Tensor,
     lse: Tensor,
     parts: tuple[Piece, ...],
@@ -80,6 +81,37 @@ def backward(
     return named(total)
 
 
+def packed_forward(backend: Backend, case: PackedCase, data: CaseTensors) -> tuple[Tensor, Tensor]:
+    """out and lse of all documents in one call."""
+    assert isinstance(backend, PackedBackend)  # the case's `refusal` asks
+    device = data.q.device.type
+    poison(device, (data.q, data.k))
+    documents, score = case.documents(device), case.score(device)
+    return backend.packed_forward(data.q, Keys(data.k, data.v), documents, score)
+
+
+def packed_backward(
+    backend: Backend,
+    case: PackedCase,
+    data: CaseTensors,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    deterministic: bool,
+) -> dict[str, Tensor]:
+    """dq, dk, dv of all documents in one call."""
+    assert isinstance(backend, PackedBackend)  # the case's `refusal` asks
+    device = data.q.device.type
+    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).T
+    rows, keys = Rows(data.q, data.dout, out, lse, delta), Keys(data.k, data.v)
+    poison(device, (data.q, *keys))
+    found = backend.packed_backward(
+        cut_out(rows, backend), keys, case.documents(device), case.score(device),
+        deterministic=deterministic,
+    )  # fmt: skip
+    return named(found)
+
+
 def cut_out(rows: Rows, backend: Backend) -> Rows:
     """The rows with lse, and delta if the backend is given it, cut out of longer ones."""
     delta = cut(rows.delta) if backend.needs_delta and rows.delta is not None else None
@@ -91,7 +123,7 @@ def named(sums: Sums) -> dict[str, Tensor]:
     return Sums(*sums)._asdict()
 
 
-def _is_whole(parts: tuple[Piece, ...], data: Inputs) -> bool:
+def _is_whole(parts: tuple[Piece, ...], data: CaseTensors) -> bool:
     """Whether one block is all: then results are judged as they come, dtypes and strides too."""
     if len(parts) != 1:
         return False

@@ -1,8 +1,9 @@
-"""One block that a backend is asked to compute, as a frozen value; torch is imported on use."""
+"""What a backend is asked to compute, as frozen values; torch is imported on use."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ring_attn_bench.plan.block import Block
@@ -11,6 +12,12 @@ from ring_attn_bench.plan.problem import DtypeName, Mask, Problem, Score
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
+
+    from ring_attn_bench.conformance.expected import Expected
+    from ring_attn_bench.conformance.inputs import CaseTensors
+    from ring_attn_bench.contract.backend import Backend
+    from ring_attn_bench.plan.lower import Piece
 
 Storage = Literal["dense", "token_major", "heads_first", "packed", "cut", "expanded"]
 """How q, k, v and dout lie in memory; whatever it is, they are seen as (B, S, H, D).
@@ -28,45 +35,18 @@ ALL, CAUSAL = Mask(), Mask(causal=True)
 
 
 @dataclass(frozen=True)
-class Case:
-    """One block with its shapes; `title` says what a backend has to get right in it.
+class AnyCase(ABC):
+    """A block, or packed documents; `title` says what a backend has to get right in it.
 
-    dim_v: v's head dim; None is q's. scale: of the softmax; None is the usual one.
-    alibi_by_batch: whether the slopes differ from one batch entry to the next.
-    level: what the scores lie about, before softcap and bias; q and k have a mean that makes it so.
+    parts: the blocks in which a backend computes the case; none of packed documents, which it
+    computes in one call.
     """
 
     title: str
-    rows: Spans
-    keys: Spans
-    mask: Mask = ALL
-    batch: int = 2
-    heads: int = 2
-    key_heads: int = 2
-    dim: int = 64
-    dim_v: int | None = None
-    scale: float | None = None
-    level: float = 0.0
-    softcap: float = 0.0
-    alibi: bool = False
-    alibi_by_batch: bool = False
-    dropout_p: float = 0.0
-    dropout_seed: int = SEED
-    storage: Storage = "dense"
-    dtype: DtypeName = "float32"
+    dtype: DtypeName = field(default="float32", kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.title}-{self.dtype}"
-
-    @property
-    def block(self) -> Block:
-        """The case as a backend sees it."""
-        return Block(self.rows, self.keys, self.mask.band)
-
-    @property
-    def head_dim_v(self) -> int:
-        """E, the head dim of v."""
-        return self.dim if self.dim_v is None else self.dim_v
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -83,20 +63,108 @@ class Case:
 
         return torch.promote_types(self.torch_dtype, torch.float32)
 
+    @abstractmethod
+    def score(self, device: str) -> Score:
+        """How the case's scores are made."""
+
+    @abstractmethod
+    def problem(
+        self, device: str, *, deterministic: bool = False, backward: bool = True
+    ) -> Problem:
+        """What the backend is asked about the case before it runs."""
+
+    @abstractmethod
+    def refusal(
+        self, backend: Backend, device: str, *, deterministic: bool = False, backward: bool = True
+    ) -> str | None:
+        """Why the backend is not asked to compute the case, or None."""
+
+    @abstractmethod
+    def inputs(self, device: str) -> CaseTensors:
+        """Normal random values, the same on every device and in every storage."""
+
+    @abstractmethod
+    def expected(self, device: str, keep: Tensor | None = None) -> Expected:
+        """What is right; with dropout, of the weights that are kept."""
+
+    @abstractmethod
+    def forward(
+        self, backend: Backend, data: CaseTensors, parts: tuple[Piece, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """The backend's out and lse."""
+
+    @abstractmethod
+    def backward(
+        self, backend: Backend, data: CaseTensors, out: Tensor, lse: Tensor,
+        parts: tuple[Piece, ...], *, deterministic: bool = False,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The backend's dq, dk, dv from the whole rows' out and lse."""
+
+    def parts(self, backend: Backend) -> tuple[Piece, ...] | str:
+        """The blocks that the backend is given for the case, or why there are none."""
+        return ()
+
+    def two_blocks(self) -> tuple[Piece, ...]:
+        """A causal block's first keys and the rest, whatever the backend can do."""
+        raise NotImplementedError(f"{self} is not a block, and cannot be cut into two")
+
+    def kept(self, backend: Backend, device: str) -> Tensor | None:
+        """The weights that the backend's dropout keeps; None without dropout."""
+        return None
+
+    def kept_faults(self, backend: Backend, device: str, keep: Tensor) -> list[str]:
+        """What is wrong with the weights that are kept, whatever comes of them."""
+        return []
+
+
+@dataclass(frozen=True)
+class BlockCase(AnyCase):
+    """One block with its shapes.
+
+    dim_v: v's head dim; None is q's. scale: of the softmax; None is the usual one.
+    alibi_by_batch: whether the slopes differ from one batch entry to the next.
+    level: what the scores lie about, before softcap and bias; q and k have a mean that makes it so.
+    """
+
+    rows: Spans
+    keys: Spans
+    mask: Mask = ALL
+    batch: int = 2
+    heads: int = 2
+    key_heads: int = 2
+    dim: int = 64
+    dim_v: int | None = None
+    scale: float | None = None
+    level: float = 0.0
+    softcap: float = 0.0
+    alibi: bool = False
+    alibi_by_batch: bool = False
+    dropout_p: float = 0.0
+    dropout_seed: int = SEED
+    storage: Storage = "dense"
+
+    @property
+    def block(self) -> Block:
+        """The case as a backend sees it."""
+        return Block(self.rows, self.keys, self.mask.band)
+
+    @property
+    def head_dim_v(self) -> int:
+        """E, the head dim of v."""
+        return self.dim if self.dim_v is None else self.dim_v
+
     @property
     def softmax_scale(self) -> float:
         """The factor of q.k."""
         return self.dim**-0.5 if self.scale is None else self.scale
 
     def score(self, device: str) -> Score:
-        """How the case's scores are made."""
         slopes = slopes_of(self, device) if self.alibi else None
         return Score(self.softmax_scale, self.softcap, slopes, self.dropout_p, self.dropout_seed)
 
     def problem(
         self, device: str, *, deterministic: bool = False, backward: bool = True
     ) -> Problem:
-        """What the backend is asked about the case before it runs."""
         last = max(span.last for span in self.rows + self.keys)
         return Problem(
             self.batch, last + 1, self.heads, self.key_heads, self.dim, self.head_dim_v,
@@ -104,8 +172,63 @@ class Case:
             self.alibi, self.dropout_p, deterministic, backward,
         )  # fmt: skip
 
+    def refusal(
+        self, backend: Backend, device: str, *, deterministic: bool = False, backward: bool = True
+    ) -> str | None:
+        problem = self.problem(device, deterministic=deterministic, backward=backward)
+        reason = backend.unsupported(problem)
+        if reason is not None:
+            return reason
+        parts = self.parts(backend)
+        return parts if isinstance(parts, str) else None
 
-def slopes_of(case: Case, device: str) -> torch.Tensor:
+    def inputs(self, device: str) -> CaseTensors:
+        from ring_attn_bench.conformance import inputs
+
+        return inputs.of_block(self, device)
+
+    def expected(self, device: str, keep: Tensor | None = None) -> Expected:
+        from ring_attn_bench.conformance import expected
+
+        return expected.of_block(self, device, keep)
+
+    def parts(self, backend: Backend) -> tuple[Piece, ...] | str:
+        from ring_attn_bench.conformance import calls
+
+        return calls.pieces(backend, self)
+
+    def two_blocks(self) -> tuple[Piece, ...]:
+        from ring_attn_bench.conformance import calls
+
+        return calls.split(self, self.block.key_count - self.block.row_count)
+
+    def forward(
+        self, backend: Backend, data: CaseTensors, parts: tuple[Piece, ...]
+    ) -> tuple[Tensor, Tensor]:
+        from ring_attn_bench.conformance import calls
+
+        return calls.forward(backend, self, data, parts)
+
+    def backward(
+        self, backend: Backend, data: CaseTensors, out: Tensor, lse: Tensor,
+        parts: tuple[Piece, ...], *, deterministic: bool = False,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        from ring_attn_bench.conformance import calls
+
+        return calls.backward(backend, self, data, out, lse, parts, deterministic=deterministic)
+
+    def kept(self, backend: Backend, device: str) -> Tensor | None:
+        from ring_attn_bench.conformance import dropout
+
+        return dropout.kept(backend, self, device) if self.dropout_p else None
+
+    def kept_faults(self, backend: Backend, device: str, keep: Tensor) -> list[str]:
+        from ring_attn_bench.conformance import dropout
+
+        return dropout.mask_faults(backend, self, device, keep)
+
+
+def slopes_of(case: BlockCase, device: str) -> torch.Tensor:
     """ALiBi's slopes: a half, a quarter, ... and for the next batch entry half as much."""
     import torch
 
@@ -115,13 +238,13 @@ def slopes_of(case: Case, device: str) -> torch.Tensor:
     return slopes * 0.5 ** torch.arange(case.batch, device=device)[:, None]
 
 
-FULL = Case("full", (Span(96, 96),), (Span(0, 96),))
+FULL = BlockCase("full", (Span(96, 96),), (Span(0, 96),))
 """Every row sees every key."""
-LOCAL = Case("causal", (Span(0, 96),), (Span(0, 96),), CAUSAL)
+LOCAL = BlockCase("causal", (Span(0, 96),), (Span(0, 96),), CAUSAL)
 """As many rows as keys, and the first row sees the first key only."""
 
 
-def lengths(case: Case, rows: int, keys: int | None = None) -> Case:
+def lengths(case: BlockCase, rows: int, keys: int | None = None) -> BlockCase:
     """The same case with so many rows and keys, from the same first positions on."""
     return replace(
         case,

@@ -6,22 +6,26 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from ring_attn_bench.conformance.cases import ALL
-from ring_attn_bench.plan.problem import Documents, DtypeName, Mask, Problem, Score
+from ring_attn_bench.conformance.cases import ALL, AnyCase
+from ring_attn_bench.contract.backend import Backend, PackedBackend
+from ring_attn_bench.plan.problem import Documents, Mask, Problem, Score
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
+
+    from ring_attn_bench.conformance.expected import Expected
+    from ring_attn_bench.conformance.inputs import CaseTensors
+    from ring_attn_bench.plan.lower import Piece
 
 
 @dataclass(frozen=True)
-class PackedCase:
+class PackedCase(AnyCase):
     """Packed documents with their shapes.
 
     lengths: queries and keys of each document. views: whether tensors are cut out of longer ones,
     with NaN around them, and not dense.
     """
 
-    title: str
     lengths: tuple[tuple[int, int], ...]
     mask: Mask = ALL
     heads: int = 2
@@ -30,28 +34,8 @@ class PackedCase:
     softcap: float = 0.0
     alibi: bool = False
     views: bool = False
-    dtype: DtypeName = "float32"
-
-    def __str__(self) -> str:
-        return f"{self.title}-{self.dtype}"
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of the case's tensors."""
-        import torch
-
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
-
-    @property
-    def wide_dtype(self) -> torch.dtype:
-        """The dtype of lse, and the other one that results may have."""
-        import torch
-
-        return torch.promote_types(self.torch_dtype, torch.float32)
 
     def score(self, device: str) -> Score:
-        """How the case's scores are made."""
         import torch
 
         slopes = 0.5 ** torch.arange(1, self.heads + 1, device=device) if self.alibi else None
@@ -71,9 +55,41 @@ class PackedCase:
     def problem(
         self, device: str, *, deterministic: bool = False, backward: bool = True
     ) -> Problem:
-        """What the backend is asked about the case before it runs."""
         return Problem(
             1, sum(keys for _, keys in self.lengths), self.heads, self.key_heads, self.dim,
             self.dim, self.dtype, "cuda" if device == "cuda" else "cpu", self.mask, self.softcap,
             self.alibi, 0.0, deterministic, backward, packed=True,
         )  # fmt: skip
+
+    def refusal(
+        self, backend: Backend, device: str, *, deterministic: bool = False, backward: bool = True
+    ) -> str | None:
+        if not isinstance(backend, PackedBackend):
+            return "it takes no packed documents: they are computed one by one"
+        problem = self.problem(device, deterministic=deterministic, backward=backward)
+        return backend.unsupported(problem)
+
+    def inputs(self, device: str) -> CaseTensors:
+        from ring_attn_bench.conformance import inputs
+
+        return inputs.of_documents(self, device)
+
+    def expected(self, device: str, keep: Tensor | None = None) -> Expected:
+        from ring_attn_bench.conformance import expected
+
+        return expected.of_documents(self, device)
+
+    def forward(
+        self, backend: Backend, data: CaseTensors, parts: tuple[Piece, ...]
+    ) -> tuple[Tensor, Tensor]:
+        from ring_attn_bench.conformance import calls
+
+        return calls.packed_forward(backend, self, data)
+
+    def backward(
+        self, backend: Backend, data: CaseTensors, out: Tensor, lse: Tensor,
+        parts: tuple[Piece, ...], *, deterministic: bool = False,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        from ring_attn_bench.conformance import calls
+
+        return calls.packed_backward(backend, self, data, out, lse, deterministic=deterministic)

@@ -8,22 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ring_attn_bench.conformance.cases import Case, Storage
-from ring_attn_bench.plan.positions import Spans, count
+from ring_attn_bench.conformance.cases import BlockCase, Storage
+from ring_attn_bench.conformance.documents import PackedCase
+from ring_attn_bench.plan.positions import count
 
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """q (B, M, H, D), k (B, N, G, D), v (B, N, G, E), dout (B, M, H, E), and where tokens are."""
+class CaseTensors:
+    """q (B, M, H, D), k (B, N, G, D), v (B, N, G, E), dout (B, M, H, E) of a block.
+
+    Of packed documents q, dout (T, H, D) and k, v (S, G, D), of all of them in a row.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
     dout: Tensor
-    rows: Tensor
-    keys: Tensor
 
     @property
     def given(self) -> dict[str, Tensor]:
@@ -31,7 +33,7 @@ class Inputs:
         return {"q": self.q, "k": self.k, "v": self.v, "dout": self.dout}
 
 
-def inputs(case: Case, device: str) -> Inputs:
+def of_block(case: BlockCase, device: str) -> CaseTensors:
     """Normal random values, the same on every device and in every storage."""
     generator = torch.Generator().manual_seed(1)
     # the mean of k, and but for its sign of q: level = scale * sum over dim of their product
@@ -48,14 +50,42 @@ def inputs(case: Case, device: str) -> Inputs:
     k = drawn(keys, case.key_heads, case.dim, mean)
     v = drawn(keys, case.key_heads, case.head_dim_v)
     dout = drawn(rows, case.heads, case.head_dim_v)
-    where = _positions(case.rows, device), _positions(case.keys, device)
     if case.storage == "packed":
-        return Inputs(*_packed(q, k, v), dout.contiguous(), *where)
+        return CaseTensors(*_packed(q, k, v), dout.contiguous())
     if case.storage == "expanded":
         k, v = (x[:1].contiguous().expand_as(x) for x in (k, v))
-        return Inputs(q.contiguous(), k, v, dout[:, :1].contiguous().expand_as(dout), *where)
+        return CaseTensors(q.contiguous(), k, v, dout[:, :1].contiguous().expand_as(dout))
     q, k, v, dout = (stored(x, case.storage) for x in (q, k, v, dout))
-    return Inputs(q, k, v, dout, *where)
+    return CaseTensors(q, k, v, dout)
+
+
+def of_documents(case: PackedCase, device: str) -> CaseTensors:
+    """Normal random values, the same on every device; where views, with NaN around them."""
+    generator = torch.Generator().manual_seed(2)
+
+    def drawn(count: int, heads: int) -> Tensor:
+        values = torch.randn(count, heads, case.dim, generator=generator, device="cpu")
+        values = values.to(device, case.torch_dtype)
+        if not case.views:
+            return values
+        return values.new_full((count + 3, 3, heads, case.dim), NAN)[1:-2, 1].copy_(values)
+
+    queries, keys = (sum(side) for side in zip(*case.lengths, strict=True))
+    return CaseTensors(
+        drawn(queries, case.heads),
+        drawn(keys, case.key_heads),
+        drawn(keys, case.key_heads),
+        drawn(queries, case.heads),
+    )
+
+
+def positions(case: BlockCase, device: str) -> tuple[Tensor, Tensor]:
+    """Of the case's rows, and of its keys."""
+    rows, keys = (
+        torch.tensor([at for span in spans for at in span.positions()], device=device)
+        for spans in (case.rows, case.keys)
+    )
+    return rows, keys
 
 
 def stored(x: Tensor, storage: Storage) -> Tensor:
@@ -84,7 +114,3 @@ def _packed(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return packed[:, :, 0], packed[:, :, 1], packed[:, :, 2]
     packed = torch.stack([k, v], dim=2)
     return q.contiguous(), packed[:, :, 0], packed[:, :, 1]
-
-
-def _positions(spans: Spans, device: str) -> Tensor:
-    return torch.tensor([at for span in spans for at in span.positions()], device=device)
