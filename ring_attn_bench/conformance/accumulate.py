@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.calls import kernel
-from ring_attn_bench.conformance import calls
+from ring_attn_bench.conformance import blocks
 from ring_attn_bench.conformance.cases import AnyCase
 from ring_attn_bench.conformance.expected import Expected, Results, expected
 from ring_attn_bench.conformance.faults import changed, faults
@@ -25,12 +25,16 @@ def accumulated_faults(
 ) -> list[str]:
     """Of a causal case with more keys than rows: its first keys are one block, the rest another."""
     assert isinstance(backend, AccumulatingBackend)  # is asked before
-    data, right, parts = case.inputs(device), expected(case, device), case.two_blocks()
+    data, right, parts = (
+        case.kind.inputs(case, device),
+        expected(case, device),
+        case.kind.two_blocks(case),
+    )
     if backward:
         found = _backward(backend, case, data, parts, right)
     else:
         found = _forward(backend, case, data, parts, right)
-    return faults(case, right, found) + changed(data.given, case.inputs(device).given)
+    return faults(case, right, found) + changed(data.given, case.kind.inputs(case, device).given)
 
 
 def _forward(
@@ -70,7 +74,7 @@ def _backward(
         for again in (False, True):
             into = sums._replace(dq=_unwritten(data.q, case)) if again else sums
             kernel.backward_into(
-                backend, calls.cut_out(rows, backend), keys.part(part.keys),
+                backend, blocks.cut_out(rows, backend), keys.part(part.keys),
                 into.part(part.rows, part.keys), part.block, score,
                 first=again or part is parts[0], first_keys=not again, deterministic=False,
             )  # fmt: skip

@@ -112,5 +112,5 @@ def _error(error: Exception, where: str = "") -> Answer:
 
 def _in_pieces(backend: Backend, case: AnyCase) -> str:
     """How many blocks the case was cut into, if it was."""
-    parts = case.parts(backend)
+    parts = case.kind.parts(backend, case)
     return f"in {len(parts)} blocks" if len(parts) > 1 else ""

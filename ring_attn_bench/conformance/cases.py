@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.positions import Span, Spans
@@ -28,19 +28,58 @@ heads_first: (B, H, S, D). packed: k and v are views of (B, S, 2, H, D), and q w
 over the batch, dout over the rows.
 """
 
+Some = TypeVar("Some", contravariant=True)
+
 SEED = 2**62 + 11
 """Of dropout: more than 32 bits, which an adapter must not cut off unseen."""
 
 ALL, CAUSAL = Mask(), Mask(causal=True)
 
 
+class Kind(Protocol[Some]):
+    """How a kind of case is computed; each is a module, imported on use."""
+
+    def inputs(self, case: Some, device: str) -> CaseTensors:
+        """Normal random values, the same on every device and in every storage."""
+        ...
+
+    def expected(self, case: Some, device: str, keep: Tensor | None) -> Expected:
+        """What is right; with dropout, of the weights that are kept."""
+        ...
+
+    def parts(self, backend: Backend, case: Some) -> tuple[Piece, ...] | str:
+        """The blocks that the backend is given for the case, if one by one; or why it is not."""
+        ...
+
+    def two_blocks(self, case: Some) -> tuple[Piece, ...]:
+        """A causal case's first keys and the rest, whatever the backend can do."""
+        ...
+
+    def forward(
+        self, backend: Backend, case: Some, data: CaseTensors, parts: tuple[Piece, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """out and lse."""
+        ...
+
+    def backward(
+        self, backend: Backend, case: Some, data: CaseTensors, out: Tensor, lse: Tensor,
+        parts: tuple[Piece, ...], *, deterministic: bool = False,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """dq, dk, dv from the whole rows' out and lse."""
+        ...
+
+    def kept(self, backend: Backend, case: Some, device: str) -> Tensor | None:
+        """The weights that the backend's dropout keeps; None without dropout."""
+        ...
+
+    def kept_faults(self, backend: Backend, case: Some, device: str, keep: Tensor) -> list[str]:
+        """What is wrong with the weights that are kept, whatever comes of them."""
+        ...
+
+
 @dataclass(frozen=True)
 class AnyCase(ABC):
-    """A block, or packed documents; `title` says what a backend has to get right in it.
-
-    parts: the blocks in which a backend computes the case; none of packed documents, which it
-    computes in one call.
-    """
+    """A block, or packed documents; `title` says what a backend has to get right in it."""
 
     title: str
     dtype: DtypeName = field(default="float32", kw_only=True)
@@ -63,6 +102,11 @@ class AnyCase(ABC):
 
         return torch.promote_types(self.torch_dtype, torch.float32)
 
+    @property
+    @abstractmethod
+    def kind(self) -> Kind[Any]:
+        """How it is computed."""
+
     @abstractmethod
     def score(self, device: str) -> Score:
         """How the case's scores are made."""
@@ -73,48 +117,15 @@ class AnyCase(ABC):
     ) -> Problem:
         """What the backend is asked about the case before it runs."""
 
-    @abstractmethod
     def refusal(
         self, backend: Backend, device: str, *, deterministic: bool = False, backward: bool = True
     ) -> str | None:
         """Why the backend is not asked to compute the case, or None."""
-
-    @abstractmethod
-    def inputs(self, device: str) -> CaseTensors:
-        """Normal random values, the same on every device and in every storage."""
-
-    @abstractmethod
-    def expected(self, device: str, keep: Tensor | None = None) -> Expected:
-        """What is right; with dropout, of the weights that are kept."""
-
-    @abstractmethod
-    def forward(
-        self, backend: Backend, data: CaseTensors, parts: tuple[Piece, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """The backend's out and lse."""
-
-    @abstractmethod
-    def backward(
-        self, backend: Backend, data: CaseTensors, out: Tensor, lse: Tensor,
-        parts: tuple[Piece, ...], *, deterministic: bool = False,
-    ) -> dict[str, Tensor]:  # fmt: skip
-        """The backend's dq, dk, dv from the whole rows' out and lse."""
-
-    def parts(self, backend: Backend) -> tuple[Piece, ...] | str:
-        """The blocks that the backend is given for the case, or why there are none."""
-        return ()
-
-    def two_blocks(self) -> tuple[Piece, ...]:
-        """A causal block's first keys and the rest, whatever the backend can do."""
-        raise NotImplementedError(f"{self} is not a block, and cannot be cut into two")
-
-    def kept(self, backend: Backend, device: str) -> Tensor | None:
-        """The weights that the backend's dropout keeps; None without dropout."""
-        return None
-
-    def kept_faults(self, backend: Backend, device: str, keep: Tensor) -> list[str]:
-        """What is wrong with the weights that are kept, whatever comes of them."""
-        return []
+        problem = self.problem(device, deterministic=deterministic, backward=backward)
+        if (reason := backend.unsupported(problem)) is not None:
+            return reason
+        parts = self.kind.parts(backend, self)
+        return parts if isinstance(parts, str) else None
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,13 @@ class BlockCase(AnyCase):
     storage: Storage = "dense"
 
     @property
+    def kind(self) -> Kind[BlockCase]:
+        """One call if the backend can be given the block, else the ring's pieces."""
+        from ring_attn_bench.conformance import blocks
+
+        return blocks
+
+    @property
     def block(self) -> Block:
         """The case as a backend sees it."""
         return Block(self.rows, self.keys, self.mask.band)
@@ -159,73 +177,20 @@ class BlockCase(AnyCase):
         return self.dim**-0.5 if self.scale is None else self.scale
 
     def score(self, device: str) -> Score:
+        """How the case's scores are made."""
         slopes = slopes_of(self, device) if self.alibi else None
         return Score(self.softmax_scale, self.softcap, slopes, self.dropout_p, self.dropout_seed)
 
     def problem(
         self, device: str, *, deterministic: bool = False, backward: bool = True
     ) -> Problem:
+        """What the backend is asked about the case before it runs."""
         last = max(span.last for span in self.rows + self.keys)
         return Problem(
             self.batch, last + 1, self.heads, self.key_heads, self.dim, self.head_dim_v,
             self.dtype, "cuda" if device == "cuda" else "cpu", self.mask, self.softcap,
             self.alibi, self.dropout_p, deterministic, backward,
         )  # fmt: skip
-
-    def refusal(
-        self, backend: Backend, device: str, *, deterministic: bool = False, backward: bool = True
-    ) -> str | None:
-        problem = self.problem(device, deterministic=deterministic, backward=backward)
-        reason = backend.unsupported(problem)
-        if reason is not None:
-            return reason
-        parts = self.parts(backend)
-        return parts if isinstance(parts, str) else None
-
-    def inputs(self, device: str) -> CaseTensors:
-        from ring_attn_bench.conformance import inputs
-
-        return inputs.of_block(self, device)
-
-    def expected(self, device: str, keep: Tensor | None = None) -> Expected:
-        from ring_attn_bench.conformance import expected
-
-        return expected.of_block(self, device, keep)
-
-    def parts(self, backend: Backend) -> tuple[Piece, ...] | str:
-        from ring_attn_bench.conformance import calls
-
-        return calls.pieces(backend, self)
-
-    def two_blocks(self) -> tuple[Piece, ...]:
-        from ring_attn_bench.conformance import calls
-
-        return calls.split(self, self.block.key_count - self.block.row_count)
-
-    def forward(
-        self, backend: Backend, data: CaseTensors, parts: tuple[Piece, ...]
-    ) -> tuple[Tensor, Tensor]:
-        from ring_attn_bench.conformance import calls
-
-        return calls.forward(backend, self, data, parts)
-
-    def backward(
-        self, backend: Backend, data: CaseTensors, out: Tensor, lse: Tensor,
-        parts: tuple[Piece, ...], *, deterministic: bool = False,
-    ) -> dict[str, Tensor]:  # fmt: skip
-        from ring_attn_bench.conformance import calls
-
-        return calls.backward(backend, self, data, out, lse, parts, deterministic=deterministic)
-
-    def kept(self, backend: Backend, device: str) -> Tensor | None:
-        from ring_attn_bench.conformance import dropout
-
-        return dropout.kept(backend, self, device) if self.dropout_p else None
-
-    def kept_faults(self, backend: Backend, device: str, keep: Tensor) -> list[str]:
-        from ring_attn_bench.conformance import dropout
-
-        return dropout.mask_faults(backend, self, device, keep)
 
 
 def slopes_of(case: BlockCase, device: str) -> torch.Tensor:

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
-from ring_attn_bench.conformance.cases import ALL, AnyCase
+from ring_attn_bench.conformance.cases import ALL, AnyCase, Kind
 from ring_attn_bench.contract.backend import Backend, PackedBackend
 from ring_attn_bench.plan.problem import Documents, Mask, Problem, Score
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ring_attn_bench.conformance.expected import Expected
-    from ring_attn_bench.conformance.inputs import CaseTensors
-    from ring_attn_bench.plan.lower import Piece
 
 
 @dataclass(frozen=True)
@@ -35,7 +27,15 @@ class PackedCase(AnyCase):
     alibi: bool = False
     views: bool = False
 
+    @property
+    def kind(self) -> Kind[PackedCase]:
+        """All documents in one call."""
+        from ring_attn_bench.conformance import packed
+
+        return packed
+
     def score(self, device: str) -> Score:
+        """How the case's scores are made."""
         import torch
 
         slopes = 0.5 ** torch.arange(1, self.heads + 1, device=device) if self.alibi else None
@@ -55,6 +55,7 @@ class PackedCase(AnyCase):
     def problem(
         self, device: str, *, deterministic: bool = False, backward: bool = True
     ) -> Problem:
+        """What the backend is asked about the case before it runs."""
         return Problem(
             1, sum(keys for _, keys in self.lengths), self.heads, self.key_heads, self.dim,
             self.dim, self.dtype, "cuda" if device == "cuda" else "cpu", self.mask, self.softcap,
@@ -64,32 +65,7 @@ class PackedCase(AnyCase):
     def refusal(
         self, backend: Backend, device: str, *, deterministic: bool = False, backward: bool = True
     ) -> str | None:
+        """Why the backend is not asked to compute the case, or None."""
         if not isinstance(backend, PackedBackend):
             return "it takes no packed documents: they are computed one by one"
-        problem = self.problem(device, deterministic=deterministic, backward=backward)
-        return backend.unsupported(problem)
-
-    def inputs(self, device: str) -> CaseTensors:
-        from ring_attn_bench.conformance import inputs
-
-        return inputs.of_documents(self, device)
-
-    def expected(self, device: str, keep: Tensor | None = None) -> Expected:
-        from ring_attn_bench.conformance import expected
-
-        return expected.of_documents(self, device)
-
-    def forward(
-        self, backend: Backend, data: CaseTensors, parts: tuple[Piece, ...]
-    ) -> tuple[Tensor, Tensor]:
-        from ring_attn_bench.conformance import calls
-
-        return calls.packed_forward(backend, self, data)
-
-    def backward(
-        self, backend: Backend, data: CaseTensors, out: Tensor, lse: Tensor,
-        parts: tuple[Piece, ...], *, deterministic: bool = False,
-    ) -> dict[str, Tensor]:  # fmt: skip
-        from ring_attn_bench.conformance import calls
-
-        return calls.packed_backward(backend, self, data, out, lse, deterministic=deterministic)
+        return super().refusal(backend, device, deterministic=deterministic, backward=backward)

@@ -12,9 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench.conformance import calls
+from ring_attn_bench.conformance import blocks
 from ring_attn_bench.conformance.cases import BlockCase
-from ring_attn_bench.conformance.inputs import positions
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.plan.positions import Spans
 
@@ -24,8 +23,8 @@ SIGMAS = 5.0
 
 def kept(backend: Backend, case: BlockCase, device: str) -> Tensor:
     """(B, H, M, N): the weights that the backend keeps; False where a row does not see a key."""
-    data, width = case.inputs(device), case.head_dim_v
-    parts = calls.pieces(backend, case)
+    data, width = blocks.inputs(case, device), case.head_dim_v
+    parts = blocks.parts(backend, case)
     assert not isinstance(parts, str)  # was asked before
     keys = data.k.shape[1]
     shape = case.batch, case.heads, data.q.shape[1], keys
@@ -36,7 +35,7 @@ def kept(backend: Backend, case: BlockCase, device: str) -> Tensor:
         units[:, start : start + inside, :, :inside] = torch.eye(inside, device=device)[:, None].to(
             units
         )
-        out, _ = calls.forward(backend, case, replace(data, v=units), parts)
+        out, _ = blocks.forward(backend, case, replace(data, v=units), parts)
         found[..., start : start + inside] = (out != 0).transpose(1, 2)[..., :inside]
     return found
 
@@ -78,7 +77,7 @@ def _elsewhere(case: BlockCase) -> BlockCase:
 
 def _allowed(case: BlockCase, device: str) -> Tensor:
     """(M, N): the keys that a row sees."""
-    (rows, keys), band = positions(case, device), case.mask.band
+    (rows, keys), band = blocks.positions(case, device), case.mask.band
     distance = rows[:, None] - keys[None, :]
     allowed = torch.ones_like(distance, dtype=torch.bool)
     if band.low is not None:

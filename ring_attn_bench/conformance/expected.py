@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import pairwise
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ring_attn_bench.conformance.cases import AnyCase, BlockCase
-from ring_attn_bench.conformance.documents import PackedCase
-from ring_attn_bench.conformance.inputs import positions
+from ring_attn_bench.conformance.cases import AnyCase
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.truth import oracle, tolerance
 from ring_attn_bench.truth.tolerance import Deviation
@@ -33,7 +30,7 @@ class Expected:
 class Answers(Protocol):
     """PyTorch's results; in_order: with sums one by one, delta: unless it is taken to be 0."""
 
-    def __call__(
+    def __call__(  # noqa: D102
         self, arithmetic: torch.dtype, *, in_order: bool = False, delta: bool = True
     ) -> Results: ...
 
@@ -41,40 +38,7 @@ class Answers(Protocol):
 @lru_cache(maxsize=1024)  # of all cases in all dtypes there are some 600
 def expected(case: AnyCase, device: str) -> Expected:
     """Computed once for all backends of a process."""
-    return case.expected(device)
-
-
-def of_block(case: BlockCase, device: str, keep: Tensor | None) -> Expected:
-    """With dropout, of the weights that are kept, (B, H, M, N)."""
-    data = case.inputs(device)
-    tensors = data.q, data.k, data.v, data.dout, *positions(case, device)
-    found = partial(answers, *tensors, case.mask, case.score(device), keep=keep)
-    # without it where lse is large by ALiBi's bias alone: what is right there is so without
-    return expect(case.torch_dtype, found, with_lse=bool(case.level))
-
-
-def of_documents(case: PackedCase, device: str) -> Expected:
-    """Document by document."""
-    data, score, documents = case.inputs(device), case.score(device), case.documents(device)
-    starts = [pairwise(x.tolist()) for x in (documents.cu_seqlens_q, documents.cu_seqlens_k)]
-    ends = list(zip(*starts, strict=True))
-
-    def found(arithmetic: torch.dtype, *, in_order: bool = False, delta: bool = True) -> Results:
-        each = []
-        for (row, row_end), (key, key_end) in ends:
-            # the last query and the last key of a document are at one place
-            at = torch.arange(row_end - row, device=device) + (key_end - key) - (row_end - row)
-            each.append(answers(
-                data.q[None, row:row_end], data.k[None, key:key_end], data.v[None, key:key_end],
-                data.dout[None, row:row_end], at, torch.arange(key_end - key, device=device),
-                case.mask, score, arithmetic, in_order=in_order, delta=delta,
-            ))  # fmt: skip
-        return {
-            name: torch.cat([x[name][0] for x in each], dim=1 if name == "lse" else 0)
-            for name in each[0]
-        }
-
-    return expect(case.torch_dtype, found, also_in_order=False)
+    return case.kind.expected(case, device, None)
 
 
 def expect(

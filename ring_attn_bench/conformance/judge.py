@@ -16,25 +16,25 @@ from ring_attn_bench.plan.lower import Piece
 
 def forward_faults(backend: Backend, case: AnyCase, device: str) -> list[str]:
     """What is wrong with the backend's out and lse, and with what its dropout keeps."""
-    keep = case.kept(backend, device)
-    if keep is not None and (wrong := case.kept_faults(backend, device, keep)):
+    keep = case.kind.kept(backend, case, device)
+    if keep is not None and (wrong := case.kind.kept_faults(backend, case, device, keep)):
         return wrong
-    data = case.inputs(device)
+    data = case.kind.inputs(case, device)
     found = faults(case, _expected(case, device, keep), _forward(backend, case, data))
-    return found + changed(data.given, case.inputs(device).given)
+    return found + changed(data.given, case.kind.inputs(case, device).given)
 
 
 def backward_faults(backend: Backend, case: AnyCase, device: str) -> list[str]:
     """What is wrong with the backend's gradients, given the true out and lse."""
-    right = _expected(case, device, case.kept(backend, device))
-    data = case.inputs(device)
+    right = _expected(case, device, case.kind.kept(backend, case, device))
+    data = case.kind.inputs(case, device)
     found = faults(case, right, _backward(backend, case, data, right))
-    return found + changed(data.given, case.inputs(device).given)
+    return found + changed(data.given, case.kind.inputs(case, device).given)
 
 
 def repeat_faults(backend: Backend, case: AnyCase, device: str, *, backward: bool) -> list[str]:
     """What is wrong with results that are asked to be the same every time."""
-    right, data = expected(case, device), case.inputs(device)
+    right, data = expected(case, device), case.kind.inputs(case, device)
 
     def run() -> Mapping[str, Tensor]:
         if not backward:
@@ -52,12 +52,16 @@ def two_block_faults(
 
     The forwards are merged by hand; each backward gets the whole rows' out and lse.
     """
-    data, right, parts = case.inputs(device), expected(case, device), case.two_blocks()
-    out, lse = case.forward(backend, data, parts)
+    data, right, parts = (
+        case.kind.inputs(case, device),
+        expected(case, device),
+        case.kind.two_blocks(case),
+    )
+    out, lse = case.kind.forward(backend, case, data, parts)
     found = faults(case, right, {"out": out, "lse": lse})
     if not backward:
         return found
-    share = case.backward(backend, data, out.to(case.torch_dtype), lse, parts)
+    share = case.kind.backward(backend, case, data, out.to(case.torch_dtype), lse, parts)
     return found + faults(case, right, share)
 
 
@@ -67,11 +71,11 @@ def given(case: Dtypes, right: Expected) -> tuple[Tensor, Tensor]:
 
 
 def _expected(case: AnyCase, device: str, keep: Tensor | None) -> Expected:
-    return expected(case, device) if keep is None else case.expected(device, keep)
+    return expected(case, device) if keep is None else case.kind.expected(case, device, keep)
 
 
 def _forward(backend: Backend, case: AnyCase, data: CaseTensors) -> dict[str, Tensor]:
-    out, lse = case.forward(backend, data, _parts(backend, case))
+    out, lse = case.kind.forward(backend, case, data, _parts(backend, case))
     return {"out": out, "lse": lse}
 
 
@@ -85,10 +89,10 @@ def _backward(
 ) -> dict[str, Tensor]:
     out, lse = given(case, right)
     parts = _parts(backend, case)
-    return case.backward(backend, data, out, lse, parts, deterministic=deterministic)
+    return case.kind.backward(backend, case, data, out, lse, parts, deterministic=deterministic)
 
 
 def _parts(backend: Backend, case: AnyCase) -> tuple[Piece, ...]:
-    parts = case.parts(backend)
+    parts = case.kind.parts(backend, case)
     assert not isinstance(parts, str)  # the case's `refusal` says so, and is asked before
     return parts

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench.conformance import calls
+from ring_attn_bench.conformance import blocks
 from ring_attn_bench.conformance.cases import ALL, CAUSAL, BlockCase
 from ring_attn_bench.conformance.expected import Expected, Results, expected
 from ring_attn_bench.conformance.faults import changed, faults
@@ -58,9 +58,9 @@ def fault(backend: Tunable, subject: Subject, device: str) -> str | None:
 
 
 def _faults(backend: Tunable, trial: Trial, case: BlockCase, device: str) -> list[str]:
-    data, right = case.inputs(device), expected(case, device)
+    data, right = case.kind.inputs(case, device), expected(case, device)
     found = _computed(backend, trial, case, data, right)
-    return faults(case, right, found) + changed(data.given, case.inputs(device).given)
+    return faults(case, right, found) + changed(data.given, case.kind.inputs(case, device).given)
 
 
 def _computed(
@@ -91,7 +91,7 @@ def _parts(case: BlockCase) -> tuple[Piece, ...]:
     """The keys before the first row, if there are any, are a block of their own."""
     before = case.rows[0].start
     if before:
-        return calls.split(case, before)
+        return blocks.split(case, before)
     rows, keys = case.block.row_count, case.block.key_count
     return (Piece(Range(0, rows), Range(0, keys), case.block),)
 

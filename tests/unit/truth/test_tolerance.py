@@ -9,10 +9,10 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
+from ring_attn_bench.conformance.blocks import positions
 from ring_attn_bench.conformance.cases import FULL, LOCAL
 from ring_attn_bench.conformance.expected import expected
 from ring_attn_bench.conformance.faults import faults
-from ring_attn_bench.conformance.inputs import positions
 from ring_attn_bench.conformance.judge import (
     backward_faults,
     forward_faults,
@@ -150,7 +150,7 @@ def test_a_sum_that_a_kernel_takes_element_by_element_is_right_at_the_widest_hea
     """A heavy key has seven ulps of error in its score, and one by torch's matmul: both float32."""
     wide = (Span(0, 150),)
     case = replace(FULL, rows=wide, keys=wide, batch=1, key_heads=1, dim=256)
-    data, right = case.inputs(CPU), expected(case, CPU)
+    data, right = case.kind.inputs(case, CPU), expected(case, CPU)
     out, lse = given(case, right)
     of_kernel = oracle.backward(
         data.dout, data.q, data.k, data.v, out, lse, *positions(case, CPU), case.mask,

@@ -1,30 +1,81 @@
-"""From a case to calls of a backend: one if it can be given all, else of the ring's pieces."""
+"""A block: one call if a backend can be given it, else calls of the ring's pieces."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.conformance.cases import BlockCase
-from ring_attn_bench.conformance.documents import PackedCase
-from ring_attn_bench.conformance.inputs import CaseTensors, cut
+from ring_attn_bench.conformance.expected import Expected, answers, expect
+from ring_attn_bench.conformance.inputs import CaseTensors, cut, stored
 from ring_attn_bench.conformance.poison import poison
-from ring_attn_bench.contract.backend import Backend, PackedBackend, abilities
+from ring_attn_bench.contract.backend import Backend, abilities
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums, part_of
 from ring_attn_bench.plan import lower
 from ring_attn_bench.plan.lower import Piece
-from ring_attn_bench.plan.positions import Range
+from ring_attn_bench.plan.positions import Range, count
 
 
-def pieces(backend: Backend, case: BlockCase) -> tuple[Piece, ...] | str:
+def inputs(case: BlockCase, device: str) -> CaseTensors:
+    """Normal random values, the same on every device and in every storage."""
+    generator = torch.Generator().manual_seed(1)
+    # the mean of k, and but for its sign of q: level = scale * sum over dim of their product
+    mean = math.sqrt(abs(case.level) / (case.softmax_scale * case.dim))
+
+    def drawn(tokens: int, heads: int, dim: int, mean: float = 0.0) -> Tensor:
+        values = (
+            torch.randn(tokens, case.batch, heads, dim, generator=generator, device="cpu") + mean
+        )
+        return values.transpose(0, 1).to(device, case.torch_dtype)
+
+    rows, keys = count(case.rows), count(case.keys)
+    q = drawn(rows, case.heads, case.dim, math.copysign(mean, case.level))
+    k = drawn(keys, case.key_heads, case.dim, mean)
+    v = drawn(keys, case.key_heads, case.head_dim_v)
+    dout = drawn(rows, case.heads, case.head_dim_v)
+    if case.storage == "packed":
+        return CaseTensors(*_packed(q, k, v), dout.contiguous())
+    if case.storage == "expanded":
+        k, v = (x[:1].contiguous().expand_as(x) for x in (k, v))
+        return CaseTensors(q.contiguous(), k, v, dout[:, :1].contiguous().expand_as(dout))
+    q, k, v, dout = (stored(x, case.storage) for x in (q, k, v, dout))
+    return CaseTensors(q, k, v, dout)
+
+
+def positions(case: BlockCase, device: str) -> tuple[Tensor, Tensor]:
+    """Of the case's rows, and of its keys."""
+    rows, keys = (
+        torch.tensor([at for span in spans for at in span.positions()], device=device)
+        for spans in (case.rows, case.keys)
+    )
+    return rows, keys
+
+
+def expected(case: BlockCase, device: str, keep: Tensor | None) -> Expected:
+    """With dropout, of the weights that are kept, (B, H, M, N)."""
+    data = inputs(case, device)
+    tensors = data.q, data.k, data.v, data.dout, *positions(case, device)
+    found = partial(answers, *tensors, case.mask, case.score(device), keep=keep)
+    # without it where lse is large by ALiBi's bias alone: what is right there is so without
+    return expect(case.torch_dtype, found, with_lse=bool(case.level))
+
+
+def parts(backend: Backend, case: BlockCase) -> tuple[Piece, ...] | str:
     """The blocks that the backend is given for the case, or why there are none."""
     block, able = case.block, abilities(backend, alibi=case.alibi)
     if lower.refusal(block, able) is None:
         return (Piece(Range(0, block.row_count), Range(0, block.key_count), block),)
     return lower.lower(lower.chunks(case.rows), lower.chunks(case.keys), case.mask.band, able)
+
+
+def two_blocks(case: BlockCase) -> tuple[Piece, ...]:
+    """A causal case's keys before the first row, and the rest, whatever the backend can do."""
+    return split(case, case.block.key_count - case.block.row_count)
 
 
 def split(case: BlockCase, at: int) -> tuple[Piece, ...]:
@@ -81,35 +132,18 @@ def backward(
     return named(total)
 
 
-def packed_forward(backend: Backend, case: PackedCase, data: CaseTensors) -> tuple[Tensor, Tensor]:
-    """out and lse of all documents in one call."""
-    assert isinstance(backend, PackedBackend)  # the case's `refusal` asks
-    device = data.q.device.type
-    poison(device, (data.q, data.k))
-    documents, score = case.documents(device), case.score(device)
-    return backend.packed_forward(data.q, Keys(data.k, data.v), documents, score)
+def kept(backend: Backend, case: BlockCase, device: str) -> Tensor | None:
+    """(B, H, M, N): the weights that the backend's dropout keeps; None without dropout."""
+    from ring_attn_bench.conformance import dropout
+
+    return dropout.kept(backend, case, device) if case.dropout_p else None
 
 
-def packed_backward(
-    backend: Backend,
-    case: PackedCase,
-    data: CaseTensors,
-    out: Tensor,
-    lse: Tensor,
-    *,
-    deterministic: bool,
-) -> dict[str, Tensor]:
-    """dq, dk, dv of all documents in one call."""
-    assert isinstance(backend, PackedBackend)  # the case's `refusal` asks
-    device = data.q.device.type
-    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).T
-    rows, keys = Rows(data.q, data.dout, out, lse, delta), Keys(data.k, data.v)
-    poison(device, (data.q, *keys))
-    found = backend.packed_backward(
-        cut_out(rows, backend), keys, case.documents(device), case.score(device),
-        deterministic=deterministic,
-    )  # fmt: skip
-    return named(found)
+def kept_faults(backend: Backend, case: BlockCase, device: str, keep: Tensor) -> list[str]:
+    """What is wrong with the weights that are kept, whatever comes of them."""
+    from ring_attn_bench.conformance import dropout
+
+    return dropout.mask_faults(backend, case, device, keep)
 
 
 def cut_out(rows: Rows, backend: Backend) -> Rows:
@@ -140,3 +174,11 @@ def _merged(held: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> tuple[
     )
     assert isinstance(out, Tensor)
     return out, lse
+
+
+def _packed(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if q.shape == k.shape:
+        packed = torch.stack([q, k, v], dim=2)
+        return packed[:, :, 0], packed[:, :, 1], packed[:, :, 2]
+    packed = torch.stack([k, v], dim=2)
+    return q.contiguous(), packed[:, :, 0], packed[:, :, 1]
