@@ -14,7 +14,7 @@ from ring_attn_bench.workers.caught import device_works, sentence
 from ring_attn_bench.workers.reply import Reply
 
 
-class Worker:
+class ProbeWorker:
     """Holds one backend."""
 
     def __init__(self) -> None:

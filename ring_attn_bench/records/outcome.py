@@ -27,7 +27,7 @@ OUTPUTS: dict[Kernel, tuple[str, ...]] = {
 RowKey = tuple[Kernel, str, int, DtypeName]
 
 
-class Shape(Frozen):
+class TimedShape(Frozen):
     """What is timed: one sequence of `seqlen` tokens, with so many query and key heads."""
 
     seqlen: int = 16384
@@ -36,7 +36,7 @@ class Shape(Frozen):
     batch: int = 1
 
     @classmethod
-    def of(cls, seqlen: int, heads: str) -> Shape:
+    def of(cls, seqlen: int, heads: str) -> TimedShape:
         """heads: query and key heads in words, 16:4; raises InvalidArgument."""
         words = heads.split(":")
         if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
@@ -55,7 +55,7 @@ class Shape(Frozen):
         return f"{self.batch} x {self.seqlen} tokens, heads {self.heads_q}:{self.heads_kv}"
 
 
-class Subject(Frozen):
+class TypedTrial(Frozen):
     """A trial in one of its dtypes."""
 
     trial: Trial
@@ -71,7 +71,7 @@ class Subject(Frozen):
         return f"{trial.table} {trial.kernel} {trial.head_dim} {self.dtype} {trial.config}"
 
 
-class Place(Frozen):
+class Provenance(Frozen):
     """Where something was found: the GPU or the CPU, and the versions of what ran on it."""
 
     backend: str
@@ -85,10 +85,10 @@ class Place(Frozen):
 class Outcome(Frozen):
     """A verdict with its reason, and for a right trial the microseconds of each call."""
 
-    subject: Subject
+    subject: TypedTrial
     verdict: Status
-    place: Place
-    shape: Shape
+    place: Provenance
+    shape: TimedShape
     reason: Text = ""
     full: tuple[float, ...] = ()
     causal: tuple[float, ...] = ()

@@ -17,7 +17,7 @@ from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.contract.tunable import Trial, TrialTensors, Tunable
 from ring_attn_bench.plan.lower import Piece
 from ring_attn_bench.plan.positions import Range, Span
-from ring_attn_bench.records.outcome import Subject
+from ring_attn_bench.records.outcome import TypedTrial
 
 TOKENS = {"cuda": (777, 200), "cpu": (150, 50)}
 """By device: no multiple of any tile, but some whole tiles (on a CPU, which interprets, one); and
@@ -26,7 +26,7 @@ ALIGNED = 16
 """Triton compiles for strides that 16 divides, as the lengths that are timed have them, anew."""
 
 
-def cases(subject: Subject, device: str) -> tuple[BlockCase, ...]:
+def cases(subject: TypedTrial, device: str) -> tuple[BlockCase, ...]:
     """Full, causal, and a causal one whose keys are two blocks: the second is added to the first.
 
     The last again without grouped heads: who has a group may share it among programs, and adds up
@@ -48,7 +48,7 @@ def cases(subject: Subject, device: str) -> tuple[BlockCase, ...]:
     )
 
 
-def fault(backend: Tunable, subject: Subject, device: str) -> str | None:
+def fault(backend: Tunable, subject: TypedTrial, device: str) -> str | None:
     """What is wrong with the trial, or None. Raises whatever the trial raises."""
     for case in cases(subject, device):
         found = _faults(backend, subject.trial, case, device)

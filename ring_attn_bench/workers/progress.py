@@ -44,7 +44,7 @@ class Interrupted(KeyboardInterrupt):
         self.by = by
 
 
-class Lines:
+class ProgressLines:
     """A context in which `total` results are printed as they come."""
 
     def __init__(self, console: Console, total: int = 0) -> None:
