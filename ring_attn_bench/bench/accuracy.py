@@ -190,7 +190,7 @@ class _Sum:
         self._count = 0
 
     def add(self, result: Tensor, exact: Tensor) -> None:
-        """One rank's part."""
+        """Counts one rank's result."""
         if not exact.numel():
             return
         # equal infinities, the lse of a row that sees nothing, are no difference
@@ -201,7 +201,7 @@ class _Sum:
         self._count += difference.numel()
 
     def over(self, place: ProcessPlace) -> Deviation:
-        """Over all processes."""
+        """The difference over all processes; a collective."""
         largest = torch.tensor([self._largest], dtype=torch.float64, device=place.device)
         sums = torch.tensor([self._squares, self._count], dtype=torch.float64, device=place.device)
         place.largest(largest)

@@ -36,7 +36,7 @@ class PeerRunner:
 
     @property
     def version(self) -> str:
-        """The peer's."""
+        """The version of the peer's package."""
         return self.peer.version()
 
     def twin(self) -> None:

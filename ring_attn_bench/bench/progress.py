@@ -15,7 +15,7 @@ class Progress(ProgressLines):
     """A line for each case that begins, and for each record."""
 
     def case(self, name: str, contestants: int) -> None:
-        """A case begins."""
+        """Prints the case's name and how many contestants it has."""
         many = "s" if contestants > 1 else ""
         self.note(f"{self.clock()}  {name}  ({contestants} contestant{many})")
 

@@ -57,7 +57,7 @@ class RingRunner:
 
     @property
     def version(self) -> str:
-        """The kernel's."""
+        """The version of the kernel's package."""
         return self.kernel.version()
 
     @property

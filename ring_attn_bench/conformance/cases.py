@@ -58,7 +58,7 @@ class Kind(Protocol[Some]):
     def forward(
         self, backend: Backend, case: Some, data: CaseTensors, parts: tuple[Piece, ...]
     ) -> tuple[Tensor, Tensor]:
-        """out and lse."""
+        """The backend's out and lse."""
         ...
 
     def backward(

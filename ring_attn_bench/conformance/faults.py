@@ -19,12 +19,12 @@ class Dtypes(Protocol):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The inputs'."""
+        """The dtype of the inputs."""
         ...
 
     @property
     def wide_dtype(self) -> torch.dtype:
-        """At least float32."""
+        """The wider of the inputs' dtype and float32."""
         ...
 
 

@@ -38,7 +38,7 @@ def inputs(case: PackedCase, device: str) -> CaseTensors:
 
 
 def expected(case: PackedCase, device: str, keep: Tensor | None = None) -> Expected:
-    """Document by document."""
+    """What is right for each document by itself, joined."""
     data, score, documents = inputs(case, device), case.score(device), case.documents(device)
     starts = [pairwise(x.tolist()) for x in (documents.cu_seqlens_q, documents.cu_seqlens_k)]
     ends = list(zip(*starts, strict=True))
@@ -110,5 +110,5 @@ def kept(backend: Backend, case: PackedCase, device: str) -> None:
 
 
 def kept_faults(backend: Backend, case: PackedCase, device: str, keep: Tensor) -> list[str]:
-    """None are kept."""
+    """No dropout mask is there to judge."""
     return []

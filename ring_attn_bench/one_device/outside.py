@@ -80,7 +80,7 @@ def _sound(starts: Starts, tokens: Pair, longest: Pair) -> Starts:
 
 
 def _fill(starts: Tensor, tokens: Tensor | None, value: float) -> None:
-    """tokens: first dim."""
+    """Writes the value into tokens, which are the first dim."""
     if tokens is not None:
         tokens[: int(starts[0])] = value
         tokens[int(starts[-1]) :] = value

@@ -15,7 +15,7 @@ from ring_attn_bench.workers.reply import Reply
 
 
 class ProbeWorker:
-    """Holds one backend."""
+    """Holds one backend, and answers questions about it."""
 
     def __init__(self) -> None:
         self._backend: Backend | None = None

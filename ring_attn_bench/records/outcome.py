@@ -22,7 +22,7 @@ PRODUCTS: dict[Kernel, int] = {"forward": 2, "backward_dq": 3, "backward_dkdv": 
 OUTPUTS: dict[Kernel, tuple[str, ...]] = {
     "forward": ("out", "lse"), "backward_dq": ("dq",), "backward_dkdv": ("dk", "dv"),
 }  # fmt: skip
-"""What each writes."""
+"""The results that each kernel writes, by name."""
 
 RowKey = tuple[Kernel, str, int, DtypeName]
 

@@ -36,7 +36,7 @@ class SharedShape:
 
     @classmethod
     def of(cls, row: ReportRow) -> SharedShape:
-        """The row's."""
+        """The shape of the row's case."""
         return cls(
             row.world_size, row.played_on, row.batch, row.heads_q, row.heads_kv, row.head_dim,
             row.dtype, (row.window_left, row.window_right), row.softcap, row.deterministic,
@@ -82,7 +82,7 @@ def by_shape(rows: Iterable[ReportRow]) -> dict[SharedShape, list[ReportRow]]:
 
 
 def mask(row: ReportRow) -> str:
-    """causal or full."""
+    """The row's mask in a word: causal or full."""
     return "causal" if row.causal else "full"
 
 

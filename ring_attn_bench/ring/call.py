@@ -54,7 +54,7 @@ class RingCall(NamedTuple):
 
     @property
     def needs_delta(self) -> bool:
-        """The kernel's."""
+        """Whether the kernel reads delta."""
         return self.job.backend.needs_delta
 
     def seeded(self, seed: int) -> RingCall:
@@ -94,12 +94,12 @@ class OnRing(NamedTuple):
 
     @property
     def calls(self) -> Remembered[tuple[Job, Signature]]:
-        """The context's."""
+        """What the ring's context remembers of earlier calls."""
         return self.ring.calls
 
     @property
     def ranks(self) -> int:
-        """The ring's."""
+        """How many ranks the ring has."""
         return self.ring.world_size
 
     def made(self, problem: Problem, options: Options) -> tuple[Job, Signature]:

@@ -33,12 +33,12 @@ class Renewed:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The inputs'."""
+        """The dtype of the inputs."""
         return self.dtype
 
     @property
     def wide_dtype(self) -> torch.dtype:
-        """At least float32."""
+        """The wider of the inputs' dtype and float32."""
         return torch.promote_types(self.dtype, torch.float32)
 
     def faults(self, kernel: Kernel, own: dict[str, Tensor]) -> list[str]:

@@ -56,7 +56,7 @@ class TrialSpeed(Frozen):
 
 
 class Speeds(Reply):
-    """Of each trial."""
+    """The speed of each trial."""
 
     speeds: tuple[TrialSpeed, ...]
 

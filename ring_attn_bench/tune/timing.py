@@ -217,7 +217,7 @@ class _HostClock:
     """For kernels that run on a CPU: what the host waits for them."""
 
     def microseconds(self, launches: Sequence[Launch]) -> list[float]:
-        """One after another."""
+        """How long each launch takes, one after another."""
         readings = [time.perf_counter()]
         for launch in launches:
             launch()

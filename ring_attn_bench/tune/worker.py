@@ -20,7 +20,7 @@ from ring_attn_bench.workers.reply import Reply
 
 
 class TuneWorker:
-    """Holds one backend."""
+    """Holds one backend, and verifies and times its trials."""
 
     def __init__(self) -> None:
         self._backend: TunableBackend | None = None

@@ -82,7 +82,7 @@ class ProgressLines:
         self._status.update(Text(f"{self._done} of {self._total} done; {text}"))
 
     def result(self, line: Text, *, cut: bool = True) -> None:
-        """One more line."""
+        """Prints the line of one more result."""
         if self._console.is_terminal and cut:
             self._console.print(line, no_wrap=True, overflow="ellipsis")
         else:

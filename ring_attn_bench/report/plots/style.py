@@ -10,7 +10,7 @@ from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.plots.peers import OTHER_HATCH, is_peer, look
 
 Look = tuple[str, str]
-"""Colour and marker."""
+"""A backend's colour and marker, as matplotlib names them."""
 Line = Literal["-", "--", ":", "-."]
 Fill = Literal["full", "none", "left", "bottom", "right", "top"]
 
@@ -58,11 +58,11 @@ class Style:
         return cls({**known, **others}, tuple(dict.fromkeys(variants(rows))))
 
     def colour(self, row: ReportRow) -> str:
-        """The backend's."""
+        """The colour of the backend."""
         return self.looks[row.backend][0]
 
     def marker(self, row: ReportRow) -> str:
-        """The backend's."""
+        """The marker of the backend."""
         return self.looks[row.backend][1]
 
     def hatch(self, row: ReportRow) -> str:
@@ -86,7 +86,7 @@ class Style:
         return 0 if is_peer(row.backend) else self.variants.index(variant(row))
 
     def line(self, row: ReportRow) -> Line:
-        """The partition's."""
+        """The partition's line style."""
         return _LINES.get(row.partition, "-.")
 
 

@@ -181,7 +181,7 @@ class Batch:
         return self
 
     def then(self, other: Batch) -> Batch:
-        """Both as one."""
+        """This batch's operations and then the other's, as one batch."""
         both = Batch(self._driver)
         both._listed = self._listed + other._listed
         return both

@@ -29,7 +29,7 @@ class GpuOfHost:
 
 
 def here() -> GpuOfHost:
-    """This rank's."""
+    """The host and the GPU of this rank."""
     host = this_host()
     if not torch.cuda.is_available():
         return GpuOfHost(host, "", "no CUDA device")

@@ -191,7 +191,7 @@ class CopyEngine:
         return found
 
     def event(self) -> torch.cuda.Event:
-        """A new one."""
+        """A new CUDA event."""
         return torch.cuda.Event()
 
     def behind(self, waiting: torch.cuda.Stream, other: torch.cuda.Stream) -> None:
