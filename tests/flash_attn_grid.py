@@ -57,11 +57,6 @@ class Question:
         return found
 
     @property
-    def wide_dtype(self) -> torch.dtype:
-        """Of lse."""
-        return torch.promote_types(self.torch_dtype, torch.float32)
-
-    @property
     def window(self) -> tuple[int, int]:
         """Any two sides within the keys."""
         if not self.local:
@@ -134,7 +129,7 @@ def _of(question: Question, device: str, backend: str) -> list[str]:
         results = computed(question, data, backend)
     except Exception as error:  # one of hundreds: the others are asked all the same
         return [f"{type(error).__name__}: {error}"]
-    return faults(question, truth(question, data), results)
+    return faults(truth(question, data), results)
 
 
 def draw(question: Question, device: str) -> Data:
@@ -190,7 +185,8 @@ def truth(question: Question, data: Data) -> Expected:
         for name, most in _uncancelled(question.mask, part, exact[-1]).items():
             sizes[name] = max(sizes[name], most)
     right = _joined(question, exact)
-    return Expected(right, bounds(question.torch_dtype, right, [_joined(question, plain)], sizes))
+    dtype = question.torch_dtype
+    return Expected(dtype, right, bounds(dtype, right, [_joined(question, plain)], sizes))
 
 
 def _parts(question: Question, data: Data) -> Iterator[Part]:

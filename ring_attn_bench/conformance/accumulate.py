@@ -14,9 +14,8 @@ from ring_attn_bench.conformance.cases import AnyCase
 from ring_attn_bench.conformance.expected import Expected, Results, expected
 from ring_attn_bench.conformance.faults import changed, faults
 from ring_attn_bench.conformance.inputs import NAN, CaseTensors, cut
-from ring_attn_bench.conformance.judge import given
 from ring_attn_bench.contract.backend import AccumulatingBackend, Backend
-from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.contract.tensors import Running, Sums
 from ring_attn_bench.plan.lower import Piece
 
 
@@ -34,7 +33,7 @@ def accumulated_faults(
         found = _backward(backend, case, data, parts, right)
     else:
         found = _forward(backend, case, data, parts, right)
-    return faults(case, right, found) + changed(data.given, case.kind.inputs(case, device).given)
+    return faults(right, found) + changed(data.given, case.kind.inputs(case, device).given)
 
 
 def _forward(
@@ -50,7 +49,7 @@ def _forward(
     target = torch.full_like(data.dout, NAN)
     lse = cut(out.new_full(right.results["lse"].shape, NAN))
     for part in parts:
-        keys = Keys(data.k, data.v).part(part.keys)
+        keys = data.keys.part(part.keys)
         running = Running(out, lse, target if part is parts[-1] else None)
         first = part is parts[0]
         kernel.forward_into(backend, data.q, keys, running, part.block, score, first=first)
@@ -66,9 +65,7 @@ def _backward(
 ) -> Results:
     """Each block's keys get their share twice, written and then added: half of it is the share."""
     score = case.score(data.q.device.type)
-    out, lse = given(case, right)
-    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
-    rows, keys = Rows(data.q, data.dout, out, lse, delta), Keys(data.k, data.v)
+    rows, keys = data.rows(*right.given), data.keys
     sums = Sums(*(_unwritten(x, case) for x in (data.q, *keys)))
     for part in parts:
         for again in (False, True):

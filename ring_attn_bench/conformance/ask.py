@@ -17,6 +17,12 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.caught import sentence, status_of
 
+JUDGES = {
+    Asks.RESULTS: judge.result_faults,
+    Asks.TWO_BLOCKS: judge.two_block_faults,
+    Asks.IN_PLACE: accumulate.accumulated_faults,
+    Asks.REPEATS: judge.repeat_faults,
+}
 DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
 PREFERRED: dict[str, tuple[DtypeName, ...]] = {
     "cuda": ("bfloat16", "float16", "float32", "float64"),
@@ -65,16 +71,7 @@ def faults(
     backend: Backend, asks: Asks, case: AnyCase, direction: Direction, device: str
 ) -> list[str]:
     """What is wrong with the backend's results, in sentences."""
-    backward = direction is Direction.BACKWARD
-    if asks is Asks.REPEATS:
-        return judge.repeat_faults(backend, case, device, backward=backward)
-    if asks is Asks.TWO_BLOCKS:
-        return judge.two_block_faults(backend, case, device, backward=backward)
-    if asks is Asks.IN_PLACE:
-        return accumulate.accumulated_faults(backend, case, device, backward=backward)
-    if backward:
-        return judge.backward_faults(backend, case, device)
-    return judge.forward_faults(backend, case, device)
+    return JUDGES[asks](backend, case, device, backward=direction is Direction.BACKWARD)
 
 
 def _answer(

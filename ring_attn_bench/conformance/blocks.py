@@ -15,7 +15,7 @@ from ring_attn_bench.conformance.expected import Expected, answers, expect
 from ring_attn_bench.conformance.inputs import CaseTensors, cut, stored
 from ring_attn_bench.conformance.poison import poison
 from ring_attn_bench.contract.backend import Backend, abilities
-from ring_attn_bench.contract.tensors import Keys, Rows, Sums, part_of
+from ring_attn_bench.contract.tensors import Rows, Sums, part_of
 from ring_attn_bench.plan import lower
 from ring_attn_bench.plan.lower import Piece
 from ring_attn_bench.plan.positions import Range, count
@@ -90,7 +90,7 @@ def forward(
     backend: Backend, case: BlockCase, data: CaseTensors, parts: tuple[Piece, ...]
 ) -> tuple[Tensor, Tensor]:
     """out and lse: a single block's as they are, those of several merged."""
-    score, keys = case.score(str(data.q.device.type)), Keys(data.k, data.v)
+    score, keys = case.score(str(data.q.device.type)), data.keys
     if _is_whole(parts, data):
         poison(data.q.device.type, (data.q, data.k, data.dout))
         return kernel.forward(backend, data.q, keys, parts[0].block, score)
@@ -116,8 +116,7 @@ def backward(
 ) -> dict[str, Tensor]:
     """dq, dk, dv from the whole rows' out and lse; lse and delta are cut out of longer rows."""
     score = case.score(str(data.q.device.type))
-    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
-    whole, all_keys = Rows(data.q, data.dout, out, lse, delta), Keys(data.k, data.v)
+    whole, all_keys = data.rows(out, lse), data.keys
     total = Sums(
         *(torch.zeros(x.shape, dtype=case.wide_dtype, device=x.device) for x in (data.q, *all_keys))
     )

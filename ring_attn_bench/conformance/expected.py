@@ -21,10 +21,21 @@ Results = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Expected:
-    """A case's results in float64, and by name how far a backend's may be from them."""
+    """Results in float64, and by name how far a backend's may be from them. dtype: the inputs'."""
 
+    dtype: torch.dtype
     results: Results
     bounds: dict[str, Deviation]
+
+    @property
+    def wide_dtype(self) -> torch.dtype:
+        """The dtype of lse, and the other one that results may have."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def given(self) -> tuple[Tensor, Tensor]:
+        """The true out and lse, as a backward is given them."""
+        return self.results["out"].to(self.dtype), self.results["lse"].to(self.wide_dtype)
 
 
 class Answers(Protocol):
@@ -52,7 +63,7 @@ def expect(
     sizes = found(torch.float64, delta=False)
     uncancelled = {name: tolerance.size(sizes[name]).max_abs for name in ("dq", "dk")}
     lse = tolerance.size(exact["lse"]).max_abs if with_lse else 0.0
-    return Expected(exact, bounds(dtype, exact, plain, uncancelled, lse))
+    return Expected(dtype, exact, bounds(dtype, exact, plain, uncancelled, lse))
 
 
 def answers(

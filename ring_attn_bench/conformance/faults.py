@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,23 +13,9 @@ from ring_attn_bench.truth import tolerance
 LOG2E = 1.4426950408889634
 
 
-class Dtypes(Protocol):
-    """A case, of a block or of packed documents: which dtypes its results may have."""
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of the inputs."""
-        ...
-
-    @property
-    def wide_dtype(self) -> torch.dtype:
-        """The wider of the inputs' dtype and float32."""
-        ...
-
-
-def faults(case: Dtypes, right: Expected, results: Mapping[str, Tensor]) -> list[str]:
+def faults(right: Expected, results: Mapping[str, Tensor]) -> list[str]:
     """What is wrong with these results."""
-    found = (_fault(case, right, name, result) for name, result in results.items())
+    found = (_fault(right, name, result) for name, result in results.items())
     return [fault for fault in found if fault]
 
 
@@ -52,9 +37,9 @@ def changed(now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> list[str
     ]
 
 
-def _fault(case: Dtypes, right: Expected, name: str, result: Tensor) -> str | None:
+def _fault(right: Expected, name: str, result: Tensor) -> str | None:
     wanted, bounds = right.results[name], right.bounds[name]
-    allowed = {case.wide_dtype} | ({case.torch_dtype} if name != "lse" else set())
+    allowed = {right.wide_dtype} | ({right.dtype} if name != "lse" else set())
     if result.shape != wanted.shape:
         return f"{name} has shape {tuple(result.shape)}, not {tuple(wanted.shape)}"
     if result.dtype not in allowed:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.conformance.cases import Storage
+from ring_attn_bench.contract.tensors import Keys, Rows
 
 NAN = float("nan")
 
@@ -28,6 +29,16 @@ class CaseTensors:
     def given(self) -> dict[str, Tensor]:
         """What a backend is handed and must leave as it is, by name."""
         return {"q": self.q, "k": self.k, "v": self.v, "dout": self.dout}
+
+    @property
+    def keys(self) -> Keys:
+        """k and v."""
+        return Keys(self.k, self.v)
+
+    def rows(self, out: Tensor, lse: Tensor) -> Rows:
+        """What a backward reads of the queries, delta too."""
+        delta = (self.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(-2, -1)
+        return Rows(self.q, self.dout, out, lse, delta)
 
 
 def stored(x: Tensor, storage: Storage) -> Tensor:

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from ring_attn_bench.conformance.cases import AnyCase
-from ring_attn_bench.conformance.expected import Expected, expected
-from ring_attn_bench.conformance.faults import Dtypes, changed, faults, unlike
+from ring_attn_bench.conformance.expected import Expected, Results, expected
+from ring_attn_bench.conformance.faults import changed, faults, unlike
 from ring_attn_bench.conformance.inputs import CaseTensors
 from ring_attn_bench.contract.backend import Backend
-from ring_attn_bench.plan.lower import Piece
 
 
-def forward_faults(backend: Backend, case: AnyCase, device: str) -> list[str]:
-    """What is wrong with the backend's out and lse, and with what its dropout keeps."""
-    keep = case.kind.kept(backend, case, device)
-    if keep is not None and (wrong := case.kind.kept_faults(backend, case, device, keep)):
-        return wrong
-    data = case.kind.inputs(case, device)
-    found = faults(case, _expected(case, device, keep), _forward(backend, case, data))
-    return found + changed(data.given, case.kind.inputs(case, device).given)
+def result_faults(backend: Backend, case: AnyCase, device: str, *, backward: bool) -> list[str]:
+    """What is wrong with out and lse; or with the gradients, given the true out and lse.
 
-
-def backward_faults(backend: Backend, case: AnyCase, device: str) -> list[str]:
-    """What is wrong with the backend's gradients, given the true out and lse."""
-    right = _expected(case, device, case.kind.kept(backend, case, device))
-    data = case.kind.inputs(case, device)
-    found = faults(case, right, _backward(backend, case, data, right))
-    return found + changed(data.given, case.kind.inputs(case, device).given)
+    Of a forward with dropout also with the weights that are kept.
+    """
+    kind = case.kind
+    keep = kind.kept(backend, case, device)
+    right = expected(case, device) if keep is None else kind.expected(case, device, keep)
+    if keep is not None and not backward:
+        wrong = kind.kept_faults(backend, case, device, keep)
+        if wrong:
+            return wrong
+    data = kind.inputs(case, device)
+    found = faults(right, _results(backend, case, data, right, backward=backward))
+    return found + changed(data.given, kind.inputs(case, device).given)
 
 
 def repeat_faults(backend: Backend, case: AnyCase, device: str, *, backward: bool) -> list[str]:
     """What is wrong with results that are asked to be the same every time."""
     right, data = expected(case, device), case.kind.inputs(case, device)
-
-    def run() -> Mapping[str, Tensor]:
-        if not backward:
-            return _forward(backend, case, data)
-        return _backward(backend, case, data, right, deterministic=True)
-
-    first, *others = (run() for _ in range(3))
-    return faults(case, right, first) or unlike(first, others)
+    first, *others = (
+        _results(backend, case, data, right, backward=backward, deterministic=True)
+        for _ in range(3)
+    )
+    return faults(right, first) or unlike(first, others)
 
 
 def two_block_faults(
@@ -52,47 +43,24 @@ def two_block_faults(
 
     The forwards are merged by hand; each backward gets the whole rows' out and lse.
     """
-    data, right, parts = (
-        case.kind.inputs(case, device),
-        expected(case, device),
-        case.kind.two_blocks(case),
-    )
-    out, lse = case.kind.forward(backend, case, data, parts)
-    found = faults(case, right, {"out": out, "lse": lse})
+    kind, right = case.kind, expected(case, device)
+    data, parts = kind.inputs(case, device), kind.two_blocks(case)
+    out, lse = kind.forward(backend, case, data, parts)
+    found = faults(right, {"out": out, "lse": lse})
     if not backward:
         return found
-    share = case.kind.backward(backend, case, data, out.to(case.torch_dtype), lse, parts)
-    return found + faults(case, right, share)
+    share = kind.backward(backend, case, data, out.to(case.torch_dtype), lse, parts)
+    return found + faults(right, share)
 
 
-def given(case: Dtypes, right: Expected) -> tuple[Tensor, Tensor]:
-    """The true out and lse, as a backward is given them."""
-    return right.results["out"].to(case.torch_dtype), right.results["lse"].to(case.wide_dtype)
-
-
-def _expected(case: AnyCase, device: str, keep: Tensor | None) -> Expected:
-    return expected(case, device) if keep is None else case.kind.expected(case, device, keep)
-
-
-def _forward(backend: Backend, case: AnyCase, data: CaseTensors) -> dict[str, Tensor]:
-    out, lse = case.kind.forward(backend, case, data, _parts(backend, case))
-    return {"out": out, "lse": lse}
-
-
-def _backward(
-    backend: Backend,
-    case: AnyCase,
-    data: CaseTensors,
-    right: Expected,
-    *,
-    deterministic: bool = False,
-) -> dict[str, Tensor]:
-    out, lse = given(case, right)
-    parts = _parts(backend, case)
-    return case.kind.backward(backend, case, data, out, lse, parts, deterministic=deterministic)
-
-
-def _parts(backend: Backend, case: AnyCase) -> tuple[Piece, ...]:
-    parts = case.kind.parts(backend, case)
+def _results(
+    backend: Backend, case: AnyCase, data: CaseTensors, right: Expected,
+    *, backward: bool, deterministic: bool = False,
+) -> Results:  # fmt: skip
+    kind, parts = case.kind, case.kind.parts(backend, case)
     assert not isinstance(parts, str)  # the case's `refusal` says so, and is asked before
-    return parts
+    if backward:
+        given = right.given
+        return kind.backward(backend, case, data, *given, parts, deterministic=deterministic)
+    out, lse = kind.forward(backend, case, data, parts)
+    return {"out": out, "lse": lse}

@@ -13,7 +13,6 @@ from ring_attn_bench.conformance.expected import Expected, Results, answers, exp
 from ring_attn_bench.conformance.inputs import NAN, CaseTensors
 from ring_attn_bench.conformance.poison import poison
 from ring_attn_bench.contract.backend import Backend, PackedBackend
-from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.plan.lower import Piece
 
 
@@ -79,7 +78,7 @@ def forward(
     device = data.q.device.type
     poison(device, (data.q, data.k))
     documents, score = case.documents(device), case.score(device)
-    return backend.packed_forward(data.q, Keys(data.k, data.v), documents, score)
+    return backend.packed_forward(data.q, data.keys, documents, score)
 
 
 def backward(
@@ -95,12 +94,10 @@ def backward(
     """dq, dk, dv of all documents in one call."""
     assert isinstance(backend, PackedBackend)  # the case's `refusal` asks
     device = data.q.device.type
-    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).T
-    rows, keys = Rows(data.q, data.dout, out, lse, delta), Keys(data.k, data.v)
-    poison(device, (data.q, *keys))
+    poison(device, (data.q, *data.keys))
     found = backend.packed_backward(
-        cut_out(rows, backend), keys, case.documents(device), case.score(device),
-        deterministic=deterministic,
+        cut_out(data.rows(out, lse), backend), data.keys, case.documents(device),
+        case.score(device), deterministic=deterministic,
     )  # fmt: skip
     return named(found)
 

@@ -29,23 +29,10 @@ class Renewed:
 
     rows: Tensor
     right: Expected
-    dtype: torch.dtype
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of the inputs."""
-        return self.dtype
-
-    @property
-    def wide_dtype(self) -> torch.dtype:
-        """The wider of the inputs' dtype and float32."""
-        return torch.promote_types(self.dtype, torch.float32)
 
     def faults(self, kernel: Kernel, own: dict[str, Tensor]) -> list[str]:
         """What is wrong with a kernel's outputs, in sentences."""
-        return faults(
-            self, self.right, {name: self._seen(name, own[name]) for name in OUTPUTS[kernel]}
-        )
+        return faults(self.right, {name: self._seen(name, own[name]) for name in OUTPUTS[kernel]})
 
     def _seen(self, name: str, result: Tensor) -> Tensor:
         rows = self.rows.to(result.device)
@@ -65,16 +52,13 @@ def renew(tensors: TrialTensors, mask: Mask, score: Score) -> Renewed:
     others = torch.ones(rows.q.shape[1], dtype=torch.bool, device=rows.q.device)
     others[at] = False
     rows.dout[:, others] = 0
-    own = (
-        rows.q[:, at],
-        *keys,
-        rows.dout[:, at],
-        at,
-        torch.arange(keys.k.shape[1], device=at.device),
+    own, where = (
+        (rows.q[:, at], *keys, rows.dout[:, at]),
+        torch.arange(keys.k.shape[1]).to(at.device),
     )
-    right = expect(rows.q.dtype, partial(answers, *own, mask, score))
+    right = expect(rows.q.dtype, partial(answers, *own, at, where, mask, score))
     _finish(tensors, at, right)
-    return Renewed(at, right, rows.q.dtype)
+    return Renewed(at, right)
 
 
 def _finish(tensors: TrialTensors, at: Tensor, right: Expected) -> None:

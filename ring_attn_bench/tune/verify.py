@@ -12,8 +12,7 @@ from ring_attn_bench.conformance.cases import ALL, CAUSAL, BlockCase
 from ring_attn_bench.conformance.expected import Expected, Results, expected
 from ring_attn_bench.conformance.faults import changed, faults
 from ring_attn_bench.conformance.inputs import NAN, CaseTensors
-from ring_attn_bench.conformance.judge import given
-from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.contract.tunable import Trial, TrialTensors, Tunable
 from ring_attn_bench.plan.lower import Piece
 from ring_attn_bench.plan.positions import Range, Span
@@ -60,7 +59,7 @@ def fault(backend: Tunable, subject: TypedTrial, device: str) -> str | None:
 def _faults(backend: Tunable, trial: Trial, case: BlockCase, device: str) -> list[str]:
     data, right = case.kind.inputs(case, device), expected(case, device)
     found = _computed(backend, trial, case, data, right)
-    return faults(case, right, found) + changed(data.given, case.kind.inputs(case, device).given)
+    return faults(right, found) + changed(data.given, case.kind.inputs(case, device).given)
 
 
 def _computed(
@@ -100,12 +99,11 @@ def _tensors(
     trial: Trial, case: BlockCase, data: CaseTensors, right: Expected, *, wide: bool
 ) -> TrialTensors:
     """Outputs hold NaN. wide: whether out is one that is added to."""
-    out, lse = given(case, right)
-    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
-    if trial.kernel == "forward":
-        lse = torch.full_like(lse, NAN)
+    rows, keys = data.rows(*right.given), data.keys
+    assert rows.delta is not None
+    lse = torch.full_like(rows.lse, NAN) if trial.kernel == "forward" else rows.lse
     out = torch.full_like(data.dout, NAN, dtype=case.wide_dtype if wide else case.torch_dtype)
-    rows, keys = Rows(data.q, data.dout, out, _aligned(lse), _aligned(delta)), Keys(data.k, data.v)
+    rows = rows._replace(out=out, lse=_aligned(lse), delta=_aligned(rows.delta))
     sums = Sums(*(torch.full_like(x, NAN, dtype=case.wide_dtype) for x in (data.q, *keys)))
     return TrialTensors(rows, keys, sums)
 

@@ -10,7 +10,7 @@ from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.shared import through_autograd
 
 from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, BlockCase
-from ring_attn_bench.conformance.judge import backward_faults, two_block_faults
+from ring_attn_bench.conformance.judge import result_faults, two_block_faults
 from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.plan.block import Block, Form
 from ring_attn_bench.plan.positions import Band, Span
@@ -45,7 +45,7 @@ CASES = [
 def test_the_share_is_right_in_every_dtype(case, dtype):
     backend, case = Differentiated(), replace(case, dtype=dtype)
     assert case.refusal(backend, "cpu") is None
-    assert backward_faults(backend, case, "cpu") == []
+    assert result_faults(backend, case, "cpu", backward=True) == []
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
