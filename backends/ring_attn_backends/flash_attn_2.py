@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.shared import flash_2, flash_2_limits
-from ring_attn_backends.shared.calls import ByCalls, KernelCall
+from ring_attn_backends.shared.calls import ByCalls, FlashCall
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
@@ -55,13 +55,11 @@ class FlashAttn2Backend(ByCalls):
         """The package's."""
         return f"flash-attn {version('flash-attn')}"
 
-    def run_forward(self, q: Tensor, keys: Keys, call: KernelCall) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
         """One launch, but for a window that the dense kernels read as another one."""
         return flash_2.forward(self, q, keys, call)
 
-    def run_backward(
-        self, rows: Rows, keys: Keys, call: KernelCall, *, deterministic: bool
-    ) -> Sums:
+    def run_backward(self, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool) -> Sums:
         """As forward."""
         return flash_2.backward(self, rows, keys, call, deterministic=deterministic)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
-from ring_attn_bench.bench.place import ProcessPlace
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.record import Case, Contestant, TensorError
@@ -31,7 +31,7 @@ class ComparedRows:
 
 
 def choose_rows(
-    case: Case, spec: Contestant, place: ProcessPlace, check: Check, seed: int
+    case: Case, spec: Contestant, place: WorkerPlace, check: Check, seed: int
 ) -> ComparedRows:
     """Every row of a short sequence; of a long one a sample with both sides of every boundary."""
     own = {r: positions(case, spec, r) for r in range(place.world_size)}
@@ -50,7 +50,7 @@ def positions(case: Case, spec: Contestant, rank: int) -> Tensor:
     return position_ids(case.seqlen_total, rank, case.world_size, spec.partition)
 
 
-def only_rows(inputs: Inputs, rows: ComparedRows, place: ProcessPlace) -> Inputs:
+def only_rows(inputs: Inputs, rows: ComparedRows, place: WorkerPlace) -> Inputs:
     """The inputs with dout zero but in the compared rows, so that those determine dk and dv."""
     if rows.kind == "full":
         return inputs
@@ -74,7 +74,7 @@ class Truth:
 
 
 def truth(
-    case: Case, inputs: Inputs, rows: ComparedRows, place: ProcessPlace, *, backward: bool
+    case: Case, inputs: Inputs, rows: ComparedRows, place: WorkerPlace, *, backward: bool
 ) -> Truth:
     """What the results should be; a collective over the group's processes."""
     plain = baseline_arithmetic(dtype_of(case))
@@ -88,7 +88,7 @@ def _solve(
     case: Case,
     inputs: Inputs,
     rows: ComparedRows,
-    place: ProcessPlace,
+    place: WorkerPlace,
     arithmetic: torch.dtype,
     *,
     backward: bool,
@@ -125,7 +125,7 @@ def _solve(
 def judge(
     case: Case,
     spec: Contestant,
-    place: ProcessPlace,
+    place: WorkerPlace,
     rows: ComparedRows,
     expected: Truth,
     results: Sequence[Results],
@@ -200,7 +200,7 @@ class _Sum:
         self._squares += difference.square().sum().item()
         self._count += difference.numel()
 
-    def over(self, place: ProcessPlace) -> Deviation:
+    def over(self, place: WorkerPlace) -> Deviation:
         """The difference over all processes; a collective."""
         largest = torch.tensor([self._largest], dtype=torch.float64, device=place.device)
         sums = torch.tensor([self._squares, self._count], dtype=torch.float64, device=place.device)

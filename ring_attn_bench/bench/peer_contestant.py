@@ -10,7 +10,7 @@ import torch
 from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs
-from ring_attn_bench.bench.place import ProcessPlace
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.peer import Peer, PeerRing
 from ring_attn_bench.errors import BackendUnavailable
@@ -59,12 +59,7 @@ class PeerRunner:
 
 
 def make(
-    case: Case,
-    spec: Contestant,
-    place: ProcessPlace,
-    context: RingContext | None,
-    *,
-    backward: bool,
+    case: Case, spec: Contestant, place: WorkerPlace, context: RingContext | None, *, backward: bool
 ) -> PeerRunner:
     """The contestant on this process; raises Refused with the peer's reason."""
     problem = problem_of(case, place.device, backward=backward)

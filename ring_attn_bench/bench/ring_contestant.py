@@ -13,7 +13,7 @@ from torch import Tensor
 from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs, score_of
-from ring_attn_bench.bench.place import ProcessPlace
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
@@ -124,12 +124,7 @@ def load_backend(name: str, case: Case, device: torch.device, *, backward: bool)
 
 
 def make(
-    case: Case,
-    spec: Contestant,
-    place: ProcessPlace,
-    context: RingContext | None,
-    *,
-    backward: bool,
+    case: Case, spec: Contestant, place: WorkerPlace, context: RingContext | None, *, backward: bool
 ) -> RingRunner:
     """The contestant on this process; raises Refused with the backend's or the plan's reason."""
     options, world_size = spec.options, place.world_size
@@ -170,7 +165,7 @@ def make(
 class Contexts:
     """The rings of this worker group, one for all contestants with the same options."""
 
-    def __init__(self, place: ProcessPlace) -> None:
+    def __init__(self, place: WorkerPlace) -> None:
         self._place = place
         self._rings: dict[RingOptions, RingContext] = {}
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_bench.bench.messages import Envelope
-from ring_attn_bench.bench.place import ProcessPlace
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.errors import InvalidArgument, clause
@@ -37,7 +37,7 @@ VERDICT = timedelta(seconds=60)
 class Team:
     """This process's end. Process 0 has the commands; `carry_out` runs them on all."""
 
-    place: ProcessPlace
+    place: WorkerPlace
     worker: BenchWorker
     control: dist.ProcessGroup
     on_failure: Callable[[MemberReply], None]
@@ -77,7 +77,7 @@ class Team:
             except (RuntimeError, ValueError) as error:
                 raise _apart(error) from error
         control = dist.new_group(backend="gloo", timeout=IDLE)
-        place = ProcessPlace.here(world_size)
+        place = WorkerPlace.here(world_size)
         return cls(place, BenchWorker(place), control, on_failure)
 
     def carry_out(self, line: str | None) -> list[MemberReply]:

@@ -18,7 +18,7 @@ from ring_attn_bench.bench.messages import (
     Sample,
     Subject,
 )
-from ring_attn_bench.bench.place import ProcessPlace
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import Prepared, prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.timing import Call, Timer
@@ -30,7 +30,7 @@ Answer = dict[str, object]
 class BenchWorker:
     """Holds prepared contestants by name. Every process of the group gets the same commands."""
 
-    def __init__(self, place: ProcessPlace) -> None:
+    def __init__(self, place: WorkerPlace) -> None:
         self._place = place
         self._contexts = Contexts(place)
         self._timer = Timer(place)

@@ -106,7 +106,7 @@ class ShardShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
+class ToPredict:
     """What a prediction is asked for. kernel, way: by their names in a `Machine`."""
 
     machine: Machine
@@ -121,13 +121,9 @@ class Predicted:
 
 
 def seconds(
-    asked: Predicted,
-    plan: Plan,
-    *,
-    forward: bool = True,
-    backward: bool = True,
+    asked: ToPredict, plan: Plan, *, forward: bool = True, backward: bool = True,
     queued: bool = False,
-) -> float:
+) -> float:  # fmt: skip
     """Of a rank's forward, of its backward, or of one behind the other.
 
     queued: whether the host is ahead, as behind other work or in a graph, and does not count.
@@ -140,14 +136,14 @@ def seconds(
     return max(walk.clock, walk.host)
 
 
-def one_call_seconds(asked: Predicted, tokens: int, *, causal: bool, backward: bool) -> float:
+def one_call_seconds(asked: ToPredict, tokens: int, *, causal: bool, backward: bool) -> float:
     """Of the kernel's single call over a sequence of so many tokens on one GPU."""
     pairs = tokens * (tokens + 1) / 2 if causal else float(tokens) ** 2
     return _launch(asked, pairs, tokens, backward=backward) + _own(asked, tokens, backward)
 
 
 def percent_of_one_call(
-    asked: Predicted, plan: Plan, *, causal: bool, forward: bool = True, backward: bool = True
+    asked: ToPredict, plan: Plan, *, causal: bool, forward: bool = True, backward: bool = True
 ) -> float:
     """The pace that a ring keeps of one call: of as many pairs as the rank has, on one GPU.
 
@@ -162,19 +158,19 @@ def percent_of_one_call(
     return 100 * sum(once) / seconds(asked, plan, forward=forward, backward=backward)
 
 
-def _pace(asked: Predicted, backward: bool) -> Pace:
+def _pace(asked: ToPredict, backward: bool) -> Pace:
     kernel = asked.machine.kernels[asked.kernel]
     by_dim = kernel.backward if backward else kernel.forward
     return by_dim[min(by_dim, key=lambda dim: abs(dim - asked.shape.head_dim))]
 
 
-def _launch(asked: Predicted, pairs: float, rows: float, *, backward: bool) -> float:
+def _launch(asked: ToPredict, pairs: float, rows: float, *, backward: bool) -> float:
     """Of one launch: P = flops x n / (n + half), with n = pairs / rows, the mean keys of a row."""
     pace, shape = _pace(asked, backward), asked.shape
     return asked.machine.gap + shape.flops(pairs + pace.half * rows, backward=backward) / pace.flops
 
 
-def _own(asked: Predicted, tokens: int, backward: bool) -> float:
+def _own(asked: ToPredict, tokens: int, backward: bool) -> float:
     """Of what surrounds launches: delta from out and dout in a backward."""
     if not backward:
         return 0.0
@@ -185,7 +181,7 @@ def _own(asked: Predicted, tokens: int, backward: bool) -> float:
 class _Walk:
     """The launches' stream, the link and the host, and how far each of them is."""
 
-    def __init__(self, asked: Predicted, plan: Plan, host: Host) -> None:
+    def __init__(self, asked: ToPredict, plan: Plan, host: Host) -> None:
         self._asked, self._plan, self._machine = asked, plan, asked.machine
         self._host = host
         self._way = asked.machine.ways[asked.way]

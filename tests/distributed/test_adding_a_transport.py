@@ -12,7 +12,7 @@ import torch
 
 from ring_attn_bench import RingContext, RingOptions, registry
 from ring_attn_bench.bench.messages import Envelope, Prepare
-from ring_attn_bench.bench.place import ProcessPlace
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.records import record as bench_record
 from tests.distributed.pool import Raised, Ring
@@ -79,7 +79,7 @@ class WhenMade(Gathered):
 def refused(ring: Ring, folder: str) -> list[str]:
     sys.path.insert(0, folder)
     own = {"at_once": "refusing:AtOnce", "when_made": "refusing:WhenMade"}
-    place = ProcessPlace(
+    place = WorkerPlace(
         ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size
     )
     worker, reasons = BenchWorker(place), []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ring_attn_backends.aten import cpu
 from ring_attn_backends.shared import flash_2, flash_2_limits
-from ring_attn_backends.shared.calls import ByCalls, KernelCall
+from ring_attn_backends.shared.calls import ByCalls, FlashCall
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.block import Alibi, Form
@@ -54,13 +54,11 @@ class AtenBackend(ByCalls):
         """torch's."""
         return f"torch {torch.__version__}"
 
-    def run_forward(self, q: Tensor, keys: Keys, call: KernelCall) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
         """One call on CUDA; on CPU one for each query head of a group."""
         return flash_2.forward(self, q, keys, call) if q.is_cuda else cpu.forward(q, keys, call)
 
-    def run_backward(
-        self, rows: Rows, keys: Keys, call: KernelCall, *, deterministic: bool
-    ) -> Sums:
+    def run_backward(self, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool) -> Sums:
         """As forward."""
         if not rows.q.is_cuda:
             return cpu.backward(rows, keys, call)

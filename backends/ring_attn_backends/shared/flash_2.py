@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ring_attn_backends.shared.calls import KernelCall
+from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.shared.padding import cropped, fitted, rounded
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.problem import Documents
@@ -27,7 +27,7 @@ class FlashLaunch:
     right: int
     max_rows: int
     max_keys: int
-    call: KernelCall
+    call: FlashCall
 
 
 class Kernels(Protocol):
@@ -48,7 +48,7 @@ class Kernels(Protocol):
         ...
 
 
-def forward(kernels: Kernels, q: Tensor, keys: Keys, call: KernelCall) -> tuple[Tensor, Tensor]:
+def forward(kernels: Kernels, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
     """out and lse as the contract has them, of a block or of packed documents."""
     dim_v = keys.v.shape[-1]
     if not (q.numel() and keys.k.numel()):  # documents without a token
@@ -69,7 +69,7 @@ def forward(kernels: Kernels, q: Tensor, keys: Keys, call: KernelCall) -> tuple[
 
 
 def backward(
-    kernels: Kernels, rows: Rows, keys: Keys, call: KernelCall, *, deterministic: bool
+    kernels: Kernels, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool
 ) -> Sums:
     """dq, dk and dv as the contract has them."""
     (q, dout, out, lse, _), (k, v), dtype = rows, keys, rows.q.dtype
@@ -89,7 +89,7 @@ def backward(
     return cropped(found[0] if parts[0][1] is call else _stacked(found), keys)
 
 
-def _launch(call: KernelCall, rows: int, keys: int) -> FlashLaunch:
+def _launch(call: FlashCall, rows: int, keys: int) -> FlashLaunch:
     left, right = call.left, call.right
     if call.documents is not None:
         # at a longest of 1 query and fewer key heads, queries are regrouped (flash_api.cpp:592)
@@ -111,7 +111,7 @@ def _launch(call: KernelCall, rows: int, keys: int) -> FlashLaunch:
     )  # fmt: skip
 
 
-def _parts(call: KernelCall, q: Tensor, k: Tensor) -> list[tuple[int | slice, KernelCall]]:
+def _parts(call: FlashCall, q: Tensor, k: Tensor) -> list[tuple[int | slice, FlashCall]]:
     """The call itself; or its batch entries, each as one packed document, where only that is right.
 
     Dense kernels take a right side of N keys or more for none, and none beside a left side for N
@@ -125,7 +125,7 @@ def _parts(call: KernelCall, q: Tensor, k: Tensor) -> list[tuple[int | slice, Ke
     return [(entry, _of_entry(call, entry, document)) for entry in range(q.shape[0])]
 
 
-def _of_entry(call: KernelCall, entry: int, document: Documents) -> KernelCall:
+def _of_entry(call: FlashCall, entry: int, document: Documents) -> FlashCall:
     slopes = call.score.alibi_slopes
     if slopes is not None and slopes.dim() == 2:
         slopes = slopes[entry]
@@ -134,7 +134,7 @@ def _of_entry(call: KernelCall, entry: int, document: Documents) -> KernelCall:
     return replace(call, score=score, seed=seed, documents=document)
 
 
-def _clips(call: KernelCall, q: Tensor, k: Tensor) -> bool:
+def _clips(call: FlashCall, q: Tensor, k: Tensor) -> bool:
     rows, keys = q.shape[1], k.shape[1]
     if call.right is None:
         return call.left is not None and rows > keys + 1

@@ -6,7 +6,7 @@ from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.messages import Envelope, Judge, Prepare, Sample, Subject
-from ring_attn_bench.bench.place import ProcessPlace
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.schedule import Schedule
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.worker import BenchWorker
@@ -67,7 +67,7 @@ class HereGroup:
     def __init__(self, fail_at=None):
         self.generation = 0
         self.log = []
-        self._place = ProcessPlace(0, 1, torch.device("cpu"), (0,), 1)
+        self._place = WorkerPlace(0, 1, torch.device("cpu"), (0,), 1)
         self._worker = BenchWorker(self._place)
         self._fail_at = fail_at
 

@@ -5,7 +5,7 @@ import torch
 
 from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.messages import Prepare
-from ring_attn_bench.bench.place import ProcessPlace
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.run import EntrySelection, worker_environment
@@ -18,7 +18,7 @@ CASE = Case(batch=1, seqlen_total=64, world_size=4, heads_q=2, heads_kv=2, head_
 
 
 def prepared(name):
-    place = ProcessPlace(0, 1, torch.device("cpu"), (0, 1, 2, 3), 4)
+    place = WorkerPlace(0, 1, torch.device("cpu"), (0, 1, 2, 3), 4)
     spec = Contestant(backend=name, partition="contiguous", options=None, played="loopback")
     request = Prepare(case=CASE, contestant=spec, directions=(Direction.FORWARD,), seed=0)
     return prepare(request, place, Contexts(place))

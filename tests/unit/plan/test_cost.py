@@ -21,8 +21,8 @@ from ring_attn_bench.plan import cost
 from ring_attn_bench.plan.block import Abilities, Form
 from ring_attn_bench.plan.cost import (
     Host,
-    Predicted,
     ShardShape,
+    ToPredict,
     one_call_seconds,
     percent_of_one_call,
     seconds,
@@ -72,7 +72,7 @@ class Row:
     @property
     def asked(self):
         heads_q, heads_kv, dim = self.heads
-        return Predicted(H200, self.kernel, "p2p", ShardShape(1, heads_q, heads_kv, dim, dim))
+        return ToPredict(H200, self.kernel, "p2p", ShardShape(1, heads_q, heads_kv, dim, dim))
 
     @property
     def predicted(self):
@@ -195,7 +195,7 @@ def two_gpus():
                 for microseconds, backward in zip(map(int, measured), (False, True), strict=True):
                     took = 1e6 * max(
                         seconds(
-                            Predicted(H200, "triton", way, shape),
+                            ToPredict(H200, "triton", way, shape),
                             each,
                             backward=backward,
                             queued=True,
@@ -231,7 +231,7 @@ def ring_suite():
                 continue
             travels = 2 if row["gradients"] == "input" else 4
             heads = int(row["heads_q"]), int(row["heads_kv"])
-            asked = Predicted(
+            asked = ToPredict(
                 H200, row["backend"], row["transport"], ShardShape(1, *heads, 128, 128, 2, travels)
             )
             one = schedule == "one_launch"
@@ -251,7 +251,7 @@ def test_of_two_gpus_what_was_faster_by_a_tenth_is_said_to_be_faster():
 
 
 SHAPE = ShardShape(1, 32, 8, 128, 128)
-FA4 = Predicted(H200, "flash_attn_4", "copy_engine", SHAPE)
+FA4 = ToPredict(H200, "flash_attn_4", "copy_engine", SHAPE)
 
 
 def slowest(asked, ring, **wanted):
@@ -323,6 +323,6 @@ def test_the_table_is_whole():
         assert all(
             0 < way.bandwidth < 1e12 and 0 <= way.steals < 1 for way in machine.ways.values()
         )
-    assert not Predicted(H200, "reference", "p2p", SHAPE).known
-    assert not Predicted(H200, "aten", "all_gather", SHAPE).known
-    assert cost.Predicted(H200, "aten", "p2p", SHAPE).known
+    assert not ToPredict(H200, "reference", "p2p", SHAPE).known
+    assert not ToPredict(H200, "aten", "all_gather", SHAPE).known
+    assert cost.ToPredict(H200, "aten", "p2p", SHAPE).known
