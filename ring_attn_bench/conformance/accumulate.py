@@ -24,30 +24,23 @@ def accumulated_faults(
 ) -> list[str]:
     """Of a causal case with more keys than rows: its first keys are one block, the rest another."""
     assert isinstance(backend, AccumulatingBackend)  # is asked before
-    data, right, parts = (
-        case.kind.inputs(case, device),
-        expected(case, device),
-        case.kind.two_blocks(case),
-    )
+    kind, right = case.kind, expected(case, device)
+    data, parts = kind.inputs(case, device), kind.two_blocks(case)
     if backward:
         found = _backward(backend, case, data, parts, right)
     else:
-        found = _forward(backend, case, data, parts, right)
-    return faults(right, found) + changed(data.given, case.kind.inputs(case, device).given)
+        found = _forward(backend, case, data, parts)
+    return faults(right, found) + changed(data.given, kind.inputs(case, device).given)
 
 
 def _forward(
-    backend: AccumulatingBackend,
-    case: AnyCase,
-    data: CaseTensors,
-    parts: tuple[Piece, ...],
-    right: Expected,
+    backend: AccumulatingBackend, case: AnyCase, data: CaseTensors, parts: tuple[Piece, ...]
 ) -> Results:
     """The last block writes the merged out to another tensor, in the inputs' dtype."""
     score = case.score(data.q.device.type)
     out = torch.full_like(data.dout, NAN, dtype=case.wide_dtype)
     target = torch.full_like(data.dout, NAN)
-    lse = cut(out.new_full(right.results["lse"].shape, NAN))
+    lse = cut(out.new_full(out[..., 0].mT.shape, NAN))
     for part in parts:
         keys = data.keys.part(part.keys)
         running = Running(out, lse, target if part is parts[-1] else None)
@@ -57,12 +50,9 @@ def _forward(
 
 
 def _backward(
-    backend: AccumulatingBackend,
-    case: AnyCase,
-    data: CaseTensors,
-    parts: tuple[Piece, ...],
+    backend: AccumulatingBackend, case: AnyCase, data: CaseTensors, parts: tuple[Piece, ...],
     right: Expected,
-) -> Results:
+) -> Results:  # fmt: skip
     """Each block's keys get their share twice, written and then added: half of it is the share."""
     score = case.score(data.q.device.type)
     rows, keys = data.rows(*right.given), data.keys

@@ -28,12 +28,8 @@ def inputs(case: PackedCase, device: str) -> CaseTensors:
         return values.new_full((count + 3, 3, heads, case.dim), NAN)[1:-2, 1].copy_(values)
 
     queries, keys = (sum(side) for side in zip(*case.lengths, strict=True))
-    return CaseTensors(
-        drawn(queries, case.heads),
-        drawn(keys, case.key_heads),
-        drawn(keys, case.key_heads),
-        drawn(queries, case.heads),
-    )
+    of_q, of_k = (queries, case.heads), (keys, case.key_heads)
+    return CaseTensors(*(drawn(*size) for size in (of_q, of_k, of_k, of_q)))
 
 
 def expected(case: PackedCase, device: str, keep: Tensor | None = None) -> Expected:
@@ -82,15 +78,9 @@ def forward(
 
 
 def backward(
-    backend: Backend,
-    case: PackedCase,
-    data: CaseTensors,
-    out: Tensor,
-    lse: Tensor,
-    parts: tuple[Piece, ...],
-    *,
-    deterministic: bool = False,
-) -> dict[str, Tensor]:
+    backend: Backend, case: PackedCase, data: CaseTensors, out: Tensor, lse: Tensor,
+    parts: tuple[Piece, ...], *, deterministic: bool = False,
+) -> dict[str, Tensor]:  # fmt: skip
     """dq, dk, dv of all documents in one call."""
     assert isinstance(backend, PackedBackend)  # the case's `refusal` asks
     device = data.q.device.type
