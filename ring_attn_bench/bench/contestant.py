@@ -29,7 +29,7 @@ class Runner(Protocol):
 
     @property
     def version(self) -> str:
-        """Of the code that computes."""
+        """The version of the code that computes."""
         ...
 
     @property

@@ -62,7 +62,7 @@ def parts(backend: Backend, case: PackedCase) -> tuple[Piece, ...]:
 
 
 def two_blocks(case: PackedCase) -> tuple[Piece, ...]:
-    """Of a block only."""
+    """Never asked for: only a block is cut into two."""
     raise NotImplementedError(f"{case}: documents are not cut into blocks")
 
 

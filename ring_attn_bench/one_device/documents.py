@@ -40,7 +40,7 @@ class DocumentsCall:
         return self.kernel.needs_delta
 
     def seeded(self, seed: int) -> DocumentsCall:
-        """The same with another seed for dropout."""
+        """The same call with another seed for dropout."""
         return replace(self, score=replace(self.score, dropout_seed=seed))
 
     def forward(self, given: Given) -> tuple[Tensor, Tensor]:

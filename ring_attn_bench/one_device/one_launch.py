@@ -48,7 +48,7 @@ class OneLaunch:
         return self.backend.needs_delta
 
     def seeded(self, seed: int) -> OneLaunch:
-        """The same with another seed for dropout."""
+        """The same call with another seed for dropout."""
         return replace(self, score=replace(self.score, dropout_seed=seed))
 
     def forward(self, given: Given) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 Starts = tuple[Tensor, Tensor]
 """Of documents' queries and of their keys, and after the last where they end."""
 Pair = tuple[int, int]
-"""Of queries and of keys."""
+"""A number of queries and one of keys."""
 
 
 class Results(NamedTuple):

@@ -117,5 +117,5 @@ class Outcome(Frozen):
         return 2 * PRODUCTS[trial.kernel] * pairs * trial.head_dim / median(times) / 1e6
 
     def times(self, mask: str) -> tuple[float, ...]:
-        """Of one of MASKS."""
+        """The microseconds of each call under one of MASKS."""
         return self.full if mask == "full" else self.causal

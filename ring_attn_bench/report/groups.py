@@ -61,7 +61,7 @@ class SharedShape:
 
     @property
     def slug(self) -> str:
-        """For file names: w4_b1_h32-8_d128_bfloat16."""
+        """A slug for file names: w4_b1_h32-8_d128_bfloat16."""
         heads = f"h{self.heads_q}-{self.heads_kv}_d{self.head_dim}"
         size = f"w{self.world_size}" + (f"on{self.played_on}" if self.played_on else "")
         parts = (size, f"b{self.batch}", heads, self.dtype, *self.extras)

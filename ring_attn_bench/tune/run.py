@@ -60,7 +60,7 @@ class _Run:
         return _hand(self.load, self.environment)
 
     def outcome(self, subject: TypedTrial, found: Reply | TrialSpeed) -> Outcome:
-        """As it goes on record."""
+        """The outcome of a trial as it goes on record."""
         times = (found.full, found.causal) if isinstance(found, TrialSpeed) else ((), ())
         return Outcome(
             subject=subject, verdict=found.status, reason=" ".join(found.reason.split()),

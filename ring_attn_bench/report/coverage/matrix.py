@@ -55,7 +55,7 @@ class Matrix:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All of them, as they came."""
+        """All findings, in the order in which they came."""
         return tuple(self.cells.values())
 
     @property

@@ -32,10 +32,10 @@ def draw_memory(rows: Sequence[ReportRow], style: Style) -> Figure | None:
 
 
 def peak(row: ReportRow) -> float | None:
-    """The row's, if its results were right."""
+    """MiB at the peak, if the row's results were right."""
     return row.peak_extra_mib if row.status.value == "ok" else None
 
 
 def kept(row: ReportRow) -> float | None:
-    """The same of what stays between calls."""
+    """MiB that stay between calls, if the row's results were right."""
     return row.kept_mib if row.status.value == "ok" else None

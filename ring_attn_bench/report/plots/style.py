@@ -97,7 +97,7 @@ def _peer(name: str) -> Look | None:
 
 
 def variants(rows: Iterable[ReportRow]) -> list[tuple[object, ...]]:
-    """Of every row of our ring."""
+    """The variant of every row of our ring."""
     return [variant(row) for row in rows if not is_peer(row.backend)]
 
 

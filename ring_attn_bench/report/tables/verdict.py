@@ -69,7 +69,7 @@ class Failure:
 
 
 def failures(rows: Sequence[ReportRow]) -> list[Failure]:
-    """All of them, wrong results first."""
+    """All failures, wrong results first."""
     bad = [row for row in rows if row.status.is_failure]
     bad.sort(key=lambda row: _ORDER.index(row.status))
     groups = group(bad, lambda row: (row.status, row.contestant, row.reason or ""))

@@ -44,5 +44,5 @@ class Alone(FreshMemory):
         return AloneLink()
 
     def resume(self, plan: Plan) -> AloneLink:
-        """The same: nothing is posted but gradients."""
+        """As `begin`: nothing is posted but gradients."""
         return self.begin(plan)

@@ -196,7 +196,7 @@ class P2P(FreshMemory):
         return P2PLink(self._messages, found)
 
     def resume(self, plan: Plan) -> P2PLink:
-        """The same: nothing is posted but gradients."""
+        """As `begin`: nothing is posted but gradients."""
         return self.begin(plan)
 
     def _laid_out(self, plan: Plan) -> _PlanParts:

@@ -62,7 +62,7 @@ class Twin(FreshMemory):
         return TwinLink(self, plan)
 
     def resume(self, plan: Plan) -> TwinLink:
-        """The same: nothing is posted but gradients."""
+        """As `begin`: nothing is posted but gradients."""
         return self.begin(plan)
 
     def keys_like(self, keys: Tensor, tokens: int) -> Tensor:

@@ -258,7 +258,7 @@ class CopyEngine:
 
     @property
     def kept_bytes(self) -> int:
-        """Of symmetric memory on this rank."""
+        """Bytes of symmetric memory on this rank."""
         areas = (self._table, self._outgoing, self._inbox, *self._outgrown)
         return sum(area.size for area in areas if area is not None)
 
