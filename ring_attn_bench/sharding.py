@@ -82,24 +82,24 @@ def unshard(
 
     Raises NoProcessGroup, InvalidArgument, UnknownName, or RingBroken where the others do not come.
     """
-    found = living(resolve_group(group))
+    ring_group = living(resolve_group(group))
     device = x.device if isinstance(x, Tensor) else torch.device("cpu")
     greets = handshake
     if not isinstance(greets, bool):
-        greets = shakes_hands(backend_of_device_types(found), device)
+        greets = shakes_hands(backend_of_device_types(ring_group), device)
     number = None
     try:
-        dim = _checked_shard(x, partition, found, dim, handshake)
+        dim = _checked_shard(x, partition, ring_group, dim, handshake)
     except Exception:
         if greets:
-            refuse(found, message_device(found))
+            refuse(ring_group, message_device(ring_group))
         raise
     if greets:
-        if agree(found, message_device(found), _signature(x, partition, dim)):
+        if agree(ring_group, message_device(ring_group), _signature(x, partition, dim)):
             x = x if x.requires_grad else x.detach().requires_grad_()
-        number = next_number(found)
+        number = next_number(ring_group)
     try:
-        gathered: Tensor = _Unshard.apply(x, partition, found, dim, number)  # type: ignore[no-untyped-call]
+        gathered: Tensor = _Unshard.apply(x, partition, ring_group, dim, number)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         refused = transformed("unshard", error)
         if refused is None:
@@ -161,9 +161,9 @@ def join_shards(shards: Sequence[Tensor], partition: str, dim: int = 1) -> Tenso
     for what in ("shape", "dtype", "device"):
         kinds = {str(tuple(x.shape) if what == "shape" else getattr(x, what)) for x in shards}
         if len(kinds) != 1:
-            found = ", ".join(sorted(kinds)) or "none"
+            named = ", ".join(sorted(kinds)) or "none"
             raise InvalidArgument(
-                f"shards must be at least one and all of one {what}, got {found}."
+                f"shards must be at least one and all of one {what}, got {named}."
             )
     (dim,) = dims
     seqlen = shards[0].shape[dim] * len(shards)

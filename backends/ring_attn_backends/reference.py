@@ -65,10 +65,10 @@ class ReferenceBackend:
         lost = _await(keys, where)
         pairs = _Pairs.of_lines(where.keys, where, keys, rows.q)
         _, *gradients = _backward(rows, _in_a_row(keys), pairs, score)
-        for found, to_own, to_landed in zip(gradients, own, landed, strict=True):
+        for gradient, to_own, to_landed in zip(gradients, own, landed, strict=True):
             mine = to_own.shape[1]
-            to_own.copy_(found[:, :mine] * (torch.nan if lost else 1))
-            to_landed.copy_(found[:, mine:] * (torch.nan if lost else 1))
+            to_own.copy_(gradient[:, :mine] * (torch.nan if lost else 1))
+            to_landed.copy_(gradient[:, mine:] * (torch.nan if lost else 1))
 
     def gathered_dq(self, rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
         """dq of `backward`."""

@@ -50,8 +50,8 @@ def local_planner(rows: int, keys: int, mask: Mask) -> Planner:
 def _planned(rows: int, keys: int, mask: Mask, able: Abilities) -> Plan | str:
     # kept, because making it takes the host longer than a short kernel takes a GPU
     row_span, key_span = aligned(rows, keys)
-    found = lone_plan((row_span,), (key_span,), mask.band, able)
-    return f"a mask '{mask}': {found}" if isinstance(found, str) else found
+    lone = lone_plan((row_span,), (key_span,), mask.band, able)
+    return f"a mask '{mask}': {lone}" if isinstance(lone, str) else lone
 
 
 def aligned(rows: int, keys: int) -> tuple[Span, Span]:

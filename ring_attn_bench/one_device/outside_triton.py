@@ -42,23 +42,23 @@ def settle(
     looks = _signature(results) if seen is None else seen
     key = tokens, longest, looks, signature(starts)
     tensors = (*starts, *sound, *_there(results))
-    found = _kept.get(key)
-    if found is None:
+    kept = _kept.get(key)
+    if kept is None:
         _kept[key] = relaunch([_first(starts, sound, tokens, longest, results)], tensors)
     else:
-        found.run(tensors)
+        kept.run(tensors)
 
 
 def fill(starts: Starts, results: Results) -> None:
     """Fills in the results by starts that are sound, which `settle` wrote."""
     key = _signature(results), starts[0].numel()
     tensors = (*starts, *_there(results))
-    found = _kept.get(key)
-    if found is None:
+    kept = _kept.get(key)
+    if kept is None:
         made = _first(starts, None, _tokens(results), (0, 0), results)
         _kept[key] = relaunch([made], tensors)
     else:
-        found.run(tensors)
+        kept.run(tensors)
 
 
 def _there(results: Results) -> tuple[Tensor, ...]:

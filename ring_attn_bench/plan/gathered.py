@@ -110,7 +110,7 @@ def tiles(
     own_first: for lines of several pieces, piece by piece as they arrive, each one's heaviest tile
     first: the own one before the others, or where False behind them. None: by weight alone.
     """
-    found = [
+    visits = [
         Tile(number, part, sum(visit.pairs(part, of_keys=line.of_keys) for visit in line.visits))
         for number, line in enumerate(lines)
         for part in _parts(line.tokens, block)
@@ -121,7 +121,7 @@ def tiles(
         turn = 0 if own_first is None else piece if own_first or piece != OWN else len(lines)
         return turn, -tile.weight
 
-    return tuple(sorted(found, key=order))
+    return tuple(sorted(visits, key=order))
 
 
 def _line(

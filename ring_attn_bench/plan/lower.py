@@ -33,11 +33,11 @@ class Chunk:
 
 def chunks(spans: Iterable[Span], start: int = 0) -> tuple[Chunk, ...]:
     """The chunks of spans that are stored one after another from `start` on."""
-    found = []
+    made = []
     for span in spans:
-        found.append(Chunk(Range(start, start + span.count), span))
+        made.append(Chunk(Range(start, start + span.count), span))
         start += span.count
-    return tuple(found)
+    return tuple(made)
 
 
 def visible_keys(rows: Sequence[Chunk], keys: Chunk, band: Band) -> Range:

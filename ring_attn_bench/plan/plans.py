@@ -222,10 +222,10 @@ def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
         return _one_launch(layout, rank, able)
     lowered = []
     for offsets in layout.offsets:
-        found = _pieces(layout, rank, offsets, able)
-        if isinstance(found, str):
-            return found
-        lowered.append(found)
+        pieces = _pieces(layout, rank, offsets, able)
+        if isinstance(pieces, str):
+            return pieces
+        lowered.append(pieces)
     firsts, rows_start_at_zero = first_flags(
         [piece.rows for pieces in lowered for piece in pieces], layout.tokens
     )
@@ -254,13 +254,13 @@ def plans(layout: Layout, able: Abilities) -> tuple[Plan, ...] | str:
     A rank may need no window block where its neighbour does: asked about its own part alone it
     would start, and wait for a neighbour that has refused.
     """
-    found = []
+    of_steps = []
     for rank in range(layout.world_size):
         lowered = plan(layout, rank, able)
         if isinstance(lowered, str):
             return lowered
-        found.append(lowered)
-    return tuple(found)
+        of_steps.append(lowered)
+    return tuple(of_steps)
 
 
 def lone_plan(rows: Spans, keys: Spans, band: Band, able: Abilities) -> Plan | str:

@@ -94,7 +94,7 @@ def signature(tensors: Sequence[Tensor]) -> Hashable:
 class Kept(dict[Hashable, Relaunch | None]):
     """Launches by their keys; None for a key that something else is to serve."""
 
-    def __setitem__(self, key: Hashable, found: Relaunch | None) -> None:
+    def __setitem__(self, key: Hashable, relaunch: Relaunch | None) -> None:
         if len(self) >= KEPT:
             self.clear()
-        super().__setitem__(key, found)
+        super().__setitem__(key, relaunch)

@@ -162,9 +162,9 @@ class BackwardPass:
             dk, dv = self._home_keys
             return Keys(dk.to(k.dtype), dv.to(v.dtype))
         first, part = (0, None) if last is None else (last[0].start, self._packing.views(last[1]))
-        found = Keys(k.new_empty(k.shape), v.new_empty(v.shape))
-        sum_keys(self._home_keys, part, first, found)
-        return found
+        summed = Keys(k.new_empty(k.shape), v.new_empty(v.shape))
+        sum_keys(self._home_keys, part, first, summed)
+        return summed
 
     def _landed(self, index: int) -> Keys:
         if index == 0:

@@ -26,10 +26,10 @@ def ring_planner(layout: Layout, rank: int, mask: Mask) -> Planner:
     """The plan of `rank` in a ring."""
 
     def planned(able: Abilities) -> Plan | str:
-        found = plans(layout, able)
-        if isinstance(found, str):
-            return f"a mask '{mask}' on partition {layout.partition.name!r}: {found}"
-        return found[rank]
+        of_ranks = plans(layout, able)
+        if isinstance(of_ranks, str):
+            return f"a mask '{mask}' on partition {layout.partition.name!r}: {of_ranks}"
+        return of_ranks[rank]
 
     return planned
 
@@ -53,13 +53,13 @@ def choose(
     reasons = []
     for candidate in registry.backends():
         try:
-            found = _checked(registry.load(candidate), problem, planner_of)
+            chosen = _checked(registry.load(candidate), problem, planner_of)
         except (BackendUnavailable, Unsupported) as error:
             reasons.append(f"{candidate}: {error.reason}")
             continue
         if announces:
             announce(candidate, problem.device)
-        return found
+        return chosen
     raise Unsupported("auto", "; ".join(reasons))
 
 

@@ -54,13 +54,13 @@ class Known:
         return cls(asked, able, problem.backward) if asked.known else None
 
 
-def fastest(found: Mapping[RingOptions, Layout], rule: RingOptions, known: Known) -> RingOptions:
-    """The fastest of what was found, or the rule's.
+def fastest(layouts: Mapping[RingOptions, Layout], rule: RingOptions, known: Known) -> RingOptions:
+    """The fastest of the layouts, or the rule's.
 
     It must be `MARGIN` faster than the rule from an idle host, and no slower from one that is
     ahead: fewer steps save a host time that a full queue or a graph hides.
     """
-    times = {took: _seconds(layout, known) for took, layout in found.items()}
+    times = {took: _seconds(layout, known) for took, layout in layouts.items()}
     base = times[rule]
     if base is None:
         return rule  # choosing a backend says what its kernel lacks
@@ -75,13 +75,14 @@ def fastest(found: Mapping[RingOptions, Layout], rule: RingOptions, known: Known
 def _seconds(layout: Layout, known: Known) -> tuple[float, float] | None:
     """From an idle host and from one that is ahead, of the slowest rank; None where the kernel
     lacks a block."""
-    found = plans(layout, known.able)
-    if isinstance(found, str):
+    of_ranks = plans(layout, known.able)
+    if isinstance(of_ranks, str):
         return None
 
     def slowest(*, queued: bool) -> float:
         return max(
-            cost.seconds(known.asked, one, backward=known.backward, queued=queued) for one in found
+            cost.seconds(known.asked, one, backward=known.backward, queued=queued)
+            for one in of_ranks
         )
 
     return slowest(queued=False), slowest(queued=True)

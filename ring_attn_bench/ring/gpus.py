@@ -24,9 +24,9 @@ def shared_gpu(group: dist.ProcessGroup) -> str:
     name = f"ring_attn_bench/gpu/{group.group_name}"
     keys = [f"{name}/{other}" for other in range(dist.get_world_size(group))]
     store.set(keys[rank], json.dumps([this_host(), _here()]))
-    found = {tuple(json.loads(store.get(key))) for key in keys}
-    host, gpu = found.pop()
-    return str(gpu) if host and not found else ""
+    machines = {tuple(json.loads(store.get(key))) for key in keys}
+    host, gpu = machines.pop()
+    return str(gpu) if host and not machines else ""
 
 
 def _here() -> str:

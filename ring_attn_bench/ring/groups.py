@@ -18,19 +18,19 @@ def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessG
             "a ring needs a process group, and none is initialised: start the program with "
             "`torchrun --nproc-per-node=N` and call torch.distributed.init_process_group() first."
         )
-    found: object = dist.group.WORLD if group is None else group
-    if isinstance(found, DeviceMesh):
-        found = _group_of(found)
-    if not isinstance(found, dist.ProcessGroup | DeviceMesh | int):
+    given: object = dist.group.WORLD if group is None else group
+    if isinstance(given, DeviceMesh):
+        given = _group_of(given)
+    if not isinstance(given, dist.ProcessGroup | DeviceMesh | int):
         raise InvalidArgument(
-            f"group must be a process group or a DeviceMesh of one dim, got {type(found).__name__}."
+            f"group must be a process group or a DeviceMesh of one dim, got {type(given).__name__}."
         )
-    if not isinstance(found, dist.ProcessGroup):  # torch's number for no member, or a mesh without
+    if not isinstance(given, dist.ProcessGroup):  # torch's number for no member, or a mesh without
         raise InvalidArgument(
             "this rank is not in the process group it was given (got "
-            f"{shown(found)}); call the ring only on the group's ranks."
+            f"{shown(given)}); call the ring only on the group's ranks."
         )
-    return found
+    return given
 
 
 def _group_of(mesh: DeviceMesh) -> object:

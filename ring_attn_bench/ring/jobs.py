@@ -31,13 +31,13 @@ def jobs(
     """
     blocks = able(backend, problem)
     travel = travel_dtype(options, getattr(torch, problem.dtype))
-    found = []
+    of_ranks = []
     for rank in ranks:
         plan = ring_planner(layout, rank, problem.mask)(blocks)
         if isinstance(plan, str):
             raise Unsupported(backend.name, plan)
-        found.append(Job(plan, backend, score, travel, problem.deterministic))
-    return tuple(found)
+        of_ranks.append(Job(plan, backend, score, travel, problem.deterministic))
+    return tuple(of_ranks)
 
 
 def travel_dtype(options: RingOptions, dtype: torch.dtype) -> torch.dtype:

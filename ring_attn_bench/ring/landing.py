@@ -26,15 +26,15 @@ def needs(partition: Partition, world_size: int, tokens: int, band: Band) -> Nee
     return tuple(tuple(fetched(rank, offset) for rank in ranks) for offset in offsets)
 
 
-def largest(found: Needs, sizes: Iterable[int]) -> int:
+def largest(fetched: Needs, sizes: Iterable[int]) -> int:
     """Tokens of the largest landing area, on whichever rank: steps of so many offsets each."""
     most, start = 0, 0
     for size in sizes:
-        most, start = max(most, _area(found[start : start + size])), start + size
+        most, start = max(most, _area(fetched[start : start + size])), start + size
     return most
 
 
-def groups(found: Needs, area: int, limits: Iterable[int]) -> tuple[int, ...] | None:
+def groups(fetched: Needs, area: int, limits: Iterable[int]) -> tuple[int, ...] | None:
     """Sizes of steps in turn, each as large as an area of so many tokens and its limit allow.
 
     limits: the most ranks of the first step, the second, ...; at least as many as there are ranks.
@@ -44,11 +44,11 @@ def groups(found: Needs, area: int, limits: Iterable[int]) -> tuple[int, ...] | 
     start = 0
     for limit in limits:
         fits = 0
-        while fits < min(limit, len(found) - start):
-            if _area(found[start : start + fits + 1]) > area:
+        while fits < min(limit, len(fetched) - start):
+            if _area(fetched[start : start + fits + 1]) > area:
                 break
             fits += 1
-        if start == len(found):
+        if start == len(fetched):
             break
         if not fits:
             return None

@@ -37,9 +37,9 @@ def _enqueue(keys: Keys, into: Keys, part: Keys, first: int, *, adds: bool = Fal
         return
     tensors = (*keys, *into, *part) if adds else (*keys, *into)
     key = first, signature(tensors)
-    found = _kept.get(key)
-    if found is not None:
-        found.run(tensors)
+    kept = _kept.get(key)
+    if kept is not None:
+        kept.run(tensors)
         return
     _kept[key] = relaunch([_made(keys, into, part, first, adds=adds)], tensors)
 

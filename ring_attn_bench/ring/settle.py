@@ -46,11 +46,11 @@ def settled(
     rule = _ruled(*where, options, waits=waits)
     if known is None or world_size == 1 or not is_open(options):
         return rule
-    found = [rule]
+    candidates = [rule]
     for schedule in _OTHERS:
         with suppress(InvalidArgument):  # slots that were asked for may not fit the budget then
-            found.append(_ruled(*where, replace(options, schedule=schedule)))
-    return fastest({took: laid_out(*where, took) for took in found}, rule, known)
+            candidates.append(_ruled(*where, replace(options, schedule=schedule)))
+    return fastest({took: laid_out(*where, took) for took in candidates}, rule, known)
 
 
 _OTHERS: tuple[Schedule, ...] = ("steps", "grouped", "gather")
@@ -69,8 +69,8 @@ def _ruled(
     layout = laid_out(partition, world_size, tokens, mask, took)
     if options.landing_tokens is None or world_size == 1:
         return took
-    found = needs(layout.partition, world_size, tokens, layout.band)
-    return _Budget(options.landing_tokens, found, layout).fitted(options, took)
+    fetched = needs(layout.partition, world_size, tokens, layout.band)
+    return _Budget(options.landing_tokens, fetched, layout).fitted(options, took)
 
 
 def layout_of(
@@ -99,8 +99,8 @@ def laid_out(partition: str, world_size: int, tokens: int, mask: Mask, took: Rin
 class _Budget:
     """So many tokens of other ranks' keys may lie on a rank at once."""
 
-    def __init__(self, tokens: int, found: Needs, layout: Layout) -> None:
-        self._tokens, self._needs, self._layout = tokens, found, layout
+    def __init__(self, tokens: int, fetched: Needs, layout: Layout) -> None:
+        self._tokens, self._needs, self._layout = tokens, fetched, layout
 
     def fitted(self, options: RingOptions, took: RingOptions) -> RingOptions:
         """took, cut where the options leave it open."""

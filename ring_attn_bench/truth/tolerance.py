@@ -47,9 +47,9 @@ def error(result: Tensor, truth: Tensor) -> Deviation:
     return _deviation(torch.where(result == truth, 0.0, difference))
 
 
-def worst(found: Iterable[Deviation]) -> Deviation:
+def worst(deviations: Iterable[Deviation]) -> Deviation:
     """The largest of each."""
-    pairs = [(x.max_abs, x.rmse) for x in found]
+    pairs = [(x.max_abs, x.rmse) for x in deviations]
     return Deviation(*map(max, zip(*pairs, strict=True)))
 
 

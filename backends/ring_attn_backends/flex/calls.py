@@ -42,8 +42,8 @@ def _limited(compiled: Callable[..., Any]) -> Call:
 
     def run(*arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - those of a Call
         with torch._dynamo.config.patch(_LIMITS):
-            found: tuple[Tensor, Tensor] = compiled(*arguments)
-        return found
+            results: tuple[Tensor, Tensor] = compiled(*arguments)
+        return results
 
     return run
 

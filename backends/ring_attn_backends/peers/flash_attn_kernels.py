@@ -126,13 +126,13 @@ def as_flash_attn(package: Any) -> dict[str, ModuleType]:  # noqa: ANN401 - it s
         _refuse(dropout_p, alibi_slopes)
         # its kernels write dense buffers; what the peer cut out of larger ones is copied into
         buffers = {name: x for name, x in (("dq", dq), ("dk", dk), ("dv", dv)) if x.is_contiguous()}
-        found = package._flash_attn_bwd(
+        gradients = package._flash_attn_bwd(
             q, k, v, out, dout, softmax_lse.contiguous(),
             softmax_scale=softmax_scale, causal=causal, softcap=softcap,
             window_size_left=_side(window_size_left), window_size_right=_side(window_size_right),
             deterministic=deterministic, **buffers,
         )  # fmt: skip
-        for buffer, gradient in zip((dq, dk, dv), found[:3], strict=True):
+        for buffer, gradient in zip((dq, dk, dv), gradients[:3], strict=True):
             if gradient is not buffer:
                 buffer.copy_(gradient)
 
@@ -151,11 +151,11 @@ def as_flash_attn(package: Any) -> dict[str, ModuleType]:  # noqa: ANN401 - it s
     ) -> Tensor:
         _refuse(dropout_p, alibi_slopes)
         left, right = window_size
-        found = package.flash_attn_func(
+        results = package.flash_attn_func(
             q, k, v, softmax_scale=softmax_scale, causal=causal, softcap=softcap,
             window_size=(_side(left), _side(right)), deterministic=deterministic,
         )  # fmt: skip
-        out: Tensor = found[0] if isinstance(found, tuple) else found
+        out: Tensor = results[0] if isinstance(results, tuple) else results
         return out
 
     return flash_attn_modules(forward, backward, function)

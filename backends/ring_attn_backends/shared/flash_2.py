@@ -57,11 +57,11 @@ def forward(kernels: Kernels, q: Tensor, keys: Keys, call: FlashCall) -> tuple[T
     width = rounded(max(q.shape[-1], dim_v), 8)
     q, k, v = (fitted(x, width) for x in (q, *keys))
     parts = _parts(call, q, k)
-    found = [
+    results = [
         kernels.launch_forward(q[at], Keys(k[at], v[at]), _launch(one, q.shape[-3], k.shape[-3]))
         for at, one in parts
     ]
-    out, lse = found[0] if parts[0][1] is call else _stacked(found)
+    out, lse = results[0] if parts[0][1] is call else _stacked(results)
     if call.documents is not None:
         # of rows that see nothing (softmax.h:180, flash_fwd_kernel.h:125)
         lse = lse.masked_fill(lse == float("inf"), float("-inf"))
@@ -79,14 +79,14 @@ def backward(
     dout, q, k, v, out = (fitted(x, width) for x in (dout.to(dtype), q, k, v, out.to(dtype)))
     lse = lse.contiguous()  # read by pointer, whatever its strides
     parts = _parts(call, q, k)
-    found = [
+    shares = [
         kernels.launch_backward(
             Rows(q[at], dout[at], out[at], lse[at]), Keys(k[at], v[at]),
             _launch(one, q.shape[-3], k.shape[-3]), deterministic=deterministic,
         )
         for at, one in parts
     ]  # fmt: skip
-    return cropped(found[0] if parts[0][1] is call else _stacked(found), keys)
+    return cropped(shares[0] if parts[0][1] is call else _stacked(shares), keys)
 
 
 def _launch(call: FlashCall, rows: int, keys: int) -> FlashLaunch:

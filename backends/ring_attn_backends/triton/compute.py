@@ -29,9 +29,9 @@ def whole_forward(q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Te
     batch, rows, heads, _ = q.shape
     out = q.new_empty(batch, rows, heads, keys.v.shape[-1])
     lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
-    found = _pieces(block, positions=needs_positions(score))
-    if len(found) == 1:
-        _forward(q, keys, Running(out, lse), found[0].block, score, first=True, fresh=True)
+    pieces = _pieces(block, positions=needs_positions(score))
+    if len(pieces) == 1:
+        _forward(q, keys, Running(out, lse), pieces[0].block, score, first=True, fresh=True)
     else:
         forward_into(q, keys, Running(out, lse, out), block, score, first=True)
     return out, lse
@@ -40,9 +40,9 @@ def whole_forward(q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Te
 def whole_backward(rows: Rows, keys: Keys, block: Block, score: Score) -> Sums:
     """The contract's `backward`: accumulated in float32, and rounded once to q's dtype."""
     sums = Sums(*(x.new_empty(x.shape) for x in (rows.q, *keys)))
-    found = _pieces(block, positions=needs_positions(score))
-    if len(found) == 1:
-        where = found[0].block
+    pieces = _pieces(block, positions=needs_positions(score))
+    if len(pieces) == 1:
+        where = pieces[0].block
         _backward(rows, keys, sums, where, score, add=False, add_keys=False, fresh=True)
     else:
         backward_into(rows, keys, sums, block, score, first=True, first_keys=True)
@@ -53,15 +53,15 @@ def forward_into(
     q: Tensor, keys: Keys, running: Running, block: Block, score: Score, *, first: bool
 ) -> None:
     """The contract's `forward_into`: a kernel call for each pair of two chunks at most."""
-    found = _pieces(block, positions=needs_positions(score))
-    if len(found) == 1:
-        _forward(q, keys, running, found[0].block, score, first=first)
+    pieces = _pieces(block, positions=needs_positions(score))
+    if len(pieces) == 1:
+        _forward(q, keys, running, pieces[0].block, score, first=first)
         return
     if running.out.dtype is not torch.float32:  # it is the target, and `first`
         running = running._replace(out=torch.empty_like(running.out, dtype=torch.float32))
-    for index, piece in enumerate(found):
-        begins = index == 0 or found[index - 1].rows != piece.rows
-        ends = index + 1 == len(found) or found[index + 1].rows != piece.rows
+    for index, piece in enumerate(pieces):
+        begins = index == 0 or pieces[index - 1].rows != piece.rows
+        ends = index + 1 == len(pieces) or pieces[index + 1].rows != piece.rows
         own = running.part(piece.rows) if ends else running._replace(target=None).part(piece.rows)
         _forward(
             part_of(q, piece.rows), keys.part(piece.keys), own, piece.block, score,
@@ -74,25 +74,25 @@ def backward_into(
     *, first: bool, first_keys: bool,
 ) -> None:  # fmt: skip
     """The contract's `backward_into`: one kernel for dq, one for dk and dv, both deterministic."""
-    found = _pieces(block, positions=needs_positions(score))
-    if len(found) == 1:
-        where = found[0].block
+    pieces = _pieces(block, positions=needs_positions(score))
+    if len(pieces) == 1:
+        where = pieces[0].block
         _backward(rows, keys, sums, where, score, add=not first, add_keys=not first_keys)
         return
-    one_line_of_rows = found[0].rows == found[-1].rows
+    one_line_of_rows = pieces[0].rows == pieces[-1].rows
     wide = sums
     if sums.dq.dtype is not torch.float32:  # `first`, and written at the end
         wide = wide._replace(dq=_like(sums.dq))
     if not one_line_of_rows:
         # shares of several lines of rows are added up in float32, whatever dtype is wanted
         wide = wide._replace(dk=_like(sums.dk), dv=_like(sums.dv))
-    for index, piece in enumerate(found):
-        begins = index == 0 or found[index - 1].rows != piece.rows
+    for index, piece in enumerate(pieces):
+        begins = index == 0 or pieces[index - 1].rows != piece.rows
         _backward(
             rows.part(piece.rows), keys.part(piece.keys), wide.part(piece.rows, piece.keys),
             piece.block, score,
             add=not (first and begins),
-            add_keys=piece.rows != found[0].rows or (one_line_of_rows and not first_keys),
+            add_keys=piece.rows != pieces[0].rows or (one_line_of_rows and not first_keys),
         )  # fmt: skip
     for wanted, total, starts in zip(sums, wide, (True, first_keys, first_keys), strict=True):
         if total is not wanted:

@@ -35,15 +35,15 @@ def forward(q: Tensor, keys: Gathering, where: Gathered, score: Score) -> tuple[
 
 def dq(rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
     """The contract's `gathered_dq`."""
-    found = rows.q.new_empty(rows.q.shape)
+    made = rows.q.new_empty(rows.q.shape)
     seen = _read(rows, keys)
 
     def launch() -> TritonLaunch:
         make = gathered_family_for((rows.q, rows.dout), keys, score).gathered.dq_launch
-        return make(rows, keys, found, where, score)
+        return make(rows, keys, made, where, score)
 
-    _enqueue("dq", (*seen, found), seen, keys, where, score, launch)
-    return found
+    _enqueue("dq", (*seen, made), seen, keys, where, score, launch)
+    return made
 
 
 def dkdv(

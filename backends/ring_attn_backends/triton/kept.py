@@ -43,9 +43,9 @@ def enqueue(
     if score.alibi_slopes is not None:
         more = *more, score.alibi_slopes
     key = asked, score.softmax_scale, score.softcap, signature((*seen, *more))
-    found = _kept.get(key)
-    if found is not None:
-        found.again.run((*given, *more, *found.tables))
+    kept = _kept.get(key)
+    if kept is not None:
+        kept.again.run((*given, *more, *kept.tables))
         return
     made = launches()
     calls, tables = _made(made), tuple(x for one in made for x in one.tables)

@@ -125,14 +125,14 @@ def _fitting(spans: Spans, step: int) -> Iterator[tuple[Range, Spans]]:
 
 def _joined(spans: Spans) -> Spans:
     """Spans that go on where the one before them ends are one."""
-    found: list[Span] = []
+    joined: list[Span] = []
     for span in spans:
-        before = found[-1] if found else None
+        before = joined[-1] if joined else None
         if before and before.step == span.step and span.start == before.last + span.step:
-            found[-1] = Span(before.start, before.count + span.count, span.step)
+            joined[-1] = Span(before.start, before.count + span.count, span.step)
         else:
-            found.append(span)
-    return tuple(found)
+            joined.append(span)
+    return tuple(joined)
 
 
 def _step(spans: Spans) -> int:

@@ -188,12 +188,12 @@ class P2P(FreshMemory):
 
     def begin(self, plan: Plan) -> P2PLink:
         """This rank's end of a pass."""
-        found = self._kept.get(id(plan))
-        if found is None:
+        messages = self._kept.get(id(plan))
+        if messages is None:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
-            found = self._kept[id(plan)] = self._laid_out(plan)
-        return P2PLink(self._messages, found)
+            messages = self._kept[id(plan)] = self._laid_out(plan)
+        return P2PLink(self._messages, messages)
 
     def resume(self, plan: Plan) -> P2PLink:
         """As `begin`: nothing is posted but gradients."""

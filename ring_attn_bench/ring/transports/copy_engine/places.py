@@ -50,9 +50,9 @@ def everyones(group: dist.ProcessGroup) -> list[GpuOfHost]:
     assert len(text) <= _WIDTH
     padded, where = [*text, *b" " * (_WIDTH - len(text))], message_device(group)
     mine = torch.tensor(padded, dtype=torch.uint8, device=where)
-    found = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(found, mine, group=group)
-    return [GpuOfHost(**json.loads(bytes(theirs.tolist()))) for theirs in found]
+    of_ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(of_ranks, mine, group=group)
+    return [GpuOfHost(**json.loads(bytes(theirs.tolist()))) for theirs in of_ranks]
 
 
 def why_apart(places: Sequence[GpuOfHost]) -> str | None:

@@ -103,7 +103,7 @@ def _moves(
     """By step; told the fetch's number from 1 on, which part of its heads, and whether it is its
     owner's first, and last. An owner's fetches are all in one step.
     """
-    found, before = [], 0
+    steps, before = [], 0
     for step in plan.steps:
         parts = [
             (fetch, before + number, group)
@@ -111,14 +111,14 @@ def _moves(
             for number, fetch in enumerate(step.fetches, 1)
         ]
         owners = [fetch.owner for fetch, _, _ in parts]
-        found.append(
+        steps.append(
             tuple(
                 move(*part, part[0].owner not in owners[:at], part[0].owner not in owners[at + 1 :])
                 for at, part in enumerate(parts)
             )
         )
         before += len(step.fetches)
-    return tuple(found)
+    return tuple(steps)
 
 
 def _unique(ranks: Iterable[int]) -> list[int]:

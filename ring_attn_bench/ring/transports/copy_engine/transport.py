@@ -64,13 +64,13 @@ class CopyEngine:
         self._peers = [process for process in processes if process != own]
         self._device_index = torch.cuda.current_device()
         self.device = torch.device("cuda", self._device_index)
-        found = driver()
-        assert found is not None  # unsupported asked
-        self.driver: MemoryDriver = found
+        loaded = driver()
+        assert loaded is not None  # unsupported asked
+        self.driver: MemoryDriver = loaded
         places = everyones(group)
         self.shares_gpu = len({place.gpu for place in places}) < len(places)
-        self.pulls, self.pushes = (own_stream(found, self.device) for _ in range(2))
-        self._aside = own_stream(found, self.device, priority=-1)
+        self.pulls, self.pushes = (own_stream(loaded, self.device) for _ in range(2))
+        self._aside = own_stream(loaded, self.device, priority=-1)
         self.pulls_at, self.pushes_at = self.pulls.cuda_stream, self.pushes.cuda_stream
         self._edge = self.event()
         self._words = Words(self._world)
@@ -151,11 +151,11 @@ class CopyEngine:
         By heads, so that early heads can be pulled first. sends: whether anybody reads them.
         """
         kind = packing, tokens, sends, dtype, device
-        found = self._rooms.get(kind)
-        if found is None or (self._regions > SLOTS and self._filled is not dtype):
-            found = self._made_room(*kind)
+        room = self._rooms.get(kind)
+        if room is None or (self._regions > SLOTS and self._filled is not dtype):
+            room = self._made_room(*kind)
         self._watch.check()
-        return found[self._claimed()]
+        return room[self._claimed()]
 
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """This rank's slot for the next pass, when the peers have read what was in it."""
@@ -174,21 +174,21 @@ class CopyEngine:
     def route(self, plan: Plan, slot: int, keys: Tensor) -> Route:
         """What passes of the plan with such keys have in common; kept while memory stays."""
         key = id(plan), slot, keys.shape, keys.dtype
-        found = self._routes.get(key)
-        if found is None:
+        route = self._routes.get(key)
+        if route is None:
             if len(self._routes) >= KEPT:
                 self._routes.clear()
-            found = self._routes[key] = Route(self, plan, slot, keys)
-        return found
+            route = self._routes[key] = Route(self, plan, slot, keys)
+        return route
 
     def _home(self, plan: Plan) -> Home:
         key = id(plan)
-        found = self._homes.get(key)
-        if found is None:
+        home = self._homes.get(key)
+        if home is None:
             if len(self._homes) >= KEPT:
                 self._homes.clear()
-            found = self._homes[key] = Home(plan, self.programme(plan, 0, 1))
-        return found
+            home = self._homes[key] = Home(plan, self.programme(plan, 0, 1))
+        return home
 
     def event(self) -> torch.cuda.Event:
         """A new CUDA event."""
@@ -204,8 +204,8 @@ class CopyEngine:
 
     def programme(self, plan: Plan, slot: int, head_groups: int) -> Programme:
         """The plan's operations; kept, with the plan, which is told by its identity."""
-        found = self._programmes.get((id(plan), slot, head_groups))
-        if found is None:
+        entry = self._programmes.get((id(plan), slot, head_groups))
+        if entry is None:
             if len(self._programmes) >= KEPT:
                 self._programmes.clear()
             made = programme(
@@ -213,8 +213,8 @@ class CopyEngine:
                 [self._table.addresses[place] for place in self._part.process_of],
                 self._arrived_at[slot], head_groups,
             )  # fmt: skip
-            self._programmes[id(plan), slot, head_groups] = found = plan, made
-        return found[1]
+            self._programmes[id(plan), slot, head_groups] = entry = plan, made
+        return entry[1]
 
     def words_of(self, slot: int) -> Tensor:
         """`tensors.Gathering.arrived`, and more of them."""
@@ -311,11 +311,11 @@ class CopyEngine:
         buffers = [
             self._memory_of(slot, sent, packing.width, dtype).view(shape) for slot in range(SLOTS)
         ]
-        found = tuple(PackedKeys(x, packing.views(x) if sends else None) for x in buffers)
+        room = tuple(PackedKeys(x, packing.views(x) if sends else None) for x in buffers)
         if len(self._rooms) >= KEPT:
             self._rooms.clear()
-        self._rooms[packing, tokens, sends, dtype, device] = found
-        return found
+        self._rooms[packing, tokens, sends, dtype, device] = room
+        return room
 
     def _memory_of(self, slot: int, tokens: int, width: int, dtype: torch.dtype) -> Tensor:
         assert self._outgoing is not None  # `reserve` came before

@@ -49,13 +49,13 @@ def worklist(
 ) -> Worklist:  # fmt: skip
     """Of tiles of `own` tokens of a side that visit tiles of `other`; `once` makes it only once."""
     lines = where.rows if side == "rows" else where.keys
-    found: list[list[int]] = []
+    table: list[list[int]] = []
     entries: list[list[int]] = []
     for tile in tiles(lines, own, own_first=own_first):
         line, first = lines[tile.line], len(entries)
         entries += _entries(tile, line, other)
-        found.append([tile.tokens.start, line.tokens.stop, first, len(entries), line.piece])
-    return Worklist(_table(found, TILE, device), _table(entries, ENTRY, device))
+        table.append([tile.tokens.start, line.tokens.stop, first, len(entries), line.piece])
+    return Worklist(_table(table, TILE, device), _table(entries, ENTRY, device))
 
 
 def _entries(tile: Tile, line: Visitors, block: int) -> list[list[int]]:

@@ -55,7 +55,7 @@ def rows_of(
     for line in lines:
         begins.append(at)
         at += len(line.visits)
-    found = [
+    table = [
         _row(
             tile.tokens.start, tile.tokens.stop,
             begins[tile.line], begins[tile.line] + len(line.visits),
@@ -66,8 +66,8 @@ def rows_of(
     for line in lines:
         for visit in line.visits:
             tokens, bounds = visit.tokens, _bounds(line, visit)
-            found.append(_row(tokens.start, tokens.stop, *bounds, visit.start, visit.piece))
-    return found, len(cut)
+            table.append(_row(tokens.start, tokens.stop, *bounds, visit.start, visit.piece))
+    return table, len(cut)
 
 
 def _row(first: int, stop: int, third: int, fourth: int, position: int, piece: int) -> list[int]:
