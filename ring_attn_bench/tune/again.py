@@ -52,11 +52,9 @@ def renew(tensors: TrialTensors, mask: Mask, score: Score) -> Renewed:
     others = torch.ones(rows.q.shape[1], dtype=torch.bool, device=rows.q.device)
     others[at] = False
     rows.dout[:, others] = 0
-    own, where = (
-        (rows.q[:, at], *keys, rows.dout[:, at]),
-        torch.arange(keys.k.shape[1]).to(at.device),
-    )
-    right = expect(rows.q.dtype, partial(answers, *own, at, where, mask, score))
+    own, at_keys = rows.q[:, at], torch.arange(keys.k.shape[1], device=at.device)
+    found = partial(answers, own, *keys, rows.dout[:, at], at, at_keys, mask, score)
+    right = expect(rows.q.dtype, found)
     _finish(tensors, at, right)
     return Renewed(at, right)
 
