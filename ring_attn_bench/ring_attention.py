@@ -128,7 +128,7 @@ class _Fixed:
         return 1 if "_qkvpacked_" in self.name else 2 if "_kvpacked_" in self.name else 3
 
     def asked(self, *arguments: Any, **named: Any) -> _Asked:  # noqa: ANN401 - any function's
-        """The arguments, completed."""
+        """The call's arguments, completed by the fixed ones."""
         if self.partition is not None:
             if "partition" in named:
                 raise TypeError(f"{self.name}() got an unexpected keyword argument 'partition'")

@@ -34,13 +34,13 @@ class LocalArguments(TypedDict, total=False):
 
 
 class VarlenArguments(LocalArguments, total=False):
-    """The same of packed documents."""
+    """The arguments of the functions of packed documents."""
 
     check_cu_seqlens: bool
 
 
 class RingArguments(TypedDict, total=False):
-    """The same of the ring functions."""
+    """The arguments of the ring functions."""
 
     dropout_p: float
     softmax_scale: float | None

@@ -32,7 +32,7 @@ from ring_attn_bench.ring import predicted_memory
 from ring_attn_bench.ring.jobs import travel_dtype
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype
-from ring_attn_bench.ring.predicted_memory import Kernel, Sizes
+from ring_attn_bench.ring.predicted_memory import KernelMemory, Sizes
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.sizes import kept_bytes
 
@@ -96,10 +96,10 @@ def _sizes(case: Case, options: RingOptions) -> Sizes:
     return Sizes(case.batch, *heads, dtype.itemsize, wide.itemsize, travels.itemsize)
 
 
-def _kernel(name: str, backend: Backend, case: Case) -> Kernel:
+def _kernel(name: str, backend: Backend, case: Case) -> KernelMemory:
     traits = accumulating(backend) is not None, backend.needs_delta
     if name != "triton" or case.dtype not in ("float16", "bfloat16"):
-        return Kernel(*traits)
+        return KernelMemory(*traits)
 
     def scratch(launch: Launch | Gathered) -> int:
         if isinstance(launch, Gathered):
@@ -111,7 +111,7 @@ def _kernel(name: str, backend: Backend, case: Case) -> Kernel:
         heads = case.heads_q, case.heads_kv, case.head_dim, case.head_dim
         return shares_bytes(case.batch, tokens, *heads, ragged=ragged)
 
-    return Kernel(*traits, scratch)
+    return KernelMemory(*traits, scratch)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ring_attn_bench.conformance.cases import Case
+from ring_attn_bench.conformance.cases import BlockCase
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Mask
@@ -12,16 +12,16 @@ from ring_attn_bench.plan.problem import Mask
 SOME = {"heads": 4, "key_heads": 2, "dtype": "bfloat16"}
 
 
-def clipped(scale: int = 1) -> list[Case]:
+def clipped(scale: int = 1) -> list[BlockCase]:
     """Windows with more rows than keys; flash-attn 2 compares both of their sides with the keys.
 
     scale: how much longer everything is, so that it takes several tiles.
     """
 
-    def case(title: str, rows: Span, keys: Span, **mask: int | bool | None) -> Case:
+    def case(title: str, rows: Span, keys: Span, **mask: int | bool | None) -> BlockCase:
         sides = {name: x if isinstance(x, bool) else x * scale for name, x in mask.items()}
         rows, keys = (Span(x.start * scale, x.count * scale) for x in (rows, keys))
-        return Case(f"{title}, x {scale}", (rows,), (keys,), Mask(**sides), batch=3, **SOME)
+        return BlockCase(f"{title}, x {scale}", (rows,), (keys,), Mask(**sides), batch=3, **SOME)
 
     found = [
         case("causal, three times as many rows as keys", Span(0, 60), Span(0, 20), causal=True),

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
+from ring_attn_bench.conformance.expected import Expected, Results, bounds
 from ring_attn_bench.conformance.faults import faults
-from ring_attn_bench.conformance.truth import Results, Truth, bounds
 from ring_attn_bench.contract import dropout
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.truth import oracle, tolerance
@@ -55,11 +55,6 @@ class Question:
         """The inputs'."""
         found: torch.dtype = getattr(torch, self.dtype)
         return found
-
-    @property
-    def wide_dtype(self) -> torch.dtype:
-        """Of lse."""
-        return torch.promote_types(self.torch_dtype, torch.float32)
 
     @property
     def window(self) -> tuple[int, int]:
@@ -134,7 +129,7 @@ def _of(question: Question, device: str, backend: str) -> list[str]:
         results = computed(question, data, backend)
     except Exception as error:  # one of hundreds: the others are asked all the same
         return [f"{type(error).__name__}: {error}"]
-    return faults(question, truth(question, data), results)
+    return faults(truth(question, data), results)
 
 
 def draw(question: Question, device: str) -> Data:
@@ -180,7 +175,7 @@ def computed(question: Question, data: Data, backend: str) -> Results:
     return {"out": out.detach(), "lse": lse} | dict(zip(NAMES, gradients, strict=True))
 
 
-def truth(question: Question, data: Data) -> Truth:
+def truth(question: Question, data: Data) -> Expected:
     """The results in float64, and how far from them a backend's may be."""
     arithmetic = tolerance.baseline_arithmetic(question.torch_dtype)
     exact, plain, sizes = [], [], {"dq": 0.0, "dk": 0.0}
@@ -190,7 +185,8 @@ def truth(question: Question, data: Data) -> Truth:
         for name, most in _uncancelled(question.mask, part, exact[-1]).items():
             sizes[name] = max(sizes[name], most)
     right = _joined(question, exact)
-    return Truth(right, bounds(question.torch_dtype, right, [_joined(question, plain)], sizes))
+    dtype = question.torch_dtype
+    return Expected(dtype, right, bounds(dtype, right, [_joined(question, plain)], sizes))
 
 
 def _parts(question: Question, data: Data) -> Iterator[Part]:

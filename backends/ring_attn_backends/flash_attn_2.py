@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.shared import flash_2, flash_2_limits
-from ring_attn_backends.shared.calls import ByCalls, Call
+from ring_attn_backends.shared.calls import ByCalls, FlashCall
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
@@ -55,16 +55,16 @@ class FlashAttn2Backend(ByCalls):
         """The package's."""
         return f"flash-attn {version('flash-attn')}"
 
-    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
         """One launch, but for a window that the dense kernels read as another one."""
         return flash_2.forward(self, q, keys, call)
 
-    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
+    def run_backward(self, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool) -> Sums:
         """As forward."""
         return flash_2.backward(self, rows, keys, call, deterministic=deterministic)
 
     def launch_forward(
-        self, q: Tensor, keys: Keys, launch: flash_2.Launch
+        self, q: Tensor, keys: Keys, launch: flash_2.FlashLaunch
     ) -> tuple[Tensor, Tensor]:
         """The package's dense or varlen function; it draws from the default generator."""
         run = self._function("forward", launch)
@@ -74,7 +74,7 @@ class FlashAttn2Backend(ByCalls):
         return out, lse
 
     def launch_backward(
-        self, rows: Rows, keys: Keys, launch: flash_2.Launch, *, deterministic: bool
+        self, rows: Rows, keys: Keys, launch: flash_2.FlashLaunch, *, deterministic: bool
     ) -> Sums:
         """The package's dense or varlen function, which fills dq, dk and dv."""
         dropout, seed = launch.call.score.dropout_p, launch.call.seed
@@ -88,12 +88,12 @@ class FlashAttn2Backend(ByCalls):
         )  # fmt: skip
         return sums
 
-    def _function(self, direction: str, launch: flash_2.Launch) -> Any:  # noqa: ANN401 - untyped
+    def _function(self, direction: str, launch: flash_2.FlashLaunch) -> Any:  # noqa: ANN401 - untyped
         packed = launch.call.documents is not None
         return getattr(self._package, f"_flash_attn_{'varlen_' if packed else ''}{direction}")
 
 
-def _options(launch: flash_2.Launch) -> dict[str, Any]:
+def _options(launch: flash_2.FlashLaunch) -> dict[str, Any]:
     """A launch in the package's words, the same forward and backward."""
     score, documents = launch.call.score, launch.call.documents
     slopes = score.alibi_slopes

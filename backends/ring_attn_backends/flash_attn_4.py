@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_backends.shared.calls import ByCalls, Call
+from ring_attn_backends.shared.calls import ByCalls, FlashCall
 from ring_attn_backends.shared.padding import cropped, ended, fitted, rounded
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
@@ -75,7 +75,7 @@ class FlashAttn4Backend(ByCalls):
             f"flash-attn-4 {version('flash-attn-4')}, cutlass-dsl {version('nvidia-cutlass-dsl')}"
         )
 
-    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
         """One call."""
         if call.documents is not None:  # a hidden key's score is overwritten, its v multiplied by 0
             keys = keys._replace(v=ended(call.documents.cu_seqlens_k, keys.v)[0])
@@ -87,7 +87,7 @@ class FlashAttn4Backend(ByCalls):
         )  # fmt: skip
         return out[..., : keys.v.shape[-1]], lse
 
-    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
+    def run_backward(self, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool) -> Sums:
         """One call; the package forms delta itself, from the whole row's out."""
         (q, dout, out, lse, _), (k, v) = rows, keys
         if call.documents is not None:
@@ -124,7 +124,7 @@ def _widths(dim: int, dim_v: int, step: int) -> tuple[int, int]:
     return (192, 128) if dim <= 192 and dim_v <= 128 else (_MAX_HEAD_DIM, _MAX_HEAD_DIM)
 
 
-def _options(call: Call) -> dict[str, Any]:
+def _options(call: FlashCall) -> dict[str, Any]:
     """A call in the package's words, the same forward and backward."""
     options = {
         "softmax_scale": call.score.softmax_scale,

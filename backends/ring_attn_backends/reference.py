@@ -15,7 +15,7 @@ from torch import Tensor
 from ring_attn_bench.contract.dropout import keep
 from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Sums
 from ring_attn_bench.plan.block import Alibi, Block, Form
-from ring_attn_bench.plan.gathered import OWN, Gathered, Line
+from ring_attn_bench.plan.gathered import OWN, Gathered, Visitors
 from ring_attn_bench.plan.positions import Band, Spans
 from ring_attn_bench.plan.problem import Problem, Score
 
@@ -93,7 +93,7 @@ class _Pairs:
 
     @classmethod
     def of_lines(
-        cls, visitors: Iterable[Line], where: Gathered, keys: Gathering, q: Tensor
+        cls, visitors: Iterable[Visitors], where: Gathered, keys: Gathering, q: Tensor
     ) -> _Pairs:
         """What the lines of one side visit of the other, the landed keys counted behind own ones.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.record import Case, Contestant, TensorError
@@ -22,7 +22,7 @@ Results = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Rows:
+class ComparedRows:
     """The query rows that are compared: their positions, by ring rank, and how many in all."""
 
     kind: str
@@ -30,17 +30,19 @@ class Rows:
     of_rank: dict[int, Tensor]
 
 
-def choose_rows(case: Case, spec: Contestant, place: Place, check: Check, seed: int) -> Rows:
+def choose_rows(
+    case: Case, spec: Contestant, place: WorkerPlace, check: Check, seed: int
+) -> ComparedRows:
     """Every row of a short sequence; of a long one a sample with both sides of every boundary."""
     own = {r: positions(case, spec, r) for r in range(place.world_size)}
     if case.seqlen_total <= check.full_up_to:
-        return Rows("full", case.seqlen_total, {r: own[r] for r in place.ranks})
+        return ComparedRows("full", case.seqlen_total, {r: own[r] for r in place.ranks})
     rule = get_partition(spec.partition)
     spans = [rule.spans(r, place.world_size, case.seqlen_per_gpu) for r in own]
     starts = [span.start for rank in spans for span in rank]
     sampled = oracle.sample_rows(case.seqlen_total, check.sampled_rows, starts, seed)
     of_rank = {r: own[r][torch.isin(own[r], sampled)] for r in place.ranks}
-    return Rows("sampled", len(sampled), of_rank)
+    return ComparedRows("sampled", len(sampled), of_rank)
 
 
 def positions(case: Case, spec: Contestant, rank: int) -> Tensor:
@@ -48,7 +50,7 @@ def positions(case: Case, spec: Contestant, rank: int) -> Tensor:
     return position_ids(case.seqlen_total, rank, case.world_size, spec.partition)
 
 
-def only_rows(inputs: Inputs, rows: Rows, place: Place) -> Inputs:
+def only_rows(inputs: Inputs, rows: ComparedRows, place: WorkerPlace) -> Inputs:
     """The inputs with dout zero but in the compared rows, so that those determine dk and dv."""
     if rows.kind == "full":
         return inputs
@@ -71,7 +73,9 @@ class Truth:
     plain: dict[int, Results]
 
 
-def truth(case: Case, inputs: Inputs, rows: Rows, place: Place, *, backward: bool) -> Truth:
+def truth(
+    case: Case, inputs: Inputs, rows: ComparedRows, place: WorkerPlace, *, backward: bool
+) -> Truth:
     """What the results should be; a collective over the group's processes."""
     plain = baseline_arithmetic(dtype_of(case))
     return Truth(
@@ -83,8 +87,8 @@ def truth(case: Case, inputs: Inputs, rows: Rows, place: Place, *, backward: boo
 def _solve(
     case: Case,
     inputs: Inputs,
-    rows: Rows,
-    place: Place,
+    rows: ComparedRows,
+    place: WorkerPlace,
     arithmetic: torch.dtype,
     *,
     backward: bool,
@@ -121,8 +125,8 @@ def _solve(
 def judge(
     case: Case,
     spec: Contestant,
-    place: Place,
-    rows: Rows,
+    place: WorkerPlace,
+    rows: ComparedRows,
     expected: Truth,
     results: Sequence[Results],
     one_gpu: Results | None,
@@ -186,7 +190,7 @@ class _Sum:
         self._count = 0
 
     def add(self, result: Tensor, exact: Tensor) -> None:
-        """One rank's part."""
+        """Counts one rank's result."""
         if not exact.numel():
             return
         # equal infinities, the lse of a row that sees nothing, are no difference
@@ -196,8 +200,8 @@ class _Sum:
         self._squares += difference.square().sum().item()
         self._count += difference.numel()
 
-    def over(self, place: Place) -> Deviation:
-        """Over all processes."""
+    def over(self, place: WorkerPlace) -> Deviation:
+        """The difference over all processes; a collective."""
         largest = torch.tensor([self._largest], dtype=torch.float64, device=place.device)
         sums = torch.tensor([self._squares, self._count], dtype=torch.float64, device=place.device)
         place.largest(largest)

@@ -24,12 +24,12 @@ class Refused(Exception):
     """A contestant cannot run a case; the text is the reason."""
 
 
-class Contestant(Protocol):
+class Runner(Protocol):
     """Whoever computes a case, on one process: a result for each rank that is played here."""
 
     @property
     def version(self) -> str:
-        """Of the code that computes."""
+        """The version of the code that computes."""
         ...
 
     @property
@@ -52,7 +52,7 @@ class Contestant(Protocol):
         """The allowed pairs that each rank played here computes; None if nobody knows."""
         ...
 
-    def twin(self) -> Contestant | None:
+    def twin(self) -> Runner | None:
         """The same without communication, whose results mean nothing; or None."""
         ...
 

@@ -33,7 +33,7 @@ class Inputs:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All four."""
+        """q, k, v and dout."""
         return self.q, self.k, self.v, self.dout
 
 

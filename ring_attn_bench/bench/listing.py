@@ -16,7 +16,7 @@ from ring_attn_bench.errors import BackendUnavailable, UnknownName
 
 fill = partial(_fill, break_on_hyphens=False, break_long_words=False)
 _NARROWEST = 20
-"""Column of sentences."""
+"""Characters in a line of the column of sentences, at least."""
 
 
 def backends(width: int) -> str:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import torch
 
 from ring_attn_bench.bench.messages import Subject
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import Prepared
 from ring_attn_bench.bench.ring_contestant import new_context
 from ring_attn_bench.bench.timing import Call
 from ring_attn_bench.records.direction import Direction
 
 
-def peak_extra_bytes(call: Call, place: Place) -> int | None:
+def peak_extra_bytes(call: Call, place: WorkerPlace) -> int | None:
     """The most that a call holds of torch's allocator beyond what was held before it.
 
     Inputs were held before and do not count; results do, a forward's also while its backward runs.

@@ -68,7 +68,7 @@ class Release(Frozen):
 
 
 class Quit(Frozen):
-    """End."""
+    """End the process."""
 
     do: Literal["quit"] = "quit"
 

@@ -29,11 +29,11 @@ class OneGpu:
     deterministic: bool
 
     def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
-        """out and lse."""
+        """out and lse of the one GPU's share."""
         return kernel.forward(self.backend, x.q, Keys(x.k, x.v), self.block, self.score)
 
     def backward(self, x: Inputs, out: Tensor, lse: Tensor) -> Sums:
-        """dq, dk, dv."""
+        """dq, dk, dv of the one GPU's share."""
         wide = accumulator_dtype(out.dtype)
         row_sums = delta(x.dout, out, wide) if self.backend.needs_delta else None
         rows, keys = Rows(x.q, x.dout, out, lse, row_sums), Keys(x.k, x.v)

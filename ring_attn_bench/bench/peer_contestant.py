@@ -10,7 +10,7 @@ import torch
 from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.peer import Peer, PeerRing
 from ring_attn_bench.errors import BackendUnavailable
@@ -20,7 +20,7 @@ from ring_attn_bench.ring.context import RingContext
 
 
 @dataclass(frozen=True)
-class PeerContestant:
+class PeerRunner:
     """A peer's ring: one rank for each process, forward as in training, backward by autograd."""
 
     peer: Peer
@@ -36,7 +36,7 @@ class PeerContestant:
 
     @property
     def version(self) -> str:
-        """The peer's."""
+        """The version of the peer's package."""
         return self.peer.version()
 
     def twin(self) -> None:
@@ -59,8 +59,8 @@ class PeerContestant:
 
 
 def make(
-    case: Case, spec: Contestant, place: Place, context: RingContext | None, *, backward: bool
-) -> PeerContestant:
+    case: Case, spec: Contestant, place: WorkerPlace, context: RingContext | None, *, backward: bool
+) -> PeerRunner:
     """The contestant on this process; raises Refused with the peer's reason."""
     problem = problem_of(case, place.device, backward=backward)
     try:
@@ -74,7 +74,7 @@ def make(
         raise Refused("somebody else's ring runs a process for each rank, and not by loopback")
     # our ring's communicator, so that neither has to share one with anything else
     ring = peer.join(problem, spec.partition, context.group)
-    return PeerContestant(peer, ring, _kernel(peer.kernel, problem), backward, context)
+    return PeerRunner(peer, ring, _kernel(peer.kernel, problem), backward, context)
 
 
 def _kernel(name: str | None, problem: Problem) -> Backend | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerPlace:
     """One process of a worker group.
 
     processes: how many there are. ranks: the ring ranks that this one plays: its own,
@@ -25,7 +25,7 @@ class Place:
     world_size: int
 
     @classmethod
-    def here(cls, world_size: int) -> Place:
+    def here(cls, world_size: int) -> WorkerPlace:
         """This process's place in a ring of `world_size`; call it after init_process_group."""
         process, processes = dist.get_rank(), dist.get_world_size()
         cuda = torch.cuda.is_available()
@@ -33,11 +33,11 @@ class Place:
         ranks = tuple(range(world_size)) if processes == 1 else (process,)
         return cls(process, processes, device, ranks, world_size)
 
-    def playing(self, ranks: Sequence[int], world_size: int) -> Place:
+    def playing(self, ranks: Sequence[int], world_size: int) -> WorkerPlace:
         """The same where processes play these ranks of a ring of that many."""
         return replace(self, ranks=(ranks[self.process],), world_size=world_size)
 
-    def alone(self) -> Place:
+    def alone(self) -> WorkerPlace:
         """This process with all ranks of the ring, as if there were no other."""
         return replace(self, processes=1, ranks=tuple(range(self.world_size)))
 

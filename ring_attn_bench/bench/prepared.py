@@ -18,10 +18,10 @@ from ring_attn_bench.bench import (
     peer_contestant,
     ring_contestant,
 )
-from ring_attn_bench.bench.contestant import Contestant, Gradients, Outputs
+from ring_attn_bench.bench.contestant import Gradients, Outputs, Runner
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.messages import Prepare, Subject
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.timing import Call
@@ -41,8 +41,8 @@ class Prepared:
     """One contestant on one case."""
 
     request: Prepare
-    contestant: Contestant
-    place: Place
+    contestant: Runner
+    place: WorkerPlace
     backward: bool
     stand_in: Prepared | None = None
     """By loopback, what is judged in place of a played ring, whose results mean nothing."""
@@ -56,7 +56,7 @@ class Prepared:
         return self._cut(whole)
 
     @cached_property
-    def twin(self) -> Contestant | None:
+    def twin(self) -> Runner | None:
         """The contestant without communication, if it can do without."""
         return self.contestant.twin()
 
@@ -238,7 +238,7 @@ class Prepared:
         return lambda: kernel.backward(x, *kernel.forward(x))
 
 
-def prepare(request: Prepare, place: Place, contexts: Contexts) -> Prepared:
+def prepare(request: Prepare, place: WorkerPlace, contexts: Contexts) -> Prepared:
     """The contestant, ready; raises Refused with a reason that covers every direction asked for."""
     playing = request.contestant.playing
     if playing:
@@ -250,10 +250,10 @@ def prepare(request: Prepare, place: Place, contexts: Contexts) -> Prepared:
     return Prepared(request, contestant, place, _backward(request), stand_in)
 
 
-def _contestant(request: Prepare, place: Place, context: RingContext | None) -> Contestant:
+def _contestant(request: Prepare, place: WorkerPlace, context: RingContext | None) -> Runner:
     case, spec = request.case, request.contestant
     kind = peer_contestant if registry.is_peer(spec.backend) else ring_contestant
-    made: Contestant = kind.make(case, spec, place, context, backward=_backward(request))
+    made: Runner = kind.make(case, spec, place, context, backward=_backward(request))
     return made
 
 
@@ -288,7 +288,7 @@ def _given(out: Tensor, lse: Tensor | None) -> accuracy.Results:
     return results if lse is None else results | {"lse": lse.detach()}
 
 
-def _poison(place: Place) -> None:
+def _poison(place: WorkerPlace) -> None:
     """Leaves NaN in the memory that the next allocations get, so that an unwritten result shows."""
     if place.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info()

@@ -8,14 +8,14 @@ from rich.text import Text
 
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.workers.progress import STYLES, Lines
+from ring_attn_bench.workers.progress import STYLES, ProgressLines
 
 
-class Progress(Lines):
+class Progress(ProgressLines):
     """A line for each case that begins, and for each record."""
 
     def case(self, name: str, contestants: int) -> None:
-        """A case begins."""
+        """Prints the case's name and how many contestants it has."""
         many = "s" if contestants > 1 else ""
         self.note(f"{self.clock()}  {name}  ({contestants} contestant{many})")
 

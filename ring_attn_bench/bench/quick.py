@@ -12,7 +12,7 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.forecast import unavailable
 from ring_attn_bench.bench.messages import Prepare
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.setup import MachineLacks
@@ -99,7 +99,7 @@ def _case(name: str, *, gpu: bool) -> Case:
 def _verdict(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
     """In words, and whether it is wrong; raises Refused."""
     device = torch.device("cuda" if gpu else "cpu")
-    place = Place(0, 1, device, tuple(range(WORLD_SIZE)), WORLD_SIZE)
+    place = WorkerPlace(0, 1, device, tuple(range(WORLD_SIZE)), WORLD_SIZE)
     contestant = Contestant(
         backend=name, partition=partition, options=RingOptions(slots=2), played="loopback"
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs, score_of
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
@@ -34,7 +34,7 @@ from ring_attn_bench.ring.transports.twin import Twin
 
 
 @dataclass(frozen=True)
-class RingContestant:
+class RingRunner:
     """A kernel in our ring: one job for each rank that this process plays.
 
     transport: what keys travel by; None by loopback. took: the options without `auto`.
@@ -57,7 +57,7 @@ class RingContestant:
 
     @property
     def version(self) -> str:
-        """The kernel's."""
+        """The version of the kernel's package."""
         return self.kernel.version()
 
     @property
@@ -71,12 +71,12 @@ class RingContestant:
         """From the plans; where a larger ring is played, of all its ranks."""
         return [job.plan.area for job in self.whole or self.jobs]
 
-    def twin(self) -> RingContestant | None:
+    def twin(self) -> RingRunner | None:
         """The same launches on keys from a local buffer; None where no keys travel."""
         if self.transport is None or self.jobs[0].plan.world_size == 1:
             return None
         # one twin for all passes: it keeps its buffer
-        return RingContestant(self.jobs, Twin(), self.took)
+        return RingRunner(self.jobs, Twin(), self.took)
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and lse of every rank played here."""
@@ -124,8 +124,8 @@ def load_backend(name: str, case: Case, device: torch.device, *, backward: bool)
 
 
 def make(
-    case: Case, spec: Contestant, place: Place, context: RingContext | None, *, backward: bool
-) -> RingContestant:
+    case: Case, spec: Contestant, place: WorkerPlace, context: RingContext | None, *, backward: bool
+) -> RingRunner:
     """The contestant on this process; raises Refused with the backend's or the plan's reason."""
     options, world_size = spec.options, place.world_size
     assert options is not None  # a peer's are
@@ -146,26 +146,26 @@ def make(
     except Unsupported as error:
         raise Refused(error.reason) from None
     if context is None:
-        return RingContestant(found, None, took)
+        return RingRunner(found, None, took)
     took = replace(took, transport=context.transport)
     greet = None
     if options.handshake:  # `None` is no here: the harness tells all ranks alike
         device = context.message_device(place.device)
         greet = partial(agree, context.group, device, Signature.of({}, {"case": case.name}))
     if not spec.playing:
-        return RingContestant(found, context, took, greet)
+        return RingRunner(found, context, took, greet)
     transport = context.played(played_part(place.process, spec.playing, world_size))
     if transport is None:
         raise Refused(f"transport {took.transport!r} cannot play ranks of a larger ring")
     own, partner = (found[spec.playing[at]] for at in (place.process, partner_of(place.process)))
     own = replace(own, plan=played_plan(own.plan, partner.plan))
-    return RingContestant((own,), transport, took, greet, found)
+    return RingRunner((own,), transport, took, greet, found)
 
 
 class Contexts:
     """The rings of this worker group, one for all contestants with the same options."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: WorkerPlace) -> None:
         self._place = place
         self._rings: dict[RingOptions, RingContext] = {}
 

@@ -14,7 +14,7 @@ from typing import Any
 from ring_attn_bench import registry
 from ring_attn_bench.bench.environment import Environment
 from ring_attn_bench.bench.messages import QUIT
-from ring_attn_bench.bench.schedule import Schedule, Watcher
+from ring_attn_bench.bench.schedule import RunWatcher, Schedule
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.errors import BackendUnavailable
@@ -24,7 +24,7 @@ from ring_attn_bench.workers.group import Group, TorchrunGroup
 
 
 @dataclass(frozen=True)
-class Selection:
+class EntrySelection:
     """The part of a suite to run: names of cases and contestants, or shell patterns for them."""
 
     cases: str = "*"
@@ -125,7 +125,7 @@ def execute(
     run: Run,
     entries: Sequence[Entry],
     setups: Sequence[Setup],
-    watcher: Watcher,
+    watcher: RunWatcher,
 ) -> None:
     """Runs the entries in worker groups, each record on disk as soon as it is complete."""
     device = "cuda" if run.environment.get("gpu") else "cpu"
@@ -139,7 +139,7 @@ def execute_on(
     run: Run,
     entries: Sequence[Entry],
     group_of: Callable[[Entry], Group],
-    watcher: Watcher,
+    watcher: RunWatcher,
 ) -> None:
     """Runs the entries on groups that exist already."""
     make_folder(run.folder)
@@ -152,7 +152,7 @@ class _Keeper:
     """Puts each record on disk before anybody else hears of it."""
 
     path: Path
-    watcher: Watcher
+    watcher: RunWatcher
 
     def case(self, name: str, contestants: int) -> None:
         self.watcher.case(name, contestants)

@@ -31,7 +31,7 @@ GroupOf = Callable[[Entry], Group]
 MakeRecord = Callable[..., Record]
 
 
-class Watcher(Protocol):
+class RunWatcher(Protocol):
     """Somebody who wants to know how far a run is."""
 
     def case(self, name: str, contestants: int) -> None:
@@ -73,7 +73,7 @@ class Schedule:
         entries: Sequence[Entry],
         group_of: GroupOf,
         make: MakeRecord,
-        watcher: Watcher,
+        watcher: RunWatcher,
     ) -> None:
         self._suite = suite
         self._entries = entries

@@ -14,7 +14,7 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench import forecast, suite_files
 from ring_attn_bench.bench.progress import Progress
-from ring_attn_bench.bench.run import Run, Selection, execute, execute_on, folder_for
+from ring_attn_bench.bench.run import EntrySelection, Run, execute, execute_on, folder_for
 from ring_attn_bench.bench.setup import (
     MachineLacks,
     Setup,
@@ -42,14 +42,14 @@ class Request:
     """Of larger rings to play; none: the suite's."""
     playing: str | None = None
     backends: tuple[str, ...] = ()
-    selection: Selection = field(default_factory=Selection)
+    selection: EntrySelection = field(default_factory=EntrySelection)
     timing: bool = True
     resume: bool = False
     """Whether what the folder's records hold already need not be measured again."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadRequest:
     """A request whose suite was read."""
 
     request: Request
@@ -144,7 +144,7 @@ def _no_variable(name: str, what: str) -> InvalidArgument:
     )
 
 
-def read(request: Request, *, gpu: bool | None = None) -> Asked:
+def read(request: Request, *, gpu: bool | None = None) -> ReadRequest:
     """Checks all names and the suite: what needs no machine, so that a mistake is told at once.
 
     gpu: whether the machine has one, which decides on the suite where nobody names one.
@@ -168,7 +168,7 @@ def read(request: Request, *, gpu: bool | None = None) -> Asked:
         untimed = suite.timing.model_copy(update={"enabled": False})
         suite = suite.model_copy(update={"timing": untimed})
     added = tuple(name for name in request.backends if name not in suite.backends)
-    asked = Asked(request, suite.adding(added), argument, added)
+    asked = ReadRequest(request, suite.adding(added), argument, added)
     if request.playing is not None and not asked.as_ranks:
         raise InvalidArgument("--playing says who plays a larger ring; --as-ranks says how large.")
     return asked
@@ -279,7 +279,7 @@ def _require(backends: tuple[str, ...]) -> None:
             raise MachineLacks(str(error)) from None
 
 
-def _run(asked: Asked, environment: env.Environment) -> Run:
+def _run(asked: ReadRequest, environment: env.Environment) -> Run:
     suite = asked.suite
     folder = folder_for(asked.request.out, suite.name, environment)
     return Run(folder.name, suite, asked.argument, environment, folder, asked.added)
@@ -292,7 +292,7 @@ def _kept(run: Run) -> dict[tuple[str, str, str], Record]:
 
 
 def _left(
-    run: Run, entries: tuple[Entry, ...], asked: Asked, progress: Progress
+    run: Run, entries: tuple[Entry, ...], asked: ReadRequest, progress: Progress
 ) -> tuple[Entry, ...]:
     """The entries to measure; what the folder holds is told of and, if asked, left out."""
     kept = _kept(run)

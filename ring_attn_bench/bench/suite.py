@@ -217,7 +217,7 @@ class Entry(Frozen):
 
 
 class Suite(Frozen):
-    """What to run."""
+    """Which cases and contestants to run, and how they are judged and timed."""
 
     name: Annotated[str, Field(max_length=64)]
     """Part of a folder's name."""

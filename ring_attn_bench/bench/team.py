@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_bench.bench.messages import Envelope
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.setup import MachineLacks
-from ring_attn_bench.bench.worker import Worker
+from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.errors import InvalidArgument, clause
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.caught import device_works, status_of
@@ -37,8 +37,8 @@ VERDICT = timedelta(seconds=60)
 class Team:
     """This process's end. Process 0 has the commands; `carry_out` runs them on all."""
 
-    place: Place
-    worker: Worker
+    place: WorkerPlace
+    worker: BenchWorker
     control: dist.ProcessGroup
     on_failure: Callable[[MemberReply], None]
 
@@ -77,8 +77,8 @@ class Team:
             except (RuntimeError, ValueError) as error:
                 raise _apart(error) from error
         control = dist.new_group(backend="gloo", timeout=IDLE)
-        place = Place.here(world_size)
-        return cls(place, Worker(place), control, on_failure)
+        place = WorkerPlace.here(world_size)
+        return cls(place, BenchWorker(place), control, on_failure)
 
     def carry_out(self, line: str | None) -> list[MemberReply]:
         """The outcomes of all processes, on all of them. Only process 0's line counts."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 
 Call = Callable[[], object]
 
@@ -15,7 +15,7 @@ Call = Callable[[], object]
 class Timer:
     """Times calls that start together on all ranks, from a cold L2 cache."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: WorkerPlace) -> None:
         self._place = place
         self._flush: torch.Tensor | None = None
         if place.device.type == "cuda":

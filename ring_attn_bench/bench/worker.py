@@ -18,7 +18,7 @@ from ring_attn_bench.bench.messages import (
     Sample,
     Subject,
 )
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import Prepared, prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.timing import Call, Timer
@@ -27,10 +27,10 @@ from ring_attn_bench.records.direction import Direction
 Answer = dict[str, object]
 
 
-class Worker:
+class BenchWorker:
     """Holds prepared contestants by name. Every process of the group gets the same commands."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: WorkerPlace) -> None:
         self._place = place
         self._contexts = Contexts(place)
         self._timer = Timer(place)

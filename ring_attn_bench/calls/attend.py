@@ -61,7 +61,7 @@ class Call(Protocol):
         ...
 
     def seeded(self, seed: int) -> Call:
-        """The same with another seed for dropout."""
+        """The same call with another seed for dropout."""
         ...
 
     def forward(self, given: Given) -> tuple[Tensor, Tensor]:

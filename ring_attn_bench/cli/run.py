@@ -66,10 +66,10 @@ def _run(
     timing: bool,
     resume: bool,
 ) -> None:
-    from ring_attn_bench.bench.run import Selection
+    from ring_attn_bench.bench.run import EntrySelection
     from ring_attn_bench.bench.start import Request, in_place, isolated, under_torchrun
 
-    selection = Selection(case, contestant)
+    selection = EntrySelection(case, contestant)
     request = Request(suite, out, ranks, *larger, tuple(backend or ()), selection, timing, resume)
     with ended_by_a_person("--resume", report=True):
         folder = (in_place if under_torchrun() else isolated)(request, console())

@@ -43,13 +43,13 @@ def tune(
 
     Exit code 1 if one that is shipped is not right; what a candidate fails in is an answer.
     """
-    from ring_attn_bench.records.outcome import Shape
+    from ring_attn_bench.records.outcome import TimedShape
     from ring_attn_bench.tune import run
     from ring_attn_bench.tune.progress import TuneProgress
-    from ring_attn_bench.tune.select import Selection
+    from ring_attn_bench.tune.select import TrialSelection
 
-    shape = Shape.of(seqlen, heads)
-    selection = Selection(tuple(kernel or ()), tuple(head_dim or ()), tuple(dtype or ()))
+    shape = TimedShape.of(seqlen, heads)
+    selection = TrialSelection(tuple(kernel or ()), tuple(head_dim or ()), tuple(dtype or ()))
     request = run.TuneRequest(backend, selection, shape, rounds, seconds, out, jobs)
     with ended_by_a_person(), TuneProgress(console()) as progress:
         folder = run.tune(request, progress)

@@ -6,10 +6,10 @@ import sys
 import traceback
 from dataclasses import replace
 
-from ring_attn_bench.conformance import accumulate, calls, judge, packed_judge
+from ring_attn_bench.conformance import accumulate, judge
 from ring_attn_bench.conformance.answer import Answer, worst
-from ring_attn_bench.conformance.cases import LOCAL, Case
-from ring_attn_bench.conformance.feature import AnyCase, Asks, Feature
+from ring_attn_bench.conformance.cases import LOCAL, AnyCase
+from ring_attn_bench.conformance.feature import Asks, Feature
 from ring_attn_bench.contract.backend import AccumulatingBackend, Backend
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.problem import DtypeName
@@ -17,6 +17,12 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.caught import sentence, status_of
 
+JUDGES = {
+    Asks.RESULTS: judge.result_faults,
+    Asks.TWO_BLOCKS: judge.two_block_faults,
+    Asks.IN_PLACE: accumulate.accumulated_faults,
+    Asks.REPEATS: judge.repeat_faults,
+}
 DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
 PREFERRED: dict[str, tuple[DtypeName, ...]] = {
     "cuda": ("bfloat16", "float16", "float32", "float64"),
@@ -58,33 +64,14 @@ def refusal(
     backward, deterministic = direction is Direction.BACKWARD, asks is Asks.REPEATS
     if asks is Asks.IN_PLACE and not isinstance(backend, AccumulatingBackend):
         return "it gives every block's share back, and the ring adds them"
-    if isinstance(case, Case):
-        return judge.refusal(backend, case, device, deterministic=deterministic, backward=backward)
-    return packed_judge.packed_refusal(
-        backend, case, device, deterministic=deterministic, backward=backward
-    )
+    return case.refusal(backend, device, deterministic=deterministic, backward=backward)
 
 
 def faults(
     backend: Backend, asks: Asks, case: AnyCase, direction: Direction, device: str
 ) -> list[str]:
     """What is wrong with the backend's results, in sentences."""
-    backward = direction is Direction.BACKWARD
-    if asks is Asks.REPEATS:
-        if isinstance(case, Case):
-            return judge.repeat_faults(backend, case, device, backward=backward)
-        return packed_judge.packed_repeat_faults(backend, case, device, backward=backward)
-    if not isinstance(case, Case):
-        if backward:
-            return packed_judge.packed_backward_faults(backend, case, device)
-        return packed_judge.packed_forward_faults(backend, case, device)
-    if asks is Asks.TWO_BLOCKS:
-        return judge.two_block_faults(backend, case, device, backward=backward)
-    if asks is Asks.IN_PLACE:
-        return accumulate.accumulated_faults(backend, case, device, backward=backward)
-    if backward:
-        return judge.backward_faults(backend, case, device)
-    return judge.forward_faults(backend, case, device)
+    return JUDGES[asks](backend, case, device, backward=direction is Direction.BACKWARD)
 
 
 def _answer(
@@ -122,5 +109,5 @@ def _error(error: Exception, where: str = "") -> Answer:
 
 def _in_pieces(backend: Backend, case: AnyCase) -> str:
     """How many blocks the case was cut into, if it was."""
-    parts = calls.pieces(backend, case) if isinstance(case, Case) else ()
+    parts = case.kind.parts(backend, case)
     return f"in {len(parts)} blocks" if len(parts) > 1 else ""

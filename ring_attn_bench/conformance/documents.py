@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
-from ring_attn_bench.conformance.cases import ALL
-from ring_attn_bench.plan.problem import Documents, DtypeName, Mask, Problem, Score
-
-if TYPE_CHECKING:
-    import torch
+from ring_attn_bench.conformance.cases import ALL, AnyCase, Kind
+from ring_attn_bench.contract.backend import Backend, PackedBackend
+from ring_attn_bench.plan.problem import Documents, Mask, Problem, Score
 
 
 @dataclass(frozen=True)
-class PackedCase:
+class PackedCase(AnyCase):
     """Packed documents with their shapes.
 
     lengths: queries and keys of each document. views: whether tensors are cut out of longer ones,
     with NaN around them, and not dense.
     """
 
-    title: str
     lengths: tuple[tuple[int, int], ...]
     mask: Mask = ALL
     heads: int = 2
@@ -30,25 +26,13 @@ class PackedCase:
     softcap: float = 0.0
     alibi: bool = False
     views: bool = False
-    dtype: DtypeName = "float32"
-
-    def __str__(self) -> str:
-        return f"{self.title}-{self.dtype}"
 
     @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of the case's tensors."""
-        import torch
+    def kind(self) -> Kind[PackedCase]:
+        """All documents in one call."""
+        from ring_attn_bench.conformance import packed
 
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
-
-    @property
-    def wide_dtype(self) -> torch.dtype:
-        """The dtype of lse, and the other one that results may have."""
-        import torch
-
-        return torch.promote_types(self.torch_dtype, torch.float32)
+        return packed
 
     def score(self, device: str) -> Score:
         """How the case's scores are made."""
@@ -77,3 +61,11 @@ class PackedCase:
             self.dim, self.dtype, "cuda" if device == "cuda" else "cpu", self.mask, self.softcap,
             self.alibi, 0.0, deterministic, backward, packed=True,
         )  # fmt: skip
+
+    def refusal(
+        self, backend: Backend, device: str, *, deterministic: bool = False, backward: bool = True
+    ) -> str | None:
+        """Why the backend is not asked to compute the case, or None."""
+        if not isinstance(backend, PackedBackend):
+            return "it takes no packed documents: they are computed one by one"
+        return super().refusal(backend, device, deterministic=deterministic, backward=backward)

@@ -12,9 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench.conformance import calls
-from ring_attn_bench.conformance.cases import Case
-from ring_attn_bench.conformance.inputs import inputs
+from ring_attn_bench.conformance import blocks
+from ring_attn_bench.conformance.cases import BlockCase
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.plan.positions import Spans
 
@@ -22,10 +21,10 @@ SIGMAS = 5.0
 """By how many standard deviations the share of kept weights may miss 1 - p."""
 
 
-def kept(backend: Backend, case: Case, device: str) -> Tensor:
+def kept(backend: Backend, case: BlockCase, device: str) -> Tensor:
     """(B, H, M, N): the weights that the backend keeps; False where a row does not see a key."""
-    data, width = inputs(case, device), case.head_dim_v
-    parts = calls.pieces(backend, case)
+    data, width = blocks.inputs(case, device), case.head_dim_v
+    parts = blocks.parts(backend, case)
     assert not isinstance(parts, str)  # was asked before
     keys = data.k.shape[1]
     shape = case.batch, case.heads, data.q.shape[1], keys
@@ -36,12 +35,12 @@ def kept(backend: Backend, case: Case, device: str) -> Tensor:
         units[:, start : start + inside, :, :inside] = torch.eye(inside, device=device)[:, None].to(
             units
         )
-        out, _ = calls.forward(backend, case, replace(data, v=units), parts)
+        out, _ = blocks.forward(backend, case, replace(data, v=units), parts)
         found[..., start : start + inside] = (out != 0).transpose(1, 2)[..., :inside]
     return found
 
 
-def mask_faults(backend: Backend, case: Case, device: str, keep: Tensor) -> list[str]:
+def mask_faults(backend: Backend, case: BlockCase, device: str, keep: Tensor) -> list[str]:
     """What is wrong with the weights that are kept, whatever comes of them."""
     seen, found = _allowed(case, device), []
     first = keep[..., seen]
@@ -66,7 +65,7 @@ def mask_faults(backend: Backend, case: Case, device: str, keep: Tensor) -> list
     return found
 
 
-def _elsewhere(case: Case) -> Case:
+def _elsewhere(case: BlockCase) -> BlockCase:
     """The same block further on in the sequence: another rank's."""
     further = 4 * max(span.last for span in case.rows + case.keys)
 
@@ -76,10 +75,10 @@ def _elsewhere(case: Case) -> Case:
     return replace(case, rows=moved(case.rows), keys=moved(case.keys))
 
 
-def _allowed(case: Case, device: str) -> Tensor:
+def _allowed(case: BlockCase, device: str) -> Tensor:
     """(M, N): the keys that a row sees."""
-    data, band = inputs(case, device), case.mask.band
-    distance = data.rows[:, None] - data.keys[None, :]
+    (rows, keys), band = blocks.positions(case, device), case.mask.band
+    distance = rows[:, None] - keys[None, :]
     allowed = torch.ones_like(distance, dtype=torch.bool)
     if band.low is not None:
         allowed &= distance >= band.low

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ring_attn_bench.conformance.truth import Truth
+from ring_attn_bench.conformance.expected import Expected
 from ring_attn_bench.truth import tolerance
 
 LOG2E = 1.4426950408889634
 
 
-class Dtypes(Protocol):
-    """A case, of a block or of packed documents: which dtypes its results may have."""
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The inputs'."""
-        ...
-
-    @property
-    def wide_dtype(self) -> torch.dtype:
-        """At least float32."""
-        ...
-
-
-def faults(case: Dtypes, right: Truth, results: Mapping[str, Tensor]) -> list[str]:
+def faults(right: Expected, results: Mapping[str, Tensor]) -> list[str]:
     """What is wrong with these results."""
-    found = (_fault(case, right, name, result) for name, result in results.items())
+    found = (_fault(right, name, result) for name, result in results.items())
     return [fault for fault in found if fault]
 
 
@@ -52,20 +37,20 @@ def changed(now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> list[str
     ]
 
 
-def _fault(case: Dtypes, right: Truth, name: str, result: Tensor) -> str | None:
-    expected, bounds = right.results[name], right.bounds[name]
-    allowed = {case.wide_dtype} | ({case.torch_dtype} if name != "lse" else set())
-    if result.shape != expected.shape:
-        return f"{name} has shape {tuple(result.shape)}, not {tuple(expected.shape)}"
+def _fault(right: Expected, name: str, result: Tensor) -> str | None:
+    wanted, bounds = right.results[name], right.bounds[name]
+    allowed = {right.wide_dtype} | ({right.dtype} if name != "lse" else set())
+    if result.shape != wanted.shape:
+        return f"{name} has shape {tuple(result.shape)}, not {tuple(wanted.shape)}"
     if result.dtype not in allowed:
         return f"{name} is {result.dtype}, not {' or '.join(sorted(map(str, allowed)))}"
-    if result.device.type != expected.device.type:
-        return f"{name} is on {result.device}, not on {expected.device}"
+    if result.device.type != wanted.device.type:
+        return f"{name} is on {result.device}, not on {wanted.device}"
     if result.shape[-1] > 1 and result.stride(-1) != 1:
         return f"{name}'s last dim has a stride of {result.stride(-1)}, not 1"
-    error = tolerance.error(result, expected)
+    error = tolerance.error(result, wanted)
     if error.within(bounds):
         return None
-    in_base_2 = name == "lse" and tolerance.error(result / LOG2E, expected).within(bounds)
+    in_base_2 = name == "lse" and tolerance.error(result / LOG2E, wanted).within(bounds)
     hint = " (it would be right as a logarithm of base 2)" if in_base_2 else ""
     return f"{name} is out by {error}; allowed are {bounds}{hint}"

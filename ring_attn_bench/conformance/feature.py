@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from ring_attn_bench.conformance.cases import Case
-from ring_attn_bench.conformance.documents import PackedCase
+from ring_attn_bench.conformance.cases import AnyCase
 from ring_attn_bench.plan.problem import DtypeName
-
-AnyCase = Case | PackedCase
 
 
 class Asks(Enum):

@@ -36,11 +36,11 @@ class DocumentsCall:
 
     @property
     def needs_delta(self) -> bool:
-        """The kernel's."""
+        """Whether the kernel reads delta."""
         return self.kernel.needs_delta
 
     def seeded(self, seed: int) -> DocumentsCall:
-        """The same with another seed for dropout."""
+        """The same call with another seed for dropout."""
         return replace(self, score=replace(self.score, dropout_seed=seed))
 
     def forward(self, given: Given) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ class DocumentsCall:
         return out, lse
 
     def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
-        """dq, dk, dv."""
+        """dq, dk, dv of all documents."""
         score, into = given.score(self.score), packed_into(self.kernel)
         if into is not None and dlse is None:
             q, k, v = given[:3]

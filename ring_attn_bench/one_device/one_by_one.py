@@ -42,7 +42,7 @@ class OneByOne:
 
     @property
     def needs_delta(self) -> bool:
-        """The backend's."""
+        """Whether the backend reads delta."""
         return self.backend.needs_delta
 
     def packed_forward(
@@ -61,7 +61,7 @@ class OneByOne:
     def packed_backward(
         self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
     ) -> Sums:
-        """dq, dk, dv."""
+        """dq, dk, dv of all documents, one by one."""
         sums = Sums(*(torch.empty_like(x) for x in (rows.q, *keys)))
         for part in self._parts(documents, score, rows.q.dtype, deterministic=deterministic):
             share = run.backward(

@@ -44,11 +44,11 @@ class OneLaunch:
 
     @property
     def needs_delta(self) -> bool:
-        """The kernel's."""
+        """Whether the kernel reads delta."""
         return self.backend.needs_delta
 
     def seeded(self, seed: int) -> OneLaunch:
-        """The same with another seed for dropout."""
+        """The same call with another seed for dropout."""
         return replace(self, score=replace(self.score, dropout_seed=seed))
 
     def forward(self, given: Given) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ class OneLaunch:
         return out.to(given.q.dtype), lse
 
     def backward(self, given: Given, rows: Rows, dlse: Tensor | None) -> Sums:
-        """dq, dk, dv."""
+        """dq, dk, dv of the launch."""
         if dlse is None:
             return self._launched(rows, given.keys, given.score(self.score))
         return with_lse(self._launched, rows, given.keys, given.score(self.score), dlse)

@@ -22,7 +22,7 @@ from torch import Tensor
 Starts = tuple[Tensor, Tensor]
 """Of documents' queries and of their keys, and after the last where they end."""
 Pair = tuple[int, int]
-"""Of queries and of keys."""
+"""A number of queries and one of keys."""
 
 
 class Results(NamedTuple):
@@ -80,7 +80,7 @@ def _sound(starts: Starts, tokens: Pair, longest: Pair) -> Starts:
 
 
 def _fill(starts: Tensor, tokens: Tensor | None, value: float) -> None:
-    """tokens: first dim."""
+    """Writes the value into tokens, which are the first dim."""
     if tokens is not None:
         tokens[: int(starts[0])] = value
         tokens[int(starts[-1]) :] = value

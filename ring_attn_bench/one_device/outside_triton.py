@@ -125,7 +125,7 @@ def _strides(x: Tensor | None) -> tuple[int, int, int]:
 
 
 def _sizes(x: Tensor | None) -> Pair:
-    """Heads and columns."""
+    """How many heads and columns a tensor has."""
     if x is None:
         return 0, 0
     _, heads, *columns = x.shape

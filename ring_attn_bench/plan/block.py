@@ -26,7 +26,7 @@ class Alibi(Enum):
     """How a kernel adds ALiBi's bias, -slope * |distance of query and key|."""
 
     NONE = "none"
-    """It cannot."""
+    """The kernel cannot add it."""
     INDEX = "index"
     """As -slope * |i + N - M - j|, i and j counted inside a block of M rows and N keys: flash-attn
     2's bias."""

@@ -30,7 +30,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class KernelPaces:
     """A backend's kernels. accumulates: whether it adds to running sums itself, so that no merge
     follows a launch. forward, backward: by head dim."""
 
@@ -40,7 +40,7 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class LinkPace:
     """A transport between GPUs of one host.
 
     start: of a step's transfer. piece: of each of its fetches. bandwidth: bytes/s of one direction
@@ -73,12 +73,12 @@ class Machine:
     memory: float
     gap: float
     host: Host
-    kernels: Mapping[str, Kernel]
-    ways: Mapping[str, Way]
+    kernels: Mapping[str, KernelPaces]
+    ways: Mapping[str, LinkPace]
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ShardShape:
     """Tensors of a rank: as `Problem` has them, without tokens. element, travels: bytes of an
     input's number and of a gradient's on its way home."""
 
@@ -106,13 +106,13 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ToPredict:
     """What a prediction is asked for. kernel, way: by their names in a `Machine`."""
 
     machine: Machine
     kernel: str
     way: str
-    shape: Shape
+    shape: ShardShape
 
     @property
     def known(self) -> bool:
@@ -121,8 +121,9 @@ class Asked:
 
 
 def seconds(
-    asked: Asked, plan: Plan, *, forward: bool = True, backward: bool = True, queued: bool = False
-) -> float:
+    asked: ToPredict, plan: Plan, *, forward: bool = True, backward: bool = True,
+    queued: bool = False,
+) -> float:  # fmt: skip
     """Of a rank's forward, of its backward, or of one behind the other.
 
     queued: whether the host is ahead, as behind other work or in a graph, and does not count.
@@ -135,14 +136,14 @@ def seconds(
     return max(walk.clock, walk.host)
 
 
-def one_call_seconds(asked: Asked, tokens: int, *, causal: bool, backward: bool) -> float:
+def one_call_seconds(asked: ToPredict, tokens: int, *, causal: bool, backward: bool) -> float:
     """Of the kernel's single call over a sequence of so many tokens on one GPU."""
     pairs = tokens * (tokens + 1) / 2 if causal else float(tokens) ** 2
     return _launch(asked, pairs, tokens, backward=backward) + _own(asked, tokens, backward)
 
 
 def percent_of_one_call(
-    asked: Asked, plan: Plan, *, causal: bool, forward: bool = True, backward: bool = True
+    asked: ToPredict, plan: Plan, *, causal: bool, forward: bool = True, backward: bool = True
 ) -> float:
     """The pace that a ring keeps of one call: of as many pairs as the rank has, on one GPU.
 
@@ -157,19 +158,19 @@ def percent_of_one_call(
     return 100 * sum(once) / seconds(asked, plan, forward=forward, backward=backward)
 
 
-def _pace(asked: Asked, backward: bool) -> Pace:
+def _pace(asked: ToPredict, backward: bool) -> Pace:
     kernel = asked.machine.kernels[asked.kernel]
     by_dim = kernel.backward if backward else kernel.forward
     return by_dim[min(by_dim, key=lambda dim: abs(dim - asked.shape.head_dim))]
 
 
-def _launch(asked: Asked, pairs: float, rows: float, *, backward: bool) -> float:
+def _launch(asked: ToPredict, pairs: float, rows: float, *, backward: bool) -> float:
     """Of one launch: P = flops x n / (n + half), with n = pairs / rows, the mean keys of a row."""
     pace, shape = _pace(asked, backward), asked.shape
     return asked.machine.gap + shape.flops(pairs + pace.half * rows, backward=backward) / pace.flops
 
 
-def _own(asked: Asked, tokens: int, backward: bool) -> float:
+def _own(asked: ToPredict, tokens: int, backward: bool) -> float:
     """Of what surrounds launches: delta from out and dout in a backward."""
     if not backward:
         return 0.0
@@ -180,7 +181,7 @@ def _own(asked: Asked, tokens: int, backward: bool) -> float:
 class _Walk:
     """The launches' stream, the link and the host, and how far each of them is."""
 
-    def __init__(self, asked: Asked, plan: Plan, host: Host) -> None:
+    def __init__(self, asked: ToPredict, plan: Plan, host: Host) -> None:
         self._asked, self._plan, self._machine = asked, plan, asked.machine
         self._host = host
         self._way = asked.machine.ways[asked.way]

@@ -41,7 +41,7 @@ class Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Visitors:
     """Rows, or keys, and the visits that their tiles make. start: the first one's position."""
 
     piece: int
@@ -59,8 +59,8 @@ class Gathered:
     pieces: how many come from other ranks. step: from one position of a line to the next.
     """
 
-    rows: tuple[Line, ...]
-    keys: tuple[Line, ...]
+    rows: tuple[Visitors, ...]
+    keys: tuple[Visitors, ...]
     pieces: int
     step: int
 
@@ -102,7 +102,9 @@ def gathered(
     return Gathered(lines, columns, pieces, steps.pop() if steps else 1)
 
 
-def tiles(lines: Sequence[Line], block: int, *, own_first: bool | None = None) -> tuple[Tile, ...]:
+def tiles(
+    lines: Sequence[Visitors], block: int, *, own_first: bool | None = None
+) -> tuple[Tile, ...]:
     """The lines in tiles of `block` tokens, the heaviest first.
 
     own_first: for lines of several pieces, piece by piece as they arrive, each one's heaviest tile
@@ -125,7 +127,7 @@ def tiles(lines: Sequence[Line], block: int, *, own_first: bool | None = None) -
 def _line(
     piece: int, mine: Chunk, theirs: Sequence[tuple[int, Chunk]], band: Band, *,
     join: bool, of_keys: bool,
-) -> Line:  # fmt: skip
+) -> Visitors:  # fmt: skip
     visits: list[Visit] = []
     for other, chunk in theirs:
         row, key = (chunk, mine) if of_keys else (mine, chunk)
@@ -139,7 +141,7 @@ def _line(
             visits.append(visit)
         else:
             visits[-1] = joined
-    return Line(piece, mine.tokens, mine.span.start, tuple(visits), of_keys)
+    return Visitors(piece, mine.tokens, mine.span.start, tuple(visits), of_keys)
 
 
 def _joined(before: Visit, after: Visit, mine: Range, of_keys: bool) -> Visit | None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from ring_attn_bench.plan.cost import Host, Kernel, Machine, Pace, Way
+from ring_attn_bench.plan.cost import Host, KernelPaces, LinkPace, Machine, Pace
 
 T = 1e12
 
@@ -35,27 +35,27 @@ H200 = Machine(
     host=Host(begin=80e-6, forward=220e-6, backward=330e-6),
     kernels=MappingProxyType(
         {
-            "aten": Kernel(
+            "aten": KernelPaces(
                 accumulates=False,
                 forward={128: Pace(355 * T, 400)},
                 backward={128: Pace(335 * T, 650)},
             ),
-            "cudnn": Kernel(
+            "cudnn": KernelPaces(
                 accumulates=False,
                 forward={64: Pace(470 * T, 400), 128: Pace(630 * T, 220)},
                 backward={64: Pace(450 * T, 400), 128: Pace(545 * T, 400)},
             ),
-            "flash_attn_2": Kernel(
+            "flash_attn_2": KernelPaces(
                 accumulates=False,
                 forward={64: Pace(320 * T, 900), 128: Pace(390 * T, 400)},
                 backward={64: Pace(310 * T, 500), 128: Pace(345 * T, 500)},
             ),
-            "flash_attn_4": Kernel(
+            "flash_attn_4": KernelPaces(
                 accumulates=False,
                 forward={64: Pace(555 * T, 200), 128: Pace(705 * T, 200)},
                 backward={64: Pace(560 * T, 300), 128: Pace(620 * T, 400)},
             ),
-            "triton": Kernel(
+            "triton": KernelPaces(
                 accumulates=True,
                 forward={64: Pace(460 * T, 100), 128: Pace(655 * T, 330)},
                 backward={64: Pace(430 * T, 100), 128: Pace(520 * T, 350)},
@@ -64,10 +64,10 @@ H200 = Machine(
     ),
     ways=MappingProxyType(
         {
-            "copy_engine": Way(
+            "copy_engine": LinkPace(
                 start=12.5e-6, piece=6.75e-6, bandwidth=380e9, steals=0.10, exposed=35e-6
             ),
-            "p2p": Way(start=40e-6, piece=0.0, bandwidth=165e9, steals=0.14, exposed=20e-6),
+            "p2p": LinkPace(start=40e-6, piece=0.0, bandwidth=165e9, steals=0.14, exposed=20e-6),
         }
     ),
 )

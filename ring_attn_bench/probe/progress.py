@@ -9,12 +9,12 @@ from rich.text import Text
 
 from ring_attn_bench.probe.tasks import Task
 from ring_attn_bench.records.finding import Finding
-from ring_attn_bench.workers.progress import STYLES, Lines, some_of
+from ring_attn_bench.workers.progress import STYLES, ProgressLines, some_of
 
 _SHOWN = 4
 
 
-class ProbeProgress(Lines):
+class ProbeProgress(ProgressLines):
     """A line for each finding."""
 
     def __init__(self, console: Console) -> None:

@@ -8,4 +8,6 @@ from importlib import import_module
 from ring_attn_bench.workers.serving import serve
 
 if __name__ == "__main__":
-    serve(sys.argv[1:], lambda: import_module("ring_attn_bench.probe.worker").Worker().carry_out)
+    serve(
+        sys.argv[1:], lambda: import_module("ring_attn_bench.probe.worker").ProbeWorker().carry_out
+    )

@@ -23,7 +23,7 @@ class Task:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Of its finding."""
+        """The key of the finding that answers it."""
         return self.backend, self.feature, self.direction.value
 
 

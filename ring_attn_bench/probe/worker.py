@@ -14,8 +14,8 @@ from ring_attn_bench.workers.caught import device_works, sentence
 from ring_attn_bench.workers.reply import Reply
 
 
-class Worker:
-    """Holds one backend."""
+class ProbeWorker:
+    """Holds one backend, and answers questions about it."""
 
     def __init__(self) -> None:
         self._backend: Backend | None = None

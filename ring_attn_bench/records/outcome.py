@@ -22,12 +22,12 @@ PRODUCTS: dict[Kernel, int] = {"forward": 2, "backward_dq": 3, "backward_dkdv": 
 OUTPUTS: dict[Kernel, tuple[str, ...]] = {
     "forward": ("out", "lse"), "backward_dq": ("dq",), "backward_dkdv": ("dk", "dv"),
 }  # fmt: skip
-"""What each writes."""
+"""The results that each kernel writes, by name."""
 
 RowKey = tuple[Kernel, str, int, DtypeName]
 
 
-class Shape(Frozen):
+class TimedShape(Frozen):
     """What is timed: one sequence of `seqlen` tokens, with so many query and key heads."""
 
     seqlen: int = 16384
@@ -36,7 +36,7 @@ class Shape(Frozen):
     batch: int = 1
 
     @classmethod
-    def of(cls, seqlen: int, heads: str) -> Shape:
+    def of(cls, seqlen: int, heads: str) -> TimedShape:
         """heads: query and key heads in words, 16:4; raises InvalidArgument."""
         words = heads.split(":")
         if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
@@ -55,7 +55,7 @@ class Shape(Frozen):
         return f"{self.batch} x {self.seqlen} tokens, heads {self.heads_q}:{self.heads_kv}"
 
 
-class Subject(Frozen):
+class TypedTrial(Frozen):
     """A trial in one of its dtypes."""
 
     trial: Trial
@@ -71,7 +71,7 @@ class Subject(Frozen):
         return f"{trial.table} {trial.kernel} {trial.head_dim} {self.dtype} {trial.config}"
 
 
-class Place(Frozen):
+class Provenance(Frozen):
     """Where something was found: the GPU or the CPU, and the versions of what ran on it."""
 
     backend: str
@@ -85,10 +85,10 @@ class Place(Frozen):
 class Outcome(Frozen):
     """A verdict with its reason, and for a right trial the microseconds of each call."""
 
-    subject: Subject
+    subject: TypedTrial
     verdict: Status
-    place: Place
-    shape: Shape
+    place: Provenance
+    shape: TimedShape
     reason: Text = ""
     full: tuple[float, ...] = ()
     causal: tuple[float, ...] = ()
@@ -117,5 +117,5 @@ class Outcome(Frozen):
         return 2 * PRODUCTS[trial.kernel] * pairs * trial.head_dim / median(times) / 1e6
 
     def times(self, mask: str) -> tuple[float, ...]:
-        """Of one of MASKS."""
+        """The microseconds of each call under one of MASKS."""
         return self.full if mask == "full" else self.causal

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ring_attn_bench.errors import FileError, placed
 from ring_attn_bench.records import files, sheets
-from ring_attn_bench.records.outcome import MASKS, Outcome, Place, Shape
+from ring_attn_bench.records.outcome import MASKS, Outcome, Provenance, TimedShape
 from ring_attn_bench.records.statistics import median_interval
 
 FIGURES = ("us", "low_us", "high_us", "min_us", "max_us", "tflops")
@@ -74,8 +74,8 @@ def _outcome(line: dict[str, str]) -> Outcome:
     return Outcome.model_validate(
         {
             "subject": {"trial": whole, "dtype": line["dtype"]},
-            "place": {name: line[name] for name in Place.model_fields},
-            "shape": {name: line[name] for name in Shape.model_fields},
+            "place": {name: line[name] for name in Provenance.model_fields},
+            "shape": {name: line[name] for name in TimedShape.model_fields},
             "verdict": line["verdict"],
             "reason": line["reason"],
             **{mask: tuple(line[_raw(mask)].split()) for mask in MASKS},

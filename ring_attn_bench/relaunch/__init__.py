@@ -14,7 +14,7 @@ from math import ceil, prod
 from operator import methodcaller
 from typing import TYPE_CHECKING
 
-from ring_attn_bench.relaunch.calls import Call, Made, TritonCall, driver_call, is_tensor
+from ring_attn_bench.relaunch.calls import Made, Repeatable, TritonCall, driver_call, is_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ _LINE = 64
 class Relaunch:
     """Calls that follow one another, and the float32 numbers that they need between them."""
 
-    def __init__(self, calls: tuple[Call, ...], scratch: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, calls: tuple[Repeatable, ...], scratch: Sequence[tuple[int, ...]]) -> None:
         import torch
         from triton.runtime import driver
 

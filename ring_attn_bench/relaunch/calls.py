@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ring_attn_bench.relaunch.driver import INVALID_CONTEXT, Driver, LaunchConfig, driver
-from ring_attn_bench.relaunch.packed import Packed, pack
+from ring_attn_bench.relaunch.driver import INVALID_CONTEXT, LaunchConfig, LaunchDriver, driver
+from ring_attn_bench.relaunch.packed import PackedParameters, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ class Made:
     arguments: Sequence[Any]
 
 
-class Call(Protocol):
+class Repeatable(Protocol):
     """One kernel's call, to be made with other addresses."""
 
     def enqueue(self, addresses: list[int], tensors: Sequence[Tensor], stream: int) -> None:
@@ -37,7 +37,7 @@ class Call(Protocol):
 class DriverCall:
     """A call with its parameters packed, for the driver."""
 
-    def __init__(self, at: Driver, made: Made, device: int, packed: Packed) -> None:
+    def __init__(self, at: LaunchDriver, made: Made, device: int, packed: PackedParameters) -> None:
         self._driver, self._device, self._packed = at, device, packed
         self._kernel = kernel = made.compiled  # whoever drops it may unload it
         threads = kernel.metadata.num_warps * WARP

@@ -30,7 +30,7 @@ class LaunchConfig(ctypes.Structure):
     )
 
 
-class Driver:
+class LaunchDriver:
     """Functions of libcuda; each returns a status, 0 if all is well."""
 
     def __init__(self) -> None:
@@ -97,9 +97,9 @@ class Driver:
 
 
 @cache
-def driver() -> Driver | None:
+def driver() -> LaunchDriver | None:
     """The driver, or None where there is none, or one older than CUDA 12.4."""
     try:
-        return Driver()
+        return LaunchDriver()
     except (OSError, AttributeError):
         return None

@@ -11,7 +11,7 @@ from ring_attn_bench.relaunch.driver import TENSOR_MAP_BYTES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ring_attn_bench.relaunch.driver import Driver
+    from ring_attn_bench.relaunch.driver import LaunchDriver
 
 _SCALARS = {
     "i1": ctypes.c_int8, "i8": ctypes.c_int8, "i16": ctypes.c_int16, "i32": ctypes.c_int32,
@@ -23,7 +23,7 @@ _MAP_DTYPES = {"float16": 6, "float32": 7, "bfloat16": 9}
 """CUtensorMapDataType by torch's name."""
 
 
-class Packed:
+class PackedParameters:
     """A kernel's parameters in memory, and which of them follow from a tensor's address."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Packed:
         self._maps: list[tuple[int, int]] = []
         self._mapped: dict[int, int] = {}  # the address in each map that was filled in
 
-    def fill(self, addresses: list[int], at: Driver) -> None:
+    def fill(self, addresses: list[int], at: LaunchDriver) -> None:
         """Fills in the tensors' addresses."""
         for value, number in self._pointers:
             value.value = addresses[number]
@@ -79,13 +79,13 @@ def pack(
     kernel: Any,  # noqa: ANN401 - Triton ships no types
     arguments: Sequence[Any],
     numbers: dict[int, int],
-    at: Driver,
-) -> Packed | None:
+    at: LaunchDriver,
+) -> PackedParameters | None:
     """The parameters in the order of Triton's launcher; None if one is of a kind unknown here.
 
     numbers: of the tensors among the arguments, and under their descriptors, by `id`.
     """
-    packed = Packed()
+    packed = PackedParameters()
     maps = iter(getattr(kernel.metadata, "tensordesc_meta", None) or ())
     kinds = kernel.src.signature.values()
     for kind, argument in _flat(kinds, arguments):
@@ -110,11 +110,11 @@ def pack(
 
 
 def _add_descriptor(
-    packed: Packed,
+    packed: PackedParameters,
     descriptor: Any,  # noqa: ANN401
     about: dict[str, Any],
     number: int,
-    at: Driver,
+    at: LaunchDriver,
 ) -> None:
     """The tensor map, then shape and strides, which a kernel takes whether it reads them or not."""
     base, size = descriptor.base, about["elem_size"]

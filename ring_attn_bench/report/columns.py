@@ -51,10 +51,10 @@ class Ratios(Frozen):
 
 
 NESTED: Mapping[str, type[Errors] | type[Ratios]] = {"errors": Errors, "ratios": Ratios}
-"""The fields of Row that hold one value for each tensor, a column each in the file."""
+"""The fields of ReportRow that hold one value for each tensor, a column each in the file."""
 
 
-class Row(Frozen):
+class ReportRow(Frozen):
     """A record, flat and summarised. None is an empty cell: it does not apply or is not known."""
 
     case: str = Field(description="what was computed, as a slug")
@@ -200,7 +200,7 @@ class Row(Frozen):
 
 def _columns() -> Iterator[tuple[str, FieldInfo]]:
     """Name and description of each; an errors or ratios field gives one for each tensor."""
-    for name, field in Row.model_fields.items():
+    for name, field in ReportRow.model_fields.items():
         if name == "options":
             for option in OPTIONS:
                 meaning = f"{OPTION_MEANINGS[option]}; empty for a peer"

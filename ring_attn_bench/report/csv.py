@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from ring_attn_bench.errors import FileError, clause
 from ring_attn_bench.records import files, sheets
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.rows import frame
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
+def write(rows: Sequence[ReportRow], path: Path) -> None:
     """Writes the rows; booleans as true and false, numbers with all their digits."""
     table = frame(rows)
     for name in table.columns[table.dtypes == "boolean"]:
@@ -27,12 +27,12 @@ def write(rows: Sequence[Row], path: Path) -> None:
     files.write(path, sheets.joined(cells))
 
 
-def read(path: Path) -> tuple[Row, ...]:
+def read(path: Path) -> tuple[ReportRow, ...]:
     """The rows of such a file, exactly as they were written; raises FileError."""
     found = []
     for number, cells in sheets.read(path):
         try:
-            found.append(Row.of_cells(cells))
+            found.append(ReportRow.of_cells(cells))
         except ValidationError as error:
             first = error.errors()[0]
             raise FileError(

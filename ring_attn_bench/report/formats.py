@@ -19,7 +19,7 @@ def digits(value: float | None, significant: int = 3) -> str:
 
 
 def power(value: float | None) -> str:
-    """As 1.2e-03; empty for None."""
+    """The value as 1.2e-03; empty for None."""
     return "" if value is None else f"{value:.1e}"
 
 

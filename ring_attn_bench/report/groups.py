@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ring_attn_bench.report.columns import OPTIONS, Row
+from ring_attn_bench.report.columns import OPTIONS, ReportRow
 from ring_attn_bench.report.formats import plural
 from ring_attn_bench.ring.options import DEFAULTS
 
@@ -20,7 +20,7 @@ _SAYS_NOTHING = (None, "auto", "unset")
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class SharedShape:
     """What rows must share to be drawn together: all of a case but length, mask and direction."""
 
     world_size: int
@@ -35,8 +35,8 @@ class Shape:
     deterministic: bool
 
     @classmethod
-    def of(cls, row: Row) -> Shape:
-        """The row's."""
+    def of(cls, row: ReportRow) -> SharedShape:
+        """The shape of the row's case."""
         return cls(
             row.world_size, row.played_on, row.batch, row.heads_q, row.heads_kv, row.head_dim,
             row.dtype, (row.window_left, row.window_right), row.softcap, row.deterministic,
@@ -61,53 +61,53 @@ class Shape:
 
     @property
     def slug(self) -> str:
-        """For file names: w4_b1_h32-8_d128_bfloat16."""
+        """A slug for file names: w4_b1_h32-8_d128_bfloat16."""
         heads = f"h{self.heads_q}-{self.heads_kv}_d{self.head_dim}"
         size = f"w{self.world_size}" + (f"on{self.played_on}" if self.played_on else "")
         parts = (size, f"b{self.batch}", heads, self.dtype, *self.extras)
         return "_".join(parts).replace(" ", "")
 
 
-def group(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+def group(rows: Iterable[ReportRow], key: Callable[[ReportRow], Key]) -> dict[Key, list[ReportRow]]:
     """The rows by key, groups and rows in the order of the file."""
-    found: dict[Key, list[Row]] = {}
+    found: dict[Key, list[ReportRow]] = {}
     for row in rows:
         found.setdefault(key(row), []).append(row)
     return found
 
 
-def by_shape(rows: Iterable[Row]) -> dict[Shape, list[Row]]:
+def by_shape(rows: Iterable[ReportRow]) -> dict[SharedShape, list[ReportRow]]:
     """One group for each shape."""
-    return group(rows, Shape.of)
+    return group(rows, SharedShape.of)
 
 
-def mask(row: Row) -> str:
-    """causal or full."""
+def mask(row: ReportRow) -> str:
+    """The row's mask in a word: causal or full."""
     return "causal" if row.causal else "full"
 
 
-def machine(rows: Sequence[Row]) -> str:
+def machine(rows: Sequence[ReportRow]) -> str:
     """What the rows ran on: 4 x NVIDIA H200."""
     places = dict.fromkeys(_place(row) for row in rows)
     return " / ".join(places)
 
 
-def device(rows: Sequence[Row]) -> str:
+def device(rows: Sequence[ReportRow]) -> str:
     """Per what work is counted: GPU, or process on a CPU."""
     return "GPU" if any(row.gpu for row in rows) else "process"
 
 
-def holder(rows: Sequence[Row]) -> str:
+def holder(rows: Sequence[ReportRow]) -> str:
     """Per what tokens are counted: GPU, or rank where several share one or none is there."""
     return "rank" if any(row.transport == "loopback" or not row.gpu for row in rows) else "GPU"
 
 
-def varying(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
+def varying(rows: Sequence[ReportRow], names: Sequence[str] = WHO) -> tuple[str, ...]:
     """Those of the columns that differ between the rows; backend always."""
     return tuple(name for name in names if name == "backend" or len(_values(rows, name)) > 1)
 
 
-def _values(rows: Sequence[Row], name: str) -> list[str | None]:
+def _values(rows: Sequence[ReportRow], name: str) -> list[str | None]:
     """What a column holds; that a peer has its own transport and no options, its name says."""
     found = dict.fromkeys(row.word(name) for row in rows)
     if len(found) > 1:
@@ -115,7 +115,7 @@ def _values(rows: Sequence[Row], name: str) -> list[str | None]:
     return list(found)
 
 
-def constants(rows: Sequence[Row], names: Sequence[str] = WHO) -> tuple[str, ...]:
+def constants(rows: Sequence[ReportRow], names: Sequence[str] = WHO) -> tuple[str, ...]:
     """The other columns, in words for a caption: partition zigzag."""
     fixed = [(name, _values(rows, name)[0]) for name in names if name not in varying(rows, names)]
     return tuple(f"{name} {word}" for name, word in fixed if not _is_silent(name, word))
@@ -126,12 +126,12 @@ def _is_silent(name: str, word: str | None) -> bool:
     return word in _SAYS_NOTHING or (word == "false" and DEFAULTS.get(name) is False)
 
 
-def heading(rows: Sequence[Row]) -> str:
+def heading(rows: Sequence[ReportRow]) -> str:
     """All that rows of one shape share: where they ran, what they computed and who did.
 
     Beside somebody else's rings, how keys travel and the options are said of ours alone.
     """
-    words, where = constants(rows), f"{machine(rows)}, {Shape.of(rows[0]).title}"
+    words, where = constants(rows), f"{machine(rows)}, {SharedShape.of(rows[0]).title}"
     if len({row.transport == "own" for row in rows}) > 1:
         common = constants(rows, [name for name in WHO if name not in _OURS])
         ours = ", ".join(word for word in words if word not in common)
@@ -139,12 +139,12 @@ def heading(rows: Sequence[Row]) -> str:
     return "; ".join((where, *words))
 
 
-def names(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
+def names(row: ReportRow, columns: Sequence[str]) -> tuple[str, ...]:
     """These cells of the row, as text."""
     return tuple(row.word(column) or "" for column in columns)
 
 
-def took(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, ...]:
+def took(rows: Sequence[ReportRow], columns: Sequence[str]) -> tuple[str, ...]:
     """In a sentence for each choice, what stood for options that were `auto`, and for whom.
 
     columns: those by which contestants are called; nobody is, where all were given the same.
@@ -159,13 +159,13 @@ def took(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def label(row: Row, names: Sequence[str]) -> str:
+def label(row: ReportRow, names: Sequence[str]) -> str:
     """The row's contestant by these columns: triton/zigzag."""
     words = {name: f"{word} {name}" for name, word in row.options.items() if word}
     return "/".join(filter(None, (words.get(name, row.word(name)) for name in names)))
 
 
-def _place(row: Row) -> str:
+def _place(row: ReportRow) -> str:
     if row.transport == "loopback":
         return f"{plural(row.world_size, 'rank')} in one process on {row.gpu or 'a CPU'}"
     if row.played_on is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.report import tables
-from ring_attn_bench.report.columns import MEANINGS, NESTED, TENSORS, Row
+from ring_attn_bench.report.columns import MEANINGS, NESTED, TENSORS, ReportRow
 from ring_attn_bench.report.formats import plural
 from ring_attn_bench.report.groups import WHO, by_shape, group, heading, machine, varying
 from ring_attn_bench.report.rows import latest, rows
@@ -73,7 +73,7 @@ def report(records: Iterable[Record], pictures: Sequence[Path], skipped: Sequenc
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _about(lines: Sequence[Row]) -> str:
+def _about(lines: Sequence[ReportRow]) -> str:
     suites = ", ".join(dict.fromkeys(row.suite for row in lines))
     dates = sorted(row.started_at for row in lines if row.started_at)
     when = f", measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else ""
@@ -82,7 +82,7 @@ def _about(lines: Sequence[Row]) -> str:
     return escape(f"Suite {suites}{when}: {contestants}, {cases}, {plural(len(lines), 'record')}.")
 
 
-def _verdict(lines: Sequence[Row]) -> Iterator[str]:
+def _verdict(lines: Sequence[ReportRow]) -> Iterator[str]:
     yield "## Verdict"
     yield tables.counts(lines).markdown()
     for failure in tables.failures(lines):
@@ -94,8 +94,8 @@ def _verdict(lines: Sequence[Row]) -> Iterator[str]:
 
 
 def _by_shape(
-    lines: Sequence[Row],
-    text: Callable[[Sequence[Row]], Iterator[str]],
+    lines: Sequence[ReportRow],
+    text: Callable[[Sequence[ReportRow]], Iterator[str]],
     pictures: Sequence[Path],
     topic: str,
 ) -> Iterator[str]:
@@ -114,7 +114,7 @@ def _picture(path: Path) -> str:
     return f"![{path.stem.replace('_', ' ')}]({path.as_posix()})"
 
 
-def _speed(lines: Sequence[Row]) -> Iterator[str]:
+def _speed(lines: Sequence[ReportRow]) -> Iterator[str]:
     """First the sweeps, then every case, folded away if there were sweeps."""
     sweeps = tables.overview(lines)
     yield from (table.markdown() for table in sweeps)
@@ -122,7 +122,7 @@ def _speed(lines: Sequence[Row]) -> Iterator[str]:
         yield _folded(table.caption, table) if sweeps else table.markdown()
 
 
-def _errors(lines: Sequence[Row]) -> Iterator[str]:
+def _errors(lines: Sequence[ReportRow]) -> Iterator[str]:
     """By backend; where there are more contestants, all of them too, folded away."""
     yield from (table.markdown() for table in tables.accuracy(lines))
     if len(varying(lines)) > 1:
@@ -130,7 +130,7 @@ def _errors(lines: Sequence[Row]) -> Iterator[str]:
             yield _folded(f"every contestant: {table.caption}", table)
 
 
-def _nothing(_: Sequence[Row]) -> Iterator[str]:
+def _nothing(_: Sequence[ReportRow]) -> Iterator[str]:
     """Memory stands in the tables of speed."""
     yield from ()
 
@@ -152,7 +152,7 @@ def _environment(records: Sequence[Record]) -> str:
     return Table("Environment", ("fact", "value"), body, names=2).markdown()
 
 
-def _again(lines: Sequence[Row]) -> str:
+def _again(lines: Sequence[ReportRow]) -> str:
     """One command for each backend; the file has one for each row."""
     firsts = [found[0] for found in group(lines, lambda row: row.backend).values()]
     commands = [f"# {row.contestant}, {row.direction.value}\n{row.command}" for row in firsts

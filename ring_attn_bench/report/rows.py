@@ -1,4 +1,4 @@
-"""Record -> Row: every summary figure of the report is computed here, once."""
+"""Record -> ReportRow: every summary figure of the report is computed here, once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Accuracy, Case, Contestant, Record, TensorError
 from ring_attn_bench.records.statistics import summarize
-from ring_attn_bench.report.columns import COLUMNS, KINDS, OPTIONS, TENSORS, Errors, Ratios, Row
+from ring_attn_bench.report.columns import (
+    COLUMNS,
+    KINDS,
+    OPTIONS,
+    TENSORS,
+    Errors,
+    Ratios,
+    ReportRow,
+)
 from ring_attn_bench.ring.options import texts
 
 if TYPE_CHECKING:
@@ -36,14 +44,14 @@ def latest(records: Iterable[Record]) -> tuple[Record, ...]:
     return tuple(sorted(found, key=place))
 
 
-def rows(records: Iterable[Record]) -> tuple[Row, ...]:
+def rows(records: Iterable[Record]) -> tuple[ReportRow, ...]:
     """One row for each case x contestant x direction."""
     return tuple(row(record) for record in latest(records))
 
 
-def row(record: Record) -> Row:
+def row(record: Record) -> ReportRow:
     """The record as one line."""
-    return Row(
+    return ReportRow(
         direction=record.direction,
         status=record.status,
         reason=_one_line(record.reason),
@@ -57,7 +65,7 @@ def row(record: Record) -> Row:
     )
 
 
-def frame(rows: Sequence[Row]) -> DataFrame:
+def frame(rows: Sequence[ReportRow]) -> DataFrame:
     """The rows as a table whose columns have types that know empty cells."""
     from pandas import DataFrame
 

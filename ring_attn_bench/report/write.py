@@ -9,7 +9,7 @@ from ring_attn_bench.errors import FileError
 from ring_attn_bench.records import files
 from ring_attn_bench.records.record import Record, read
 from ring_attn_bench.report import tables
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import by_shape, heading
 from ring_attn_bench.report.rows import latest, rows
 
@@ -47,7 +47,7 @@ def summary(records: Iterable[Record], width: int = tables.WIDTH) -> str:
     return "\n\n".join([*parts, *(failure.terminal(width) for failure in tables.failures(lines))])
 
 
-def _section(lines: Sequence[Row], width: int) -> Iterator[str]:
+def _section(lines: Sequence[ReportRow], width: int) -> Iterator[str]:
     """What is shown of one shape."""
     title = tables.fold(heading(lines), width)
     yield f"{title}\n{'=' * max(map(len, title.splitlines()))}"

@@ -54,11 +54,11 @@ class RingCall(NamedTuple):
 
     @property
     def needs_delta(self) -> bool:
-        """The kernel's."""
+        """Whether the kernel reads delta."""
         return self.job.backend.needs_delta
 
     def seeded(self, seed: int) -> RingCall:
-        """The same with another seed for dropout."""
+        """The same call with another seed for dropout."""
         score = replace(self.job.score, dropout_seed=seed)
         return self._replace(job=replace(self.job, score=score))
 
@@ -69,7 +69,7 @@ class RingCall(NamedTuple):
         return run.forward(job, self.transport, q, Keys(k, v), sink)
 
     def forward_keeping(self, given: Given) -> tuple[tuple[Tensor, Tensor], Kept]:
-        """The same, and the others' keys."""
+        """This rank's out and lse as of `forward`, and the other ranks' keys."""
         q, k, v, sink, *_ = given
         job = self.job if given.alibi_slopes is None else self._job(given)
         return run.forward_keeping(job, self.transport, q, Keys(k, v), sink)
@@ -94,12 +94,12 @@ class OnRing(NamedTuple):
 
     @property
     def calls(self) -> Remembered[tuple[Job, Signature]]:
-        """The context's."""
+        """What the ring's context remembers of earlier calls."""
         return self.ring.calls
 
     @property
     def ranks(self) -> int:
-        """The ring's."""
+        """How many ranks the ring has."""
         return self.ring.world_size
 
     def made(self, problem: Problem, options: Options) -> tuple[Job, Signature]:

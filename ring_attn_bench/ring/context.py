@@ -33,7 +33,7 @@ from ring_attn_bench.ring.transports.played import Part
 if TYPE_CHECKING:
     from ring_attn_bench.ring.forward import Job
     from ring_attn_bench.ring.handshake import Signature
-    from ring_attn_bench.ring.packing import Packed
+    from ring_attn_bench.ring.packing import PackedKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +235,10 @@ class RingContext:
         return bool(getattr(self._ring.transport, "arrives", False))
 
     @property
-    def room(self) -> Callable[..., Packed] | None:
+    def room(self) -> Callable[..., PackedKeys] | None:
         """The transport's memory for packed keys with its views, if it keeps any (`packing`)."""
         ring = self._made or self._ring
-        found: Callable[..., Packed] | None = getattr(ring.transport, "room", None)
+        found: Callable[..., PackedKeys] | None = getattr(ring.transport, "room", None)
         return found
 
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -31,7 +31,7 @@ class Known:
     """A call on a machine whose figures are known. able: what blocks its kernel can be given;
     backward: whether a backward follows."""
 
-    asked: cost.Asked
+    asked: cost.ToPredict
     able: Abilities
     backward: bool
 
@@ -46,11 +46,11 @@ class Known:
         if machine is None or problem.dtype not in _BYTES:
             return None
         element = _BYTES[problem.dtype]
-        shape = cost.Shape(
+        shape = cost.ShardShape(
             problem.batch, problem.heads_q, problem.heads_kv, problem.head_dim, problem.head_dim_v,
             element, element if options.gradients == "input" else 4,
         )  # fmt: skip
-        asked = cost.Asked(machine, kernel, transport, shape)
+        asked = cost.ToPredict(machine, kernel, transport, shape)
         return cls(asked, able, problem.backward) if asked.known else None
 
 

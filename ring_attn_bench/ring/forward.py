@@ -25,7 +25,7 @@ from ring_attn_bench.plan.plans import Launch, Plan
 from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.merge import merge
-from ring_attn_bench.ring.packing import Packed, Packing, accumulator_dtype
+from ring_attn_bench.ring.packing import PackedKeys, Packing, accumulator_dtype
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class ForwardPass:
 
 
 def gathered_keys(
-    packing: Packing, keys: Keys, packed: Packed, link: Link, index: int
+    packing: Packing, keys: Keys, packed: PackedKeys, link: Link, index: int
 ) -> tuple[Gathering, Tensor]:
     """The keys of a step's one launch, on their way if the link has words for them, and where."""
     arriving = getattr(link, "arriving", None)

@@ -24,7 +24,7 @@ class Gradients(IntEnum):
     """None of its inputs needs one."""
     WANTED = 1
     OFF = 2
-    """torch.no_grad or inference_mode."""
+    """Autograd is off: torch.no_grad or inference_mode."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ def doubling(others: int) -> tuple[int, ...]:
 
 
 DEFAULTS: dict[str, Any] = {option.name: option.default for option in fields(RingOptions)}
-"""By option."""
+"""Each option's default, by the option's name."""
 MEANINGS: dict[str, str] = {
     option.name: option.metadata["column"] for option in fields(RingOptions)
 }

@@ -19,7 +19,7 @@ from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.ring.link import Transport
 
 
-class Packed(NamedTuple):
+class PackedKeys(NamedTuple):
     """A rank's packed keys: a buffer, and views of it; None where nobody reads them."""
 
     buffer: Tensor
@@ -50,7 +50,7 @@ class Packing:
         """Elements of one token."""
         return self.batch * self.heads * (self.head_dim + self.head_dim_v)
 
-    def pack_for(self, plan: Plan, keys: Keys, transport: Transport) -> Packed:
+    def pack_for(self, plan: Plan, keys: Keys, transport: Transport) -> PackedKeys:
         """The keys in memory of the transport's, which has no tokens if the plan sends nobody any.
 
         Of a transport that keeps it, and the views, `room`; on all ranks alike, read or not.
@@ -58,11 +58,11 @@ class Packing:
         k, sends = keys.k, plan.sends
         room = getattr(transport, "room", None)
         if room is not None:
-            packed: Packed = room(self, k.shape[1], sends, k.dtype, k.device)
+            packed: PackedKeys = room(self, k.shape[1], sends, k.dtype, k.device)
         else:
             tokens = k.shape[1] if sends else 0
             buffer = transport.outgoing(tokens, self.width, k.dtype, k.device)
-            packed = Packed(buffer, self.views(buffer) if sends else None)
+            packed = PackedKeys(buffer, self.views(buffer) if sends else None)
         if packed.keys is not None:
             copy_keys(keys, packed.keys)
         return packed

@@ -78,7 +78,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class KernelMemory:
     """What of a backend decides: `accumulating`, `needs_delta`, and what it takes for itself."""
 
     accumulates: bool
@@ -116,7 +116,7 @@ class _Ledger:
         self.free(**sizes)
 
 
-def forward(plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool) -> Taken:
+def forward(plan: Plan, sizes: Sizes, kernel: KernelMemory, *, symmetric: bool) -> Taken:
     """The most that a forward takes. symmetric: whether keys leave from memory that is kept."""
     ledger, tokens = _Ledger(), plan.tokens
     results = {"out": sizes.out(tokens, sizes.element), "lse": sizes.lse(tokens)}
@@ -137,14 +137,14 @@ def forward(plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool) -> Tak
 
 
 def backward(
-    plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool, keeps: bool = False
+    plan: Plan, sizes: Sizes, kernel: KernelMemory, *, symmetric: bool, keeps: bool = False
 ) -> Taken:
     """The most that a backward takes, beyond the forward's out and lse, and keys that it kept."""
     return _Backward(plan, sizes, kernel, symmetric, keeps).run()
 
 
 def forward_backward(
-    plan: Plan, sizes: Sizes, kernel: Kernel, *, symmetric: bool, keeps: bool = False
+    plan: Plan, sizes: Sizes, kernel: KernelMemory, *, symmetric: bool, keeps: bool = False
 ) -> Taken:
     """The most that a forward and then its backward take: out and lse stay for the backward.
 
@@ -170,7 +170,7 @@ class _Backward:
     """`ring.backward.BackwardPass` without its tensors."""
 
     def __init__(
-        self, plan: Plan, sizes: Sizes, kernel: Kernel, symmetric: bool, keeps: bool
+        self, plan: Plan, sizes: Sizes, kernel: KernelMemory, symmetric: bool, keeps: bool
     ) -> None:
         self._plan, self._sizes, self._kernel, self._symmetric = plan, sizes, kernel, symmetric
         self._keeps = keeps

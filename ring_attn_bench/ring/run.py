@@ -24,11 +24,11 @@ class Pass(Protocol[Result]):
         ...
 
     def run(self) -> None:
-        """Queues every launch."""
+        """Queues every launch of the pass."""
         ...
 
     def collect(self) -> Result:
-        """The results, complete."""
+        """The pass's results, complete."""
         ...
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from ring_attn_bench.contract.tunable import Offer
-from ring_attn_bench.records.outcome import Shape, Subject
+from ring_attn_bench.records.outcome import TimedShape, TypedTrial
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Frozen, Text
 from ring_attn_bench.workers.reply import Reply
@@ -33,20 +33,20 @@ class Verify(Frozen):
     """Is this trial right?"""
 
     do: Literal["verify"] = "verify"
-    subject: Subject
+    subject: TypedTrial
 
 
 class Time(Frozen):
     """How fast are these trials of one row? seconds: after which there are few more rounds."""
 
     do: Literal["time"] = "time"
-    subjects: tuple[Subject, ...]
-    shape: Shape
+    subjects: tuple[TypedTrial, ...]
+    shape: TimedShape
     rounds: int
     seconds: float
 
 
-class Speed(Frozen):
+class TrialSpeed(Frozen):
     """Microseconds of each call, or the status and the reason of a trial that has none."""
 
     status: Status = Status.OK
@@ -56,9 +56,9 @@ class Speed(Frozen):
 
 
 class Speeds(Reply):
-    """Of each trial."""
+    """The speed of each trial."""
 
-    speeds: tuple[Speed, ...]
+    speeds: tuple[TrialSpeed, ...]
 
 
 Command = Annotated[Load | Verify | Time, Field(discriminator="do")]

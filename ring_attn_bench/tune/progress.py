@@ -10,12 +10,12 @@ from rich.text import Text
 
 from ring_attn_bench.records.outcome import Outcome
 from ring_attn_bench.tune.choose import choices
-from ring_attn_bench.workers.progress import STYLES, Lines, some_of
+from ring_attn_bench.workers.progress import STYLES, ProgressLines, some_of
 
 _SHOWN = 3
 
 
-class TuneProgress(Lines):
+class TuneProgress(ProgressLines):
     """A line for each trial that was verified, and for each row that was timed."""
 
     def __init__(self, console: Console) -> None:

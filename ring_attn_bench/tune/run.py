@@ -13,11 +13,11 @@ from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.contract.tunable import Tunable
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, clause
-from ring_attn_bench.records.outcome import Outcome, Place, RowKey, Shape, Subject
+from ring_attn_bench.records.outcome import Outcome, Provenance, RowKey, TimedShape, TypedTrial
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.tuning_csv import write
-from ring_attn_bench.tune.messages import Load, Loaded, Speed, Speeds, Time
-from ring_attn_bench.tune.select import Selection
+from ring_attn_bench.tune.messages import Load, Loaded, Speeds, Time, TrialSpeed
+from ring_attn_bench.tune.select import TrialSelection
 from ring_attn_bench.tune.verifier import verify_all
 from ring_attn_bench.workers.keeper import Keeper, Watcher
 from ring_attn_bench.workers.pool import Hand
@@ -37,8 +37,8 @@ class TuneRequest:
     """What a person asked for. None means: by the machine."""
 
     backend: str
-    selection: Selection
-    shape: Shape
+    selection: TrialSelection
+    shape: TimedShape
     rounds: int
     seconds: float
     out: Path | None = None
@@ -52,16 +52,16 @@ class _Run:
     request: TuneRequest
     load: Load
     environment: dict[str, str]
-    place: Place
+    place: Provenance
     keeper: Keeper[str, Outcome]
 
     def hand(self) -> Hand[Loaded]:
         """Another process, started when it is needed."""
         return _hand(self.load, self.environment)
 
-    def outcome(self, subject: Subject, found: Reply | Speed) -> Outcome:
-        """As it goes on record."""
-        times = (found.full, found.causal) if isinstance(found, Speed) else ((), ())
+    def outcome(self, subject: TypedTrial, found: Reply | TrialSpeed) -> Outcome:
+        """The outcome of a trial as it goes on record."""
+        times = (found.full, found.causal) if isinstance(found, TrialSpeed) else ((), ())
         return Outcome(
             subject=subject, verdict=found.status, reason=" ".join(found.reason.split()),
             place=self.place, shape=self.request.shape, full=times[0], causal=times[1],
@@ -104,7 +104,7 @@ def tune(request: TuneRequest, watcher: Watcher[str, Outcome]) -> Path:
 
 def _tune(
     run: _Run,
-    subjects: Sequence[Subject],
+    subjects: Sequence[TypedTrial],
     loaded: Loaded,
     first: Hand[Loaded],
     watcher: Watcher[str, Outcome],
@@ -124,8 +124,8 @@ def _tune(
         timer.end()
 
 
-def _verify(run: _Run, subjects: Sequence[Subject], hands: Sequence[Hand[Loaded]]) -> None:
-    def tell(subject: Subject, found: Reply) -> None:
+def _verify(run: _Run, subjects: Sequence[TypedTrial], hands: Sequence[Hand[Loaded]]) -> None:
+    def tell(subject: TypedTrial, found: Reply) -> None:
         run.keeper.done(str(subject), [run.outcome(subject, found)])
 
     try:
@@ -156,8 +156,8 @@ def _time_row(run: _Run, row: RowKey, timer: Hand[Loaded]) -> None:
 
 
 def _speeds(
-    request: TuneRequest, right: Sequence[Subject], timer: Hand[Loaded]
-) -> tuple[Speed, ...]:
+    request: TuneRequest, right: Sequence[TypedTrial], timer: Hand[Loaded]
+) -> tuple[TrialSpeed, ...]:
     command = Time(
         subjects=tuple(right), shape=request.shape, rounds=request.rounds, seconds=ROW_SECONDS
     )
@@ -165,7 +165,7 @@ def _speeds(
         return timer.ask(command, ROW_SECONDS + ROW_PATIENCE, Speeds).speeds
     except WorkerFailed as failure:
         reason = f"when its row was timed, {failure.reason}"
-        return (Speed(status=failure.status, reason=reason),) * len(right)
+        return (TrialSpeed(status=failure.status, reason=reason),) * len(right)
 
 
 def _hand(load: Load, environment: dict[str, str]) -> Hand[Loaded]:
@@ -205,7 +205,7 @@ def _has_nothing_to_tune(backend: str) -> str:
 
 
 def _heading(
-    run: _Run, subjects: Sequence[Subject], rows: int, jobs: int, loaded: Loaded
+    run: _Run, subjects: Sequence[TypedTrial], rows: int, jobs: int, loaded: Loaded
 ) -> tuple[str, ...]:
     request, place, untimed = run.request, run.place, loaded.offer.untimed
     speeds = (
@@ -220,9 +220,9 @@ def _heading(
     )
 
 
-def _place(backend: str, version: str, environment: env.Environment) -> Place:
+def _place(backend: str, version: str, environment: env.Environment) -> Provenance:
     commit = str(environment.get("commit") or "")
-    return Place(
+    return Provenance(
         backend=backend,
         version=version,
         device=str(environment.get("gpu") or environment.get("cpu")),

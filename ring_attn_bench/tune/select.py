@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from ring_attn_bench.contract.tunable import Trial
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.records.outcome import Subject
+from ring_attn_bench.records.outcome import TypedTrial
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class TrialSelection:
     """Kernels, head dims and dtypes, by name; empty ones are not asked about.
 
     Without dtypes a row is tuned in the first of those that it serves.
@@ -21,13 +21,13 @@ class Selection:
     head_dims: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ()
 
-    def of(self, trials: Sequence[Trial]) -> tuple[Subject, ...]:
+    def of(self, trials: Sequence[Trial]) -> tuple[TypedTrial, ...]:
         """In the order of the trials; raises InvalidArgument where a name finds nothing."""
         _check("kernel", self.kernels, [x.kernel for x in trials])
         _check("head dim", self.head_dims, [x.head_dim for x in trials])
         _check("dtype", self.dtypes, [dtype for x in trials for dtype in x.dtypes])
         found = tuple(
-            Subject(trial=trial, dtype=dtype)
+            TypedTrial(trial=trial, dtype=dtype)
             for trial in trials
             if (not self.kernels or trial.kernel in self.kernels)
             and (not self.head_dims or trial.head_dim in self.head_dims)

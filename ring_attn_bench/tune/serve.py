@@ -8,4 +8,4 @@ from importlib import import_module
 from ring_attn_bench.workers.serving import serve
 
 if __name__ == "__main__":
-    serve(sys.argv[1:], lambda: import_module("ring_attn_bench.tune.worker").Worker().carry_out)
+    serve(sys.argv[1:], lambda: import_module("ring_attn_bench.tune.worker").TuneWorker().carry_out)

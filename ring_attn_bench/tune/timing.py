@@ -20,7 +20,7 @@ from ring_attn_bench.contract.tunable import TrialTensors, TunableBackend
 from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Mask, Score
-from ring_attn_bench.records.outcome import MASKS, OUTPUTS, Shape, Subject
+from ring_attn_bench.records.outcome import MASKS, OUTPUTS, TimedShape, TypedTrial
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.tune import again
 from ring_attn_bench.workers.caught import sentence, status_of
@@ -45,7 +45,7 @@ class _Ready:
     """A trial with one mask, that has run once into outputs of its own."""
 
     timed: Timed
-    subject: Subject
+    subject: TypedTrial
     mask: str
     launch: Launch
     own: dict[str, Tensor]
@@ -58,8 +58,8 @@ class _Ready:
 
 def time_row(
     backend: TunableBackend,
-    subjects: Sequence[Subject],
-    shape: Shape,
+    subjects: Sequence[TypedTrial],
+    shape: TimedShape,
     rounds: int,
     seconds: float,
     device: str,
@@ -88,9 +88,9 @@ def time_row(
 
 def _tried(
     backend: TunableBackend,
-    subject: Subject,
+    subject: TypedTrial,
     tensors: TrialTensors,
-    shape: Shape,
+    shape: TimedShape,
     mask: str,
     timed: Timed,
 ) -> list[_Ready]:
@@ -143,7 +143,7 @@ def _judge_again(ready: Sequence[_Ready], tensors: TrialTensors) -> None:
 
 
 def _inputs(
-    backend: TunableBackend, subject: Subject, shape: Shape, block: Block, device: str
+    backend: TunableBackend, subject: TypedTrial, shape: TimedShape, block: Block, device: str
 ) -> TrialTensors:
     """Normal random values; out and lse are the backend's own, for speed they are right enough."""
     generator = torch.Generator(device).manual_seed(1)
@@ -165,11 +165,11 @@ def _inputs(
     return TrialTensors(Rows(q, dout, out, lse, delta), keys, sums)
 
 
-def _score(subject: Subject) -> Score:
+def _score(subject: TypedTrial) -> Score:
     return Score(float(subject.trial.head_dim) ** -0.5)
 
 
-def _block(shape: Shape, mask: str) -> Block:
+def _block(shape: TimedShape, mask: str) -> Block:
     tokens = (Span(0, shape.seqlen),)
     return Block(tokens, tokens, Band(low=0 if mask == "causal" else None))
 
@@ -217,7 +217,7 @@ class _HostClock:
     """For kernels that run on a CPU: what the host waits for them."""
 
     def microseconds(self, launches: Sequence[Launch]) -> list[float]:
-        """One after another."""
+        """How long each launch takes, one after another."""
         readings = [time.perf_counter()]
         for launch in launches:
             launch()

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from ring_attn_bench.records.outcome import Subject
+from ring_attn_bench.records.outcome import TypedTrial
 from ring_attn_bench.tune.messages import Loaded, Verify
 from ring_attn_bench.workers.pool import Hand, run_all
 from ring_attn_bench.workers.reply import Reply, WorkerFailed
 
-Tell = Callable[[Subject, Reply], None]
+Tell = Callable[[TypedTrial, Reply], None]
 
 
-def verified(hand: Hand[Loaded], subject: Subject, seconds: float) -> Reply:
+def verified(hand: Hand[Loaded], subject: TypedTrial, seconds: float) -> Reply:
     """The answer about one trial, also where the process dies of it or does not answer."""
     when = "before it was tried, "
     try:
@@ -26,7 +26,7 @@ def verified(hand: Hand[Loaded], subject: Subject, seconds: float) -> Reply:
 
 
 def verify_all(
-    subjects: Sequence[Subject],
+    subjects: Sequence[TypedTrial],
     hands: Sequence[Hand[Loaded]],
     seconds: float,
     doing: Callable[[str], None],
@@ -37,7 +37,7 @@ def verify_all(
 
     The widest head dims go first: they take longest to compile.
     """
-    waiting: SimpleQueue[Subject] = SimpleQueue()
+    waiting: SimpleQueue[TypedTrial] = SimpleQueue()
     for subject in sorted(subjects, key=lambda x: -x.trial.head_dim):
         waiting.put(subject)
 

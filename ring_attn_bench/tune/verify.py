@@ -7,19 +7,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ring_attn_bench.conformance import calls
-from ring_attn_bench.conformance.cases import ALL, CAUSAL, Case
+from ring_attn_bench.conformance import blocks
+from ring_attn_bench.conformance.cases import ALL, CAUSAL, BlockCase
+from ring_attn_bench.conformance.expected import Expected, Results, expected
 from ring_attn_bench.conformance.faults import changed, faults
-from ring_attn_bench.conformance.inputs import Inputs, inputs
-from ring_attn_bench.conformance.judge import given
-from ring_attn_bench.conformance.truth import Results, Truth, truth
-from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.conformance.inputs import NAN, CaseTensors
+from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.contract.tunable import Trial, TrialTensors, Tunable
 from ring_attn_bench.plan.lower import Piece
 from ring_attn_bench.plan.positions import Range, Span
-from ring_attn_bench.records.outcome import Subject
+from ring_attn_bench.records.outcome import TypedTrial
 
-NAN = float("nan")
 TOKENS = {"cuda": (777, 200), "cpu": (150, 50)}
 """By device: no multiple of any tile, but some whole tiles (on a CPU, which interprets, one); and
 how many of the keys come before the rows, where they are a block of their own."""
@@ -27,7 +25,7 @@ ALIGNED = 16
 """Triton compiles for strides that 16 divides, as the lengths that are timed have them, anew."""
 
 
-def cases(subject: Subject, device: str) -> tuple[Case, ...]:
+def cases(subject: TypedTrial, device: str) -> tuple[BlockCase, ...]:
     """Full, causal, and a causal one whose keys are two blocks: the second is added to the first.
 
     The last again without grouped heads: who has a group may share it among programs, and adds up
@@ -36,7 +34,7 @@ def cases(subject: Subject, device: str) -> tuple[Case, ...]:
     tokens, before = TOKENS[device]
     batch, heads, key_heads = (2, 4, 2) if device == "cuda" else (1, 2, 1)
     all_of_it, rest = (Span(0, tokens),), (Span(before, tokens - before),)
-    full = Case(
+    full = BlockCase(
         "full", all_of_it, all_of_it, ALL, batch, heads, key_heads, subject.trial.head_dim,
         dtype=subject.dtype,
     )  # fmt: skip
@@ -49,7 +47,7 @@ def cases(subject: Subject, device: str) -> tuple[Case, ...]:
     )
 
 
-def fault(backend: Tunable, subject: Subject, device: str) -> str | None:
+def fault(backend: Tunable, subject: TypedTrial, device: str) -> str | None:
     """What is wrong with the trial, or None. Raises whatever the trial raises."""
     for case in cases(subject, device):
         found = _faults(backend, subject.trial, case, device)
@@ -58,13 +56,15 @@ def fault(backend: Tunable, subject: Subject, device: str) -> str | None:
     return None
 
 
-def _faults(backend: Tunable, trial: Trial, case: Case, device: str) -> list[str]:
-    data, right = inputs(case, device), truth(case, device)
+def _faults(backend: Tunable, trial: Trial, case: BlockCase, device: str) -> list[str]:
+    data, right = case.kind.inputs(case, device), expected(case, device)
     found = _computed(backend, trial, case, data, right)
-    return faults(case, right, found) + changed(data.given, inputs(case, device).given)
+    return faults(right, found) + changed(data.given, case.kind.inputs(case, device).given)
 
 
-def _computed(backend: Tunable, trial: Trial, case: Case, data: Inputs, right: Truth) -> Results:
+def _computed(
+    backend: Tunable, trial: Trial, case: BlockCase, data: CaseTensors, right: Expected
+) -> Results:
     parts, score = _parts(case), case.score(data.q.device.type)
     added = len(parts) > 1
     tensors = _tensors(trial, case, data, right, wide=added)
@@ -86,23 +86,24 @@ def _computed(backend: Tunable, trial: Trial, case: Case, data: Inputs, right: T
     return {"dk": tensors.sums.dk / times, "dv": tensors.sums.dv / times}
 
 
-def _parts(case: Case) -> tuple[Piece, ...]:
+def _parts(case: BlockCase) -> tuple[Piece, ...]:
     """The keys before the first row, if there are any, are a block of their own."""
     before = case.rows[0].start
     if before:
-        return calls.split(case, before)
+        return blocks.split(case, before)
     rows, keys = case.block.row_count, case.block.key_count
     return (Piece(Range(0, rows), Range(0, keys), case.block),)
 
 
-def _tensors(trial: Trial, case: Case, data: Inputs, right: Truth, *, wide: bool) -> TrialTensors:
+def _tensors(
+    trial: Trial, case: BlockCase, data: CaseTensors, right: Expected, *, wide: bool
+) -> TrialTensors:
     """Outputs hold NaN. wide: whether out is one that is added to."""
-    out, lse = given(case, right)
-    delta = (data.dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1).transpose(1, 2)
-    if trial.kernel == "forward":
-        lse = torch.full_like(lse, NAN)
+    rows, keys = data.rows(*right.given), data.keys
+    assert rows.delta is not None
+    lse = torch.full_like(rows.lse, NAN) if trial.kernel == "forward" else rows.lse
     out = torch.full_like(data.dout, NAN, dtype=case.wide_dtype if wide else case.torch_dtype)
-    rows, keys = Rows(data.q, data.dout, out, _aligned(lse), _aligned(delta)), Keys(data.k, data.v)
+    rows = rows._replace(out=out, lse=_aligned(lse), delta=_aligned(rows.delta))
     sums = Sums(*(torch.full_like(x, NAN, dtype=case.wide_dtype) for x in (data.q, *keys)))
     return TrialTensors(rows, keys, sums)
 

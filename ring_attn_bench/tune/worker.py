@@ -12,15 +12,15 @@ from ring_attn_bench import registry
 from ring_attn_bench.contract.tunable import TunableBackend
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.tune.messages import COMMANDS, Load, Loaded, Speed, Speeds, Time, Verify
+from ring_attn_bench.tune.messages import COMMANDS, Load, Loaded, Speeds, Time, TrialSpeed, Verify
 from ring_attn_bench.tune.timing import time_row
 from ring_attn_bench.tune.verify import fault
 from ring_attn_bench.workers.caught import device_works, sentence, status_of
 from ring_attn_bench.workers.reply import Reply
 
 
-class Worker:
-    """Holds one backend."""
+class TuneWorker:
+    """Holds one backend, and verifies and times its trials."""
 
     def __init__(self) -> None:
         self._backend: TunableBackend | None = None
@@ -72,12 +72,12 @@ class Worker:
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             reason = f"when its row was timed, {sentence(error)}"
-            lost = Speed(status=status_of(error), reason=reason)
+            lost = TrialSpeed(status=status_of(error), reason=reason)
             return Speeds(speeds=(lost,) * len(command.subjects), usable=device_works(self._device))
         speeds = (
-            Speed(status=x.verdict, reason=x.reason)
+            TrialSpeed(status=x.verdict, reason=x.reason)
             if x.verdict is not Status.OK
-            else Speed(full=tuple(x.times["full"]), causal=tuple(x.times["causal"]))
+            else TrialSpeed(full=tuple(x.times["full"]), causal=tuple(x.times["causal"]))
             for x in found
         )
         return Speeds(speeds=tuple(speeds), usable=device_works(self._device))

@@ -28,7 +28,7 @@ class Channel:
 
     @classmethod
     def connect(cls, path: Path) -> Channel:
-        """The worker's end."""
+        """The worker's end of the channel."""
         with _short(path) as name:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.connect(name)

@@ -36,7 +36,7 @@ class Group(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the group's processes."""
         ...
 
 

@@ -65,7 +65,7 @@ class Keeper(Generic[Step, Row]):
         self._rows |= {self._key(row): row for row in rows}
 
     def doing(self, step: Step) -> None:
-        """Passes it on."""
+        """Tells the watcher that a step begins."""
         with self._lock:
             self._watcher.doing(step)
 

@@ -44,7 +44,7 @@ class Interrupted(KeyboardInterrupt):
         self.by = by
 
 
-class Lines:
+class ProgressLines:
     """A context in which `total` results are printed as they come."""
 
     def __init__(self, console: Console, total: int = 0) -> None:
@@ -82,7 +82,7 @@ class Lines:
         self._status.update(Text(f"{self._done} of {self._total} done; {text}"))
 
     def result(self, line: Text, *, cut: bool = True) -> None:
-        """One more line."""
+        """Prints the line of one more result."""
         if self._console.is_terminal and cut:
             self._console.print(line, no_wrap=True, overflow="ellipsis")
         else:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ring_attn_bench.conformance.ask import faults, refusal
-from ring_attn_bench.conformance.cases import FULL, LOCAL, lengths
-from ring_attn_bench.conformance.feature import AnyCase, Asks, Feature
+from ring_attn_bench.conformance.cases import FULL, LOCAL, AnyCase, lengths
+from ring_attn_bench.conformance.feature import Asks, Feature
 from ring_attn_bench.conformance.features import FEATURES
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.errors import BackendUnavailable

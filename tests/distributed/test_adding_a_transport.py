@@ -12,8 +12,8 @@ import torch
 
 from ring_attn_bench import RingContext, RingOptions, registry
 from ring_attn_bench.bench.messages import Envelope, Prepare
-from ring_attn_bench.bench.place import Place
-from ring_attn_bench.bench.worker import Worker
+from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.records import record as bench_record
 from tests.distributed.pool import Raised, Ring
 from tests.distributed.truth import Case, attend, faults
@@ -79,8 +79,10 @@ class WhenMade(Gathered):
 def refused(ring: Ring, folder: str) -> list[str]:
     sys.path.insert(0, folder)
     own = {"at_once": "refusing:AtOnce", "when_made": "refusing:WhenMade"}
-    place = Place(ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size)
-    worker, reasons = Worker(place), []
+    place = WorkerPlace(
+        ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size
+    )
+    worker, reasons = BenchWorker(place), []
     case = bench_record.Case(
         batch=1, seqlen_total=64, world_size=ring.world_size, heads_q=1, heads_kv=1, head_dim=8,
         dtype="float32", causal=True,

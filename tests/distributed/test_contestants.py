@@ -9,7 +9,7 @@ import torch
 from ring_attn_bench.bench import ring_contestant
 from ring_attn_bench.bench.memory import kept_bytes
 from ring_attn_bench.bench.messages import Prepare
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
@@ -31,7 +31,9 @@ WAYS = (
 
 def on_a_rank(ring):
     """For each way whether it is right, what was taken, how many handshakes there were."""
-    place = Place(ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size)
+    place = WorkerPlace(
+        ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size
+    )
     contexts, answers, used = Contexts(place), [], []
     for options in WAYS:
         spec = Contestant(backend="aten", partition="zigzag", options=options)
@@ -64,7 +66,9 @@ def test_contestants_of_all_kinds_of_options_are_right_in_one_worker_group(ranks
 
 def kept_on_a_rank(ring):
     """What `kept_bytes` makes of two readings, and the groups that were made and used for it."""
-    place = Place(ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size)
+    place = WorkerPlace(
+        ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size
+    )
     spec = Contestant(backend="aten", partition="zigzag", options=RingOptions())
     request = Prepare(case=CASE, contestant=spec, directions=tuple(Direction), seed=3)
     found = prepare(request, place, Contexts(place))

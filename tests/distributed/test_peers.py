@@ -13,7 +13,7 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.memory import kept_bytes
 from ring_attn_bench.bench.messages import Prepare, Subject
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
@@ -39,14 +39,16 @@ MATH = "peer:torch_cp[math]"
 
 
 @cache
-def contexts(place: Place) -> Contexts:
+def contexts(place: WorkerPlace) -> Contexts:
     """One for all calls, as in a worker: torch keeps a mesh, and asks for the group of its name."""
     return Contexts(place)
 
 
 def on_a_rank(ring, case, name, partition, seconds=None):
     """What the harness says of the peer: its accuracy, refusal, and that it can be timed."""
-    place = Place(ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size)
+    place = WorkerPlace(
+        ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size
+    )
     spec = Contestant(backend=name, partition=partition, options=None)
     request = Prepare(case=case, contestant=spec, directions=tuple(Direction), seed=3)
     with warnings.catch_warnings(), patch.object(registry, "load_peer", lambda n: PEERS[n]()):
@@ -67,7 +69,9 @@ def on_a_rank(ring, case, name, partition, seconds=None):
 
 def kept_on_a_rank(ring, case, name, partition):
     """Whether the peer is right before and after it was made anew to see what it keeps."""
-    place = Place(ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size)
+    place = WorkerPlace(
+        ring.rank, ring.world_size, torch.device("cpu"), (ring.rank,), ring.world_size
+    )
     spec = Contestant(backend=name, partition=partition, options=None)
     request = Prepare(case=case, contestant=spec, directions=tuple(Direction), seed=3)
     free = iter((900, 500, 800, 700, 600, 700))

@@ -8,7 +8,7 @@ from ring_attn_backends.shared.seeding import drawing_from, philox_state
 
 from ring_attn_bench import registry
 from ring_attn_bench.conformance.ask import DIRECTIONS, faults, refusal
-from ring_attn_bench.conformance.cases import FULL, LOCAL, Case, lengths
+from ring_attn_bench.conformance.cases import FULL, LOCAL, BlockCase, lengths
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.conformance.feature import Asks
 from ring_attn_bench.contract.tensors import Keys, Rows
@@ -67,12 +67,12 @@ def test_head_dims(backend, base, dims, key_heads, direction):
 @pytest.mark.parametrize("rows", [1, 2, 300])
 @every_direction
 def test_a_single_key(backend, rows, direction):
-    check(backend, Case("", (Span(5, rows),), (Span(3, 1),), **SOME), direction)
+    check(backend, BlockCase("", (Span(5, rows),), (Span(3, 1),), **SOME), direction)
 
 
 @every_direction
 def test_a_single_key_beside_others(backend, direction):
-    case = Case("", (Span(1, 300),), (Span(0, 301),), Mask(True), **SOME)
+    case = BlockCase("", (Span(1, 300),), (Span(0, 301),), Mask(True), **SOME)
     check(backend, case, direction, Asks.TWO_BLOCKS)
 
 

@@ -9,7 +9,7 @@ import torch
 from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.messages import Prepare
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_loopback_ring_is_right(backend, partition, world_size, causal, dtype):
-    place = Place(0, 1, torch.device("cuda"), tuple(range(world_size)), world_size)
+    place = WorkerPlace(0, 1, torch.device("cuda"), tuple(range(world_size)), world_size)
     case = Case(
         batch=2, seqlen_total=world_size * 330, world_size=world_size, heads_q=6, heads_kv=2,
         head_dim=128, dtype=dtype, causal=causal,

@@ -2,7 +2,7 @@
 
 from ring_attn_backends.triton import TritonBackend
 
-from ring_attn_bench.records.outcome import Subject
+from ring_attn_bench.records.outcome import TypedTrial
 from ring_attn_bench.tune.verify import fault
 
 
@@ -15,4 +15,4 @@ def test_gradients_of_keys_are_right_in_float32_at_the_widest_head_dim():
         and "float32" in trial.dtypes
     )
 
-    assert fault(backend, Subject(trial=shipped, dtype="float32"), "cpu") is None
+    assert fault(backend, TypedTrial(trial=shipped, dtype="float32"), "cpu") is None

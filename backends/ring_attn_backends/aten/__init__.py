@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ring_attn_backends.aten import cpu
 from ring_attn_backends.shared import flash_2, flash_2_limits
-from ring_attn_backends.shared.calls import ByCalls, Call
+from ring_attn_backends.shared.calls import ByCalls, FlashCall
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.block import Alibi, Form
@@ -54,18 +54,18 @@ class AtenBackend(ByCalls):
         """torch's."""
         return f"torch {torch.__version__}"
 
-    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
         """One call on CUDA; on CPU one for each query head of a group."""
         return flash_2.forward(self, q, keys, call) if q.is_cuda else cpu.forward(q, keys, call)
 
-    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
+    def run_backward(self, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool) -> Sums:
         """As forward."""
         if not rows.q.is_cuda:
             return cpu.backward(rows, keys, call)
         return flash_2.backward(self, rows, keys, call, deterministic=deterministic)
 
     def launch_forward(
-        self, q: Tensor, keys: Keys, launch: flash_2.Launch
+        self, q: Tensor, keys: Keys, launch: flash_2.FlashLaunch
     ) -> tuple[Tensor, Tensor]:
         """torch's operator; it draws from the default generator."""
         score = launch.call.score
@@ -77,7 +77,7 @@ class AtenBackend(ByCalls):
         return out, lse
 
     def launch_backward(
-        self, rows: Rows, keys: Keys, launch: flash_2.Launch, *, deterministic: bool
+        self, rows: Rows, keys: Keys, launch: flash_2.FlashLaunch, *, deterministic: bool
     ) -> Sums:
         """torch's operator."""
         (q, dout, out, lse, _), score = rows, launch.call.score
@@ -94,14 +94,14 @@ class AtenBackend(ByCalls):
         return Sums(*shares)
 
 
-def _lengths(launch: flash_2.Launch) -> tuple[Tensor | None, Tensor | None, int, int]:
+def _lengths(launch: flash_2.FlashLaunch) -> tuple[Tensor | None, Tensor | None, int, int]:
     documents = launch.call.documents
     if documents is None:
         return None, None, launch.max_rows, launch.max_keys
     return documents.cu_seqlens_q, documents.cu_seqlens_k, launch.max_rows, launch.max_keys
 
 
-def _window(launch: flash_2.Launch) -> dict[str, int]:
+def _window(launch: flash_2.FlashLaunch) -> dict[str, int]:
     if launch.left < 0 and launch.right < 0:
         return {}
     return {"window_size_left": launch.left, "window_size_right": launch.right}

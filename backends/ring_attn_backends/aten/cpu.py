@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ring_attn_backends.shared.calls import Call
+from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.shared.padding import cropped, fitted
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.problem import Problem
@@ -22,7 +22,7 @@ def unsupported(problem: Problem) -> str | None:
     return None
 
 
-def forward(q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
+def forward(q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
     """out and lse, by one call for each query head of a group."""
     width = max(q.shape[-1], keys.v.shape[-1])
     queries, (k, v) = fitted(q, width), (fitted(x, width).transpose(1, 2) for x in keys)
@@ -38,7 +38,7 @@ def forward(q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
     return out[..., : keys.v.shape[-1]], lse
 
 
-def backward(rows: Rows, keys: Keys, call: Call) -> Sums:
+def backward(rows: Rows, keys: Keys, call: FlashCall) -> Sums:
     """dq, dk and dv; what the heads of a group add to a key is summed in float32."""
     q, dout, out, lse, _ = rows
     width, groups = max(q.shape[-1], keys.v.shape[-1]), keys.k.shape[2]
@@ -61,7 +61,7 @@ def backward(rows: Rows, keys: Keys, call: Call) -> Sums:
     return cropped((dq, dk.transpose(1, 2), dv.transpose(1, 2)), keys)
 
 
-def _mask(call: Call, q: Tensor, k: Tensor) -> tuple[bool, Tensor | None]:
+def _mask(call: FlashCall, q: Tensor, k: Tensor) -> tuple[bool, Tensor | None]:
     """Whether its own causal mask, which begins at the top left, will do; else one to add.
 
     The latter only beside a GPU, whose kernel takes windows: elsewhere, `forms` has none.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.flag_gems import calls
-from ring_attn_backends.shared.calls import Call
+from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.triton import TritonBackend
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
@@ -81,7 +81,7 @@ class FlagGemsBackend:
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """One call of FlagGems."""
-        return calls.forward(self._package, q, keys, Call.of_block(block, score))
+        return calls.forward(self._package, q, keys, FlashCall.of_block(block, score))
 
     def backward(
         self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
@@ -95,7 +95,9 @@ class FlagGemsBackend:
         self, q: Tensor, keys: Keys, documents: Documents, score: Score
     ) -> tuple[Tensor, Tensor]:
         """One call of FlagGems."""
-        return calls.packed_forward(self._package, q, keys, Call.of_documents(documents, score))
+        return calls.packed_forward(
+            self._package, q, keys, FlashCall.of_documents(documents, score)
+        )
 
     def packed_backward(
         self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool

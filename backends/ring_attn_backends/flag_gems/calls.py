@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ring_attn_backends.shared.calls import Call
+from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.shared.padding import fitted
 from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.errors import Unsupported
@@ -33,7 +33,7 @@ _FAR = 2**30
 
 def forward(
     package: Any,  # noqa: ANN401 - it has no types
-    q: Tensor, keys: Keys, call: Call,
+    q: Tensor, keys: Keys, call: FlashCall,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out (B, M, H, D) and lse (B, H, M) of a block, all rows of which see a key."""
     dim, count = q.shape[-1], keys.k.shape[1]
@@ -56,7 +56,7 @@ def forward(
 
 def packed_forward(
     package: Any,  # noqa: ANN401 - as above
-    q: Tensor, keys: Keys, call: Call,
+    q: Tensor, keys: Keys, call: FlashCall,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out (T, H, D) and lse (H, T)."""
     documents = call.documents
@@ -86,7 +86,7 @@ def packed_forward(
 
 def _as_documents(
     package: Any,  # noqa: ANN401 - as above
-    q: Tensor, keys: Keys, call: Call,
+    q: Tensor, keys: Keys, call: FlashCall,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """A block as packed documents, one for each batch entry."""
     (batch, rows), count = q.shape[:2], keys.k.shape[1]
@@ -98,7 +98,7 @@ def _as_documents(
     return out.unflatten(0, (batch, rows)), lse.unflatten(1, (batch, rows)).transpose(0, 1)
 
 
-def _clips(call: Call, rows: int, keys: int) -> bool:
+def _clips(call: FlashCall, rows: int, keys: int) -> bool:
     """Whether the dense kernel cannot be told the right side of a window.
 
     N keys or more it takes for none (A:974), and none beside a left side for no window (A:982).
@@ -107,7 +107,7 @@ def _clips(call: Call, rows: int, keys: int) -> bool:
     return not is_full and rows > keys and (call.right is None or call.right >= keys)
 
 
-def _mask(call: Call, widest: int) -> tuple[bool, int, int]:
+def _mask(call: FlashCall, widest: int) -> tuple[bool, int, int]:
     """causal, left and right, where -1 is no limit and `widest` as good as none."""
     if call.left is None and call.right is None:
         return False, -1, -1
@@ -171,6 +171,6 @@ def _scale(scale: float, rows: int, keys: int) -> float:
     return scale * (1 + kinds * 2.0**-40)
 
 
-def _slopes(call: Call) -> Tensor | None:
+def _slopes(call: FlashCall) -> Tensor | None:
     slopes = call.score.alibi_slopes
     return None if slopes is None else slopes.contiguous()

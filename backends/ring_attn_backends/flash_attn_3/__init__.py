@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.flash_attn_3 import interface
-from ring_attn_backends.shared.calls import ByCalls, Call
+from ring_attn_backends.shared.calls import ByCalls, FlashCall
 from ring_attn_backends.shared.padding import cropped, ended, fitted, rounded
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
@@ -75,7 +75,7 @@ class FlashAttn3Backend(ByCalls):
         except PackageNotFoundError:
             return f"flash-attn-3 at {self._package.__file__}"
 
-    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
         """One call."""
         if call.documents is not None:  # as flash-attn-4's, which came from it
             keys = keys._replace(v=ended(call.documents.cu_seqlens_k, keys.v)[0])
@@ -88,7 +88,7 @@ class FlashAttn3Backend(ByCalls):
             lse = lse.masked_fill(lse == float("inf"), float("-inf"))
         return out[..., : keys.v.shape[-1]], lse
 
-    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
+    def run_backward(self, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool) -> Sums:
         """One call, which fills dq, dk and dv and gives back now these, now none of them."""
         q, dout, out, lse, _ = rows
         if call.documents is not None:
@@ -104,7 +104,7 @@ class FlashAttn3Backend(ByCalls):
         self._package._flash_attn_backward(**interface.complete(self._backward, mine))
         return cropped((mine[name] for name in Sums._fields), keys)
 
-    def _options(self, call: Call, parameters: Mapping[str, bool]) -> dict[str, Any]:
+    def _options(self, call: FlashCall, parameters: Mapping[str, bool]) -> dict[str, Any]:
         """A call in the words of one of the package's two functions, which they change at times."""
         sides = tuple(-1 if side is None else side for side in (call.left, call.right))
         options: dict[str, Any] = {

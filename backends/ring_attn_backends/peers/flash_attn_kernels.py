@@ -20,7 +20,7 @@ from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.problem import Problem
 
 
-class Kernel(Protocol):
+class PeerKernel(Protocol):
     """What a peer finds when it imports flash_attn.
 
     name: the backend of ours that has the same kernel.

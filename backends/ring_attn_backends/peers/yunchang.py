@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, Kernel
+from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, PeerKernel
 from ring_attn_backends.peers.ring_flash_attn import window_size
 from ring_attn_backends.peers.stand_ins import standing_in
 from ring_attn_bench.plan.problem import Problem
@@ -28,7 +28,7 @@ class Ulysses:
 
     name: str
     kernel: str | None
-    inside: Kernel
+    inside: PeerKernel
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def __init__(self) -> None:

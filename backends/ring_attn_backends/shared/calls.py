@@ -14,7 +14,7 @@ from ring_attn_bench.plan.problem import Documents, Score
 
 
 @dataclass(frozen=True)
-class Call:
+class FlashCall:
     """One call of a kernel, but for its tensors.
 
     left, right: the keys before and after a row that it sees, None for all, where the last row
@@ -29,13 +29,13 @@ class Call:
     documents: Documents | None = None
 
     @classmethod
-    def of_block(cls, block: Block, score: Score) -> Call:
+    def of_block(cls, block: Block, score: Score) -> FlashCall:
         """For a block of form FULL, CAUSAL or WINDOW."""
         seed = derived(score.dropout_seed, block.rows, block.keys) if score.dropout_p else 0
         return cls(*block.window, score, seed)
 
     @classmethod
-    def of_documents(cls, documents: Documents, score: Score) -> Call:
+    def of_documents(cls, documents: Documents, score: Score) -> FlashCall:
         """For all documents at once: which is which, a kernel's dropout knows itself."""
         mask = documents.mask
         right = 0 if mask.causal else mask.window_right
@@ -57,34 +57,34 @@ class ByCalls(ABC):
     """The contract's four functions, by two that take a call."""
 
     @abstractmethod
-    def run_forward(self, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
+    def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
         """out and lse."""
 
     @abstractmethod
-    def run_backward(self, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
+    def run_backward(self, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool) -> Sums:
         """dq, dk and dv; delta is the kernel's own, from the whole row's out."""
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """out and lse of a block."""
-        return self.run_forward(q, keys, Call.of_block(block, score))
+        return self.run_forward(q, keys, FlashCall.of_block(block, score))
 
     def backward(
         self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
     ) -> Sums:
         """A block's share of dq, dk and dv."""
         return self.run_backward(
-            rows, keys, Call.of_block(block, score), deterministic=deterministic
+            rows, keys, FlashCall.of_block(block, score), deterministic=deterministic
         )
 
     def packed_forward(
         self, q: Tensor, keys: Keys, documents: Documents, score: Score
     ) -> tuple[Tensor, Tensor]:
         """out and lse of packed documents."""
-        return self.run_forward(q, keys, Call.of_documents(documents, score))
+        return self.run_forward(q, keys, FlashCall.of_documents(documents, score))
 
     def packed_backward(
         self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
     ) -> Sums:
         """dq, dk and dv of packed documents."""
-        call = Call.of_documents(documents, score)
+        call = FlashCall.of_documents(documents, score)
         return self.run_backward(rows, keys, call, deterministic=deterministic)

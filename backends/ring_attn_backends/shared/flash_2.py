@@ -12,14 +12,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ring_attn_backends.shared.calls import Call
+from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.shared.padding import cropped, fitted, rounded
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.problem import Documents
 
 
 @dataclass(frozen=True)
-class Launch:
+class FlashLaunch:
     """A call in the kernels' words, where -1 is no limit."""
 
     causal: bool
@@ -27,7 +27,7 @@ class Launch:
     right: int
     max_rows: int
     max_keys: int
-    call: Call
+    call: FlashCall
 
 
 class Kernels(Protocol):
@@ -37,18 +37,18 @@ class Kernels(Protocol):
         """What a build lacks is asked of it once."""
         ...
 
-    def launch_forward(self, q: Tensor, keys: Keys, launch: Launch) -> tuple[Tensor, Tensor]:
+    def launch_forward(self, q: Tensor, keys: Keys, launch: FlashLaunch) -> tuple[Tensor, Tensor]:
         """out and lse."""
         ...
 
     def launch_backward(
-        self, rows: Rows, keys: Keys, launch: Launch, *, deterministic: bool
+        self, rows: Rows, keys: Keys, launch: FlashLaunch, *, deterministic: bool
     ) -> Sums:
         """dq, dk and dv."""
         ...
 
 
-def forward(kernels: Kernels, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor, Tensor]:
+def forward(kernels: Kernels, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
     """out and lse as the contract has them, of a block or of packed documents."""
     dim_v = keys.v.shape[-1]
     if not (q.numel() and keys.k.numel()):  # documents without a token
@@ -68,7 +68,9 @@ def forward(kernels: Kernels, q: Tensor, keys: Keys, call: Call) -> tuple[Tensor
     return out[..., :dim_v], lse
 
 
-def backward(kernels: Kernels, rows: Rows, keys: Keys, call: Call, *, deterministic: bool) -> Sums:
+def backward(
+    kernels: Kernels, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool
+) -> Sums:
     """dq, dk and dv as the contract has them."""
     (q, dout, out, lse, _), (k, v), dtype = rows, keys, rows.q.dtype
     if not (q.numel() and k.numel()):
@@ -87,7 +89,7 @@ def backward(kernels: Kernels, rows: Rows, keys: Keys, call: Call, *, determinis
     return cropped(shares[0] if parts[0][1] is call else _stacked(shares), keys)
 
 
-def _launch(call: Call, rows: int, keys: int) -> Launch:
+def _launch(call: FlashCall, rows: int, keys: int) -> FlashLaunch:
     left, right = call.left, call.right
     if call.documents is not None:
         # at a longest of 1 query and fewer key heads, queries are regrouped (flash_api.cpp:592)
@@ -101,7 +103,7 @@ def _launch(call: Call, rows: int, keys: int) -> Launch:
         # too. At a slope of 0.84 and 8k keys float32 has it to 8e-4 then; as a window, to 2e-7.
         left = keys - 1 if left is None else min(left, keys - 1)
     causal = left is None and right == 0
-    return Launch(
+    return FlashLaunch(
         causal,
         -1 if left is None else left,
         -1 if right is None or causal else right,
@@ -109,7 +111,7 @@ def _launch(call: Call, rows: int, keys: int) -> Launch:
     )  # fmt: skip
 
 
-def _parts(call: Call, q: Tensor, k: Tensor) -> list[tuple[int | slice, Call]]:
+def _parts(call: FlashCall, q: Tensor, k: Tensor) -> list[tuple[int | slice, FlashCall]]:
     """The call itself; or its batch entries, each as one packed document, where only that is right.
 
     Dense kernels take a right side of N keys or more for none, and none beside a left side for N
@@ -123,7 +125,7 @@ def _parts(call: Call, q: Tensor, k: Tensor) -> list[tuple[int | slice, Call]]:
     return [(entry, _of_entry(call, entry, document)) for entry in range(q.shape[0])]
 
 
-def _of_entry(call: Call, entry: int, document: Documents) -> Call:
+def _of_entry(call: FlashCall, entry: int, document: Documents) -> FlashCall:
     slopes = call.score.alibi_slopes
     if slopes is not None and slopes.dim() == 2:
         slopes = slopes[entry]
@@ -132,7 +134,7 @@ def _of_entry(call: Call, entry: int, document: Documents) -> Call:
     return replace(call, score=score, seed=seed, documents=document)
 
 
-def _clips(call: Call, q: Tensor, k: Tensor) -> bool:
+def _clips(call: FlashCall, q: Tensor, k: Tensor) -> bool:
     rows, keys = q.shape[1], k.shape[1]
     if call.right is None:
         return call.left is not None and rows > keys + 1

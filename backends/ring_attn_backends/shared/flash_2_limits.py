@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from ring_attn_backends.shared import flash_2
-from ring_attn_backends.shared.calls import Call
+from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.shared.padding import rounded
 from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.plan.problem import Documents, Mask, Problem, Score
@@ -66,7 +66,7 @@ def _tried(kernels: flash_2.Kernels, problem: Problem) -> str | None:
         ends = torch.arange(0, _PROBE_TOKENS + 1, _PROBE_TOKENS, dtype=torch.int32, device=q.device)
         documents = Documents(ends, ends, _PROBE_TOKENS, _PROBE_TOKENS)
     right = 0 if problem.mask.causal else None
-    call = Call(problem.mask.window_left, right, score, 0, documents)
+    call = FlashCall(problem.mask.window_left, right, score, 0, documents)
     try:
         out, lse = flash_2.forward(kernels, q, Keys(q, q), call)
         if problem.backward:

@@ -21,7 +21,7 @@ from ring_attn_backends.triton.plain.gathered import launch as plain_gathered
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_backends.triton.launching import Kernel, Launch
+    from ring_attn_backends.triton.launching import Kernel, TritonLaunch
     from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running, Sums
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.gathered import Gathered
@@ -43,7 +43,7 @@ class Serves(Protocol):
         """Why it serves nothing on such a GPU, None for none, by that Triton; or None."""
 
 
-class Table(Protocol):
+class FamilyTable(Protocol):
     """table.py."""
 
     def rows(self) -> Iterator[tuple[Kernel, int, int, Any, tuple[Any, ...]]]:
@@ -56,7 +56,7 @@ class Launches(Protocol):
     def forward_launch(
         self, q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
         *, first: bool, config: Any = None,  # noqa: ANN401 - each family has its own
-    ) -> Launch:  # fmt: skip
+    ) -> TritonLaunch:  # fmt: skip
         """Writes the running result, any float dtype, and lse.
 
         first: for these keys alone. Else the running out and lse hold what other keys gave, and the
@@ -66,13 +66,13 @@ class Launches(Protocol):
     def backward_dq_launch(
         self, rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
         *, add: bool, config: Any = None,  # noqa: ANN401
-    ) -> Launch:  # fmt: skip
+    ) -> TritonLaunch:  # fmt: skip
         """Writes the sums' dq, any float dtype, or adds to it."""
 
     def backward_dkdv_launch(
         self, rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
         *, add: bool, config: Any = None,  # noqa: ANN401
-    ) -> Launch:  # fmt: skip
+    ) -> TritonLaunch:  # fmt: skip
         """Writes the sums' dk and dv, any float dtype, or adds to them."""
 
 
@@ -81,18 +81,18 @@ class GatheredLaunches(Protocol):
 
     def forward_launch(
         self, q: Tensor, keys: Gathering, out: Tensor, lse: Tensor, where: Gathered, score: Score
-    ) -> Launch:
+    ) -> TritonLaunch:
         """Writes out (B, M, H, E) and lse (B, H, M)."""
 
     def dq_launch(
         self, rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Score
-    ) -> Launch:
+    ) -> TritonLaunch:
         """Writes dq (B, M, H, D)."""
 
     def dkdv_launch(
         self, rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
         *, own_first: bool,
-    ) -> Launch:  # fmt: skip
+    ) -> TritonLaunch:  # fmt: skip
         """Writes dk and dv into `own` and `landed`."""
 
 
@@ -102,7 +102,7 @@ class Family:
 
     name: str
     serves: Serves
-    table: Table
+    table: FamilyTable
     launch: Launches
     gathered: GatheredLaunches
 

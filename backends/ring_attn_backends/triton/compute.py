@@ -17,7 +17,7 @@ from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums, part_of
 from ring_attn_bench.plan.problem import Documents
 
 if TYPE_CHECKING:
-    from ring_attn_backends.triton.launching import Launch
+    from ring_attn_backends.triton.launching import TritonLaunch
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.problem import Score
 
@@ -156,7 +156,7 @@ def _forward(
     """Enqueues `forward_launch`; fresh: what is running was just made, which spares a look."""
     given = (q, *keys, running.out, running.result, running.lse)
 
-    def launches() -> Sequence[Launch]:
+    def launches() -> Sequence[TritonLaunch]:
         make = family_for(given[:3], where, score).launch.forward_launch
         return [make(q, keys, running, where, score, first=first)]
 
@@ -175,7 +175,7 @@ def _backward(
     read = (dout, q, *keys, lse, delta)
     given = (*read, *sums)
 
-    def launches() -> Sequence[Launch]:
+    def launches() -> Sequence[TritonLaunch]:
         launch, groups = family_for((q, *keys, dout), where, score).launch, (rows, keys, sums)
         return [
             launch.backward_dq_launch(*groups, where, score, add=add),

@@ -12,7 +12,7 @@ from ring_attn_backends.triton.choice import gathered_family_for
 from ring_attn_backends.triton.kept import enqueue
 
 if TYPE_CHECKING:
-    from ring_attn_backends.triton.launching import Launch
+    from ring_attn_backends.triton.launching import TritonLaunch
     from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
     from ring_attn_bench.plan.gathered import Gathered
     from ring_attn_bench.plan.problem import Score
@@ -25,7 +25,7 @@ def forward(q: Tensor, keys: Gathering, where: Gathered, score: Score) -> tuple[
     lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
     seen = (q, *keys.own, *keys.landed)
 
-    def launch() -> Launch:
+    def launch() -> TritonLaunch:
         make = gathered_family_for((q,), keys, score).gathered.forward_launch
         return make(q, keys, out, lse, where, score)
 
@@ -38,7 +38,7 @@ def dq(rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
     made = rows.q.new_empty(rows.q.shape)
     seen = _read(rows, keys)
 
-    def launch() -> Launch:
+    def launch() -> TritonLaunch:
         make = gathered_family_for((rows.q, rows.dout), keys, score).gathered.dq_launch
         return make(rows, keys, made, where, score)
 
@@ -53,7 +53,7 @@ def dkdv(
     """The contract's `gathered_dkdv`."""
     given = (*_read(rows, keys), *own, *landed)
 
-    def launch() -> Launch:
+    def launch() -> TritonLaunch:
         make = gathered_family_for((rows.q, rows.dout), keys, score).gathered.dkdv_launch
         return make(rows, keys, own, landed, where, score, own_first=own_first)
 
@@ -68,7 +68,7 @@ def _read(rows: Rows, keys: Gathering) -> tuple[Tensor, ...]:
 
 def _enqueue(
     name: Hashable, given: tuple[Tensor, ...], seen: tuple[Tensor, ...], keys: Gathering,
-    where: Gathered, score: Score, launch: Callable[[], Launch],
+    where: Gathered, score: Score, launch: Callable[[], TritonLaunch],
 ) -> None:  # fmt: skip
     waits = keys.arrived is not None
     asked = name, id(where), waits, keys.head_groups  # to hash `where` takes longer than a launch

@@ -11,7 +11,7 @@ from ring_attn_bench.relaunch import KEPT, Made, Relaunch, relaunch, signature
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_backends.triton.launching import Launch
+    from ring_attn_backends.triton.launching import TritonLaunch
     from ring_attn_bench.plan.problem import Score
 
 
@@ -29,7 +29,7 @@ _kept: dict[Hashable, _Known] = {}
 
 def enqueue(
     asked: Hashable, given: tuple[Tensor, ...], seen: tuple[Tensor, ...],
-    more: tuple[Tensor, ...], score: Score, launches: Callable[[], Sequence[Launch]],
+    more: tuple[Tensor, ...], score: Score, launches: Callable[[], Sequence[TritonLaunch]],
     *, held: object = None,
 ) -> None:  # fmt: skip
     """Launches what is kept, or the launches, which are then kept.
@@ -57,5 +57,5 @@ def enqueue(
         _kept[key] = _Known(again, tables, held)
 
 
-def _made(launches: Sequence[Launch]) -> list[Made]:
+def _made(launches: Sequence[TritonLaunch]) -> list[Made]:
     return [call for one in launches for call in one.made()]

@@ -29,7 +29,7 @@ Side = Literal["rows", "keys"]
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class TritonLaunch:
     """A kernel call, and what is to run after it; tests compile it where no GPU is to run it on.
 
     config: a configuration of the family's table; None for a kernel that needs none.
@@ -44,7 +44,7 @@ class Launch:
     """Those among the arguments that nobody needs afterwards."""
     tables: tuple[Tensor, ...] = ()
     """Those among the arguments that say what the programs of a gathered launch do."""
-    after: tuple[Launch, ...] = ()
+    after: tuple[TritonLaunch, ...] = ()
 
     @property
     def options(self) -> dict[str, int]:

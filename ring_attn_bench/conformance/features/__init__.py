@@ -16,7 +16,7 @@ from ring_attn_bench.errors import UnknownName
 
 CHAPTERS = (MASKS, SCORES, HEADS, NUMBERS, LENGTHS, STRIDES, RING, DOCUMENTS)
 FEATURES = {feature.name: feature for chapter in CHAPTERS for feature in chapter.features}
-"""By name."""
+"""Every feature by its name."""
 
 
 def select(patterns: Sequence[str]) -> tuple[Feature, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, Case, lengths
+from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, BlockCase, lengths
 from ring_attn_bench.conformance.feature import Chapter, Feature
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Mask
@@ -13,12 +13,12 @@ _OWN = (Span(0, 40), Span(200, 40))
 _OTHER = (Span(40, 40), Span(160, 40))
 
 
-def between(title: str, rows: Span, keys: Span, mask: Mask = CAUSAL) -> Case:
+def between(title: str, rows: Span, keys: Span, mask: Mask = CAUSAL) -> BlockCase:
     """A case of one stretch of queries and one of keys."""
-    return Case(title, (rows,), (keys,), mask)
+    return BlockCase(title, (rows,), (keys,), mask)
 
 
-def window(title: str, mask: Mask, tokens: int = 96) -> Case:
+def window(title: str, mask: Mask, tokens: int = 96) -> BlockCase:
     """A case of a window over a rank's own tokens."""
     return replace(lengths(LOCAL, tokens), title=title, mask=mask)
 
@@ -124,15 +124,15 @@ _CORNER = Feature(
 _ZIGZAG = Feature(
     "zigzag", "causal, two zigzag ranks",
     (
-        Case("causal, a zigzag rank's queries and another's keys", _OWN, _OTHER, CAUSAL,
+        BlockCase("causal, a zigzag rank's queries and another's keys", _OWN, _OTHER, CAUSAL,
              heads=4),
-        Case("causal, keys of a later zigzag rank", _OTHER, _OWN, CAUSAL),
+        BlockCase("causal, keys of a later zigzag rank", _OTHER, _OWN, CAUSAL),
     ),
 )  # fmt: skip
 
 _ZIGZAG_WINDOW = Feature(
     "window_zigzag", "window, two zigzag ranks",
-    (Case("window by position, zigzag ranks", _OWN, _OTHER, Mask(True, 60)),),
+    (BlockCase("window by position, zigzag ranks", _OWN, _OTHER, Mask(True, 60)),),
 )  # fmt: skip
 
 MASKS = Chapter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ring_attn_bench.conformance.cases import LOCAL, Case, lengths
+from ring_attn_bench.conformance.cases import LOCAL, BlockCase, lengths
 from ring_attn_bench.conformance.feature import Asks, Chapter, Feature
 from ring_attn_bench.plan.positions import Span
 
@@ -18,7 +18,7 @@ _AFTER_A_SHORTER = replace(
 )  # fmt: skip
 
 
-def repeated(case: Case, tokens: int, title: str) -> Case:
+def repeated(case: BlockCase, tokens: int, title: str) -> BlockCase:
     """Many heads of that many tokens: blocks of a GPU that race for the same gradients."""
     return replace(lengths(case, tokens), title=f"{tokens} tokens, {title}")
 

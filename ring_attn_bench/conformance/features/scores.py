@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, Case, lengths
+from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, BlockCase, lengths
 from ring_attn_bench.conformance.feature import Chapter, Feature
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Mask
 
 _OWN = replace(FULL, title="full, its own tokens", rows=FULL.keys)
-_STRIPES = Case("causal over stripes", (Span(3, 70, 4),), (Span(2, 70, 4),), CAUSAL)
-_AFTER = Case("causal, queries two chunks after", (Span(192, 96),), (Span(0, 96),), CAUSAL)
+_STRIPES = BlockCase("causal over stripes", (Span(3, 70, 4),), (Span(2, 70, 4),), CAUSAL)
+_AFTER = BlockCase("causal, queries two chunks after", (Span(192, 96),), (Span(0, 96),), CAUSAL)
 
 
-def alibi(case: Case) -> Case:
+def alibi(case: BlockCase) -> BlockCase:
     """The case with ALiBi's bias."""
     return replace(case, title=f"alibi, {case.title}", alibi=True)
 
 
-def dropout(case: Case, p: float) -> Case:
+def dropout(case: BlockCase, p: float) -> BlockCase:
     """The case with dropout."""
     return replace(case, title=f"dropout {p:g}, {case.title}", dropout_p=p)
 
@@ -78,7 +78,7 @@ SCORES = Chapter(
             "alibi_window", "ALiBi, window or sq < sk",
             (
                 alibi(replace(LOCAL, title="window", mask=Mask(True, 17))),
-                alibi(Case("causal, fewer rows than keys", (Span(50, 46),), (Span(0, 96),),
+                alibi(BlockCase("causal, fewer rows than keys", (Span(50, 46),), (Span(0, 96),),
                            CAUSAL)),
                 alibi(replace(_STRIPES, title="a window over stripes", mask=Mask(True, 50))),
             ),
@@ -88,7 +88,7 @@ SCORES = Chapter(
             (
                 alibi(_AFTER),
                 alibi(replace(_AFTER, title="fewer rows than keys", rows=(Span(200, 40),))),
-                alibi(Case("the corner that a window leaves", (Span(96, 40),), (Span(56, 40),),
+                alibi(BlockCase("the corner that a window leaves", (Span(96, 40),), (Span(56, 40),),
                            Mask(True, 40))),
             ),
         ),

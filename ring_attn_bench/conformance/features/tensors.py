@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ring_attn_bench.conformance.cases import FULL, LOCAL, Case, Storage, lengths
+from ring_attn_bench.conformance.cases import FULL, LOCAL, BlockCase, Storage, lengths
 from ring_attn_bench.conformance.feature import Chapter, Feature
 from ring_attn_bench.plan.positions import Span
 
 
-def square(tokens: int) -> Case:
+def square(tokens: int) -> BlockCase:
     """Causal with that many tokens."""
     return replace(lengths(LOCAL, tokens), title=f"causal, {tokens} x {tokens}")
 
 
-def full(rows: int, keys: int) -> Case:
+def full(rows: int, keys: int) -> BlockCase:
     """Not causal, with that many of each."""
     case = replace(lengths(FULL, rows, keys), rows=(Span(200, rows),))
     return replace(case, title=f"full, {rows} x {keys}")

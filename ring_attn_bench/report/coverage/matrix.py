@@ -55,7 +55,7 @@ class Matrix:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All of them, as they came."""
+        """All findings, in the order in which they came."""
         return tuple(self.cells.values())
 
     @property
@@ -74,7 +74,7 @@ class Matrix:
         return f"{len(self.findings):,} findings: {', '.join(parts)}."
 
     def cell(self, backend: str, feature: str) -> tuple[Finding | None, Finding | None]:
-        """Forward and backward."""
+        """The backend's findings about the feature, forward and backward."""
         first, second = (self.cells.get((backend, feature, x.value)) for x in DIRECTIONS)
         return first, second
 

@@ -40,7 +40,7 @@ _HEAD, _FOOT = 1.25, 0.9  # inches, for the backends' names above, and what is b
 
 
 def draw(matrix: Matrix, path: Path) -> Path:
-    """Writes the picture."""
+    """Writes the matrix as a picture to the path."""
     lines = sum(len(features) + 1 for _, features in matrix.chapters)
     columns = len(matrix.backends)
     width = max(_LABELS + _WIDE * columns + 0.45, 5.4)

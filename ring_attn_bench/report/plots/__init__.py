@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import by_shape
 from ring_attn_bench.report.plots.canvas import save
 from ring_attn_bench.report.plots.errors import draw_errors
@@ -33,7 +33,7 @@ class Gallery:
     skipped: tuple[str, ...]
 
 
-def draw(rows: Sequence[Row], folder: Path) -> Gallery:
+def draw(rows: Sequence[ReportRow], folder: Path) -> Gallery:
     """Draws every topic for every shape, as folder/throughput_w4_b1_h32-8_d128_bfloat16.png."""
     style = Style.of(rows)
     paths: list[Path] = []

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.formats import digits
 from ring_attn_bench.report.groups import label, varying
 from ring_attn_bench.report.plots.canvas import GREY, footnote, grid_of, pairs, panels
 from ring_attn_bench.report.plots.style import Style
 
-Value = Callable[[Row], float | None]
-Interval = Callable[[Row], tuple[float, float]]
+Value = Callable[[ReportRow], float | None]
+Interval = Callable[[ReportRow], tuple[float, float]]
 _WIDTH = 3.2
 _BAR = 0.21
 _LETTER = 0.075
@@ -28,7 +28,7 @@ _TICKS = 4
 
 
 def draw_bars(
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     style: Style,
     title: str,
     unit: str,
@@ -59,7 +59,7 @@ def draw_bars(
 
 def _draw(
     axes: Axes,
-    rows: Sequence[Row | None],
+    rows: Sequence[ReportRow | None],
     style: Style,
     value: Value,
     interval: Interval | None,
@@ -98,7 +98,7 @@ def _draw(
         axes.text(length + up + (part or 0.0), place, f" {figures}", va="center", fontsize=7)
 
 
-def _order(rows: Sequence[Row], who: Sequence[str], value: Value) -> list[str]:
+def _order(rows: Sequence[ReportRow], who: Sequence[str], value: Value) -> list[str]:
     """Contestants by their figure in the first panel, then in the next."""
     figures: dict[str, list[float]] = {label(row, who): [] for row in rows}
     for line in grid_of(rows):
@@ -109,7 +109,7 @@ def _order(rows: Sequence[Row], who: Sequence[str], value: Value) -> list[str]:
     return sorted(figures, key=lambda name: (figures[name], name))
 
 
-def _word(row: Row) -> str:
+def _word(row: ReportRow) -> str:
     if row.status is not Status.OK:
         return row.status.value
     return "interpreted" if row.interpreted else "not measured"

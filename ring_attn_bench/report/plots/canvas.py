@@ -14,7 +14,7 @@ from PIL import Image
 
 from ring_attn_bench.records import files
 from ring_attn_bench.records.direction import Direction
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import heading
 
 GRID = "#DDDDDD"
@@ -24,7 +24,7 @@ _LETTERS_PER_INCH = 14.5
 
 
 def panels(
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     title: str,
     shape: tuple[int, int],
     size: tuple[float, float],
@@ -52,22 +52,24 @@ def plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def grid_of(rows: Sequence[Row]) -> list[list[tuple[str, list[Row]]]]:
+def grid_of(rows: Sequence[ReportRow]) -> list[list[tuple[str, list[ReportRow]]]]:
     """Title and rows of each panel: a line for each mask, a column for each direction."""
     masks = [causal for causal in (True, False) if any(row.causal is causal for row in rows)]
     directions = [found for found in Direction if any(row.direction is found for row in rows)]
     return [[_panel(rows, causal, found) for found in directions] for causal in masks]
 
 
-def _panel(rows: Sequence[Row], causal: bool, direction: Direction) -> tuple[str, list[Row]]:
+def _panel(
+    rows: Sequence[ReportRow], causal: bool, direction: Direction
+) -> tuple[str, list[ReportRow]]:
     found = [row for row in rows if row.causal is causal and row.direction is direction]
     mask = "causal" if causal else "full"
     return f"{direction.value.replace('_', ' + ')}, {mask}", found
 
 
 def pairs(
-    axes: Sequence[Sequence[Axes]], grid: Sequence[Sequence[tuple[str, list[Row]]]]
-) -> Iterator[tuple[Axes, str, list[Row]]]:
+    axes: Sequence[Sequence[Axes]], grid: Sequence[Sequence[tuple[str, list[ReportRow]]]]
+) -> Iterator[tuple[Axes, str, list[ReportRow]]]:
     """Each panel with its title and rows."""
     for line, contents in zip(axes, grid, strict=True):
         for panel, (title, rows) in zip(line, contents, strict=True):

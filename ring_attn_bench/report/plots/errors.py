@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.columns import TENSORS, Ratios, Row
+from ring_attn_bench.report.columns import TENSORS, Ratios, ReportRow
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.plots.canvas import GREY, footnote, panels
 from ring_attn_bench.report.plots.legend import legend
@@ -25,7 +25,7 @@ _WIDTH = 0.8
 Ratio = Callable[[Ratios], float | None]
 
 
-def draw_errors(rows: Sequence[Row], style: Style) -> Figure | None:
+def draw_errors(rows: Sequence[ReportRow], style: Style) -> Figure | None:
     """A point for each record and tensor; None if no record has errors."""
     compared = [
         row for row in rows if any(ratio.of_bound is not None for ratio in row.ratios.values())
@@ -45,7 +45,7 @@ def draw_errors(rows: Sequence[Row], style: Style) -> Figure | None:
     return figure
 
 
-def _draw(axes: Axes, rows: Sequence[Row], style: Style, ratio: Ratio) -> None:
+def _draw(axes: Axes, rows: Sequence[ReportRow], style: Style, ratio: Ratio) -> None:
     backends = group(rows, lambda row: row.backend)
     for place, found in enumerate(backends.values()):
         shift = _WIDTH * ((place + 0.5) / len(backends) - 0.5)
@@ -64,7 +64,9 @@ def _draw(axes: Axes, rows: Sequence[Row], style: Style, ratio: Ratio) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def _points(axes: Axes, rows: Sequence[Row], shift: float, style: Style, ratio: Ratio) -> None:
+def _points(
+    axes: Axes, rows: Sequence[ReportRow], shift: float, style: Style, ratio: Ratio
+) -> None:
     """Of one backend; those of wrong records have a ring around them."""
     found = [
         (place + shift, max(value, _FLOOR))
@@ -87,7 +89,7 @@ def _points(axes: Axes, rows: Sequence[Row], shift: float, style: Style, ratio: 
         )
 
 
-def _small_print(rows: Sequence[Row]) -> str:
+def _small_print(rows: Sequence[ReportRow]) -> str:
     text = "A point is one record: a contestant, length, mask and direction."
     if any(row.status is Status.WRONG for row in rows):
         text += " Ringed: records whose result is wrong."
@@ -99,10 +101,10 @@ def _small_print(rows: Sequence[Row]) -> str:
     return text
 
 
-def _clipped(row: Row) -> bool:
+def _clipped(row: ReportRow) -> bool:
     ratios = [(ratio.vs_pytorch, ratio.of_bound) for ratio in row.ratios.values()]
     return any(value is not None and value < _FLOOR for pair in ratios for value in pair)
 
 
-def _is_endless(row: Row) -> bool:
+def _is_endless(row: ReportRow) -> bool:
     return any(row.errors[tensor].max_abs is None for tensor in row.judged)

@@ -8,7 +8,7 @@ from math import ceil
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ring_attn_bench.report.columns import OPTIONS, Row
+from ring_attn_bench.report.columns import OPTIONS, ReportRow
 from ring_attn_bench.report.groups import group, label, varying
 from ring_attn_bench.report.plots.canvas import GREY
 from ring_attn_bench.report.plots.peers import is_peer
@@ -21,7 +21,7 @@ _LINE = 0.18
 _VARIANT = ("transport", *OPTIONS)
 
 
-def legend(figure: Figure, rows: Sequence[Row], style: Style, lines: bool = True) -> None:
+def legend(figure: Figure, rows: Sequence[ReportRow], style: Style, lines: bool = True) -> None:
     """Backends by colour and marker; with `lines`, partitions and variants where they differ."""
     handles = list(_backends(rows, style, lines))
     if lines:
@@ -36,7 +36,7 @@ def legend(figure: Figure, rows: Sequence[Row], style: Style, lines: bool = True
     )  # fmt: skip
 
 
-def _backends(rows: Sequence[Row], style: Style, lines: bool) -> Iterator[Line2D]:
+def _backends(rows: Sequence[ReportRow], style: Style, lines: bool) -> Iterator[Line2D]:
     for name, found in group(rows, lambda row: row.backend).items():
         first = found[0]
         yield Line2D(
@@ -46,14 +46,14 @@ def _backends(rows: Sequence[Row], style: Style, lines: bool) -> Iterator[Line2D
         )  # fmt: skip
 
 
-def _partitions(rows: Sequence[Row], style: Style) -> Iterator[Line2D]:
+def _partitions(rows: Sequence[ReportRow], style: Style) -> Iterator[Line2D]:
     found = group(rows, lambda row: row.partition)
     if len(found) > 1:
         for name, (first, *_) in found.items():
             yield Line2D([], [], label=name, color=GREY, linestyle=style.line(first))
 
 
-def _variants(rows: Sequence[Row], style: Style) -> Iterator[Line2D]:
+def _variants(rows: Sequence[ReportRow], style: Style) -> Iterator[Line2D]:
     rows = [row for row in rows if not is_peer(row.backend)]
     found = group(rows, variant)
     names = [name for name in varying(rows, _VARIANT) if name in _VARIANT]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.formats import tokens
 from ring_attn_bench.report.groups import holder
 from ring_attn_bench.report.plots.bars import draw_bars
@@ -18,7 +18,7 @@ _NOTE = (
 )
 
 
-def draw_memory(rows: Sequence[Row], style: Style) -> Figure | None:
+def draw_memory(rows: Sequence[ReportRow], style: Style) -> Figure | None:
     """A bar for each contestant, filled per call and hollow for what is kept; None without any."""
     measured = [row for row in rows if peak(row) is not None]
     if not measured:
@@ -31,11 +31,11 @@ def draw_memory(rows: Sequence[Row], style: Style) -> Figure | None:
     return draw_bars(found, style, title, unit, peak, more=kept, note=note)
 
 
-def peak(row: Row) -> float | None:
-    """The row's, if its results were right."""
+def peak(row: ReportRow) -> float | None:
+    """MiB at the peak, if the row's results were right."""
     return row.peak_extra_mib if row.status.value == "ok" else None
 
 
-def kept(row: Row) -> float | None:
-    """The same of what stays between calls."""
+def kept(row: ReportRow) -> float | None:
+    """MiB that stay between calls, if the row's results were right."""
     return row.kept_mib if row.status.value == "ok" else None

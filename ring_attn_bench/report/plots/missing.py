@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from itertools import product
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.formats import tokens
 from ring_attn_bench.report.groups import group, label, mask, varying
 
 
-def missing(rows: Sequence[Row]) -> str:
+def missing(rows: Sequence[ReportRow]) -> str:
     """A line for each status: `Not drawn, oom: reference/zigzag, aten/zigzag (32K; backward)`."""
     who = varying(rows)
     contestants = group(rows, lambda row: label(row, who))
@@ -26,13 +26,13 @@ def missing(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _word(row: Row) -> str:
+def _word(row: ReportRow) -> str:
     if row.status is not Status.OK:
         return row.status.value
     return "interpreted" if row.interpreted else "not timed"
 
 
-def _where(gaps: Sequence[Row], rows: Sequence[Row]) -> str:
+def _where(gaps: Sequence[ReportRow], rows: Sequence[ReportRow]) -> str:
     """Nothing if a contestant is missing everywhere; its lengths, masks and directions if that is
     the whole truth; else how often."""
     aspects = [list(dict.fromkeys(place)) for place in zip(*map(_place, gaps), strict=True)]
@@ -47,5 +47,5 @@ def _where(gaps: Sequence[Row], rows: Sequence[Row]) -> str:
     return f" ({'; '.join(', '.join(found) for found in narrow)})"
 
 
-def _place(row: Row) -> tuple[str, str, str]:
+def _place(row: ReportRow) -> tuple[str, str, str]:
     return tokens(row.seqlen_per_gpu), mask(row), row.direction.value

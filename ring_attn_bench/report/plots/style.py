@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.plots.peers import OTHER_HATCH, is_peer, look
 
 Look = tuple[str, str]
-"""Colour and marker."""
+"""A backend's colour and marker, as matplotlib names them."""
 Line = Literal["-", "--", ":", "-."]
 Fill = Literal["full", "none", "left", "bottom", "right", "top"]
 
@@ -48,7 +48,7 @@ class Style:
     """Transport and options of our ring, in the order of the file; told by the filling."""
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> Style:
+    def of(cls, rows: Iterable[ReportRow]) -> Style:
         """Unknown backends and peers get the looks that are left, by name."""
         rows = tuple(rows)
         names = sorted({row.backend for row in rows})
@@ -57,36 +57,36 @@ class Style:
         others = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(unknown)}
         return cls({**known, **others}, tuple(dict.fromkeys(variants(rows))))
 
-    def colour(self, row: Row) -> str:
-        """The backend's."""
+    def colour(self, row: ReportRow) -> str:
+        """The colour of the backend."""
         return self.looks[row.backend][0]
 
-    def marker(self, row: Row) -> str:
-        """The backend's."""
+    def marker(self, row: ReportRow) -> str:
+        """The marker of the backend."""
         return self.looks[row.backend][1]
 
-    def hatch(self, row: Row) -> str:
+    def hatch(self, row: ReportRow) -> str:
         """Of bars: a peer's has one, ours have none."""
         if not is_peer(row.backend):
             return ""
         found = look(row.backend)
         return OTHER_HATCH if found is None else found.hatch
 
-    def fill(self, row: Row) -> Fill:
+    def fill(self, row: ReportRow) -> Fill:
         """The marker's filling: the variant's, and none for a peer."""
         if is_peer(row.backend):
             return "none"
         return _FILLS[self._variant(row) % len(_FILLS)]
 
-    def size(self, row: Row) -> float:
+    def size(self, row: ReportRow) -> float:
         """The marker's: where variants outnumber the fillings, the later ones are larger."""
         return _SIZE + _LARGER * (self._variant(row) // len(_FILLS))
 
-    def _variant(self, row: Row) -> int:
+    def _variant(self, row: ReportRow) -> int:
         return 0 if is_peer(row.backend) else self.variants.index(variant(row))
 
-    def line(self, row: Row) -> Line:
-        """The partition's."""
+    def line(self, row: ReportRow) -> Line:
+        """The partition's line style."""
         return _LINES.get(row.partition, "-.")
 
 
@@ -96,11 +96,11 @@ def _peer(name: str) -> Look | None:
     return None if found is None else (_KNOWN[found.backend][0], found.marker)
 
 
-def variants(rows: Iterable[Row]) -> list[tuple[object, ...]]:
-    """Of every row of our ring."""
+def variants(rows: Iterable[ReportRow]) -> list[tuple[object, ...]]:
+    """The variant of every row of our ring."""
     return [variant(row) for row in rows if not is_peer(row.backend)]
 
 
-def variant(row: Row) -> tuple[object, ...]:
+def variant(row: ReportRow) -> tuple[object, ...]:
     """What else tells contestants of one backend and partition apart."""
     return row.transport, *row.options.values()

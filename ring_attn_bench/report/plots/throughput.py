@@ -8,7 +8,7 @@ from math import isnan, nan
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.formats import tokens
 from ring_attn_bench.report.groups import WHO, device, group, holder, label
 from ring_attn_bench.report.plots.bars import draw_bars
@@ -20,7 +20,7 @@ from ring_attn_bench.report.plots.style import Style
 _PANEL = (3.5, 2.7)
 
 
-def draw_throughput(rows: Sequence[Row], style: Style) -> Figure | None:
+def draw_throughput(rows: Sequence[ReportRow], style: Style) -> Figure | None:
     """Lines over the lengths, or bars if there is only one; None without any speed."""
     if all(row.tflops_per_gpu is None for row in rows):
         return None
@@ -47,7 +47,7 @@ def draw_throughput(rows: Sequence[Row], style: Style) -> Figure | None:
     return figure
 
 
-def _draw(axes: Axes, rows: Sequence[Row], lengths: Sequence[int], style: Style) -> None:
+def _draw(axes: Axes, rows: Sequence[ReportRow], lengths: Sequence[int], style: Style) -> None:
     """One line for each contestant, broken where it has no figure, measured or not."""
     for found in group(rows, lambda row: label(row, WHO)).values():
         first, by_length = found[0], {row.seqlen_per_gpu: row for row in found}
@@ -63,7 +63,7 @@ def _draw(axes: Axes, rows: Sequence[Row], lengths: Sequence[int], style: Style)
 
 
 def _stubs(
-    axes: Axes, lengths: Sequence[int], rates: Sequence[float], row: Row, style: Style
+    axes: Axes, lengths: Sequence[int], rates: Sequence[float], row: ReportRow, style: Style
 ) -> None:
     """A figure between gaps has no line to tell its partition by: it gets a short one."""
     around = [nan, *rates, nan]
@@ -75,11 +75,11 @@ def _stubs(
             )  # fmt: skip
 
 
-def _rate_or_nan(row: Row | None) -> float:
+def _rate_or_nan(row: ReportRow | None) -> float:
     return nan if row is None or row.tflops_per_gpu is None else row.tflops_per_gpu
 
 
-def interval(row: Row | None) -> tuple[float, float]:
+def interval(row: ReportRow | None) -> tuple[float, float]:
     """How far the rate's 95 % interval reaches down and up; the slowest end is the lowest rate."""
     if row is None:
         return 0.0, 0.0
@@ -89,7 +89,7 @@ def interval(row: Row | None) -> tuple[float, float]:
     return rate - rate * latency / row.latency_ms_hi, rate * latency / row.latency_ms_lo - rate
 
 
-def _rate(row: Row) -> float | None:
+def _rate(row: ReportRow) -> float | None:
     return row.tflops_per_gpu
 
 
@@ -101,6 +101,6 @@ def _length_axis(axes: Axes, lengths: Sequence[int]) -> None:
     axes.minorticks_off()
 
 
-def _small_print(rows: Sequence[Row]) -> str:
+def _small_print(rows: Sequence[ReportRow]) -> str:
     bars = "Bars: 95 % confidence interval of the median."
     return "\n".join(text for text in (bars, missing(rows)) if text)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.columns import TENSORS, Row
+from ring_attn_bench.report.columns import TENSORS, ReportRow
 from ring_attn_bench.report.formats import digits, plural, power, times, tokens
 from ring_attn_bench.report.groups import group, holder, mask, names, varying
 from ring_attn_bench.report.tables.table import Table
@@ -14,7 +14,7 @@ from ring_attn_bench.report.tables.table import Table
 _MOST = 10
 
 
-def accuracy(rows: Sequence[Row], by: Sequence[str] = ("backend",)) -> list[Table]:
+def accuracy(rows: Sequence[ReportRow], by: Sequence[str] = ("backend",)) -> list[Table]:
     """The tables of one shape, one for each mask, with a line for each tensor and value of `by`.
 
     A line shows one record, the one nearest to or furthest beyond its bound, and which one it is.
@@ -23,7 +23,7 @@ def accuracy(rows: Sequence[Row], by: Sequence[str] = ("backend",)) -> list[Tabl
     return [_table(found, by) for found in group(compared, mask).values()]
 
 
-def _table(rows: Sequence[Row], by: Sequence[str]) -> Table:
+def _table(rows: Sequence[ReportRow], by: Sequence[str]) -> Table:
     who = [name for name in varying(rows) if name in by]
     where = [name for name in varying(rows) if name not in by]
     several = len({row.seqlen_per_gpu for row in rows}) > 1
@@ -42,7 +42,7 @@ def _table(rows: Sequence[Row], by: Sequence[str]) -> Table:
     return Table(caption, headers, tuple(body), len(who) + 1, least=least).filled()
 
 
-def _worst(rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
+def _worst(rows: Sequence[ReportRow]) -> Iterator[tuple[str, ReportRow]]:
     """For each tensor the record that uses most of its bound."""
     for tensor in TENSORS:
         found = [row for row in rows if tensor in row.direction.tensors]
@@ -50,7 +50,7 @@ def _worst(rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
             yield tensor, max(found, key=lambda row: _used(row, tensor))
 
 
-def _used(row: Row, tensor: str) -> float:
+def _used(row: ReportRow, tensor: str) -> float:
     """The share of its bound that a tensor's error uses; infinite if a value is not finite."""
     if tensor not in row.judged:
         return -1.0
@@ -59,7 +59,7 @@ def _used(row: Row, tensor: str) -> float:
     return row.ratios[tensor].of_bound or 0.0
 
 
-def _figures(row: Row, tensor: str) -> tuple[str, ...]:
+def _figures(row: ReportRow, tensor: str) -> tuple[str, ...]:
     error, ratio = row.errors[tensor], row.ratios[tensor]
     if tensor not in row.judged:
         return "not given", "", "", "", ""
@@ -77,7 +77,7 @@ def _beside(ratio: float | None) -> str:
     return f"> {_MOST}x" if ratio is not None and ratio > _MOST else times(ratio)
 
 
-def _place(row: Row, where: Sequence[str], several: bool) -> tuple[str, ...]:
+def _place(row: ReportRow, where: Sequence[str], several: bool) -> tuple[str, ...]:
     """Which record it is; its length where there are several."""
     status = "" if row.status is Status.OK else row.status.value
     return (*names(row, where), tokens(row.seqlen_per_gpu) if several else "", status)

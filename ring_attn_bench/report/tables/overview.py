@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.formats import digits, tokens
 from ring_attn_bench.report.groups import device, group, holder, mask, names, took, varying
 from ring_attn_bench.report.tables.table import Table
@@ -13,14 +13,14 @@ from ring_attn_bench.report.tables.table import Table
 _LENGTHS_PER_TABLE = 5
 
 
-def overview(rows: Sequence[Row]) -> list[Table]:
+def overview(rows: Sequence[ReportRow]) -> list[Table]:
     """The tables of one shape: for each mask and direction that was measured at several lengths."""
     who, unit = varying(rows), device(rows)
     groups = group(rows, lambda row: (row.causal, row.direction))
     return [table for found in groups.values() for table in _tables(found, who, unit)]
 
 
-def _tables(rows: Sequence[Row], who: Sequence[str], unit: str) -> Iterator[Table]:
+def _tables(rows: Sequence[ReportRow], who: Sequence[str], unit: str) -> Iterator[Table]:
     lengths = sorted({row.seqlen_per_gpu for row in rows})
     if len(lengths) < 2 or all(row.latency_ms is None for row in rows):
         return
@@ -35,7 +35,7 @@ def _tables(rows: Sequence[Row], who: Sequence[str], unit: str) -> Iterator[Tabl
 
 
 def _body(
-    rows: Sequence[Row], who: Sequence[str], lengths: Sequence[int]
+    rows: Sequence[ReportRow], who: Sequence[str], lengths: Sequence[int]
 ) -> tuple[tuple[str, ...], ...]:
     """A line for each contestant, the fastest at the longest length first."""
     contestants = group(rows, lambda row: names(row, who))
@@ -48,13 +48,13 @@ def _body(
     )
 
 
-def _speeds(found: dict[int, Row], lengths: Sequence[int]) -> list[float]:
+def _speeds(found: dict[int, ReportRow], lengths: Sequence[int]) -> list[float]:
     """Of the longest length first, to sort by."""
     speeds = {length: row.tflops_per_gpu or 0.0 for length, row in found.items()}
     return [speeds.get(length, 0.0) for length in reversed(lengths)]
 
 
-def _cell(row: Row | None) -> str:
+def _cell(row: ReportRow | None) -> str:
     """The figure, or in a short word why there is none."""
     if row is None:
         return ""

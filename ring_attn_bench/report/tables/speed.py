@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.formats import digits, percent, tokens
 from ring_attn_bench.report.groups import device, group, holder, mask, names, took, varying
 from ring_attn_bench.report.tables.table import Notes, Table
@@ -14,14 +14,14 @@ _KEPT = "MiB kept"
 _FEW = "fewer than 6 samples, of which a median has no 95 % interval"
 
 
-def speed(rows: Sequence[Row]) -> list[Table]:
+def speed(rows: Sequence[ReportRow]) -> list[Table]:
     """The tables of one shape; a contestant without a figure shows its status, and why below."""
     who, unit = varying(rows), device(rows)
     groups = group(rows, lambda row: (row.case, row.direction))
     return [_table(found, who, unit) for found in groups.values()]
 
 
-def _table(rows: Sequence[Row], who: Sequence[str], unit: str) -> Table:
+def _table(rows: Sequence[ReportRow], who: Sequence[str], unit: str) -> Table:
     notes = Notes()
     columns = _figures(unit, notes)
     if all(row.kept_mib is None for row in rows):
@@ -40,7 +40,7 @@ def _table(rows: Sequence[Row], who: Sequence[str], unit: str) -> Table:
     return Table(caption, headers, tuple(body), len(who), notes.texts, remarks=remarks).filled()
 
 
-def _figures(unit: str, notes: Notes) -> dict[str, Callable[[Row], str]]:
+def _figures(unit: str, notes: Notes) -> dict[str, Callable[[ReportRow], str]]:
     """Head to cell of the number columns."""
     return {
         "latency ms": lambda row: digits(row.latency_ms, 4),
@@ -53,14 +53,14 @@ def _figures(unit: str, notes: Notes) -> dict[str, Callable[[Row], str]]:
     }
 
 
-def _kept(row: Row) -> str:
+def _kept(row: ReportRow) -> str:
     """A dash where a call's memory is known and this is not, as in records of before."""
     if row.latency_ms is None or row.peak_extra_mib is None:
         return ""
     return digits(row.kept_mib) or "-"
 
 
-def _interval(row: Row, notes: Notes) -> str:
+def _interval(row: ReportRow, notes: Notes) -> str:
     """The larger side of the median's interval, as a share of the median: 0.3 %."""
     if row.latency_ms is None:
         return ""
@@ -70,13 +70,13 @@ def _interval(row: Row, notes: Notes) -> str:
     return f"{100 * side / row.latency_ms:.1f} %"
 
 
-def _instead(row: Row, notes: Notes) -> str:
+def _instead(row: ReportRow, notes: Notes) -> str:
     """What stands where a speed would: oom [1]."""
     if row.status is not Status.OK:
         return f"{row.status.value} {notes.cite(row.reason)}"
     return "interpreted" if row.interpreted else "not timed"
 
 
-def _fastest_first(row: Row) -> tuple[bool, float, str]:
+def _fastest_first(row: ReportRow) -> tuple[bool, float, str]:
     """Rows without a figure last, in the order of their status."""
     return row.latency_ms is None, row.latency_ms or 0.0, row.status.value

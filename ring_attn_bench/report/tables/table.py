@@ -11,7 +11,7 @@ from textwrap import fill, shorten
 from tabulate import SEPARATING_LINE, tabulate
 
 WIDTH = 100
-"""Of a terminal that nobody knows."""
+"""Columns of a terminal that nobody knows."""
 _GAP = 2
 _NARROWEST = 6
 _BETWEEN_WORDS = r"(?<=[ ,/])|(?=\[)"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.columns import Row
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.formats import plural
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.tables.table import WIDTH, Table, fold
@@ -18,7 +18,7 @@ _ORDER = (
 _CASES_SHOWN = 3
 
 
-def counts(rows: Sequence[Row]) -> Table:
+def counts(rows: Sequence[ReportRow]) -> Table:
     """Rows by backend and status."""
     present = [status for status in _ORDER if any(row.status is status for row in rows)]
     backends = group(rows, lambda row: row.backend)
@@ -31,7 +31,7 @@ def counts(rows: Sequence[Row]) -> Table:
     return Table(verdict, headers, tuple(body))
 
 
-def _counts(rows: Sequence[Row], statuses: Sequence[Status]) -> tuple[str, ...]:
+def _counts(rows: Sequence[ReportRow], statuses: Sequence[Status]) -> tuple[str, ...]:
     found = [sum(row.status is status for row in rows) for status in statuses]
     return tuple(str(count or "") for count in (*found, len(rows)))
 
@@ -43,7 +43,7 @@ class Failure:
     status: Status
     contestant: str
     reason: str
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
 
     def terminal(self, width: int = WIDTH) -> str:
         """A heading, the reason, where, and how to see it again."""
@@ -68,8 +68,8 @@ class Failure:
             yield f"{len(cases) - _CASES_SHOWN} more cases"
 
 
-def failures(rows: Sequence[Row]) -> list[Failure]:
-    """All of them, wrong results first."""
+def failures(rows: Sequence[ReportRow]) -> list[Failure]:
+    """All failures, wrong results first."""
     bad = [row for row in rows if row.status.is_failure]
     bad.sort(key=lambda row: _ORDER.index(row.status))
     groups = group(bad, lambda row: (row.status, row.contestant, row.reason or ""))

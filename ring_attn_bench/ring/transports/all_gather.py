@@ -141,5 +141,5 @@ class AllGather(FreshMemory):
         return AllGatherLink(self._group, plan)
 
     def resume(self, plan: Plan) -> AllGatherLink:
-        """The same: nothing is posted but gradients."""
+        """As `begin`: nothing is posted but gradients."""
         return self.begin(plan)

@@ -15,21 +15,21 @@ class AloneLink:
     """Serves plans of one step."""
 
     def publish(self, keys: Tensor) -> None:
-        """Nobody reads them."""
+        """Nobody else reads the keys."""
 
     def post(self, index: int) -> None:
         """A plan of one step has none to post."""
 
     def landed(self, index: int) -> Tensor:
-        """Never asked for."""
+        """Never asked for: a lone rank fetches nothing."""
         raise AssertionError(f"a lone rank fetched step {index}")
 
     def give(self, index: int, partials: Tensor) -> None:
-        """Never asked for."""
+        """Never asked for: a lone rank gives nothing."""
         raise AssertionError(f"a lone rank gave step {index}")
 
     def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
-        """Nothing."""
+        """No partials: nobody else has any."""
         return iter(())
 
     def finish(self) -> None:
@@ -44,5 +44,5 @@ class Alone(FreshMemory):
         return AloneLink()
 
     def resume(self, plan: Plan) -> AloneLink:
-        """The same: nothing is posted but gradients."""
+        """As `begin`: nothing is posted but gradients."""
         return self.begin(plan)

@@ -24,7 +24,7 @@ class Loopback(FreshMemory):
         return LoopbackLink(self, plan)
 
     def resume(self, plan: Plan) -> LoopbackLink:
-        """The same: nothing is posted but gradients."""
+        """As `begin`: nothing is posted but gradients."""
         return self.begin(plan)
 
 

@@ -34,7 +34,7 @@ class _Gift:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _PlanParts:
     """What all passes of a plan have in common.
 
     slots: by step, the part of all landing areas that is its own. fetches: where in that they land.
@@ -54,7 +54,7 @@ class P2PLink:
     A batch is a permutation of the ranks (or several), so batches in step order cannot deadlock.
     """
 
-    def __init__(self, messages: Messages, kept: _Kept) -> None:
+    def __init__(self, messages: Messages, kept: _PlanParts) -> None:
         self._messages, self._kept, self._plan = messages, kept, kept.plan
         self._works: dict[int, list[dist.Work]] = {}
         self._gifts: deque[_Gift] = deque()
@@ -174,7 +174,7 @@ class P2P(FreshMemory):
     ) -> None:
         self._group, self._options = group, options
         self._messages = Messages(group)
-        self._kept: dict[int, _Kept] = {}  # of plans, told by their identity
+        self._kept: dict[int, _PlanParts] = {}  # of plans, told by their identity
         self._part = part
 
     def played(self, part: Part) -> P2P:
@@ -196,10 +196,10 @@ class P2P(FreshMemory):
         return P2PLink(self._messages, messages)
 
     def resume(self, plan: Plan) -> P2PLink:
-        """The same: nothing is posted but gradients."""
+        """As `begin`: nothing is posted but gradients."""
         return self.begin(plan)
 
-    def _laid_out(self, plan: Plan) -> _Kept:
+    def _laid_out(self, plan: Plan) -> _PlanParts:
         starts = [(at - 1) % plan.slots * plan.landing_tokens for at in range(len(plan.steps))]
         slots = tuple(
             Range(start, start + step.landing_tokens)
@@ -209,4 +209,4 @@ class P2P(FreshMemory):
         process_of = range(plan.world_size) if self._part is None else self._part.process_of
         owners = tuple(tuple(process_of[x.owner] for x in step.fetches) for step in plan.steps)
         readers = tuple(tuple(process_of[x.reader] for x in step.sends) for step in plan.steps)
-        return _Kept(plan, slots, fetches, owners, readers)
+        return _PlanParts(plan, slots, fetches, owners, readers)

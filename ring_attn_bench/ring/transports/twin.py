@@ -27,10 +27,10 @@ class TwinLink:
         self._local = self._twin.keys_like(keys, self._plan.landing_tokens)
 
     def post(self, index: int) -> None:
-        """Nothing moves."""
+        """Posts nothing: no keys move."""
 
     def landed(self, index: int) -> Tensor:
-        """The local buffer."""
+        """The step's part of the local buffer."""
         return self._local[: self._plan.steps[index].landing_tokens]
 
     def give(self, index: int, partials: Tensor) -> None:
@@ -43,7 +43,7 @@ class TwinLink:
             at += len(part)
 
     def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
-        """What `give` left."""
+        """The partials that `give` left."""
         while len(self._received) > outstanding:
             yield self._received.pop(0)
 
@@ -62,7 +62,7 @@ class Twin(FreshMemory):
         return TwinLink(self, plan)
 
     def resume(self, plan: Plan) -> TwinLink:
-        """The same: nothing is posted but gradients."""
+        """As `begin`: nothing is posted but gradients."""
         return self.begin(plan)
 
     def keys_like(self, keys: Tensor, tokens: int) -> Tensor:

@@ -16,7 +16,7 @@ from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.triton import TritonBackend
 
 from ring_attn_bench.calls import kernel
-from ring_attn_bench.conformance.cases import ALL, CAUSAL, FULL, LOCAL, Case, lengths
+from ring_attn_bench.conformance.cases import ALL, CAUSAL, FULL, LOCAL, BlockCase, lengths
 from ring_attn_bench.contract.backend import PackedBackend
 from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.errors import BackendUnavailable
@@ -69,8 +69,8 @@ LONG = [
     replace(lengths(LOCAL, 300), mask=Mask(window_left=60, window_right=0)),
     replace(lengths(LOCAL, 200), mask=Mask(window_left=9, window_right=30)),
     replace(lengths(LOCAL, 300), mask=Mask(window_right=11)),
-    Case("causal, fewer rows than keys", (Span(100, 200),), (Span(0, 300),), CAUSAL),
-    Case("full, odd lengths", (Span(0, 201),), (Span(0, 77),), ALL),
+    BlockCase("causal, fewer rows than keys", (Span(100, 200),), (Span(0, 300),), CAUSAL),
+    BlockCase("full, odd lengths", (Span(0, 201),), (Span(0, 77),), ALL),
 ]
 
 
@@ -94,7 +94,7 @@ def test_rows_of_several_tiles(backend, case, alibi, direction):
 )
 @pytest.mark.parametrize("alibi_by_batch", [False, True])
 def test_windows_that_the_dense_kernel_cannot_be_told(backend, mask, rows, keys, alibi_by_batch):
-    case = Case("", (rows,), (keys,), mask, **SOME, alibi_by_batch=alibi_by_batch)
+    case = BlockCase("", (rows,), (keys,), mask, **SOME, alibi_by_batch=alibi_by_batch)
     assert answer(backend, Asks.RESULTS, case, Direction.FORWARD) is None
     slopes = replace(case, alibi=True)
     if slopes.block.index_alibi is not None:
@@ -192,7 +192,7 @@ def test_which_kernel_runs(backend, package):
     assert calls(replace(LOCAL, alibi=True)) == [("dense", False, (95, 0))]
     assert calls(replace(LOCAL, mask=Mask(True, 17))) == [("dense", False, (17, 0))]
     assert calls(replace(LOCAL, mask=Mask(window_right=11))) == [("dense", False, (95, 11))]
-    clipped = Case("", (Span(0, 60),), (Span(40, 20),), Mask(window_left=8))
+    clipped = BlockCase("", (Span(0, 60),), (Span(40, 20),), Mask(window_left=8))
     assert [call[0] for call in calls(clipped)] == ["packed"]
 
 

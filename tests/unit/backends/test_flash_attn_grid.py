@@ -46,7 +46,7 @@ def test_an_answer_to_another_question_is_wrong(name, packed):
     question = documents(question) if packed else question
     data, ignorant = draw(question, "cpu"), replace(question, **{name: False})
 
-    found = faults(question, truth(question, data), computed(ignorant, data, "reference"))
+    found = faults(truth(question, data), computed(ignorant, data, "reference"))
 
     assert {fault.split()[0] for fault in found} >= {"out", "dq", "dk"}
 
@@ -59,8 +59,8 @@ def test_slopes_of_another_batch_entry_and_one_wrong_value_are_seen():
     spoilt = results | {"dk": results["dk"].clone()}
     spoilt["dk"][1, 7, 2, 39] += 0.5
 
-    assert faults(question, right, computed(question, swapped, "reference"))
-    assert [fault.split()[0] for fault in faults(question, right, spoilt)] == ["dk"]
+    assert faults(right, computed(question, swapped, "reference"))
+    assert [fault.split()[0] for fault in faults(right, spoilt)] == ["dk"]
 
 
 def test_a_refusal_is_a_fault_of_its_question_and_the_others_are_asked():

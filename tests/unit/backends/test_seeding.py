@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 
 import torch
-from ring_attn_backends.shared.calls import Call
+from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.shared.seeding import derived, drawing_from, philox_state
 
 from ring_attn_bench.plan.block import Block
@@ -45,18 +45,18 @@ def test_a_seed_is_the_same_in_every_process():
 
 
 def test_a_block_has_a_seed_of_its_own():
-    seed = Call.of_block(BLOCK, SCORE).seed
-    assert Call.of_block(replace(BLOCK), replace(SCORE, softmax_scale=2.0)).seed == seed
+    seed = FlashCall.of_block(BLOCK, SCORE).seed
+    assert FlashCall.of_block(replace(BLOCK), replace(SCORE, softmax_scale=2.0)).seed == seed
     others = [
-        Call.of_block(replace(BLOCK, rows=(Span(9, 4),)), SCORE),
-        Call.of_block(replace(BLOCK, keys=(Span(1, 4),)), SCORE),
-        Call.of_block(replace(BLOCK, rows=(Span(8, 4, 2),), keys=(Span(0, 4, 2),)), SCORE),
-        Call.of_block(replace(BLOCK, rows=BLOCK.keys, keys=BLOCK.rows), SCORE),
-        Call.of_block(BLOCK, replace(SCORE, dropout_seed=0)),
-        Call.of_documents(Documents(torch.zeros(1), torch.zeros(1), 1, 1, Mask()), SCORE),
+        FlashCall.of_block(replace(BLOCK, rows=(Span(9, 4),)), SCORE),
+        FlashCall.of_block(replace(BLOCK, keys=(Span(1, 4),)), SCORE),
+        FlashCall.of_block(replace(BLOCK, rows=(Span(8, 4, 2),), keys=(Span(0, 4, 2),)), SCORE),
+        FlashCall.of_block(replace(BLOCK, rows=BLOCK.keys, keys=BLOCK.rows), SCORE),
+        FlashCall.of_block(BLOCK, replace(SCORE, dropout_seed=0)),
+        FlashCall.of_documents(Documents(torch.zeros(1), torch.zeros(1), 1, 1, Mask()), SCORE),
     ]
     assert len({seed, *(call.seed for call in others)}) == 7
-    assert Call.of_block(BLOCK, replace(SCORE, dropout_p=0.0)).seed == 0, "not worth a hash"
+    assert FlashCall.of_block(BLOCK, replace(SCORE, dropout_p=0.0)).seed == 0, "not worth a hash"
 
 
 def test_drawing_from_a_seed_leaves_no_trace():

@@ -9,8 +9,8 @@ import torch
 from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.shared import through_autograd
 
-from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, Case
-from ring_attn_bench.conformance.judge import backward_faults, refusal, two_block_faults
+from ring_attn_bench.conformance.cases import CAUSAL, FULL, LOCAL, BlockCase
+from ring_attn_bench.conformance.judge import result_faults, two_block_faults
 from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.plan.block import Block, Form
 from ring_attn_bench.plan.positions import Band, Span
@@ -35,8 +35,8 @@ CASES = [
     replace(LOCAL, heads=6, key_heads=2, softcap=2.5, alibi=True),
     replace(LOCAL, mask=Mask(True, 17), storage="token_major"),
     replace(FULL, dim=40, dim_v=24),
-    Case("rows that see nothing", (Span(0, 60),), (Span(30, 50),), CAUSAL),
-    Case("no row sees anything", (Span(0, 30),), (Span(30, 50),), CAUSAL),
+    BlockCase("rows that see nothing", (Span(0, 60),), (Span(30, 50),), CAUSAL),
+    BlockCase("no row sees anything", (Span(0, 30),), (Span(30, 50),), CAUSAL),
 ]
 
 
@@ -44,13 +44,15 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_share_is_right_in_every_dtype(case, dtype):
     backend, case = Differentiated(), replace(case, dtype=dtype)
-    assert refusal(backend, case, "cpu") is None
-    assert backward_faults(backend, case, "cpu") == []
+    assert case.refusal(backend, "cpu") is None
+    assert result_faults(backend, case, "cpu", backward=True) == []
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_shares_of_two_blocks_are_those_of_the_whole_row(dtype):
-    case = Case("", (Span(90, 61),), (Span(0, 151),), CAUSAL, heads=4, key_heads=2, dtype=dtype)
+    case = BlockCase(
+        "", (Span(90, 61),), (Span(0, 151),), CAUSAL, heads=4, key_heads=2, dtype=dtype
+    )
     assert two_block_faults(Differentiated(), case, "cpu", backward=True) == []
 
 

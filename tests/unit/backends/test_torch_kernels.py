@@ -9,7 +9,7 @@ import torch
 from ring_attn_backends import aten, cudnn
 from ring_attn_backends.shared import flash_2, flash_2_limits
 
-from ring_attn_bench.conformance.cases import FULL, LOCAL, Case
+from ring_attn_bench.conformance.cases import FULL, LOCAL, BlockCase
 from ring_attn_bench.plan.block import Form
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Mask
@@ -83,7 +83,7 @@ def test_a_cpu_tensor_beside_a_gpu_gets_its_windows_too(mask, direction, monkeyp
         def unsupported(self, problem):
             return None
 
-    case = Case("", (Span(0, 80),), (Span(30, 20),), mask, heads=4, key_heads=2)
+    case = BlockCase("", (Span(0, 80),), (Span(30, 20),), mask, heads=4, key_heads=2)
     assert answer(made(Unasked, monkeypatch), Asks.RESULTS, case, direction) is None
 
 
@@ -119,15 +119,15 @@ def test_a_single_key_is_exact_and_no_error_of_one_rank(
 ):
     some = {"dim": dim, "heads": 4, "key_heads": 2, "dtype": "bfloat16"}
     for case in (
-        Case("all rows after it", (Span(5, rows),), (Span(3, 1),), **some),
-        Case("its own row", (Span(3, 1),), (Span(3, 1),), LOCAL.mask, **some),
+        BlockCase("all rows after it", (Span(5, rows),), (Span(3, 1),), **some),
+        BlockCase("its own row", (Span(3, 1),), (Span(3, 1),), LOCAL.mask, **some),
     ):
         assert answer(on_cudnn, Asks.RESULTS, case, direction) is None
     assert set(cudnn_operators.keys) <= {2, 64}
 
 
 def test_a_single_key_beside_others_adds_up(on_cudnn):
-    case = Case("", (Span(1, 40),), (Span(0, 41),), LOCAL.mask, heads=4, dtype="bfloat16")
+    case = BlockCase("", (Span(1, 40),), (Span(0, 41),), LOCAL.mask, heads=4, dtype="bfloat16")
     assert answer(on_cudnn, Asks.TWO_BLOCKS, case, Direction.BACKWARD) is None
 
 

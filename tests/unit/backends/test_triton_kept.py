@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 from ring_attn_backends.triton import kept
-from ring_attn_backends.triton.launching import Launch
+from ring_attn_backends.triton.launching import TritonLaunch
 
 from ring_attn_bench.plan.problem import Score
 
@@ -41,7 +41,7 @@ def made(calls, table, tokens, score=None, plan=None):
 
     def launches():
         calls.append(tokens)
-        return [Launch(None, (0, 1, 1), {}, q.device, tables=(table,))]
+        return [TritonLaunch(None, (0, 1, 1), {}, q.device, tables=(table,))]
 
     kept.enqueue(id(plan), (q,), (q,), (), score or Score(0.5), launches, held=plan)
     return q

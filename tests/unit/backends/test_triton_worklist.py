@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ring_attn_backends.triton import once
 from ring_attn_backends.triton.plain.gathered.worklist import FIELDS, worklist
 
-from ring_attn_bench.plan.gathered import Line, Visit, gathered
+from ring_attn_bench.plan.gathered import Visit, Visitors, gathered
 from ring_attn_bench.plan.lower import chunks
 from ring_attn_bench.plan.positions import Band, Range, Span
 from tests.unit.plan.test_gathered import bands, pairs, rings
@@ -27,7 +27,7 @@ def read(work, *, of_keys):
         return Visit(piece, Range(first, stop), Band(low, high), position)
 
     return tuple(
-        Line(piece, Range(first, stop), position, tuple(map(visit, table[begin:end])), of_keys)
+        Visitors(piece, Range(first, stop), position, tuple(map(visit, table[begin:end])), of_keys)
         for first, stop, begin, end, position, piece, *_ in table[: work.tiles]
     )
 

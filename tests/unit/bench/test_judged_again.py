@@ -6,10 +6,10 @@ from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.messages import Envelope, Judge, Prepare, Sample, Subject
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.schedule import Schedule
 from ring_attn_bench.bench.suite import Suite
-from ring_attn_bench.bench.worker import Worker
+from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Record
@@ -67,8 +67,8 @@ class HereGroup:
     def __init__(self, fail_at=None):
         self.generation = 0
         self.log = []
-        self._place = Place(0, 1, torch.device("cpu"), (0,), 1)
-        self._worker = Worker(self._place)
+        self._place = WorkerPlace(0, 1, torch.device("cpu"), (0,), 1)
+        self._worker = BenchWorker(self._place)
         self._fail_at = fail_at
 
     def ask(self, command, seconds):
@@ -78,7 +78,7 @@ class HereGroup:
         if self._fail_at is not None and self._fail_at(command, self.log):
             self._fail_at = None
             self.generation += 1
-            self._worker = Worker(self._place)
+            self._worker = BenchWorker(self._place)
             raise WorkerFailed(Status.OOM, "planted", [])
         return [self._worker.execute(envelope)]
 

@@ -5,10 +5,10 @@ import torch
 
 from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.messages import Prepare
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
-from ring_attn_bench.bench.run import Selection, worker_environment
+from ring_attn_bench.bench.run import EntrySelection, worker_environment
 from ring_attn_bench.bench.suite import Entry
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
@@ -18,7 +18,7 @@ CASE = Case(batch=1, seqlen_total=64, world_size=4, heads_q=2, heads_kv=2, head_
 
 
 def prepared(name):
-    place = Place(0, 1, torch.device("cpu"), (0, 1, 2, 3), 4)
+    place = WorkerPlace(0, 1, torch.device("cpu"), (0, 1, 2, 3), 4)
     spec = Contestant(backend=name, partition="contiguous", options=None, played="loopback")
     request = Prepare(case=CASE, contestant=spec, directions=(Direction.FORWARD,), seed=0)
     return prepare(request, place, Contexts(place))
@@ -50,7 +50,7 @@ def test_a_name_with_brackets_selects_itself_and_a_pattern_still_selects():
     ]
 
     def chosen(pattern):
-        return [e.contestant.backend for e in Selection(contestants=pattern).of(entries)]
+        return [e.contestant.backend for e in EntrySelection(contestants=pattern).of(entries)]
 
     assert chosen("peer:torch_cp[math]/zigzag/own") == names[:1]
     assert chosen("peer:*") == names[:2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ring_attn_bench.bench.messages import Prepare
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
@@ -30,7 +30,7 @@ every_partition = pytest.mark.parametrize("partition", PARTITIONS)
 
 def wrong(monkeypatch, partition, dtype, check, fault):
     """The results that the harness finds wrong in a ring with the fault."""
-    place = Place(0, 1, torch.device("cpu"), tuple(range(WORLD_SIZE)), WORLD_SIZE)
+    place = WorkerPlace(0, 1, torch.device("cpu"), tuple(range(WORLD_SIZE)), WORLD_SIZE)
     case = Case(batch=1, seqlen_total=WORLD_SIZE * TOKENS, world_size=WORLD_SIZE, heads_q=4,
                 heads_kv=2, head_dim=16, dtype=dtype, causal=True, window=fault.window)  # fmt: skip
     spec = Contestant(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ring_attn_bench.bench.messages import Prepare
-from ring_attn_bench.bench.place import Place
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import by_loopback, prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
@@ -19,7 +19,7 @@ every_partition = pytest.mark.parametrize("partition", PARTITIONS)
 
 def judged(backend, dtype, partition, *, causal=True, options=DEFAULT, check=None):
     """What the harness says of a ring of four, 48 tokens each."""
-    place = Place(0, 1, torch.device("cpu"), (0, 1, 2, 3), 4)
+    place = WorkerPlace(0, 1, torch.device("cpu"), (0, 1, 2, 3), 4)
     case = Case(batch=2, seqlen_total=192, world_size=4, heads_q=4, heads_kv=2, head_dim=32,
                 dtype=dtype, causal=causal)  # fmt: skip
     spec = Contestant(backend=backend, partition=partition, options=options, played="loopback")

@@ -20,9 +20,9 @@ import pytest
 from ring_attn_bench.plan import cost
 from ring_attn_bench.plan.block import Abilities, Form
 from ring_attn_bench.plan.cost import (
-    Asked,
     Host,
-    Shape,
+    ShardShape,
+    ToPredict,
     one_call_seconds,
     percent_of_one_call,
     seconds,
@@ -72,7 +72,7 @@ class Row:
     @property
     def asked(self):
         heads_q, heads_kv, dim = self.heads
-        return Asked(H200, self.kernel, "p2p", Shape(1, heads_q, heads_kv, dim, dim))
+        return ToPredict(H200, self.kernel, "p2p", ShardShape(1, heads_q, heads_kv, dim, dim))
 
     @property
     def predicted(self):
@@ -189,13 +189,16 @@ def two_gpus():
                 if name not in schedules or tokens < FROM:
                     continue
                 way = "p2p" if name == "p2p steps" else "copy_engine"
-                shape = Shape(1, *map(int, where["heads"].split(":")), 128, 128)
+                shape = ShardShape(1, *map(int, where["heads"].split(":")), 128, 128)
                 one = name == "ce one"
                 ring = ring_of("zigzag", 2, tokens, grouping=(1,) if one else None, one=one)
                 for microseconds, backward in zip(map(int, measured), (False, True), strict=True):
                     took = 1e6 * max(
                         seconds(
-                            Asked(H200, "triton", way, shape), each, backward=backward, queued=True
+                            ToPredict(H200, "triton", way, shape),
+                            each,
+                            backward=backward,
+                            queued=True,
                         )
                         for each in ring
                     )
@@ -228,8 +231,8 @@ def ring_suite():
                 continue
             travels = 2 if row["gradients"] == "input" else 4
             heads = int(row["heads_q"]), int(row["heads_kv"])
-            asked = Asked(
-                H200, row["backend"], row["transport"], Shape(1, *heads, 128, 128, 2, travels)
+            asked = ToPredict(
+                H200, row["backend"], row["transport"], ShardShape(1, *heads, 128, 128, 2, travels)
             )
             one = schedule == "one_launch"
             ring = ring_of(row["partition"], 2, tokens, grouping=(1,) if one else None, one=one)
@@ -247,8 +250,8 @@ def test_of_two_gpus_what_was_faster_by_a_tenth_is_said_to_be_faster():
     assert compared >= 5
 
 
-SHAPE = Shape(1, 32, 8, 128, 128)
-FA4 = Asked(H200, "flash_attn_4", "copy_engine", SHAPE)
+SHAPE = ShardShape(1, 32, 8, 128, 128)
+FA4 = ToPredict(H200, "flash_attn_4", "copy_engine", SHAPE)
 
 
 def slowest(asked, ring, **wanted):
@@ -320,6 +323,6 @@ def test_the_table_is_whole():
         assert all(
             0 < way.bandwidth < 1e12 and 0 <= way.steals < 1 for way in machine.ways.values()
         )
-    assert not Asked(H200, "reference", "p2p", SHAPE).known
-    assert not Asked(H200, "aten", "all_gather", SHAPE).known
-    assert cost.Asked(H200, "aten", "p2p", SHAPE).known
+    assert not ToPredict(H200, "reference", "p2p", SHAPE).known
+    assert not ToPredict(H200, "aten", "all_gather", SHAPE).known
+    assert cost.ToPredict(H200, "aten", "p2p", SHAPE).known

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_attn_bench.plan.gathered import Gathered, Line, gathered, tiles
+from ring_attn_bench.plan.gathered import Gathered, Visitors, gathered, tiles
 from ring_attn_bench.plan.lower import chunks
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.positions import Band, Range, Span, part
@@ -37,7 +37,7 @@ def position(chunk_list, index: int) -> int:
     return list(chunk.span.positions())[index - chunk.tokens.start]
 
 
-def pairs(lines: tuple[Line, ...]) -> Counter:
+def pairs(lines: tuple[Visitors, ...]) -> Counter:
     """(row, piece, key) of every pair that the lines' visits allow."""
     found: Counter = Counter()
     for line in lines:

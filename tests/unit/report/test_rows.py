@@ -7,7 +7,7 @@ import pytest
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Memory, Samples, Speed
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.columns import COLUMNS, MEANINGS, TENSORS, Row
+from ring_attn_bench.report.columns import COLUMNS, MEANINGS, TENSORS, ReportRow
 from ring_attn_bench.report.rows import frame, row, rows
 
 FIRST = (
@@ -182,7 +182,7 @@ def test_of_records_with_one_key_the_last_counts(make_record):
 
 def test_cells_make_the_row_again(sweep_records):
     for found in rows(sweep_records):
-        assert Row.of_cells(found.cells()) == found
+        assert ReportRow.of_cells(found.cells()) == found
 
 
 def test_a_frame_knows_empty_cells_and_types(sweep_records):

@@ -21,7 +21,7 @@ from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.transports.copy_engine import link, route, transport
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import _WAIT
-from ring_attn_bench.ring.transports.copy_engine.places import Place
+from ring_attn_bench.ring.transports.copy_engine.places import GpuOfHost
 
 ROW = 8
 """Bytes of a row: one int64, a token's of a head."""
@@ -375,7 +375,7 @@ class World:
         raw = SimpleNamespace(_cuda_getCurrentStream=lambda device: (self._at,))
         names = {name: getattr(torch, name) for name in ("tensor", "zeros", "int32", "uint8")}
         fake = SimpleNamespace(cuda=cuda, _C=raw, device=lambda *_: torch.device("cpu"), **names)
-        places = [Place("host", f"gpu {rank}", "") for rank in range(size)]
+        places = [GpuOfHost("host", f"gpu {rank}", "") for rank in range(size)]
         group = SimpleNamespace(get_rank=lambda g: g.number, get_world_size=lambda g: size)
         watch = SimpleNamespace(check=lambda: None, follow=lambda *_: None)
         for name, value in {

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.plan.block import Alibi, Form
 from ring_attn_bench.ring import backward, forward
-from ring_attn_bench.ring.packing import Packed
+from ring_attn_bench.ring.packing import PackedKeys
 from ring_attn_bench.ring.transports import p2p
 from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink, HomeLink
 from ring_attn_bench.ring.transports.copy_engine.programme import programme
@@ -152,7 +152,7 @@ class Symmetric:
         heads, unit = packing.batch * packing.heads, packing.head_dim + packing.head_dim_v
         buffer = self._view(tokens if sends else 0, packing.width, dtype)
         buffer = buffer.view(heads, len(buffer), unit)
-        return Packed(buffer, packing.views(buffer) if sends else None)
+        return PackedKeys(buffer, packing.views(buffer) if sends else None)
 
     def begin(self, plan):
         tables = [0] * plan.world_size

@@ -25,7 +25,7 @@ from ring_attn_bench.calls import attend
 from ring_attn_bench.ring import context
 from ring_attn_bench.ring.transports import p2p
 from ring_attn_bench.ring.transports.copy_engine import transport
-from ring_attn_bench.ring.transports.copy_engine.places import Place
+from ring_attn_bench.ring.transports.copy_engine.places import GpuOfHost
 from ring_attn_bench.ring.transports.copy_engine.watch import Watch
 
 TOKENS, HEADS, DIM = 8, 2, 16
@@ -164,7 +164,7 @@ def ring_of_two(name: str) -> Iterator[tuple[Callable[[], object], Callable[[], 
     group = SimpleNamespace(
         get_rank=lambda group: 0, get_world_size=lambda group: 2
     )  # fmt: skip
-    places = [Place("host", f"gpu {rank}", "") for rank in range(2)]
+    places = [GpuOfHost("host", f"gpu {rank}", "") for rank in range(2)]
     changed = [
         (transport, {"torch": fake, "dist": group, "Area": Area, "driver": Driver,
                      "everyones": lambda group: places, "timeout_of": lambda group: None,

@@ -18,7 +18,7 @@ from ring_attn_bench.ring import predicted_memory, run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype
-from ring_attn_bench.ring.predicted_memory import Kernel, Sizes
+from ring_attn_bench.ring.predicted_memory import KernelMemory, Sizes
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.sizes import kept_bytes
 from tests.unit.ring.live_bytes import (
@@ -82,7 +82,7 @@ class Call:
     @property
     def kernel(self):
         accumulates = accumulating(self.backend) is not None
-        return Kernel(accumulates, self.backend.needs_delta)
+        return KernelMemory(accumulates, self.backend.needs_delta)
 
     def taken(self, one, *, symmetric):
         """What the executor takes: of a forward, a backward, and both."""
@@ -200,7 +200,7 @@ def hopper(call):
             ragged=band is None or not band.is_open,
         )  # fmt: skip
 
-    return Kernel(accumulates=True, needs_delta=True, scratch=scratch)
+    return KernelMemory(accumulates=True, needs_delta=True, scratch=scratch)
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,14 @@ import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
+from ring_attn_bench.conformance.blocks import positions
 from ring_attn_bench.conformance.cases import FULL, LOCAL
+from ring_attn_bench.conformance.expected import expected
 from ring_attn_bench.conformance.faults import faults
-from ring_attn_bench.conformance.inputs import inputs
 from ring_attn_bench.conformance.judge import (
-    backward_faults,
-    forward_faults,
-    given,
+    result_faults,
     two_block_faults,
 )
-from ring_attn_bench.conformance.truth import truth
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import DTYPES, Mask
 from ring_attn_bench.truth import oracle, tolerance
@@ -79,16 +77,16 @@ def named(faults):
 @pytest.mark.parametrize(("adapter", "case"), named(FORWARD_FAULTS))
 def test_a_planted_fault_is_caught_forward(adapter, case, dtype):
     case = replace(case, dtype=dtype)
-    assert forward_faults(ReferenceBackend(), case, CPU) == []
-    assert forward_faults(adapter(), case, CPU)
+    assert result_faults(ReferenceBackend(), case, CPU, backward=False) == []
+    assert result_faults(adapter(), case, CPU, backward=False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("adapter", "case"), named(BACKWARD_FAULTS))
 def test_a_planted_fault_is_caught_backward(adapter, case, dtype):
     case = replace(case, dtype=dtype)
-    assert backward_faults(ReferenceBackend(), case, CPU) == []
-    assert backward_faults(adapter(), case, CPU)
+    assert result_faults(ReferenceBackend(), case, CPU, backward=True) == []
+    assert result_faults(adapter(), case, CPU, backward=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -150,13 +148,13 @@ def test_a_sum_that_a_kernel_takes_element_by_element_is_right_at_the_widest_hea
     """A heavy key has seven ulps of error in its score, and one by torch's matmul: both float32."""
     wide = (Span(0, 150),)
     case = replace(FULL, rows=wide, keys=wide, batch=1, key_heads=1, dim=256)
-    data, right = inputs(case, CPU), truth(case, CPU)
-    out, lse = given(case, right)
+    data, right = case.kind.inputs(case, CPU), expected(case, CPU)
+    out, lse = right.given
     of_kernel = oracle.backward(
-        data.dout, data.q, data.k, data.v, out, lse, data.rows, data.keys, case.mask,
+        data.dout, data.q, data.k, data.v, out, lse, *positions(case, CPU), case.mask,
         case.score(CPU), arithmetic=torch.float32, in_order=True,
     )  # fmt: skip
-    assert faults(case, right, dict(zip(("dq", "dk", "dv"), of_kernel, strict=True))) == []
+    assert faults(right, dict(zip(("dq", "dk", "dv"), of_kernel, strict=True))) == []
 
 
 def test_a_large_lse_is_rounded_on_its_way_and_that_is_all_it_excuses():

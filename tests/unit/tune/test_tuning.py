@@ -8,13 +8,13 @@ from pydantic import ValidationError
 from ring_attn_bench.contract.tunable import Trial
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.records import tuning_csv as csv
-from ring_attn_bench.records.outcome import Outcome, Place, Shape, Subject
+from ring_attn_bench.records.outcome import Outcome, Provenance, TimedShape, TypedTrial
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import tuning
 from ring_attn_bench.tune.choose import choices
-from ring_attn_bench.tune.select import Selection
+from ring_attn_bench.tune.select import TrialSelection
 
-PLACE = Place(
+PLACE = Provenance(
     backend="triton", version="triton 3.6.0 (plain kernels: no Hopper)", device="NVIDIA H200",
     torch="2.11.0", triton="3.6.0", commit="0123abc",
 )  # fmt: skip
@@ -28,9 +28,9 @@ def trial(config="a", *, shipped=False, kernel="forward", table="plain", head_di
 def outcome(config="a", full=(), causal=(), verdict=Status.OK, reason="", **changes):
     """Of times in microseconds: a number for what took that long in every round."""
     full, causal = ((x,) * 7 if isinstance(x, float) else x for x in (full, causal))
-    subject = Subject(trial=trial(config, **changes), dtype="bfloat16")
+    subject = TypedTrial(trial=trial(config, **changes), dtype="bfloat16")
     return Outcome(
-        subject=subject, verdict=verdict, place=PLACE, shape=Shape(), reason=reason, full=full,
+        subject=subject, verdict=verdict, place=PLACE, shape=TimedShape(), reason=reason, full=full,
         causal=causal,
     )  # fmt: skip
 
@@ -174,12 +174,12 @@ def test_only_shipped_ones_that_are_not_right_make_the_run_fail():
 def test_a_row_is_tried_in_its_first_dtype_unless_another_is_asked_for():
     trials = [trial("a"), trial("b", head_dim=64)]
 
-    assert [x.dtype for x in Selection().of(trials)] == ["bfloat16", "bfloat16"]
-    (found,) = Selection(head_dims=(64,), dtypes=("float16",)).of(trials)
+    assert [x.dtype for x in TrialSelection().of(trials)] == ["bfloat16", "bfloat16"]
+    (found,) = TrialSelection(head_dims=(64,), dtypes=("float16",)).of(trials)
     assert (found.trial, found.dtype) == (trials[1], "float16")
 
 
 def test_names_that_exist_but_not_together_are_refused():
     trials = [trial("a"), trial("b", kernel="backward_dq", head_dim=64)]
     with pytest.raises(InvalidArgument, match="all that was asked for at once"):
-        Selection(kernels=("forward",), head_dims=(64,)).of(trials)
+        TrialSelection(kernels=("forward",), head_dims=(64,)).of(trials)

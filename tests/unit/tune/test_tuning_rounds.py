@@ -5,18 +5,18 @@ import torch
 from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench.contract.tunable import Trial
-from ring_attn_bench.records.outcome import OUTPUTS, Shape, Subject
+from ring_attn_bench.records.outcome import OUTPUTS, TimedShape, TypedTrial
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.tune import timing
 from ring_attn_bench.tune.verify import cases
 from tests.harness.planted.planted_tuning import compute
 
-SHAPE = Shape(seqlen=32, heads_q=2, heads_kv=1)
+SHAPE = TimedShape(seqlen=32, heads_q=2, heads_kv=1)
 
 
 def subjects(*configs, kernel="forward"):
     return [
-        Subject(trial=Trial(kernel, "one", 16, ("float32",), config, False), dtype="float32")
+        TypedTrial(trial=Trial(kernel, "one", 16, ("float32",), config, False), dtype="float32")
         for config in configs
     ]
 

@@ -13,7 +13,7 @@ from ring_attn_backends.triton.arguments import Arguments, of_score, pointers, s
 from ring_attn_backends.triton.hopper.extents import Extent
 from ring_attn_backends.triton.hopper.splits import splits_for
 from ring_attn_backends.triton.hopper.table import Config, chosen, multiprocessors, width
-from ring_attn_backends.triton.launching import Launch
+from ring_attn_backends.triton.launching import TritonLaunch
 
 if TYPE_CHECKING:
     from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
@@ -30,7 +30,7 @@ L2_SHARE = 32 << 20
 def forward_launch(
     q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
     *, first: bool, config: Config | None = None,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """As `choice.Launches` has it."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.forward import forward
@@ -54,7 +54,7 @@ def forward_launch(
 def backward_dq_launch(
     rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
     *, add: bool, config: Config | None = None,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """As `choice.Launches` has it."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dq import backward_dq
@@ -78,7 +78,7 @@ def backward_dq_launch(
 def backward_dkdv_launch(
     rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
     *, add: bool, config: Config | None = None, splits: int | None = None,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """As there; splits: how many programs share a key head's queries, if not by the GPU."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.backward_dkdv import backward_dkdv
@@ -131,7 +131,7 @@ def _launch(
     kernel: Any,  # noqa: ANN401 - Triton ships no types
     config: Config, given: Arguments, q: Tensor, keys: Keys, extent: Extent, score: Score,
     *, splits: int = 0,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     tokens = extent.rows, extent.keys
     more = {
         "N": extent.keys,
@@ -150,7 +150,7 @@ def launch_of(
     kernel: Any,  # noqa: ANN401
     config: Config, more: Arguments, q: Tensor, keys: Keys, score: Score,
     programs: tuple[int, int], tokens: tuple[int, int], *, splits: int, head_groups: int = 1,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """A launch with what all Hopper kernels are told of scores, tiles and programs, and with more.
 
     programs: tiles, and entries of the batch. tokens: rows and keys of an entry. splits: of a key
@@ -182,13 +182,13 @@ def launch_of(
         **more,
     }
     arguments = {name: given[name] for name in kernel.arg_names}
-    return Launch(kernel, (tiles * heads * entries, 1, 1), arguments, q.device, config)
+    return TritonLaunch(kernel, (tiles * heads * entries, 1, 1), arguments, q.device, config)
 
 
 def sum_launch(
     dk_shares: Tensor, dv_shares: Tensor, dk: Tensor, dv: Tensor, add: bool,
     cu_keys: Tensor | None = None,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """Writes the sums of shares (splits, B, N, G, .) to dk and dv, or adds them to these."""
     from ring_attn_backends.triton.hopper.sum_splits import sum_splits
 
@@ -203,4 +203,4 @@ def sum_launch(
     }  # fmt: skip
     assert list(arguments) == sum_splits.arg_names  # in their order they are made again
     grid = (-(-tokens * heads // block), batch, 2)
-    return Launch(sum_splits, grid, arguments, dk.device)
+    return TritonLaunch(sum_splits, grid, arguments, dk.device)

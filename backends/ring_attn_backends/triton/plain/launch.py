@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ring_attn_backends.triton import arguments
-from ring_attn_backends.triton.launching import Launch, Side
+from ring_attn_backends.triton.launching import Side, TritonLaunch
 from ring_attn_backends.triton.lines import Places
 from ring_attn_backends.triton.plain.backward_dkdv import backward_dkdv
 from ring_attn_backends.triton.plain.backward_dq import backward_dq
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def forward_launch(
     q: Tensor, keys: Keys, running: Running, where: Block | Documents, score: Score,
     *, first: bool, config: Tiling | None = None,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """As `choice.Launches` has it."""
     tensors = {"q": q, **keys._asdict()}
     tensors |= {"acc": running.out, "out": running.result, "lse": running.lse}
@@ -35,7 +35,7 @@ def forward_launch(
 def backward_dq_launch(
     rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
     *, add: bool, config: Tiling | None = None,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """As `choice.Launches` has it."""
     tensors = rows_and_keys(rows, keys._asdict()) | {"dq": sums.dq}
     config = config or chosen("backward_dq", rows.q, keys)
@@ -45,7 +45,7 @@ def backward_dq_launch(
 def backward_dkdv_launch(
     rows: Rows, keys: Keys, sums: Sums, where: Block | Documents, score: Score,
     *, add: bool, config: Tiling | None = None,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """As `choice.Launches` has it."""
     tensors = rows_and_keys(rows, keys._asdict()) | {"dk": sums.dk, "dv": sums.dv}
     config = config or chosen("backward_dkdv", rows.q, keys)
@@ -67,7 +67,7 @@ def _launch(
     where: Block | Documents,
     score: Score,
     **switches: bool,
-) -> Launch:
+) -> TritonLaunch:
     """One program for each tile of that side and head."""
     q, heads = tensors["q"], tensors["q" if side == "rows" else "k"].shape[2]
     if isinstance(where, Documents):
@@ -87,7 +87,7 @@ def launch_of(
     kernel: Any,  # noqa: ANN401
     tiling: Tiling, grid: tuple[int, int, int], tensors: dict[str, Tensor], score: Score,
     more: arguments.Arguments, tables: tuple[Tensor, ...] = (),
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """A launch with what all plain kernels are told of tensors, scores and tiles, and with more."""
     q, k, v = tensors["q"], tensors["k"], tensors["v"]
     given = {
@@ -100,7 +100,7 @@ def launch_of(
         **more,
     }
     named = {name: given[name] for name in kernel.arg_names}
-    return Launch(kernel, grid, named, q.device, tiling, tables=tables)
+    return TritonLaunch(kernel, grid, named, q.device, tiling, tables=tables)
 
 
 def _tiles(tokens: int, tiling: Tiling, side: Side) -> int:

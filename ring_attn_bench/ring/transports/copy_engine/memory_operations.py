@@ -64,7 +64,7 @@ class Rectangle(ctypes.Structure):
     )
 
 
-class Driver:
+class MemoryDriver:
     """Functions of libcuda; each raises RuntimeError with its name where it does not succeed."""
 
     def __init__(self) -> None:
@@ -126,14 +126,14 @@ class Driver:
             raise RuntimeError(f"{what} failed with {said} ({status}).")
 
 
-class Lines:
+class LineCopy:
     """A copy of lines of `size` bytes to wherever it is told, everything else being constant.
 
     pitch, source_pitch: bytes from one line to the next.
     """
 
     def __init__(
-        self, at: Driver, source: int, source_pitch: int, pitch: int, size: int, lines: int
+        self, at: MemoryDriver, source: int, source_pitch: int, pitch: int, size: int, lines: int
     ) -> None:
         self._driver, self._source, self._size = at, source, size * lines
         self._whole: Rectangle | None = None
@@ -154,10 +154,10 @@ class Lines:
 
 
 @cache
-def driver() -> Driver | None:
+def driver() -> MemoryDriver | None:
     """The driver, or None where there is none that can do this."""
     try:
-        return Driver()
+        return MemoryDriver()
     except (OSError, AttributeError):
         return None
 
@@ -165,7 +165,7 @@ def driver() -> Driver | None:
 class Batch:
     """Waits for words to be 1, and writes to words, in this order; addresses are constant."""
 
-    def __init__(self, at: Driver) -> None:
+    def __init__(self, at: MemoryDriver) -> None:
         self._driver = at
         self._listed: list[tuple[int, int, int]] = []
 
@@ -181,7 +181,7 @@ class Batch:
         return self
 
     def then(self, other: Batch) -> Batch:
-        """Both as one."""
+        """This batch's operations and then the other's, as one batch."""
         both = Batch(self._driver)
         both._listed = self._listed + other._listed
         return both

@@ -17,7 +17,7 @@ _WIDTH = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GpuOfHost:
     """A rank's host, by the number of its last boot, and its GPU, by its UUID.
 
     lacks: what it has none of, in words, or nothing.
@@ -28,23 +28,23 @@ class Place:
     lacks: str
 
 
-def here() -> Place:
-    """This rank's."""
+def here() -> GpuOfHost:
+    """The host and the GPU of this rank."""
     host = this_host()
     if not torch.cuda.is_available():
-        return Place(host, "", "no CUDA device")
+        return GpuOfHost(host, "", "no CUDA device")
     gpu = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
     if driver() is None:
-        return Place(host, gpu, "no CUDA driver with stream memory operations")
+        return GpuOfHost(host, gpu, "no CUDA driver with stream memory operations")
     try:
         from torch.distributed import _symmetric_memory as symmetric
     except ImportError:
-        return Place(host, gpu, "no symmetric memory in its torch")
+        return GpuOfHost(host, gpu, "no symmetric memory in its torch")
     lacks = "" if hasattr(symmetric, "rendezvous") else "no symmetric memory in its torch"
-    return Place(host, gpu, lacks)
+    return GpuOfHost(host, gpu, lacks)
 
 
-def everyones(group: dist.ProcessGroup) -> list[Place]:
+def everyones(group: dist.ProcessGroup) -> list[GpuOfHost]:
     """The places of a group's ranks, in their order; a collective."""
     text = json.dumps(asdict(here())).encode()
     assert len(text) <= _WIDTH
@@ -52,10 +52,10 @@ def everyones(group: dist.ProcessGroup) -> list[Place]:
     mine = torch.tensor(padded, dtype=torch.uint8, device=where)
     of_ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(of_ranks, mine, group=group)
-    return [Place(**json.loads(bytes(theirs.tolist()))) for theirs in of_ranks]
+    return [GpuOfHost(**json.loads(bytes(theirs.tolist()))) for theirs in of_ranks]
 
 
-def why_apart(places: Sequence[Place]) -> str | None:
+def why_apart(places: Sequence[GpuOfHost]) -> str | None:
     """Why ranks at these places cannot read each other's memory, or None; alike on every rank."""
     if len(places) == 1:
         return "a ring of one rank has nobody to read from"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ring_attn_bench.plan.plans import Fetch, Plan
-from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, Driver
+from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, MemoryDriver
 from ring_attn_bench.ring.transports.copy_engine.words import Words
 from ring_attn_bench.ring.transports.played import Part
 
@@ -39,7 +39,7 @@ class Programme:
 
 
 def programme(
-    at: Driver, plan: Plan, slot: int, part: Part, tables: Sequence[int], arrived: int,
+    at: MemoryDriver, plan: Plan, slot: int, part: Part, tables: Sequence[int], arrived: int,
     head_groups: int,
 ) -> Programme:  # fmt: skip
     """tables: the addresses of all ranks' tables of words; arrived: of this rank's word of piece 0.
@@ -92,7 +92,7 @@ def programme(
     )
 
 
-def _taken(at: Driver, plan: Plan, index: int, table: int, words: Words) -> Batch:
+def _taken(at: MemoryDriver, plan: Plan, index: int, table: int, words: Words) -> Batch:
     readers = _unique(send.reader for send in plan.steps[index].sends)
     return Batch(at).take(*(table + words.given(reader) for reader in readers))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.plan.positions import Range
-from ring_attn_bench.ring.transports.copy_engine.memory_operations import Lines, Operations
+from ring_attn_bench.ring.transports.copy_engine.memory_operations import LineCopy, Operations
 from ring_attn_bench.ring.transports.copy_engine.programme import Move, Programme
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Parts = tuple[Operations, ...]
 class Pull(NamedTuple):
     """A copy into a step's landing slot, at so many bytes, and what follows it."""
 
-    lines: Lines
+    lines: LineCopy
     at: int
     after: Parts
 
@@ -134,7 +134,7 @@ def _pulls(
     for move, after in zip(moves, _after(moves), strict=True):
         fetch, head = move.fetch, move.head_group * lines
         source = at.outgoing_of(fetch.owner, slot) + fetch.tokens.start * row + head * source_pitch
-        copy = Lines(at.driver, source, source_pitch, pitch, len(fetch.tokens) * row, lines)
+        copy = LineCopy(at.driver, source, source_pitch, pitch, len(fetch.tokens) * row, lines)
         pulls.append(Pull(copy, fetch.at * row + head * pitch, after))
     start = (index - 1) % plan.slots * heads * plan.landing_tokens
     is_all = plan.slots == 1 and tokens == plan.landing_tokens

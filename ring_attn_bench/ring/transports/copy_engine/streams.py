@@ -10,10 +10,10 @@ from weakref import finalize
 
 import torch
 
-from ring_attn_bench.ring.transports.copy_engine.memory_operations import Driver
+from ring_attn_bench.ring.transports.copy_engine.memory_operations import MemoryDriver
 
 
-def own_stream(at: Driver, device: torch.device, priority: int = 0) -> torch.cuda.Stream:
+def own_stream(at: MemoryDriver, device: torch.device, priority: int = 0) -> torch.cuda.Stream:
     """A stream of this device, which must be the current one; it ends with the object."""
     made = at.make_stream(priority)
     stream = torch.cuda.ExternalStream(made, device)

@@ -19,10 +19,14 @@ from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.ring.carriers import message_device, timeout_of
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.ring.packing import Packed, Packing
+from ring_attn_bench.ring.packing import PackedKeys, Packing
 from ring_attn_bench.ring.transports.copy_engine.areas import Area
 from ring_attn_bench.ring.transports.copy_engine.link import CopyEngineLink, HomeLink
-from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, Driver, driver
+from ring_attn_bench.ring.transports.copy_engine.memory_operations import (
+    Batch,
+    MemoryDriver,
+    driver,
+)
 from ring_attn_bench.ring.transports.copy_engine.missing import awaited, given_up
 from ring_attn_bench.ring.transports.copy_engine.places import everyones, here, why_apart
 from ring_attn_bench.ring.transports.copy_engine.programme import Programme, programme
@@ -62,7 +66,7 @@ class CopyEngine:
         self.device = torch.device("cuda", self._device_index)
         loaded = driver()
         assert loaded is not None  # unsupported asked
-        self.driver: Driver = loaded
+        self.driver: MemoryDriver = loaded
         places = everyones(group)
         self.shares_gpu = len({place.gpu for place in places}) < len(places)
         self.pulls, self.pushes = (own_stream(loaded, self.device) for _ in range(2))
@@ -89,7 +93,7 @@ class CopyEngine:
         self._capturing = self._captured = False
         self._claims = tuple(self._claim(slot).laid_out() for slot in range(SLOTS))
         self._programmes: dict[tuple[int, int, int], tuple[Plan, Programme]] = {}
-        self._rooms: dict[Hashable, tuple[Packed, ...]] = {}
+        self._rooms: dict[Hashable, tuple[PackedKeys, ...]] = {}
         self._routes: dict[Hashable, Route] = {}
         self._homes: dict[int, Home] = {}
         self._void = Void()
@@ -141,7 +145,7 @@ class CopyEngine:
 
     def room(
         self, packing: Packing, tokens: int, sends: bool, dtype: torch.dtype, device: torch.device
-    ) -> Packed:
+    ) -> PackedKeys:
         """`reserve` and `outgoing` for keys of a kind, whose views are kept.
 
         By heads, so that early heads can be pulled first. sends: whether anybody reads them.
@@ -187,7 +191,7 @@ class CopyEngine:
         return home
 
     def event(self) -> torch.cuda.Event:
-        """A new one."""
+        """A new CUDA event."""
         return torch.cuda.Event()
 
     def behind(self, waiting: torch.cuda.Stream, other: torch.cuda.Stream) -> None:
@@ -254,7 +258,7 @@ class CopyEngine:
 
     @property
     def kept_bytes(self) -> int:
-        """Of symmetric memory on this rank."""
+        """Bytes of symmetric memory on this rank."""
         areas = (self._table, self._outgoing, self._inbox, *self._outgrown)
         return sum(area.size for area in areas if area is not None)
 
@@ -300,14 +304,14 @@ class CopyEngine:
 
     def _made_room(
         self, packing: Packing, tokens: int, sends: bool, dtype: torch.dtype, device: torch.device
-    ) -> tuple[Packed, ...]:
+    ) -> tuple[PackedKeys, ...]:
         self.reserve(tokens, packing.width, dtype, device)
         sent = tokens if sends else 0
         shape = packing.batch * packing.heads, sent, packing.head_dim + packing.head_dim_v
         buffers = [
             self._memory_of(slot, sent, packing.width, dtype).view(shape) for slot in range(SLOTS)
         ]
-        room = tuple(Packed(x, packing.views(x) if sends else None) for x in buffers)
+        room = tuple(PackedKeys(x, packing.views(x) if sends else None) for x in buffers)
         if len(self._rooms) >= KEPT:
             self._rooms.clear()
         self._rooms[packing, tokens, sends, dtype, device] = room

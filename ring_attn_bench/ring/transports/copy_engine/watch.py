@@ -65,7 +65,7 @@ class Watch:
             raise RingBroken(self._broken)
 
     def end(self) -> None:
-        """Ends the thread."""
+        """Ends the watching thread."""
         self._ended = True
         self._more.set()
 

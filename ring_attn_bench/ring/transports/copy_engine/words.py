@@ -24,7 +24,7 @@ class Words:
 
     @property
     def bytes(self) -> int:
-        """Of the table."""
+        """The size of the table in bytes."""
         return _BYTES * self.world_size * (2 * SLOTS + 2)
 
     def present(self, slot: int, peer: int) -> int:

@@ -22,7 +22,7 @@ from ring_attn_backends.triton.once import once
 from ring_attn_bench.contract.tensors import Keys
 
 if TYPE_CHECKING:
-    from ring_attn_backends.triton.launching import Kernel, Launch
+    from ring_attn_backends.triton.launching import Kernel, TritonLaunch
     from ring_attn_bench.contract.tensors import Gathering, Rows
     from ring_attn_bench.plan.gathered import Gathered
     from ring_attn_bench.plan.problem import Score
@@ -35,7 +35,7 @@ _WIDE_LINES = 4
 
 def forward_launch(
     q: Tensor, keys: Gathering, out: Tensor, lse: Tensor, where: Gathered, score: Score
-) -> Launch:
+) -> TritonLaunch:
     """As `choice.GatheredLaunches` has it."""
     from ring_attn_backends.triton.hopper.gathered.forward import gathered_forward
 
@@ -49,7 +49,9 @@ def forward_launch(
     return _launch(gathered_forward, config, given, q, keys, work, score)
 
 
-def dq_launch(rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Score) -> Launch:
+def dq_launch(
+    rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Score
+) -> TritonLaunch:
     """As `choice.GatheredLaunches` has it."""
     from ring_attn_backends.triton.hopper.gathered.backward_dq import gathered_dq
 
@@ -69,7 +71,7 @@ def dq_launch(rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: S
 def dkdv_launch(
     rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
     *, own_first: bool, splits: int | None = None,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """As there; splits as in `hopper.launch.backward_dkdv_launch`."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.gathered.backward_dkdv import gathered_dkdv
@@ -142,7 +144,7 @@ def _launch(
     kernel: Any,  # noqa: ANN401 - Triton ships no types
     config: Config, given: Arguments, q: Tensor, keys: Gathering, work: Worklist, score: Score,
     *, splits: int = 0,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """Programs go by groups of heads, as keys arrive."""
     k, batch, groups = keys.own.k, q.shape[0], keys.head_groups
     more = {

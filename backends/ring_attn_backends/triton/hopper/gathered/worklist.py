@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.triton.lines import FAR
-from ring_attn_bench.plan.gathered import Gathered, Line, Tile, Visit, tiles
+from ring_attn_bench.plan.gathered import Gathered, Tile, Visit, Visitors, tiles
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Side
@@ -58,7 +58,7 @@ def worklist(
     return Worklist(_table(table, TILE, device), _table(entries, ENTRY, device))
 
 
-def _entries(tile: Tile, line: Line, block: int) -> list[list[int]]:
+def _entries(tile: Tile, line: Visitors, block: int) -> list[list[int]]:
     rows = []
     for visit in line.visits:
         low, high = _band(visit, of_keys=line.of_keys)

@@ -15,7 +15,7 @@ from ring_attn_backends.triton.plain.launch import launch_of, rows_and_keys
 from ring_attn_backends.triton.plain.table import chosen
 
 if TYPE_CHECKING:
-    from ring_attn_backends.triton.launching import Kernel, Launch
+    from ring_attn_backends.triton.launching import Kernel, TritonLaunch
     from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
     from ring_attn_bench.plan.gathered import Gathered
     from ring_attn_bench.plan.problem import Score
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 def forward_launch(
     q: Tensor, keys: Gathering, out: Tensor, lse: Tensor, where: Gathered, score: Score
-) -> Launch:
+) -> TritonLaunch:
     """As `choice.GatheredLaunches` has it."""
     tensors = {"q": q, **_keys(keys), "out": out, "lse": lse}
     return _launch(gathered_forward, "forward", tensors, keys, where, score)
 
 
-def dq_launch(rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Score) -> Launch:
+def dq_launch(
+    rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Score
+) -> TritonLaunch:
     """As `choice.GatheredLaunches` has it."""
     tensors = {**rows_and_keys(rows, _keys(keys)), "dq": dq}
     return _launch(gathered_dq, "backward_dq", tensors, keys, where, score)
@@ -38,7 +40,7 @@ def dq_launch(rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: S
 def dkdv_launch(
     rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
     *, own_first: bool,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """As `choice.GatheredLaunches` has it."""
     tensors = {**rows_and_keys(rows, _keys(keys)), "dk": own.k, "dv": own.v}
     tensors |= {"landed_dk": landed.k, "landed_dv": landed.v}
@@ -54,7 +56,7 @@ def _launch(
     jitted: Any,  # noqa: ANN401 - Triton ships no types
     kernel: Kernel, tensors: dict[str, Tensor], keys: Gathering, where: Gathered, score: Score,
     own_first: bool | None = None,
-) -> Launch:  # fmt: skip
+) -> TritonLaunch:  # fmt: skip
     """One program for each tile, head and batch entry: all of a tile, then those of the next."""
     q, own, arrived = tensors["q"], keys.own, keys.arrived
     tiling = chosen(kernel, q, own)

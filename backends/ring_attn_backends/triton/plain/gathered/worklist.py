@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.triton.arguments import int32
-from ring_attn_bench.plan.gathered import Gathered, Line, Visit, tiles
+from ring_attn_bench.plan.gathered import Gathered, Visit, Visitors, tiles
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Side
@@ -47,7 +47,7 @@ def worklist(
 
 
 def rows_of(
-    lines: tuple[Line, ...], block: int, step: int, *, own_first: bool | None
+    lines: tuple[Visitors, ...], block: int, step: int, *, own_first: bool | None
 ) -> tuple[list[list[int]], int]:
     """The table's rows, and how many of them are tiles."""
     cut = tiles(lines, block, own_first=own_first)
@@ -74,7 +74,7 @@ def _row(first: int, stop: int, third: int, fourth: int, position: int, piece: i
     return [first, stop, third, fourth, int32(position), piece, 0, 0]
 
 
-def _bounds(line: Line, visit: Visit) -> tuple[int, int]:
+def _bounds(line: Visitors, visit: Visit) -> tuple[int, int]:
     """The visit's band; an open side closed where it binds no pair, and far ones, for 32 bits."""
     rows, keys = (visit, line) if line.of_keys else (line, visit)
     nearest = rows.tokens.start - keys.tokens.stop
