@@ -195,15 +195,15 @@ def isolated(request: Request, console: Console) -> Path:
     entries = asked.select(rings)
     _require(request.backends)
     run = _run(asked, environment)
-    with Progress(console) as progress:
-        left = _left(run, entries, asked, progress)
-        lines = [_heading(asked.suite, environment, rings, left)]
-        lines += forecast.sentences(left, reasons, environment)
-        progress.heading(lines, _count(left))
-        try:
+    try:
+        with Progress(console) as progress:
+            left = _left(run, entries, asked, progress)
+            lines = [_heading(asked.suite, environment, rings, left)]
+            lines += forecast.sentences(left, reasons, environment)
+            progress.heading(lines, _count(left))
             execute(run, left, rings, progress)
-        except (KeyboardInterrupt, Terminated) as ended:
-            raise _interrupted(run, ended) from None
+    except (KeyboardInterrupt, Terminated) as ended:
+        raise _interrupted(run, ended) from None
     return run.folder
 
 

@@ -362,7 +362,7 @@ def torchrun(machine, monkeypatch):
 
 ENDS = [
     (KeyboardInterrupt(), "Interrupted", 130),
-    (Terminated(Exit.TERMINATED), "Terminated", 143),
+    (Terminated(), "Terminated", 143),
 ]
 
 

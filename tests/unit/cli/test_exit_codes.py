@@ -4,7 +4,9 @@ import gzip
 import json
 import os
 import re
+import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import append, read
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.keeper import Keeper
+from tests.patience import limit
 
 ROOT = Path(__file__).parents[3]
 
@@ -274,3 +277,51 @@ def test_the_script_says_them_alike_and_pages_refer_to_them():
         text = words((ROOT / page).read_text())
         assert re.search(r"[Ee]xit codes [^.]*`ring-attn-bench --help`", text), page
         assert not re.search(r"exit code (is )?[2-9]", text), page
+
+
+SWALLOWS = {
+    "nobody": "time.sleep(60)",
+    "an except of all": """
+try:
+    time.sleep(60)
+except BaseException:
+    pass
+time.sleep(60)
+""",
+    "a finaliser": """
+class Slow:
+    def __del__(self):
+        time.sleep(60)
+Slow()
+time.sleep(60)
+""",
+    "a lazy import that is survived": """
+from ring_attn_bench import registry
+from ring_attn_bench.errors import BackendUnavailable
+pathlib.Path(sys.argv[1], "planted_slow.py").write_text("import time\\ntime.sleep(60)")
+sys.path.insert(0, sys.argv[1])
+try:
+    registry._imported("slow", "planted_slow:Kind", BackendUnavailable)
+except BackendUnavailable:
+    pass
+""",
+}
+
+
+@pytest.mark.parametrize("who", SWALLOWS)
+def test_sigterm_ends_the_program_whoever_swallows_it(tmp_path, who):
+    body = textwrap.indent(SWALLOWS[who].strip(), "    ")
+    source = (
+        "import pathlib, sys, time\nfrom ring_attn_bench.cli import exits\n"
+        f"def program():\n    print('ready', flush=True)\n{body}\nexits.run(program)\n"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-c", source, tmp_path],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert program.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    program.terminate()
+    _, said = program.communicate(timeout=limit(30))
+    assert program.returncode == exits.Exit.TERMINATED == 143
+    assert said.splitlines()[-1] == "ring-attn-bench: terminated; what was measured is kept."
