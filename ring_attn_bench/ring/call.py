@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
@@ -37,6 +38,7 @@ from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import is_open, laid_out, settled
+from ring_attn_bench.ring.threads import two_threads
 
 
 class RingCall(NamedTuple):
@@ -51,6 +53,8 @@ class RingCall(NamedTuple):
     """What ranks that shake hands do before a backward."""
     keeps: bool = False
     """Whether keys that came stay for the backward: a `KeepingCall`."""
+    ring: RingContext | None = None
+    """Whose turn a backward takes; None where nobody else has one."""
 
     @property
     def needs_delta(self) -> bool:
@@ -78,10 +82,20 @@ class RingCall(NamedTuple):
         self, given: Given, rows: Rows, dlse: Tensor | None, kept: Kept | None = None
     ) -> Sums:
         """This rank's dq, dk, dv."""
-        if self.greet is not None:
-            self.greet()
-        job = self.job if given.alibi_slopes is None else self._job(given)
-        return run.backward(job, self.transport, rows, given.keys, dlse, kept)
+        ring = self.ring
+        if ring is not None and not ring.turn.lock.acquire(blocking=False):
+            raise ring.turn.refused(partial(tell, given.q, ring))
+        try:
+            if self.greet is not None:
+                self.greet()
+            job = self.job if given.alibi_slopes is None else self._job(given)
+            sums = run.backward(job, self.transport, rows, given.keys, dlse, kept)
+            if ring is not None and ring.turn.crossed:
+                raise two_threads()
+            return sums
+        finally:
+            if ring is not None:
+                ring.turn.lock.release()
 
     def _job(self, given: Given) -> Job:
         return replace(self.job, score=given.score(self.job.score))
@@ -158,7 +172,7 @@ def agreed_call(
         device = given.q.device
         greets = ring.greets(device)
     except Exception:
-        _tell(like, ring)
+        tell(like, ring)
         raise
     greet = None
     if greets:
@@ -168,12 +182,12 @@ def agreed_call(
             try:
                 (job, signature), given, options = prepared(*_taking_part(*asked), OnRing(ring))
             except Exception:
-                _tell(like, ring)
+                tell(like, ring)
                 raise
             agree(ring.group, where, signature)
         greet = partial(agree_on_backward, ring.group, where, ring.next_number())
     # the call is not remembered, or a context would keep itself alive
-    call = RingCall(job, ring, greet, ring.keeps)
+    call = RingCall(job, ring, greet, ring.keeps, ring)
     if not options.dropout_p and options.dropout_seed is None:
         return call, given
     if options.draws_seed:
@@ -195,9 +209,11 @@ def _taking_part(
     return q if needed else q.detach().requires_grad_(), k, v, options
 
 
-def _tell(x: object, ring: RingContext) -> None:
+def tell(x: object, ring: RingContext) -> None:
     """Tells the other ranks, where they ask, that this one raises over x or another argument."""
-    device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+    device = torch.device("cpu")
+    with suppress(Exception):  # of a subclass that raises at every look, say
+        device = x.device if isinstance(x, Tensor) else device
     if ring.shakes_hands(device):
         refuse(ring.group, ring.message_device(device))
 
