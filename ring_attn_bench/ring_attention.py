@@ -39,8 +39,9 @@ Under autocast q, k and v are cast as torch's scaled_dot_product_attention casts
 is a collective: every rank must run it, in the order of the others. Where ranks shake hands,
 another order is an error on all of them, and a rank whose own inputs need no gradient takes part
 all the same: its out requires one. A context, and so a group without one, is one thread's at a
-time: a second thread at once is refused, and so is the one that it met. A message that does not arrive within the group's timeout, or
-never can, is a RingBroken where the group says so (gloo); NCCL ends the process.
+time: a second thread at once is refused, and so is the one that it met. A message that does not
+arrive within the group's timeout, or never can, is a RingBroken where the group says so (gloo);
+NCCL ends the process.
 """
 
 from __future__ import annotations

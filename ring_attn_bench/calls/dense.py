@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -34,6 +36,13 @@ def check_dense(name: str, x: object, what: str = "a tensor") -> None:
             f"{name} has shape {tuple(x.shape)}, which is too large: at most {INT32_MAX} in a dim "
             f"and 2**40 elements in all."
         )
+
+
+def device_of(x: object) -> torch.device:
+    """The device of a tensor; the CPU of anything else, and of what raises at every look at it."""
+    with suppress(Exception):
+        return x.device if isinstance(x, Tensor) else torch.device("cpu")
+    return torch.device("cpu")
 
 
 def _of(name: str, method: str) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ring_attn_bench.calls.attend import Given
+from ring_attn_bench.calls.autograd_limits import check_untransformed
+from ring_attn_bench.calls.dense import device_of
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.calls.remembered import Remembered
@@ -168,6 +170,8 @@ def agreed_call(
     """
     try:
         asked = separated()
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            check_untransformed("attention", *asked[:3], asked[3].sink, asked[3].alibi_slopes)
         (job, signature), given, options = prepared(*asked, OnRing(ring))
         device = given.q.device
         greets = ring.greets(device)
@@ -211,9 +215,7 @@ def _taking_part(
 
 def tell(x: object, ring: RingContext) -> None:
     """Tells the other ranks, where they ask, that this one raises over x or another argument."""
-    device = torch.device("cpu")
-    with suppress(Exception):  # of a subclass that raises at every look, say
-        device = x.device if isinstance(x, Tensor) else device
+    device = device_of(x)
     if ring.shakes_hands(device):
         refuse(ring.group, ring.message_device(device))
 
