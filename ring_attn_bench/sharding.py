@@ -19,7 +19,7 @@ from ring_attn_bench.calls.autograd_limits import (
     many_gradients,
     transformed,
 )
-from ring_attn_bench.calls.dense import INT32_MAX, check_dense, device_of
+from ring_attn_bench.calls.dense import INT32_MAX, check_can_be_sent, check_dense, device_of
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.partition import get_partition
@@ -115,6 +115,7 @@ def _checked_shard(
     check_untransformed("unshard", x)
     rule = get_partition(partition)
     dim = _checked_dim(x, dim)
+    check_can_be_sent("x", x)
     if not isinstance(handshake, bool | None):
         raise InvalidArgument(
             f"handshake is {shown(handshake)}; it must be True, False or None (yes on gloo, no on "

@@ -38,6 +38,15 @@ def check_dense(name: str, x: object, what: str = "a tensor") -> None:
         )
 
 
+def check_can_be_sent(name: str, x: Tensor) -> None:
+    """Raises InvalidArgument for a FakeTensor, whatever is traced: no rank gets its numbers."""
+    if type(x).__name__ == "FakeTensor":
+        raise InvalidArgument(
+            f"{name} is a FakeTensor, which holds no numbers that another rank could be sent; call "
+            "a ring outside of FakeTensorMode, or leave it out of what is traced."
+        )
+
+
 def device_of(x: object) -> torch.device:
     """The device of a tensor; the CPU of anything else, and of what raises at every look at it."""
     with suppress(Exception):

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 
 from ring_attn_bench import InvalidArgument, RingContext, unshard, zigzag_ring_flash_attn_func
@@ -38,11 +39,17 @@ class Raises(torch.Tensor):
         raise RuntimeError("planted: do not look")
 
 
+def faked(function: Function) -> object:
+    with quiet(), FakeTensorMode() as mode:
+        return function(mode.from_tensor(X))
+
+
 TRANSFORMS: dict[str, Callable[[Function], object]] = {
     "vmap": lambda f: torch.func.vmap(f)(X[None]),
     "grad": lambda f: torch.func.grad(lambda x: f(x).sum())(X),
     "jvp": jvp,
     "make_dual": dual,
+    "FakeTensorMode": faked,
     "a subclass that raises": lambda f: f(X.as_subclass(Raises)),
 }
 
@@ -72,6 +79,9 @@ def test_what_one_rank_alone_cannot_do_is_told_to_the_others_at_once(ranks, how,
     first, second = ranks.run(on_rank_0, how, what, world_size=2)
     if how == "a subclass that raises":
         assert "planted" in first[1]
+    elif how == "FakeTensorMode":
+        assert first[0] == InvalidArgument.__name__, first
+        assert "is a FakeTensor" in first[1]
     else:
         assert first[0] == InvalidArgument.__name__, first
         assert "has no rule for torch.func's transforms" in first[1]
