@@ -28,14 +28,12 @@ from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
-from ring_attn_bench.records.values import Frozen
+from ring_attn_bench.records.values import MOST, MOST_RANKS, Frozen
 from ring_attn_bench.ring.options import DEFAULTS, NAMELESS, RingOptions
 from ring_attn_bench.ring.settle import layout_of
 
 UNSET = "unset"
 """What stands for None, which TOML cannot say; results.csv says so too."""
-MOST = 2**31 - 1
-"""The largest size of anything: what kernels count with."""
 # strict: `true` is no number and 1 is no switch, though Python takes one for the other
 _number = partial(Field, strict=True)
 Positive = Annotated[int, _number(gt=0, le=MOST)]
@@ -45,8 +43,6 @@ Side = Annotated[int, _number(ge=-MOST, le=MOST)]
 Window = tuple[Side, Side]
 _FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """Its smallest and largest number: kernels compute in it."""
-MOST_RANKS = 1024
-"""Of a ring: plans and processes are made for each."""
 Ranks = Annotated[int, _number(gt=0, le=MOST_RANKS)]
 
 

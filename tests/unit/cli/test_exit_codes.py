@@ -325,3 +325,43 @@ def test_sigterm_ends_the_program_whoever_swallows_it(tmp_path, who):
     _, said = program.communicate(timeout=limit(30))
     assert program.returncode == exits.Exit.TERMINATED == 143
     assert said.splitlines()[-1] == "ring-attn-bench: terminated; what was measured is kept."
+
+
+IMPOSSIBLE = {
+    "world_size": ("case", "world_size", 0),
+    "batch": ("case", "batch", -1),
+    "seqlen_total": ("case", "seqlen_total", 10**30),
+    "window": ("case", "window", [-5, 10**30]),
+    "head_dim": ("case", "head_dim", 0),
+    "devices": ("speed", "devices", 0),
+    "useful_flops": ("speed", "useful_flops", 10**400),
+    "peak_extra_bytes": ("memory", "peak_extra_bytes", [10**30]),
+    "ring": ("speed", "samples", {"ring": [[-1.0], [2.0]]}),
+    "played": ("contestant", "played", f"{'9' * 5000}on2"),
+}
+
+
+@pytest.mark.parametrize("field", IMPOSSIBLE)
+def test_a_record_of_a_number_that_cannot_be_is_none_and_told_with_its_line(
+    program, records, field
+):
+    record = json.loads(records.read_text())
+    part, key, value = IMPOSSIBLE[field]
+    record[part][key] = value
+    records.write_text(json.dumps(record) + "\n")
+
+    code, _, said = program("report", records)
+
+    assert code == exits.Exit.FILES
+    assert is_one_sentence(said)
+    assert "records.jsonl, line 1: not a record (" in said
+    assert field in said
+
+
+def test_records_that_begin_with_the_mark_of_an_editor_are_read(program, records):
+    records.write_bytes(b"\xef\xbb\xbf" + records.read_bytes())
+
+    code, said, warned = program("report", records)
+
+    assert (code, warned) == (0, "")
+    assert "1 record" in said
