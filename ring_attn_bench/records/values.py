@@ -40,4 +40,5 @@ Count = Annotated[int, Field(ge=0, le=_MOST_COUNTED)]
 """Of bytes, or of whatever else there may be none of."""
 Work = Annotated[int, Field(ge=0, le=10**30)]
 """Floating point operations."""
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(ge=0, le=1e12)]
+"""Of one call: at most 30 years."""
