@@ -125,6 +125,7 @@ def _who(playing: str, world_size: int, processes: int) -> tuple[int, ...]:
     if len(ranks) != processes or max(ranks) > last:
         raise InvalidArgument(
             f"playing is {shown(playing)}; it must be {', '.join(PLAYING)}, or a rank of 0 to "
-            f"{last} for each of the {processes} processes, as {'+'.join(['0'] * (processes - 1))}+{last}."
+            f"{last} for each of the {processes} processes, as "
+            f"{'+'.join(['0'] * (processes - 1))}+{last}."
         )
     return ranks
