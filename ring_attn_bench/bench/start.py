@@ -22,12 +22,13 @@ from ring_attn_bench.bench.setup import (
     played_setups,
     setups,
 )
-from ring_attn_bench.bench.suite import MOST_RANKS, Entry, Suite, load
+from ring_attn_bench.bench.suite import Entry, Suite, load
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError, shown
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.record import read as records
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import MOST_RANKS
 from ring_attn_bench.workers.progress import Interrupted, Terminated, some_of
 
 
