@@ -122,9 +122,13 @@ def shown(value: object) -> str:
     named = _KINDS.get(kind, f"a {kind}")
     try:
         shape = tuple(getattr(value, "shape", ()))
-        if shape or kind == "Tensor":  # a whole one takes lines, or what is not in memory
+        if shape or hasattr(
+            value, "requires_grad"
+        ):  # a whole one takes lines, or what is not in memory
             return f"{named} of shape {shape} and {value.dtype}"  # type: ignore[attr-defined]
         text = repr(value)
+        if len(lines := text.splitlines()) > 1:
+            text = " ".join(line.strip() for line in lines)
     except Exception:  # a nested tensor has no shape, an integer of 5000 digits no repr
         return f"{named} that cannot be printed"
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."

@@ -9,6 +9,7 @@ from functools import cache, partial, update_wrapper
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ring_attn_bench.errors import (
@@ -169,8 +170,22 @@ def _imported(
     try:
         return getattr(import_module(module), attribute)
     except (Exception, SystemExit) as error:  # a broken plug-in costs nobody else anything
+        if isinstance(error, SystemExit) and _is_of_a_signal(error):
+            raise  # whoever waits for this process to end is no plug-in
         reason = f"importing {target} failed with {type(error).__name__}: {error}"
         raise unavailable(name, reason) from error
+
+
+def _is_of_a_signal(error: SystemExit) -> bool:
+    """Whether a signal's handler raised it: such a function is given the frame it interrupts."""
+    trace = error.__traceback__
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        for value in frame.f_locals.values():
+            given = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(x, FrameType) and x is frame.f_back for x in given):
+                return True
+    return False
 
 
 @_kept(_check_backend)

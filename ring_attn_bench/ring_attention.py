@@ -38,8 +38,10 @@ feature is used or refused, never dropped.
 Under autocast q, k and v are cast as torch's scaled_dot_product_attention casts them. The backward
 is a collective: every rank must run it, in the order of the others. Where ranks shake hands,
 another order is an error on all of them, and a rank whose own inputs need no gradient takes part
-all the same: its out requires one. A message that does not arrive within the group's timeout, or
-never can, is a RingBroken where the group says so (gloo); NCCL ends the process.
+all the same: its out requires one. A context, and so a group without one, is one thread's at a
+time: a second thread at once is refused, and so is the one that it met. A message that does not
+arrive within the group's timeout, or never can, is a RingBroken where the group says so (gloo);
+NCCL ends the process.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch.distributed as dist
@@ -58,8 +61,10 @@ from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import flag
 from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.ring.call import agreed_call
-from ring_attn_bench.ring.context import RingContext, check_group, context_of
+from ring_attn_bench.ring.call import agreed_call, tell
+from ring_attn_bench.ring.context import RingContext, context_of
+from ring_attn_bench.ring.groups import check_group
+from ring_attn_bench.ring.threads import two_threads
 
 if TYPE_CHECKING:
     from ring_attn_bench.signatures import (
@@ -177,8 +182,17 @@ def _attention(
         q, k, v = separate()
         return q, k, v, options
 
-    call, given = agreed_call(separated, like, ring)
-    return attend(call, given, return_attn_probs=bool(asked.return_attn_probs))
+    turn = ring.turn  # no context manager: its frames cost the host more than the lock
+    if not turn.lock.acquire(blocking=False):
+        raise turn.refused(partial(tell, like, ring))
+    try:
+        call, given = agreed_call(separated, like, ring)
+        found = attend(call, given, return_attn_probs=bool(asked.return_attn_probs))
+        if turn.crossed:
+            raise two_threads()
+        return found
+    finally:
+        turn.lock.release()
 
 
 def _of_q_k_v(*settled: str) -> Any:  # noqa: ANN401 - the protocols in `signatures` say what

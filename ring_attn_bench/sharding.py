@@ -14,12 +14,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from ring_attn_bench.calls.autograd_limits import (
     batched,
     check_not_traced,
+    check_untransformed,
     first_order,
     many_gradients,
     transformed,
-    under_a_transform,
 )
-from ring_attn_bench.calls.dense import INT32_MAX, check_dense
+from ring_attn_bench.calls.dense import INT32_MAX, check_can_be_sent, check_dense, device_of
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.partition import get_partition
@@ -83,8 +83,7 @@ def unshard(
     Raises NoProcessGroup, InvalidArgument, UnknownName, or RingBroken where the others do not come.
     """
     ring_group = living(resolve_group(group))
-    device = x.device if isinstance(x, Tensor) else torch.device("cpu")
-    greets = handshake
+    device, greets = device_of(x), handshake
     if not isinstance(greets, bool):
         greets = shakes_hands(backend_of_device_types(ring_group), device)
     number = None
@@ -113,10 +112,10 @@ def _checked_shard(
 ) -> int:
     """The dim, counted from the front; raises where this rank's shard cannot be sent."""
     check_not_traced()
-    if torch._C._are_functorch_transforms_active():
-        raise under_a_transform("unshard")
+    check_untransformed("unshard", x)
     rule = get_partition(partition)
     dim = _checked_dim(x, dim)
+    check_can_be_sent("x", x)
     if not isinstance(handshake, bool | None):
         raise InvalidArgument(
             f"handshake is {shown(handshake)}; it must be True, False or None (yes on gloo, no on "

@@ -109,8 +109,9 @@ class Groups:
 
     def close(self) -> None:
         """Ends all of them."""
-        for group in self._groups.values():
-            group.close()
+        with ExitStack() as all_of_them:  # each, also where a signal ends the closing of another
+            for group in self._groups.values():
+                all_of_them.callback(group.close)
 
 
 def worker_environment(backend: str, device: str) -> dict[str, str]:

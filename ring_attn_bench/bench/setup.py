@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError
+from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError, shown
 
 CPU_RANKS = 2
 LOOPBACK_RANKS = 4
@@ -120,11 +120,12 @@ def _who(playing: str, world_size: int, processes: int) -> tuple[int, ...]:
         return tuple(last - at // 2 if at % 2 else at // 2 for at in range(processes))
     if playing in PLAYING:
         return (0 if playing == "first" else last,) * processes
-    named = re.fullmatch(r"\d+(\+\d+)*", playing)
+    named = re.fullmatch(r"\d{1,9}(\+\d{1,9})*", playing, re.ASCII)
     ranks = tuple(map(int, playing.split("+"))) if named else ()
     if len(ranks) != processes or max(ranks) > last:
         raise InvalidArgument(
-            f"playing is {playing!r}; it must be {', '.join(PLAYING)}, or a rank of 0 to {last} "
-            f"for each of the {processes} processes, as {'+'.join(['0'] * (processes - 1))}+{last}."
+            f"playing is {shown(playing)}; it must be {', '.join(PLAYING)}, or a rank of 0 to "
+            f"{last} for each of the {processes} processes, as "
+            f"{'+'.join(['0'] * (processes - 1))}+{last}."
         )
     return ranks

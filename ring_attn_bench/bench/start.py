@@ -22,12 +22,13 @@ from ring_attn_bench.bench.setup import (
     played_setups,
     setups,
 )
-from ring_attn_bench.bench.suite import MOST_RANKS, Entry, Suite, load
+from ring_attn_bench.bench.suite import Entry, Suite, load
 from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError, shown
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.record import read as records
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import MOST_RANKS
 from ring_attn_bench.workers.progress import Interrupted, Terminated, some_of
 
 
@@ -195,15 +196,15 @@ def isolated(request: Request, console: Console) -> Path:
     entries = asked.select(rings)
     _require(request.backends)
     run = _run(asked, environment)
-    with Progress(console) as progress:
-        left = _left(run, entries, asked, progress)
-        lines = [_heading(asked.suite, environment, rings, left)]
-        lines += forecast.sentences(left, reasons, environment)
-        progress.heading(lines, _count(left))
-        try:
+    try:
+        with Progress(console) as progress:
+            left = _left(run, entries, asked, progress)
+            lines = [_heading(asked.suite, environment, rings, left)]
+            lines += forecast.sentences(left, reasons, environment)
+            progress.heading(lines, _count(left))
             execute(run, left, rings, progress)
-        except (KeyboardInterrupt, Terminated) as ended:
-            raise _interrupted(run, ended) from None
+    except (KeyboardInterrupt, Terminated) as ended:
+        raise _interrupted(run, ended) from None
     return run.folder
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,19 +24,17 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from ring_attn_bench import registry
-from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause
+from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause, shown
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
-from ring_attn_bench.records.values import Frozen
+from ring_attn_bench.records.values import MOST, MOST_RANKS, Frozen
 from ring_attn_bench.ring.options import DEFAULTS, NAMELESS, RingOptions
 from ring_attn_bench.ring.settle import layout_of
 
 UNSET = "unset"
 """What stands for None, which TOML cannot say; results.csv says so too."""
-MOST = 2**31 - 1
-"""The largest size of anything: what kernels count with."""
 # strict: `true` is no number and 1 is no switch, though Python takes one for the other
 _number = partial(Field, strict=True)
 Positive = Annotated[int, _number(gt=0, le=MOST)]
@@ -43,10 +42,10 @@ Seconds = Annotated[float, _number(gt=0, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 Side = Annotated[int, _number(ge=-MOST, le=MOST)]
 Window = tuple[Side, Side]
+MOST_ENTRIES = 20_000
+"""Of a suite: as many take days to measure, and seconds to count."""
 _FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """Its smallest and largest number: kernels compute in it."""
-MOST_RANKS = 1024
-"""Of a ring: plans and processes are made for each."""
 Ranks = Annotated[int, _number(gt=0, le=MOST_RANKS)]
 
 
@@ -125,7 +124,7 @@ def _option(value: Any, *, name: str) -> Any:  # noqa: ANN401 - RingOptions judg
         plain = None
     for size in plain if isinstance(plain, tuple) else (plain,):
         if isinstance(size, int) and size > MOST:
-            raise ValueError(f"{size} is more than the {MOST} that there can be")
+            raise ValueError(f"{shown(size)} is more than the {MOST} that there can be")
     one: dict[str, Any] = {name: plain}
     try:
         RingOptions(**one)
@@ -160,6 +159,15 @@ _AXES: dict[str, Any] = {
 _Axes = create_model("_Axes", __base__=Frozen, **_AXES)
 
 
+def _check_count(count: int) -> None:
+    """Raises a ValueError for more combinations than anybody can wait for."""
+    if count > MOST_ENTRIES:
+        raise ValueError(
+            f"its lists come to {count:,} combinations, and a suite has at most {MOST_ENTRIES:,}; "
+            "shorten some of them, or make several suites"
+        )
+
+
 class Grid(_Axes):  # type: ignore[valid-type, misc]  # a class that mypy cannot see
     """Every combination of its lists is one case x contestant: `RingOptions`' fields are axes too.
 
@@ -183,6 +191,17 @@ class Grid(_Axes):  # type: ignore[valid-type, misc]  # a class that mypy cannot
     softcap: Annotated[list[Softcap], Field(min_length=1)] = [0.0]
     deterministic: Annotated[list[Switch], Field(min_length=1)] = [False]
     directions: Annotated[list[Direction], Field(min_length=1)] = list(Direction)
+
+    @model_validator(mode="after")
+    def _is_not_too_large(self) -> Self:
+        _check_count(self.count)  # before it is multiplied out, which is silent
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many combinations there are, before repetitions are left out."""
+        axes = (getattr(self, name) for name in Grid.model_fields if name != "directions")
+        return prod(len(axis) for axis in axes)
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
@@ -236,6 +255,11 @@ class Suite(Frozen):
     grid: Annotated[list[Grid], Field(min_length=1)]
     _file: Path | None = PrivateAttr(default=None)
     """Where it was read, for what only shows when it is dealt to ranks."""
+
+    @model_validator(mode="after")
+    def _is_not_too_large(self) -> Self:
+        _check_count(sum(grid.count for grid in self.grid))
+        return self
 
     @field_validator("name")
     @classmethod
@@ -331,11 +355,14 @@ def load(path: Path) -> Suite:
     Raises SuiteError for anything else: file, key and what is allowed, for all that is wrong.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SuiteError(f"cannot read suite {path}: {clause(error.strerror or error)}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path} is not valid TOML: {clause(error)}.") from None
+    except RecursionError:
+        raise SuiteError(f"{path} is no suite: its lists are nested too deep to be read.") from None
+    except ValueError as error:  # TOML's own too, and what Python says of 5000 digits
+        why = clause(str(error).partition(";")[0])
+        raise SuiteError(f"{path} is not valid TOML: {why}.") from None
     try:
         suite = Suite.model_validate(table)
         suite._file = path
@@ -357,7 +384,9 @@ def _sentence(problem: ErrorDetails) -> str:
         text = str(UnknownName("key", str(unknown), known))
         where = f"in {'.'.join(map(str, table))}: " if table else ""
         return f"{where}{text}"
-    got = "" if problem["type"] in {"missing", "value_error"} else f", got {problem['input']!r}"
+    got = (
+        "" if problem["type"] in {"missing", "value_error"} else f", got {shown(problem['input'])}"
+    )
     message = clause(problem["msg"].removeprefix("Value error, "))
     return f"{key}: {message}{got}."
 

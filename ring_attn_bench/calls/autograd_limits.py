@@ -35,11 +35,30 @@ def transformed(what: str, error: RuntimeError) -> InvalidArgument | None:
     what: the function that was called, in a word.
     """
     words = str(error)
-    active = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    unknown = isinstance(error, NotImplementedError) and active
+    unknown = isinstance(error, NotImplementedError) and transforms()
     if unknown or "functorch" in words or "forward mode AD" in words:
         return under_a_transform(what)
     return None
+
+
+def transforms() -> bool:
+    """Whether one of torch.func's is under way, or forward-mode gradients are."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def check_untransformed(what: str, *tensors: object) -> None:
+    """Raises InvalidArgument for what `transformed` would, before it is begun: a ring tells then.
+
+    Where torch.func is under way, whatever the tensors; in forward mode, for those with tangents.
+    """
+    if torch._C._are_functorch_transforms_active():
+        raise under_a_transform(what)
+    if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
+        raise under_a_transform(what)
+
+
+def _has_tangent(x: object) -> bool:
+    return isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None
 
 
 def under_a_transform(what: str) -> InvalidArgument:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -34,6 +36,22 @@ def check_dense(name: str, x: object, what: str = "a tensor") -> None:
             f"{name} has shape {tuple(x.shape)}, which is too large: at most {INT32_MAX} in a dim "
             f"and 2**40 elements in all."
         )
+
+
+def check_can_be_sent(name: str, x: Tensor) -> None:
+    """Raises InvalidArgument for a FakeTensor, whatever is traced: no rank gets its numbers."""
+    if type(x).__name__ == "FakeTensor":
+        raise InvalidArgument(
+            f"{name} is a FakeTensor, which holds no numbers that another rank could be sent; call "
+            "a ring outside of FakeTensorMode, or leave it out of what is traced."
+        )
+
+
+def device_of(x: object) -> torch.device:
+    """The device of a tensor; the CPU of anything else, and of what raises at every look at it."""
+    with suppress(Exception):
+        return x.device if isinstance(x, Tensor) else torch.device("cpu")
+    return torch.device("cpu")
 
 
 def _of(name: str, method: str) -> str:

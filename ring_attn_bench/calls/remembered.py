@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 Call = TypeVar("Call")
 
@@ -37,19 +38,23 @@ class Remembered(Generic[Call]):
 
 
 def key_of(tensors: tuple[Tensor | None, ...], *numbers: object) -> Hashable:
-    """All that checks and choice look at; None where something is not what it should be.
+    """All that checks and choice look at; None where something is not what it should be, or is of
+    a subclass of Tensor's, which is looked at each time.
 
     tensors: q, k, v and what else a call is given, at its own place in every call.
     """
     try:
-        # of another type may be what is not in memory; autograd keeps nothing of inference mode
-        looks = [
-            None
-            if x is None
-            else (type(x), x.shape, x.stride(), x.dtype, x.device, x.requires_grad,
-                  x.is_inference())
-            for x in tensors
-        ]  # fmt: skip
+        looks: list[object] = []
+        for x in tensors:
+            if x is None:
+                looks.append(None)
+                continue
+            if type(x) is not Tensor and type(x) is not Parameter:
+                return None  # whether a FakeTensor will do follows from the modes around it
+            # autograd keeps nothing of inference mode
+            looks.append(
+                (x.shape, x.stride(), x.dtype, x.device, x.requires_grad, x.is_inference())
+            )
         key = (torch.is_grad_enabled(), *looks, *numbers)
         hash(key)
     except Exception:  # no tensor, or none that has strides: refused where everything is checked

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ring_attn_bench.calls.dense import check_dense
+from ring_attn_bench.calls.dense import check_can_be_sent, check_dense
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.problem import DTYPES, Documents, DtypeName, Problem
@@ -34,6 +34,8 @@ def checked(
     dims = ("tokens", "heads", "dim") if documents else ("batch", "tokens", "heads", "dim")
     for name, x in (("q", q), ("k", k), ("v", v)):
         _check_tensor(name, x, dims, may_be_empty=ranks is None)
+        if ranks is not None:
+            check_can_be_sent(name, x)
     _check_lengths(q, k, v, dealt=ranks is not None)
     _check_fit(q, k, v)
     if documents is None:
@@ -233,9 +235,25 @@ def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
 
 def check_starts(documents: Documents, q: Tensor, k: Tensor) -> None:
     """What cu_seqlens of the right shape hold; waits for the GPU where they are on one."""
-    ours, theirs = torch.stack((documents.cu_seqlens_q, documents.cu_seqlens_k)).tolist()
+    both = documents.cu_seqlens_q, documents.cu_seqlens_k
+    try:
+        ours, theirs = torch.stack(both).tolist()
+    except RuntimeError as error:
+        if "CUDA error" in str(error):  # of what was queued before
+            raise
+        raise _numberless() from None
+    if type(ours[0]) is not int:  # a symbol, of what is traced
+        raise _numberless()
     _check_rise("q", ours, int(documents.max_seqlen_q), q.shape[0])
     _check_rise("k", theirs, int(documents.max_seqlen_k), k.shape[0])
+
+
+def _numberless() -> InvalidArgument:
+    return InvalidArgument(
+        "cu_seqlens_q and cu_seqlens_k hold no numbers that can be read here: they are on the meta "
+        "device, batched by vmap, fake or traced; calls are planned by where documents begin, so "
+        "pass real tensors of int32, in a call for each of them."
+    )
 
 
 def _check_tensor_of_starts(name: str, starts: Tensor, x: Tensor) -> None:

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from ring_attn_bench import __version__
+from ring_attn_bench.cli.signals import terminated_by_sigterm
 from ring_attn_bench.errors import FileError, RingAttnBenchError, clause
 from ring_attn_bench.workers.progress import Terminated
 
@@ -66,19 +67,23 @@ class Program(TyperGroup):
             _print_nothing_more()
             raise typer.Exit(128 + signal.SIGPIPE) from None
         except KeyboardInterrupt:
-            raise typer.Exit(Exit.INTERRUPTED) from None
+            _leave("interrupted; what was measured is kept.", Exit.INTERRUPTED)
 
 
 def run(program: Callable[[], object]) -> NoReturn:
     """Runs it to its exit code; a deliberate error is one sentence, and a traceback is a bug's."""
-    signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
-        try:
-            program()
-        finally:
-            sys.stdout.flush()  # here, where a full disk can still be told of
+        with terminated_by_sigterm():
+            try:
+                program()
+            finally:
+                sys.stdout.flush()  # here, where a full disk can still be told of
+    except Terminated:
+        _leave("terminated; what was measured is kept.", Exit.TERMINATED)
+    except KeyboardInterrupt:
+        _leave("interrupted; what was measured is kept.", Exit.INTERRUPTED)
     except BrokenPipeError:
         _print_nothing_more()
         sys.exit(128 + signal.SIGPIPE)
@@ -99,10 +104,6 @@ def run(program: Callable[[], object]) -> NoReturn:
     except Exception:
         _leave_by_a_bug()
     sys.exit(0)
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated(Exit.TERMINATED)
 
 
 def _is_about_a_file(error: OSError) -> bool:

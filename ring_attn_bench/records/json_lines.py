@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +23,7 @@ def read(path: Path, kind: type[Line], noun: str, begins: str, tell: Tell) -> It
     another. tell: hears a sentence about everything that a crash has cut off.
     """
     # not `splitlines`: U+2028, U+2029 and U+0085 may stand in JSON as they are
-    lines = files.read_bytes(path).split(b"\n")
+    lines = files.read_bytes(path).removeprefix(BOM_UTF8).split(b"\n")
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         unended = number == len(lines)

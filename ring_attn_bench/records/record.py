@@ -24,7 +24,17 @@ from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.records import files, json_lines
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.records.values import Frozen, Text
+from ring_attn_bench.records.values import (
+    Count,
+    Frozen,
+    Milliseconds,
+    Ranks,
+    Side,
+    Size,
+    Text,
+    Total,
+    Work,
+)
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, slug
 
 SCHEMA = 2
@@ -50,15 +60,15 @@ Options = Annotated[RingOptions, WrapValidator(_as_written), PlainSerializer(asd
 class Case(Frozen):
     """What is computed, whoever computes it. Lengths are in tokens."""
 
-    batch: int
-    seqlen_total: int
-    world_size: int
-    heads_q: int
-    heads_kv: int
-    head_dim: int
+    batch: Size
+    seqlen_total: Total
+    world_size: Ranks
+    heads_q: Size
+    heads_kv: Size
+    head_dim: Size
     dtype: str
     causal: bool
-    window: tuple[int, int] = (-1, -1)
+    window: tuple[Side, Side] = (-1, -1)
     softcap: float = 0.0
     deterministic: bool = False
 
@@ -101,8 +111,8 @@ class Contestant(Frozen):
     """The kernel's name, or `peer:` and the name of somebody else's whole ring."""
     partition: str
     options: Options | None
-    played: Annotated[str, Field(pattern=r"^(real|loopback|twin|\d+on\d+)$")] = "real"
-    playing: tuple[int, ...] = ()
+    played: Annotated[str, Field(pattern=r"^(real|loopback|twin|\d{1,4}on\d{1,4})$")] = "real"
+    playing: tuple[Count, ...] = ()
 
     @property
     def played_on(self) -> int | None:
@@ -158,11 +168,11 @@ class Accuracy(Frozen):
 
     oracle: str
     """`full` float64, or `sampled` rows of it."""
-    oracle_rows: int
+    oracle_rows: Count
     """Query rows compared, of each batch entry and head."""
     tensors: dict[str, TensorError]
     """By result. One that the contestant does not give is not here: a peer may have no lse."""
-    seqlen_total: int | None = None
+    seqlen_total: Total | None = None
     """Tokens of the loopback ring that was judged in place of a played one, whose results mean
     nothing: all of the case's, or fewer. None where the contestant itself was judged."""
 
@@ -175,11 +185,11 @@ class Accuracy(Frozen):
 class Samples(Frozen):
     """Raw times in milliseconds, one list for each iteration with one time for each rank."""
 
-    ring: list[list[float]]
+    ring: list[list[Milliseconds]]
     """The contestant as it is."""
-    twin: list[list[float]] = Field(default_factory=list)
+    twin: list[list[Milliseconds]] = Field(default_factory=list)
     """The same launches with keys taken from local buffers: no communication."""
-    one_gpu: list[list[float]] = Field(default_factory=list)
+    one_gpu: list[list[Milliseconds]] = Field(default_factory=list)
     """The same kernel in one call of one GPU's share of the work, on every GPU at once."""
     stop: str = ""
     """Why sampling ended: `precise`, `max_samples` or `time`."""
@@ -189,25 +199,25 @@ class Speed(Frozen):
     """What is known about time and work. Present only where the results are right."""
 
     samples: Samples
-    useful_flops: int
+    useful_flops: Work
     """Of the whole case, all ranks together, from the exact area of the mask."""
-    executed_flops: int | None = None
+    executed_flops: Work | None = None
     """Of what was launched; None for a peer, who does not say."""
-    devices: int
+    devices: Ranks
     """GPUs (or CPU processes) that shared the work: 1 by loopback, whatever the world size is, and
     where a larger ring was played all that it would have."""
     imbalance: float | None = None
     """The busiest rank's work over the mean; None for a peer."""
-    one_gpu_flops: int | None = None
+    one_gpu_flops: Work | None = None
     """Of the one-GPU call; its time is scaled by useful_flops / devices over this."""
 
 
 class Memory(Frozen):
     """Bytes of a device beyond the inputs, for each rank."""
 
-    peak_extra_bytes: list[int]
+    peak_extra_bytes: list[Count]
     """The most that a call takes of torch's allocator, results included."""
-    kept_bytes: list[int] | None = None
+    kept_bytes: list[Count] | None = None
     """What stays between calls: communicator, memory that peers reach; None where not measured."""
 
 

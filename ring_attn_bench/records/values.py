@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ring_attn_bench.records import files
 
@@ -24,3 +24,21 @@ def _in_unicode(value: object) -> object:
 
 Text = Annotated[str, BeforeValidator(_in_unicode)]
 """Words from outside, a folder's name or an exception's, whatever bytes they have."""
+
+MOST = 2**31 - 1
+"""The largest size of anything: what kernels count with."""
+MOST_RANKS = 1024
+"""Of a ring: plans and processes are made for each."""
+_MOST_COUNTED = 2**63 - 1
+Size = Annotated[int, Field(gt=0, le=MOST)]
+Ranks = Annotated[int, Field(gt=0, le=MOST_RANKS)]
+Total = Annotated[int, Field(gt=0, le=MOST * MOST_RANKS)]
+"""A size of all ranks together."""
+Side = Annotated[int, Field(ge=-MOST, le=MOST)]
+"""Of a window: keys before or after a query."""
+Count = Annotated[int, Field(ge=0, le=_MOST_COUNTED)]
+"""Of bytes, or of whatever else there may be none of."""
+Work = Annotated[int, Field(ge=0, le=10**30)]
+"""Floating point operations."""
+Milliseconds = Annotated[float, Field(ge=0, le=1e12)]
+"""Of one call: at most 30 years."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _MIB = 2**20
+_SHORTEST = 1e-9
+"""Milliseconds: what is shorter is no time of a call, and paces of it overflow."""
 _DTYPES: dict[type, str] = {bool: "boolean", int: "Int64", float: "Float64"}
 
 
@@ -113,7 +115,7 @@ def _speed(record: Record) -> dict[str, Any]:
     """Nothing for an interpreter's times, which say nothing about a kernel."""
     speed, case = record.speed, record.case
     ring = summarize(speed.samples.ring) if speed else None
-    if record.interpreted or speed is None or ring is None or not ring.median:
+    if record.interpreted or speed is None or ring is None or ring.median < _SHORTEST:
         return {}
     seconds = ring.median / 1e3
     return {

@@ -9,6 +9,7 @@ from ring_attn_bench.errors import FileError
 from ring_attn_bench.records import files
 from ring_attn_bench.records.record import Record, read
 from ring_attn_bench.report import tables
+from ring_attn_bench.report.agg import see_to_matplotlib
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import by_shape, heading
 from ring_attn_bench.report.rows import latest, rows
@@ -20,6 +21,7 @@ def write_report(records_path: Path, out_dir: Path) -> list[Path]:
     Raises FileError if there are no records, or if they cannot be read or a file not be written.
     """
     # Here, so that a summary for the terminal needs neither pandas nor matplotlib.
+    see_to_matplotlib()
     from ring_attn_bench.report import csv, plots
     from ring_attn_bench.report.markdown import report
 

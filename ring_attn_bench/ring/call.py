@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ring_attn_bench.calls.attend import Given
+from ring_attn_bench.calls.autograd_limits import check_untransformed
+from ring_attn_bench.calls.dense import device_of
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.calls.remembered import Remembered
@@ -37,6 +40,7 @@ from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import is_open, laid_out, settled
+from ring_attn_bench.ring.threads import two_threads
 
 
 class RingCall(NamedTuple):
@@ -51,6 +55,8 @@ class RingCall(NamedTuple):
     """What ranks that shake hands do before a backward."""
     keeps: bool = False
     """Whether keys that came stay for the backward: a `KeepingCall`."""
+    ring: RingContext | None = None
+    """Whose turn a backward takes; None where nobody else has one."""
 
     @property
     def needs_delta(self) -> bool:
@@ -78,10 +84,20 @@ class RingCall(NamedTuple):
         self, given: Given, rows: Rows, dlse: Tensor | None, kept: Kept | None = None
     ) -> Sums:
         """This rank's dq, dk, dv."""
-        if self.greet is not None:
-            self.greet()
-        job = self.job if given.alibi_slopes is None else self._job(given)
-        return run.backward(job, self.transport, rows, given.keys, dlse, kept)
+        ring = self.ring
+        if ring is not None and not ring.turn.lock.acquire(blocking=False):
+            raise ring.turn.refused(partial(tell, given.q, ring))
+        try:
+            if self.greet is not None:
+                self.greet()
+            job = self.job if given.alibi_slopes is None else self._job(given)
+            sums = run.backward(job, self.transport, rows, given.keys, dlse, kept)
+            if ring is not None and ring.turn.crossed:
+                raise two_threads()
+            return sums
+        finally:
+            if ring is not None:
+                ring.turn.lock.release()
 
     def _job(self, given: Given) -> Job:
         return replace(self.job, score=given.score(self.job.score))
@@ -154,11 +170,13 @@ def agreed_call(
     """
     try:
         asked = separated()
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            check_untransformed("attention", *asked[:3], asked[3].sink, asked[3].alibi_slopes)
         (job, signature), given, options = prepared(*asked, OnRing(ring))
         device = given.q.device
         greets = ring.greets(device)
     except Exception:
-        _tell(like, ring)
+        tell(like, ring)
         raise
     greet = None
     if greets:
@@ -168,12 +186,12 @@ def agreed_call(
             try:
                 (job, signature), given, options = prepared(*_taking_part(*asked), OnRing(ring))
             except Exception:
-                _tell(like, ring)
+                tell(like, ring)
                 raise
             agree(ring.group, where, signature)
         greet = partial(agree_on_backward, ring.group, where, ring.next_number())
     # the call is not remembered, or a context would keep itself alive
-    call = RingCall(job, ring, greet, ring.keeps)
+    call = RingCall(job, ring, greet, ring.keeps, ring)
     if not options.dropout_p and options.dropout_seed is None:
         return call, given
     if options.draws_seed:
@@ -195,9 +213,9 @@ def _taking_part(
     return q if needed else q.detach().requires_grad_(), k, v, options
 
 
-def _tell(x: object, ring: RingContext) -> None:
+def tell(x: object, ring: RingContext) -> None:
     """Tells the other ranks, where they ask, that this one raises over x or another argument."""
-    device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+    device = device_of(x)
     if ring.shakes_hands(device):
         refuse(ring.group, ring.message_device(device))
 

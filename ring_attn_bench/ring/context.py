@@ -27,6 +27,7 @@ from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.groups import living, resolve_group
 from ring_attn_bench.ring.link import Homeward, Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.threads import Turn
 from ring_attn_bench.ring.transports.choose import transport_for
 from ring_attn_bench.ring.transports.played import Part
 
@@ -103,12 +104,7 @@ class RingContext:
                 f"timeout is {shown(timeout)}; it must be a positive timedelta of at most a "
                 "century."
             )
-        found = living(resolve_group(group))
-        ranks = None
-        if found is not dist.group.WORLD:
-            ranks = tuple(dist.get_process_group_ranks(found))
-            timeout = timeout_of(found) if timeout is None else timeout
-        self._want(_Wanted(RingOptions() if options is None else options, ranks, timeout))
+        self._want(_wanted(resolve_group(group), options, timeout))
         self._made = self._make()  # not at the first call: all ranks are here now
 
     def _want(self, wanted: _Wanted) -> None:
@@ -121,6 +117,7 @@ class RingContext:
         self.calls: Remembered[tuple[Job, Signature]] = Remembered()
         self._greeting: dict[torch.device, bool] = {}
         self._parts: dict[Part, Transport] = {}
+        self.turn = Turn()
 
     def _make(self) -> _Made:
         made = _make(self._wanted)
@@ -227,7 +224,8 @@ class RingContext:
             )
         reserve = getattr(self._ring.transport, "reserve", None)
         if reserve is not None:
-            reserve(tokens, width, dtype, device)
+            with self.turn.taken():
+                reserve(tokens, width, dtype, device)
 
     @property
     def arrives(self) -> bool:
@@ -320,6 +318,16 @@ def _unpickled(wanted: _Wanted, closed: bool = False) -> RingContext:
     return context
 
 
+def _wanted(
+    group: dist.ProcessGroup, options: RingOptions | None, timeout: timedelta | None
+) -> _Wanted:
+    ranks = None
+    if living(group) is not dist.group.WORLD:
+        ranks = tuple(dist.get_process_group_ranks(group))
+        timeout = timeout_of(group) if timeout is None else timeout
+    return _Wanted(RingOptions() if options is None else options, ranks, timeout)
+
+
 def _make(wanted: _Wanted) -> _Made:
     """A collective of the ranks; raises what `RingContext` does."""
     world = resolve_group(None)
@@ -364,9 +372,19 @@ def next_number(group: dist.ProcessGroup) -> int:
 def context_for(group: dist.ProcessGroup | DeviceMesh | None) -> RingContext:
     """The group's context, made at the first call that needs it."""
     found = resolve_group(group)
-    if found not in _contexts:
-        _contexts[found] = RingContext(found)
-    return _contexts[found]
+    context = _contexts.get(found)
+    if context is None:
+        fresh = _unpickled(_wanted(found, None, None))
+        with fresh.turn.taken():
+            # its place first: of two threads that come at once, one makes it
+            context = _contexts.setdefault(found, fresh)
+            if context is fresh:
+                try:
+                    context._made = context._make()
+                except BaseException:
+                    del _contexts[found]
+                    raise
+    return context
 
 
 def context_of(
@@ -378,15 +396,3 @@ def context_of(
     if not isinstance(context, RingContext):
         raise InvalidArgument(f"context must be a RingContext, got {type(context).__name__}.")
     return context
-
-
-def check_group(group: dist.ProcessGroup | DeviceMesh | None, context: RingContext | None) -> None:
-    """Raises InvalidArgument for a group beside a context of other ranks."""
-    if group is None or context is None:
-        return
-    both = resolve_group(group), context.group
-    asked, ours = (dist.get_process_group_ranks(living(g)) for g in both)
-    if asked != ours:
-        raise InvalidArgument(
-            f"group is of ranks {asked}, and context a ring of ranks {ours}; pass one of the two."
-        )

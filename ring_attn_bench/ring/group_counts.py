@@ -36,20 +36,23 @@ def evened_out(ranks: list[int], timeout: timedelta | None) -> Iterator[None]:
     store, rank = dist.group.WORLD.get_group_store(), dist.get_rank()
     names = cast("dict[object, str]", dist.distributed_c10d._world.pg_names)
     key = f"ring_attn_bench/{'_'.join(map(str, ranks))}"
-    made = store.add(f"{key}/{rank}", 1)  # which context of these ranks this is
-    unused = int(store.get(f"{key}/{rank}/used")) + 1 if made > 1 else 0
-    store.set(f"{key}/{rank}/{made}", str(max(unused, len(names) + APART)))
     deadline = None if timeout is None else time.monotonic() + timeout.total_seconds()
     most = 0
-    for other in ranks:
-        try:
-            most = max(most, _count(store, f"{key}/{other}/{made}", deadline))
-        except RuntimeError as error:
-            # this context is none: the next one has its number
-            store.delete_key(f"{key}/{rank}/{made}")
-            store.add(f"{key}/{rank}", -1)
-            raise _absent(other, ranks, timeout) from error
-    store.set(f"{key}/{rank}/used", str(most))
+    with _reached(ranks):
+        made = store.add(f"{key}/{rank}", 1)  # which context of these ranks this is
+        unused = int(store.get(f"{key}/{rank}/used")) + 1 if made > 1 else 0
+        store.set(f"{key}/{rank}/{made}", str(max(unused, len(names) + APART)))
+        for other in ranks:
+            try:
+                most = max(most, _count(store, f"{key}/{other}/{made}", deadline))
+            except dist.DistNetworkError:
+                raise
+            except RuntimeError as error:
+                # this context is none: the next one has its number
+                store.delete_key(f"{key}/{rank}/{made}")
+                store.add(f"{key}/{rank}", -1)
+                raise _absent(other, ranks, timeout) from error
+        store.set(f"{key}/{rank}/used", str(most))
     missing = [object() for _ in range(most - len(names))]
     names.update(dict.fromkeys(missing, ""))
     try:
@@ -57,6 +60,22 @@ def evened_out(ranks: list[int], timeout: timedelta | None) -> Iterator[None]:
     finally:
         for one in missing:
             del names[one]
+
+
+@contextmanager
+def _reached(ranks: list[int]) -> Iterator[None]:
+    """Makes RingBroken of what torch raises where the store is gone, in whatever words."""
+    try:
+        yield
+    except RingBroken:
+        raise
+    except RuntimeError as error:
+        words = str(error).strip().splitlines() or ["no reason given"]
+        raise RingBroken(
+            f"rank {dist.get_rank()} cannot make the context of a ring over ranks {ranks}: the "
+            "process that holds torch.distributed's store does not answer, and has died or left "
+            f"(it is rank 0, unless init_process_group was told otherwise). torch says: {words[0]}"
+        ) from error
 
 
 def _count(store: Any, key: str, deadline: float | None) -> int:  # noqa: ANN401 - torch lends no type

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.errors import InvalidArgument, NoProcessGroup, shown
+
+if TYPE_CHECKING:
+    from ring_attn_bench.ring.context import RingContext
 
 
 def resolve_group(group: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup:
@@ -68,3 +73,15 @@ def destroyed(before: str = "this call") -> NoProcessGroup:
         f"the process group was destroyed before {before}; call "
         "torch.distributed.destroy_process_group() after the last one, or make the group again."
     )
+
+
+def check_group(group: dist.ProcessGroup | DeviceMesh | None, context: RingContext | None) -> None:
+    """Raises InvalidArgument for a group beside a context of other ranks."""
+    if group is None or context is None:
+        return
+    both = resolve_group(group), context.group
+    asked, ours = (dist.get_process_group_ranks(living(g)) for g in both)
+    if asked != ours:
+        raise InvalidArgument(
+            f"group is of ranks {asked}, and context a ring of ranks {ours}; pass one of the two."
+        )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
 
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.ring.broken import broken
@@ -94,7 +99,9 @@ def agree_on_backward(group: dist.ProcessGroup, device: torch.device, number: in
 
 def refuse(group: dist.ProcessGroup, device: torch.device) -> None:
     """Tells the ranks that wait in `agree` that this one raised."""
-    _exchange(group, device, [_REFUSED])
+    # by real numbers, whatever mode it is that this one cannot be called in
+    with _disable_current_modes() if _get_current_dispatch_mode_stack() else nullcontext():
+        _exchange(group, device, [_REFUSED])
 
 
 def _check_kind(kind: int, everyone: list[list[int]]) -> None:

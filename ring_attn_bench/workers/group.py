@@ -81,11 +81,13 @@ class TorchrunGroup:
 
     def close(self) -> None:
         """Asks the group to end, and sees to it; a busy one is killed."""
-        if self._started is not None and not self._busy:
-            with suppress(Closed, subprocess.TimeoutExpired):
-                self._channel().send(self._last)
-                self._started.runner.wait(timeout=10)
-        self._kill()
+        try:
+            if self._started is not None and not self._busy:
+                with suppress(Closed, subprocess.TimeoutExpired):
+                    self._channel().send(self._last)
+                    self._started.runner.wait(timeout=10)
+        finally:  # a signal may come while it waits
+            self._kill()
 
     def _channel(self) -> Channel:
         if self._started is None:
@@ -156,11 +158,13 @@ class TorchrunGroup:
         """Ends everything that was started: torchrun gives each process a session of its own."""
         if self._started is None:
             return
-        for pid in (int(path.read_text() or 0) for path in self._files("pid")):
-            if pid > 0:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        self._started.close()
+        try:
+            for pid in (int(path.read_text() or 0) for path in self._files("pid")):
+                if pid > 0:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        finally:
+            self._started.close()
         self._started = None
         self.generation += 1
 

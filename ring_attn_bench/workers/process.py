@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -34,21 +34,21 @@ class Started:
         self, command: Callable[[Path], list[str]], environment: Mapping[str, str], stdin: int
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rab-"))
-        try:
-            self._server = Server(self.folder / "socket")
-        except BaseException:
-            self.folder.rmdir()
-            raise
         self._channel: Channel | None = None
-        with (self.folder / "log").open("wb") as log:
-            self.runner = subprocess.Popen(
-                command(self.folder),
-                stdin=stdin,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | importable() | dict(environment),
-                start_new_session=True,  # what it starts is killed with it
-            )
+        with ExitStack() as begun:
+            begun.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self._server = Server(self.folder / "socket")
+            begun.callback(self._server.close)
+            with (self.folder / "log").open("wb") as log:
+                self.runner = subprocess.Popen(
+                    command(self.folder),
+                    stdin=stdin,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | importable() | dict(environment),
+                    start_new_session=True,  # what it starts is killed with it
+                )
+            begun.pop_all()  # from here on `close` ends it
 
     def connected(self, deadline: float) -> Channel | None:
         """Its channel, or None if there is none by then; raises Closed where it has ended."""
@@ -69,15 +69,18 @@ class Started:
 
     def close(self) -> None:
         """Ends it, whatever it is doing, and what it started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.runner.pid, signal.SIGKILL)
-        self.runner.wait()
-        if self.runner.stdin is not None:
-            self.runner.stdin.close()
-        if self._channel is not None:  # not before: who serves takes it for the end of its parent
-            self._channel.close()
-        self._server.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            with suppress(ProcessLookupError):
+                os.killpg(self.runner.pid, signal.SIGKILL)
+            self.runner.wait()
+        finally:  # whatever signal comes
+            if self.runner.stdin is not None:
+                self.runner.stdin.close()
+            # not before: who serves takes it for the end of its parent
+            if self._channel is not None:
+                self._channel.close()
+            self._server.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Process(Started):

@@ -26,8 +26,8 @@ STYLES = {
 }
 
 
-class Terminated(SystemExit):
-    """A signal asks this program to end, and its code is what the program then ends with."""
+class Terminated(BaseException):
+    """A signal asks this program to end. No SystemExit: that may be a plug-in's, and survived."""
 
 
 class Interrupted(KeyboardInterrupt):

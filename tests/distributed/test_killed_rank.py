@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -73,3 +75,47 @@ def test_the_other_ranks_stop_with_an_error(tmp_path, how):
             process.close()
         for pipe in pipes:
             pipe.close()
+
+
+WITHOUT_A_STORE = """
+import os, pathlib, sys, time
+from datetime import timedelta
+import torch, torch.distributed as dist
+from ring_attn_bench import RingContext, zigzag_ring_flash_attn_func
+folder, rank, how = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+made, port, wait = folder / "made", folder / "port", timedelta(seconds=20)
+if rank == 0:
+    store = dist.TCPStore("127.0.0.1", 0, 2, True, wait, wait_for_workers=False)
+    made.write_text(str(store.port))
+    made.rename(port)
+else:
+    while not port.exists():
+        time.sleep(0.01)
+    store = dist.TCPStore("127.0.0.1", int(port.read_text()), 2, False, wait)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=wait)
+dist.barrier()
+if rank == 0:
+    time.sleep(2.0 if how == "while it waits" else 0.0)
+    os._exit(0)
+time.sleep(0.0 if how == "while it waits" else 1.0)
+x = torch.ones(1, 4, 2, 8)
+try:
+    zigzag_ring_flash_attn_func(x, x, x) if how == "call" else RingContext()
+except Exception as error:
+    print(f"{type(error).__name__}: {error}", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("how", ["call", "context", "while it waits"])
+def test_where_the_process_that_holds_the_store_has_died_a_context_is_ring_broken(tmp_path, how):
+    command = [sys.executable, "-c", WITHOUT_A_STORE, str(tmp_path)]
+    with subprocess.Popen([*command, "0", how]) as host:
+        done = subprocess.run(
+            [*command, "1", how], capture_output=True, text=True, timeout=limit(60), check=True
+        )
+        host.wait()
+    assert done.stdout.startswith(
+        "RingBroken: rank 1 cannot make the context of a ring over ranks [0, 1]: the process that "
+        "holds torch.distributed's store does not answer"
+    )

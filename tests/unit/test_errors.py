@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import pytest
+import torch
 
 from ring_attn_bench import errors
 
@@ -47,3 +48,23 @@ def test_an_error_travels(error, again):
     assert str(found) == str(error)
     assert found.args == error.args
     assert vars(found) == vars(error)
+
+
+class Tall:
+    """As a table may print itself."""
+
+    def __repr__(self):
+        return "one\n  two\r\nthree"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (torch.nn.Parameter(torch.ones(())), "a Parameter of shape () and torch.float32"),
+        (torch.nn.Parameter(torch.ones(2)), "a Parameter of shape (2,) and torch.float32"),
+        (Tall(), "one two three"),
+        ("a  b", "'a  b'"),
+    ],
+)
+def test_a_value_is_shown_in_one_line(value, text):
+    assert errors.shown(value) == text

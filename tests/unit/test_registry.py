@@ -1,5 +1,8 @@
 """Backends by name: lazy, complete, and broken ones cost nobody else anything."""
 
+import signal
+import sys
+from functools import partial
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -10,6 +13,7 @@ from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.peer import Peer
 from ring_attn_bench.errors import BackendUnavailable, UnknownName
 from ring_attn_bench.plan.block import Form
+from ring_attn_bench.workers.progress import Terminated
 
 
 @pytest.mark.parametrize("name", registry.backends())
@@ -74,6 +78,61 @@ def test_a_backend_whose_constructor_raises_is_unavailable_with_that_reason(monk
         registry.load("bad")
 
     registry.load.cache_clear()
+
+
+@pytest.fixture
+def plug_in(monkeypatch, tmp_path):
+    """Makes a module of that source the backend `planted`, and imports it."""
+
+    def imports(source):
+        (tmp_path / "planted_plug_in.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "planted_plug_in", raising=False)
+        monkeypatch.setattr(registry, "backends", lambda: {"planted": "planted_plug_in:Kind"})
+        registry.backend_class.cache_clear()
+        try:
+            return registry.backend_class("planted")
+        finally:
+            registry.backend_class.cache_clear()
+
+    return imports
+
+
+def test_a_backend_that_exits_when_it_is_imported_is_unavailable(plug_in):
+    with pytest.raises(BackendUnavailable, match="planted_plug_in:Kind failed with SystemExit: 3"):
+        plug_in("import sys\nsys.exit(3)\n")
+
+
+class Handler:
+    """As people write them."""
+
+    def leave(self, number, frame):
+        sys.exit(7)
+
+    def __call__(self, *arguments):
+        self.leave(*arguments)
+
+
+def by_program(*_):
+    raise Terminated
+
+
+@pytest.mark.parametrize(
+    ("handler", "kind"),
+    [
+        (lambda number, frame: sys.exit(7), SystemExit),
+        (Handler(), SystemExit),
+        (partial(Handler().leave), SystemExit),
+        (by_program, Terminated),
+    ],
+)
+def test_a_signal_while_a_backend_is_imported_ends_the_program_all_the_same(plug_in, handler, kind):
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(kind):
+            plug_in("import signal\nsignal.raise_signal(signal.SIGTERM)\nclass Kind: pass\n")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Bad:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from ring_attn_bench.records import files
 from ring_attn_bench.records.finding import Finding
+from ring_attn_bench.report.agg import see_to_matplotlib
 from ring_attn_bench.report.coverage.matrix import Matrix
 
 
 def write_coverage(findings: Sequence[Finding], folder: Path) -> list[Path]:
     """Writes coverage.md and coverage.png into the folder; the paths of these files."""
     # here, so that a table for a terminal needs no matplotlib
+    see_to_matplotlib()
     from ring_attn_bench.report.coverage.markdown import page
     from ring_attn_bench.report.coverage.picture import draw
 

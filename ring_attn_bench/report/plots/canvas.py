@@ -10,6 +10,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from ring_attn_bench.records import files
@@ -91,6 +92,8 @@ def folded(figure: Figure, text: str) -> str:
 def save(figure: Figure, path: Path) -> Path:
     """Writes the picture, making its folder."""
     drawn, packed = BytesIO(), BytesIO()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names may have a dollar, and nothing here is a formula
     figure.savefig(drawn)
     # a palette holds all that lines on white need, in a third of the bytes: reports travel
     Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(

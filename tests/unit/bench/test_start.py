@@ -16,7 +16,6 @@ from ring_attn_bench.bench import forecast, start
 from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.suite import Timing
 from ring_attn_bench.bench.team import Team
-from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.records.finding import read as read_findings
 from ring_attn_bench.records.record import append, read
@@ -362,7 +361,7 @@ def torchrun(machine, monkeypatch):
 
 ENDS = [
     (KeyboardInterrupt(), "Interrupted", 130),
-    (Terminated(Exit.TERMINATED), "Terminated", 143),
+    (Terminated(), "Terminated", 143),
 ]
 
 

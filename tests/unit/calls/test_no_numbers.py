@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from ring_attn_bench import (
@@ -71,3 +73,45 @@ POSITIONS = (0.0, None, False, (-1, -1), None, False, False, None)
 def test_too_many_arguments_are_counted_with_the_tensors(function, tensors, sentence):
     with pytest.raises(TypeError, match=rf"{function.__name__}\(\) {sentence}"):
         function(*[X] * tensors, *POSITIONS, 1)
+
+
+def packed(q, starts):
+    return flash_attn_varlen_func(q, q, q, starts, starts, 5, 5)
+
+
+def in_fake_mode():
+    with FakeTensorMode() as mode:
+        packed(mode.from_tensor(X)[0], mode.from_tensor(STARTS))
+
+
+NUMBERLESS = {
+    "vmap": lambda: torch.vmap(packed, in_dims=(None, 0))(X[0], STARTS[None]),
+    "vmap of both": lambda: torch.vmap(packed)(X, STARTS[None]),
+    "meta": lambda: packed(X[0].to("meta"), STARTS.to("meta")),
+    "FakeTensorMode": in_fake_mode,
+    "make_fx": lambda: make_fx(packed, tracing_mode="fake")(X[0], STARTS),
+    "make_fx, symbolic": lambda: make_fx(packed, tracing_mode="symbolic")(X[0], STARTS),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", NUMBERLESS)
+def test_starts_that_hold_no_numbers_are_a_sentence(how):
+    with pytest.raises(InvalidArgument, match=r"hold no numbers|sizes that are no numbers"):
+        NUMBERLESS[how]()
+
+
+class Layer(torch.nn.Module):
+    def forward(self, q):
+        return flash_attn_func(q, q, q)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Accessing the data pointer")
+def test_export_is_refused_after_a_call_in_fake_tensor_mode_too():
+    with FakeTensorMode() as mode:
+        q = mode.from_tensor(X)
+        flash_attn_func(q, q, q)
+    with pytest.raises(InvalidArgument, match="no FakeTensorMode is active"):
+        flash_attn_func(q, q, q)
+    with pytest.raises(Exception, match=r"torch\.export cannot see the kernels"):
+        torch.export.export(Layer(), (X,))

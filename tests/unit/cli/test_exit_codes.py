@@ -4,7 +4,9 @@ import gzip
 import json
 import os
 import re
+import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import append, read
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.keeper import Keeper
+from tests.patience import limit
 
 ROOT = Path(__file__).parents[3]
 
@@ -274,3 +277,91 @@ def test_the_script_says_them_alike_and_pages_refer_to_them():
         text = words((ROOT / page).read_text())
         assert re.search(r"[Ee]xit codes [^.]*`ring-attn-bench --help`", text), page
         assert not re.search(r"exit code (is )?[2-9]", text), page
+
+
+SWALLOWS = {
+    "nobody": "time.sleep(60)",
+    "an except of all": """
+try:
+    time.sleep(60)
+except BaseException:
+    pass
+time.sleep(60)
+""",
+    "a finaliser": """
+class Slow:
+    def __del__(self):
+        time.sleep(60)
+Slow()
+time.sleep(60)
+""",
+    "a lazy import that is survived": """
+from ring_attn_bench import registry
+from ring_attn_bench.errors import BackendUnavailable
+pathlib.Path(sys.argv[1], "planted_slow.py").write_text("import time\\ntime.sleep(60)")
+sys.path.insert(0, sys.argv[1])
+try:
+    registry._imported("slow", "planted_slow:Kind", BackendUnavailable)
+except BackendUnavailable:
+    pass
+""",
+}
+
+
+@pytest.mark.parametrize("who", SWALLOWS)
+def test_sigterm_ends_the_program_whoever_swallows_it(tmp_path, who):
+    body = textwrap.indent(SWALLOWS[who].strip(), "    ")
+    source = (
+        "import pathlib, sys, time\nfrom ring_attn_bench.cli import exits\n"
+        f"def program():\n    print('ready', flush=True)\n{body}\nexits.run(program)\n"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-c", source, tmp_path],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert program.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    program.terminate()
+    _, said = program.communicate(timeout=limit(30))
+    assert program.returncode == exits.Exit.TERMINATED == 143
+    assert said.splitlines()[-1] == "ring-attn-bench: terminated; what was measured is kept."
+
+
+IMPOSSIBLE = {
+    "world_size": ("case", "world_size", 0),
+    "batch": ("case", "batch", -1),
+    "seqlen_total": ("case", "seqlen_total", 10**30),
+    "window": ("case", "window", [-5, 10**30]),
+    "head_dim": ("case", "head_dim", 0),
+    "devices": ("speed", "devices", 0),
+    "useful_flops": ("speed", "useful_flops", 10**400),
+    "peak_extra_bytes": ("memory", "peak_extra_bytes", [10**30]),
+    "ring": ("speed", "samples", {"ring": [[-1.0], [2.0]]}),
+    "played": ("contestant", "played", f"{'9' * 5000}on2"),
+}
+
+
+@pytest.mark.parametrize("field", IMPOSSIBLE)
+def test_a_record_of_a_number_that_cannot_be_is_none_and_told_with_its_line(
+    program, records, field
+):
+    record = json.loads(records.read_text())
+    part, key, value = IMPOSSIBLE[field]
+    record[part][key] = value
+    records.write_text(json.dumps(record) + "\n")
+
+    code, _, said = program("report", records)
+
+    assert code == exits.Exit.FILES
+    assert is_one_sentence(said)
+    assert "records.jsonl, line 1: not a record (" in said
+    assert field in said
+
+
+def test_records_that_begin_with_the_mark_of_an_editor_are_read(program, records):
+    records.write_bytes(b"\xef\xbb\xbf" + records.read_bytes())
+
+    code, said, warned = program("report", records)
+
+    assert (code, warned) == (0, "")
+    assert "1 record" in said

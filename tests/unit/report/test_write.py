@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,40 @@ def test_a_whole_report_needs_no_torch(make_record, tmp_path):
         f"write_report(Path({str(tmp_path / 'records.jsonl')!r}), Path({str(tmp_path)!r}))"
     )
     assert loaded_after(code) == ["pandas", "matplotlib"]
+
+
+FROM_A_NOTEBOOK = """
+import os, sys
+from pathlib import Path
+records, folder = map(Path, sys.argv[1:])
+from ring_attn_bench.report.write import write_report
+print(*write_report(records, folder))
+print(os.environ["MPLBACKEND"])
+"""
+
+
+@pytest.mark.parametrize("named", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_pictures_are_drawn_whatever_backend_a_notebook_has_named(make_record, tmp_path, named):
+    append(tmp_path / "records.jsonl", make_record())
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_A_NOTEBOOK, tmp_path / "records.jsonl", tmp_path / "out"],
+        cwd=CHECKOUT, env=os.environ | {"MPLBACKEND": named}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ".png" in done.stdout
+    assert done.stdout.splitlines()[-1] == named
+    done = subprocess.run(
+        [sys.executable, "-m", "ring_attn_bench", "report", tmp_path],
+        cwd=CHECKOUT, env=os.environ | {"MPLBACKEND": named}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_with_a_dollar_are_drawn_as_they_are(make_record, make_contestant, tmp_path):
+    record = make_record(contestant=make_contestant(backend=r"of$\undefined{$"))
+    environment = {**record.environment, "gpu": r"$_{$ GPU"}
+    record = record.model_copy(update={"environment": environment})
+    append(tmp_path / "records.jsonl", record)
+    assert any(path.suffix == ".png" for path in write_report(tmp_path / "records.jsonl", tmp_path))
