@@ -161,8 +161,8 @@ class ReportRow(Frozen):
 
     def word(self, column: str) -> str | None:
         """A cell of the columns that say who computed the row, as text."""
-        found: str | None = getattr(self, column, None)
-        return self.options.get(column, found)
+        own: str | None = getattr(self, column, None)
+        return self.options.get(column, own)
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -172,17 +172,17 @@ class ReportRow(Frozen):
 
     def cells(self) -> dict[str, Cell]:
         """Column to cell, in the order of COLUMNS."""
-        found: dict[str, Cell] = {}
+        cells: dict[str, Cell] = {}
         for name, value in self.model_dump(mode="json").items():
             if name == "options":
-                found |= value
+                cells |= value
                 continue
             if name not in NESTED:
-                found[name] = value
+                cells[name] = value
                 continue
             for tensor in TENSORS:
-                found |= {f"{tensor}_{key}": cell for key, cell in value[tensor].items()}
-        return found
+                cells |= {f"{tensor}_{key}": cell for key, cell in value[tensor].items()}
+        return cells
 
     @classmethod
     def of_cells(cls, cells: Mapping[str, Cell]) -> Self:

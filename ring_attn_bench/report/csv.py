@@ -29,13 +29,13 @@ def write(rows: Sequence[ReportRow], path: Path) -> None:
 
 def read(path: Path) -> tuple[ReportRow, ...]:
     """The rows of such a file, exactly as they were written; raises FileError."""
-    found = []
+    read_rows = []
     for number, cells in sheets.read(path):
         try:
-            found.append(ReportRow.of_cells(cells))
+            read_rows.append(ReportRow.of_cells(cells))
         except ValidationError as error:
             first = error.errors()[0]
             raise FileError(
                 f"{path}, line {number}: no row ({clause(first['msg'])} at {first['loc']})."
             ) from None
-    return tuple(found)
+    return tuple(read_rows)

@@ -46,12 +46,12 @@ class SharedShape:
     def extras(self) -> tuple[str, ...]:
         """What is not plain attention, in words."""
         left, right = ("all" if size is None else str(size) for size in self.window)
-        found = (
+        words = (
             f"window {left}-{right}" if self.window != (None, None) else "",
             f"softcap {self.softcap:g}" if self.softcap else "",
             "deterministic" if self.deterministic else "",
         )
-        return tuple(text for text in found if text)
+        return tuple(text for text in words if text)
 
     @property
     def title(self) -> str:
@@ -70,10 +70,10 @@ class SharedShape:
 
 def group(rows: Iterable[ReportRow], key: Callable[[ReportRow], Key]) -> dict[Key, list[ReportRow]]:
     """The rows by key, groups and rows in the order of the file."""
-    found: dict[Key, list[ReportRow]] = {}
+    groups: dict[Key, list[ReportRow]] = {}
     for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return found
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def by_shape(rows: Iterable[ReportRow]) -> dict[SharedShape, list[ReportRow]]:
@@ -109,10 +109,10 @@ def varying(rows: Sequence[ReportRow], names: Sequence[str] = WHO) -> tuple[str,
 
 def _values(rows: Sequence[ReportRow], name: str) -> list[str | None]:
     """What a column holds; that a peer has its own transport and no options, its name says."""
-    found = dict.fromkeys(row.word(name) for row in rows)
-    if len(found) > 1:
-        found.pop("own" if name == "transport" else None, None)
-    return list(found)
+    words = dict.fromkeys(row.word(name) for row in rows)
+    if len(words) > 1:
+        words.pop("own" if name == "transport" else None, None)
+    return list(words)
 
 
 def constants(rows: Sequence[ReportRow], names: Sequence[str] = WHO) -> tuple[str, ...]:
@@ -152,8 +152,8 @@ def took(rows: Sequence[ReportRow], columns: Sequence[str]) -> tuple[str, ...]:
     auto = [row for row in rows if row.took]
     choices = group(auto, lambda row: row.took or "")
     sentences = []
-    for choice, found in choices.items():
-        who = ", ".join(dict.fromkeys(label(row, columns) for row in found))
+    for choice, of_choice in choices.items():
+        who = ", ".join(dict.fromkeys(label(row, columns) for row in of_choice))
         whose = "" if len(choices) == 1 else f" for {who}"
         sentences.append(f"auto took {choice.replace('grouping unset', 'grouping 1 each')}{whose}.")
     return tuple(sentences)

@@ -48,8 +48,8 @@ _HOW = """\
 
 def report(records: Iterable[Record], pictures: Sequence[Path], skipped: Sequence[str]) -> str:
     """The page; pictures are paths relative to it."""
-    found = latest(records)
-    lines = rows(found)
+    newest = latest(records)
+    lines = rows(newest)
     parts = (
         f"# Ring attention on {escape(machine(lines))}",
         _about(lines),
@@ -64,7 +64,7 @@ def report(records: Iterable[Record], pictures: Sequence[Path], skipped: Sequenc
         "## How it was measured",
         _HOW,
         "## Where it was measured",
-        _environment(found),
+        _environment(newest),
         "## How to measure it again",
         _again(lines),
         "## Columns of results.csv",
@@ -100,13 +100,13 @@ def _by_shape(
     topic: str,
 ) -> Iterator[str]:
     """For each shape of a topic its heading, its picture and its text."""
-    for shape, found in by_shape(lines).items():
+    for shape, alike in by_shape(lines).items():
         shown = [
             *(_picture(path) for path in pictures if path.stem == f"{topic}_{shape.slug}"),
-            *text(found),
+            *text(alike),
         ]
         if shown:
-            yield f"### {escape(heading(found))}"
+            yield f"### {escape(heading(alike))}"
             yield from shown
 
 
@@ -154,7 +154,7 @@ def _environment(records: Sequence[Record]) -> str:
 
 def _again(lines: Sequence[ReportRow]) -> str:
     """One command for each backend; the file has one for each row."""
-    firsts = [found[0] for found in group(lines, lambda row: row.backend).values()]
+    firsts = [of_backend[0] for of_backend in group(lines, lambda row: row.backend).values()]
     commands = [f"# {row.contestant}, {row.direction.value}\n{row.command}" for row in firsts
                 if row.command]  # fmt: skip
     shown = "\n".join(["```sh", *commands, "```"]) if commands else ""

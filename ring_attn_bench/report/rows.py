@@ -35,15 +35,15 @@ def latest(records: Iterable[Record]) -> tuple[Record, ...]:
     In the order of the cases, then the directions, then the contestants' names: records come in
     the order in which they were finished, which is random.
     """
-    found = tuple({record.key: record for record in records}.values())
-    cases = list(dict.fromkeys(record.case.name for record in found))
+    kept = tuple({record.key: record for record in records}.values())
+    cases = list(dict.fromkeys(record.case.name for record in kept))
     directions = list(Direction)
 
     def place(record: Record) -> tuple[int, int, str]:
         case, direction = cases.index(record.case.name), directions.index(record.direction)
         return case, direction, record.contestant.name
 
-    return tuple(sorted(found, key=place))
+    return tuple(sorted(kept, key=place))
 
 
 def rows(records: Iterable[Record]) -> tuple[ReportRow, ...]:
@@ -160,11 +160,11 @@ def _memory(record: Record) -> dict[str, Any]:
 
 
 def _accuracy(accuracy: Accuracy | None, direction: Direction) -> dict[str, Any]:
-    found = accuracy.tensors if accuracy else {}
-    absent = [name for name in direction.tensors if accuracy and name not in found]
+    errors = accuracy.tensors if accuracy else {}
+    absent = [name for name in direction.tensors if accuracy and name not in errors]
     return {
-        "errors": {name: _errors(found.get(name)) for name in TENSORS},
-        "ratios": {name: _ratios(found.get(name)) for name in TENSORS},
+        "errors": {name: _errors(errors.get(name)) for name in TENSORS},
+        "ratios": {name: _ratios(errors.get(name)) for name in TENSORS},
         "oracle": accuracy.oracle if accuracy else None,
         "judged_tokens": accuracy.seqlen_total if accuracy else None,
         "oracle_rows": accuracy.oracle_rows if accuracy else None,

@@ -44,7 +44,7 @@ def summary(records: Iterable[Record], width: int = tables.WIDTH) -> str:
     lines = rows(records)
     if not lines:
         return "No records."
-    parts = [part for found in by_shape(lines).values() for part in _section(found, width)]
+    parts = [part for alike in by_shape(lines).values() for part in _section(alike, width)]
     parts.append(tables.counts(lines).terminal(width))
     return "\n\n".join([*parts, *(failure.terminal(width) for failure in tables.failures(lines))])
 

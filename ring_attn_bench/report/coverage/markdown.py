@@ -47,22 +47,22 @@ def _table(matrix: Matrix) -> str:
     return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
-def _cell(found: tuple[Finding | None, Finding | None]) -> str:
-    forward, backward = map(symbol, found)
+def _cell(both: tuple[Finding | None, Finding | None]) -> str:
+    forward, backward = map(symbol, both)
     return forward if forward == backward else f"{forward} {backward}"
 
 
 def _gaps(matrix: Matrix, backend: str) -> str:
     """One line for each reason, with the features that it keeps from being ok."""
-    found = [matrix.cells[key] for key in matrix.cells if key[0] == backend]
-    version = next((x.version for x in found if x.version), "")
+    of_backend = [matrix.cells[key] for key in matrix.cells if key[0] == backend]
+    version = next((x.version for x in of_backend if x.version), "")
     head = f"### {backend}" + (f" ({escape(version)})" if version else "")
-    return f"{head}\n\n" + ("\n".join(_reasons(found)) or "None.")
+    return f"{head}\n\n" + ("\n".join(_reasons(of_backend)) or "None.")
 
 
-def _reasons(found: list[Finding]) -> Iterator[str]:
+def _reasons(of_backend: list[Finding]) -> Iterator[str]:
     grouped: dict[tuple[Status, str], dict[str, list[str]]] = {}
-    for x in found:
+    for x in of_backend:
         if x.verdict is not Status.OK:
             features = grouped.setdefault((x.verdict, x.reason), {})
             features.setdefault(x.feature, []).append(x.direction.value)

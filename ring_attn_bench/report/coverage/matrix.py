@@ -38,16 +38,16 @@ class Matrix:
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> Matrix:
         """Of a file's findings; a feature that has been renamed since is shown at the end."""
-        asked = dict.fromkeys(found.feature for found in findings)
+        asked = dict.fromkeys(finding.feature for finding in findings)
         known = [
             (chapter.title, tuple(x.name for x in chapter.features if x.name in asked))
             for chapter in CHAPTERS
         ]
         others = ("Others", tuple(name for name in asked if name not in FEATURES))
         absent = _absent(findings)
-        names = dict.fromkeys(found.backend for found in findings)
+        names = dict.fromkeys(finding.backend for finding in findings)
         return cls(
-            {found.key: found for found in findings},
+            {finding.key: finding for finding in findings},
             tuple(name for name in names if name not in absent),
             absent,
             tuple((title, names) for title, names in (*known, others) if names),
@@ -81,9 +81,9 @@ class Matrix:
 
 def _absent(findings: Sequence[Finding]) -> dict[str, str]:
     reasons: dict[str, set[str]] = {}
-    for found in findings:
-        reasons.setdefault(found.backend, set()).add(found.reason)
-    alike = {name: next(iter(found)) for name, found in reasons.items() if len(found) == 1}
+    for finding in findings:
+        reasons.setdefault(finding.backend, set()).add(finding.reason)
+    alike = {name: next(iter(told)) for name, told in reasons.items() if len(told) == 1}
     return {name: why for name, why in alike.items() if why.startswith(UNAVAILABLE)}
 
 
@@ -92,6 +92,6 @@ def title(feature: str) -> str:
     return FEATURES[feature].title if feature in FEATURES else feature
 
 
-def symbol(found: Finding | None) -> str:
+def symbol(finding: Finding | None) -> str:
     """One character for a finding."""
-    return NOT_ASKED if found is None else SYMBOLS[found.verdict]
+    return NOT_ASKED if finding is None else SYMBOLS[finding.verdict]

@@ -94,10 +94,10 @@ def _chapter(
 
 
 def _cell(
-    axes: Axes, found: tuple[Finding | None, Finding | None], left: float, middle: float
+    axes: Axes, both: tuple[Finding | None, Finding | None], left: float, middle: float
 ) -> None:
     """One box where both directions fare alike, else one for each."""
-    forward, backward = (None if x is None else x.verdict for x in found)
+    forward, backward = (None if x is None else x.verdict for x in both)
     if forward is backward:
         _box(axes, forward, left, _WIDE, middle)
         return
@@ -126,7 +126,7 @@ def _box(axes: Axes, verdict: Status | None, left: float, width: float, middle: 
 def _foot(axes: Axes, matrix: Matrix, at: float, width: float) -> None:
     """What the symbols mean: those that there are."""
     left, middle = 0.12 - _LABELS, at + 0.3
-    shown = {found.verdict for found in matrix.findings}
+    shown = {finding.verdict for finding in matrix.findings}
     for verdict in Status:
         if verdict in shown:
             _box(axes, verdict, left, _WIDE / 2, middle)

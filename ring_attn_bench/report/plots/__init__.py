@@ -40,8 +40,8 @@ def draw(rows: Sequence[ReportRow], folder: Path) -> Gallery:
     skipped: list[str] = []
     for topic, picture in _TOPICS.items():
         before = len(paths)
-        for shape, found in by_shape(rows).items():
-            figure = picture(found, style)
+        for shape, alike in by_shape(rows).items():
+            figure = picture(alike, style)
             if figure is not None:
                 paths.append(save(figure, folder / f"{topic}_{shape.slug}.png"))
         if len(paths) == before:

@@ -48,9 +48,9 @@ def draw_bars(
     figure, axes = panels(rows, title, shape, size)
     # names stand beside the panels, and not at their cost
     figure.set_figwidth(figure.get_figwidth() + _LETTER * max(map(len, names)))
-    for panel, heading, found in pairs(axes, grid):
+    for panel, heading, shown in pairs(axes, grid):
         panel.set_title(heading, fontsize=9)
-        by_name = {label(row, who): row for row in found}
+        by_name = {label(row, who): row for row in shown}
         _draw(panel, [by_name.get(name) for name in names], style, value, interval, more)
     _label(axes, names, unit)
     footnote(figure, note)
@@ -102,8 +102,8 @@ def _order(rows: Sequence[ReportRow], who: Sequence[str], value: Value) -> list[
     """Contestants by their figure in the first panel, then in the next."""
     figures: dict[str, list[float]] = {label(row, who): [] for row in rows}
     for line in grid_of(rows):
-        for _, found in line:
-            by_name = {label(row, who): value(row) or 0.0 for row in found}
+        for _, shown in line:
+            by_name = {label(row, who): value(row) or 0.0 for row in shown}
             for name, known in figures.items():
                 known.append(by_name.get(name, 0.0))
     return sorted(figures, key=lambda name: (figures[name], name))

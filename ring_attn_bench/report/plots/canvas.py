@@ -56,16 +56,18 @@ def plain(axes: Axes) -> None:
 def grid_of(rows: Sequence[ReportRow]) -> list[list[tuple[str, list[ReportRow]]]]:
     """Title and rows of each panel: a line for each mask, a column for each direction."""
     masks = [causal for causal in (True, False) if any(row.causal is causal for row in rows)]
-    directions = [found for found in Direction if any(row.direction is found for row in rows)]
-    return [[_panel(rows, causal, found) for found in directions] for causal in masks]
+    directions = [
+        direction for direction in Direction if any(row.direction is direction for row in rows)
+    ]
+    return [[_panel(rows, causal, direction) for direction in directions] for causal in masks]
 
 
 def _panel(
     rows: Sequence[ReportRow], causal: bool, direction: Direction
 ) -> tuple[str, list[ReportRow]]:
-    found = [row for row in rows if row.causal is causal and row.direction is direction]
+    shown = [row for row in rows if row.causal is causal and row.direction is direction]
     mask = "causal" if causal else "full"
-    return f"{direction.value.replace('_', ' + ')}, {mask}", found
+    return f"{direction.value.replace('_', ' + ')}, {mask}", shown
 
 
 def pairs(

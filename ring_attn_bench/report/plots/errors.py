@@ -47,10 +47,10 @@ def draw_errors(rows: Sequence[ReportRow], style: Style) -> Figure | None:
 
 def _draw(axes: Axes, rows: Sequence[ReportRow], style: Style, ratio: Ratio) -> None:
     backends = group(rows, lambda row: row.backend)
-    for place, found in enumerate(backends.values()):
+    for place, of_backend in enumerate(backends.values()):
         shift = _WIDTH * ((place + 0.5) / len(backends) - 0.5)
         for wrong in (False, True):
-            points = [row for row in found if (row.status is Status.WRONG) is wrong]
+            points = [row for row in of_backend if (row.status is Status.WRONG) is wrong]
             _points(axes, points, shift, style, ratio)
     axes.axhline(1, color=GREY, linewidth=1)
     axes.set_yscale("log")
@@ -68,15 +68,15 @@ def _points(
     axes: Axes, rows: Sequence[ReportRow], shift: float, style: Style, ratio: Ratio
 ) -> None:
     """Of one backend; those of wrong records have a ring around them."""
-    found = [
+    places = [
         (place + shift, max(value, _FLOOR))
         for row in rows
         for place, tensor in enumerate(TENSORS)
         if (value := ratio(row.ratios[tensor])) is not None
     ]
-    if not found:
+    if not places:
         return
-    across, up = zip(*found, strict=True)
+    across, up = zip(*places, strict=True)
     theirs = is_peer(rows[0].backend)
     axes.plot(
         across, up, linestyle="", color=style.colour(rows[0]), marker=style.marker(rows[0]),

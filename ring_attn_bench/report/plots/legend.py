@@ -37,8 +37,8 @@ def legend(figure: Figure, rows: Sequence[ReportRow], style: Style, lines: bool 
 
 
 def _backends(rows: Sequence[ReportRow], style: Style, lines: bool) -> Iterator[Line2D]:
-    for name, found in group(rows, lambda row: row.backend).items():
-        first = found[0]
+    for name, of_backend in group(rows, lambda row: row.backend).items():
+        first = of_backend[0]
         yield Line2D(
             [], [], label=name, color=style.colour(first), marker=style.marker(first),
             linestyle="-" if lines else "", markersize=6,
@@ -47,18 +47,18 @@ def _backends(rows: Sequence[ReportRow], style: Style, lines: bool) -> Iterator[
 
 
 def _partitions(rows: Sequence[ReportRow], style: Style) -> Iterator[Line2D]:
-    found = group(rows, lambda row: row.partition)
-    if len(found) > 1:
-        for name, (first, *_) in found.items():
+    by_partition = group(rows, lambda row: row.partition)
+    if len(by_partition) > 1:
+        for name, (first, *_) in by_partition.items():
             yield Line2D([], [], label=name, color=GREY, linestyle=style.line(first))
 
 
 def _variants(rows: Sequence[ReportRow], style: Style) -> Iterator[Line2D]:
     rows = [row for row in rows if not is_peer(row.backend)]
-    found = group(rows, variant)
+    by_variant = group(rows, variant)
     names = [name for name in varying(rows, _VARIANT) if name in _VARIANT]
-    if len(found) > 1:
-        for first, *_ in found.values():
+    if len(by_variant) > 1:
+        for first, *_ in by_variant.values():
             yield Line2D(
                 [], [], label=label(first, names), color=GREY, linestyle="", marker="o",
                 fillstyle=style.fill(first), markersize=style.size(first) + 1.5,

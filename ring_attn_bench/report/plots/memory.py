@@ -24,11 +24,11 @@ def draw_memory(rows: Sequence[ReportRow], style: Style) -> Figure | None:
     if not measured:
         return None
     longest = max(row.seqlen_per_gpu for row in measured)
-    found = [row for row in rows if row.seqlen_per_gpu == longest]
-    title = f"Peak extra memory at {tokens(longest)} tokens per {holder(found)}"
+    at_longest = [row for row in rows if row.seqlen_per_gpu == longest]
+    title = f"Peak extra memory at {tokens(longest)} tokens per {holder(at_longest)}"
     unit = "MiB beyond the inputs, largest over ranks"
-    note = _NOTE if any(kept(row) is not None for row in found) else ""
-    return draw_bars(found, style, title, unit, peak, more=kept, note=note)
+    note = _NOTE if any(kept(row) is not None for row in at_longest) else ""
+    return draw_bars(at_longest, style, title, unit, peak, more=kept, note=note)
 
 
 def peak(row: ReportRow) -> float | None:

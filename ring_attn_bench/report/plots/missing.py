@@ -17,9 +17,9 @@ def missing(rows: Sequence[ReportRow]) -> str:
     contestants = group(rows, lambda row: label(row, who))
     absent = [row for row in rows if row.tflops_per_gpu is None]
     lines = []
-    for word, found in group(absent, _word).items():
+    for word, of_word in group(absent, _word).items():
         places: dict[str, list[str]] = {}
-        for name, gaps in group(found, lambda row: label(row, who)).items():
+        for name, gaps in group(of_word, lambda row: label(row, who)).items():
             places.setdefault(_where(gaps, contestants[name]), []).append(name)
         texts = [", ".join(names) + where for where, names in places.items()]
         lines.append(f"Not drawn, {word}: {'; '.join(texts)}.")
@@ -42,9 +42,9 @@ def _where(gaps: Sequence[ReportRow], rows: Sequence[ReportRow]) -> str:
     if set(product(*aspects)) & set(map(_place, rows)) != set(map(_place, gaps)):
         return f" ({len(gaps)} of {len(rows)} records)"
     narrow = [
-        found for found, every in zip(aspects, everywhere, strict=True) if set(found) != every
+        aspect for aspect, every in zip(aspects, everywhere, strict=True) if set(aspect) != every
     ]
-    return f" ({'; '.join(', '.join(found) for found in narrow)})"
+    return f" ({'; '.join(', '.join(aspect) for aspect in narrow)})"
 
 
 def _place(row: ReportRow) -> tuple[str, str, str]:

@@ -52,5 +52,5 @@ def look(backend: str) -> PeerLook | None:
     words = (match["words"] or "").split(",")
     kernel = next((_KERNELS[word] for word in words if word in _KERNELS), None)
     variant = [word for word in words if word and word not in _KERNELS]
-    found = _LOOKS.get(",".join((match["package"], *variant)))
-    return None if kernel is None or found is None else PeerLook(kernel, *found)
+    looks = _LOOKS.get(",".join((match["package"], *variant)))
+    return None if kernel is None or looks is None else PeerLook(kernel, *looks)

@@ -52,7 +52,7 @@ class Style:
         """Unknown backends and peers get the looks that are left, by name."""
         rows = tuple(rows)
         names = sorted({row.backend for row in rows})
-        known = {**_KNOWN, **{name: found for name in names if (found := _peer(name))}}
+        known = {**_KNOWN, **{name: peer for name in names if (peer := _peer(name))}}
         unknown = [name for name in names if name not in known]
         others = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(unknown)}
         return cls({**known, **others}, tuple(dict.fromkeys(variants(rows))))
@@ -69,8 +69,8 @@ class Style:
         """Of bars: a peer's has one, ours have none."""
         if not is_peer(row.backend):
             return ""
-        found = look(row.backend)
-        return OTHER_HATCH if found is None else found.hatch
+        peer = look(row.backend)
+        return OTHER_HATCH if peer is None else peer.hatch
 
     def fill(self, row: ReportRow) -> Fill:
         """The marker's filling: the variant's, and none for a peer."""
@@ -92,8 +92,8 @@ class Style:
 
 def _peer(name: str) -> Look | None:
     """The colour of the kernel inside, and a marker of its own; None for what is not known."""
-    found = look(name)
-    return None if found is None else (_KNOWN[found.backend][0], found.marker)
+    peer = look(name)
+    return None if peer is None else (_KNOWN[peer.backend][0], peer.marker)
 
 
 def variants(rows: Iterable[ReportRow]) -> list[tuple[object, ...]]:

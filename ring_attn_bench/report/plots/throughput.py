@@ -33,9 +33,9 @@ def draw_throughput(rows: Sequence[ReportRow], style: Style) -> Figure | None:
     grid = grid_of(rows)
     shape = (len(grid), len(grid[0]))
     figure, axes = panels(rows, "Throughput by sequence length", shape, _PANEL, share="all")
-    for panel, title, found in pairs(axes, grid):
+    for panel, title, shown in pairs(axes, grid):
         panel.set_title(title, fontsize=9)
-        _draw(panel, found, lengths, style)
+        _draw(panel, shown, lengths, style)
         _length_axis(panel, lengths)
     for line in axes:
         line[0].set_ylabel(unit, fontsize=8)
@@ -49,8 +49,8 @@ def draw_throughput(rows: Sequence[ReportRow], style: Style) -> Figure | None:
 
 def _draw(axes: Axes, rows: Sequence[ReportRow], lengths: Sequence[int], style: Style) -> None:
     """One line for each contestant, broken where it has no figure, measured or not."""
-    for found in group(rows, lambda row: label(row, WHO)).values():
-        first, by_length = found[0], {row.seqlen_per_gpu: row for row in found}
+    for of_contestant in group(rows, lambda row: label(row, WHO)).values():
+        first, by_length = of_contestant[0], {row.seqlen_per_gpu: row for row in of_contestant}
         rates = [_rate_or_nan(by_length.get(length)) for length in lengths]
         sides = [interval(by_length.get(length)) for length in lengths]
         axes.errorbar(

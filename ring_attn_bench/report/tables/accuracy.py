@@ -20,7 +20,7 @@ def accuracy(rows: Sequence[ReportRow], by: Sequence[str] = ("backend",)) -> lis
     A line shows one record, the one nearest to or furthest beyond its bound, and which one it is.
     """
     compared = [row for row in rows if row.oracle]
-    return [_table(found, by) for found in group(compared, mask).values()]
+    return [_table(alike, by) for alike in group(compared, mask).values()]
 
 
 def _table(rows: Sequence[ReportRow], by: Sequence[str]) -> Table:
@@ -28,8 +28,8 @@ def _table(rows: Sequence[ReportRow], by: Sequence[str]) -> Table:
     where = [name for name in varying(rows) if name not in by]
     several = len({row.seqlen_per_gpu for row in rows}) > 1
     body: list[tuple[str, ...]] = []
-    for name, found in group(rows, lambda row: names(row, who)).items():
-        for place, (tensor, worst) in enumerate(_worst(found)):
+    for name, of_contestant in group(rows, lambda row: names(row, who)).items():
+        for place, (tensor, worst) in enumerate(_worst(of_contestant)):
             shown = name if place == 0 else ("",) * len(name)
             body.append((*shown, tensor, *_figures(worst, tensor), *_place(worst, where, several)))
     oracles = " and ".join(dict.fromkeys(row.oracle or "" for row in rows))
@@ -45,9 +45,9 @@ def _table(rows: Sequence[ReportRow], by: Sequence[str]) -> Table:
 def _worst(rows: Sequence[ReportRow]) -> Iterator[tuple[str, ReportRow]]:
     """For each tensor the record that uses most of its bound."""
     for tensor in TENSORS:
-        found = [row for row in rows if tensor in row.direction.tensors]
-        if found:
-            yield tensor, max(found, key=lambda row: _used(row, tensor))
+        with_tensor = [row for row in rows if tensor in row.direction.tensors]
+        if with_tensor:
+            yield tensor, max(with_tensor, key=lambda row: _used(row, tensor))
 
 
 def _used(row: ReportRow, tensor: str) -> float:

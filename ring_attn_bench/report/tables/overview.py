@@ -17,7 +17,7 @@ def overview(rows: Sequence[ReportRow]) -> list[Table]:
     """The tables of one shape: for each mask and direction that was measured at several lengths."""
     who, unit = varying(rows), device(rows)
     groups = group(rows, lambda row: (row.causal, row.direction))
-    return [table for found in groups.values() for table in _tables(found, who, unit)]
+    return [table for alike in groups.values() for table in _tables(alike, who, unit)]
 
 
 def _tables(rows: Sequence[ReportRow], who: Sequence[str], unit: str) -> Iterator[Table]:
@@ -40,7 +40,8 @@ def _body(
     """A line for each contestant, the fastest at the longest length first."""
     contestants = group(rows, lambda row: names(row, who))
     by_length = {
-        name: {row.seqlen_per_gpu: row for row in found} for name, found in contestants.items()
+        name: {row.seqlen_per_gpu: row for row in of_contestant}
+        for name, of_contestant in contestants.items()
     }
     order = sorted(by_length, key=lambda name: _speeds(by_length[name], lengths), reverse=True)
     return tuple(
@@ -48,9 +49,9 @@ def _body(
     )
 
 
-def _speeds(found: dict[int, ReportRow], lengths: Sequence[int]) -> list[float]:
+def _speeds(by_length: dict[int, ReportRow], lengths: Sequence[int]) -> list[float]:
     """Of the longest length first, to sort by."""
-    speeds = {length: row.tflops_per_gpu or 0.0 for length, row in found.items()}
+    speeds = {length: row.tflops_per_gpu or 0.0 for length, row in by_length.items()}
     return [speeds.get(length, 0.0) for length in reversed(lengths)]
 
 

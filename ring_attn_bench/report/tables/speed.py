@@ -18,7 +18,7 @@ def speed(rows: Sequence[ReportRow]) -> list[Table]:
     """The tables of one shape; a contestant without a figure shows its status, and why below."""
     who, unit = varying(rows), device(rows)
     groups = group(rows, lambda row: (row.case, row.direction))
-    return [_table(found, who, unit) for found in groups.values()]
+    return [_table(alike, who, unit) for alike in groups.values()]
 
 
 def _table(rows: Sequence[ReportRow], who: Sequence[str], unit: str) -> Table:

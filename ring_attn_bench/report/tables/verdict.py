@@ -22,7 +22,7 @@ def counts(rows: Sequence[ReportRow]) -> Table:
     """Rows by backend and status."""
     present = [status for status in _ORDER if any(row.status is status for row in rows)]
     backends = group(rows, lambda row: row.backend)
-    body = [(name, *_counts(found, present)) for name, found in backends.items()]
+    body = [(name, *_counts(of_backend, present)) for name, of_backend in backends.items()]
     if len(body) > 1:
         body.append(("all", *_counts(rows, present)))
     headers = ("backend", *(status.value for status in present), "all")
@@ -32,8 +32,8 @@ def counts(rows: Sequence[ReportRow]) -> Table:
 
 
 def _counts(rows: Sequence[ReportRow], statuses: Sequence[Status]) -> tuple[str, ...]:
-    found = [sum(row.status is status for row in rows) for status in statuses]
-    return tuple(str(count or "") for count in (*found, len(rows)))
+    counts = [sum(row.status is status for row in rows) for status in statuses]
+    return tuple(str(count or "") for count in (*counts, len(rows)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ class Failure:
     def where(self) -> Iterator[str]:
         """The first few cases and directions."""
         cases = group(self.rows, lambda row: row.case)
-        for name, found in list(cases.items())[:_CASES_SHOWN]:
-            yield f"{name} ({', '.join(row.direction.value for row in found)})"
+        for name, of_case in list(cases.items())[:_CASES_SHOWN]:
+            yield f"{name} ({', '.join(row.direction.value for row in of_case)})"
         if len(cases) > _CASES_SHOWN:
             yield f"{len(cases) - _CASES_SHOWN} more cases"
 
@@ -73,4 +73,4 @@ def failures(rows: Sequence[ReportRow]) -> list[Failure]:
     bad = [row for row in rows if row.status.is_failure]
     bad.sort(key=lambda row: _ORDER.index(row.status))
     groups = group(bad, lambda row: (row.status, row.contestant, row.reason or ""))
-    return [Failure(*key, tuple(found)) for key, found in groups.items()]
+    return [Failure(*key, tuple(directions)) for key, directions in groups.items()]
