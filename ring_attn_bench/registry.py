@@ -109,9 +109,9 @@ def check_transport(name: str) -> None:
     """Raises UnknownName unless `auto` or a transport is called so."""
     if isinstance(name, str) and name in ("auto", *TRANSPORTS):
         return
-    found = transports()
-    if not isinstance(name, str) or name not in found:
-        raise UnknownName("transport", name, ("auto", *found))
+    known = transports()
+    if not isinstance(name, str) or name not in known:
+        raise UnknownName("transport", name, ("auto", *known))
 
 
 def _with_others(own: Mapping[str, str], group: str) -> Mapping[str, str]:
@@ -144,16 +144,16 @@ def _kept(check: Callable[[str], None]) -> Callable[[Callable[[str], Made]], _Ke
 def backend_class(name: str) -> type[Backend]:
     """The class of a backend; raises UnknownName, or BackendUnavailable if importing it fails."""
     _check_backend(name)
-    found: type[Backend] = _imported(name, backends()[name], BackendUnavailable)
-    return found
+    kind: type[Backend] = _imported(name, backends()[name], BackendUnavailable)
+    return kind
 
 
 @_kept(_check_peer)
 def peer_class(name: str) -> type[Peer]:
     """The class of a peer; raises UnknownName, or BackendUnavailable if importing it fails."""
     _check_peer(name)
-    found: type[Peer] = _imported(name, peers()[name], BackendUnavailable)
-    return found
+    kind: type[Peer] = _imported(name, peers()[name], BackendUnavailable)
+    return kind
 
 
 @_kept(check_transport)

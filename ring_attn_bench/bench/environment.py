@@ -51,7 +51,7 @@ def describe() -> Environment:
     """The environment of this process; initialises CUDA."""
     import torch
 
-    found: Environment = {
+    known: Environment = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.system(),
@@ -63,10 +63,10 @@ def describe() -> Environment:
         "gpu_count": torch.cuda.device_count(),
     }
     for package in PACKAGES:
-        found[package.replace("-", "_")] = _version(package)
+        known[package.replace("-", "_")] = _version(package)
     if torch.cuda.is_available():
-        found |= _gpu()
-    return found | _commit()
+        known |= _gpu()
+    return known | _commit()
 
 
 def _gpu() -> Environment:

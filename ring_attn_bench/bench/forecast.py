@@ -30,13 +30,13 @@ def probe(names: Iterable[str]) -> tuple[env.Environment, dict[str, str]]:
 
 def unavailable(names: Iterable[str]) -> dict[str, str]:
     """By name, why this process cannot load it."""
-    found = {}
+    reasons = {}
     for name in names:
         try:
             registry.load_contestant(name)
         except BackendUnavailable as error:
-            found[name] = error.reason
-    return found
+            reasons[name] = error.reason
+    return reasons
 
 
 def sentences(
@@ -46,7 +46,7 @@ def sentences(
     lost = [entry for entry in entries if entry.contestant.backend in reasons]
     if lost:
         names = dict.fromkeys(entry.contestant.backend for entry in lost)
-        total, count = (sum(len(e.directions) for e in found) for found in (entries, lost))
+        total, count = (sum(len(e.directions) for e in some) for some in (entries, lost))
         yield f"{count} of these {total} cannot run here, and will be `unsupported`:"
         yield from (f"  {name}: {clause(reasons[name])}." for name in names)
     if not environment.get("gpu") and any(entry.contestant.playing for entry in entries):
@@ -63,5 +63,5 @@ def sentences(
 
 
 if __name__ == "__main__":
-    found = env.describe(), unavailable(sys.argv[1:])
-    sys.stdout.write("\n" + json.dumps(found) + "\n")
+    told = env.describe(), unavailable(sys.argv[1:])
+    sys.stdout.write("\n" + json.dumps(told) + "\n")

@@ -33,9 +33,9 @@ class InPlaceGroup:
     def ask(self, command: str, seconds: float) -> list[dict[str, object]]:
         """The answers of all processes; raises WorkerFailed. No time limit can be kept here."""
         outcomes = _carry_out(self._team, command)
-        worst = next((found for found in outcomes if found.status is not Status.OK), None)
+        worst = next((reply for reply in outcomes if reply.status is not Status.OK), None)
         if worst is None:
-            return [found.answer for found in outcomes]
+            return [reply.answer for reply in outcomes]
         if not worst.usable:
             raise SystemExit(f"a device is lost, and with it this run: {worst.reason}")
         raise WorkerFailed(worst.status, worst.reason)

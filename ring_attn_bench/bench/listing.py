@@ -27,11 +27,11 @@ def backends(width: int) -> str:
     import torch
 
     gpu = torch.cuda.is_available()
-    found = [(*line[:1], _here(*line[:2], gpu), line[2]) for line in _listed(registry.listing())]
-    kernels = _table(found, width, ["backend", "here", "what it is, or why not"])
-    if any(here == _INTERPRETED for _, here, _ in found):
+    lines = [(*line[:1], _here(*line[:2], gpu), line[2]) for line in _listed(registry.listing())]
+    kernels = _table(lines, width, ["backend", "here", "what it is, or why not"])
+    if any(here == _INTERPRETED for _, here, _ in lines):
         kernels += "\n\n" + fill(f"{_INTERPRETED}: {_MEANS}", width)
-    if any("; try: " in text for *_, text in found):
+    if any("; try: " in text for *_, text in lines):
         kernels += "\n\n" + fill(_where_to_install(gpu), width)
     headers = ["transport", "here", "what it needs, or why not"]
     transports = _table(_listed(registry.transport_listing()), width, headers)
@@ -66,8 +66,10 @@ def _where_to_install(gpu: bool) -> str:
     return f"{'' if gpu else lacks}`pip` is that of {sys.prefix}."
 
 
-def _listed(found: Sequence[registry.Listing]) -> list[tuple[str, str, str]]:
-    return [(x.name, "no" if x.unavailable else "yes", x.unavailable or x.summary) for x in found]
+def _listed(listings: Sequence[registry.Listing]) -> list[tuple[str, str, str]]:
+    return [
+        (x.name, "no" if x.unavailable else "yes", x.unavailable or x.summary) for x in listings
+    ]
 
 
 def machine(environment: Environment, width: int) -> str:

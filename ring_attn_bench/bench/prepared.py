@@ -105,8 +105,8 @@ class Prepared:
         self.forget()
         vars(self).pop("shards", None)  # the stand-in has its own
         length = {"seqlen_total": other.request.case.seqlen_total}
-        found = other.judge(check, seed, alone=alone)
-        return {name: accuracy.model_copy(update=length) for name, accuracy in found.items()}
+        judged = other.judge(check, seed, alone=alone)
+        return {name: accuracy.model_copy(update=length) for name, accuracy in judged.items()}
 
     def repeats(self) -> bool:
         """Whether two runs on the same inputs give the same bits."""

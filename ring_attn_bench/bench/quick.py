@@ -112,11 +112,11 @@ def _verdict(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
         raise
     except Exception as error:
         return f"error: {type(error).__name__}: {error}", True
-    found = accuracy[Direction.FORWARD_BACKWARD.value]
+    judged = accuracy[Direction.FORWARD_BACKWARD.value]
     worst = max(
-        found.tensors.items(),
+        judged.tensors.items(),
         key=lambda item: (item[1].rmse or float("inf")) / item[1].bound_rmse,
     )
     share = (worst[1].rmse or float("inf")) / worst[1].bound_rmse
-    verdict = "ok" if found.is_right else "WRONG"
-    return f"{verdict}: worst is {worst[0]} at {share:.0%} of its bound", not found.is_right
+    verdict = "ok" if judged.is_right else "WRONG"
+    return f"{verdict}: worst is {worst[0]} at {share:.0%} of its bound", not judged.is_right

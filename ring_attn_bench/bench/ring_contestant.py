@@ -88,11 +88,11 @@ class RingRunner:
                 return [*run.loopback_forward(self.jobs, tensors)]
             return [run.forward(self.jobs[0], self.transport, *tensors[0])]
         if self.transport is None:
-            found = run.loopback_forward_keeping(self.jobs, tensors)
+            passes = run.loopback_forward_keeping(self.jobs, tensors)
         else:
-            found = [run.forward_keeping(self.jobs[0], self.transport, *tensors[0])]
-        self._kept[:] = [kept for _, kept in found]
-        return [results for results, _ in found]
+            passes = [run.forward_keeping(self.jobs[0], self.transport, *tensors[0])]
+        self._kept[:] = [kept for _, kept in passes]
+        return [results for results, _ in passes]
 
     def backward(self, shards: Sequence[Inputs], outputs: Sequence[Outputs]) -> list[Gradients]:
         """dq, dk, dv of every rank played here."""
@@ -142,24 +142,24 @@ def make(
     layout = layout_of(*where, took)
     ranks = range(world_size) if spec.playing else place.ranks
     try:
-        found = jobs(problem, layout, backend, score_of(case), options, ranks)
+        of_ranks = jobs(problem, layout, backend, score_of(case), options, ranks)
     except Unsupported as error:
         raise Refused(error.reason) from None
     if context is None:
-        return RingRunner(found, None, took)
+        return RingRunner(of_ranks, None, took)
     took = replace(took, transport=context.transport)
     greet = None
     if options.handshake:  # `None` is no here: the harness tells all ranks alike
         device = context.message_device(place.device)
         greet = partial(agree, context.group, device, Signature.of({}, {"case": case.name}))
     if not spec.playing:
-        return RingRunner(found, context, took, greet)
+        return RingRunner(of_ranks, context, took, greet)
     transport = context.played(played_part(place.process, spec.playing, world_size))
     if transport is None:
         raise Refused(f"transport {took.transport!r} cannot play ranks of a larger ring")
-    own, partner = (found[spec.playing[at]] for at in (place.process, partner_of(place.process)))
+    own, partner = (of_ranks[spec.playing[at]] for at in (place.process, partner_of(place.process)))
     own = replace(own, plan=played_plan(own.plan, partner.plan))
-    return RingRunner((own,), transport, took, greet, found)
+    return RingRunner((own,), transport, took, greet, of_ranks)
 
 
 class Contexts:

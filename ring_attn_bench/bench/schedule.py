@@ -148,18 +148,18 @@ class Schedule:
         started: float,
     ) -> list[_Match]:
         matches = []
-        for direction, found in accuracy.items():
-            reason = _what_is_wrong(found, repeats)
+        for direction, judged in accuracy.items():
+            reason = _what_is_wrong(judged, repeats)
             untimed = session.interpreted or not self._suite.timing.enabled
             if reason:
                 status = Status.WRONG
                 self._finish(
-                    session, direction, started, status=status, reason=reason, accuracy=found
+                    session, direction, started, status=status, reason=reason, accuracy=judged
                 )
             elif untimed:
-                self._finish(session, direction, started, status=Status.OK, accuracy=found)
+                self._finish(session, direction, started, status=Status.OK, accuracy=judged)
             else:
-                matches.append(_Match(session, direction, found, started))
+                matches.append(_Match(session, direction, judged, started))
         return matches
 
     def _time(self, matches: list[_Match]) -> None:
@@ -201,8 +201,8 @@ class Schedule:
             self._failed(session, directions, failure, timed[0].started)
             return
         for match in timed:
-            found = accuracy[match.direction]
-            reason = _what_is_wrong(found, repeats)
+            judged = accuracy[match.direction]
+            reason = _what_is_wrong(judged, repeats)
             if not reason:
                 self._timed(match)
                 continue
@@ -212,7 +212,7 @@ class Schedule:
                 match.started,
                 status=Status.WRONG,
                 reason=f"right before it was timed, and wrong afterwards on other inputs: {reason}",
-                accuracy=found,
+                accuracy=judged,
             )
 
     def _turn(self, match: _Match) -> bool:

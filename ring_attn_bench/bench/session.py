@@ -67,8 +67,8 @@ class Session:
 
     def _judged(self, command: Judge) -> tuple[dict[Direction, Accuracy], bool]:
         answers = self._ask(command)
-        found = cast(dict[str, object], answers[0]["accuracy"])
-        accuracy = {Direction(d): Accuracy.model_validate(value) for d, value in found.items()}
+        judged = cast(dict[str, object], answers[0]["accuracy"])
+        accuracy = {Direction(d): Accuracy.model_validate(value) for d, value in judged.items()}
         return accuracy, all(bool(answer["repeats"]) for answer in answers)
 
     def measure(self, direction: Direction) -> tuple[Memory | None, Answer]:
@@ -131,5 +131,5 @@ class Session:
 
 def _of_all(answers: list[Answer], name: str) -> list[int] | None:
     """What each process measured, taken out of its answer; None if one could not."""
-    found = [answer.pop(name) for answer in answers]
-    return None if None in found else cast(list[int], found)
+    measured = [answer.pop(name) for answer in answers]
+    return None if None in measured else cast(list[int], measured)

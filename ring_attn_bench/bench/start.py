@@ -305,8 +305,8 @@ def _left(
             "place in the report; --resume measures only what they lack."
         )
         return entries
-    found = [_lacking(entry, kept, asked.suite) for entry in entries]
-    left = tuple(entry for entry in found if entry.directions)
+    lacking = [_lacking(entry, kept, asked.suite) for entry in entries]
+    left = tuple(entry for entry in lacking if entry.directions)
     progress.note(f"{run.folder} holds {_count(entries) - _count(left)} of these already.")
     return left
 

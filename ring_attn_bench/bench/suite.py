@@ -304,7 +304,7 @@ class Suite(Frozen):
             except InvalidArgument as error:
                 where = f"suite {self.name!r}" if self._file is None else str(self._file)
                 raise SuiteError(f"{where}: grid.{place}: {error}") from None
-        return tuple(entry for found in cases.values() for entry in found.values())
+        return tuple(entry for of_case in cases.values() for entry in of_case.values())
 
 
 def _entries(grid: Grid, world_size: int, played: str, playing: tuple[int, ...]) -> Iterator[Entry]:

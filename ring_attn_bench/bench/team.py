@@ -84,8 +84,8 @@ class Team:
         """The outcomes of all processes, on all of them. Only process 0's line counts."""
         outcome = self._attempt(self._from_first(line))
         self._await_others(failed=outcome.status is not Status.OK)
-        found = self._gathered(_letters(outcome.model_dump_json()))
-        return [MemberReply.model_validate_json(_text(letters)) for letters in found]
+        replies = self._gathered(_letters(outcome.model_dump_json()))
+        return [MemberReply.model_validate_json(_text(letters)) for letters in replies]
 
     def leave(self) -> None:
         """Disconnects the processes."""
@@ -108,9 +108,9 @@ class Team:
         dist.all_gather(sizes, torch.tensor([len(letters)], device="cpu"), group=self.control)
         padded = letters.new_zeros(int(max(sizes)))
         padded[: len(letters)] = letters
-        found = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(found, padded, group=self.control)
-        return [text[: int(size)] for text, size in zip(found, sizes, strict=True)]
+        texts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(texts, padded, group=self.control)
+        return [text[: int(size)] for text, size in zip(texts, sizes, strict=True)]
 
     def _attempt(self, line: str) -> MemberReply:
         try:

@@ -76,10 +76,10 @@ class BenchWorker:
         self._forget_calls(about)
         contestant.forget()
         self._give_memory_back()
-        found = contestant.judge(command.check, command.seed, alone=command.alone)
+        judged = contestant.judge(command.check, command.seed, alone=command.alone)
         repeats = not contestant.request.case.deterministic or contestant.repeats()
         self._give_memory_back()  # the oracle's: other groups are on this device too
-        accuracy = {direction: value.model_dump() for direction, value in found.items()}
+        accuracy = {direction: value.model_dump() for direction, value in judged.items()}
         return {"accuracy": accuracy, "repeats": repeats}
 
     def _measure(self, about: str, command: Measure) -> Answer:

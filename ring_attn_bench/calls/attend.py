@@ -110,13 +110,13 @@ def attend(call: Call, given: Given, *, return_attn_probs: bool) -> Output:
     plain = given.sink is given.alibi_slopes is given.cu_seqlens_q is None
     tensors = given[:3] if plain else given
     try:
-        found = Attention.apply(call, return_attn_probs, *tensors)  # type: ignore[no-untyped-call]
+        results = Attention.apply(call, return_attn_probs, *tensors)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         refused = transformed("attention", error)
         if refused is None:
             raise
         raise refused from None
-    return (*found, None) if return_attn_probs else found
+    return (*results, None) if return_attn_probs else results
 
 
 def _computed(
@@ -192,16 +192,16 @@ class Attention(torch.autograd.Function):
                 sums = delta(dout, out, lse.dtype)
                 sums = sums if dlse is None else sums - dlse
             if told:
-                found = backward(given, Rows(given.q, dout, out, lse, sums), None)
+                made = backward(given, Rows(given.q, dout, out, lse, sums), None)
             else:
-                found = backward(given, Rows(given.q, dout, out, lse), dlse)
+                made = backward(given, Rows(given.q, dout, out, lse), dlse)
             if wants_dsink:
                 assert given.sink is not None  # it needs a gradient
                 assert sums is not None
                 dsink = sinks.gradient(given.sink, lse, sums)
         dq, dk, dv = [
             gradient.to(x.dtype) if need else None
-            for gradient, x, need in zip(found, tensors, needs[2:], strict=False)
+            for gradient, x, need in zip(made, tensors, needs[2:], strict=False)
         ]
         return (None, None, dq, dk, dv, dsink, None, None, None)[: len(needs)]
 

@@ -91,9 +91,9 @@ def first_order(
     """
     sources = [x for x in (*gradients, *ctx.saved_tensors) if x is not None and x.requires_grad]
     with torch.no_grad():
-        found = backward(ctx, *gradients)
+        given = backward(ctx, *gradients)
     again: Callable[..., Tensor] = _NotAgain.apply
-    return tuple(x if x is None else again(x, *sources) for x in found)
+    return tuple(x if x is None else again(x, *sources) for x in given)
 
 
 class _NotAgain(torch.autograd.Function):

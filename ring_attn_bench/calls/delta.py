@@ -21,8 +21,8 @@ def delta(dout: Tensor, out: Tensor, wide: torch.dtype) -> Tensor:
     if out.dim() == 3:
         return delta(dout[None], out[None], wide)[0]
     if out.is_cuda and wide is torch.float32 and dout.stride(-1) == out.stride(-1) == 1:
-        found: Tensor = _fused().delta(dout, out)
-        return found
+        summed: Tensor = _fused().delta(dout, out)
+        return summed
     batch, rows, heads, _ = out.shape
     result = out.new_empty(batch, heads, rows, dtype=wide)
     for start in range(0, rows, _ROWS):

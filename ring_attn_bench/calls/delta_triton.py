@@ -25,11 +25,11 @@ def delta(dout: Tensor, out: Tensor) -> Tensor:
         return result.zero_()
     tensors = dout, out, result
     key = signature(tensors)
-    found = _kept.get(key)
-    if found is None:
+    kept = _kept.get(key)
+    if kept is None:
         _kept[key] = relaunch([_first(*tensors)], tensors)
     else:
-        found.run(tensors)
+        kept.run(tensors)
     return result
 
 

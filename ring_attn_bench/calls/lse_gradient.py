@@ -25,23 +25,21 @@ def with_lse(backward: Backward, rows: Rows, keys: Keys, score: Score, dlse: Ten
 
     dlse (B, H, M), or (H, T) of packed documents, in lse's dtype.
     """
-    found = backward(rows, keys, score)
+    sums = backward(rows, keys, score)
     if dlse is None or not dlse.numel() or not keys.k.numel():
-        return found
+        return sums
     scale = _largest(dlse)
     # lse knows nothing of dropout
     undropped = replace(score, dropout_p=0.0) if score.dropout_p else score
     share = backward(*_as_attention(rows, keys, dlse / scale), undropped)
     wide = dlse.dtype
-    return Sums(
-        found.dq + share.dq.to(wide) * scale, found.dk + share.dk.to(wide) * scale, found.dv
-    )
+    return Sums(sums.dq + share.dq.to(wide) * scale, sums.dk + share.dk.to(wide) * scale, sums.dv)
 
 
 def _largest(dlse: Tensor) -> Tensor:
     """The size of the largest element, so that float16 holds what is divided by it."""
-    found = dlse.abs().amax()
-    return torch.where(found > 0, found, 1.0)
+    largest = dlse.abs().amax()
+    return torch.where(largest > 0, largest, 1.0)
 
 
 def _as_attention(rows: Rows, keys: Keys, dlse: Tensor) -> tuple[Rows, Keys]:

@@ -27,11 +27,11 @@ def number(name: str, value: object) -> float:
 
 def integer(name: str, value: object) -> int:
     """A whole number of 64 bits, numpy's and those of 0-d tensors too; raises InvalidArgument."""
-    found = _exact(value)
-    if found is None or not -(2**63) <= found < 2**63:
-        size = "" if found is None else " of at most 64 bits"
+    number = _exact(value)
+    if number is None or not -(2**63) <= number < 2**63:
+        size = "" if number is None else " of at most 64 bits"
         raise InvalidArgument(f"{name} is {shown(value)}; it must be an integer{size}.")
-    return found
+    return number
 
 
 def flag(name: str, value: object) -> bool:
@@ -41,10 +41,10 @@ def flag(name: str, value: object) -> bool:
     of_numpy = not isinstance(value, Tensor) and getattr(value, "shape", None) == ()
     if of_numpy and str(getattr(value, "dtype", "")) == "bool":
         return bool(value)
-    found = None if isinstance(value, Tensor) else _exact(value)
-    if found not in (0, 1):
+    number = None if isinstance(value, Tensor) else _exact(value)
+    if number not in (0, 1):
         raise InvalidArgument(f"{name} is {shown(value)}; it must be True or False.")
-    return bool(found)
+    return bool(number)
 
 
 def text(name: str, value: object, example: str) -> str:
@@ -57,12 +57,12 @@ def text(name: str, value: object, example: str) -> str:
 def pair(name: str, value: object, meaning: str) -> tuple[int, int]:
     """Two integers: a tuple, a list, an array or a tensor of them; raises InvalidArgument."""
     sides = value if isinstance(value, tuple | list) else _elements(value)
-    found = [_exact(side) for side in sides]
-    if len(found) != 2 or found[0] is None or found[1] is None:
+    numbers = [_exact(side) for side in sides]
+    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
         raise InvalidArgument(
             f"{name} is {shown(value)}; it must be two integers, {meaning}, -1 for all."
         )
-    return found[0], found[1]
+    return numbers[0], numbers[1]
 
 
 def _exact(value: object) -> int | None:

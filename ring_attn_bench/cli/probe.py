@@ -53,11 +53,11 @@ def probe(
     )
     with ended_by_a_person("--resume"), ProbeProgress(console()) as progress:
         folder = run.probe(request, progress)
-    found = _read(folder)
-    _show(found, folder)
-    if any(x.verdict.is_failure for x in found):
+    findings = _read(folder)
+    _show(findings, folder)
+    if any(x.verdict.is_failure for x in findings):
         raise typer.Exit(Exit.WRONG)
-    lacking = run.missing(found, request.backends)
+    lacking = run.missing(findings, request.backends)
     if lacking:
         raise MachineLacks("; ".join(lacking))
 
@@ -83,11 +83,11 @@ def compare_coverage(
     """Which verdicts differ; exit code 1 if any does."""
     from ring_attn_bench.probe.compare import changes
 
-    found = changes(_read(before), _read(after))
-    for change in found:
+    differing = changes(_read(before), _read(after))
+    for change in differing:
         typer.echo(change)
-    typer.echo(f"{len(found)} verdicts differ." if found else "The verdicts are the same.")
-    raise typer.Exit(Exit.WRONG if found else Exit.RIGHT)
+    typer.echo(f"{len(differing)} verdicts differ." if differing else "The verdicts are the same.")
+    raise typer.Exit(Exit.WRONG if differing else Exit.RIGHT)
 
 
 def _read(path: Path) -> Sequence[Finding]:

@@ -33,6 +33,6 @@ def today(words: list[str]) -> list[str]:
 
 def _refuse_others(verb: str, given: set[str]) -> None:
     for other, options in ONLY.items():
-        found = [option for option in options if option in given]
-        if found and other != verb:
-            raise InvalidArgument(f"{found[0]} is for `{other}`, and `{verb}` has none.")
+        others = [option for option in options if option in given]
+        if others and other != verb:
+            raise InvalidArgument(f"{others[0]} is for `{other}`, and `{verb}` has none.")

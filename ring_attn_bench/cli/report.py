@@ -36,8 +36,8 @@ def show(records: Path, out: Path | None) -> int:
     from ring_attn_bench.report.write import failures, summary, write_report
 
     folder = out or records.parent
-    found = list(read(records, lambda sentence: typer.echo(sentence, err=True)))
+    kept = list(read(records, lambda sentence: typer.echo(sentence, err=True)))
     written = write_report(records, folder)
-    typer.echo(summary(found, width()))
+    typer.echo(summary(kept, width()))
     typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
-    return failures(found)
+    return failures(kept)

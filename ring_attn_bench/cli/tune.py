@@ -60,7 +60,7 @@ def _show(folder: Path) -> NoReturn:
     from ring_attn_bench.records.tuning_csv import read
     from ring_attn_bench.report import tuning
 
-    found = read(folder)
-    typer.echo(f"\n{tuning.terminal(found, width())}")
-    typer.echo(f"\nPage: {tuning.write_tuning(found, folder)}")
-    raise typer.Exit(Exit.WRONG if tuning.shipped_failures(found) else Exit.RIGHT)
+    outcomes = read(folder)
+    typer.echo(f"\n{tuning.terminal(outcomes, width())}")
+    typer.echo(f"\nPage: {tuning.write_tuning(outcomes, folder)}")
+    raise typer.Exit(Exit.WRONG if tuning.shipped_failures(outcomes) else Exit.RIGHT)

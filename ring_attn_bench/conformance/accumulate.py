@@ -27,10 +27,10 @@ def accumulated_faults(
     kind, right = case.kind, expected(case, device)
     data, parts = kind.inputs(case, device), kind.two_blocks(case)
     if backward:
-        found = _backward(backend, case, data, parts, right)
+        results = _backward(backend, case, data, parts, right)
     else:
-        found = _forward(backend, case, data, parts)
-    return faults(right, found) + changed(data.given, kind.inputs(case, device).given)
+        results = _forward(backend, case, data, parts)
+    return faults(right, results) + changed(data.given, kind.inputs(case, device).given)
 
 
 def _forward(

@@ -50,11 +50,11 @@ def ask(
 def working_dtype(backend: Backend, device: str) -> DtypeName:
     """The dtype in which the backend is asked about everything but dtypes."""
     preferred = PREFERRED[device]
-    found = (
+    others = (
         dtype for dtype in preferred
         if not backend.unsupported(replace(LOCAL, dtype=dtype).problem(device, backward=False))
     )  # fmt: skip
-    return next(found, preferred[0])
+    return next(others, preferred[0])
 
 
 def refusal(
@@ -82,11 +82,11 @@ def _answer(
         if reason is not None:
             return Answer(Status.UNSUPPORTED, reason)
         try:
-            found = faults(backend, asks, case, direction, device)
+            wrong = faults(backend, asks, case, direction, device)
         except Unsupported as error:
             return Answer(Status.UNSUPPORTED, f"only when called: {error.reason}", False)
-        if found:
-            return Answer(Status.WRONG, f"{case}: {found[0]}")
+        if wrong:
+            return Answer(Status.WRONG, f"{case}: {wrong[0]}")
         return Answer(Status.OK, _in_pieces(backend, case) if asks is Asks.RESULTS else "")
     except Exception as error:
         return _error(error, f"{case}: ")
@@ -94,11 +94,11 @@ def _answer(
 
 def _in_part(answers: list[Answer]) -> Answer:
     """The worst answer, which says so if others are better."""
-    found, right = worst(answers), sum(x.verdict is Status.OK for x in answers)
-    if found.verdict is not Status.UNSUPPORTED or not right:
-        return found
+    answer, right = worst(answers), sum(x.verdict is Status.OK for x in answers)
+    if answer.verdict is not Status.UNSUPPORTED or not right:
+        return answer
     return replace(
-        found, reason=f"in {len(answers) - right} of {len(answers)} cases: {found.reason}"
+        answer, reason=f"in {len(answers) - right} of {len(answers)} cases: {answer.reason}"
     )
 
 

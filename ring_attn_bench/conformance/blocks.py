@@ -60,9 +60,9 @@ def expected(case: BlockCase, device: str, keep: Tensor | None) -> Expected:
     """With dropout, of the weights that are kept, (B, H, M, N)."""
     data = inputs(case, device)
     tensors = data.q, data.k, data.v, data.dout, *positions(case, device)
-    found = partial(answers, *tensors, case.mask, case.score(device), keep=keep)
+    answered = partial(answers, *tensors, case.mask, case.score(device), keep=keep)
     # without it where lse is large by ALiBi's bias alone: what is right there is so without
-    return expect(case.torch_dtype, found, with_lse=bool(case.level))
+    return expect(case.torch_dtype, answered, with_lse=bool(case.level))
 
 
 def parts(backend: Backend, case: BlockCase) -> tuple[Piece, ...] | str:
@@ -99,8 +99,8 @@ def forward(
     for part in parts:
         rows, q, own = part.rows.slice, part_of(data.q, part.rows), keys.part(part.keys)
         poison(data.q.device.type, (q, own.k, data.dout[:, rows]))
-        found = kernel.forward(backend, q, own, part.block, score)
-        out[:, rows], lse[..., rows] = _merged((out[:, rows], lse[..., rows]), found)
+        results = kernel.forward(backend, q, own, part.block, score)
+        out[:, rows], lse[..., rows] = _merged((out[:, rows], lse[..., rows]), results)
     return out, lse
 
 
@@ -123,10 +123,10 @@ def backward(
     for part in parts:
         rows, keys = cut_out(whole.part(part.rows), backend), all_keys.part(part.keys)
         poison(data.q.device.type, (rows.q, *keys))
-        found = kernel.backward(backend, rows, keys, part.block, score, deterministic=deterministic)
+        sums = kernel.backward(backend, rows, keys, part.block, score, deterministic=deterministic)
         if _is_whole(parts, data):
-            return named(found)
-        for gradient, share in zip(total.part(part.rows, part.keys), found, strict=True):
+            return named(sums)
+        for gradient, share in zip(total.part(part.rows, part.keys), sums, strict=True):
             gradient += share
     return named(total)
 
@@ -163,13 +163,13 @@ def _is_whole(parts: tuple[Piece, ...], data: CaseTensors) -> bool:
     return len(parts[0].rows) == data.q.shape[1] and len(parts[0].keys) == data.k.shape[1]
 
 
-def _merged(held: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _merged(held: tuple[Tensor, Tensor], more: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Plain arithmetic, none of the ring's own."""
-    lse = torch.logaddexp(held[1], found[1])
+    lse = torch.logaddexp(held[1], more[1])
     safe = torch.where(lse.isneginf(), 0.0, lse)
     out = sum(
         torch.exp(own - safe).transpose(1, 2)[..., None] * part.to(lse.dtype)
-        for part, own in (held, found)
+        for part, own in (held, more)
     )
     assert isinstance(out, Tensor)
     return out, lse

@@ -92,8 +92,8 @@ class AnyCase(ABC):
         """The dtype of the case's tensors."""
         import torch
 
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
 
     @property
     def wide_dtype(self) -> torch.dtype:

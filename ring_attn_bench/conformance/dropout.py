@@ -28,7 +28,7 @@ def kept(backend: Backend, case: BlockCase, device: str) -> Tensor:
     assert not isinstance(parts, str)  # was asked before
     keys = data.k.shape[1]
     shape = case.batch, case.heads, data.q.shape[1], keys
-    found = torch.zeros(shape, dtype=torch.bool, device=device)
+    kept = torch.zeros(shape, dtype=torch.bool, device=device)
     for start in range(0, keys, width):
         inside = min(width, keys - start)
         units = torch.zeros_like(data.v)
@@ -36,33 +36,33 @@ def kept(backend: Backend, case: BlockCase, device: str) -> Tensor:
             units
         )
         out, _ = blocks.forward(backend, case, replace(data, v=units), parts)
-        found[..., start : start + inside] = (out != 0).transpose(1, 2)[..., :inside]
-    return found
+        kept[..., start : start + inside] = (out != 0).transpose(1, 2)[..., :inside]
+    return kept
 
 
 def mask_faults(backend: Backend, case: BlockCase, device: str, keep: Tensor) -> list[str]:
     """What is wrong with the weights that are kept, whatever comes of them."""
-    seen, found = _allowed(case, device), []
+    seen, wrong = _allowed(case, device), []
     first = keep[..., seen]
     if not torch.equal(first, kept(backend, case, device)[..., seen]):
         return ["it drops other weights when it is called again with the same seed"]
     count, share, wanted = first.numel(), first.double().mean().item(), 1 - case.dropout_p
     sigma = (wanted * case.dropout_p / count) ** 0.5
     if abs(share - wanted) > SIGMAS * sigma:
-        found.append(
+        wrong.append(
             f"it keeps {share:.4f} of {count} weights, not {wanted:g} "
             f"({abs(share - wanted) / sigma:.0f} standard deviations away)"
         )
     if torch.equal(
         first, kept(backend, replace(case, dropout_seed=case.dropout_seed - 1), device)[..., seen]
     ):
-        found.append("it drops the same weights with another seed")
+        wrong.append("it drops the same weights with another seed")
     if torch.equal(first, kept(backend, _elsewhere(case), device)[..., seen]):
-        found.append("it drops the same weights in another block")
+        wrong.append("it drops the same weights in another block")
     heads = first.flatten(0, 1)
     if len(heads.unique(dim=0)) < len(heads):
-        found.append("it drops the same weights in several heads or batch entries")
-    return found
+        wrong.append("it drops the same weights in several heads or batch entries")
+    return wrong
 
 
 def _elsewhere(case: BlockCase) -> BlockCase:

@@ -53,14 +53,14 @@ def expected(case: AnyCase, device: str) -> Expected:
 
 
 def expect(
-    dtype: torch.dtype, found: Answers, *, also_in_order: bool = True, with_lse: bool = False
+    dtype: torch.dtype, answered: Answers, *, also_in_order: bool = True, with_lse: bool = False
 ) -> Expected:
     """also_in_order: whether plain sums one by one count as well; with_lse: lse's size does."""
     yardstick = tolerance.baseline_arithmetic(dtype)
-    exact, plain = found(torch.float64), [found(yardstick)]
+    exact, plain = answered(torch.float64), [answered(yardstick)]
     if also_in_order and yardstick is torch.float32:  # of 16 bits' errors, their order is no part
-        plain.append(found(yardstick, in_order=True))
-    sizes = found(torch.float64, delta=False)
+        plain.append(answered(yardstick, in_order=True))
+    sizes = answered(torch.float64, delta=False)
     uncancelled = {name: tolerance.size(sizes[name]).max_abs for name in ("dq", "dk")}
     lse = tolerance.size(exact["lse"]).max_abs if with_lse else 0.0
     return Expected(dtype, exact, bounds(dtype, exact, plain, uncancelled, lse))
@@ -108,7 +108,7 @@ def bounds(
         name: tolerance.bounds(
             name,
             dtype,
-            tolerance.worst(tolerance.error(found[name], value) for found in plain),
+            tolerance.worst(tolerance.error(answer[name], value) for answer in plain),
             tolerance.size(value),
             uncancelled.get(name, 0.0),
             lse,

@@ -15,8 +15,8 @@ LOG2E = 1.4426950408889634
 
 def faults(right: Expected, results: Mapping[str, Tensor]) -> list[str]:
     """What is wrong with these results."""
-    found = (_fault(right, name, result) for name, result in results.items())
-    return [fault for fault in found if fault]
+    each = (_fault(right, name, result) for name, result in results.items())
+    return [fault for fault in each if fault]
 
 
 def unlike(first: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> list[str]:

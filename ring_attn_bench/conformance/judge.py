@@ -22,8 +22,8 @@ def result_faults(backend: Backend, case: AnyCase, device: str, *, backward: boo
         if wrong:
             return wrong
     data = kind.inputs(case, device)
-    found = faults(right, _results(backend, case, data, right, backward=backward))
-    return found + changed(data.given, kind.inputs(case, device).given)
+    wrong = faults(right, _results(backend, case, data, right, backward=backward))
+    return wrong + changed(data.given, kind.inputs(case, device).given)
 
 
 def repeat_faults(backend: Backend, case: AnyCase, device: str, *, backward: bool) -> list[str]:
@@ -46,11 +46,11 @@ def two_block_faults(
     kind, right = case.kind, expected(case, device)
     data, parts = kind.inputs(case, device), kind.two_blocks(case)
     out, lse = kind.forward(backend, case, data, parts)
-    found = faults(right, {"out": out, "lse": lse})
+    wrong = faults(right, {"out": out, "lse": lse})
     if not backward:
-        return found
+        return wrong
     share = kind.backward(backend, case, data, out.to(case.torch_dtype), lse, parts)
-    return found + faults(right, share)
+    return wrong + faults(right, share)
 
 
 def _results(

@@ -38,7 +38,7 @@ def expected(case: PackedCase, device: str, keep: Tensor | None = None) -> Expec
     starts = [pairwise(x.tolist()) for x in (documents.cu_seqlens_q, documents.cu_seqlens_k)]
     ends = list(zip(*starts, strict=True))
 
-    def found(arithmetic: torch.dtype, *, in_order: bool = False, delta: bool = True) -> Results:
+    def answered(arithmetic: torch.dtype, *, in_order: bool = False, delta: bool = True) -> Results:
         each = []
         for (row, row_end), (key, key_end) in ends:
             # the last query and the last key of a document are at one place
@@ -53,7 +53,7 @@ def expected(case: PackedCase, device: str, keep: Tensor | None = None) -> Expec
             for name in each[0]
         }
 
-    return expect(case.torch_dtype, found, also_in_order=False)
+    return expect(case.torch_dtype, answered, also_in_order=False)
 
 
 def parts(backend: Backend, case: PackedCase) -> tuple[Piece, ...]:
@@ -85,11 +85,11 @@ def backward(
     assert isinstance(backend, PackedBackend)  # the case's `refusal` asks
     device = data.q.device.type
     poison(device, (data.q, *data.keys))
-    found = backend.packed_backward(
+    sums = backend.packed_backward(
         cut_out(data.rows(out, lse), backend), data.keys, case.documents(device),
         case.score(device), deterministic=deterministic,
     )  # fmt: skip
-    return named(found)
+    return named(sums)
 
 
 def kept(backend: Backend, case: PackedCase, device: str) -> None:

@@ -89,7 +89,7 @@ class Asker:
             self._finding(left, status, reason)
 
     def _finding(self, task: Task, status: Status, reason: str) -> None:
-        found = Finding(
+        finding = Finding(
             backend=task.backend,
             feature=task.feature,
             direction=task.direction,
@@ -99,4 +99,4 @@ class Asker:
             device=self.terms.device_name,
             torch=self.terms.torch,
         )
-        self.tell(task, [found])
+        self.tell(task, [finding])

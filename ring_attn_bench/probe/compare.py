@@ -16,12 +16,12 @@ class Change:
     after: Finding | None
 
     def __str__(self) -> str:
-        found = self.after or self.before
-        assert found is not None
+        either = self.after or self.before
+        assert either is not None
         verdicts = " -> ".join("none" if x is None else x.verdict.value for x in self._both)
         reasons = [x.reason for x in (self.after, self.before) if x is not None and x.reason]
         why = f" ({reasons[0]})" if reasons else ""
-        return f"{found.backend} {found.feature} {found.direction.value}: {verdicts}{why}"
+        return f"{either.backend} {either.feature} {either.direction.value}: {verdicts}{why}"
 
     @property
     def _both(self) -> tuple[Finding | None, Finding | None]:
@@ -30,6 +30,6 @@ class Change:
 
 def changes(before: Sequence[Finding], after: Sequence[Finding]) -> tuple[Change, ...]:
     """In the order of the first, then of the second; reasons and versions may differ freely."""
-    old, new = ({found.key: found for found in side} for side in (before, after))
+    old, new = ({finding.key: finding for finding in side} for side in (before, after))
     pairs = [(old.get(key), new.get(key)) for key in dict.fromkeys((*old, *new))]
     return tuple(Change(a, b) for a, b in pairs if a is None or b is None or a.verdict != b.verdict)

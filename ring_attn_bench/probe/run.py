@@ -104,12 +104,12 @@ def kept(
     InvalidArgument if it was found elsewhere.
     """
     keys = (task.key for task in order)
-    keeper = Keeper[Task, Finding](path, keys, lambda found: found.key, write, watcher)
+    keeper = Keeper[Task, Finding](path, keys, lambda finding: finding.key, write, watcher)
     old = read(path) if path.exists() else ()
-    for found in old:
-        if (found.device, found.torch) != (device, torch):
+    for finding in old:
+        if (finding.device, finding.torch) != (device, torch):
             raise InvalidArgument(
-                f"{path} was found on {found.device}, torch {found.torch}, and this is "
+                f"{path} was found on {finding.device}, torch {finding.torch}, and this is "
                 f"{device}, torch {torch}; name another folder with --out."
             )
     keeper.keep_old(old)
@@ -129,7 +129,7 @@ def _terms(request: ProbeRequest, environment: env.Environment) -> Terms:
 
 def missing(findings: Sequence[Finding], backends: Sequence[str]) -> list[str]:
     """Of the backends asked for by name, those that cannot run here, with their reasons."""
-    first = {found.backend: found for found in reversed(findings)}
+    first = {finding.backend: finding for finding in reversed(findings)}
     return [
         f"backend {name!r} is {first[name].reason}"
         for name in dict.fromkeys(backends)

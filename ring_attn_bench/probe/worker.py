@@ -46,6 +46,6 @@ class ProbeWorker:
     def _ask(self, command: Ask) -> Reply:
         assert self._backend is not None  # the parent loads it first
         feature = FEATURES[command.feature]
-        found = ask(self._backend, feature, command.direction, self._device, quick=command.quick)
+        answer = ask(self._backend, feature, command.direction, self._device, quick=command.quick)
         usable = device_works(self._device)
-        return Reply(status=found.verdict, reason=found.reason, usable=usable)
+        return Reply(status=answer.verdict, reason=answer.reason, usable=usable)

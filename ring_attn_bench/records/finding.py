@@ -41,22 +41,22 @@ COLUMNS = tuple(Finding.model_fields)
 
 def write(findings: Iterable[Finding], path: Path) -> None:
     """Writes them all, in that order; raises FileError."""
-    lines = ([str(getattr(found, name)) for name in COLUMNS] for found in findings)
+    lines = ([str(getattr(finding, name)) for name in COLUMNS] for finding in findings)
     files.write(path, sheets.text(COLUMNS, lines))
 
 
 def read(path: Path) -> tuple[Finding, ...]:
     """The findings of such a file, or of the one in such a folder; raises FileError."""
     path = path / "coverage.csv" if path.is_dir() else path
-    found = []
+    findings = []
     for number, cells in sheets.read(path):
         try:
-            found.append(Finding.model_validate(cells))
+            findings.append(Finding.model_validate(cells))
         except ValidationError as error:
             first = error.errors()[0]
             raise FileError(
                 f"{path} is no coverage.csv (line {number}: {placed(first['msg'], first['loc'])})."
             ) from None
-    if not found:
+    if not findings:
         raise FileError(f"{path} holds no findings.")
-    return tuple(found)
+    return tuple(findings)

@@ -38,10 +38,10 @@ def read(path: Path, kind: type[Line], noun: str, begins: str, tell: Tell) -> It
             problem = error.errors()[0]
         behind = data.rfind(begins.encode())
         if problem["type"] == "json_invalid":
-            found = _whole(data[behind:], kind) if behind > 0 else None
-            if found is not None:
+            record = _whole(data[behind:], kind) if behind > 0 else None
+            if record is not None:
                 tell(f"{where}: begins with half a {noun}, cut off by a crash, which is left out.")
-                yield found
+                yield record
                 continue
             if unended or str(problem["ctx"]["error"]).startswith("EOF"):
                 tell(f"{where}: half a {noun}, cut off by a crash, which is left out.")

@@ -26,10 +26,10 @@ def write(outcomes: Iterable[Outcome], path: Path) -> None:
 def read(path: Path) -> tuple[Outcome, ...]:
     """The outcomes of such a file, or of the one in such a folder; raises FileError."""
     path = path / "tuning.csv" if path.is_dir() else path
-    found = []
+    outcomes = []
     for number, line in sheets.read(path):
         try:
-            found.append(_outcome(line))
+            outcomes.append(_outcome(line))
         except KeyError as error:
             raise FileError(f"{path} is no tuning.csv: it has no column {error}.") from None
         except ValidationError as error:
@@ -37,9 +37,9 @@ def read(path: Path) -> tuple[Outcome, ...]:
             raise FileError(
                 f"{path} is no tuning.csv (line {number}: {placed(first['msg'], first['loc'])})."
             ) from None
-    if not found:
+    if not outcomes:
         raise FileError(f"{path} holds no outcomes.")
-    return tuple(found)
+    return tuple(outcomes)
 
 
 def cells(outcome: Outcome) -> dict[str, str]:

@@ -236,8 +236,8 @@ class RingContext:
     def room(self) -> Callable[..., PackedKeys] | None:
         """The transport's memory for packed keys with its views, if it keeps any (`packing`)."""
         ring = self._made or self._ring
-        found: Callable[..., PackedKeys] | None = getattr(ring.transport, "room", None)
-        return found
+        room: Callable[..., PackedKeys] | None = getattr(ring.transport, "room", None)
+        return room
 
     def outgoing(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The transport's memory for this rank's packed keys of the next pass, (tokens, width)."""
@@ -286,11 +286,11 @@ class RingContext:
 
     def greets(self, device: torch.device) -> bool:
         """`shakes_hands`, of a device that was checked; raises as `check_device`."""
-        found = self._greeting.get(device)
-        if found is None:
+        shakes = self._greeting.get(device)
+        if shakes is None:
             self.check_device(device)
-            found = self._greeting[device] = self.shakes_hands(device)
-        return found
+            shakes = self._greeting[device] = self.shakes_hands(device)
+        return shakes
 
     def message_device(self, device: torch.device) -> torch.device:
         """Where the handshake's numbers must be: on the CPU if the group carries that."""
@@ -371,18 +371,18 @@ def next_number(group: dist.ProcessGroup) -> int:
 
 def context_for(group: dist.ProcessGroup | DeviceMesh | None) -> RingContext:
     """The group's context, made at the first call that needs it."""
-    found = resolve_group(group)
-    context = _contexts.get(found)
+    resolved = resolve_group(group)
+    context = _contexts.get(resolved)
     if context is None:
-        fresh = _unpickled(_wanted(found, None, None))
+        fresh = _unpickled(_wanted(resolved, None, None))
         with fresh.turn.taken():
             # its place first: of two threads that come at once, one makes it
-            context = _contexts.setdefault(found, fresh)
+            context = _contexts.setdefault(resolved, fresh)
             if context is fresh:
                 try:
                     context._made = context._make()
                 except BaseException:
-                    del _contexts[found]
+                    del _contexts[resolved]
                     raise
     return context
 

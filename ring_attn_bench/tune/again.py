@@ -53,8 +53,8 @@ def renew(tensors: TrialTensors, mask: Mask, score: Score) -> Renewed:
     others[at] = False
     rows.dout[:, others] = 0
     own, at_keys = rows.q[:, at], torch.arange(keys.k.shape[1], device=at.device)
-    found = partial(answers, own, *keys, rows.dout[:, at], at, at_keys, mask, score)
-    right = expect(rows.q.dtype, found)
+    answered = partial(answers, own, *keys, rows.dout[:, at], at, at_keys, mask, score)
+    right = expect(rows.q.dtype, answered)
     _finish(tensors, at, right)
     return Renewed(at, right)
 

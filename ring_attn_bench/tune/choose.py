@@ -48,10 +48,10 @@ class Choice:
     def _without_times(self) -> str:
         if not self.right:
             return "nothing is right"
-        found = f"{self.right} right, none timed"
+        right = f"{self.right} right, none timed"
         if self.shipped is None or self.shipped.verdict is Status.OK:
-            return found
-        return f"shipped {self.shipped.subject.trial.config}: {self.shipped.verdict.value}; {found}"
+            return right
+        return f"shipped {self.shipped.subject.trial.config}: {self.shipped.verdict.value}; {right}"
 
 
 def choices(outcomes: Iterable[Outcome]) -> tuple[Choice, ...]:
@@ -59,12 +59,12 @@ def choices(outcomes: Iterable[Outcome]) -> tuple[Choice, ...]:
     rows: dict[RowKey, list[Outcome]] = {}
     for outcome in outcomes:
         rows.setdefault(outcome.subject.row, []).append(outcome)
-    return tuple(_choice(key, found) for key, found in rows.items())
+    return tuple(_choice(key, of_row) for key, of_row in rows.items())
 
 
-def _choice(key: RowKey, found: Sequence[Outcome]) -> Choice:
-    shipped = next((x for x in found if x.subject.trial.shipped), None)
-    timed = [x for x in found if x.is_timed]
+def _choice(key: RowKey, outcomes: Sequence[Outcome]) -> Choice:
+    shipped = next((x for x in outcomes if x.subject.trial.shipped), None)
+    timed = [x for x in outcomes if x.is_timed]
     fastest = min(timed, key=lambda x: x.mean, default=None)
-    right = sum(x.verdict is Status.OK for x in found)
+    right = sum(x.verdict is Status.OK for x in outcomes)
     return Choice(key, shipped, fastest, right)

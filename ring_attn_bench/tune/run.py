@@ -59,11 +59,11 @@ class _Run:
         """Another process, started when it is needed."""
         return _hand(self.load, self.environment)
 
-    def outcome(self, subject: TypedTrial, found: Reply | TrialSpeed) -> Outcome:
+    def outcome(self, subject: TypedTrial, told: Reply | TrialSpeed) -> Outcome:
         """The outcome of a trial as it goes on record."""
-        times = (found.full, found.causal) if isinstance(found, TrialSpeed) else ((), ())
+        times = (told.full, told.causal) if isinstance(told, TrialSpeed) else ((), ())
         return Outcome(
-            subject=subject, verdict=found.status, reason=" ".join(found.reason.split()),
+            subject=subject, verdict=told.status, reason=" ".join(told.reason.split()),
             place=self.place, shape=self.request.shape, full=times[0], causal=times[1],
         )  # fmt: skip
 
@@ -125,8 +125,8 @@ def _tune(
 
 
 def _verify(run: _Run, subjects: Sequence[TypedTrial], hands: Sequence[Hand[Loaded]]) -> None:
-    def tell(subject: TypedTrial, found: Reply) -> None:
-        run.keeper.done(str(subject), [run.outcome(subject, found)])
+    def tell(subject: TypedTrial, told: Reply) -> None:
+        run.keeper.done(str(subject), [run.outcome(subject, told)])
 
     try:
         verify_all(subjects, hands, run.request.seconds, run.keeper.doing, tell, run.keeper.check)
@@ -149,8 +149,8 @@ def _time_row(run: _Run, row: RowKey, timer: Hand[Loaded]) -> None:
         for outcome in run.keeper.rows
         if outcome.subject.row == row and outcome.verdict is Status.OK
     ]
-    found = _speeds(run.request, right, timer) if right else ()
-    outcomes = [run.outcome(*pair) for pair in zip(right, found, strict=True)]
+    speeds = _speeds(run.request, right, timer) if right else ()
+    outcomes = [run.outcome(*pair) for pair in zip(right, speeds, strict=True)]
     run.keeper.done(what, outcomes)
     run.keeper.check()
 

@@ -26,7 +26,7 @@ class TrialSelection:
         _check("kernel", self.kernels, [x.kernel for x in trials])
         _check("head dim", self.head_dims, [x.head_dim for x in trials])
         _check("dtype", self.dtypes, [dtype for x in trials for dtype in x.dtypes])
-        found = tuple(
+        chosen = tuple(
             TypedTrial(trial=trial, dtype=dtype)
             for trial in trials
             if (not self.kernels or trial.kernel in self.kernels)
@@ -34,12 +34,12 @@ class TrialSelection:
             for dtype in trial.dtypes
             if (dtype in self.dtypes if self.dtypes else dtype == trial.dtypes[0])
         )
-        if not found:
+        if not chosen:
             raise InvalidArgument(
                 "no configuration is all that was asked for at once (kernel, head dim, dtype); "
                 "leave one of these options out."
             )
-        return found
+        return chosen
 
 
 def _check(what: str, asked: Collection[object], known: Collection[object]) -> None:

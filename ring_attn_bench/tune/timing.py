@@ -70,12 +70,12 @@ def time_row(
     than FEWEST_ROUNDS. What a trial raises costs that trial; what it leaves as it was is its fault,
     and what it gets wrong once it was timed.
     """
-    found = [Timed() for _ in subjects]
+    trials = [Timed() for _ in subjects]
     made: list[_Ready] = []
     inputs: dict[str, TrialTensors] = {}
     for mask in MASKS:
         inputs[mask] = _inputs(backend, subjects[0], shape, _block(shape, mask), device)
-        for subject, timed in zip(subjects, found, strict=True):
+        for subject, timed in zip(subjects, trials, strict=True):
             if timed.verdict is Status.OK:
                 made += _tried(backend, subject, inputs[mask], shape, mask, timed)
     ready = [x for x in made if x.is_right]
@@ -83,7 +83,7 @@ def time_row(
         _rounds([(x.timed.times[x.mask], x.launch) for x in ready], rounds, seconds, device)
         for mask in MASKS:
             _judge_again([x for x in ready if x.mask == mask], inputs[mask])
-    return found
+    return trials
 
 
 def _tried(
@@ -129,16 +129,16 @@ def _judge_again(ready: Sequence[_Ready], tensors: TrialTensors) -> None:
         again.poison(x.own)
         try:
             x.launch()
-            found = renewed.faults(x.subject.trial.kernel, x.own)
+            wrong = renewed.faults(x.subject.trial.kernel, x.own)
         except Exception as error:
             reason = f"when it was judged again after timing, {sentence(error)}"
             x.timed.verdict, x.timed.reason = status_of(error), reason
             continue
-        if found:
+        if wrong:
             x.timed.verdict = Status.WRONG
             x.timed.reason = (
                 f"right before it was timed, and wrong afterwards on other inputs: {x.mask}, "
-                f"{found[0]}"
+                f"{wrong[0]}"
             )
 
 

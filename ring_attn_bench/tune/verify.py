@@ -50,16 +50,16 @@ def cases(subject: TypedTrial, device: str) -> tuple[BlockCase, ...]:
 def fault(backend: Tunable, subject: TypedTrial, device: str) -> str | None:
     """What is wrong with the trial, or None. Raises whatever the trial raises."""
     for case in cases(subject, device):
-        found = _faults(backend, subject.trial, case, device)
-        if found:
-            return f"{case}: {found[0]}"
+        wrong = _faults(backend, subject.trial, case, device)
+        if wrong:
+            return f"{case}: {wrong[0]}"
     return None
 
 
 def _faults(backend: Tunable, trial: Trial, case: BlockCase, device: str) -> list[str]:
     data, right = case.kind.inputs(case, device), expected(case, device)
-    found = _computed(backend, trial, case, data, right)
-    return faults(right, found) + changed(data.given, case.kind.inputs(case, device).given)
+    results = _computed(backend, trial, case, data, right)
+    return faults(right, results) + changed(data.given, case.kind.inputs(case, device).given)
 
 
 def _computed(

@@ -65,7 +65,7 @@ class TuneWorker:
     def _time(self, command: Time) -> Speeds:
         assert self._backend is not None
         try:
-            found = time_row(
+            timed = time_row(
                 self._backend, command.subjects, command.shape, command.rounds, command.seconds,
                 self._device,
             )  # fmt: skip
@@ -78,6 +78,6 @@ class TuneWorker:
             TrialSpeed(status=x.verdict, reason=x.reason)
             if x.verdict is not Status.OK
             else TrialSpeed(full=tuple(x.times["full"]), causal=tuple(x.times["causal"]))
-            for x in found
+            for x in timed
         )
         return Speeds(speeds=tuple(speeds), usable=device_works(self._device))

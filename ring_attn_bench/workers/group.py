@@ -73,7 +73,7 @@ class TorchrunGroup:
         except Closed:
             raise self._failed(self._left_behind()) from None
         self._busy = False
-        replies = [MemberReply.model_validate(found) for found in json.loads(line)]
+        replies = [MemberReply.model_validate(reply) for reply in json.loads(line)]
         worst = next((reply for reply in replies if reply.status is not Status.OK), None)
         if worst is not None:
             raise self._failed(worst)

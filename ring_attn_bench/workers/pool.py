@@ -54,10 +54,10 @@ class Hand(Generic[Loaded]):
     def ask(self, command: BaseModel, seconds: float, reply: type[Said]) -> Said:
         """The reply; raises WorkerFailed, or Ended. A process that is lost is gone then."""
         self.load()
-        found = reply.model_validate_json(self._asked(command, seconds))
-        if not found.usable:
+        answer = reply.model_validate_json(self._asked(command, seconds))
+        if not answer.usable:
             self.drop()
-        return found
+        return answer
 
     def drop(self) -> None:
         """Ends the process; the next question gets a new one."""
