@@ -11,27 +11,48 @@ from importlib.abc import MetaPathFinder
 
 _ROOMS = {
     "contract": ("backend", "dropout", "install", "peer", "tensors", "tunable"),
-    "plan": ("block", "cost", "gathered", "lower", "measured", "partition", "positions", "problem"),
+    "plan": (
+        "block", "cost", "gathered", "lower", "measured", "partition", "positions", "problem",
+        "touched",
+    ),
     "records": ("files", "json_lines", "sheets"),
     "truth": ("oracle",),
+    "cli": ("exits", "paths"),
+    "workers": ("progress",),
+}  # fmt: skip
+_ELSEWHERE = {
+    "launch": "calls.kernel",
+    "suites": "bench.suite_files",
+    "bench.launch": "bench.start",
+    "bench.record": "records.record",
+    "bench.tolerance": "truth.tolerance",
+    "bench.channel": "workers.channel",
+    "bench.group": "workers.group",
+    "conformance.calls": "conformance.blocks",
+    "conformance.packed_judge": "conformance.judge",
+    "conformance.truth": "conformance.expected",
+    "conformance.verdict": "conformance.answer",
+    "probe.finding": "records.finding",
+    "probe.process": "workers.process",
+    "report.statistics": "records.statistics",
+    "tune.outcome": "records.outcome",
+    "tune.csv": "records.tuning_csv",
 }
-MOVED = {
-    f"ring_attn_bench.{name}": f"ring_attn_bench.{room}.{name}"
-    for room, names in _ROOMS.items()
-    for name in names
-} | {
-    "ring_attn_bench.bench.record": "ring_attn_bench.records.record",
-    "ring_attn_bench.launch": "ring_attn_bench.calls.kernel",
-    "ring_attn_bench.suites": "ring_attn_bench.bench.suite_files",
-}
-"""New names by old ones."""
+_OF_PLANS = ("Fetch", "Launch", "Layout", "Plan", "Send", "Step", "lone_plan", "plan")
+_OLD = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names} | _ELSEWHERE
+_OLD |= {f"plan.{name}": f"plan.plans.{name}" for name in _OF_PLANS}
+MOVED = {f"ring_attn_bench.{old}": f"ring_attn_bench.{new}" for old, new in _OLD.items()}
+"""New names by old ones: of what pages named, or what others may have imported."""
 
 
 class _Moved(MetaPathFinder):
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        """Raises ModuleNotFoundError for a name that was one."""
-        if fullname in MOVED:
-            raise ModuleNotFoundError(f"{fullname} is {MOVED[fullname]} now.", name=fullname)
+        """Raises ModuleNotFoundError for a name that was one.
+
+        Its `name` is the new one, because `from package import name` passes over the old one's.
+        """
+        if (new := MOVED.get(fullname)) is not None:
+            raise ModuleNotFoundError(f"{fullname} is {new} now.", name=new)
 
 
 def install() -> None:

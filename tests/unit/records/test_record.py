@@ -196,3 +196,15 @@ def test_case_names_tell_all_cases_apart():
 def test_each_direction_names_its_tensors():
     assert Direction.FORWARD_BACKWARD.tensors == ("out", "lse", "dq", "dk", "dv")
     assert Direction.BACKWARD.tensors == ("dq", "dk", "dv")
+
+
+@pytest.mark.parametrize("field", Case.model_fields)
+def test_cases_that_differ_in_a_field_differ_in_their_names(make_record, field):
+    other = {
+        "dtype": "float64", "causal": False, "window": (3, 0), "softcap": 30.0,
+        "deterministic": True,
+    }.get(field, 3)  # fmt: skip
+    case = make_record().case
+    assert getattr(case, field) != other
+
+    assert case.model_copy(update={field: other}).name != case.name

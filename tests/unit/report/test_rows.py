@@ -193,3 +193,9 @@ def test_a_frame_knows_empty_cells_and_types(sweep_records):
     assert kinds == {"causal": "boolean", "batch": "Int64", "latency_ms": "Float64"}
     slow = table[table["status"] != "ok"]
     assert slow["latency_ms"].isna().all()
+
+
+def test_every_column_is_filled_by_somebody(make_record):
+    memory = Memory(peak_extra_bytes=[1], kept_bytes=[1])
+
+    assert row(make_record(memory=memory)).model_fields_set == set(ReportRow.model_fields)
