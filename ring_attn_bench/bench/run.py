@@ -14,9 +14,9 @@ from typing import Any
 from ring_attn_bench import registry
 from ring_attn_bench.bench.environment import Environment
 from ring_attn_bench.bench.messages import QUIT
-from ring_attn_bench.bench.schedule import RunWatcher, Schedule
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
+from ring_attn_bench.bench.suite_run import RunWatcher, SuiteRun
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.records.files import make_folder, new_folder
 from ring_attn_bench.records.record import Record, append
@@ -145,7 +145,7 @@ def execute_on(
     """Runs the entries on groups that exist already."""
     make_folder(run.folder)
     keeper = _Keeper(run.records, watcher)
-    Schedule(run.suite, entries, group_of, run.record, keeper).run()
+    SuiteRun(run.suite, entries, group_of, run.record, keeper).run()
 
 
 @dataclass(frozen=True)

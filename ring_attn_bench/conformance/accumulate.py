@@ -16,7 +16,7 @@ from ring_attn_bench.conformance.faults import changed, faults
 from ring_attn_bench.conformance.inputs import NAN, CaseTensors, cut
 from ring_attn_bench.contract.backend import AccumulatingBackend, Backend
 from ring_attn_bench.contract.tensors import Running, Sums
-from ring_attn_bench.plan.lower import Piece
+from ring_attn_bench.plan.lower import Cut
 
 
 def accumulated_faults(
@@ -34,7 +34,7 @@ def accumulated_faults(
 
 
 def _forward(
-    backend: AccumulatingBackend, case: AnyCase, data: CaseTensors, parts: tuple[Piece, ...]
+    backend: AccumulatingBackend, case: AnyCase, data: CaseTensors, parts: tuple[Cut, ...]
 ) -> Results:
     """The last block writes the merged out to another tensor, in the inputs' dtype."""
     score = case.score(data.q.device.type)
@@ -50,7 +50,7 @@ def _forward(
 
 
 def _backward(
-    backend: AccumulatingBackend, case: AnyCase, data: CaseTensors, parts: tuple[Piece, ...],
+    backend: AccumulatingBackend, case: AnyCase, data: CaseTensors, parts: tuple[Cut, ...],
     right: Expected,
 ) -> Results:  # fmt: skip
     """Each block's keys get their share twice, written and then added: half of it is the share."""

@@ -15,7 +15,7 @@ from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.problem import DtypeName
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.workers.caught import sentence, status_of
+from ring_attn_bench.workers.after_error import sentence, status_of
 
 JUDGES = {
     Asks.RESULTS: judge.result_faults,

@@ -17,7 +17,7 @@ from ring_attn_bench.conformance.poison import poison
 from ring_attn_bench.contract.backend import Backend, abilities
 from ring_attn_bench.contract.tensors import Rows, Sums, part_of
 from ring_attn_bench.plan import lower
-from ring_attn_bench.plan.lower import Piece
+from ring_attn_bench.plan.lower import Cut
 from ring_attn_bench.plan.positions import Range, count
 
 
@@ -65,29 +65,29 @@ def expected(case: BlockCase, device: str, keep: Tensor | None) -> Expected:
     return expect(case.torch_dtype, answered, with_lse=bool(case.level))
 
 
-def parts(backend: Backend, case: BlockCase) -> tuple[Piece, ...] | str:
+def parts(backend: Backend, case: BlockCase) -> tuple[Cut, ...] | str:
     """The blocks that the backend is given for the case, or why there are none."""
     block, able = case.block, abilities(backend, alibi=case.alibi)
     if lower.refusal(block, able) is None:
-        return (Piece(Range(0, block.row_count), Range(0, block.key_count), block),)
+        return (Cut(Range(0, block.row_count), Range(0, block.key_count), block),)
     return lower.lower(lower.chunks(case.rows), lower.chunks(case.keys), case.mask.band, able)
 
 
-def two_blocks(case: BlockCase) -> tuple[Piece, ...]:
+def two_blocks(case: BlockCase) -> tuple[Cut, ...]:
     """A causal case's keys before the first row, and the rest, whatever the backend can do."""
     return split(case, case.block.key_count - case.block.row_count)
 
 
-def split(case: BlockCase, at: int) -> tuple[Piece, ...]:
+def split(case: BlockCase, at: int) -> tuple[Cut, ...]:
     """The case's first keys and the rest as two blocks, whatever the backend can do."""
     rows, keys = Range(0, case.block.row_count), (Range(0, at), Range(at, case.block.key_count))
     return tuple(
-        Piece(rows, part, replace(case, keys=(case.keys[0].part(part),)).block) for part in keys
+        Cut(rows, part, replace(case, keys=(case.keys[0].part(part),)).block) for part in keys
     )
 
 
 def forward(
-    backend: Backend, case: BlockCase, data: CaseTensors, parts: tuple[Piece, ...]
+    backend: Backend, case: BlockCase, data: CaseTensors, parts: tuple[Cut, ...]
 ) -> tuple[Tensor, Tensor]:
     """out and lse: a single block's as they are, those of several merged."""
     score, keys = case.score(str(data.q.device.type)), data.keys
@@ -110,7 +110,7 @@ def backward(
     data: CaseTensors,
     out: Tensor,
     lse: Tensor,
-    parts: tuple[Piece, ...],
+    parts: tuple[Cut, ...],
     *,
     deterministic: bool = False,
 ) -> dict[str, Tensor]:
@@ -156,7 +156,7 @@ def named(sums: Sums) -> dict[str, Tensor]:
     return Sums(*sums)._asdict()
 
 
-def _is_whole(parts: tuple[Piece, ...], data: CaseTensors) -> bool:
+def _is_whole(parts: tuple[Cut, ...], data: CaseTensors) -> bool:
     """Whether one block is all: then results are judged as they come, dtypes and strides too."""
     if len(parts) != 1:
         return False

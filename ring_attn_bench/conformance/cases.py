@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ring_attn_bench.conformance.expected import Expected
     from ring_attn_bench.conformance.inputs import CaseTensors
     from ring_attn_bench.contract.backend import Backend
-    from ring_attn_bench.plan.lower import Piece
+    from ring_attn_bench.plan.lower import Cut
 
 Storage = Literal["dense", "token_major", "heads_first", "packed", "cut", "expanded"]
 """How q, k, v and dout lie in memory; whatever it is, they are seen as (B, S, H, D).
@@ -47,23 +47,23 @@ class Kind(Protocol[Some]):
         """What is right; with dropout, of the weights that are kept."""
         ...
 
-    def parts(self, backend: Backend, case: Some) -> tuple[Piece, ...] | str:
+    def parts(self, backend: Backend, case: Some) -> tuple[Cut, ...] | str:
         """The blocks that the backend is given for the case, if one by one; or why it is not."""
         ...
 
-    def two_blocks(self, case: Some) -> tuple[Piece, ...]:
+    def two_blocks(self, case: Some) -> tuple[Cut, ...]:
         """A causal case's first keys and the rest, whatever the backend can do."""
         ...
 
     def forward(
-        self, backend: Backend, case: Some, data: CaseTensors, parts: tuple[Piece, ...]
+        self, backend: Backend, case: Some, data: CaseTensors, parts: tuple[Cut, ...]
     ) -> tuple[Tensor, Tensor]:
         """The backend's out and lse."""
         ...
 
     def backward(
         self, backend: Backend, case: Some, data: CaseTensors, out: Tensor, lse: Tensor,
-        parts: tuple[Piece, ...], *, deterministic: bool = False,
+        parts: tuple[Cut, ...], *, deterministic: bool = False,
     ) -> dict[str, Tensor]:  # fmt: skip
         """dq, dk, dv from the whole rows' out and lse."""
         ...

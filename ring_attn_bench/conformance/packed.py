@@ -13,7 +13,7 @@ from ring_attn_bench.conformance.expected import Expected, Results, answers, exp
 from ring_attn_bench.conformance.inputs import NAN, CaseTensors
 from ring_attn_bench.conformance.poison import poison
 from ring_attn_bench.contract.backend import Backend, PackedBackend
-from ring_attn_bench.plan.lower import Piece
+from ring_attn_bench.plan.lower import Cut
 
 
 def inputs(case: PackedCase, device: str) -> CaseTensors:
@@ -56,18 +56,18 @@ def expected(case: PackedCase, device: str, keep: Tensor | None = None) -> Expec
     return expect(case.torch_dtype, answered, also_in_order=False)
 
 
-def parts(backend: Backend, case: PackedCase) -> tuple[Piece, ...]:
+def parts(backend: Backend, case: PackedCase) -> tuple[Cut, ...]:
     """None: documents are not given one by one."""
     return ()
 
 
-def two_blocks(case: PackedCase) -> tuple[Piece, ...]:
+def two_blocks(case: PackedCase) -> tuple[Cut, ...]:
     """Never asked for: only a block is cut into two."""
     raise NotImplementedError(f"{case}: documents are not cut into blocks")
 
 
 def forward(
-    backend: Backend, case: PackedCase, data: CaseTensors, parts: tuple[Piece, ...]
+    backend: Backend, case: PackedCase, data: CaseTensors, parts: tuple[Cut, ...]
 ) -> tuple[Tensor, Tensor]:
     """out and lse of all documents in one call."""
     assert isinstance(backend, PackedBackend)  # the case's `refusal` asks
@@ -79,7 +79,7 @@ def forward(
 
 def backward(
     backend: Backend, case: PackedCase, data: CaseTensors, out: Tensor, lse: Tensor,
-    parts: tuple[Piece, ...], *, deterministic: bool = False,
+    parts: tuple[Cut, ...], *, deterministic: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
     """dq, dk, dv of all documents in one call."""
     assert isinstance(backend, PackedBackend)  # the case's `refusal` asks

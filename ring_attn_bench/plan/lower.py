@@ -15,7 +15,7 @@ from ring_attn_bench.plan.positions import Band, Range, Span, part
 
 
 @dataclass(frozen=True)
-class Piece:
+class Cut:
     """A block, and where its rows and keys are stored."""
 
     rows: Range
@@ -53,7 +53,7 @@ def visible_keys(rows: Sequence[Chunk], keys: Chunk, band: Band) -> Range:
 
 def lower(
     rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band, able: Abilities
-) -> tuple[Piece, ...] | str:
+) -> tuple[Cut, ...] | str:
     """Blocks that together hold every allowed pair once and nothing else, or the reason why not.
 
     rows, keys: chunks in stored order, the keys without gaps between them.
@@ -65,7 +65,7 @@ def lower(
         whole = _piece(_hull(rows), _hull(keys), rows, keys, band)
         if refusal(whole.block, able) is None:
             return (whole,)
-    fitting: list[Piece] = []
+    fitting: list[Cut] = []
     for piece in pieces:
         reason = refusal(piece.block, able)
         parts = (piece,) if reason is None else _stairs(piece)
@@ -75,7 +75,7 @@ def lower(
     return tuple(fitting)
 
 
-def _stairs(piece: Piece) -> tuple[Piece, ...]:
+def _stairs(piece: Cut) -> tuple[Cut, ...]:
     """A piece that is causal with a head start, as full blocks and one causal one.
 
     Row i sees keys 0 to i + c: all rows see the first c keys, the next rows and keys are causal,
@@ -92,7 +92,7 @@ def _stairs(piece: Piece) -> tuple[Piece, ...]:
         (Range(steps, len(rows)), Range(start, len(keys))),
     )
     return tuple(
-        Piece(
+        Cut(
             row.shifted(rows.start),
             key.shifted(keys.start),
             Block(part(piece.block.rows, row), part(piece.block.keys, key), piece.block.band),
@@ -118,11 +118,11 @@ def refusal(block: Block, able: Abilities) -> str | None:
 
 def _split(
     rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band, *, join: bool
-) -> tuple[Piece, ...]:
+) -> tuple[Cut, ...]:
     """One piece for each pair of chunks that see each other, full neighbours joined if wanted."""
-    pieces: list[Piece] = []
+    pieces: list[Cut] = []
     for row in rows:
-        line: list[Piece] = []
+        line: list[Cut] = []
         for key in keys:
             piece = _trimmed(row, key, band)
             if piece is None:
@@ -140,7 +140,7 @@ def _split(
     return tuple(pieces)
 
 
-def _trimmed(row: Chunk, key: Chunk, band: Band) -> Piece | None:
+def _trimmed(row: Chunk, key: Chunk, band: Band) -> Cut | None:
     """The part of row x key that holds allowed pairs, or None."""
     between = band.between(row.span, key.span)
     seen_rows = between.visible_rows(row.span.count, key.span.count)
@@ -152,31 +152,31 @@ def _trimmed(row: Chunk, key: Chunk, band: Band) -> Piece | None:
     )
 
 
-def _join_keys(left: Piece, right: Piece) -> Piece | None:
+def _join_keys(left: Cut, right: Cut) -> Cut | None:
     """Two full pieces of the same rows, side by side, as one."""
     full = left.block.form is right.block.form is Form.FULL
     if not full or left.rows != right.rows or left.keys.stop != right.keys.start:
         return None
     block = Block(left.block.rows, left.block.keys + right.block.keys, left.block.band)
-    return Piece(left.rows, Range(left.keys.start, right.keys.stop), block)
+    return Cut(left.rows, Range(left.keys.start, right.keys.stop), block)
 
 
-def _joinable_rows(above: Piece, below: Piece) -> bool:
+def _joinable_rows(above: Cut, below: Cut) -> bool:
     full = above.block.form is below.block.form is Form.FULL
     return full and above.keys == below.keys and above.rows.stop == below.rows.start
 
 
-def _join_rows(above: Piece, below: Piece) -> Piece:
+def _join_rows(above: Cut, below: Cut) -> Cut:
     block = Block(above.block.rows + below.block.rows, above.block.keys, above.block.band)
-    return Piece(Range(above.rows.start, below.rows.stop), above.keys, block)
+    return Cut(Range(above.rows.start, below.rows.stop), above.keys, block)
 
 
 def _piece(
     rows: Range, keys: Range, row_chunks: Sequence[Chunk], key_chunks: Sequence[Chunk], band: Band
-) -> Piece:
+) -> Cut:
     row_spans = part(tuple(c.span for c in row_chunks), rows.shifted(-row_chunks[0].tokens.start))
     key_spans = part(tuple(c.span for c in key_chunks), keys.shifted(-key_chunks[0].tokens.start))
-    return Piece(rows, keys, Block(row_spans, key_spans, band))
+    return Cut(rows, keys, Block(row_spans, key_spans, band))
 
 
 def _hull(parts: Sequence[Chunk]) -> Range:

@@ -20,7 +20,7 @@ from functools import cached_property, lru_cache
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.block import Abilities, Block
 from ring_attn_bench.plan.gathered import OWN, Gathered, gathered
-from ring_attn_bench.plan.lower import Chunk, Piece, chunks, lower, visible_keys
+from ring_attn_bench.plan.lower import Chunk, Cut, chunks, lower, visible_keys
 from ring_attn_bench.plan.partition import Partition
 from ring_attn_bench.plan.positions import Band, Range, Span, Spans, count, part
 from ring_attn_bench.plan.touched import first_flags, last_flags, without
@@ -299,7 +299,7 @@ def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
 
 
 def _step(
-    layout: Layout, rank: int, index: int, offsets: tuple[int, ...], pieces: tuple[Piece, ...],
+    layout: Layout, rank: int, index: int, offsets: tuple[int, ...], pieces: tuple[Cut, ...],
     flags: list[tuple[bool, bool]],
 ) -> Step:  # fmt: skip
     fetches = () if index == 0 else _fetches(layout, rank, offsets)
@@ -320,7 +320,7 @@ def _step(
 
 def _pieces(
     layout: Layout, rank: int, offsets: tuple[int, ...], able: Abilities
-) -> tuple[Piece, ...] | str:
+) -> tuple[Cut, ...] | str:
     """The launches over the keys of the ranks at `offsets`."""
     rows = layout.chunks(rank)
     if offsets == (0,):

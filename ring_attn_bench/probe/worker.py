@@ -10,7 +10,7 @@ from ring_attn_bench.conformance.features import FEATURES
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.probe.messages import COMMANDS, Ask, Load, Loaded
-from ring_attn_bench.workers.caught import device_works, sentence
+from ring_attn_bench.workers.after_error import device_works, sentence
 from ring_attn_bench.workers.reply import Reply
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ring_attn_bench.report.columns import OPTIONS, ReportRow
-from ring_attn_bench.report.formats import plural
+from ring_attn_bench.report.digits import plural
 from ring_attn_bench.ring.options import DEFAULTS
 
 Key = TypeVar("Key", bound=Hashable)

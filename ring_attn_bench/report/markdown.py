@@ -8,7 +8,7 @@ from pathlib import Path
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import MEANINGS, NESTED, TENSORS, ReportRow
-from ring_attn_bench.report.formats import plural
+from ring_attn_bench.report.digits import plural
 from ring_attn_bench.report.groups import WHO, by_shape, group, heading, machine, varying
 from ring_attn_bench.report.rows import latest, rows
 from ring_attn_bench.report.tables.table import Table, escape

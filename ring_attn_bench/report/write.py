@@ -9,9 +9,9 @@ from ring_attn_bench.errors import FileError
 from ring_attn_bench.records import files
 from ring_attn_bench.records.record import Record, read
 from ring_attn_bench.report import tables
-from ring_attn_bench.report.agg import see_to_matplotlib
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import by_shape, heading
+from ring_attn_bench.report.matplotlib_backend import see_to_matplotlib
 from ring_attn_bench.report.rows import latest, rows
 
 

@@ -19,7 +19,6 @@ from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.plans import Plan
-from ring_attn_bench.ring.asked import agree_on_options
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.gpus import shared_gpu
@@ -27,6 +26,7 @@ from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.groups import living, resolve_group
 from ring_attn_bench.ring.link import Homeward, Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.same_options import agree_on_options
 from ring_attn_bench.ring.threads import Turn
 from ring_attn_bench.ring.transports.choose import transport_for
 from ring_attn_bench.ring.transports.played import Part

@@ -23,7 +23,7 @@ from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.records.outcome import MASKS, OUTPUTS, TimedShape, TypedTrial
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.tune import again
-from ring_attn_bench.workers.caught import sentence, status_of
+from ring_attn_bench.workers.after_error import sentence, status_of
 
 FEWEST_ROUNDS = 6
 """Below, no interval holds a median with 95 %; slower rows than `seconds` allow get no fewer."""

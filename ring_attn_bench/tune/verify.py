@@ -14,7 +14,7 @@ from ring_attn_bench.conformance.faults import changed, faults
 from ring_attn_bench.conformance.inputs import NAN, CaseTensors
 from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.contract.tunable import Trial, TrialTensors, Tunable
-from ring_attn_bench.plan.lower import Piece
+from ring_attn_bench.plan.lower import Cut
 from ring_attn_bench.plan.positions import Range, Span
 from ring_attn_bench.records.outcome import TypedTrial
 
@@ -86,13 +86,13 @@ def _computed(
     return {"dk": tensors.sums.dk / times, "dv": tensors.sums.dv / times}
 
 
-def _parts(case: BlockCase) -> tuple[Piece, ...]:
+def _parts(case: BlockCase) -> tuple[Cut, ...]:
     """The keys before the first row, if there are any, are a block of their own."""
     before = case.rows[0].start
     if before:
         return blocks.split(case, before)
     rows, keys = case.block.row_count, case.block.key_count
-    return (Piece(Range(0, rows), Range(0, keys), case.block),)
+    return (Cut(Range(0, rows), Range(0, keys), case.block),)
 
 
 def _tensors(

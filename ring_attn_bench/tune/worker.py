@@ -15,7 +15,7 @@ from ring_attn_bench.records.status import Status
 from ring_attn_bench.tune.messages import COMMANDS, Load, Loaded, Speeds, Time, TrialSpeed, Verify
 from ring_attn_bench.tune.timing import time_row
 from ring_attn_bench.tune.verify import fault
-from ring_attn_bench.workers.caught import device_works, sentence, status_of
+from ring_attn_bench.workers.after_error import device_works, sentence, status_of
 from ring_attn_bench.workers.reply import Reply
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ring_attn_bench.plan.block import Block
-from ring_attn_bench.plan.lower import Piece
+from ring_attn_bench.plan.lower import Cut
 from ring_attn_bench.plan.positions import Range, Span, Spans
 
 FAR = 2**30
@@ -95,18 +95,18 @@ class Places:
         return any(line.split < line.count for line in (self.rows, self.keys))
 
 
-def pieces(block: Block, *, positions: bool) -> tuple[Piece, ...]:
+def pieces(block: Block, *, positions: bool) -> tuple[Cut, ...]:
     """The block in parts that fit on two lines: as one, unless it has many chunks.
 
     positions: whether a bias or dropout needs the positions, or only the mask does.
     """
     if block.index_band is not None and not positions:
-        return (Piece(Range(0, block.row_count), Range(0, block.key_count), block),)
+        return (Cut(Range(0, block.row_count), Range(0, block.key_count), block),)
     step = _step(block.rows + block.keys)
     nothing = ((Range(0, 0), ()),)
     keys = tuple(_fitting(block.keys, step)) or nothing
     return tuple(
-        Piece(at, of, Block(rows, spans, block.band))
+        Cut(at, of, Block(rows, spans, block.band))
         for at, rows in tuple(_fitting(block.rows, step)) or nothing
         for of, spans in keys
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ring_attn_bench.records import files
 from ring_attn_bench.records.finding import Finding
-from ring_attn_bench.report.agg import see_to_matplotlib
 from ring_attn_bench.report.coverage.matrix import Matrix
+from ring_attn_bench.report.matplotlib_backend import see_to_matplotlib
 
 
 def write_coverage(findings: Sequence[Finding], folder: Path) -> list[Path]:

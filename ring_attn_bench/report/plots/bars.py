@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.formats import digits
+from ring_attn_bench.report.digits import digits
 from ring_attn_bench.report.groups import label, varying
 from ring_attn_bench.report.plots.canvas import GREY, footnote, grid_of, pairs, panels
 from ring_attn_bench.report.plots.style import Style

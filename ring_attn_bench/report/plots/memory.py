@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.formats import tokens
+from ring_attn_bench.report.digits import tokens
 from ring_attn_bench.report.groups import holder
 from ring_attn_bench.report.plots.bars import draw_bars
 from ring_attn_bench.report.plots.style import Style

@@ -7,7 +7,7 @@ from itertools import product
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.formats import tokens
+from ring_attn_bench.report.digits import tokens
 from ring_attn_bench.report.groups import group, label, mask, varying
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.formats import tokens
+from ring_attn_bench.report.digits import tokens
 from ring_attn_bench.report.groups import WHO, device, group, holder, label
 from ring_attn_bench.report.plots.bars import draw_bars
 from ring_attn_bench.report.plots.canvas import footnote, grid_of, pairs, panels

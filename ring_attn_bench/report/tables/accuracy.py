@@ -7,7 +7,7 @@ from math import inf
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import TENSORS, ReportRow
-from ring_attn_bench.report.formats import digits, plural, power, times, tokens
+from ring_attn_bench.report.digits import digits, plural, power, times, tokens
 from ring_attn_bench.report.groups import group, holder, mask, names, varying
 from ring_attn_bench.report.tables.table import Table
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.formats import digits, tokens
+from ring_attn_bench.report.digits import digits, tokens
 from ring_attn_bench.report.groups import device, group, holder, mask, names, took, varying
 from ring_attn_bench.report.tables.table import Table
 

@@ -8,7 +8,7 @@ from textwrap import wrap
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.formats import plural
+from ring_attn_bench.report.digits import plural
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.tables.table import WIDTH, Table, fold
 

@@ -7,8 +7,8 @@ from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_bench import registry
 from ring_attn_bench.bench.messages import Envelope, Judge, Prepare, Sample, Subject
 from ring_attn_bench.bench.place import WorkerPlace
-from ring_attn_bench.bench.schedule import Schedule
 from ring_attn_bench.bench.suite import Suite
+from ring_attn_bench.bench.suite_run import SuiteRun
 from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.records.direction import Direction
@@ -116,7 +116,7 @@ def run(monkeypatch, kind, group, directions=("forward", "backward"), **timing):
     def make(*, entry, **fields):
         return Record(run="r", suite="s", case=entry.case, contestant=entry.contestant, **fields)
 
-    Schedule(suite, suite.entries(1, "loopback"), lambda entry: group, make, watcher).run()
+    SuiteRun(suite, suite.entries(1, "loopback"), lambda entry: group, make, watcher).run()
     return {record.direction.value: record for record in watcher.records}
 
 

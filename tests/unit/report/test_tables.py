@@ -10,7 +10,7 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv, tables
-from ring_attn_bench.report.formats import digits, tokens
+from ring_attn_bench.report.digits import digits, tokens
 from ring_attn_bench.report.groups import WHO
 from ring_attn_bench.report.rows import rows
 from ring_attn_bench.report.tables.table import Table

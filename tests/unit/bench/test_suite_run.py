@@ -13,8 +13,8 @@ from ring_attn_bench.bench.messages import (
     Sample,
     Subject,
 )
-from ring_attn_bench.bench.schedule import Schedule
 from ring_attn_bench.bench.suite import Suite
+from ring_attn_bench.bench.suite_run import SuiteRun
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
@@ -116,7 +116,7 @@ def run(groups, **timing):
         return Record(run="r", suite="s", case=entry.case, contestant=entry.contestant, **fields)
 
     entries = wanted.entries(2, "real")
-    Schedule(wanted, entries, lambda e: groups[e.contestant.backend], make, watcher).run()
+    SuiteRun(wanted, entries, lambda e: groups[e.contestant.backend], make, watcher).run()
     return watcher.records
 
 

@@ -60,7 +60,7 @@ class _Match:
     series: dict[Subject, Series] = field(default_factory=dict)
 
 
-class Schedule:
+class SuiteRun:
     """What is to be run, on which groups, and where records go.
 
     make: builds a record from an entry, a direction and the fields that depend on the outcome.
