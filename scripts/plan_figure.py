@@ -60,14 +60,14 @@ def _draw_steps(axes: Axes, plan: Plan) -> None:
     by_pair = steps_by_pair(plan)
     for (row, key), step in by_pair.items():
         axes.add_patch(Rectangle((key, row), 1, 1, color=COLOURS[step], linewidth=0))
-    corner = CHUNK / 2
+    half = CHUNK / 2
     for row in range(CHUNKS):
         for key in range(row + 1):
             last_of_row, first_of_keys = (row + 1) * CHUNK - 1, key * CHUNK
             if (step := by_pair.get((last_of_row, first_of_keys))) is not None:
                 on_diagonal = row == key
-                x = key * CHUNK + (corner * 0.7 if on_diagonal else corner)
-                y = row * CHUNK + (corner * 1.3 if on_diagonal else corner)
+                x = key * CHUNK + (half * 0.7 if on_diagonal else half)
+                y = row * CHUNK + (half * 1.3 if on_diagonal else half)
                 axes.text(x, y, str(step), ha="center", va="center")
 
 

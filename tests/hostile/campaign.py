@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-import torch
 import torch.distributed as dist
 
 from ring_attn_bench.errors import RingAttnBenchError
@@ -164,8 +163,3 @@ def report(tally: Tally) -> str:
     for kind, count in tally.kinds.most_common():
         lines += [f"{count:6,} x {kind.what}: {kind.kind}", f"         {tally.smallest[kind]}"]
     return "\n".join(lines)
-
-
-def seeded(seed: int) -> None:
-    """What is drawn by the library itself follows from the seed too."""
-    torch.manual_seed(seed)
