@@ -53,7 +53,11 @@ def _section(lines: Sequence[ReportRow], width: int) -> Iterator[str]:
     """What is shown of one shape."""
     title = tables.fold(heading(lines), width)
     yield f"{title}\n{'=' * max(map(len, title.splitlines()))}"
-    speeds = tables.overview(lines) or tables.speed(lines)
+    if any(row.latency_ms is not None for row in lines):
+        speeds = tables.overview(lines) or tables.speed(lines)
+    else:
+        yield tables.fold(tables.untimed(lines), width)
+        speeds = tables.gaps([row for row in lines if not row.status.is_failure])
     yield from (table.terminal(width) for table in (*speeds, *tables.accuracy(lines)))
 
 
