@@ -196,7 +196,7 @@ def label(row: ReportRow, names: Sequence[str]) -> str:
 
 
 def words(row: ReportRow, names: Sequence[str]) -> tuple[str, ...]:
-    """These columns in short words; an option that is as by default has none, but for a schedule."""
+    """These columns in short words; an option as by default has none, but for a schedule."""
     return tuple(filter(None, (_short(row, name) for name in names)))
 
 

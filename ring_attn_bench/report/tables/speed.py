@@ -37,7 +37,9 @@ def _table(rows: Sequence[ReportRow], who: Naming, unit: str) -> Table:
     caption = f"{first.direction.value}, {mask(first)}, {length}"
     headers = (*who.heads, *columns)
     remarks = took(rows, who)
-    return Table(caption, headers, tuple(body), len(who.heads), notes.texts, remarks=remarks).filled()
+    return Table(
+        caption, headers, tuple(body), len(who.heads), notes.texts, remarks=remarks
+    ).filled()
 
 
 def _figures(unit: str, notes: Notes) -> dict[str, Callable[[ReportRow], str]]:
