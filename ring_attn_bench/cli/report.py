@@ -1,4 +1,4 @@
-"""`report`: from records to tables, CSV and plots."""
+"""`report`: from records to a page, tables, CSV and plots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def report(
         Path | None, out_folder("Folder for the report; by itself the records'.")
     ] = None,
 ) -> None:
-    """Tables, CSV and plots from records; needs no GPU and no torch.
+    """One page, tables, CSV and plots from records; needs no GPU and no torch.
 
     Exit code 0 whatever the records say of backends: what is wrong is told in tables and page.
     """
@@ -39,5 +39,6 @@ def show(records: Path, out: Path | None) -> int:
     kept = list(read(records, lambda sentence: typer.echo(sentence, err=True)))
     written = write_report(records, folder)
     typer.echo(summary(kept, width()))
-    typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
+    page = next(path for path in written if path.suffix == ".html")
+    typer.echo(f"\nReport: {page}, and beside it report.md, results.csv and plots/")
     return failures(kept)

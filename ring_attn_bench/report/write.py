@@ -16,24 +16,27 @@ from ring_attn_bench.report.rows import latest, rows
 
 
 def write_report(records_path: Path, out_dir: Path) -> list[Path]:
-    """Writes results.csv, report.md and plots/*.png into the folder; the paths of these files.
+    """Writes results.csv, report.md, report.html and plots/*.png; the paths of these files.
 
     Raises FileError if there are no records, or if they cannot be read or a file not be written.
     """
     # Here, so that a summary for the terminal needs neither pandas nor matplotlib.
     see_to_matplotlib()
     from ring_attn_bench.report import csv, plots
-    from ring_attn_bench.report.markdown import report
+    from ring_attn_bench.report.page.build import page
+    from ring_attn_bench.report.page.html import html
+    from ring_attn_bench.report.page.markdown import markdown
 
     records = _records(records_path)
     lines = rows(records)
     files.make_folder(out_dir)
-    table, page = out_dir / "results.csv", out_dir / "report.md"
+    table, text, web = (out_dir / name for name in ("results.csv", "report.md", "report.html"))
     csv.write(lines, table)
     gallery = plots.draw(lines, out_dir / "plots")
-    pictures = [path.relative_to(out_dir) for path in gallery.paths]
-    files.write(page, report(records, pictures, gallery.skipped))
-    return [table, page, *gallery.paths]
+    made = page(records, gallery, out_dir)
+    files.write(text, markdown(made))
+    files.write(web, html(made))
+    return [table, text, web, *gallery.paths]
 
 
 def summary(records: Iterable[Record], width: int = tables.WIDTH) -> str:

@@ -1,0 +1,103 @@
+"""Records and pictures -> the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ring_attn_bench.records.record import Record
+from ring_attn_bench.report.columns import ReportRow
+from ring_attn_bench.report.digits import plural
+from ring_attn_bench.report.groups import group, machine
+from ring_attn_bench.report.page import (
+    behind,
+    decisions,
+    errors,
+    held,
+    matrix,
+    missing,
+    provenance,
+    scaling,
+    spent,
+    verdict,
+)
+from ring_attn_bench.report.page.decisions import Decision
+from ring_attn_bench.report.page.material import Material, is_peer
+from ring_attn_bench.report.page.model import Mark, Page, Section, Words
+from ring_attn_bench.report.plots import Gallery
+from ring_attn_bench.report.plots.style import Style
+from ring_attn_bench.report.rows import latest, rows
+
+_UNTIMED = "Nothing was timed, so nothing is fastest; whether it is right is under Accuracy."
+
+
+def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
+    """All that the records say; pictures are told by their path from the folder."""
+    newest = latest(records)
+    material = Material(newest, rows(newest), gallery, folder)
+    found = decisions.decisions(material)
+    timed = (
+        (
+            behind.section(material),
+            matrix.section(material),
+            scaling.section(material),
+            spent.section(material),
+        )
+        if material.timed
+        else ()
+    )
+    return Page(
+        f"Ring attention on {machine(material.rows)}",
+        _about(material.rows),
+        verdict.sentence(material, found),
+        verdict.points(material, found),
+        _marks(material.rows),
+        (
+            _decided(material, found),
+            *timed,
+            errors.section(material),
+            held.section(material),
+            missing.section(material),
+            provenance.how(),
+            provenance.where(material),
+            provenance.again(material),
+        ),
+    )
+
+
+def _decided(material: Material, found: Sequence[Decision]) -> Section:
+    title = "Which to take"
+    if not found:
+        return Section("decisions", title, "", (Words((_UNTIMED,)),))
+    lead = (
+        "For each shape the fastest contestant whose results are right, what it costs in memory "
+        "and error, and how far it is ahead; a lead in grey may be chance."
+    )
+    return Section("decisions", title, lead, (decisions.table(material, found),))
+
+
+def _about(lines: Sequence[ReportRow]) -> str:
+    suites = ", ".join(dict.fromkeys(row.suite for row in lines))
+    dates = sorted(row.started_at for row in lines if row.started_at)
+    when = f", measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else ""
+    commits = ", ".join(dict.fromkeys(row.commit for row in lines if row.commit))
+    by = f" by commit {commits}" if commits else ""
+    contestants = plural(len({row.contestant for row in lines}), "contestant")
+    cases = plural(len({row.case for row in lines}), "case")
+    counted = f"{contestants}, {cases}, {plural(len(lines), 'record')}"
+    return f"Suite {suites}{when}{by}: {counted}."
+
+
+def _marks(lines: Sequence[ReportRow]) -> tuple[Mark, ...]:
+    """Backends in the order of the rows."""
+    style = Style.of(lines)
+    return tuple(
+        Mark(
+            name,
+            style.colour(of_backend[0]),
+            style.marker(of_backend[0]),
+            is_peer(name),
+            f"{of_backend[0].backend_version or ''} · {plural(len(of_backend), 'row')}".strip(" ·"),
+        )
+        for name, of_backend in group(lines, lambda row: row.backend).items()
+    )

@@ -1,0 +1,83 @@
+"""The verdict in a sentence, and by direction and length in a few more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from ring_attn_bench.report.digits import plural, tokens
+from ring_attn_bench.report.groups import SharedShape, group, holder, mask
+from ring_attn_bench.report.page.decisions import Decision
+from ring_attn_bench.report.page.material import Material
+
+
+def sentence(material: Material, decisions: Sequence[Decision]) -> str:
+    """Who is fastest how often, how ours fare beside peers, and how many rows failed."""
+    return " ".join([*_fastest(decisions), *_peers(decisions), _failures(material)])
+
+
+def points(material: Material, decisions: Sequence[Decision]) -> tuple[str, ...]:
+    """Who is fastest at which length, of the shape with most rows, for each direction and mask."""
+    first = next(iter(material.shapes))
+    swept = [x for x in decisions if SharedShape.of(x.fastest) == first]
+    kinds = group([x.fastest for x in swept], lambda row: (row.direction, row.causal))
+    lines = []
+    for kind in kinds:
+        alike = [x for x in swept if (x.fastest.direction, x.fastest.causal) == kind]
+        alike.sort(key=lambda x: x.fastest.seqlen_per_gpu)
+        if any(x.kernel for x in alike):
+            lines.append(_by_length(material, alike))
+    return tuple(lines)
+
+
+def _by_length(material: Material, decisions: Sequence[Decision]) -> str:
+    row = decisions[0].fastest
+    parts = []
+    for name, of_name in groupby(decisions, key=_name):
+        lengths = [tokens(x.fastest.seqlen_per_gpu) for x in of_name]
+        ends = lengths if len(lengths) == 1 else [lengths[0], lengths[-1]]
+        parts.append(f"{name} at {' to '.join(ends)}")
+    direction = row.direction.value.replace("_", " + ")
+    return f"{direction}, {mask(row)}, by tokens per {holder(material.rows)}: {'; '.join(parts)}."
+
+
+def _name(decision: Decision) -> str:
+    """The fastest, and the other kernel or ring that may be as fast."""
+    if decision.kernel is None or decision.is_sure:
+        return decision.fastest.backend
+    return " or ".join(sorted((decision.fastest.backend, decision.kernel.row.backend)))
+
+
+def _fastest(decisions: Sequence[Decision]) -> Iterator[str]:
+    met = [x for x in decisions if x.kernel is not None]
+    if not met:
+        yield "Nothing was timed beside anything else." if decisions else "Nothing has a speed."
+        return
+    by_backend = group([x.fastest for x in met], lambda row: row.backend)
+    counts = sorted(by_backend.items(), key=lambda item: -len(item[1]))
+    parts = []
+    for place, (name, rows) in enumerate(counts):
+        sure = sum(x.is_sure for x in met if x.fastest.backend == name)
+        of = f" of {plural(len(met), 'shape')}" if place == 0 else ""
+        parts.append(f"{name} in {len(rows)}{of} ({sure} beyond noise)")
+    yield f"Fastest and right: {', '.join(parts)}."
+
+
+def _peers(decisions: Sequence[Decision]) -> Iterator[str]:
+    leads = [x.peer.behind for x in decisions if x.peer is not None]
+    if not leads:
+        return
+    ahead = sum(x.times > 1 for x in leads)
+    sure = sum(x.is_sure for x in leads)
+    lost = sum(x.high is not None and x.high < 1 for x in leads)
+    shapes = plural(len(leads), "shape")
+    behind = f"; surely slower in {lost}" if lost else "; surely slower in none"
+    yield (
+        f"The best of ours is faster than every peer in {ahead} of {shapes} "
+        f"({sure} beyond noise){behind}."
+    )
+
+
+def _failures(material: Material) -> str:
+    bad = sum(row.status.is_failure for row in material.rows)
+    return f"{plural(bad, 'failure')} in {plural(len(material.rows), 'record')}."
