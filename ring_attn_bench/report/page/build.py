@@ -47,7 +47,7 @@ def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
         else ()
     )
     return Page(
-        f"Ring attention on {machine(material.rows)}",
+        f"Ring attention on {_machine(material.rows)}",
         _about(material.rows),
         verdict.sentence(material, found),
         verdict.points(material, found),
@@ -76,16 +76,39 @@ def _decided(material: Material, found: Sequence[Decision]) -> Section:
     return Section("decisions", title, lead, (decisions.table(material, found),))
 
 
+def _machine(lines: Sequence[ReportRow]) -> str:
+    """Where the rings ran; of more than two kinds the sizes alone."""
+    whole = machine(lines)
+    if whole.count(" / ") < 2:
+        return whole
+    places = ", ".join(dict.fromkeys(row.gpu or "a CPU" for row in lines))
+    sizes = sorted({row.world_size for row in lines})
+    return f"{places}, W = {', '.join(map(str, sizes))}"
+
+
 def _about(lines: Sequence[ReportRow]) -> str:
     suites = ", ".join(dict.fromkeys(row.suite for row in lines))
     dates = sorted(row.started_at for row in lines if row.started_at)
-    when = f", measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else ""
-    commits = ", ".join(dict.fromkeys(row.commit for row in lines if row.commit))
+    ends = dict.fromkeys(_minute(date) for date in dates[:1] + dates[-1:])
+    when = f", measured {' to '.join(ends)}" if dates else ""
+    commits = ", ".join(dict.fromkeys(_short(row.commit) for row in lines if row.commit))
     by = f" by commit {commits}" if commits else ""
     contestants = plural(len({row.contestant for row in lines}), "contestant")
     cases = plural(len({row.case for row in lines}), "case")
     counted = f"{contestants}, {cases}, {plural(len(lines), 'record')}"
     return f"Suite {suites}{when}{by}: {counted}."
+
+
+def _minute(date: str) -> str:
+    """2026-11-30T00:07:16+00:00 as 2026-11-30 00:07 UTC; another form as it is."""
+    if not date.endswith("+00:00") or len(date) < 16:
+        return date
+    return f"{date[:10]} {date[11:16]} UTC"
+
+
+def _short(commit: str) -> str:
+    name, dirty, _ = commit.partition("-dirty")
+    return name[:12] + dirty
 
 
 def _marks(lines: Sequence[ReportRow]) -> tuple[Mark, ...]:

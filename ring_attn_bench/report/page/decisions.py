@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import digits
-from ring_attn_bench.report.groups import device, group
+from ring_attn_bench.report.groups import SharedShape, device, group
 from ring_attn_bench.report.page.lead import HOW, Lead, lead
 from ring_attn_bench.report.page.material import (
     ERROR,
@@ -18,6 +19,8 @@ from ring_attn_bench.report.page.material import (
     memory,
 )
 from ring_attn_bench.report.page.model import Cell, Column, Grid
+
+SIDE = "± the larger side of its 95 % confidence interval, where there are 6 samples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,15 @@ class Decision:
 def decisions(material: Material) -> tuple[Decision, ...]:
     """One for each case and direction in which anything has a speed."""
     cases = group(material.timed, lambda row: (row.case, row.direction))
-    return tuple(_decision(material, rows) for rows in cases.values())
+    found = [_decision(material, rows) for rows in cases.values()]
+    shapes, directions = list(material.shapes), list(Direction)
+
+    def place(decision: Decision) -> tuple[int, bool, int, int]:
+        row = decision.fastest
+        shape, direction = shapes.index(SharedShape.of(row)), directions.index(row.direction)
+        return shape, not row.causal, direction, row.seqlen_per_gpu
+
+    return tuple(sorted(found, key=place))
 
 
 def _decision(material: Material, rows: Sequence[ReportRow]) -> Decision:
@@ -82,17 +93,16 @@ def table(material: Material, found: Sequence[Decision]) -> Grid:
     columns = [
         *material.places,
         Column("fastest", "word", "the fastest contestant whose results are right"),
-        Column("ms", meaning="median over iterations of the slowest rank's time"),
-        Column("±", meaning="the larger side of that median's 95 % confidence interval"),
-        Column(f"TFLOP/s/{unit}", meaning="useful work"),
-        Column("ahead of the runner-up", meaning=HOW),
-        Column("runner-up", "word"),
+        Column("ahead by", meaning=f"of the runner-up: {HOW}"),
         Column("MiB", meaning=MEMORY),
         Column("error", meaning=ERROR),
+        Column(f"TFLOP/s/{unit}", meaning="useful work"),
+        Column("ms", meaning=f"median over iterations of the slowest rank's time; {SIDE}"),
+        Column("runner-up", "word"),
     ]
     if peers:
         columns += [
-            Column("best peer takes", meaning=f"beside the best of ours: {HOW}"),
+            Column("peer takes", meaning=f"beside the best of ours: {HOW}"),
             Column("best peer", "word", "the fastest of other people's rings"),
         ]
     rows = tuple(_line(material, decision, peers) for decision in found)
@@ -101,15 +111,16 @@ def table(material: Material, found: Sequence[Decision]) -> Grid:
 
 def _line(material: Material, decision: Decision, peers: bool) -> tuple[Cell, ...]:
     row = decision.fastest
+    ahead, runner_up = _rival_cells(material, decision.runner_up)
     cells = [
         *material.where(row),
         material.who(row),
-        Cell(digits(row.latency_ms, 4), row.latency_ms),
-        side(row),
-        Cell(digits(row.tflops_per_gpu)),
-        *_rival_cells(material, decision.runner_up),
+        ahead,
         memory(row),
         error(row),
+        Cell(digits(row.tflops_per_gpu)),
+        time(row),
+        runner_up,
     ]
     if peers:
         cells += _rival_cells(material, decision.peer)
@@ -124,10 +135,10 @@ def _rival_cells(material: Material, rival: Rival | None) -> tuple[Cell, Cell]:
     return cell, material.who(rival.row)
 
 
-def side(row: ReportRow) -> Cell:
-    """The larger side of the median's interval, as a share of the median."""
-    if row.latency_ms is None or row.latency_ms_lo is None or row.latency_ms_hi is None:
-        return Cell("")
-    share = max(row.latency_ms - row.latency_ms_lo, row.latency_ms_hi - row.latency_ms)
-    percent = 100 * share / row.latency_ms
-    return Cell(f"{percent:.1f} %", percent)
+def time(row: ReportRow) -> Cell:
+    """0.2973 ± 12.1 %: the median, and the larger side of its interval as a share of it."""
+    middle, low, high = row.latency_ms, row.latency_ms_lo, row.latency_ms_hi
+    text = digits(middle, 4)
+    if middle is not None and low is not None and high is not None:
+        text += f" ± {100 * max(middle - low, high - middle) / middle:.1f} %"
+    return Cell(text, middle)

@@ -34,11 +34,23 @@ def section(material: Material) -> Section:
 def _by_tensor(rows: Sequence[ReportRow]) -> Iterator[Grid]:
     """By backend; where there are more contestants, all of them too, folded away."""
     for table in tables.accuracy(rows):
-        yield Grid.of(table)
+        yield _whole(Grid.of(table))
     if len(varying(rows)) > 1:
         for table in tables.accuracy(rows, WHO):
-            grid = Grid.of(table, folded=True)
+            grid = _whole(Grid.of(table, folded=True))
             yield replace(grid, caption=f"every contestant: {grid.caption}")
+
+
+def _whole(grid: Grid) -> Grid:
+    """With the names that a table for a terminal says once, so that lines stand in any order."""
+    names = grid.columns.index(Column("tensor", "word"))
+    above: tuple[Cell, ...] = ()
+    rows = []
+    for row in grid.rows:
+        above = row[:names] if row[0].text else above
+        first = replace(above[0], who=above[0].text)
+        rows.append((first, *above[1:], *row[names:]))
+    return replace(grid, rows=tuple(rows))
 
 
 def _by_ranks(material: Material) -> Iterator[Block]:

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from ring_attn_bench.report.page.marks import outline
 from ring_attn_bench.report.page.model import Cell, Page
+from ring_attn_bench.report.plots.canvas import paint
 
 _HERE = files(__package__)
 
@@ -20,7 +21,7 @@ def html(page: Page) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"code": _code, "kind": _kind}
-    marks = {mark.backend: (mark, Markup(outline(mark.marker))) for mark in page.marks}
+    marks = {mark.backend: place for place, mark in enumerate(page.marks)}
     return environment.from_string(_read("page.html.j2")).render(
         page=page,
         marks=marks,
@@ -29,6 +30,8 @@ def html(page: Page) -> str:
         svg=Markup,  # of pictures: matplotlib has escaped the words in it
         split=_split,
         heat=_heat,
+        paint=paint,
+        outline=outline,
     )
 
 

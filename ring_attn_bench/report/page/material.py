@@ -44,6 +44,16 @@ class Material:
         return {shape: heading(rows) for shape, rows in self.shapes.items()}
 
     @cached_property
+    def short(self) -> Mapping[SharedShape, str]:
+        """Of each shape, what tells it from the others."""
+        parts = {shape: _parts(shape) for shape in self.shapes}
+        differ = [len(set(part)) > 1 for part in zip(*parts.values(), strict=True)]
+        return {
+            shape: ", ".join(word for word, told in zip(x, differ, strict=True) if told and word)
+            for shape, x in parts.items()
+        }
+
+    @cached_property
     def samples(self) -> Mapping[tuple[str, str, str], list[list[float]]]:
         """Raw times by case, contestant and direction."""
         return {x.key: x.speed.samples.ring for x in self.records if x.speed is not None}
@@ -71,26 +81,37 @@ class Material:
     def where(self, row: ReportRow) -> tuple[Cell, ...]:
         """Which case and direction: cells for the columns of `places`."""
         shape = SharedShape.of(row)
-        cells = [Cell(row.direction.value.replace("_", " + ")), Cell(mask(row))]
-        if len(self.shapes) > 1:
-            cells.insert(0, Cell(f"{_ranks(row)}, {shape.title}"))
-        return (*cells, Cell(tokens(row.seqlen_per_gpu), row.seqlen_per_gpu))
+        told = (Cell(self.short[shape]),) if len(self.shapes) > 1 else ()
+        return (
+            Cell(row.direction.value.replace("_", " + ")),
+            Cell(mask(row)),
+            Cell(tokens(row.seqlen_per_gpu), row.seqlen_per_gpu),
+            *told,
+        )
 
     @cached_property
     def places(self) -> tuple[Column, ...]:
         """Heads for `where`."""
         shape = (Column("shape", "word"),) if len(self.shapes) > 1 else ()
         return (
-            *shape,
             Column("direction", "word"),
             Column("mask", "word"),
             Column("tokens", "number", "of a sequence on each rank"),
+            *shape,
         )
 
 
-def _ranks(row: ReportRow) -> str:
-    played = f" on {row.played_on}" if row.played_on else ""
-    return f"W = {row.world_size}{played}"
+def _parts(shape: SharedShape) -> tuple[str, ...]:
+    """All that makes a shape, in words."""
+    played = f" on {shape.played_on}" if shape.played_on else ""
+    return (
+        f"W = {shape.world_size}{played}",
+        f"batch {shape.batch}",
+        f"heads {shape.heads_q}:{shape.heads_kv}",
+        f"of {shape.head_dim}",
+        shape.dtype,
+        ", ".join(shape.extras),
+    )
 
 
 def memory(row: ReportRow) -> Cell:

@@ -17,8 +17,8 @@ def section(material: Material) -> Section:
     """A table for each shape, direction and mask in which anything has a speed."""
     lead = (
         f"Useful TFLOP/s per {device(material.rows)}: of each kernel the best that was measured "
-        "with a schedule over a transport, whatever else was set. Darker is nearer to the fastest "
-        "of its length."
+        "with a schedule over a transport, whatever else was set. The stronger its colour, the "
+        "nearer it is to the fastest of its length."
     )
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():

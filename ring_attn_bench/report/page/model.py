@@ -63,11 +63,14 @@ class Grid:
     @classmethod
     def of(cls, table: Table, *, folded: bool = False) -> Grid:
         """A table of a terminal: its first columns are words."""
+        rows = tuple(tuple(map(Cell, row)) for row in table.rows)
+        numeric = [
+            any(row[place].rank is not None for row in rows) for place in range(len(table.headers))
+        ]
         columns = tuple(
-            Column(head, "word" if place < table.names else "number")
+            Column(head, "number" if place >= table.names and numeric[place] else "word")
             for place, head in enumerate(table.headers)
         )
-        rows = tuple(tuple(map(Cell, row)) for row in table.rows)
         return cls(table.caption, columns, rows, tuple(table.below()), folded)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ring_attn_bench.report.columns import MEANINGS, NESTED, TENSORS, ReportRow
 from ring_attn_bench.report.digits import digits, percent
 from ring_attn_bench.report.groups import device, group
-from ring_attn_bench.report.page.decisions import side
+from ring_attn_bench.report.page.decisions import SIDE, time
 from ring_attn_bench.report.page.explained import HOW
 from ring_attn_bench.report.page.material import MEMORY, Material, error, memory
 from ring_attn_bench.report.page.model import Cell, Column, Commands, Grid, Section, Terms
@@ -57,8 +57,7 @@ def _every_row(material: Material) -> Grid:
         *material.places,
         Column("who", "word"),
         Column("status", "word"),
-        Column("ms"),
-        Column("±", meaning="the larger side of the median's 95 % confidence interval"),
+        Column("ms", meaning=SIDE),
         Column("samples"),
         Column(f"TFLOP/s/{unit}"),
         Column(f"% of 1 {unit}"),
@@ -78,8 +77,7 @@ def _line(material: Material, row: ReportRow) -> tuple[Cell, ...]:
         *material.where(row),
         material.who(row),
         Cell(word, tone=tone),
-        Cell(digits(row.latency_ms, 4), row.latency_ms),
-        side(row),
+        time(row),
         Cell("" if row.samples is None else str(row.samples)),
         Cell(digits(row.tflops_per_gpu), row.tflops_per_gpu),
         Cell(percent(row.percent_of_one_gpu)),

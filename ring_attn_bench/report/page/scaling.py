@@ -19,7 +19,7 @@ def section(material: Material) -> Section:
     """By length for each shape; weak and strong scaling where rings of several sizes were timed."""
     lead = (
         f"Useful TFLOP/s per {device(material.rows)} ± how far the 95 % interval of the median "
-        "reaches. Darker is nearer to the fastest of the column."
+        "reaches. The stronger its colour, the nearer it is to the fastest of the column."
     )
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():

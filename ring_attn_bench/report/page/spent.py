@@ -40,19 +40,18 @@ def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
         Column("mask", "word"),
         Column("tokens", meaning=f"per {holder(rows)}"),
         Column("who", "word"),
+        Column("of the ring's time", "bar", "one call, launches, communication"),
         Column("ring ms"),
         Column("one call ms", meaning=f"of the kernel, at one {unit}'s share of the work"),
         Column("launches ms", meaning="twin less one call: more launches, merging, host"),
         Column("communication ms", meaning="ring less twin: what is not hidden"),
-        Column("of the ring's time", "bar", "one call, launches, communication"),
         Column(f"% of 1 {unit}", meaning="100 x one call / ring"),
         Column("% of twin", meaning="100 x twin / ring"),
         Column("work launched / useful"),
         Column("imbalance", meaning="the busiest rank's work over the mean"),
     )
     ordered = sorted(shown, key=_place)
-    folded = len(ordered) > 40 and len(material.shapes) > 1
-    yield Grid("by row", columns, tuple(_line(material, x) for x in ordered), folded=folded)
+    yield Grid("of each row", columns, tuple(_line(material, x) for x in ordered))
 
 
 def _place(row: ReportRow) -> tuple[str, bool, int, float]:
@@ -64,13 +63,13 @@ def _line(material: Material, row: ReportRow) -> tuple[Cell, ...]:
     launches = None if one is None or twin is None else twin - one
     sent = None if ring is None or twin is None else ring - twin
     return (
-        *material.where(row)[-3:],
+        *material.where(row)[:3],
         material.who(row),
+        _bar(ring, one, launches, sent),
         Cell(digits(ring, 4), ring),
         Cell(digits(one), one),
         Cell(_signed(launches), launches),
         Cell(_signed(sent), sent),
-        _bar(ring, one, launches, sent),
         Cell(percent(row.percent_of_one_gpu)),
         Cell(percent(row.percent_of_twin)),
         Cell("" if (work := row.executed_over_useful_flops) is None else f"{work:.2f}"),

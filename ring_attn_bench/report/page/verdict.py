@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.digits import plural, tokens
-from ring_attn_bench.report.groups import SharedShape, group, holder, mask
+from ring_attn_bench.report.groups import SharedShape, device, group, holder, mask
 from ring_attn_bench.report.page.decisions import Decision
 from ring_attn_bench.report.page.material import Material
 
 
 def sentence(material: Material, decisions: Sequence[Decision]) -> str:
     """Who is fastest how often, how ours fare beside peers, and how many rows failed."""
+    if not material.timed:
+        right = sum(row.status is Status.OK for row in material.rows)
+        told = f"{right:,} of {plural(len(material.rows), 'row')} are right; nothing was timed."
+        return f"{told} {_failures(material)}"
     return " ".join([*_fastest(decisions), *_peers(decisions), _failures(material)])
 
 
@@ -27,18 +32,37 @@ def points(material: Material, decisions: Sequence[Decision]) -> tuple[str, ...]
         alike.sort(key=lambda x: x.fastest.seqlen_per_gpu)
         if any(x.kernel for x in alike):
             lines.append(_by_length(material, alike))
-    return tuple(lines)
+    return (*lines, *_beside_one_call(material, decisions))
+
+
+def _beside_one_call(material: Material, decisions: Sequence[Decision]) -> Iterator[str]:
+    """How much of one call's pace the fastest rings have, from the least to the most."""
+    fastest = [x.fastest for x in decisions if x.fastest.world_size > 1]
+    shares = sorted(x for row in fastest if (x := row.percent_of_one_gpu) is not None)
+    if shares:
+        unit = device(material.rows)
+        yield (
+            f"The fastest ring of each shape has {_range([f'{x:.0f}' for x in shares])} % of the "
+            f"pace of one call of its kernel on one {unit}."
+        )
 
 
 def _by_length(material: Material, decisions: Sequence[Decision]) -> str:
     row = decisions[0].fastest
     parts = []
     for name, of_name in groupby(decisions, key=_name):
-        lengths = [tokens(x.fastest.seqlen_per_gpu) for x in of_name]
-        ends = lengths if len(lengths) == 1 else [lengths[0], lengths[-1]]
-        parts.append(f"{name} at {' to '.join(ends)}")
-    direction = row.direction.value.replace("_", " + ")
+        alike = list(of_name)
+        lengths = [tokens(x.fastest.seqlen_per_gpu) for x in alike]
+        ahead = [x.kernel.behind.times for x in alike if x.kernel is not None]
+        by = f" (by {_range([f'{x:.2f}x' for x in sorted(ahead)])})" if ahead else ""
+        parts.append(f"{name} at {_range(lengths)}{by}")
+    direction = row.direction.value.replace("_", " + ").capitalize()
     return f"{direction}, {mask(row)}, by tokens per {holder(material.rows)}: {'; '.join(parts)}."
+
+
+def _range(words: Sequence[str]) -> str:
+    """The first to the last of them."""
+    return " to ".join(dict.fromkeys((words[0], words[-1])))
 
 
 def _name(decision: Decision) -> str:
@@ -51,7 +75,7 @@ def _name(decision: Decision) -> str:
 def _fastest(decisions: Sequence[Decision]) -> Iterator[str]:
     met = [x for x in decisions if x.kernel is not None]
     if not met:
-        yield "Nothing was timed beside anything else." if decisions else "Nothing has a speed."
+        yield "Nothing was timed beside another kernel or ring."
         return
     by_backend = group([x.fastest for x in met], lambda row: row.backend)
     counts = sorted(by_backend.items(), key=lambda item: -len(item[1]))
@@ -70,10 +94,10 @@ def _peers(decisions: Sequence[Decision]) -> Iterator[str]:
     ahead = sum(x.times > 1 for x in leads)
     sure = sum(x.is_sure for x in leads)
     lost = sum(x.high is not None and x.high < 1 for x in leads)
-    shapes = plural(len(leads), "shape")
-    behind = f"; surely slower in {lost}" if lost else "; surely slower in none"
+    where = f"in {ahead} of {len(leads)}" if ahead < len(leads) else f"in all {len(leads)}"
+    behind = f", and surely slower in {lost}" if lost else ""
     yield (
-        f"The best of ours is faster than every peer in {ahead} of {shapes} "
+        f"The best of ours is faster than every peer {where} shapes that have one "
         f"({sure} beyond noise){behind}."
     )
 

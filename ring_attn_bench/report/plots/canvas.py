@@ -25,6 +25,7 @@ GREY = "#555555"
 BEHIND = "#C4C4C4"
 """Of lines that stand behind others."""
 _DPI = 150
+_POINTS = 72
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _NEEDLESS = re.compile(
     r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->|<style type.*?</style>", re.DOTALL
@@ -36,8 +37,11 @@ _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _FONTS = re.compile(r";? font-family: [^;\"]*")
 _IDS = re.compile(r'(\bid="|url\(#|xlink:href="#)')
 _BETWEEN = re.compile(r">\s+<")
-_PARTS = {"#000000": "ink", GREY: "soft", GRID: "line", "#ffffff": "paper", BEHIND: "behind"}
-"""By colour, what of a page it stands for."""
+_PARTS = {
+    "#000000": "ink", GREY: "soft", GRID: "line", "#ffffff": "paper", BEHIND: "behind",
+    "#0072b2": "blue", "#009e73": "green",
+}  # fmt: skip
+"""By colour, what of a page it stands for, or its name: where paper is dark it is lighter."""
 _LETTERS_PER_INCH = 14.5
 
 
@@ -125,7 +129,7 @@ def svg(figure: Figure, name: str) -> str:
     """The picture as an element of a page that has others: ids begin with its name.
 
     Words stay words; what is neither ink nor paper by colour alone is the page's own, which may be
-    dark: `--ink`, `--soft`, `--line` and `--paper`.
+    dark: `--ink`, `--soft`, `--line`, `--paper` and so on, see `_PARTS`.
     """
     _as_they_are(figure)
     drawn = StringIO()
@@ -133,7 +137,9 @@ def svg(figure: Figure, name: str) -> str:
         figure.savefig(drawn, format="svg", transparent=True, metadata=_NO_METADATA)
     text = _NEEDLESS.sub("", drawn.getvalue())
     head, rest = _TAG.sub(lambda tag: _slimmed(tag[0], name), text).split(">", 1)
-    return _BETWEEN.sub("><", f"{_SIZE.sub('', head)}>{rest}").strip()
+    width = figure.get_figwidth() * _POINTS
+    size = f'style="max-width: {1.35 * width:.0f}px; min-width: {0.8 * width:.0f}px"'
+    return _BETWEEN.sub("><", f"{_SIZE.sub('', head)} {size}>{rest}").strip()
 
 
 def _slimmed(tag: str, name: str) -> str:
@@ -143,6 +149,12 @@ def _slimmed(tag: str, name: str) -> str:
     for colour, part in _PARTS.items():
         tag = re.sub(colour, f"var(--{part})", tag, flags=re.IGNORECASE)
     return tag
+
+
+def paint(colour: str) -> str:
+    """The colour as a page has it, whether its paper is light or dark."""
+    part = {known.lower(): part for known, part in _PARTS.items()}.get(colour.lower())
+    return f"var(--{part})" if part else colour
 
 
 def _as_they_are(figure: Figure) -> None:
