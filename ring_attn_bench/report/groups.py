@@ -202,6 +202,8 @@ def words(row: ReportRow, names: Sequence[str]) -> tuple[str, ...]:
 
 def _short(row: ReportRow, name: str) -> str:
     word = row.word(name)
+    if name == "transport" and word == "own":  # a peer's, which its name says
+        return ""
     if word is None or name not in row.options or name == "schedule":
         return word or ""
     if word == _BY_DEFAULT[name]:

@@ -34,9 +34,7 @@ def section(material: Material) -> Section:
         blocks.append(Words(("Everything ran to its end and was right.",)))
     blocks.append(_counts(material.rows))
     blocks += [Words(material.gallery.skipped)] if material.gallery.skipped else []
-    lead = ("A wrong row has no speed. `unsupported` and `oom` are answers, not failures.").replace(
-        "`", ""
-    )
+    lead = "A wrong row has no speed. Unsupported and oom are answers, not failures."
     return Section("missing", "What did not run, and why", lead, tuple(blocks))
 
 
@@ -66,11 +64,9 @@ def _where(rows: Sequence[ReportRow]) -> str:
 
 def _counts(rows: Sequence[ReportRow]) -> Grid:
     grid = Grid.of(counts(rows))
+    names = {row.backend for row in rows}
     body = tuple(
-        (Cell(first.text, who=_who(first.text, rows)), *rest) for first, *rest in grid.rows
+        (Cell(name.text, who=name.text if name.text in names else ""), *rest)
+        for name, *rest in grid.rows
     )
     return Grid(grid.caption, grid.columns, body)
-
-
-def _who(name: str, rows: Sequence[ReportRow]) -> str:
-    return name if any(row.backend == name for row in rows) else ""

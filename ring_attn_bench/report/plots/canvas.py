@@ -117,6 +117,7 @@ def save(figure: Figure, path: Path) -> Path:
     drawn, packed = BytesIO(), BytesIO()
     _as_they_are(figure)
     figure.savefig(drawn)
+    figure.set_layout_engine("none")  # found once, it stays: the SVG of it is the same picture
     # a palette holds all that lines on white need, in a third of the bytes: reports travel
     Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
         packed, "png", optimize=True
