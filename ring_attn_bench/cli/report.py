@@ -22,12 +22,30 @@ def report(
     out: Annotated[
         Path | None, out_folder("Folder for the report; by itself the records'.")
     ] = None,
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index",
+            help="RECORDS is a folder of runs: an index of them, and each row's history.",
+        ),
+    ] = False,
 ) -> None:
     """One page, tables, CSV and plots from records; needs no GPU and no torch.
 
     Exit code 0 whatever the records say of backends: what is wrong is told in tables and page.
     """
+    if index:
+        _index(records, out)
+        return
     show(records_file(records), out)
+
+
+def _index(folder: Path, out: Path | None) -> None:
+    from ring_attn_bench.report.write import write_index
+
+    if out is not None:
+        raise typer.BadParameter("an index lies beside its runs; leave out --out.")
+    typer.echo(f"Index: {', '.join(map(str, write_index(folder)))}")
 
 
 def show(records: Path, out: Path | None) -> int:

@@ -39,6 +39,38 @@ def write_report(records_path: Path, out_dir: Path) -> list[Path]:
     return [table, text, web, *gallery.paths]
 
 
+def write_index(folder: Path) -> list[Path]:
+    """Writes index.html over the runs in the folder, and their table into its README.md.
+
+    There it goes between the lines `<!-- runs -->` and `<!-- /runs -->`, where they are. Raises
+    FileError if no folder in it holds records.
+    """
+    see_to_matplotlib()
+    from ring_attn_bench.report.page.history import Run, index, overview
+    from ring_attn_bench.report.page.html import html
+    from ring_attn_bench.report.page.markdown import table
+
+    found = {path.parent.name: path for path in sorted(folder.glob("*/records.jsonl*"))}
+    runs = [Run.of(name, list(read(path))) for name, path in found.items()]
+    runs = [run for run in runs if run.rows]
+    if not runs:
+        raise FileError(
+            f"no folder in {folder} holds records; name the one in which runs have theirs."
+        )
+    others = [path.parent.name for path in sorted(folder.glob("*/README.md"))]
+    web, readme = folder / "index.html", folder / "README.md"
+    files.write(web, html(index(runs, [name for name in others if name not in found])))
+    if not readme.exists():
+        return [web]
+    text = files.decoded(files.read_bytes(readme), str(readme))
+    before, begin, rest = text.partition("<!-- runs -->\n")
+    _, end, after = rest.partition("<!-- /runs -->")
+    if not end:
+        return [web]
+    files.write(readme, f"{before}{begin}{table(overview(runs))}\n{end}{after}")
+    return [web, readme]
+
+
 def summary(records: Iterable[Record], width: int = tables.WIDTH) -> str:
     """Speed, errors and, last, the verdict, at most that many columns wide.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ring_attn_bench.records.record import Record
@@ -51,7 +52,7 @@ def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
         _about(material.rows),
         verdict.sentence(material, found),
         verdict.points(material, found),
-        _marks(material.rows),
+        marks(material.rows),
         (
             _decided(material, found),
             *timed,
@@ -86,13 +87,28 @@ def _machine(lines: Sequence[ReportRow]) -> str:
     return f"{places}, W = {', '.join(map(str, sizes))}"
 
 
-def _about(lines: Sequence[ReportRow]) -> str:
-    suites = ", ".join(dict.fromkeys(row.suite for row in lines))
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Where, when and by which commits rows were measured, in short words."""
+
+    machine: str
+    minutes: tuple[str, ...]
+    """The first and the last in which one began; one, or none that is known."""
+    commits: tuple[str, ...]
+
+
+def stamp(lines: Sequence[ReportRow]) -> Stamp:
+    """That of some rows."""
     dates = sorted(row.started_at for row in lines if row.started_at)
-    ends = dict.fromkeys(_minute(date) for date in dates[:1] + dates[-1:])
-    when = f", measured {' to '.join(ends)}" if dates else ""
-    commits = ", ".join(dict.fromkeys(_short(row.commit) for row in lines if row.commit))
-    by = f" by commit {commits}" if commits else ""
+    minutes = dict.fromkeys(_minute(date) for date in dates[:1] + dates[-1:])
+    commits = dict.fromkeys(_short(row.commit) for row in lines if row.commit)
+    return Stamp(_machine(lines), tuple(minutes), tuple(commits))
+
+
+def _about(lines: Sequence[ReportRow]) -> str:
+    suites, place = ", ".join(dict.fromkeys(row.suite for row in lines)), stamp(lines)
+    when = f", measured {' to '.join(place.minutes)}" if place.minutes else ""
+    by = f" by commit {', '.join(place.commits)}" if place.commits else ""
     contestants = plural(len({row.contestant for row in lines}), "contestant")
     cases = plural(len({row.case for row in lines}), "case")
     counted = f"{contestants}, {cases}, {plural(len(lines), 'record')}"
@@ -111,7 +127,7 @@ def _short(commit: str) -> str:
     return name[:12] + dirty
 
 
-def _marks(lines: Sequence[ReportRow]) -> tuple[Mark, ...]:
+def marks(lines: Sequence[ReportRow]) -> tuple[Mark, ...]:
     """Backends in the order of the rows."""
     style = Style.of(lines)
     return tuple(

@@ -17,7 +17,7 @@ def section(material: Material) -> Section:
     """By the number of ranks first, where there are several; then every shape."""
     blocks: list[Block] = list(_by_ranks(material))
     for shape, rows in material.shapes.items():
-        shown = [*material.pictures("errors", shape), *_by_tensor(rows)]
+        shown: list[Block] = [*material.pictures("errors", shape), *_by_tensor(rows)]
         if shown and (len(material.shapes) > 1 or blocks):
             blocks.append(Heading(material.headings[shape]))
         blocks += shown

@@ -15,7 +15,7 @@ def section(material: Material) -> Section:
     """A picture and a table for each shape, direction and mask; the smallest first."""
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():
-        shown = [*material.pictures("memory", shape), *_grids(material, rows)]
+        shown: list[Block] = [*material.pictures("memory", shape), *_grids(material, rows)]
         if shown and len(material.shapes) > 1:
             blocks.append(Heading(material.headings[shape]))
         blocks += shown

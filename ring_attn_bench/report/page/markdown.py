@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 from ring_attn_bench.report.page.model import (
     Block,
@@ -25,6 +26,11 @@ def markdown(page: Page) -> str:
     parts.append("\n".join(f"- {escape(point)}" for point in page.points))
     parts += [text for section in page.sections for text in _section(section)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(grid: Grid) -> str:
+    """A table alone."""
+    return _grid(grid)
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -80,6 +86,8 @@ def _cell(cell: Cell, kind: str) -> str:
     text = escape(cell.text)
     if kind == "code" and text:
         return f"<code>{text}</code>"
+    if cell.link:
+        return f"[{text}]({quote(cell.link)})"
     return f"**{text}**" if cell.tone == "good" and text else text
 
 

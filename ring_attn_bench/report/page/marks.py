@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 
@@ -14,7 +15,7 @@ def outline(marker: str) -> str:
     """The commands of a path in a box of 1 x 1 around the origin."""
     style = MarkerStyle(marker)
     path = style.get_path().transformed(style.get_transform())
-    reach = abs(path.vertices).max() or 1.0  # type: ignore[union-attr]
+    reach = float(np.abs(path.vertices).max()) or 1.0
     parts = []
     for points, code in path.iter_segments(simplify=False):
         if code == Path.CLOSEPOLY:

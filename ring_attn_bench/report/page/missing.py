@@ -8,7 +8,7 @@ from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import plural
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Section, Words
+from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Section, Tone, Words
 from ring_attn_bench.report.tables import counts
 from ring_attn_bench.report.tables.gaps import Gap, by_reason
 
@@ -40,7 +40,7 @@ def section(material: Material) -> Section:
 
 def _line(material: Material, gap: Gap) -> tuple[Cell, ...]:
     who = list(dict.fromkeys(material.naming.label(row) for row in gap.rows))
-    tone = "bad" if gap.status.is_failure else "quiet"
+    tone: Tone = "bad" if gap.status.is_failure else "quiet"
     return (
         Cell(gap.status.value, gap.status.badness, tone),
         Cell(str(len(gap.rows))),

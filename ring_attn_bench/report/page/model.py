@@ -22,7 +22,8 @@ _SUFFIX = {"": 1, "K": 2**10, "M": 2**20}
 class Cell:
     """A text and what it means. who: the backend that it names first, and whose mark it gets.
 
-    heat: how near it is to the best, from 0 to 1. parts: shares of a whole, for a bar.
+    heat: how near it is to the best, from 0 to 1. parts: shares of a whole, for a bar. link: where
+    the text leads, as a path from the page.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Cell:
     who: str = ""
     heat: float | None = None
     parts: tuple[float, ...] = ()
+    link: str = ""
 
     @property
     def rank(self) -> float | None:
@@ -141,7 +143,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """All that there is to say of a run, the most important first."""
+    """All that there is to say of a run or of several, the most important first."""
 
     title: str
     about: str

@@ -10,7 +10,7 @@ from ring_attn_bench.report.groups import device, group
 from ring_attn_bench.report.page.decisions import SIDE, time
 from ring_attn_bench.report.page.explained import HOW
 from ring_attn_bench.report.page.material import MEMORY, Material, error, memory
-from ring_attn_bench.report.page.model import Cell, Column, Commands, Grid, Section, Terms
+from ring_attn_bench.report.page.model import Cell, Column, Commands, Grid, Section, Terms, Tone
 
 
 def how() -> Section:
@@ -72,7 +72,7 @@ def _every_row(material: Material) -> Grid:
 
 def _line(material: Material, row: ReportRow) -> tuple[Cell, ...]:
     word = "interpreted" if row.interpreted and row.status.value == "ok" else row.status.value
-    tone = "bad" if row.status.is_failure else "" if row.status.value == "ok" else "quiet"
+    tone: Tone = "bad" if row.status.is_failure else "" if row.status.value == "ok" else "quiet"
     return (
         *material.where(row),
         material.who(row),

@@ -23,7 +23,7 @@ def section(material: Material) -> Section:
     )
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():
-        shown = [*material.pictures("throughput", shape), *_by_length(material, rows)]
+        shown: list[Block] = [*material.pictures("throughput", shape), *_by_length(material, rows)]
         if shown and len(material.shapes) > 1:
             blocks.append(Heading(material.headings[shape]))
         blocks += shown
