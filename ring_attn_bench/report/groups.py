@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ring_attn_bench.report.columns import OPTIONS, ReportRow
@@ -62,10 +62,16 @@ class SharedShape:
         return ", ".join((f"batch {self.batch}", heads, self.dtype, *self.extras))
 
     @property
+    def but_for_ranks(self) -> SharedShape:
+        """What rings of several sizes share."""
+        return replace(self, world_size=0, played_on=None)
+
+    @property
     def slug(self) -> str:
         """A slug for file names: w4_b1_h32-8_d128_bfloat16."""
         heads = f"h{self.heads_q}-{self.heads_kv}_d{self.head_dim}"
-        size = f"w{self.world_size}" + (f"on{self.played_on}" if self.played_on else "")
+        played = f"on{self.played_on}" if self.played_on else ""
+        size = f"w{self.world_size}{played}" if self.world_size else "ranks"
         parts = (size, f"b{self.batch}", heads, self.dtype, *self.extras)
         return "_".join(parts).replace(" ", "")
 

@@ -56,19 +56,16 @@ def _whole(grid: Grid) -> Grid:
 def _by_ranks(material: Material) -> Iterator[Block]:
     """The worst error of each backend and tensor beside plain PyTorch's, a column for each W."""
     rows = [row for row in material.rows if row.oracle]
-    found = []
-    for alike in group(rows, _but_for_ranks).values():
-        sizes = sorted({row.world_size for row in alike})
-        if len(sizes) > 1:
-            found.append(_grid(alike, sizes))
+    found: list[Block] = []
+    for shape, of_shape in group(rows, lambda row: SharedShape.of(row).but_for_ranks).items():
+        found += material.pictures("growth", shape)
+        for alike in group(of_shape, lambda row: row.causal).values():
+            sizes = sorted({row.world_size for row in alike})
+            if len(sizes) > 1:
+                found.append(_grid(alike, sizes))
     if found:
         yield Heading("By the number of ranks")
         yield from found
-
-
-def _but_for_ranks(row: ReportRow) -> tuple[object, ...]:
-    """All that rings of several sizes share, their tokens in all or on each rank apart."""
-    return replace(SharedShape.of(row), world_size=0, played_on=None), row.causal
 
 
 def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> Grid:

@@ -72,7 +72,8 @@ class Material:
         for drawn in self.gallery.pictures:
             if (drawn.topic, drawn.shape) == (topic, shape.slug):
                 path = PurePosixPath(drawn.path.relative_to(self.folder).as_posix())
-                yield Picture(path, drawn.svg, f"{topic}: {self.headings[shape]}")
+                shared = self.headings.get(shape, shape.title)
+                yield Picture(path, drawn.svg, f"{topic}: {shared}")
 
     def who(self, row: ReportRow) -> Cell:
         """The row's contestant, with its mark."""

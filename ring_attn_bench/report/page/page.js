@@ -20,9 +20,11 @@
     const body = table.tBodies[0];
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, at) => {
-      const button = make("button", { type: "button" }, ...head.childNodes);
+      // beside the words, not around them: a button is not repeated on the next sheet of paper
+      const button = make("button", { type: "button" });
+      button.setAttribute("aria-label", `Sort by ${head.textContent}`);
       head.append(button);
-      button.addEventListener("click", () => {
+      head.addEventListener("click", () => {
         const first = head.classList.contains("number") ? "descending" : "ascending";
         const next = { ascending: "descending", descending: "ascending" };
         const way = next[head.getAttribute("aria-sort")] ?? first;

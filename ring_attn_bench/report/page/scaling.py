@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import digits, tokens
@@ -66,8 +65,7 @@ def _scaled(
     material: Material, size: Callable[[ReportRow], tuple[int, str]], kind: str
 ) -> Iterator[Grid]:
     def alike(row: ReportRow) -> tuple[object, ...]:
-        shape = replace(SharedShape.of(row), world_size=0, played_on=None)
-        return shape, row.causal, row.direction, size(row)
+        return SharedShape.of(row).but_for_ranks, row.causal, row.direction, size(row)
 
     for rows in group(material.timed, alike).values():
         if len({row.world_size for row in rows}) > 1:

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.groups import by_shape
+from ring_attn_bench.report.groups import SharedShape, by_shape, group
 from ring_attn_bench.report.plots.canvas import save, svg
 from ring_attn_bench.report.plots.errors import draw_errors
+from ring_attn_bench.report.plots.growth import draw_growth
 from ring_attn_bench.report.plots.memory import draw_memory
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.plots.throughput import draw_throughput
@@ -58,10 +61,16 @@ def draw(rows: Sequence[ReportRow], folder: Path) -> Gallery:
         for shape, alike in by_shape(rows).items():
             figure = picture(alike, style)
             if figure is not None:
-                name = f"{topic}_{shape.slug}"
-                path = save(figure, folder / f"{name}.png")
-                drawn = svg(figure, f"p{len(pictures)}")
-                pictures.append(Drawn(topic, shape.slug, path, drawn))
+                pictures.append(_drawn(figure, topic, shape, folder, len(pictures)))
         if len(pictures) == before:
             skipped.append(f"No {topic} plot: {_WHY_NONE[topic]}.")
+    for shape, alike in group(rows, lambda row: SharedShape.of(row).but_for_ranks).items():
+        figure = draw_growth(alike, style, shape.title)
+        if figure is not None:
+            pictures.append(_drawn(figure, "growth", shape, folder, len(pictures)))
     return Gallery(tuple(pictures), tuple(skipped))
+
+
+def _drawn(figure: Figure, topic: str, shape: SharedShape, folder: Path, number: int) -> Drawn:
+    path = save(figure, folder / f"{topic}_{shape.slug}.png")
+    return Drawn(topic, shape.slug, path, svg(figure, f"p{number}"))

@@ -9,13 +9,15 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
+from numpy import unique
 
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv, plots
 from ring_attn_bench.report.groups import constants, varying
-from ring_attn_bench.report.plots.canvas import BEHIND
+from ring_attn_bench.report.plots.canvas import BEHIND, save
+from ring_attn_bench.report.plots.errors import draw_errors
 from ring_attn_bench.report.plots.memory import draw_memory
 from ring_attn_bench.report.plots.missing import missing
 from ring_attn_bench.report.plots.style import Style
@@ -228,6 +230,36 @@ def test_in_small_panels_a_backend_stands_before_all_others_in_grey(
         behind = [line for line in axes.lines if line.get_color() == BEHIND]
         assert len(behind) == 7
         assert all(line.get_zorder() < own.get_zorder() for line in behind)
+
+
+def test_the_colours_of_backends_are_those_of_the_file(
+    make_record, make_case, make_contestant, tmp_path
+):
+    found = many(make_record, make_case, make_contestant, 24)
+    style = Style.of(found)
+    path = save(draw_errors(found, style), tmp_path / "errors.png")
+    pixels = unique((imread(path)[..., :3] * 255).round().reshape(-1, 3), axis=0)
+    for colour in {style.colour(x) for x in found}:
+        wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+        assert abs(pixels - wanted).max(axis=1).min() <= 6, colour
+
+
+def test_more_backends_than_a_legend_tells_have_their_name_beside_their_errors(
+    make_record, make_case, make_contestant
+):
+    found = many(make_record, make_case, make_contestant, 24)
+    figure = draw_errors(found, Style.of(found))
+    assert figure.legends == []
+    names = {label.get_text() for label in figure.axes[0].get_yticklabels()}
+    assert names == {row.backend for row in found}
+    assert [axes.get_title() for axes in figure.axes] == 2 * ["out", "lse", "dq", "dk", "dv"]
+
+
+def test_errors_of_rings_of_several_sizes_are_drawn_by_size(make_record, make_case, tmp_path):
+    cases = [make_case(world_size=size, seqlen_total=8192) for size in (2, 4, 8)]
+    gallery = plots.draw(rows(make_record(case=case) for case in cases), tmp_path)
+    assert gallery.pictures[-1].topic == "growth"
+    assert gallery.paths[-1].name == "growth_ranks_b1_h32-8_d128_bfloat16.png"
 
 
 def test_a_backend_that_nobody_knows_looks_the_same_beside_others(make_record, make_contestant):
