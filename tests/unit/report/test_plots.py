@@ -235,9 +235,9 @@ def test_in_small_panels_a_backend_stands_before_all_others_in_grey(
 def test_the_colours_of_backends_are_those_of_the_file(
     make_record, make_case, make_contestant, tmp_path
 ):
-    found = many(make_record, make_case, make_contestant, 24)
+    found = many(make_record, make_case, make_contestant, 10)
     style = Style.of(found)
-    path = save(draw_errors(found, style), tmp_path / "errors.png")
+    path = save(draw_throughput(found, style), tmp_path / "throughput.png")
     pixels = unique((imread(path)[..., :3] * 255).round().reshape(-1, 3), axis=0)
     for colour in {style.colour(x) for x in found}:
         wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
