@@ -83,6 +83,9 @@ class RingContext:
     InvalidArgument for a mesh of more dims or a rank outside the group, TransportUnavailable,
     RingBroken where the other ranks do not come.
 
+    An error that leaves its `with` block ends what the rank has under way, and is not held up by
+    peers that wait for it: they find out by the timeout.
+
     A module that holds one can be copied and pickled: a copy is the same context. Pickled are the
     options, the timeout and the ranks; what is unpickled makes its communicator at its first call
     (or at the first look at `group`, `rank`, ...), which every rank must make, and not before,
@@ -142,7 +145,9 @@ class RingContext:
         self._check_open()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is not None and self._made is not None:
+            _abort(self._made.group)
         self.close()
 
     def __copy__(self) -> RingContext:
@@ -309,6 +314,12 @@ def _nothing() -> None:
 def _destroy(group: dist.ProcessGroup) -> None:
     with suppress(AssertionError, ValueError):  # with the default group all others went too
         dist.destroy_process_group(group)
+
+
+def _abort(group: dist.ProcessGroup) -> None:
+    """Ends what a rank that failed has under way: to destroy a group would wait for its peers."""
+    with suppress(RuntimeError):  # a backend that cannot
+        group.abort()
 
 
 def _unpickled(wanted: _Wanted, closed: bool = False) -> RingContext:
