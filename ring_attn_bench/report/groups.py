@@ -94,6 +94,11 @@ def mask(row: ReportRow) -> str:
     return "causal" if row.causal else "full"
 
 
+def direction(row: ReportRow) -> str:
+    """The row's direction in words: forward + backward."""
+    return row.direction.value.replace("_", " + ")
+
+
 def machine(rows: Sequence[ReportRow]) -> str:
     """What the rows ran on: 4 x NVIDIA H200."""
     places = dict.fromkeys(_place(row) for row in rows)

@@ -23,9 +23,10 @@ from ring_attn_bench.report.page import (
     verdict,
 )
 from ring_attn_bench.report.page.decisions import Decision
-from ring_attn_bench.report.page.material import Material, is_peer
+from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Mark, Page, Section, Words
 from ring_attn_bench.report.plots import Gallery
+from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.rows import latest, rows
 

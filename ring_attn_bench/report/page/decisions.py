@@ -15,10 +15,10 @@ from ring_attn_bench.report.page.material import (
     MEMORY,
     Material,
     error,
-    is_peer,
     memory,
 )
 from ring_attn_bench.report.page.model import Cell, Column, Grid
+from ring_attn_bench.report.plots.peers import is_peer
 
 SIDE = "± the larger side of its 95 % confidence interval, where there are 6 samples"
 

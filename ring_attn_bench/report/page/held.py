@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import tokens
-from ring_attn_bench.report.groups import group, holder, mask
+from ring_attn_bench.report.groups import direction, group, holder, mask
 from ring_attn_bench.report.page.material import MEMORY, Material, memory
 from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section, Words
 
@@ -37,6 +37,6 @@ def _grids(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
             missing = [not cell.text for cell in reversed(cells)]
             lines.append(((missing, size), (material.who(of_contestant[0]), *cells)))
         lines.sort(key=lambda line: line[0])
-        direction = alike[0].direction.value.replace("_", " + ")
-        caption = f"{direction}, {mask(alike[0])}, MiB by tokens per {holder(rows)}"
+        way = direction(alike[0])
+        caption = f"{way}, {mask(alike[0])}, MiB by tokens per {holder(rows)}"
         yield Grid(caption, columns, tuple(cells for _, cells in lines))

@@ -9,7 +9,7 @@ from itertools import pairwise
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import digits, plural, tokens
-from ring_attn_bench.report.groups import SharedShape, label, machine, mask
+from ring_attn_bench.report.groups import SharedShape, direction, label, machine, mask
 from ring_attn_bench.report.page.build import marks, stamp
 from ring_attn_bench.report.page.lead import HOW, lead
 from ring_attn_bench.report.page.model import Cell, Column, Grid, Page, Section, Tone, Words
@@ -178,7 +178,7 @@ def _change(before: _Seen, after: _Seen) -> tuple[Cell, ...]:
         Cell(str(change), change.times, tone),
         Cell(word, tone=tone),
         Cell(label(row, ("backend", "partition", "transport", *row.options)), who=row.backend),
-        Cell(row.direction.value.replace("_", " + ")),
+        Cell(direction(row)),
         Cell(mask(row)),
         Cell(tokens(row.seqlen_per_gpu), row.seqlen_per_gpu),
         Cell(f"{machine([row])}, {shape.title}"),

@@ -10,12 +10,9 @@ from pathlib import Path, PurePosixPath
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.report.columns import TENSORS, ReportRow
 from ring_attn_bench.report.digits import digits, tokens
-from ring_attn_bench.report.groups import Naming, SharedShape, by_shape, heading, mask
+from ring_attn_bench.report.groups import Naming, SharedShape, by_shape, direction, heading, mask
 from ring_attn_bench.report.page.model import Cell, Column, Picture
 from ring_attn_bench.report.plots import Gallery
-from ring_attn_bench.report.plots.peers import is_peer
-
-__all__ = ["Material", "is_peer"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class Material:
         shape = SharedShape.of(row)
         told = (Cell(self.short[shape]),) if len(self.shapes) > 1 else ()
         return (
-            Cell(row.direction.value.replace("_", " + ")),
+            Cell(direction(row)),
             Cell(mask(row)),
             Cell(tokens(row.seqlen_per_gpu), row.seqlen_per_gpu),
             *told,

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import digits, tokens
-from ring_attn_bench.report.groups import device, group, holder, mask
-from ring_attn_bench.report.page.material import Material, is_peer
+from ring_attn_bench.report.groups import device, direction, group, holder, mask
+from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section
+from ring_attn_bench.report.plots.peers import is_peer
 
 _PEER = "a ring of its own"
 
@@ -33,7 +34,7 @@ def _grids(rows: Sequence[ReportRow]) -> Iterator[Grid]:
     for alike in group(rows, lambda row: (row.causal, row.direction)).values():
         ways = sorted({_way(row) for row in alike}, key=lambda way: (way == _PEER, way))
         first = alike[0]
-        caption = f"{first.direction.value.replace('_', ' + ')}, {mask(first)}"
+        caption = f"{direction(first)}, {mask(first)}"
         columns = (
             Column("tokens", meaning=f"per {holder(alike)}"),
             Column("kernel or peer", "word"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import digits, tokens
-from ring_attn_bench.report.groups import SharedShape, device, group, holder, mask
+from ring_attn_bench.report.groups import SharedShape, device, direction, group, holder, mask
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section, Words
 from ring_attn_bench.report.plots.lines import interval
@@ -34,7 +34,7 @@ def _by_length(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
         timed = [row for row in alike if row.latency_ms is not None]
         if len({row.seqlen_per_gpu for row in timed}) > 1:
             what = f"by tokens per {holder(rows)}"
-            caption = f"{alike[0].direction.value.replace('_', ' + ')}, {mask(alike[0])}, {what}"
+            caption = f"{direction(alike[0])}, {mask(alike[0])}, {what}"
             yield _grid(material, caption, timed, lambda row: row.seqlen_per_gpu, tokens)
 
 
@@ -70,9 +70,9 @@ def _scaled(
     for rows in group(material.timed, alike).values():
         if len({row.world_size for row in rows}) > 1:
             first = rows[0]
-            direction = first.direction.value.replace("_", " + ")
+            way = direction(first)
             shape = SharedShape.of(first).title
-            caption = f"{kind}: {size(first)[1]}, {direction}, {mask(first)}, {shape}"
+            caption = f"{kind}: {size(first)[1]}, {way}, {mask(first)}, {shape}"
             yield _grid(material, caption, rows, lambda row: row.world_size, lambda w: f"W = {w}")
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.digits import plural, tokens
-from ring_attn_bench.report.groups import SharedShape, device, group, holder, mask
+from ring_attn_bench.report.groups import SharedShape, device, direction, group, holder, mask
 from ring_attn_bench.report.page.decisions import Decision
 from ring_attn_bench.report.page.material import Material
 
@@ -56,8 +56,8 @@ def _by_length(material: Material, decisions: Sequence[Decision]) -> str:
         ahead = [x.kernel.behind.times for x in alike if x.kernel is not None]
         by = f" (by {_range([f'{x:.2f}x' for x in sorted(ahead)])})" if ahead else ""
         parts.append(f"{name} at {_range(lengths)}{by}")
-    direction = row.direction.value.replace("_", " + ").capitalize()
-    return f"{direction}, {mask(row)}, by tokens per {holder(material.rows)}: {'; '.join(parts)}."
+    way = direction(row).capitalize()
+    return f"{way}, {mask(row)}, by tokens per {holder(material.rows)}: {'; '.join(parts)}."
 
 
 def _range(words: Sequence[str]) -> str:
