@@ -67,7 +67,7 @@ def write_index(folder: Path) -> list[Path]:
     _, end, after = rest.partition("<!-- /runs -->")
     if not end:
         return [web]
-    files.write(readme, f"{before}{begin}{table(overview(runs))}\n{end}{after}")
+    files.write(readme, f"{before}{begin}{table(overview(runs, 'report.md'))}\n{end}{after}")
     return [web, readme]
 
 

@@ -74,8 +74,8 @@ def index(runs: Sequence[Run], others: Sequence[str] = ()) -> Page:
     )
 
 
-def overview(runs: Sequence[Run]) -> Grid:
-    """A line for each, the newest first."""
+def overview(runs: Sequence[Run], leads_to: str = "report.html") -> Grid:
+    """A line for each, the newest first; leads_to: the file of its folder."""
     columns = (
         Column("run", "word"),
         Column("measured", "word"),
@@ -87,14 +87,14 @@ def overview(runs: Sequence[Run]) -> Grid:
         Column("failures"),
     )
     ordered = sorted(runs, key=lambda run: (run.when, run.name), reverse=True)
-    return Grid("the newest first", columns, tuple(map(_line, ordered)))
+    return Grid("the newest first", columns, tuple(_line(run, leads_to) for run in ordered))
 
 
-def _line(run: Run) -> tuple[Cell, ...]:
+def _line(run: Run, leads_to: str) -> tuple[Cell, ...]:
     bad = sum(row.status.is_failure for row in run.rows)
     place = stamp(run.rows)
     return (
-        Cell(run.name, link=f"{run.name}/report.html"),
+        Cell(run.name, link=f"{run.name}/{leads_to}"),
         Cell(place.minutes[0] if place.minutes else ""),
         Cell(place.machine),
         Cell(", ".join(dict.fromkeys(row.suite for row in run.rows))),

@@ -88,7 +88,7 @@ def test_an_index_is_written_beside_its_runs_and_into_their_readme(run, tmp_path
     assert text.startswith("# Mine\n<!-- runs -->\n")
     assert text.endswith("<!-- /runs -->\nend\n")
     assert "old" not in text
-    assert "[2026-01-02](2026-01-02/report.html)" in text
+    assert "[2026-01-02](2026-01-02/report.md)" in text
     assert 'href="2026-01-01/report.html"' in (tmp_path / "index.html").read_text(encoding="utf-8")
     write_index(tmp_path)
     assert readme.read_text(encoding="utf-8") == text
