@@ -29,6 +29,7 @@ LAYERS = (
     {"bench"},
     {"probe", "tune"},
     {"report"},
+    {"compare"},
     {"cli"},  # what people type
     {"__main__"},
 )
