@@ -29,7 +29,7 @@ LAYERS = (
     {"bench"},
     {"probe", "tune"},
     {"report"},
-    {"compare"},
+    {"advise", "compare"},
     {"cli"},  # what people type
     {"__main__"},
 )
