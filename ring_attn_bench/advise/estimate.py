@@ -215,4 +215,4 @@ def _slope(points: Sequence[tuple[float, float]], more: float) -> float:
     wide = sum((x - mean_x) ** 2 for x, _ in points)
     if not wide:
         return 1.0 if more > 0 else 0.0
-    return max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in points) / wide)
+    return max(0.0, float(sum((x - mean_x) * (y - mean_y) for x, y in points) / wide))
