@@ -115,7 +115,8 @@ def _figure(run: str, record: Record) -> Figure | None:
     call, kept = _memory(record.memory, shape.gpu)
     return Figure(
         run=run, started_at=record.started_at, played=record.contestant.played, way=way,
-        shape=shape, ms=_short(summary.median) or 0.0, low=_short(summary.low), high=_short(summary.high),
+        shape=shape, ms=_short(summary.median) or 0.0,
+        low=_short(summary.low), high=_short(summary.high),
         call=_short(call), kept=_short(kept), error=_short(_error(record)),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import option
 from ring_attn_bench.cli.paths import named, runs_of
 from ring_attn_bench.cli.terminal import width
+from ring_attn_bench.errors import InvalidArgument
 
 WHEN = "What counts as a change"
 HOW = "How it is shown"
@@ -64,6 +66,14 @@ def compare(
         typer.echo(sentence, err=True)
 
     old, new = (side(str(path), runs_of(path), tell) for path in (before, after))
+    for name, value in (
+        ("effect", effect),
+        ("error", error),
+        ("memory", memory),
+        ("between", between),
+    ):
+        if not isfinite(value):
+            raise InvalidArgument(f"--{name} is {value}; give a number of percent.")
     limits = Limits(effect / 100, error / 100, memory / 100, between / 100)
     found = compared(old, new, limits)
     if junit is not None:

@@ -14,6 +14,7 @@ from ring_attn_bench.compare.sides import Key, Side, worst
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.statistics import CONFIDENCE, slowest_rank
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.ring.options import texts
 
 MIB = 2**20
 PAGE = 2 * MIB
@@ -21,6 +22,11 @@ PAGE = 2 * MIB
 MOST_ONE_ELEMENT = 1.5
 """How much larger the largest error of a tensor may become: one element decides it, and another
 order of adding up changes that one, but not by half."""
+
+
+NO_ERROR = 1e-3
+"""A change below this share of plain PyTorch's own rms error is none: of a result that was exact,
+the last bit is no regression."""
 
 
 class Verdict(StrEnum):
@@ -124,9 +130,15 @@ class Row:
 
     @property
     def took(self) -> str:
-        """Where `auto` chose something else: both choices."""
-        old, new = (sorted({str(r.took) for r in side}) for side in (self.before, self.after))
-        return "" if old == new else f"{' / '.join(old)} -> {' / '.join(new)}"
+        """Where `auto` chose something else: `schedule steps -> gather`."""
+        old, new = (_taken(side) for side in (self.before, self.after))
+        pairs = ((name, word, new.get(name, word)) for name, word in old.items())
+        return ", ".join(f"{name} {was} -> {now}" for name, was, now in pairs if was != now)
+
+
+def _taken(records: Sequence[Record]) -> dict[str, str]:
+    took = next((record.took for record in records if record.took is not None), None)
+    return {} if took is None else texts(took)
 
 
 def row(key: Key, before: Side, after: Side, limits: Limits) -> Row:
@@ -161,21 +173,40 @@ def _times(record: Record) -> list[float]:
 def _errors(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Iterator[Size]:
     """By tensor; of several runs the largest."""
     before, after = (_largest_errors(side) for side in (old, new))
-    for name in before.keys() & after.keys():
-        (rms, most), (rms_now, most_now) = before[name], after[name]
-        if rms_now > (1 + limits.error) * rms or rms > (1 + limits.error) * rms_now:
-            yield Size(f"error of {name}", rms, rms_now, rms_now > rms)
-        elif most_now > MOST_ONE_ELEMENT * most or most > MOST_ONE_ELEMENT * most_now:
-            yield Size(f"largest error of {name}", most, most_now, most_now > most)
+    for name, was in before.items():
+        now = after.get(name)
+        if now is None:
+            continue
+        least = NO_ERROR * max(was.pytorch, now.pytorch)
+        if _differ(was.rms, now.rms, 1 + limits.error, least):
+            yield Size(f"error of {name}", was.rms, now.rms, now.rms > was.rms)
+        elif _differ(was.most, now.most, MOST_ONE_ELEMENT, least):
+            yield Size(f"largest error of {name}", was.most, now.most, now.most > was.most)
 
 
-def _largest_errors(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
-    found: dict[str, tuple[float, float]] = {}
+def _differ(was: float, now: float, factor: float, least: float) -> bool:
+    return abs(now - was) > least and max(was, now) > factor * min(was, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Error:
+    """Of a tensor, over runs: rms, largest, and plain PyTorch's rms."""
+
+    rms: float = 0.0
+    most: float = 0.0
+    pytorch: float = 0.0
+
+
+def _largest_errors(records: Sequence[Record]) -> dict[str, _Error]:
+    found: dict[str, _Error] = {}
     for record in records:
         for name, error in record.accuracy.tensors.items() if record.accuracy else ():
             if error.rmse is not None and error.max_abs is not None:
-                rms, most = found.get(name, (0.0, 0.0))
-                found[name] = max(rms, error.rmse), max(most, error.max_abs)
+                known = found.get(name, _Error())
+                found[name] = _Error(
+                    max(known.rms, error.rmse), max(known.most, error.max_abs),
+                    max(known.pytorch, error.pytorch_rmse),
+                )  # fmt: skip
     return found
 
 

@@ -89,3 +89,10 @@ def test_where_nothing_was_measured_is_a_sentence(program, run_of, make_record, 
     assert code == exits.Exit.FILES
     assert len(said.splitlines()) == 1
     assert what in said
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_a_limit_that_is_none_is_a_mistake(program, run_of, make_record, value):
+    run = run_of("run", make_record())
+
+    assert program("compare", run, run, f"--effect={value}")[0] == exits.Exit.MISTAKE

@@ -1,5 +1,6 @@
 """Two runs of one program are the same, and what was planted in one of them is found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ring_attn_bench.compare.rows import Limits, Verdict
 from ring_attn_bench.compare.sides import side
 from ring_attn_bench.records.record import Accuracy, Memory, read
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.ring.options import RingOptions
 from tests.unit.compare.synthetic_runs import another_run, side_of
 
 RESULTS = Path(__file__).parents[3] / "results"
@@ -159,6 +161,17 @@ def test_a_larger_error_is_a_regression_and_a_smaller_one_is_none(one, make_reco
     assert not smaller.worse
 
 
+def test_the_last_bit_of_what_was_exact_is_no_regression(one, make_record):
+    def errors(rmse):
+        tensors = make_record().accuracy.tensors
+        changed = tensors["out"].model_copy(update={"rmse": rmse, "max_abs": rmse})
+        return Accuracy(oracle="full", oracle_rows=1, tensors={**tensors, "out": changed})
+
+    exact, bit = make_record(accuracy=errors(0.0)), make_record(accuracy=errors(1e-12))
+    sides = side_of("A", {exact.key: exact}), side_of("B", {bit.key: bit})
+    assert compared(*sides, LIMITS).rows[0].sizes == ()
+
+
 def test_one_element_that_is_twice_as_wrong_is_a_regression_too(one, make_record):
     tensors = make_record().accuracy.tensors
     changed = tensors["out"].model_copy(update={"max_abs": 2 * tensors["out"].max_abs})
@@ -190,6 +203,16 @@ def test_rows_of_one_side_are_listed_and_no_regression(make_record, make_contest
     assert found.only_before == (other.key,)
     assert compared(side_of("A", {ours.key: ours}), before, LIMITS).only_after == (other.key,)
     assert not found.is_regression
+
+
+def test_another_choice_of_auto_is_told(one):
+    took = RingOptions(schedule="gather", grouping=(3,), slots=1, transport="p2p")
+    before = side_of("A", {(r := one(took=took).after[0]).key: r})
+    steps = r.model_copy(update={"took": replace(took, schedule="grouped")})
+
+    (row,) = compared(before, side_of("B", {r.key: steps}), LIMITS).rows
+    assert row.took == "schedule gather -> grouped"
+    assert one(took=took).took == "", "an older record does not say what it took"
 
 
 def test_what_the_programs_differ_in_is_said(make_record):
