@@ -34,6 +34,11 @@ OF_SPREAD = 0.6
 """How far a run's median may be from another run's, in interquartile ranges of its samples."""
 SHARED = 0.005
 """How far all rows of a run may be from another run's: one clock, one host."""
+TOGETHER = 0.5
+"""How much of a row's own spread between runs others share. On a CPU with other work 40 rows of two
+runs of one program moved by 32 % together, each within its own spread of 41 %."""
+LEFT = 0.25
+"""How much of that is not shared by other people's rings in the same run."""
 TAIL = NormalDist().inv_cdf(0.75) / NormalDist().inv_cdf(0.9)
 BELIEF = 4
 """How many runs the assumed spread is worth beside those that there are."""
@@ -195,7 +200,8 @@ def together(changes: Sequence[Change]) -> Change:
     """Of several rows of the same two sides: their weighted mean.
 
     Rows may differ by more than their errors (DerSimonian and Laird 1986, Meta-analysis in clinical
-    trials), and what they share does not become smaller by their number.
+    trials). What they share does not become smaller by their number, and on a noisy machine that is
+    more than on a quiet one: half of what a row of them has of its own.
     """
     logs = np.array([each.log for each in changes])
     own = np.array([each.own**2 + 1e-12 for each in changes])
@@ -203,16 +209,17 @@ def together(changes: Sequence[Change]) -> Change:
     scale = weights.sum() - (weights**2).sum() / weights.sum()
     mean = (weights * logs).sum() / weights.sum()
     surplus = float((weights * (logs - mean) ** 2).sum()) - (len(changes) - 1)
+    typical = sqrt(len(changes) / float(weights.sum()))
     weights = 1 / (own + (max(0.0, surplus / scale) if len(changes) > 1 else 0.0))
     middle = float((weights * logs).sum() / weights.sum())
-    shared = max(each.shared for each in changes)
-    error = sqrt(float(1 / weights.sum()) + shared**2)
-    return _known(middle, error, shared)
+    shared = hypot(max(each.shared for each in changes), typical * TOGETHER)
+    return _known(middle, hypot(sqrt(float(1 / weights.sum())), shared), shared)
 
 
 def beside(ours: Change, others: Change) -> Change:
-    """What one moved beyond the other in the same runs: what both share is in neither."""
-    return _known(ours.log - others.log, hypot(ours.own, others.own), 0.0)
+    """What one moved beyond the other in the same runs: of what both share, little is left."""
+    rest = max(ours.shared, others.shared) * LEFT
+    return _known(ours.log - others.log, hypot(ours.own, others.own, rest), 0.0)
 
 
 def _known(middle: float, error: float, shared: float) -> Change:

@@ -24,6 +24,9 @@ MOST_ONE_ELEMENT = 1.5
 order of adding up changes that one, but not by half."""
 
 
+HOPELESS = 2.0
+"""A row that would not show so much more, three times the time, says nothing: a host that is busy
+with other things. Of the committed runs' rows 1 % are."""
 NO_ERROR = 1e-3
 """A change below this share of plain PyTorch's own rms error is none: of a result that was exact,
 the last bit is no regression."""
@@ -35,7 +38,8 @@ class Verdict(StrEnum):
     SLOWER = "SLOWER"
     """By at least the effect, and beyond the noise of all rows that were compared."""
     UNSURE = "UNSURE"
-    """Beyond this row's own noise, and not beyond that of so many rows; or too few times."""
+    """Beyond this row's own noise, and not beyond that of so many rows; or too noisy for anything
+    to be beyond it; or too few times."""
     FASTER = "FASTER"
     """As SLOWER."""
     SAME = "SAME"
@@ -67,9 +71,11 @@ class Time:
 
 def judged(change: Change, p: float | None, limits: Limits) -> Verdict:
     """What is said of a change. p: that of no change, adjusted for all that are compared."""
+    allowed = 1 - CONFIDENCE
+    if change.shows > HOPELESS:
+        return Verdict.UNSURE
     if abs(change.log) < log1p(limits.effect):
         return Verdict.SAME
-    allowed = 1 - CONFIDENCE
     if p is not None and p <= allowed:
         return Verdict.SLOWER if change.log > 0 else Verdict.FASTER
     return Verdict.UNSURE if change.p <= allowed else Verdict.SAME

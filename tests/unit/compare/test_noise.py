@@ -74,7 +74,22 @@ def test_rows_together_are_known_better_but_no_better_than_what_they_share():
     many = noise.together([one] * 400)
 
     assert many.log == pytest.approx(one.log)
-    assert one.shared < many.error < one.error / 3
+    assert one.shared < many.error < 0.6 * one.error
+
+
+def test_rows_of_a_noisy_machine_that_all_moved_together_are_no_change():
+    random = np.random.default_rng(6)
+
+    def rows(day):
+        return [noise.change([_noisy(random, 0.0)], [_noisy(random, day)]) for _ in range(40)]
+
+    busy = noise.together(rows(0.28))
+    assert busy.log == pytest.approx(0.28, abs=0.1)
+    assert busy.p > 0.05
+
+
+def _noisy(random, day):
+    return list(np.exp(day + random.normal(0, 0.1) + random.normal(0, 0.35, 20)))
 
 
 def test_rows_that_contradict_each_other_say_less_together():
