@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from ring_attn_bench.advise.estimate import Estimate, Known, estimate
 from ring_attn_bench.advise.figures import Figure, Shape, Way, newest
 from ring_attn_bench.advise.request import Request
-from ring_attn_bench.errors import InvalidArgument, UnknownName
+from ring_attn_bench.errors import InvalidArgument, UnknownName, placed
 from ring_attn_bench.plan.measured import MACHINES
 from ring_attn_bench.report.digits import digits, tokens
 
@@ -123,12 +125,17 @@ def _fits(each: Estimate, limit: float | None) -> bool:
 
 def _shape(request: Request, figures: Sequence[Figure]) -> Shape:
     """What is asked for, on a GPU of which there are figures, at a dtype and a head dim of them."""
-    shape = Shape(
-        gpu=_gpu(request.gpu, figures), world_size=request.gpus, batch=request.batch,
-        tokens=request.tokens_per_gpu, heads_q=request.heads_q, heads_kv=request.heads_kv,
-        head_dim=request.head_dim, dtype=request.dtype, causal=request.causal,
-        backward=request.backward,
-    )  # fmt: skip
+    asked = {
+        "gpu": _gpu(request.gpu, figures), "world_size": request.gpus, "batch": request.batch,
+        "tokens": request.tokens_per_gpu, "heads_q": request.heads_q, "heads_kv": request.heads_kv,
+        "head_dim": request.head_dim, "dtype": request.dtype, "causal": request.causal,
+        "backward": request.backward,
+    }  # fmt: skip
+    try:
+        shape = Shape.model_validate(asked)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InvalidArgument(f"{placed(problem['msg'], problem['loc'])}.") from None
     alike = [figure.shape for figure in figures if figure.shape.gpu == shape.gpu]
     if shape.dtype not in (dtypes := {each.dtype for each in alike}):
         raise UnknownName("dtype of the records", shape.dtype, dtypes)

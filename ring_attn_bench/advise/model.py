@@ -7,8 +7,8 @@ difference; where they do not, only lengths of one shape are compared, by their 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
+from typing import cast
 
 from ring_attn_bench.advise.figures import Shape, Way
 from ring_attn_bench.plan import cost
@@ -17,7 +17,7 @@ from ring_attn_bench.plan.measured import MACHINES
 from ring_attn_bench.plan.plans import Plan, plans
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring import predicted_memory
-from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.ring.options import Gradients, RingOptions, Schedule
 from ring_attn_bench.ring.predicted_memory import KernelMemory, Sizes
 from ring_attn_bench.ring.settle import layout_of
 
@@ -120,10 +120,12 @@ def _travels(way: Way, shape: Shape) -> int:
 
 
 def options(way: Way) -> RingOptions:
-    """Those of our ring, so that it takes this way."""
-    said = {"schedule": way.schedule, "gradients": way.gradients, "keep_keys": way.keep_keys}
-    made = RingOptions(**said)  # type: ignore[arg-type] # as a record says them
-    return replace(made, transport="auto")
+    """Those of our ring by which keys come this way, over whatever transport."""
+    return RingOptions(
+        schedule=cast("Schedule", way.schedule),  # which RingOptions checks
+        gradients=cast("Gradients", way.gradients),
+        keep_keys=way.keep_keys,
+    )
 
 
 def _plans(way: Way, shape: Shape) -> tuple[Plan, ...]:

@@ -10,6 +10,8 @@ from ring_attn_bench.errors import InvalidArgument, shown
 _TOKENS = {"": 1, "k": 2**10, "m": 2**20}
 _BYTES = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20, "tb": 1e12, "tib": 2**40}
 _MIB = 2**20
+MOST_GPUS = 64
+"""The records are of one host, and no host has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +31,22 @@ class Request:
     memory: float | None = None
     gpu: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.gpus > MOST_GPUS:
+            raise InvalidArgument(
+                f"gpus is {self.gpus}, and records are of one host: take at most {MOST_GPUS}."
+            )
+
     @property
     def tokens_per_gpu(self) -> int:
         """Raises InvalidArgument for a length that zigzag cannot deal."""
         unit = 2 * self.gpus if self.gpus > 1 else 1
         if self.tokens % unit:
             below = self.tokens // unit * unit
+            nearest = f"{below} or {below + unit}" if below else str(unit)
             raise InvalidArgument(
                 f"{self.tokens} tokens cannot be dealt to {self.gpus} GPUs evenly: take a multiple "
-                f"of {unit}, as {below or unit} or {below + unit}."
+                f"of {unit}, as {nearest}."
             )
         return self.tokens // self.gpus
 

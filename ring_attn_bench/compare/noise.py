@@ -43,8 +43,8 @@ TAIL = NormalDist().inv_cdf(0.75) / NormalDist().inv_cdf(0.9)
 BELIEF = 4
 """How many runs the assumed spread is worth beside those that there are."""
 OF_A_TIME = 0.4
-"""Degrees of freedom: an interquartile range is as well known as a standard deviation is of 0.37
-times the number; half are of each side."""
+"""Degrees of freedom: an interquartile range is as well known as the standard deviation of 0.37
+times as many."""
 BEYOND = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 

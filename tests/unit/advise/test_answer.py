@@ -146,6 +146,9 @@ def test_json_has_all_of_it_and_no_number_that_json_lacks():
         ({"dtype": "float32"}, UnknownName, "bfloat16"),
         ({"gpu": "B200"}, UnknownName, "NVIDIA H200"),
         ({"tokens": 32769}, InvalidArgument, "multiple of 4, as 32768 or 32772"),
+        ({"tokens": 1}, InvalidArgument, r"multiple of 4, as 4\."),
+        ({"gpus": 65}, InvalidArgument, "at most 64"),
+        ({"batch": 10**12}, InvalidArgument, "at batch"),
     ],
 )
 def test_what_no_record_can_be_compared_with_is_a_sentence(changes, error, words):
