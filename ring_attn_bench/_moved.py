@@ -37,6 +37,10 @@ _ELSEWHERE = {
     "report.statistics": "records.statistics",
     "tune.outcome": "records.outcome",
     "tune.csv": "records.tuning_csv",
+    "tune.choose": "records.choices",
+    "bench.environment": "machine.environment",
+    "bench.listing": "machine.listing",
+    "ring.predicted_memory": "plan.memory",
 }
 _OF_PLANS = ("Fetch", "Launch", "Layout", "Plan", "Send", "Step", "lone_plan", "plan")
 _OLD = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names} | _ELSEWHERE

@@ -13,6 +13,7 @@ from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import HOW, WHAT, Out, Resume, option, out_folder
 from ring_attn_bench.cli.paths import named
 from ring_attn_bench.cli.terminal import console, width
+from ring_attn_bench.errors import MachineLacks
 
 if TYPE_CHECKING:
     from ring_attn_bench.records.finding import Finding
@@ -44,7 +45,6 @@ def probe(
 
     Exit codes are those of `ring-attn-bench --help`.
     """
-    from ring_attn_bench.bench.setup import MachineLacks
     from ring_attn_bench.probe import run
     from ring_attn_bench.probe.progress import ProbeProgress
 
