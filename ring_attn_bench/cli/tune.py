@@ -57,7 +57,7 @@ def tune(
 
 
 def _show(folder: Path) -> NoReturn:
-    from ring_attn_bench.records.tuning_csv import read
+    from ring_attn_bench.records.outcome import read
     from ring_attn_bench.report import tuning
 
     outcomes = read(folder)

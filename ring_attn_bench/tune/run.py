@@ -19,9 +19,15 @@ from ring_attn_bench.errors import (
 )  # fmt: skip
 from ring_attn_bench.machine import environment as env
 from ring_attn_bench.records.folder import folder_for
-from ring_attn_bench.records.outcome import Outcome, Provenance, RowKey, TimedShape, TypedTrial
+from ring_attn_bench.records.outcome import (
+    Outcome,
+    Provenance,
+    RowKey,
+    TimedShape,
+    TypedTrial,
+    write,
+)
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.records.tuning_csv import write
 from ring_attn_bench.records.values import Environment
 from ring_attn_bench.tune.messages import Load, Loaded, Speeds, Time, TrialSpeed
 from ring_attn_bench.tune.select import TrialSelection

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from ring_attn_bench.contract.tunable import Trial
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.records import tuning_csv as csv
+from ring_attn_bench.records import outcome as csv
 from ring_attn_bench.records.choices import choices
 from ring_attn_bench.records.outcome import Outcome, Provenance, TimedShape, TypedTrial
 from ring_attn_bench.records.status import Status
