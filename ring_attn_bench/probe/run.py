@@ -21,8 +21,6 @@ from ring_attn_bench.records.values import Environment
 from ring_attn_bench.workers.keeper import Keeper, Watcher
 from ring_attn_bench.workers.pool import run_all
 
-SECONDS = 300.0
-"""For a feature in one direction: most of it goes into compiling kernels."""
 MOST_JOBS = 8
 """By default: each process has a context of its own on the GPU, half a gigabyte."""
 
@@ -35,7 +33,8 @@ class ProbeRequest:
     features: tuple[str, ...] = ()
     out: Path | None = None
     jobs: int | None = None
-    seconds: float = SECONDS
+    seconds: float = 300.0
+    """For a feature in one direction: most of it goes into compiling kernels."""
     quick: bool = False
     """Whether each feature's first case will do."""
     resume: bool = False
