@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 IDLE = timedelta(days=1)
 """A group may wait that long for its next command, while other groups are measured."""
-VERDICT = timedelta(seconds=60)
+AFTER_FAILURE = timedelta(seconds=60)
 """How long a process that failed waits for the others, who may hang because it did."""
 
 
@@ -131,7 +131,7 @@ class Team:
         work = dist.all_reduce(flag, group=self.control, async_op=True)
         assert work is not None  # async_op
         try:
-            work.wait(VERDICT if failed else IDLE)
+            work.wait(AFTER_FAILURE if failed else IDLE)
         except RuntimeError:
             sys.stderr.write("the other processes did not answer; this one ends.\n")
             sys.stderr.flush()

@@ -87,7 +87,7 @@ class Provenance(Frozen):
 
 
 class Outcome(Frozen):
-    """A verdict with its reason, and for a right trial the microseconds of each call."""
+    """A status with its reason, and for a right trial the microseconds of each call."""
 
     subject: TypedTrial
     verdict: Status

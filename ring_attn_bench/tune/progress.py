@@ -41,7 +41,7 @@ class TuneProgress(ProgressLines):
 
 
 def _found(outcomes: Sequence[Outcome]) -> Text:
-    """Of one trial its verdict; of a row that was timed, its fastest."""
+    """Of one trial its status; of a row that was timed, its fastest."""
     fastest = next((x.fastest for x in choices(outcomes)), None)
     if fastest is not None:
         full, causal = (median(times) for times in (fastest.full, fastest.causal))
