@@ -112,9 +112,9 @@ def ring(jobs, partition, tensors, sink=None, *, keeps=False):
     """The whole sequence's results of a loopback ring."""
     world_size, board = len(jobs), Loopback()
     cut = [[shard(x, r, world_size, partition) for x in tensors] for r in range(world_size)]
-    passes = zip(jobs, cut, strict=True)
+    both = zip(jobs, cut, strict=True)
     ranks = [
-        ForwardPass(job, board, q, Keys(k, v), sink, keeps=keeps) for job, (_, q, k, v) in passes
+        ForwardPass(job, board, q, Keys(k, v), sink, keeps=keeps) for job, (_, q, k, v) in both
     ]
     outputs = passes.run_together(ranks)
     shards = [
