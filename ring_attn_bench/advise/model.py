@@ -1,6 +1,6 @@
 """What the cost model says of a way at a shape: what the ring's `auto` reads, and nothing else.
 
-`plan/cost.py` with the figures of `plan/measured.py` for time, `ring/predicted_memory.py` for a
+`plan/cost.py` with the figures of `plan/measured.py` for time, `plan/memory.py` for a
 call's memory. Where they know a way, advice is what was measured times what they say of the
 difference; where they do not, only lengths of one shape are compared, by their work.
 """
@@ -8,17 +8,16 @@ difference; where they do not, only lengths of one shape are compared, by their 
 from __future__ import annotations
 
 from functools import cache
-from typing import cast
 
 from ring_attn_bench.advise.figures import Shape, Way
 from ring_attn_bench.plan import cost
+from ring_attn_bench.plan import memory as plan_memory
 from ring_attn_bench.plan.block import Abilities, Form
 from ring_attn_bench.plan.measured import MACHINES
+from ring_attn_bench.plan.memory import KernelMemory, Sizes
 from ring_attn_bench.plan.plans import Plan, plans
 from ring_attn_bench.plan.problem import Mask
-from ring_attn_bench.ring import predicted_memory
-from ring_attn_bench.ring.options import Gradients, RingOptions, Schedule
-from ring_attn_bench.ring.predicted_memory import KernelMemory, Sizes
+from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import layout_of
 
 ABLE = Abilities(frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW}), gathers=True)
@@ -67,9 +66,9 @@ def call_bytes(way: Way, shape: Shape) -> float:
     memory = KernelMemory(accumulates=kernel is not None and kernel.accumulates, needs_delta=True)
     one, sizes = _plans(way, shape)[0], _sizes(way, shape)
     if not shape.backward:
-        return predicted_memory.forward(one, sizes, memory, symmetric=False).bytes
+        return plan_memory.forward(one, sizes, memory, symmetric=False).bytes
     keeps = way.keep_keys
-    return predicted_memory.forward_backward(one, sizes, memory, symmetric=False, keeps=keeps).bytes
+    return plan_memory.forward_backward(one, sizes, memory, symmetric=False, keeps=keeps).bytes
 
 
 def kept_bytes(way: Way, shape: Shape) -> float:
@@ -121,11 +120,7 @@ def _travels(way: Way, shape: Shape) -> int:
 
 def options(way: Way) -> RingOptions:
     """Those of our ring by which keys come this way, over whatever transport."""
-    return RingOptions(
-        schedule=cast("Schedule", way.schedule),  # which RingOptions checks
-        gradients=cast("Gradients", way.gradients),
-        keep_keys=way.keep_keys,
-    )
+    return RingOptions(**way.model_dump(include={"schedule", "gradients", "keep_keys"}))
 
 
 def _plans(way: Way, shape: Shape) -> tuple[Plan, ...]:
