@@ -7,13 +7,13 @@ import pytest
 
 from ring_attn_bench.advise.answer import advised
 from ring_attn_bench.advise.estimate import Known
-from ring_attn_bench.advise.figures import SHIPPED, read_csv
 from ring_attn_bench.advise.model import options
 from ring_attn_bench.advise.request import Request, heads, mebibytes, tokens
 from ring_attn_bench.advise.shown import as_json, terminal
 from ring_attn_bench.errors import InvalidArgument, UnknownName
+from tests.unit.advise import committed
 
-FIGURES = read_csv(SHIPPED)
+FIGURES = committed.figures()
 
 
 def asked(**changes):
@@ -101,21 +101,19 @@ def test_gpus_that_no_model_knows_are_measured_or_nothing():
 
 
 def test_where_a_peer_is_the_fastest_ours_is_named_too():
-    advice = advised(asked(tokens=4 * 4096, gpus=4, backward=False), _peers_run())
+    advice = advised(
+        asked(tokens=4 * 4096, gpus=4, backward=False), committed.figures(committed.PEERS)
+    )
 
     assert not advice.best.way.is_ours
     assert any("It is a peer's ring; of ours " in line for line in advice.why())
     assert json.loads(as_json(advice))["best_ours"]["backend"] == advice.best_ours.way.backend
 
 
-def _peers_run():
-    return [f for f in FIGURES if f.run == "2026-11-21_4xH200_peers"]
-
-
 def test_the_reasons_are_by_backend_transport_and_schedule():
     said = "\n".join(advised(asked(tokens=2 * 4096, backward=False), FIGURES).why())
 
-    assert "Its time was measured (2026-11-29_2xH200_ring)" in said
+    assert f"Its time was measured ({committed.RING})" in said
     assert "Backend flash_attn_4 takes" in said
 
 
@@ -134,7 +132,7 @@ def test_json_has_all_of_it_and_no_number_that_json_lacks():
     said = json.loads(as_json(advice), parse_constant=pytest.fail)
 
     assert said["best"] == said["ways"][0]
-    assert said["best"]["from"][0]["run"] == "2026-11-29_2xH200_ring"
+    assert said["best"]["from"][0]["run"] == committed.RING
     assert len(said["ways"]) == len(advice.ways)
     assert said["asked"]["memory_mib"] == 3000.0
 

@@ -7,13 +7,13 @@ import pytest
 from ring_attn_bench.advise import model
 from ring_attn_bench.advise.answer import advised
 from ring_attn_bench.advise.estimate import Known, estimate
-from ring_attn_bench.advise.figures import SHIPPED, read_csv
 from ring_attn_bench.advise.request import Request
 from ring_attn_bench.plan import cost
 from ring_attn_bench.ring import fastest
+from tests.unit.advise import committed
 
-FIGURES = read_csv(SHIPPED)
-RING = [f for f in FIGURES if f.run == "2026-11-29_2xH200_ring"]
+RING = committed.figures(committed.RING)
+LARGER = committed.figures(*committed.PLAYED)
 LENGTHS = (2048, 4096, 8192, 16384, 32768)
 NOT_SMOOTH = (False, 16384)
 """By backward and length, where the fastest is one that its neighbours do not show: see below."""
@@ -83,9 +83,7 @@ def off(targets, sources):
 
 
 def test_rings_of_4_and_8_from_rings_of_2_are_3_percent_off_and_8_in_four_of_five_cases():
-    two = [f for f in RING if f.shape.world_size == 2]
-    larger = [f for f in FIGURES if "played" in f.run and f.shape.world_size in (4, 8)]
-    found = off(larger, two)
+    found = off(LARGER, RING)
 
     assert len(found) == 34
     assert median(found) < 0.035
@@ -94,11 +92,8 @@ def test_rings_of_4_and_8_from_rings_of_2_are_3_percent_off_and_8_in_four_of_fiv
 
 
 def test_memory_of_larger_rings_is_within_a_third():
-    two = [f for f in RING if f.shape.world_size == 2]
-    for figure in FIGURES:
-        if "played" not in figure.run:
-            continue
-        each = estimate(figure.way, [f for f in two if f.way == figure.way], figure.shape)
+    for figure in LARGER:
+        each = estimate(figure.way, [f for f in RING if f.way == figure.way], figure.shape)
         assert each.call == pytest.approx(figure.call, rel=1 / 3)
 
 

@@ -46,7 +46,6 @@ def test_a_committed_run_is_the_same_as_itself(path):
     unsure = [time for time in times if time.verdict is not Verdict.SAME]
     assert all(time.verdict is Verdict.UNSURE for time in unsure)
     assert all(time.change.shows > HOPELESS for time in unsure)
-    assert len(unsure) <= 0.05 * len(times)
     assert not found.is_regression
     assert found.only_before == found.only_after == found.differences == ()
     assert all(row.sizes == () for row in found.rows)
