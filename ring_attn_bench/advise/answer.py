@@ -71,11 +71,11 @@ class Advice:
             yield "What the model says is a guess (docs/advice.md has how far off): measure it."
 
     def _instead(self, best: Estimate, name: str) -> Iterator[str]:
-        """The fastest that is another in this, and in nothing else where there is one."""
+        """The fastest that is another in this, and in nothing else; of backends, in whatever."""
         chosen = getattr(best.way, name)
         others = [x for x in self.ways if x.way.is_ours and getattr(x.way, name) != chosen]
-        alone = [x for x in others if _same_but(x.way, best.way, name)]
-        for other in (alone or (others if name == "backend" else []))[:1]:
+        alone = [x for x in others if name == "backend" or _same_but(x.way, best.way, name)]
+        for other in alone[:1]:
             yield f"{name.capitalize()} {getattr(other.way, name)} takes {_more(other, best)}."
 
 
@@ -91,7 +91,7 @@ def _known(best: Estimate) -> str:
     runs = " and ".join(dict.fromkeys(figure.run for figure in best.of))
     match best.known:
         case Known.MEASURED:
-            how = f"was {best.words}"
+            how = f"was {best.words}{_interval(best.of[0])}"
         case Known.BETWEEN:
             how = f"is interpolated, {best.words}"
         case Known.BEYOND:
@@ -99,6 +99,13 @@ def _known(best: Estimate) -> str:
         case Known.ELSEWHERE:
             how = f"is extrapolated, {best.words}"
     return f"{how} ({runs})"
+
+
+def _interval(figure: Figure) -> str:
+    """Of one run: another one's median may be further off."""
+    if figure.low is None or figure.high is None:
+        return ""
+    return f", {digits(figure.low)} to {digits(figure.high)} ms with 95 %"
 
 
 def advised(request: Request, figures: Sequence[Figure]) -> Advice:

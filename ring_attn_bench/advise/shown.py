@@ -50,9 +50,10 @@ def _named(best: Estimate) -> Iterator[str]:
     yield f"Take {', '.join(parts)}."
     memory = "memory was not measured"
     if best.memory is not None:
+        kept = "what stays not measured" if best.kept is None else f"{digits(best.kept)} kept"
         memory = (
             f"{digits(best.memory, 4)} MiB a GPU: {digits(best.inputs)} of inputs, "
-            f"{digits(best.call)} a call, {digits(best.kept or 0.0)} kept"
+            f"{digits(best.call)} a call, {kept}"
         )
     yield f"Expected: {digits(best.ms)} ms, {digits(best.tflops)} TFLOP/s a GPU; {memory}."
 
