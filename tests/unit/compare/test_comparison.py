@@ -51,6 +51,16 @@ def test_a_committed_run_is_the_same_as_itself(path):
     assert all(row.sizes == () for row in found.rows)
 
 
+def test_two_runs_of_the_same_kernels_on_another_day_are_the_same_in_every_row():
+    # triton's rows of both suites, four hours and another commit apart: -7 to +23 %
+    runs = ("2026-11-29_2xH200_ring", "2026-11-30_2xH200_gather")
+    found = compared(*(side(run, [RESULTS / run / "records.jsonl.gz"]) for run in runs), LIMITS)
+
+    assert len(found.rows) == 20
+    assert set(verdicts(found)) == {Verdict.SAME}
+    assert not found.is_regression
+
+
 def test_two_runs_of_one_program_say_same_in_95_of_100_rows_and_no_regression(measured):
     same, rows, alarms = 0, 0, 0
     for seed in range(8):
