@@ -36,7 +36,16 @@ _ELSEWHERE = {
     "probe.process": "workers.process",
     "report.statistics": "records.statistics",
     "tune.outcome": "records.outcome",
-    "tune.csv": "records.tuning_csv",
+    "tune.csv": "records.outcome",
+    "tune.choose": "records.choices",
+    "records.tuning_csv": "records.outcome",
+    "bench.environment": "machine.environment",
+    "bench.listing": "machine.listing",
+    "ring.predicted_memory": "plan.memory",
+    "ring.choose": "ring.backend_choice",
+    "ring.run": "ring.passes",
+    "relaunch.packed": "relaunch.parameters",
+    "one_device.packed": "one_device.documents_way",
 }
 _OF_PLANS = ("Fetch", "Launch", "Layout", "Plan", "Send", "Step", "lone_plan", "plan")
 _OLD = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names} | _ELSEWHERE

@@ -25,10 +25,12 @@ LAYERS = (
     {""},
     {"records"},  # words and files
     {"workers"},  # processes that may die
+    {"machine"},  # what it has and lacks
     {"conformance"},  # questions
     {"bench"},
     {"probe", "tune"},
     {"report"},
+    {"advise", "compare"},
     {"cli"},  # what people type
     {"__main__"},
 )

@@ -11,7 +11,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from ring_attn_bench import __version__
-from ring_attn_bench.cli import exits, machine, probe, quick, report, run, tune
+from ring_attn_bench.cli import (
+    advise,
+    compare,
+    exits,
+    machine,
+    probe,
+    quick,
+    report,
+    suite,
+    tune,
+)
+from ring_attn_bench.cli.options import example
 from ring_attn_bench.cli.renamed import today
 
 MEASURE, LOOK = "Measure", "Look"
@@ -34,7 +45,7 @@ def _say_version(wanted: bool) -> None:
 
 @app.callback(
     help=f"Which ring attention is right, which is fast, and on what evidence.\n\n{exits.told()}",
-    epilog="Example: ring-attn-bench bench --suite cpu --backend aten --out results/mine",
+    epilog=example("bench --suite cpu --backend aten --out results/mine"),
 )
 def program(
     version: Annotated[
@@ -46,21 +57,22 @@ def program(
 
 
 for _panel, _verb, _example in (
-    (MEASURE, run.bench, "bench --suite cpu --case '*causal' --out results/mine"),
-    (MEASURE, run.check, "check --suite cpu --backend aten"),
+    (MEASURE, suite.bench, "bench --suite cpu --case '*causal' --out results/mine"),
+    (MEASURE, suite.check, "check --suite cpu --backend aten"),
     (MEASURE, quick.quick, "quick --backend aten"),
     (MEASURE, probe.probe, "probe --backend triton --feature 'window*'"),
     (MEASURE, tune.tune, "tune triton --kernel forward --head-dim 128"),
     (LOOK, report.report, "report results/mine"),
+    (LOOK, advise.advise, "advise --heads 32:8 --tokens 128k --gpus 8 --memory 40GB"),
+    (LOOK, compare.compare, "compare results/before results/after --effect 2"),
+    (LOOK, machine.list_backends, "list"),
+    (LOOK, machine.env, "env | grep torch"),
 ):
-    app.command(
-        _example.partition(" ")[0],
-        rich_help_panel=_panel,
-        epilog=f"Example: ring-attn-bench {_example}",
-    )(_verb)
-app.command("list", rich_help_panel=LOOK)(machine.list_backends)
-app.command(rich_help_panel=LOOK)(machine.env)
-app.add_typer(probe.coverage, name="coverage", rich_help_panel=LOOK)
+    app.command(_example.partition(" ")[0], rich_help_panel=_panel, epilog=example(_example))(_verb)
+app.add_typer(
+    probe.coverage, name="coverage", rich_help_panel=LOOK,
+    epilog=example("coverage diff results/before results/after"),
+)  # fmt: skip
 
 
 def main() -> NoReturn:

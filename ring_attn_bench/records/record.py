@@ -26,6 +26,7 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import (
     Count,
+    Environment,
     Frozen,
     Milliseconds,
     Ranks,
@@ -218,7 +219,7 @@ class Memory(Frozen):
     peak_extra_bytes: list[Count]
     """The most that a call takes of torch's allocator, results included."""
     kept_bytes: list[Count] | None = None
-    """What stays between calls: communicator, memory that peers reach; None where not measured."""
+    """What stays between calls: communicator, memory that others reach; None where not measured."""
 
 
 class Record(Frozen):
@@ -242,7 +243,7 @@ class Record(Frozen):
     interpreted: bool = False
     """Whether the kernel ran in an interpreter, which has errors but no speed."""
     backend_version: Text = ""
-    environment: dict[str, Text | int | float | bool | None] = Field(default_factory=dict)
+    environment: Environment = Field(default_factory=dict)
     command: Text = ""
     """The command that measures this record alone."""
     started_at: str = ""

@@ -5,8 +5,7 @@ import pytest
 from ring_attn_bench import registry
 from ring_attn_bench.bench import quick
 from ring_attn_bench.bench.contestant import Refused
-from ring_attn_bench.bench.setup import MachineLacks
-from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.errors import BackendUnavailable, MachineLacks
 
 MISSING = ("flash_attn_2", "flash_attn_3")
 
@@ -19,7 +18,7 @@ def said(monkeypatch):
         if name in MISSING:
             raise BackendUnavailable(name, "it is not installed")
 
-    def verdict(name, partition, gpu):
+    def fared(name, partition, gpu):
         if name == "flex" and partition == "striped":
             raise Refused("it does not deal so.")
         return "ok", False
@@ -28,7 +27,7 @@ def said(monkeypatch):
     monkeypatch.setattr(registry, "load_contestant", load)
     monkeypatch.setattr(registry, "backends", lambda: table)
     monkeypatch.setattr(quick, "_interpret", lambda: None)
-    monkeypatch.setattr(quick, "_verdict", verdict)
+    monkeypatch.setattr(quick, "_fared", fared)
     return []
 
 

@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from ring_attn_bench.contract.tunable import Trial
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.records import tuning_csv as csv
+from ring_attn_bench.records import outcome as csv
+from ring_attn_bench.records.choices import choices
 from ring_attn_bench.records.outcome import Outcome, Provenance, TimedShape, TypedTrial
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import tuning
-from ring_attn_bench.tune.choose import choices
 from ring_attn_bench.tune.select import TrialSelection
 
 PLACE = Provenance(
@@ -30,8 +30,8 @@ def outcome(config="a", full=(), causal=(), verdict=Status.OK, reason="", **chan
     full, causal = ((x,) * 7 if isinstance(x, float) else x for x in (full, causal))
     subject = TypedTrial(trial=trial(config, **changes), dtype="bfloat16")
     return Outcome(
-        subject=subject, verdict=verdict, place=PLACE, shape=TimedShape(), reason=reason, full=full,
-        causal=causal,
+        subject=subject, verdict=verdict, provenance=PLACE, shape=TimedShape(), reason=reason,
+        full=full, causal=causal,
     )  # fmt: skip
 
 
