@@ -50,7 +50,7 @@ def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
     )
     return Page(
         f"Ring attention on {_machine(material.rows)}",
-        _about(material.rows),
+        f"{_about(material.rows)} {_shapes(material)}",
         verdict.sentence(material, found),
         verdict.points(material, found),
         marks(material.rows),
@@ -114,6 +114,13 @@ def _about(lines: Sequence[ReportRow]) -> str:
     cases = plural(len({row.case for row in lines}), "case")
     counted = f"{contestants}, {cases}, {plural(len(lines), 'record')}"
     return f"Suite {suites}{when}{by}: {counted}."
+
+
+def _shapes(material: Material) -> str:
+    """What rows of the one shape share; of several, what their shapes do."""
+    if len(material.shapes) == 1:
+        return f"{next(iter(material.headings.values()))}."
+    return f"All of it: {material.shared}."
 
 
 def _minute(date: str) -> str:

@@ -45,11 +45,6 @@ class Decision:
     ours: ReportRow | None
     peer: Rival | None
 
-    @property
-    def is_sure(self) -> bool:
-        """Whether no other kernel or ring may be as fast."""
-        return self.kernel is not None and self.kernel.behind.is_sure
-
 
 def decisions(material: Material) -> tuple[Decision, ...]:
     """One for each case and direction in which anything has a speed."""
@@ -106,7 +101,8 @@ def table(material: Material, found: Sequence[Decision]) -> Grid:
             Column("best peer", "word", "the fastest of other people's rings"),
         ]
     rows = tuple(_line(material, decision, peers) for decision in found)
-    return Grid("the fastest right contestant of each shape", tuple(columns), rows)
+    caption = f"the fastest right contestant of each shape; all of them: {material.shared}"
+    return Grid(caption, tuple(columns), rows)
 
 
 def _line(material: Material, decision: Decision, peers: bool) -> tuple[Cell, ...]:

@@ -21,7 +21,7 @@ _TONES: dict[str, Tone] = {"slower": "bad", "faster": "good", "same": "quiet"}
 _BETWEEN = (
     "Brackets hold what differs within the two runs. What differs between them is not in it: the "
     "machine, its clocks, where processes were placed, versions; a commit is to blame only where "
-    "those are the same."
+    "those are the same. What two runs of one program differ by, ring-attn-bench compare knows."
 )
 
 

@@ -43,12 +43,22 @@ class Material:
     @cached_property
     def short(self) -> Mapping[SharedShape, str]:
         """Of each shape, what tells it from the others."""
-        parts = {shape: _parts(shape) for shape in self.shapes}
-        differ = [len(set(part)) > 1 for part in zip(*parts.values(), strict=True)]
         return {
-            shape: ", ".join(word for word, told in zip(x, differ, strict=True) if told and word)
-            for shape, x in parts.items()
+            shape: ", ".join(
+                word for word in _parts(shape) if word and word not in self._of_all_shapes
+            )
+            for shape in self.shapes
         }
+
+    @property
+    def shared(self) -> str:
+        """What all shapes have in common."""
+        return ", ".join(word for word in self._of_all_shapes if word)
+
+    @cached_property
+    def _of_all_shapes(self) -> tuple[str, ...]:
+        parts = zip(*map(_parts, self.shapes), strict=True)
+        return tuple(words[0] for words in parts if len(set(words)) == 1)
 
     @cached_property
     def samples(self) -> Mapping[tuple[str, str, str], list[list[float]]]:
@@ -101,12 +111,12 @@ class Material:
 
 def _parts(shape: SharedShape) -> tuple[str, ...]:
     """All that makes a shape, in words."""
-    played = f" on {shape.played_on}" if shape.played_on else ""
+    played = f" played on {shape.played_on}" if shape.played_on else ""
     return (
         f"W = {shape.world_size}{played}",
         f"batch {shape.batch}",
         f"heads {shape.heads_q}:{shape.heads_kv}",
-        f"of {shape.head_dim}",
+        f"head dim {shape.head_dim}",
         shape.dtype,
         ", ".join(shape.extras),
     )

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import plural, tokens
-from ring_attn_bench.report.groups import SharedShape, device, direction, group, holder, mask
+from ring_attn_bench.report.groups import SharedShape, device, direction, holder, mask
 from ring_attn_bench.report.page.decisions import Decision
+from ring_attn_bench.report.page.lead import Lead
 from ring_attn_bench.report.page.material import Material
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """The fastest of a shape and the one that comes next, by the names that tell them apart."""
+
+    row: ReportRow
+    name: str
+    other: str
+    ahead: Lead
+
+    @property
+    def names(self) -> str:
+        """The fastest, and the other one too where it may be as fast."""
+        return self.name if self.ahead.is_sure else " or ".join(sorted((self.name, self.other)))
 
 
 def sentence(material: Material, decisions: Sequence[Decision]) -> str:
@@ -18,21 +37,34 @@ def sentence(material: Material, decisions: Sequence[Decision]) -> str:
         right = sum(row.status is Status.OK for row in material.rows)
         told = f"{right:,} of {plural(len(material.rows), 'row')} are right; nothing was timed."
         return f"{told} {_failures(material)}"
-    return " ".join([*_fastest(decisions), *_peers(decisions), _failures(material)])
+    fastest = _fastest(_contests(material, decisions))
+    return " ".join([fastest, *_peers(decisions), _failures(material)])
 
 
 def points(material: Material, decisions: Sequence[Decision]) -> tuple[str, ...]:
     """Who is fastest at which length, of the shape with most rows, for each direction and mask."""
     first = next(iter(material.shapes))
     swept = [x for x in decisions if SharedShape.of(x.fastest) == first]
-    kinds = group([x.fastest for x in swept], lambda row: (row.direction, row.causal))
-    lines = []
-    for kind in kinds:
-        alike = [x for x in swept if (x.fastest.direction, x.fastest.causal) == kind]
-        alike.sort(key=lambda x: x.fastest.seqlen_per_gpu)
-        if any(x.kernel for x in alike):
-            lines.append(_by_length(material, alike))
+    kinds: dict[object, list[Contest]] = {}
+    for contest in _contests(material, swept):
+        kinds.setdefault((contest.row.direction, contest.row.causal), []).append(contest)
+    lines = [_by_length(material, alike) for alike in kinds.values()]
     return (*lines, *_beside_one_call(material, decisions))
+
+
+def _contests(material: Material, decisions: Sequence[Decision]) -> list[Contest]:
+    """Between kernels and rings; where there is but one, between its settings."""
+    kernels = any(x.kernel is not None for x in decisions)
+    contests = []
+    for x in decisions:
+        rival = x.kernel if kernels else x.runner_up
+        if rival is None:
+            continue
+        name, other = (
+            row.backend if kernels else material.naming.label(row) for row in (x.fastest, rival.row)
+        )
+        contests.append(Contest(x.fastest, name, other, rival.behind))
+    return contests
 
 
 def _beside_one_call(material: Material, decisions: Sequence[Decision]) -> Iterator[str]:
@@ -47,15 +79,15 @@ def _beside_one_call(material: Material, decisions: Sequence[Decision]) -> Itera
         )
 
 
-def _by_length(material: Material, decisions: Sequence[Decision]) -> str:
-    row = decisions[0].fastest
+def _by_length(material: Material, contests: Sequence[Contest]) -> str:
+    row = contests[0].row
     parts = []
-    for name, of_name in groupby(decisions, key=_name):
-        alike = list(of_name)
-        lengths = [tokens(x.fastest.seqlen_per_gpu) for x in alike]
-        ahead = [x.kernel.behind.times for x in alike if x.kernel is not None]
-        by = f" (by {_range([f'{x:.2f}x' for x in sorted(ahead)])})" if ahead else ""
-        parts.append(f"{name} at {_range(lengths)}{by}")
+    ordered = sorted(contests, key=lambda contest: contest.row.seqlen_per_gpu)
+    for names, of_names in groupby(ordered, key=lambda contest: contest.names):
+        alike = list(of_names)
+        lengths = [tokens(x.row.seqlen_per_gpu) for x in alike]
+        ahead = [f"{x:.2f}x" for x in sorted(x.ahead.times for x in alike)]
+        parts.append(f"{names} at {_range(lengths)} (by {_range(ahead)})")
     way = direction(row).capitalize()
     return f"{way}, {mask(row)}, by tokens per {holder(material.rows)}: {'; '.join(parts)}."
 
@@ -65,26 +97,15 @@ def _range(words: Sequence[str]) -> str:
     return " to ".join(dict.fromkeys((words[0], words[-1])))
 
 
-def _name(decision: Decision) -> str:
-    """The fastest, and the other kernel or ring that may be as fast."""
-    if decision.kernel is None or decision.is_sure:
-        return decision.fastest.backend
-    return " or ".join(sorted((decision.fastest.backend, decision.kernel.row.backend)))
-
-
-def _fastest(decisions: Sequence[Decision]) -> Iterator[str]:
-    met = [x for x in decisions if x.kernel is not None]
-    if not met:
-        yield "Nothing was timed beside another kernel or ring."
-        return
-    by_backend = group([x.fastest for x in met], lambda row: row.backend)
-    counts = sorted(by_backend.items(), key=lambda item: -len(item[1]))
-    parts = []
-    for place, (name, rows) in enumerate(counts):
-        sure = sum(x.is_sure for x in met if x.fastest.backend == name)
-        of = f" of {plural(len(met), 'shape')}" if place == 0 else ""
-        parts.append(f"{name} in {len(rows)}{of} ({sure} beyond noise)")
-    yield f"Fastest and right: {', '.join(parts)}."
+def _fastest(contests: Sequence[Contest]) -> str:
+    if not contests:
+        return "Nothing was timed beside anything else."
+    counts = Counter(contest.name for contest in contests)
+    sure = Counter(contest.name for contest in contests if contest.ahead.is_sure)
+    parts = [
+        f"{name} in {count} ({sure[name]} beyond noise)" for name, count in counts.most_common()
+    ]
+    return f"Fastest and right, of {plural(len(contests), 'shape')}: {', '.join(parts)}."
 
 
 def _peers(decisions: Sequence[Decision]) -> Iterator[str]:
@@ -94,11 +115,12 @@ def _peers(decisions: Sequence[Decision]) -> Iterator[str]:
     ahead = sum(x.times > 1 for x in leads)
     sure = sum(x.is_sure for x in leads)
     lost = sum(x.high is not None and x.high < 1 for x in leads)
-    where = f"in {ahead} of {len(leads)}" if ahead < len(leads) else f"in all {len(leads)}"
+    some = f"in {ahead} of {len(leads)} shapes that have one"
+    where = some if ahead < len(leads) else "in every shape that has one"
     behind = f", and surely slower in {lost}" if lost else ""
     yield (
-        f"The best of ours is faster than every peer {where} shapes that have one "
-        f"({sure} beyond noise){behind}."
+        f"The best of ours is faster than every peer {where} ({sure} of {len(leads)} beyond noise)"
+        f"{behind}."
     )
 
 

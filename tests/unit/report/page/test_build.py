@@ -32,7 +32,7 @@ def timed(make_record, make_contestant, make_case):
 
 def test_the_verdict_comes_first_then_decisions_then_where_we_are_behind(sweep):
     assert tuple(x.name for x in sweep.page.sections) == TITLES
-    assert sweep.page.verdict.startswith("Fastest and right: flash_attn_4 in ")
+    assert sweep.page.verdict.startswith("Fastest and right, of 18 shapes: flash_attn_4 in ")
     assert re.search(r"\d+ failures in 270 records\.", sweep.page.verdict)
 
 
@@ -86,7 +86,7 @@ def test_where_no_peer_is_ahead_the_page_says_so(read, timed):
     found = read([timed("triton", 500), timed("peer:theirs", 400)])
     (words,) = found.section("behind").blocks
     assert words.texts == ("No row of ours of 1 is behind a peer.",)
-    assert "faster than every peer in all 1 shapes" in found.page.verdict
+    assert "faster than every peer in every shape that has one (1 of 1 bey" in found.page.verdict
 
 
 def test_the_matrix_has_a_column_for_each_schedule_over_a_transport(read, timed):
@@ -156,3 +156,17 @@ def test_names_that_a_terminal_says_once_stand_in_every_line(sweep):
 def test_every_backend_has_a_mark_and_no_two_the_same(sweep):
     looks = [(mark.colour, mark.marker) for mark in sweep.page.marks]
     assert len(set(looks)) == len(looks) == 5
+
+
+def test_of_one_kernel_its_settings_are_compared(read, timed):
+    found = read([timed("triton", 500, schedule="gather"), timed("triton", 300, schedule="steps")])
+    assert found.page.verdict.startswith("Fastest and right, of 1 shape: triton/gather in 1 (1 ")
+
+
+def test_what_all_shapes_share_is_told_once_and_the_rest_in_each_line(read, timed, make_case):
+    cases = [make_case(heads_kv=heads) for heads in (8, 32)]
+    found = read([timed("triton", 500, of=case) for case in cases])
+    (grid,) = found.grids("decisions")
+    assert grid.caption.endswith("all of them: W = 4, batch 1, head dim 128, bfloat16")
+    assert found.texts(grid, "shape") == ["heads 32:8", "heads 32:32"]
+    assert found.page.about.endswith("All of it: W = 4, batch 1, head dim 128, bfloat16.")
