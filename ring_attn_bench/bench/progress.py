@@ -40,4 +40,6 @@ def _detail(record: Record) -> str:
     latency = median(max(call) for call in record.speed.samples.ring)
     rate = record.speed.useful_flops / record.speed.devices / latency / 1e9
     shown = f"{rate:.4g} TFLOP/s" if rate >= 1 else f"{rate * 1e3:.4g} GFLOP/s"
-    return f"{latency:.3f} ms, {shown}"
+    slow = record.slowest_rank
+    apart = f"; {slow}" if slow is not None and slow.is_apart else ""
+    return f"{latency:.3f} ms, {shown}{apart}"
