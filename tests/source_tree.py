@@ -27,7 +27,7 @@ LAYERS = (
     {"workers"},  # processes that may die
     {"conformance"},  # questions
     {"bench"},
-    {"probe", "tune"},
+    {"probe", "tune", "selftest"},
     {"report"},
     {"cli"},  # what people type
     {"__main__"},

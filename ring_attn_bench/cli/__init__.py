@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ring_attn_bench import __version__
-from ring_attn_bench.cli import exits, machine, probe, quick, report, run, tune
+from ring_attn_bench.cli import exits, machine, probe, quick, report, run, selftest, tune
 from ring_attn_bench.cli.renamed import today
 
 MEASURE, LOOK = "Measure", "Look"
@@ -51,6 +51,7 @@ for _panel, _verb, _example in (
     (MEASURE, quick.quick, "quick --backend aten"),
     (MEASURE, probe.probe, "probe --backend triton --feature 'window*'"),
     (MEASURE, tune.tune, "tune triton --kernel forward --head-dim 128"),
+    (MEASURE, selftest.selftest, "selftest --fault '*order*'"),
     (LOOK, report.report, "report results/mine"),
 ):
     app.command(

@@ -47,7 +47,7 @@ def test_every_verb_is_in_a_group():
     groups = {name: command.rich_help_panel for name, command in VERBS.items()}
 
     assert groups == {
-        **dict.fromkeys(["bench", "check", "quick", "probe", "tune"], "Measure"),
+        **dict.fromkeys(["bench", "check", "quick", "probe", "tune", "selftest"], "Measure"),
         **dict.fromkeys(["list", "env", "report", "coverage"], "Look"),
     }
 

@@ -1,0 +1,53 @@
+"""`selftest`: does the harness name what is wrong."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ring_attn_bench.cli.exits import Exit
+from ring_attn_bench.cli.options import WHAT, option
+from ring_attn_bench.cli.terminal import width
+
+
+class Device(StrEnum):
+    """Where faults are planted."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Fault = Annotated[
+    list[str] | None,
+    option(WHAT, "PATTERN", "Only faults that match this shell pattern; may be repeated."),
+]
+On = Annotated[
+    Device, typer.Option("--device", help="Where the workers compute.", rich_help_panel=WHAT)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, and no table.")]
+
+
+def selftest(fault: Fault = None, on: On = Device.CPU, as_json: AsJson = False) -> None:
+    """Plants faults behind the contract, and shows that the harness names each of them.
+
+    Kernels and transports with one fault each, wrong in their numbers, late, hanging or dying, are
+    plugged in as any package's, and `bench` meets them in workers of its own: a minute.
+
+    Exit code 1 if a fault is not named, or a control is not right.
+    """
+    from ring_attn_bench.selftest import run, show
+    from ring_attn_bench.selftest.progress import SelftestProgress
+
+    asked = run.planted(on.value, tuple(fault or ()))
+    with SelftestProgress(Console(highlight=False, stderr=True)) as progress:
+        progress.heading([f"{len(asked.faults)} faults and controls, on {on}"], len(asked.faults))
+        verdicts = run.selftest(asked, on.value, progress.verdict)
+    if as_json:
+        typer.echo(show.as_json(verdicts, asked.left_out))
+    else:
+        typer.echo(f"\n{show.table(verdicts, asked.left_out, width())}")
+    named = all(found.is_named for found in verdicts)
+    raise typer.Exit(Exit.RIGHT if named else Exit.WRONG)

@@ -1,0 +1,28 @@
+"""`selftest`, as a person types it."""
+
+import json
+
+import pytest
+
+
+def test_faults_that_are_planted_are_named_and_the_exit_code_is_0(program):
+    some = ["--fault", "no fault in a transport", "--fault", "missing*", "--fault", "a sleep*"]
+
+    done = program.run("selftest", "--json", *some)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {line["fault"]: line for line in json.loads(done.stdout)["verdicts"]}
+    assert {name: line["named"] for name, line in found.items()} == {
+        "no fault in a transport": True, "missing dk/dv hop": True, "a sleep on one rank": True,
+    }  # fmt: skip
+    assert "dk (" in found["missing dk/dv hop"]["said"]
+    assert "rank 1 takes" in found["a sleep on one rank"]["said"]
+    assert list(program.temporary.iterdir()) == []
+
+
+@pytest.mark.full
+def test_every_fault_is_named(program):
+    done = program.run("selftest")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "17 of 17 faults are named, and 2 of 2 controls are right." in done.stdout
