@@ -31,7 +31,7 @@ _SUITES = ", ".join(suite_files.suite_names())
 Suite = Annotated[
     str | None,
     option(
-        WHAT, "SUITE", f"A suite file (.toml), or one of {_SUITES}; by the machine hopper or cpu."
+        WHAT, "NAME", f"A suite file (.toml), or one of {_SUITES}; by the machine hopper or cpu."
     ),
 ]
 Backend = Annotated[
