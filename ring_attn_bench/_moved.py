@@ -36,7 +36,12 @@ _ELSEWHERE = {
     "probe.process": "workers.process",
     "report.statistics": "records.statistics",
     "tune.outcome": "records.outcome",
-    "tune.csv": "records.tuning_csv",
+    "tune.csv": "records.outcome",
+    "tune.choose": "records.choices",
+    "records.tuning_csv": "records.outcome",
+    "bench.environment": "machine.environment",
+    "bench.listing": "machine.listing",
+    "ring.predicted_memory": "plan.memory",
 }
 _OF_PLANS = ("Fetch", "Launch", "Layout", "Plan", "Send", "Step", "lone_plan", "plan")
 _OLD = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names} | _ELSEWHERE

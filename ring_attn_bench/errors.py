@@ -7,15 +7,19 @@ RingAttnBenchError
 ├── UnknownName (ValueError)          no backend, partition or transport of that name
 ├── Unsupported                       a right question, which backend or transport cannot answer
 ├── BackendUnavailable                the backend cannot run on this machine
+├── MachineLacks                      the machine has not got what was asked for by name
 ├── TransportUnavailable              the transport cannot serve these ranks
 ├── NoProcessGroup (RuntimeError)     a ring was asked for where no ranks are connected
 └── RingBroken (RuntimeError)         a message of a ring did not arrive, and no later one will
+
+Two more are no errors, and end what runs: Terminated, Interrupted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 def clause(sentence: object) -> str:
@@ -103,12 +107,34 @@ class TransportUnavailable(RingAttnBenchError):
         self.reason = reason
 
 
+class MachineLacks(RingAttnBenchError):
+    """The machine has not got what was asked for by name."""
+
+
 class NoProcessGroup(RingAttnBenchError, RuntimeError):
     """A ring function was called in a process that belongs to no process group."""
 
 
 class RingBroken(RingAttnBenchError, RuntimeError):
     """A rank waited in vain: another one died, hung, or makes other calls."""
+
+
+class Terminated(BaseException):
+    """A signal asks this program to end. No SystemExit: that may be a plug-in's, and survived."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A person, or a signal, ended what was running.
+
+    kept: how many of what the folder holds of it. by: what ended it.
+    """
+
+    def __init__(self, folder: Path, kept: int, what: str, by: BaseException) -> None:
+        held = f"{kept} {what} are kept" if kept else f"no {what} were finished, and none are kept"
+        super().__init__(f"{held} in {folder}")
+        self.folder = folder
+        self.kept = kept
+        self.by = by
 
 
 MOST_SHOWN = 60

@@ -19,10 +19,10 @@ from functools import partial
 from itertools import accumulate
 
 import torch
+from measuring.turns import in_turns
 from torch import Tensor
 
 from ring_attn_bench import flash_attn_varlen_func
-from ring_attn_bench.bench.turns import in_turns
 
 Attention = Callable[..., Tensor]
 

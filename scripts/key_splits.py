@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 
 import torch
+from measuring.turns import in_turns
 from ring_attn_backends.triton.hopper.launch import backward_dkdv_launch
 from ring_attn_backends.triton.hopper.splits import splits_for
 from ring_attn_backends.triton.hopper.table import chosen, multiprocessors
 from torch import Tensor
 
-from ring_attn_bench.bench.turns import in_turns
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.positions import Band, Span

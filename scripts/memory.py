@@ -3,7 +3,7 @@
     python scripts/memory.py RECORDS...
 
 RECORDS: `records.jsonl` or `.jsonl.gz`. One line for each record of our ring with a memory: the
-rank that took most, in MiB, measured and predicted (`ring.predicted_memory`, with what `triton`'s
+rank that took most, in MiB, measured and predicted (`plan.memory`, with what `triton`'s
 kernels for an H200 take for shares; the scratch of other kernels is theirs and not predicted), and
 what is kept, which for copy engines is predicted without the communicator. Needs no GPU.
 """
@@ -22,25 +22,25 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.inputs import mask_of
 from ring_attn_bench.contract.backend import Backend, abilities, accumulating
 from ring_attn_bench.errors import RingAttnBenchError
+from ring_attn_bench.plan import memory
 from ring_attn_bench.plan.gathered import Gathered
+from ring_attn_bench.plan.memory import KernelMemory, Sizes
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.plan.plans import Launch, Plan, plan
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Record, read
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.ring import predicted_memory
 from ring_attn_bench.ring.jobs import travel_dtype
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype
-from ring_attn_bench.ring.predicted_memory import KernelMemory, Sizes
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.sizes import kept_bytes
 
 MIB = 2**20
 PREDICTED = {
-    Direction.FORWARD: predicted_memory.forward,
-    Direction.BACKWARD: predicted_memory.backward,
-    Direction.FORWARD_BACKWARD: predicted_memory.forward_backward,
+    Direction.FORWARD: memory.forward,
+    Direction.BACKWARD: memory.backward,
+    Direction.FORWARD_BACKWARD: memory.forward_backward,
 }
 SYMMETRIC = "copy_engine"
 

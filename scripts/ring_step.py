@@ -13,10 +13,10 @@ import argparse
 from collections.abc import Callable
 
 import torch
+from measuring.turns import in_turns
 from torch import Tensor
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench.turns import in_turns
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.contract.backend import AccumulatingBackend
 from ring_attn_bench.contract.tensors import Keys, Running

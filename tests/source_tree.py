@@ -25,6 +25,7 @@ LAYERS = (
     {""},
     {"records"},  # words and files
     {"workers"},  # processes that may die
+    {"machine"},  # what it has and lacks
     {"conformance"},  # questions
     {"bench"},
     {"probe", "tune", "selftest"},

@@ -37,7 +37,7 @@ SUFFIXES = {".py", ".cu", ".cuh", ".sh"}
 
 READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/cli/ending.py": "the edge: what the caller set in the shell",
-    "ring_attn_bench/bench/environment.py": "starts a process and hands its environment on",
+    "ring_attn_bench/machine/environment.py": "starts a process and hands its environment on",
     "ring_attn_bench/bench/start.py": "asks whether torchrun started this process",
     "ring_attn_bench/bench/quick.py": "turns the interpreters of backends on, for its process",
     "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",
@@ -103,7 +103,7 @@ def test_only_the_registry_knows_the_backends():
 def test_the_report_reads_records_only():
     allowed = ("ring_attn_bench.report", "ring_attn_bench.records", "ring_attn_bench.errors",
                "ring_attn_bench.ring.options",  # what a record names; it imports no torch
-               "ring_attn_bench.tune.choose", "ring_attn_bench.conformance.features")  # fmt: skip
+               "ring_attn_bench.conformance.features")  # fmt: skip
     violations = names(
         found
         for part, found, package, _ in within("ring_attn_bench")

@@ -11,15 +11,16 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench.suite import Entry
 from ring_attn_bench.errors import BackendUnavailable, clause
+from ring_attn_bench.machine import environment as env
+from ring_attn_bench.records.values import Environment
 
 LONG_ON_A_CPU = 8192
 """Tokens of a sequence: eager attention over them takes a CPU of two cores a minute and more."""
 
 
-def probe(names: Iterable[str]) -> tuple[env.Environment, dict[str, str]]:
+def probe(names: Iterable[str]) -> tuple[Environment, dict[str, str]]:
     """The environment, and those of the backends and peers that cannot be loaded here, and why."""
     try:
         environment, reasons = env.asked("ring_attn_bench.bench.forecast", *sorted(set(names)))
@@ -40,7 +41,7 @@ def unavailable(names: Iterable[str]) -> dict[str, str]:
 
 
 def sentences(
-    entries: Sequence[Entry], reasons: Mapping[str, str], environment: env.Environment
+    entries: Sequence[Entry], reasons: Mapping[str, str], environment: Environment
 ) -> Iterator[str]:
     """What a person should know who waits for these to be measured."""
     lost = [entry for entry in entries if entry.contestant.backend in reasons]

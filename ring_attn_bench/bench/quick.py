@@ -15,9 +15,8 @@ from ring_attn_bench.bench.messages import Prepare
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
-from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.bench.suite import Check
-from ring_attn_bench.errors import BackendUnavailable, UnknownName, clause
+from ring_attn_bench.errors import BackendUnavailable, MachineLacks, UnknownName, clause
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench.environment import Environment
 from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.bench.suite_run import RunWatcher, SuiteRun
 from ring_attn_bench.errors import BackendUnavailable
-from ring_attn_bench.records.files import make_folder, new_folder
+from ring_attn_bench.records.files import make_folder
 from ring_attn_bench.records.record import Record, append
+from ring_attn_bench.records.values import Environment
 from ring_attn_bench.workers.group import Group, TorchrunGroup
 
 
@@ -164,25 +164,3 @@ class _Keeper:
     def record(self, record: Record) -> None:
         append(self.path, record)
         self.watcher.record(record)
-
-
-def folder_for(out: Path | None, suite: str, environment: Environment) -> Path:
-    """The folder asked for, or a new one under results/; raises FileError.
-
-    Called before anything is measured, so that nothing is measured that could not be kept.
-    """
-    return run_folder(Path("results"), suite, environment) if out is None else make_folder(out)
-
-
-def run_folder(root: Path, suite: str, environment: Environment) -> Path:
-    """Makes a new folder results/<date>_<hardware>_<suite>, numbered if there is one already."""
-    return new_folder(root, f"{datetime.now(UTC):%Y-%m-%d}_{hardware(environment)}_{suite}")
-
-
-def hardware(environment: Environment) -> str:
-    """A short name for folders: 4xH200, or cpu."""
-    gpu = environment.get("gpu")
-    if not gpu:
-        return "cpu"
-    model = str(gpu).removeprefix("NVIDIA ").replace(" ", "-").replace("/", "-")
-    return f"{environment['gpu_count']}x{model}"

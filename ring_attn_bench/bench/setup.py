@@ -7,16 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError, shown
+from ring_attn_bench.errors import InvalidArgument, MachineLacks, shown
 
 CPU_RANKS = 2
 LOOPBACK_RANKS = 4
 MOST_CPU_RANKS, PER_CORE = 16, 8
 """As many may always be asked for, and as many for each core: a process takes some 300 MiB."""
-
-
-class MachineLacks(RingAttnBenchError):
-    """The machine has not got what was asked for by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,25 +11,28 @@ from pathlib import Path
 from rich.console import Console
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench import environment as env
 from ring_attn_bench.bench import forecast, suite_files
 from ring_attn_bench.bench.progress import Progress
-from ring_attn_bench.bench.run import EntrySelection, Run, execute, execute_on, folder_for
-from ring_attn_bench.bench.setup import (
-    MachineLacks,
-    Setup,
-    played_setup,
-    played_setups,
-    setups,
-)
+from ring_attn_bench.bench.run import EntrySelection, Run, execute, execute_on
+from ring_attn_bench.bench.setup import Setup, played_setup, played_setups, setups
 from ring_attn_bench.bench.suite import Entry, Suite, load
-from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, SuiteError, shown
+from ring_attn_bench.errors import (
+    BackendUnavailable,
+    Interrupted,
+    InvalidArgument,
+    MachineLacks,
+    SuiteError,
+    Terminated,
+    shown,
+)  # fmt: skip
+from ring_attn_bench.machine import environment as env
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.folder import folder_for
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.record import read as records
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.records.values import MOST_RANKS
-from ring_attn_bench.workers.progress import Interrupted, Terminated, some_of
+from ring_attn_bench.records.values import MOST_RANKS, Environment
+from ring_attn_bench.workers.progress import some_of
 
 
 @dataclass(frozen=True)
@@ -280,7 +283,7 @@ def _require(backends: tuple[str, ...]) -> None:
             raise MachineLacks(str(error)) from None
 
 
-def _run(asked: ReadRequest, environment: env.Environment) -> Run:
+def _run(asked: ReadRequest, environment: Environment) -> Run:
     suite = asked.suite
     folder = folder_for(asked.request.out, suite.name, environment)
     return Run(folder.name, suite, asked.argument, environment, folder, asked.added)
@@ -331,7 +334,7 @@ def _count(entries: tuple[Entry, ...]) -> int:
 
 def _heading(
     suite: Suite,
-    environment: env.Environment,
+    environment: Environment,
     rings: tuple[Setup, ...],
     entries: tuple[Entry, ...],
 ) -> str:

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ring_attn_bench.bench.messages import Envelope
 from ring_attn_bench.bench.place import WorkerPlace
-from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.bench.worker import BenchWorker
-from ring_attn_bench.errors import InvalidArgument, clause
+from ring_attn_bench.errors import InvalidArgument, MachineLacks, clause
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.after_error import device_works, status_of
 from ring_attn_bench.workers.reply import MemberReply

@@ -12,6 +12,7 @@ import typer
 
 from ring_attn_bench import __version__
 from ring_attn_bench.cli import exits, machine, probe, quick, report, run, selftest, tune
+from ring_attn_bench.cli.options import example
 from ring_attn_bench.cli.renamed import today
 
 MEASURE, LOOK = "Measure", "Look"
@@ -34,7 +35,7 @@ def _say_version(wanted: bool) -> None:
 
 @app.callback(
     help=f"Which ring attention is right, which is fast, and on what evidence.\n\n{exits.told()}",
-    epilog="Example: ring-attn-bench bench --suite cpu --backend aten --out results/mine",
+    epilog=example("bench --suite cpu --backend aten --out results/mine"),
 )
 def program(
     version: Annotated[
@@ -53,15 +54,14 @@ for _panel, _verb, _example in (
     (MEASURE, tune.tune, "tune triton --kernel forward --head-dim 128"),
     (MEASURE, selftest.selftest, "selftest --fault '*order*'"),
     (LOOK, report.report, "report results/mine"),
+    (LOOK, machine.list_backends, "list"),
+    (LOOK, machine.env, "env | grep torch"),
 ):
-    app.command(
-        _example.partition(" ")[0],
-        rich_help_panel=_panel,
-        epilog=f"Example: ring-attn-bench {_example}",
-    )(_verb)
-app.command("list", rich_help_panel=LOOK)(machine.list_backends)
-app.command(rich_help_panel=LOOK)(machine.env)
-app.add_typer(probe.coverage, name="coverage", rich_help_panel=LOOK)
+    app.command(_example.partition(" ")[0], rich_help_panel=_panel, epilog=example(_example))(_verb)
+app.add_typer(
+    probe.coverage, name="coverage", rich_help_panel=LOOK,
+    epilog=example("coverage diff results/before results/after"),
+)  # fmt: skip
 
 
 def main() -> NoReturn:

@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from ring_attn_bench.cli.exits import Exit
-from ring_attn_bench.workers.progress import Interrupted, Terminated
+from ring_attn_bench.errors import Interrupted, Terminated
 
 
 @contextmanager

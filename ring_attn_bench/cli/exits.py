@@ -18,8 +18,7 @@ from typer.core import TyperGroup
 
 from ring_attn_bench import __version__
 from ring_attn_bench.cli.signals import terminated_by_sigterm
-from ring_attn_bench.errors import FileError, RingAttnBenchError, clause
-from ring_attn_bench.workers.progress import Terminated
+from ring_attn_bench.errors import FileError, MachineLacks, RingAttnBenchError, Terminated, clause
 
 
 class Exit(IntEnum):
@@ -37,7 +36,7 @@ class Exit(IntEnum):
 
 MEANINGS: Mapping[Exit, str] = {
     Exit.RIGHT: "what ran was right (unsupported and out of memory are answers)",
-    Exit.WRONG: "something was wrong, crashed or timed out",
+    Exit.WRONG: "something was wrong, crashed or timed out, or verdicts differ (coverage diff)",
     Exit.MISTAKE: "a mistake in the arguments or the suite",
     Exit.LACKS: "the machine lacks what was asked for by name",
     Exit.FILES: "a file cannot be read or written",
@@ -88,8 +87,6 @@ def run(program: Callable[[], object]) -> NoReturn:
         _print_nothing_more()
         sys.exit(128 + signal.SIGPIPE)
     except RingAttnBenchError as error:
-        from ring_attn_bench.bench.setup import MachineLacks
-
         code = Exit.MISTAKE
         if isinstance(error, FileError):
             code = Exit.FILES

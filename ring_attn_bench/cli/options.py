@@ -21,6 +21,11 @@ def option(panel: str | None, metavar: str, text: str, least: float | None = Non
     return typer.Option(metavar=metavar, help=text, min=least, rich_help_panel=panel)
 
 
+def example(line: str) -> str:
+    """What --help ends with."""
+    return f"Example: ring-attn-bench {line}"
+
+
 def out_folder(text: str, panel: str | None = None) -> object:
     """An option that names a folder."""
     return typer.Option(parser=named, metavar="PATH", help=text, rich_help_panel=panel)
@@ -31,7 +36,9 @@ _SUITES = ", ".join(suite_files.suite_names())
 Suite = Annotated[
     str | None,
     option(
-        WHAT, "NAME", f"A suite file (.toml), or one of {_SUITES}; by the machine hopper or cpu."
+        WHAT,
+        "NAME",
+        f"A suite file (.toml), or one of {_SUITES}; by itself hopper on a GPU, else cpu.",
     ),
 ]
 Backend = Annotated[
@@ -40,7 +47,16 @@ Backend = Annotated[
 ]
 Case = Annotated[str, option(WHAT, "PATTERN", "Only cases whose name matches this shell pattern.")]
 Contestant = Annotated[str, option(WHAT, "PATTERN", "Only contestants that match this pattern.")]
-Ranks = Annotated[int | None, option(WHAT, "N", "Ranks of the ring; by the machine.", 1)]
+Ranks = Annotated[
+    int | None,
+    option(
+        WHAT,
+        "N",
+        "Ranks of the ring; by itself the suite's, or one for each GPU; on one GPU 1, then 4 by "
+        "loopback; without a GPU 2.",
+        1,
+    ),
+]
 AsRanks = Annotated[
     list[int] | None,
     option(

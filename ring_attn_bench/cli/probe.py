@@ -10,9 +10,10 @@ import typer
 
 from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.exits import Exit
-from ring_attn_bench.cli.options import HOW, WHAT, Out, Resume, option, out_folder
+from ring_attn_bench.cli.options import HOW, WHAT, Out, Resume, example, option, out_folder
 from ring_attn_bench.cli.paths import named
 from ring_attn_bench.cli.terminal import console, width
+from ring_attn_bench.errors import MachineLacks
 
 if TYPE_CHECKING:
     from ring_attn_bench.records.finding import Finding
@@ -25,8 +26,10 @@ Feature = Annotated[
     option(WHAT, "PATTERN", "Only features that match this shell pattern; may be repeated."),
 ]
 Quick = Annotated[bool, typer.Option(help="The first case of each feature.", rich_help_panel=WHAT)]
-Jobs = Annotated[int | None, option(HOW, "N", "Processes at a time.", 1)]
-Seconds = Annotated[float | None, option(HOW, "S", "For each feature.", 0.1)]
+Jobs = Annotated[
+    int | None, option(HOW, "N", "Processes at a time; by itself one a core, at most 8.", 1)
+]
+Seconds = Annotated[float, option(HOW, "S", "For each feature, forward or backward.", 0.1)]
 
 
 def probe(
@@ -34,7 +37,7 @@ def probe(
     feature: Feature = None,
     quick: Quick = False,
     jobs: Jobs = None,
-    seconds: Seconds = None,
+    seconds: Seconds = 300.0,
     out: Out = None,
     resume: Resume = False,
 ) -> None:
@@ -44,12 +47,11 @@ def probe(
 
     Exit codes are those of `ring-attn-bench --help`.
     """
-    from ring_attn_bench.bench.setup import MachineLacks
     from ring_attn_bench.probe import run
     from ring_attn_bench.probe.progress import ProbeProgress
 
     request = run.ProbeRequest(
-        tuple(backend or ()), tuple(feature or ()), out, jobs, seconds or run.SECONDS, quick, resume
+        tuple(backend or ()), tuple(feature or ()), out, jobs, seconds, quick, resume
     )
     with ended_by_a_person("--resume"), ProbeProgress(console()) as progress:
         folder = run.probe(request, progress)
@@ -66,7 +68,7 @@ def _matrix(metavar: str, text: str = "A coverage.csv, or its folder.") -> objec
     return typer.Argument(parser=named, metavar=metavar, help=text)
 
 
-@coverage.command("show")
+@coverage.command("show", epilog=example("coverage show results/mine --out results/mine"))
 def show_coverage(
     findings: Annotated[Path, _matrix("FINDINGS")],
     out: Annotated[Path | None, out_folder("Folder to draw coverage.md and .png in.")] = None,
@@ -75,12 +77,15 @@ def show_coverage(
     _show(_read(findings), out)
 
 
-@coverage.command("diff")
+@coverage.command("diff", epilog=example("coverage diff results/before results/after"))
 def compare_coverage(
     before: Annotated[Path, _matrix("BEFORE")],
     after: Annotated[Path, _matrix("AFTER", "Another.")],
 ) -> None:
-    """Which verdicts differ; exit code 1 if any does."""
+    """Which verdicts differ.
+
+    Exit code 1 if any does, 0 if none; others are those of `ring-attn-bench --help`.
+    """
     from ring_attn_bench.probe.compare import changes
 
     differing = changes(_read(before), _read(after))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from ring_attn_bench.workers.progress import Terminated
+from ring_attn_bench.errors import Terminated
 
 _AGAIN_SECONDS = 0.5
 """After which a Terminated that somebody has swallowed is raised once more."""

@@ -23,7 +23,9 @@ Dtype = Annotated[
 Seqlen = Annotated[int, option(WHAT, "N", "Tokens of what is timed.", 1)]
 Heads = Annotated[str, option(WHAT, "Q:K", "Query and key heads that are timed.")]
 Rounds = Annotated[int, option(HOW, "N", "In each, every trial runs once.", 1)]
-Jobs = Annotated[int | None, option(HOW, "N", "Trials verified at a time.", 1)]
+Jobs = Annotated[
+    int | None, option(HOW, "N", "Trials verified at a time; by itself one a core, at most 15.", 1)
+]
 Seconds = Annotated[float, option(HOW, "S", "To verify one trial.", 0.1)]
 
 
@@ -57,7 +59,7 @@ def tune(
 
 
 def _show(folder: Path) -> NoReturn:
-    from ring_attn_bench.records.tuning_csv import read
+    from ring_attn_bench.records.outcome import read
     from ring_attn_bench.report import tuning
 
     outcomes = read(folder)

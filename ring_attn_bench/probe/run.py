@@ -9,20 +9,18 @@ from itertools import product
 from pathlib import Path
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench import environment as env
-from ring_attn_bench.bench.run import folder_for
 from ring_attn_bench.conformance.features import FEATURES, select
-from ring_attn_bench.errors import InvalidArgument, UnknownName
+from ring_attn_bench.errors import Interrupted, InvalidArgument, Terminated, UnknownName
+from ring_attn_bench.machine import environment as env
 from ring_attn_bench.probe.asker import Asker, Terms
 from ring_attn_bench.probe.tasks import Task, Tasks
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.finding import Finding, read, write
+from ring_attn_bench.records.folder import folder_for
+from ring_attn_bench.records.values import Environment
 from ring_attn_bench.workers.keeper import Keeper, Watcher
 from ring_attn_bench.workers.pool import run_all
-from ring_attn_bench.workers.progress import Interrupted, Terminated
 
-SECONDS = 300.0
-"""For a feature in one direction: most of it goes into compiling kernels."""
 MOST_JOBS = 8
 """By default: each process has a context of its own on the GPU, half a gigabyte."""
 
@@ -35,7 +33,8 @@ class ProbeRequest:
     features: tuple[str, ...] = ()
     out: Path | None = None
     jobs: int | None = None
-    seconds: float = SECONDS
+    seconds: float = 300.0
+    """For a feature in one direction: most of it goes into compiling kernels."""
     quick: bool = False
     """Whether each feature's first case will do."""
     resume: bool = False
@@ -116,7 +115,7 @@ def kept(
     return keeper
 
 
-def _terms(request: ProbeRequest, environment: env.Environment) -> Terms:
+def _terms(request: ProbeRequest, environment: Environment) -> Terms:
     gpu = environment.get("gpu")
     return Terms(
         device="cuda" if gpu else "cpu",

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ring_attn_bench.errors import FileError, placed
 from ring_attn_bench.records import files, sheets
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
@@ -47,16 +44,4 @@ def write(findings: Iterable[Finding], path: Path) -> None:
 
 def read(path: Path) -> tuple[Finding, ...]:
     """The findings of such a file, or of the one in such a folder; raises FileError."""
-    path = path / "coverage.csv" if path.is_dir() else path
-    findings = []
-    for number, cells in sheets.read(path):
-        try:
-            findings.append(Finding.model_validate(cells))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise FileError(
-                f"{path} is no coverage.csv (line {number}: {placed(first['msg'], first['loc'])})."
-            ) from None
-    if not findings:
-        raise FileError(f"{path} holds no findings.")
-    return tuple(findings)
+    return sheets.values(path, "coverage.csv", "findings", Finding.model_validate)

@@ -1,8 +1,10 @@
-"""What became of one trial."""
+"""What became of one trial, and tuning.csv, which holds them all, raw times in its last columns."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import sqrt
+from pathlib import Path
 from statistics import median
 from typing import Self
 
@@ -12,6 +14,8 @@ from ring_attn_bench.contract.tunable import Kernel, Trial
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.positions import Band
 from ring_attn_bench.plan.problem import DtypeName
+from ring_attn_bench.records import files, sheets
+from ring_attn_bench.records.statistics import median_interval
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Frozen, Text
 
@@ -119,3 +123,63 @@ class Outcome(Frozen):
     def times(self, mask: str) -> tuple[float, ...]:
         """The microseconds of each call under one of MASKS."""
         return self.full if mask == "full" else self.causal
+
+
+FIGURES = ("us", "low_us", "high_us", "min_us", "max_us", "tflops")
+"""By mask: the median, its 95 % interval (all there is, below 6 rounds), all there is, the pace."""
+
+
+def write(outcomes: Iterable[Outcome], path: Path) -> None:
+    """Writes them all, in that order; raises FileError."""
+    lines = [cells(outcome) for outcome in outcomes]
+    files.write(path, sheets.text(tuple(lines[0]), ([*line.values()] for line in lines)))
+
+
+def read(path: Path) -> tuple[Outcome, ...]:
+    """The outcomes of such a file, or of the one in such a folder; raises FileError."""
+    return sheets.values(path, "tuning.csv", "outcomes", _outcome)
+
+
+def cells(outcome: Outcome) -> dict[str, str]:
+    """An outcome's line; what follows from its other columns is there for readers only."""
+    trial, place, shape = outcome.subject.trial, outcome.place, outcome.shape
+    line = {
+        "backend": place.backend, "kernel": trial.kernel, "table": trial.table,
+        "head_dim": str(trial.head_dim), "dtype": outcome.subject.dtype, "config": trial.config,
+        "shipped": "yes" if trial.shipped else "", "verdict": outcome.verdict.value,
+        "reason": outcome.reason, "rounds": str(len(outcome.full) or ""),
+    }  # fmt: skip
+    for mask in MASKS:
+        figures = _figures(outcome, mask) if outcome.is_timed else [""] * len(FIGURES)
+        line |= {f"{mask}_{name}": text for name, text in zip(FIGURES, figures, strict=True)}
+    line |= {name: str(value) for name, value in shape.model_dump().items()}
+    line |= place.model_dump()
+    line |= {_raw(x): " ".join(f"{t:.2f}" for t in outcome.times(x)) for x in MASKS}
+    return line
+
+
+def _figures(outcome: Outcome, mask: str) -> list[str]:
+    times = outcome.times(mask)
+    low, high = median_interval(times) or (min(times), max(times))
+    microseconds = (median(times), low, high, min(times), max(times))
+    return [*(f"{t:.2f}" for t in microseconds), f"{outcome.tflops(mask):.1f}"]
+
+
+def _outcome(line: dict[str, str]) -> Outcome:
+    trial = {name: line[name] for name in ("kernel", "table", "head_dim", "config")}
+    # a file does not say which other dtypes the row serves
+    whole = {**trial, "shipped": line["shipped"] == "yes", "dtypes": (line["dtype"],)}
+    return Outcome.model_validate(
+        {
+            "subject": {"trial": whole, "dtype": line["dtype"]},
+            "place": {name: line[name] for name in Provenance.model_fields},
+            "shape": {name: line[name] for name in TimedShape.model_fields},
+            "verdict": line["verdict"],
+            "reason": line["reason"],
+            **{mask: tuple(line[_raw(mask)].split()) for mask in MASKS},
+        }
+    )
+
+
+def _raw(mask: str) -> str:
+    return f"{mask}_all_us"

@@ -27,6 +27,7 @@ from ring_attn_bench.records.statistics import SlowestRank, slowest
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import (
     Count,
+    Environment,
     Frozen,
     Milliseconds,
     Ranks,
@@ -267,7 +268,7 @@ class Record(Frozen):
     interpreted: bool = False
     """Whether the kernel ran in an interpreter, which has errors but no speed."""
     backend_version: Text = ""
-    environment: dict[str, Text | int | float | bool | None] = Field(default_factory=dict)
+    environment: Environment = Field(default_factory=dict)
     command: Text = ""
     """The command that measures this record alone."""
     started_at: str = ""

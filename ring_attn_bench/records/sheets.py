@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import TypeVar
 
-from ring_attn_bench.errors import FileError
+from pydantic import ValidationError
+
+from ring_attn_bench.errors import FileError, placed
 from ring_attn_bench.records import files
+
+Value = TypeVar("Value")
 
 # what begins a formula (OWASP, "CSV injection"), full-width forms included; behind apostrophes too,
 # so that there is one way back
@@ -57,3 +62,27 @@ def read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             yield table.line_num, {name: original(cell) for name, cell in cells.items()}
     except csv.Error as error:
         raise FileError(f"{path}, line {table.reader.line_num}: no CSV ({error}).") from None
+
+
+def values(
+    path: Path, name: str, what: str, make: Callable[[dict[str, str]], Value]
+) -> tuple[Value, ...]:
+    """What the lines of such a file say, or of the one of that name in a folder; raises FileError.
+
+    what: the values, in a word; there must be some.
+    """
+    path = path / name if path.is_dir() else path
+    made = []
+    for number, line in read(path):
+        try:
+            made.append(make(line))
+        except KeyError as error:
+            raise FileError(f"{path} is no {name}: it has no column {error}.") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise FileError(
+                f"{path} is no {name} (line {number}: {placed(first['msg'], first['loc'])})."
+            ) from None
+    if not made:
+        raise FileError(f"{path} holds no {what}.")
+    return tuple(made)

@@ -25,6 +25,9 @@ def _in_unicode(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_in_unicode)]
 """Words from outside, a folder's name or an exception's, whatever bytes they have."""
 
+Environment = dict[str, Text | int | float | bool | None]
+"""Facts about the machine and its versions, by name."""
+
 MOST = 2**31 - 1
 """The largest size of anything: what kernels count with."""
 MOST_RANKS = 1024

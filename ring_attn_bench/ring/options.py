@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 
 from ring_attn_bench import registry
 from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
+from ring_attn_bench.ring import schedules
+from ring_attn_bench.ring.schedules import SCHEDULES
 
-Schedule = Literal["auto", "steps", "grouped", "gather", "one_launch"]
 Gradients = Literal["float32", "input"]
 Auto = Literal["auto"]
 
@@ -57,7 +58,7 @@ class RingOptions:
     handshake: bool | None = field(
         default=None, metadata={"column": "whether ranks compare their arguments before each call"}
     )
-    schedule: Schedule = field(
+    schedule: schedules.Name = field(
         default="auto",
         metadata={"column": "whether keys come by steps, grouped, all at once or to one launch"},
     )
@@ -73,7 +74,7 @@ class RingOptions:
         if not _is_auto(self.transport):
             registry.check_transport(self.transport)
         for kind, name, known in (
-            ("schedule", self.schedule, Schedule),
+            ("schedule", self.schedule, schedules.Name),
             ("gradient dtype", self.gradients, Gradients),
         ):
             if not isinstance(name, str) or name not in get_args(known):
@@ -120,22 +121,10 @@ class RingOptions:
         """Raises InvalidArgument where schedule and grouping say two things."""
         if self.schedule == "auto" or self.grouping == "auto":
             return
-        each = self.grouping is None or all(size == 1 for size in self.grouping)
-        fits = {
-            "steps": each,
-            "grouped": self.grouping is not None,
-            "gather": self.grouping is not None and len(self.grouping) <= 1,
-            "one_launch": self.grouping is not None and len(self.grouping) <= 1,
-        }
-        if not fits[self.schedule]:
-            means = {
-                "steps": "one rank's keys a step",
-                "grouped": "a number of ranks for each step",
-                "gather": "all other ranks' keys in one step",
-                "one_launch": "all ranks' keys in one launch",
-            }
+        schedule = SCHEDULES[self.schedule]
+        if not schedule.fits(self.grouping):
             raise InvalidArgument(
-                f"schedule {self.schedule!r} is {means[self.schedule]}, but grouping is "
+                f"schedule {self.schedule!r} is {schedule.means}, but grouping is "
                 f"{shown(self.grouping)}; leave one of the two at 'auto'."
             )
 
@@ -155,34 +144,17 @@ def resolved(options: RingOptions, world_size: int, *, waits: bool = False) -> R
     one launch is then the fastest schedule at every length (docs/design.md has the figures).
     transport is not asked for here: which one a group can do, its ranks have to find out.
     """
-    if waits and options.schedule == "auto" and options.grouping == "auto":
-        options = replace(options, schedule="one_launch")
-    grouping, others = options.grouping, world_size - 1
+    schedule, grouping, others = options.schedule, options.grouping, world_size - 1
     if grouping == "auto":
-        grouping = {
-            "steps": None,
-            "auto": None,
-            "grouped": doubling(others),
-            "gather": (others,) if others else (),
-            "one_launch": (others,) if others else (),
-        }[options.schedule]
-    schedule = options.schedule
-    if schedule == "auto":
-        each = grouping is None or all(size == 1 for size in grouping)
-        schedule = "steps" if each else "gather" if len(grouping or ()) == 1 else "grouped"
+        schedule = schedules.ruled(waits=waits) if schedule == "auto" else schedule
+        grouping = SCHEDULES[schedule].grouping(others)
+    elif schedule == "auto":
+        schedule = schedules.named(grouping)
     steps = others if grouping is None else len(grouping)
     slots = min(2, max(1, steps)) if options.slots == "auto" else options.slots
     if options.keep_keys:  # nothing lands where something is kept
         slots = max(slots, steps)
     return replace(options, schedule=schedule, slots=slots, grouping=grouping)
-
-
-def doubling(others: int) -> tuple[int, ...]:
-    """1, 2, 4, ... of them: a step's launch hides the next one's transfer, in log2(W) launches."""
-    sizes: list[int] = []
-    while (left := others - sum(sizes)) > 0:
-        sizes.append(min(left, 2 ** len(sizes)))
-    return tuple(sizes)
 
 
 DEFAULTS: dict[str, Any] = {option.name: option.default for option in fields(RingOptions)}

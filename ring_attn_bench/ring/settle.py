@@ -5,10 +5,8 @@ Everything follows from what all ranks know, so that all settle alike. Imports n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count, repeat
 
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.partition import get_partition
@@ -16,7 +14,8 @@ from ring_attn_bench.plan.plans import Layout
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.fastest import Known, fastest
 from ring_attn_bench.ring.landing import Needs, groups, largest, needs
-from ring_attn_bench.ring.options import RingOptions, Schedule, resolved
+from ring_attn_bench.ring.options import RingOptions, resolved
+from ring_attn_bench.ring.schedules import SCHEDULES, named
 
 
 def is_open(options: RingOptions) -> bool:
@@ -47,13 +46,10 @@ def settled(
     if known is None or world_size == 1 or not is_open(options):
         return rule
     candidates = [rule]
-    for schedule in _OTHERS:
+    for schedule in (name for name, schedule in SCHEDULES.items() if schedule.weighed):
         with suppress(InvalidArgument):  # slots that were asked for may not fit the budget then
             candidates.append(_ruled(*where, replace(options, schedule=schedule)))
     return fastest({took: laid_out(*where, took) for took in candidates}, rule, known)
-
-
-_OTHERS: tuple[Schedule, ...] = ("steps", "grouped", "gather")
 
 
 def _ruled(
@@ -92,7 +88,7 @@ def laid_out(partition: str, world_size: int, tokens: int, mask: Mask, took: Rin
     """Who holds what, and the steps of options that are settled."""
     assert took.slots != "auto"  # nothing is, once resolved
     assert took.grouping != "auto"
-    rule, whole = get_partition(partition), took.schedule == "one_launch"
+    rule, whole = get_partition(partition), SCHEDULES[took.schedule].waits
     return Layout(rule, world_size, tokens, mask.band, took.slots, took.grouping, whole)
 
 
@@ -121,11 +117,11 @@ class _Budget:
             return took
         for slots in (2, 1) if options.slots == "auto" else (options.slots,):
             area = self._tokens // min(slots, others)
-            sizes = groups(self._needs, area, _limits(took.schedule, others))
+            sizes = groups(self._needs, area, SCHEDULES[took.schedule].limits(others))
             if sizes is not None:
                 return replace(
                     took,
-                    schedule=_named(sizes),
+                    schedule=named(sizes),
                     slots=min(slots, len(sizes)) if options.slots == "auto" else slots,
                     grouping=None if took.grouping is None else sizes,
                 )
@@ -160,20 +156,3 @@ class _Budget:
 
 def _each(others: int) -> tuple[int, ...]:
     return (1,) * others
-
-
-def _limits(schedule: Schedule, others: int) -> Iterator[int]:
-    """The most ranks that a step brings, step after step."""
-    match schedule:
-        case "steps":
-            return repeat(1)
-        case "grouped":
-            return (2**step for step in count())
-        case _:
-            return repeat(others)
-
-
-def _named(sizes: tuple[int, ...]) -> Schedule:
-    if all(size == 1 for size in sizes):
-        return "steps"
-    return "gather" if len(sizes) == 1 else "grouped"

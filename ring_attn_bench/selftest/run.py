@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ring_attn_bench.bench.environment import probe
-from ring_attn_bench.bench.setup import MachineLacks
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import InvalidArgument, MachineLacks
+from ring_attn_bench.machine.environment import probe
 from ring_attn_bench.records.record import Record, read
 from ring_attn_bench.selftest.faults import FAULTS, Fault
 from ring_attn_bench.selftest.suites import PlantedSuite, plug_in, suites

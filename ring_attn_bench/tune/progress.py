@@ -8,8 +8,8 @@ from statistics import median
 from rich.console import Console
 from rich.text import Text
 
+from ring_attn_bench.records.choices import choices
 from ring_attn_bench.records.outcome import Outcome
-from ring_attn_bench.tune.choose import choices
 from ring_attn_bench.workers.progress import STYLES, ProgressLines, some_of
 
 _SHOWN = 3

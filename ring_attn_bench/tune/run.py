@@ -8,20 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench import environment as env
-from ring_attn_bench.bench.run import folder_for
-from ring_attn_bench.bench.setup import MachineLacks
 from ring_attn_bench.contract.tunable import Tunable
-from ring_attn_bench.errors import BackendUnavailable, InvalidArgument, clause
-from ring_attn_bench.records.outcome import Outcome, Provenance, RowKey, TimedShape, TypedTrial
+from ring_attn_bench.errors import (
+    BackendUnavailable,
+    Interrupted,
+    InvalidArgument,
+    MachineLacks,
+    Terminated,
+    clause,
+)  # fmt: skip
+from ring_attn_bench.machine import environment as env
+from ring_attn_bench.records.folder import folder_for
+from ring_attn_bench.records.outcome import (
+    Outcome,
+    Provenance,
+    RowKey,
+    TimedShape,
+    TypedTrial,
+    write,
+)
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.records.tuning_csv import write
+from ring_attn_bench.records.values import Environment
 from ring_attn_bench.tune.messages import Load, Loaded, Speeds, Time, TrialSpeed
 from ring_attn_bench.tune.select import TrialSelection
 from ring_attn_bench.tune.verifier import verify_all
 from ring_attn_bench.workers.keeper import Keeper, Watcher
 from ring_attn_bench.workers.pool import Hand
-from ring_attn_bench.workers.progress import Interrupted, Terminated
 from ring_attn_bench.workers.reply import Reply, WorkerFailed
 
 ROW_SECONDS = 20.0
@@ -220,7 +232,7 @@ def _heading(
     )
 
 
-def _place(backend: str, version: str, environment: env.Environment) -> Provenance:
+def _place(backend: str, version: str, environment: Environment) -> Provenance:
     commit = str(environment.get("commit") or "")
     return Provenance(
         backend=backend,

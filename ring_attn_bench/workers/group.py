@@ -15,13 +15,11 @@ from typing import Protocol
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.channel import Channel, Closed
-from ring_attn_bench.workers.process import POLL_SECONDS, Started
+from ring_attn_bench.workers.process import GRACE_SECONDS, POLL_SECONDS, Started
 from ring_attn_bench.workers.reply import MemberReply, WorkerFailed
 
 START_SECONDS = 180.0
 """For a group to come up: imports on a busy machine, a communicator for each process."""
-GRACE_SECONDS = 15.0
-"""After one process has failed, for the others to say how they fared."""
 STDERR_LINES = 20
 
 
@@ -38,6 +36,16 @@ class Group(Protocol):
     def close(self) -> None:
         """Ends the group's processes."""
         ...
+
+
+class _Torchrun(Started):
+    who = "worker group"
+
+    def end(self) -> str:
+        """By the signal or exit code that torchrun reports of a process, if it does."""
+        end = super().end()
+        causes = [line.strip() for line in self.lines() if "exitcode" in line or "Signal" in line]
+        return f"the {self.who} died ({causes[-1]})" if causes else end
 
 
 class TorchrunGroup:
@@ -59,7 +67,7 @@ class TorchrunGroup:
         self._processes = processes
         self._environment = {**on_loopback(), **environment}
         self._last = last
-        self._started: Started | None = None
+        self._started: _Torchrun | None = None
         self._busy = False
         self.generation = 0
 
@@ -92,7 +100,7 @@ class TorchrunGroup:
     def _channel(self) -> Channel:
         if self._started is None:
             # whose input's other end is this process's: `agent`
-            self._started = Started(self._command, self._environment, subprocess.PIPE)
+            self._started = _Torchrun(self._command, self._environment, subprocess.PIPE)
         channel = self._started.connected(time.monotonic() + START_SECONDS)
         if channel is None:
             reason = f"did not start within {START_SECONDS:g} s"
@@ -119,28 +127,17 @@ class TorchrunGroup:
                 deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         if self._files("outcome"):
             raise Closed
-        reason = f"no answer within {seconds:g} s; the group was killed"
+        assert self._started is not None  # it was asked
+        reason = self._started.overdue(seconds)
         raise self._failed(MemberReply(status=Status.TIMEOUT, reason=reason))
 
     def _left_behind(self) -> MemberReply:
         """What the group that is gone left about its end."""
-        if self._started is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._started.runner.wait(timeout=GRACE_SECONDS)  # torchrun, after its processes
+        assert self._started is not None  # or nothing is gone
+        reason = self._started.end()  # torchrun's, which comes after those of its processes
         for path in self._files("outcome"):
             return MemberReply.model_validate_json(path.read_text())
-        reason = f"the worker group died ({self._last_words()})"
         return MemberReply(status=Status.ERROR, reason=reason)
-
-    def _last_words(self) -> str:
-        """The signal or exit code that torchrun reports, or its own, and its last line."""
-        lines = [line.strip() for line in self._tail()]
-        causes = [line for line in lines if "exitcode" in line or "Signal" in line]
-        if causes:
-            return causes[-1]
-        code = None if self._started is None else self._started.runner.poll()
-        ended = "it still runs" if code is None else f"exit code {code}"
-        return f"{ended}; {f'its last words: {lines[-1]}' if lines else 'it said nothing'}"
 
     def _failed(self, reply: MemberReply) -> WorkerFailed:
         stderr = self._tail()
@@ -148,11 +145,9 @@ class TorchrunGroup:
         return WorkerFailed(reply.status, reply.reason, stderr)
 
     def _tail(self) -> list[str]:
-        # without torchrun's banner about threads, which stands between lines of stars
         written = [] if self._started is None else self._started.lines()
-        lines = [x for x in written if x.strip("* ") and "OMP_NUM" not in x]
         here = str(Path(__file__).parents[2])
-        return [line.replace(here, ".")[:300] for line in lines[-STDERR_LINES:]]
+        return [line.replace(here, ".")[:300] for line in written[-STDERR_LINES:]]
 
     def _kill(self) -> None:
         """Ends everything that was started: torchrun gives each process a session of its own."""

@@ -20,8 +20,8 @@ from ring_attn_bench.workers.channel import Channel, Closed, Server
 from ring_attn_bench.workers.reply import WorkerFailed
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 10.0
-"""For a process whose end of the channel is closed to be gone."""
+GRACE_SECONDS = 15.0
+"""For what answers no more to be gone, and, in a group, for the others to say how they fared."""
 
 
 class Started:
@@ -29,6 +29,9 @@ class Started:
 
     command: what to start, given the folder. stdin: as subprocess takes it. Any thread may close.
     """
+
+    who = "process"
+    """What is said to have died."""
 
     def __init__(
         self, command: Callable[[Path], list[str]], environment: Mapping[str, str], stdin: int
@@ -61,11 +64,29 @@ class Started:
         return self._channel
 
     def lines(self) -> list[str]:
-        """What it wrote, without empty lines."""
+        """What it wrote, without empty lines and torchrun's banner about threads, between stars."""
         with suppress(OSError):
             text = (self.folder / "log").read_text(errors="replace")
-            return [line for line in text.splitlines() if line.strip()]
+            return [x for x in text.splitlines() if x.strip("* \t") and "OMP_NUM" not in x]
         return []
+
+    def end(self) -> str:
+        """Of what answers no more: how it ended."""
+        try:
+            code = self.runner.wait(timeout=GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"the {self.who} stopped answering{self._last_words()}"
+        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        return f"the {self.who} died ({how}){self._last_words()}"
+
+    def overdue(self, seconds: float) -> str:
+        """Of what is killed for its silence."""
+        return f"no answer within {seconds:g} s; the {self.who} was killed{self._last_words()}"
+
+    def _last_words(self) -> str:
+        """The last line that it wrote, which in a traceback is the exception."""
+        lines = self.lines()
+        return f"; its last words: {lines[-1].strip()[:200]}" if lines else ""
 
     def close(self) -> None:
         """Ends it, whatever it is doing, and what it started."""
@@ -107,27 +128,12 @@ class Process(Started):
                 if (line := channel.receive(POLL_SECONDS)) is not None:
                     return line
         except Closed:
-            raise self._failed(Status.ERROR, self._end()) from None
-        reason = f"no answer within {seconds:g} s; the process was killed"
-        raise self._failed(Status.TIMEOUT, reason + self._last_words())
+            raise self._failed(Status.ERROR, self.end()) from None
+        raise self._failed(Status.TIMEOUT, self.overdue(seconds))
 
     def _failed(self, status: Status, reason: str) -> WorkerFailed:
         self.close()
         return WorkerFailed(status, reason)
-
-    def _end(self) -> str:
-        """How the process ended."""
-        try:
-            code = self.runner.wait(timeout=GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return f"the process stopped answering{self._last_words()}"
-        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        return f"the process died ({how}){self._last_words()}"
-
-    def _last_words(self) -> str:
-        """The last line that the process wrote, which in a traceback is the exception."""
-        lines = self.lines()
-        return f"; its last words: {lines[-1].strip()[:200]}" if lines else ""
 
 
 def importable() -> dict[str, str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,24 +23,6 @@ STYLES = {
     Status.TIMEOUT: "bold red",
     Status.WRONG: "bold red",
 }
-
-
-class Terminated(BaseException):
-    """A signal asks this program to end. No SystemExit: that may be a plug-in's, and survived."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A person, or a signal, ended what was running.
-
-    kept: how many of what the folder holds of it. by: what ended it.
-    """
-
-    def __init__(self, folder: Path, kept: int, what: str, by: BaseException) -> None:
-        held = f"{kept} {what} are kept" if kept else f"no {what} were finished, and none are kept"
-        super().__init__(f"{held} in {folder}")
-        self.folder = folder
-        self.kept = kept
-        self.by = by
 
 
 class ProgressLines:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ring_attn_bench.records.tuning_csv import read
+from ring_attn_bench.records.outcome import read
 from tests.patience import limit
 
 

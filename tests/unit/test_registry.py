@@ -11,9 +11,8 @@ import torch
 from ring_attn_bench import registry
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.peer import Peer
-from ring_attn_bench.errors import BackendUnavailable, UnknownName
+from ring_attn_bench.errors import BackendUnavailable, Terminated, UnknownName
 from ring_attn_bench.plan.block import Form
-from ring_attn_bench.workers.progress import Terminated
 
 
 @pytest.mark.parametrize("name", registry.backends())

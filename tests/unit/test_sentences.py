@@ -8,8 +8,7 @@ import pytest
 from ring_attn_bench import RingOptions, registry
 from ring_attn_bench.bench.suite import load
 from ring_attn_bench.errors import RingAttnBenchError, clause
-from ring_attn_bench.records import finding, record
-from ring_attn_bench.records import tuning_csv as tuning
+from ring_attn_bench.records import finding, outcome, record
 from ring_attn_bench.report import csv as rows
 from ring_attn_bench.tune import run as tune
 from ring_attn_bench.tune.messages import Loaded
@@ -73,7 +72,7 @@ ERRORS = {
     "a later record": file_with('{"schema_version": 9}\n', record.read),
     "a matrix": file_with("backend,feature,direction,verdict\na,full,up,ok\n", finding.read),
     "rows": file_with("case,status\na,b\n", rows.read),
-    "outcomes": file_with("backend\na\n", tuning.read),
+    "outcomes": file_with("backend\na\n", outcome.read),
     "a name": lambda _: registry.check_known("atan"),
     "an option": lambda _: RingOptions(grouping=3, transport="p2p"),
     "two options": lambda _: RingOptions(grouping=(3,), schedule="steps"),

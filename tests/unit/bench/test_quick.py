@@ -5,8 +5,7 @@ import pytest
 from ring_attn_bench import registry
 from ring_attn_bench.bench import quick
 from ring_attn_bench.bench.contestant import Refused
-from ring_attn_bench.bench.setup import MachineLacks
-from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.errors import BackendUnavailable, MachineLacks
 
 MISSING = ("flash_attn_2", "flash_attn_3")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ring_attn_bench.bench.setup import MachineLacks, Setup, played_setups, setups
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.bench.setup import Setup, played_setups, setups
+from ring_attn_bench.errors import InvalidArgument, MachineLacks
 
 
 def test_without_a_gpu_two_ranks_run_on_the_cpu():

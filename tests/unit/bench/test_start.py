@@ -16,11 +16,10 @@ from ring_attn_bench.bench import forecast, start
 from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.suite import Timing
 from ring_attn_bench.bench.team import Team
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import InvalidArgument, Terminated
 from ring_attn_bench.records.finding import read as read_findings
 from ring_attn_bench.records.record import append, read
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.workers.progress import Terminated
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,6 +11,7 @@ from ring_attn_bench.cli import exits
 from ring_attn_bench.cli.renamed import today
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.probe import run as probe_run
+from ring_attn_bench.tune import run as tune_run
 
 
 @pytest.fixture
@@ -41,6 +42,31 @@ def test_nothing_is_cut_where_help_has_80_columns(program, monkeypatch, verb):
     assert code == 0
     assert "…" not in said
     assert max(map(len, said.splitlines())) == 80
+
+
+@pytest.mark.parametrize("verb", ALL)
+def test_help_ends_with_an_example_of_the_verb(program, verb):
+    _, said, _ = program(f"{verb} --help")
+
+    last = " ".join(said.split()).rpartition("Example: ring-attn-bench ")[2]
+    assert last.startswith(verb)
+    assert last.split()[0] in VERBS
+
+
+@pytest.mark.parametrize(
+    ("verb", "module"), [("probe", probe_run), ("tune", tune_run)], ids=["probe", "tune"]
+)
+def test_help_says_how_many_processes_there_are_by_themselves(program, verb, module):
+    _, said, _ = program(f"{verb} --help")
+
+    words = " ".join(said.replace("│", " ").split())
+    assert f"by itself one a core, at most {module.MOST_JOBS}." in words
+
+
+def test_help_says_how_long_a_probe_waits(program):
+    _, said, _ = program("probe --help")
+
+    assert f"[default: {probe_run.ProbeRequest().seconds}]" in said
 
 
 def test_every_verb_is_in_a_group():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ring_attn_bench.bench.run import run_folder
 from ring_attn_bench.errors import FileError
 from ring_attn_bench.records import files, sheets
+from ring_attn_bench.records.folder import run_folder
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 from importlib.metadata import EntryPoint
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.jobs import travel_dtype
 from ring_attn_bench.ring.link import GroupTransport
 from ring_attn_bench.ring.options import resolved
+from ring_attn_bench.ring.schedules import SCHEDULES, Name, named
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.choose import transport_for
 
@@ -141,7 +143,24 @@ def test_what_auto_takes_on_four_ranks(options, took):
     assert found.transport == options.transport
 
 
-@pytest.mark.parametrize("schedule", ["auto", "steps", "grouped", "gather", "one_launch"])
+def test_type_checkers_know_every_schedule_of_the_table():
+    assert {*get_args(Name)} == {"auto", *SCHEDULES}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+def test_a_schedule_is_what_its_own_grouping_says_and_brings_every_other_rank_once(
+    name, world_size
+):
+    schedule, others = SCHEDULES[name], world_size - 1
+    grouping = schedule.grouping(others)
+
+    assert schedule.fits(grouping)
+    assert grouping is None or sum(grouping) == others
+    assert not SCHEDULES[named(grouping)].waits
+
+
+@pytest.mark.parametrize("schedule", get_args(Name))
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8, 64])
 def test_on_any_number_of_ranks_a_schedule_is_a_layout(schedule, world_size):
     for slots in (2, "auto"):

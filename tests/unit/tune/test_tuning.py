@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from ring_attn_bench.contract.tunable import Trial
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.records import tuning_csv as csv
+from ring_attn_bench.records import outcome as csv
+from ring_attn_bench.records.choices import choices
 from ring_attn_bench.records.outcome import Outcome, Provenance, TimedShape, TypedTrial
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import tuning
-from ring_attn_bench.tune.choose import choices
 from ring_attn_bench.tune.select import TrialSelection
 
 PLACE = Provenance(

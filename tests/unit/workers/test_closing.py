@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 
 from ring_attn_bench.bench.run import Groups
+from ring_attn_bench.errors import Terminated
 from ring_attn_bench.workers.group import TorchrunGroup
-from ring_attn_bench.workers.progress import Terminated
 
 WORKER = """
 import socket, sys, time

@@ -10,9 +10,9 @@ from textwrap import fill as _fill
 from tabulate import tabulate
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench.environment import Environment
 from ring_attn_bench.contract.install import COMMANDS, WITHOUT_GPU
 from ring_attn_bench.errors import BackendUnavailable, UnknownName
+from ring_attn_bench.records.values import Environment
 
 fill = partial(_fill, break_on_hyphens=False, break_long_words=False)
 _NARROWEST = 20

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ring_attn_bench.bench import turns
+from scripts.measuring import turns
 
 
 @pytest.fixture

@@ -13,14 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
+from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.records.values import Environment
 from ring_attn_bench.workers.process import importable
 
-Environment = dict[str, str | int | float | bool | None]
-
-PACKAGES = (
-    *("triton", "flash-attn", "flash-attn-3", "flash-attn-4", "nvidia-cutlass-dsl", "flag-gems"),
-    *("numpy", "ring-flash-attn", "yunchang"),
-)
+PACKAGES = (*COMMANDS, "nvidia_cutlass_dsl", "numpy")
+"""Those that can be installed, and what they bring that results depend on."""
 
 
 class NoAnswer(RuntimeError):
@@ -29,7 +27,7 @@ class NoAnswer(RuntimeError):
 
 def probe() -> Environment:
     """The environment, found out by another process."""
-    return cast(Environment, asked("ring_attn_bench.bench.environment"))
+    return cast(Environment, asked("ring_attn_bench.machine.environment"))
 
 
 def asked(module: str, *arguments: str) -> Any:  # noqa: ANN401 - whatever it prints
@@ -63,7 +61,7 @@ def describe() -> Environment:
         "gpu_count": torch.cuda.device_count(),
     }
     for package in PACKAGES:
-        known[package.replace("-", "_")] = _version(package)
+        known[package] = _version(package)
     if torch.cuda.is_available():
         known |= _gpu()
     return known | _commit()

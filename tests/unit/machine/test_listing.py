@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench import listing
 from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.machine import listing
 from ring_attn_bench.registry import Listing
 
 CHECKOUT = Path(__file__).parents[3]

@@ -11,14 +11,15 @@ from ring_attn_backends.triton.hopper.splits import shares_bytes
 
 from ring_attn_bench.contract.backend import abilities, accumulating
 from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan import memory
+from ring_attn_bench.plan.memory import KernelMemory, Sizes
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.plans import Launch, plan
 from ring_attn_bench.plan.problem import Mask, Score
-from ring_attn_bench.ring import predicted_memory, run
+from ring_attn_bench.ring import run
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype
-from ring_attn_bench.ring.predicted_memory import KernelMemory, Sizes
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.sizes import kept_bytes
 from tests.unit.ring.live_bytes import (
@@ -125,10 +126,10 @@ class Call:
     def predicted(self, one, *, symmetric):
         given, keeps = (one, self.sizes, self.kernel), self.options.keep_keys
         return (
-            predicted_memory.forward(*given, symmetric=symmetric).bytes,
+            memory.forward(*given, symmetric=symmetric).bytes,
             *(
                 function(*given, symmetric=symmetric, keeps=keeps).bytes
-                for function in (predicted_memory.backward, predicted_memory.forward_backward)
+                for function in (memory.backward, memory.forward_backward)
             ),
         )
 
@@ -212,7 +213,7 @@ def test_figures_of_an_h200(world_size, tokens, forward, both):
     call = Call(world_size, tokens=tokens, **H200)
     given = call.sizes, hopper(call)
     for function, mib in (
-        (predicted_memory.forward, forward), (predicted_memory.forward_backward, both),
+        (memory.forward, forward), (memory.forward_backward, both),
     ):  # fmt: skip
         most = max(function(one, *given, symmetric=False).bytes for one in call.plans)
         assert most == mib * MIB, function
@@ -223,15 +224,13 @@ def test_keys_that_land_take_no_more_than_their_budget(tokens):
     options = RingOptions(schedule="one_launch", landing_tokens=tokens)
     call = Call(8, options=options, backend=Gathering(needs_delta=True))
     for one in call.plans:
-        taken = predicted_memory.forward(one, call.sizes, call.kernel, symmetric=True)
+        taken = memory.forward(one, call.sizes, call.kernel, symmetric=True)
         assert 0 < taken.terms["landing"] <= call.sizes.packed(tokens, call.sizes.element)
 
 
 def test_every_byte_has_its_term():
     call = Call(2, tokens=16384, **H200)
-    found = predicted_memory.forward_backward(
-        call.plans[0], call.sizes, call.kernel, symmetric=False
-    )
+    found = memory.forward_backward(call.plans[0], call.sizes, call.kernel, symmetric=False)
     assert sum(found.terms.values()) == found.bytes == 836 * MIB
     assert {name: size // MIB for name, size in found.terms.items()} == {
         "out": 128, "lse": 2, "delta": 2, "dq_wide": 256, "outgoing": 64, "landing": 64,
