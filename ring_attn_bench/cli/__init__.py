@@ -20,7 +20,6 @@ MEASURE, LOOK = "Measure", "Look"
 app = typer.Typer(
     cls=exits.Program,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # which joins the lines of a docstring's paragraph
     context_settings={"help_option_names": ["-h", "--help"]},

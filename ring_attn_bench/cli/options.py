@@ -14,6 +14,7 @@ WHAT = "What is run"
 LARGER = "A larger ring, played on fewer GPUs"
 HOW = "How it is run"
 WHERE = "Where it is written"
+SHOWN = "What is shown"
 
 
 def option(panel: str | None, metavar: str, text: str, least: float | None = None) -> object:
@@ -47,6 +48,42 @@ Backend = Annotated[
 ]
 Case = Annotated[str, option(WHAT, "PATTERN", "Only cases whose name matches this shell pattern.")]
 Contestant = Annotated[str, option(WHAT, "PATTERN", "Only contestants that match this pattern.")]
+Filter = Annotated[
+    str,
+    typer.Option(
+        "--filter",
+        metavar="PATTERN",
+        help="Only what has a case or a contestant that matches this pattern.",
+        rich_help_panel=WHAT,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="The suite with this key overruled, as seqlen_per_gpu=8k,32k or timing.seconds=1; may "
+        "be repeated.",
+        rich_help_panel=WHAT,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would run, and about how long.", rich_help_panel=HOW),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No line for each result.", rich_help_panel=SHOWN)
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="The last words of workers that died, too.", rich_help_panel=SHOWN
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="JSON on standard output, and no table.", rich_help_panel=SHOWN),
+]
 Ranks = Annotated[
     int | None,
     option(

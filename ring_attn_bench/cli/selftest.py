@@ -6,11 +6,10 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ring_attn_bench.cli.exits import Exit
-from ring_attn_bench.cli.options import WHAT, option
-from ring_attn_bench.cli.terminal import width
+from ring_attn_bench.cli.options import WHAT, AsJson, option
+from ring_attn_bench.cli.terminal import console, width
 
 
 class Device(StrEnum):
@@ -27,7 +26,6 @@ Fault = Annotated[
 On = Annotated[
     Device, typer.Option("--device", help="Where the workers compute.", rich_help_panel=WHAT)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, and no table.")]
 
 
 def selftest(fault: Fault = None, on: On = Device.CPU, as_json: AsJson = False) -> None:
@@ -42,7 +40,7 @@ def selftest(fault: Fault = None, on: On = Device.CPU, as_json: AsJson = False) 
     from ring_attn_bench.selftest.progress import SelftestProgress
 
     asked = run.planted(on.value, tuple(fault or ()))
-    with SelftestProgress(Console(highlight=False, stderr=True)) as progress:
+    with SelftestProgress(console(beside=as_json)) as progress:
         progress.heading([f"{len(asked.faults)} faults and controls, on {on}"], len(asked.faults))
         verdicts = run.selftest(asked, on.value, progress.verdict)
     if as_json:

@@ -330,6 +330,11 @@ def append(path: Path, record: Record) -> None:
     files.append(path, record.model_dump_json(exclude_defaults=True))
 
 
+def mend(path: Path, tell: json_lines.Tell) -> None:
+    """Takes half a record that a crash has left at its end out of the file; raises FileError."""
+    json_lines.mend(path, Record, "record", tell)
+
+
 def read(path: Path, tell: json_lines.Tell = lambda sentence: None) -> Iterator[Record]:
     """The records of a `records.jsonl` or `.jsonl.gz`.
 
