@@ -183,8 +183,8 @@ def _wrong_head(name: str, case: Case, ring: Heads, plain: Heads, size: Heads) -
     beyond: list[HeadError] = []
     for batch, heads in enumerate(ring):
         for head, rmse in enumerate(heads):
-            by = (Deviation(0.0, part[batch][head]) for part in (plain, size))
-            bound = bounds(name, dtype_of(case), *by).rmse
+            yardstick, own_size = (Deviation(0.0, x[batch][head]) for x in (plain, size))
+            bound = bounds(name, dtype_of(case), yardstick, own_size).rmse
             if rmse > bound:
                 error = HeadError(batch=batch, head=head, rmse=_finite(rmse), bound_rmse=bound)
                 beyond.append(error)

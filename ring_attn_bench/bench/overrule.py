@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ring_attn_bench.bench.suite import Check, Grid, Suite, Timing, load
 from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause
+from ring_attn_bench.records.values import Frozen
 
-_TABLES = {"timing": Timing, "check": Check}
+_TABLES: Mapping[str, type[Frozen]] = {"timing": Timing, "check": Check}
 _OF_SUITE = tuple(name for name in Suite.model_fields if name not in (*_TABLES, "grid"))
 KEYS = (
     *Grid.model_fields,

@@ -12,6 +12,8 @@ from ring_attn_bench.selftest.verdict import Verdict
 
 NARROWEST = 30
 """Characters of what was said in a line, at least."""
+SCHEMA = 1
+"""Of the JSON, which stays as it is but for keys that come."""
 SHOWN = 200
 """Characters of it at most where a fault was named."""
 
@@ -54,7 +56,7 @@ def as_json(verdicts: Sequence[Verdict], left_out: Mapping[str, str]) -> str:
         }
         for found in verdicts
     ]
-    return json.dumps({"verdicts": lines, "left_out": dict(left_out)}, indent=2)
+    return json.dumps({"schema": SCHEMA, "verdicts": lines, "left_out": dict(left_out)}, indent=1)
 
 
 def _named(found: Verdict) -> str:
