@@ -42,6 +42,10 @@ _ELSEWHERE = {
     "bench.environment": "machine.environment",
     "bench.listing": "machine.listing",
     "ring.predicted_memory": "plan.memory",
+    "ring.choose": "ring.backend_choice",
+    "ring.run": "ring.passes",
+    "relaunch.packed": "relaunch.parameters",
+    "one_device.packed": "one_device.documents_way",
 }
 _OF_PLANS = ("Fetch", "Launch", "Layout", "Plan", "Send", "Step", "lone_plan", "plan")
 _OLD = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names} | _ELSEWHERE

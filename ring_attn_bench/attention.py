@@ -33,7 +33,7 @@ from ring_attn_bench.calls.prepare import prepared, seeded
 from ring_attn_bench.calls.validate import check_starts
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.one_device.call import OneDevice
-from ring_attn_bench.one_device.packed import OfDocuments
+from ring_attn_bench.one_device.documents_way import OfDocuments
 from ring_attn_bench.plan.problem import Documents
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.plan.plans import Layout, plan
 from ring_attn_bench.plan.positions import Band
 from ring_attn_bench.plan.problem import Score
-from ring_attn_bench.ring import run
+from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.transports.twin import Twin
 
@@ -88,8 +88,8 @@ def a_rings_rank(leaves: list[Tensor], dout: Tensor) -> tuple[Call, Call]:
     planned = plan(layout, 3, abilities(backend, alibi=False))
     assert not isinstance(planned, str)  # the reference can all
     job, twin, keys = Job(planned, backend, Score(DIM**-0.5), torch.float32), Twin(), Keys(k, v)
-    forward = partial(run.forward, job, twin, q, keys)
-    return forward, lambda: run.backward(job, twin, Rows(q, dout, *forward()), keys)
+    forward = partial(passes.forward, job, twin, q, keys)
+    return forward, lambda: passes.backward(job, twin, Rows(q, dout, *forward()), keys)
 
 
 def microseconds(call: Call) -> float:

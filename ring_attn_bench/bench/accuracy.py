@@ -129,11 +129,11 @@ def judge(
     rows: ComparedRows,
     expected: Truth,
     results: Sequence[Results],
-    one_gpu: Results | None,
+    one_call: Results | None,
 ) -> dict[str, TensorError]:
     """The error of each result over all ranks; a collective over the group's processes.
 
-    results: of the ranks played here. one_gpu: the same kernel's over the whole sequence.
+    results: of the ranks played here. one_call: the same kernel's over the whole sequence.
     """
     errors = {}
     for name in results[0]:
@@ -150,15 +150,15 @@ def judge(
             ring.add(_tokens(result[name], name, local), exact)
             plain.add(baseline, exact)
             size.add(exact, torch.zeros_like(exact))
-            if one_gpu is not None:
-                alone.add(_tokens(one_gpu[name], name, at), exact)
+            if one_call is not None:
+                alone.add(_tokens(one_call[name], name, at), exact)
         every = [part.over(place) for part in (ring, plain, size)]
-        alone_over = alone.over(place).whole if one_gpu is not None else None
+        alone_over = alone.over(place).whole if one_call is not None else None
         errors[name] = _error(name, case, every, alone_over)
     return errors
 
 
-def _error(name: str, case: Case, parts: list[_Over], one_gpu: Deviation | None) -> TensorError:
+def _error(name: str, case: Case, parts: list[_Over], one_call: Deviation | None) -> TensorError:
     ring, plain, size = (part.whole for part in parts)
     bound = bounds(name, dtype_of(case), plain, size)
     return TensorError(
@@ -169,8 +169,8 @@ def _error(name: str, case: Case, parts: list[_Over], one_gpu: Deviation | None)
         bound_rmse=bound.rmse,
         pytorch_max_abs=plain.max_abs,
         pytorch_rmse=plain.rmse,
-        one_gpu_max_abs=None if one_gpu is None else _finite(one_gpu.max_abs),
-        one_gpu_rmse=None if one_gpu is None else _finite(one_gpu.rmse),
+        one_gpu_max_abs=None if one_call is None else _finite(one_call.max_abs),
+        one_gpu_rmse=None if one_call is None else _finite(one_call.rmse),
         head=_wrong_head(name, case, *(part.by_head for part in parts)),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.team import Team
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.workers.reply import MemberReply, WorkerFailed
+from ring_attn_bench.workers.reply import Facts, MemberReply, WorkerFailed
 
 
 class TeamLost(Exception):
@@ -16,7 +16,7 @@ def _carry_out(team: Team, line: str | None) -> list[MemberReply]:
     """What all processes answered; raises TeamLost where one of them has ended."""
     try:
         return team.carry_out(line)
-    except RuntimeError:  # of the messages: what a command raises is an outcome
+    except RuntimeError:  # of the messages: what a command raises is a reply
         raise TeamLost(
             f"process {team.place.process} has lost the others: one of them was ended, and with it "
             "this run."
@@ -30,12 +30,12 @@ class InPlaceGroup:
         self._team = team
         self.generation = 1
 
-    def ask(self, command: str, seconds: float) -> list[dict[str, object]]:
-        """The answers of all processes; raises WorkerFailed. No time limit can be kept here."""
-        outcomes = _carry_out(self._team, command)
-        worst = next((reply for reply in outcomes if reply.status is not Status.OK), None)
+    def ask(self, command: str, seconds: float) -> list[Facts]:
+        """What all processes found; raises WorkerFailed. No time limit can be kept here."""
+        replies = _carry_out(self._team, command)
+        worst = next((reply for reply in replies if reply.status is not Status.OK), None)
         if worst is None:
-            return [reply.answer for reply in outcomes]
+            return [reply.facts for reply in replies]
         if not worst.usable:
             raise SystemExit(f"a device is lost, and with it this run: {worst.reason}")
         raise WorkerFailed(worst.status, worst.reason)
@@ -49,7 +49,7 @@ class InPlaceGroup:
 def follow(team: Team) -> None:
     """What every process but process 0 does: carry out until told to quit."""
     try:
-        while not any(outcome.answer.get("quit") for outcome in _carry_out(team, None)):
+        while not any(reply.facts.get("quit") for reply in _carry_out(team, None)):
             pass
     except TeamLost as error:
         raise SystemExit(str(error)) from None

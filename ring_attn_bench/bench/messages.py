@@ -18,7 +18,7 @@ class Subject(StrEnum):
 
     RING = "ring"
     TWIN = "twin"
-    ONE_GPU = "one_gpu"
+    ONE_CALL = "one_call"
 
 
 class Prepare(Frozen):

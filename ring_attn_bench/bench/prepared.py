@@ -14,7 +14,7 @@ from ring_attn_bench.bench import (
     accuracy,
     flops,
     inputs,
-    one_gpu,
+    one_call,
     peer_contestant,
     ring_contestant,
 )
@@ -69,7 +69,7 @@ class Prepared:
 
     def forget(self) -> None:
         """Drops what was made for timing but the inputs; it is made again where it is needed."""
-        for name in ("twin", "outputs", "one_gpu_length", "_one_gpu_inputs"):
+        for name in ("twin", "outputs", "one_call_length", "_one_call_inputs"):
             vars(self).pop(name, None)
 
     def judge(self, check: Check, seed: int, *, alone: bool = True) -> dict[str, Accuracy]:
@@ -85,12 +85,12 @@ class Prepared:
         whole = inputs.make(case, seed, place.device)
         whole = accuracy.only_rows(whole, rows, place)
         expected = accuracy.truth(case, whole, rows, place, backward=self.backward)
-        one_gpu = self._alone(whole) if alone else None
+        one_call = self._alone(whole) if alone else None
         _poison(place)
         shards = self._where_timed(self._cut(whole))
         call, errors = self._first_wrong(
             lambda: accuracy.judge(
-                case, spec, place, rows, expected, self._results(shards), one_gpu
+                case, spec, place, rows, expected, self._results(shards), one_call
             )
         )
         return {
@@ -136,8 +136,8 @@ class Prepared:
 
     def call(self, direction: Direction, subject: Subject) -> Call | None:
         """What to time, or None if the contestant has no such subject."""
-        if subject is Subject.ONE_GPU:
-            return self._one_gpu_call(direction)
+        if subject is Subject.ONE_CALL:
+            return self._one_call(direction)
         contestant = self.contestant if subject is Subject.RING else self.twin
         if contestant is None:
             return None
@@ -149,7 +149,7 @@ class Prepared:
         return lambda: contestant.backward(self.shards, contestant.forward(self.shards))
 
     @cached_property
-    def one_gpu_length(self) -> int:
+    def one_call_length(self) -> int:
         """The sequence length at which one device has its share of the work."""
         return flops.equal_work_length(self.request.case, self._devices)
 
@@ -167,12 +167,12 @@ class Prepared:
     def flops(self, direction: Direction) -> dict[str, float | int | None]:
         """The fields of `Speed` that say what the work is."""
         case = self.request.case
-        length = self.one_gpu_length
-        one_gpu_area = flops.band(case).area(length, length)
+        length = self.one_call_length
+        one_call_area = flops.band(case).area(length, length)
         return {
             "useful_flops": flops.flops(case, direction, flops.area(case)),
             "devices": self._devices,
-            "one_gpu_flops": flops.flops(case, direction, one_gpu_area),
+            "one_gpu_flops": flops.flops(case, direction, one_call_area),
             **self._executed(direction),
         }
 
@@ -192,8 +192,8 @@ class Prepared:
         }
 
     @cached_property
-    def _one_gpu_inputs(self) -> Inputs:
-        return self._of_length(self.one_gpu_length)
+    def _one_call_inputs(self) -> Inputs:
+        return self._of_length(self.one_call_length)
 
     def _of_length(self, tokens: int) -> Inputs:
         short = self.request.case.model_copy(update={"seqlen_total": tokens, "world_size": 1})
@@ -239,16 +239,16 @@ class Prepared:
             return None
         return results
 
-    def _kernel(self, length: int) -> one_gpu.OneGpu | None:
+    def _kernel(self, length: int) -> one_call.OneCall | None:
         """The same kernel over a sequence of that length, if it is ours and that is one call."""
         backend = self.contestant.kernel
-        return None if backend is None else one_gpu.make(self.request.case, backend, length)
+        return None if backend is None else one_call.make(self.request.case, backend, length)
 
-    def _one_gpu_call(self, direction: Direction) -> Call | None:
-        kernel = self._kernel(self.one_gpu_length)
+    def _one_call(self, direction: Direction) -> Call | None:
+        kernel = self._kernel(self.one_call_length)
         if kernel is None:
             return None
-        x = self._one_gpu_inputs
+        x = self._one_call_inputs
         if direction is Direction.FORWARD:
             return lambda: kernel.forward(x)
         if direction is Direction.BACKWARD:

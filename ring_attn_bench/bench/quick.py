@@ -55,11 +55,11 @@ def quick_check(backends: tuple[str, ...], say: Say) -> int:
     wrong = 0
     for name, partition in product((name for name in names if name not in absent), PARTITIONS):
         try:
-            verdict, is_wrong = _verdict(name, partition, gpu=gpu)
+            fared, is_wrong = _fared(name, partition, gpu=gpu)
         except Refused as refusal:
             refused.setdefault(str(refusal), []).append(f"{name} {partition}")
             continue
-        say(f"{name:14s} {partition:11s} {verdict}")
+        say(f"{name:14s} {partition:11s} {fared}")
         wrong += is_wrong
     for reason, who in refused.items():
         say(f"unsupported: {', '.join(who)}: {clause(reason)}.")
@@ -95,7 +95,7 @@ def _case(name: str, *, gpu: bool) -> Case:
     )
 
 
-def _verdict(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
+def _fared(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
     """In words, and whether it is wrong; raises Refused."""
     device = torch.device("cuda" if gpu else "cpu")
     place = WorkerPlace(0, 1, device, tuple(range(WORLD_SIZE)), WORLD_SIZE)
@@ -117,5 +117,5 @@ def _verdict(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
         key=lambda item: (item[1].rmse or float("inf")) / item[1].bound_rmse,
     )
     share = (worst[1].rmse or float("inf")) / worst[1].bound_rmse
-    verdict = "ok" if judged.is_right else "WRONG"
-    return f"{verdict}: worst is {worst[0]} at {share:.0%} of its bound", not judged.is_right
+    status = "ok" if judged.is_right else "WRONG"
+    return f"{status}: worst is {worst[0]} at {share:.0%} of its bound", not judged.is_right

@@ -19,8 +19,8 @@ from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.record import Case, Contestant
-from ring_attn_bench.ring import run
-from ring_attn_bench.ring.choose import able
+from ring_attn_bench.ring import passes
+from ring_attn_bench.ring.backend_choice import able
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.fastest import Known
 from ring_attn_bench.ring.forward import Job
@@ -85,14 +85,14 @@ class RingRunner:
             self.greet()
         if not self.took.keep_keys:
             if self.transport is None:
-                return [*run.loopback_forward(self.jobs, tensors)]
-            return [run.forward(self.jobs[0], self.transport, *tensors[0])]
+                return [*passes.loopback_forward(self.jobs, tensors)]
+            return [passes.forward(self.jobs[0], self.transport, *tensors[0])]
         if self.transport is None:
-            passes = run.loopback_forward_keeping(self.jobs, tensors)
+            ran = passes.loopback_forward_keeping(self.jobs, tensors)
         else:
-            passes = [run.forward_keeping(self.jobs[0], self.transport, *tensors[0])]
-        self._kept[:] = [kept for _, kept in passes]
-        return [results for results, _ in passes]
+            ran = [passes.forward_keeping(self.jobs[0], self.transport, *tensors[0])]
+        self._kept[:] = [kept for _, kept in ran]
+        return [results for results, _ in ran]
 
     def backward(self, shards: Sequence[Inputs], outputs: Sequence[Outputs]) -> list[Gradients]:
         """dq, dk, dv of every rank played here."""
@@ -101,9 +101,9 @@ class RingRunner:
             for x, (out, lse) in zip(shards, outputs, strict=True)
         ]
         if self.transport is None:
-            return [*run.loopback_backward(self.jobs, tensors, self._kept or None)]
+            return [*passes.loopback_backward(self.jobs, tensors, self._kept or None)]
         kept = self._kept[0] if self._kept else None
-        return [run.backward(self.jobs[0], self.transport, *tensors[0], kept=kept)]
+        return [passes.backward(self.jobs[0], self.transport, *tensors[0], kept=kept)]
 
 
 def _given(lse: Tensor | None) -> Tensor:

@@ -24,7 +24,7 @@ def main(folder: Path, parent: int, world_size: int) -> None:
 
     def carry_out(line: str | None) -> str:
         replies = team.carry_out(line)
-        if any(reply.answer.get("quit") for reply in replies):
+        if any(reply.facts.get("quit") for reply in replies):
             os._exit(0)  # nothing is left to do, and a broken device could make a tidy exit hang
         return "[" + ",".join(reply.model_dump_json() for reply in replies) + "]"
 

@@ -21,9 +21,7 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Accuracy, Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.group import Group
-from ring_attn_bench.workers.reply import WorkerFailed
-
-Answer = dict[str, object]
+from ring_attn_bench.workers.reply import Facts, WorkerFailed
 
 
 class RefusedByWorker(Exception):
@@ -71,7 +69,7 @@ class Session:
         accuracy = {Direction(d): Accuracy.model_validate(value) for d, value in judged.items()}
         return accuracy, all(bool(answer["repeats"]) for answer in answers)
 
-    def measure(self, direction: Direction) -> tuple[Memory | None, Answer]:
+    def measure(self, direction: Direction) -> tuple[Memory | None, Facts]:
         """Memory (None on a CPU), and the fields of `Speed` that say what the work is."""
         answers = self._ask(Measure(direction=direction))
         peaks, kept = (_of_all(answers, name) for name in ("peak_extra_bytes", "kept_bytes"))
@@ -99,11 +97,11 @@ class Session:
     def _about(self) -> str:
         return f"{self.entry.case.name} {self.entry.contestant.name}"
 
-    def _told(self, command: Command) -> list[Answer]:
+    def _told(self, command: Command) -> list[Facts]:
         envelope = Envelope(about=self._about, command=command)
         return self._group.ask(envelope.model_dump_json(), self._suite.case_seconds)
 
-    def _ask(self, command: Command) -> list[Answer]:
+    def _ask(self, command: Command) -> list[Facts]:
         try:
             self._ensure_prepared()
         except RefusedByWorker as refusal:  # the processes that took it are gone
@@ -129,7 +127,7 @@ class Session:
         self.took = answer["took"]
 
 
-def _of_all(answers: list[Answer], name: str) -> list[int] | None:
+def _of_all(answers: list[Facts], name: str) -> list[int] | None:
     """What each process measured, taken out of its answer; None if one could not."""
     measured = [answer.pop(name) for answer in answers]
     return None if None in measured else cast(list[int], measured)

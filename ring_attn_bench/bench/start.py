@@ -228,7 +228,7 @@ def in_place(request: Request, console: Console, *, verbose: bool = False) -> Pa
     if process == 0:  # torchrun ends the others with it
         read(request)
     world_size = request.ranks if processes == 1 and request.ranks else processes
-    team = Team.join(world_size, lambda outcome: None)
+    team = Team.join(world_size, lambda reply: None)
     if team.place.process != 0:
         follow(team)
         return None

@@ -241,14 +241,14 @@ class SuiteRun:
     def _timed(self, match: _Match) -> None:
         ring = match.series[Subject.RING]
         empty = Series()
-        one_gpu = match.series.get(Subject.ONE_GPU, empty).times
+        one_call = match.series.get(Subject.ONE_CALL, empty).times
         samples = Samples(
             ring=_rounded(ring.times),
             twin=_rounded(match.series.get(Subject.TWIN, empty).times),
-            one_gpu=_rounded(one_gpu),
+            one_gpu=_rounded(one_call),
             stop=ring.stop(self._suite.timing),
         )
-        work = match.work if one_gpu else match.work | {"one_gpu_flops": None}
+        work = match.work if one_call else match.work | {"one_gpu_flops": None}
         self._finish(
             match.session,
             match.direction,

@@ -1,4 +1,4 @@
-"""A worker group, seen from inside: one command on all processes, one outcome from each."""
+"""A worker group, seen from inside: one command on all processes, one reply from each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 IDLE = timedelta(days=1)
 """A group may wait that long for its next command, while other groups are measured."""
-VERDICT = timedelta(seconds=60)
+AFTER_FAILURE = timedelta(seconds=60)
 """How long a process that failed waits for the others, who may hang because it did."""
 
 
@@ -80,10 +80,10 @@ class Team:
         return cls(place, BenchWorker(place), control, on_failure)
 
     def carry_out(self, line: str | None) -> list[MemberReply]:
-        """The outcomes of all processes, on all of them. Only process 0's line counts."""
-        outcome = self._attempt(self._from_first(line))
-        self._await_others(failed=outcome.status is not Status.OK)
-        replies = self._gathered(_letters(outcome.model_dump_json()))
+        """The replies of all processes, on all of them. Only process 0's line counts."""
+        reply = self._attempt(self._from_first(line))
+        self._await_others(failed=reply.status is not Status.OK)
+        replies = self._gathered(_letters(reply.model_dump_json()))
         return [MemberReply.model_validate_json(_text(letters)) for letters in replies]
 
     def leave(self) -> None:
@@ -113,25 +113,25 @@ class Team:
 
     def _attempt(self, line: str) -> MemberReply:
         try:
-            return MemberReply(answer=self.worker.execute(Envelope.model_validate_json(line)))
+            return MemberReply(facts=self.worker.execute(Envelope.model_validate_json(line)))
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
-            outcome = MemberReply(
+            reply = MemberReply(
                 status=status_of(error),
                 reason=reason.splitlines()[0][:500],
                 usable=device_works(self.place.device.type),
             )
-            self.on_failure(outcome)
-            return outcome
+            self.on_failure(reply)
+            return reply
 
     def _await_others(self, *, failed: bool) -> None:
-        """Waits until all processes have an outcome; one that failed ends if they never do."""
+        """Waits until all processes have replied; one that failed ends if they never do."""
         flag = torch.zeros(1, device="cpu")
         work = dist.all_reduce(flag, group=self.control, async_op=True)
         assert work is not None  # async_op
         try:
-            work.wait(VERDICT if failed else IDLE)
+            work.wait(AFTER_FAILURE if failed else IDLE)
         except RuntimeError:
             sys.stderr.write("the other processes did not answer; this one ends.\n")
             sys.stderr.flush()

@@ -23,8 +23,7 @@ from ring_attn_bench.bench.prepared import Prepared, prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.timing import Call, Timer
 from ring_attn_bench.records.direction import Direction
-
-Answer = dict[str, object]
+from ring_attn_bench.workers.reply import Facts
 
 
 class BenchWorker:
@@ -37,7 +36,7 @@ class BenchWorker:
         self._prepared: dict[str, Prepared] = {}
         self._calls: dict[tuple[str, Direction, Subject], Call | None] = {}
 
-    def execute(self, envelope: Envelope) -> Answer:
+    def execute(self, envelope: Envelope) -> Facts:
         """The answer to a command; raises whatever the contestant raises."""
         about = envelope.about
         match envelope.command:
@@ -59,7 +58,7 @@ class BenchWorker:
             case Quit():
                 return {"quit": True}
 
-    def _prepare(self, about: str, command: Prepare) -> Answer:
+    def _prepare(self, about: str, command: Prepare) -> Facts:
         try:
             prepared = prepare(command, self._place, self._contexts)
         except Refused as refusal:
@@ -71,7 +70,7 @@ class BenchWorker:
             "version": contestant.version, "interpreted": contestant.interpreted, "took": took,
         }  # fmt: skip
 
-    def _judge(self, about: str, command: Judge) -> Answer:
+    def _judge(self, about: str, command: Judge) -> Facts:
         contestant = self._prepared[about]
         self._forget_calls(about)
         contestant.forget()
@@ -82,7 +81,7 @@ class BenchWorker:
         accuracy = {direction: value.model_dump() for direction, value in judged.items()}
         return {"accuracy": accuracy, "repeats": repeats}
 
-    def _measure(self, about: str, command: Measure) -> Answer:
+    def _measure(self, about: str, command: Measure) -> Facts:
         prepared = self._prepared[about]
         call = self._call(about, command.direction, Subject.RING)
         assert call is not None  # every contestant has itself

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ring_attn_bench import __version__
-from ring_attn_bench.cli import exits, machine, probe, quick, report, run, selftest, tune
+from ring_attn_bench.cli import exits, machine, probe, quick, report, selftest, suite, tune
 from ring_attn_bench.cli.options import example
 from ring_attn_bench.cli.renamed import today
 
@@ -46,8 +46,8 @@ def program(
 
 
 for _panel, _verb, _example in (
-    (MEASURE, run.bench, "bench --suite cpu --case '*causal' --out results/mine"),
-    (MEASURE, run.check, "check --suite cpu --backend aten"),
+    (MEASURE, suite.bench, "bench --suite cpu --case '*causal' --out results/mine"),
+    (MEASURE, suite.check, "check --suite cpu --backend aten"),
     (MEASURE, quick.quick, "quick --backend aten"),
     (MEASURE, probe.probe, "probe --backend triton --feature 'window*'"),
     (MEASURE, tune.tune, "tune triton --kernel forward --head-dim 128"),

@@ -83,7 +83,7 @@ def compare_coverage(
     before: Annotated[Path, _matrix("BEFORE")],
     after: Annotated[Path, _matrix("AFTER", "Another.")],
 ) -> None:
-    """Which verdicts differ.
+    """Which statuses differ.
 
     Exit code 1 if any does, 0 if none; others are those of `ring-attn-bench --help`.
     """
@@ -92,7 +92,7 @@ def compare_coverage(
     differing = changes(_read(before), _read(after))
     for change in differing:
         typer.echo(change)
-    typer.echo(f"{len(differing)} verdicts differ." if differing else "The verdicts are the same.")
+    typer.echo(f"{len(differing)} statuses differ." if differing else "The statuses are the same.")
     raise typer.Exit(Exit.WRONG if differing else Exit.RIGHT)
 
 

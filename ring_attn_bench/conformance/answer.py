@@ -10,16 +10,16 @@ from ring_attn_bench.records.status import Status
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A verdict and its reason: why it is not ok, or what else there is to say.
+    """A status and its reason: why it is not ok, or what else there is to say.
 
     declared: whether `unsupported` says so too, or the forms do; if not, it refused when called.
     """
 
-    verdict: Status
+    status: Status
     reason: str = ""
     declared: bool = True
 
 
 def worst(answers: Iterable[Answer]) -> Answer:
     """The answer to a feature, from those to its cases: the first of the worst with most to say."""
-    return max(answers, key=lambda x: (x.verdict.badness, not x.declared, bool(x.reason)))
+    return max(answers, key=lambda x: (x.status.badness, not x.declared, bool(x.reason)))

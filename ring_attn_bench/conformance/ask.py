@@ -42,7 +42,7 @@ def ask(
     answers: list[Answer] = []
     for case in feature.chosen(device, dtype, quick=quick):
         answers.append(_answer(backend, feature.asks, case, direction, device))
-        if answers[-1].verdict.is_failure:
+        if answers[-1].status.is_failure:
             break
     return _in_part(answers)
 
@@ -94,8 +94,8 @@ def _answer(
 
 def _in_part(answers: list[Answer]) -> Answer:
     """The worst answer, which says so if others are better."""
-    answer, right = worst(answers), sum(x.verdict is Status.OK for x in answers)
-    if answer.verdict is not Status.UNSUPPORTED or not right:
+    answer, right = worst(answers), sum(x.status is Status.OK for x in answers)
+    if answer.status is not Status.UNSUPPORTED or not right:
         return answer
     return replace(
         answer, reason=f"in {len(answers) - right} of {len(answers)} cases: {answer.reason}"

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ring_attn_bench.plan.problem import Score
 
 Kernel = Literal["forward", "backward_dq", "backward_dkdv"]
-KERNELS: tuple[Kernel, ...] = ("forward", "backward_dq", "backward_dkdv")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from ring_attn_bench.plan.block import Abilities
 from ring_attn_bench.plan.plans import Plan, lone_plan
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Mask, Problem
+from ring_attn_bench.ring.backend_choice import Planner, choose
 from ring_attn_bench.ring.call import RingCall
-from ring_attn_bench.ring.choose import Planner, choose
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.transports.alone import Alone

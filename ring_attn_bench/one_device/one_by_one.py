@@ -16,7 +16,7 @@ from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.one_device.call import local_planner
 from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.plan.problem import Documents, Score
-from ring_attn_bench.ring import run
+from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.transports.alone import Alone
@@ -52,7 +52,7 @@ class OneByOne:
         out = q.new_empty(*q.shape[:2], keys.v.shape[2])
         lse = q.new_empty(q.shape[1], q.shape[0], dtype=accumulator_dtype(q.dtype))
         for part in self._parts(documents, score, q.dtype):
-            own = run.forward(
+            own = passes.forward(
                 part.job, Alone(), part_of(q, part.rows)[None], _alone(keys.part(part.keys))
             )
             out[part.rows.slice], lse[:, part.rows.slice] = own[0][0], own[1][0]
@@ -64,7 +64,7 @@ class OneByOne:
         """dq, dk, dv of all documents, one by one."""
         sums = Sums(*(torch.empty_like(x) for x in (rows.q, *keys)))
         for part in self._parts(documents, score, rows.q.dtype, deterministic=deterministic):
-            share = run.backward(
+            share = passes.backward(
                 part.job, Alone(), _alone(rows.part(part.rows)), _alone(keys.part(part.keys))
             )
             for total, gradient in zip(sums.part(part.rows, part.keys), share, strict=True):

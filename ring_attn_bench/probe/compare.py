@@ -1,4 +1,4 @@
-"""Two coverage matrices: which verdicts are not the same."""
+"""Two coverage matrices: which statuses are not the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ring_attn_bench.records.finding import Finding
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A cell whose verdict differs, or that only one of the two matrices has."""
+    """A cell whose status differs, or that only one of the two matrices has."""
 
     before: Finding | None
     after: Finding | None
@@ -18,10 +18,10 @@ class Change:
     def __str__(self) -> str:
         either = self.after or self.before
         assert either is not None
-        verdicts = " -> ".join("none" if x is None else x.verdict.value for x in self._both)
+        statuses = " -> ".join("none" if x is None else x.verdict.value for x in self._both)
         reasons = [x.reason for x in (self.after, self.before) if x is not None and x.reason]
         why = f" ({reasons[0]})" if reasons else ""
-        return f"{either.backend} {either.feature} {either.direction.value}: {verdicts}{why}"
+        return f"{either.backend} {either.feature} {either.direction.value}: {statuses}{why}"
 
     @property
     def _both(self) -> tuple[Finding | None, Finding | None]:

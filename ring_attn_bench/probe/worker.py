@@ -48,4 +48,4 @@ class ProbeWorker:
         feature = FEATURES[command.feature]
         answer = ask(self._backend, feature, command.direction, self._device, quick=command.quick)
         usable = device_works(self._device)
-        return Reply(status=answer.verdict, reason=answer.reason, usable=usable)
+        return Reply(status=answer.status, reason=answer.reason, usable=usable)

@@ -26,9 +26,9 @@ class Choice:
     def advice(self) -> str:
         """What to do with the row, in a line."""
         kernel, table, head_dim, dtype = self.key
-        return f"{table} {kernel}, head dim {head_dim}, {dtype}: {self._verdict()}"
+        return f"{table} {kernel}, head dim {head_dim}, {dtype}: {self._what_to_do()}"
 
-    def _verdict(self) -> str:
+    def _what_to_do(self) -> str:
         if self.fastest is None:
             return self._without_times()
         best = self.fastest.subject.trial.config

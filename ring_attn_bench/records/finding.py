@@ -22,6 +22,7 @@ class Finding(Frozen):
     feature: str
     direction: Direction
     verdict: Status
+    """Its status; files call it so, here and of outcomes."""
     reason: Text = ""
     version: Text = ""
     device: Text = ""

@@ -87,11 +87,11 @@ class Provenance(Frozen):
 
 
 class Outcome(Frozen):
-    """A verdict with its reason, and for a right trial the microseconds of each call."""
+    """A status with its reason, and for a right trial the microseconds of each call."""
 
     subject: TypedTrial
     verdict: Status
-    place: Provenance
+    provenance: Provenance
     shape: TimedShape
     reason: Text = ""
     full: tuple[float, ...] = ()
@@ -142,9 +142,9 @@ def read(path: Path) -> tuple[Outcome, ...]:
 
 def cells(outcome: Outcome) -> dict[str, str]:
     """An outcome's line; what follows from its other columns is there for readers only."""
-    trial, place, shape = outcome.subject.trial, outcome.place, outcome.shape
+    trial, shape = outcome.subject.trial, outcome.shape
     line = {
-        "backend": place.backend, "kernel": trial.kernel, "table": trial.table,
+        "backend": outcome.provenance.backend, "kernel": trial.kernel, "table": trial.table,
         "head_dim": str(trial.head_dim), "dtype": outcome.subject.dtype, "config": trial.config,
         "shipped": "yes" if trial.shipped else "", "verdict": outcome.verdict.value,
         "reason": outcome.reason, "rounds": str(len(outcome.full) or ""),
@@ -153,7 +153,7 @@ def cells(outcome: Outcome) -> dict[str, str]:
         figures = _figures(outcome, mask) if outcome.is_timed else [""] * len(FIGURES)
         line |= {f"{mask}_{name}": text for name, text in zip(FIGURES, figures, strict=True)}
     line |= {name: str(value) for name, value in shape.model_dump().items()}
-    line |= place.model_dump()
+    line |= outcome.provenance.model_dump()
     line |= {_raw(x): " ".join(f"{t:.2f}" for t in outcome.times(x)) for x in MASKS}
     return line
 
@@ -172,7 +172,7 @@ def _outcome(line: dict[str, str]) -> Outcome:
     return Outcome.model_validate(
         {
             "subject": {"trial": whole, "dtype": line["dtype"]},
-            "place": {name: line[name] for name in Provenance.model_fields},
+            "provenance": {name: line[name] for name in Provenance.model_fields},
             "shape": {name: line[name] for name in TimedShape.model_fields},
             "verdict": line["verdict"],
             "reason": line["reason"],

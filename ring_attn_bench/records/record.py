@@ -244,7 +244,7 @@ class Memory(Frozen):
     peak_extra_bytes: list[Count]
     """The most that a call takes of torch's allocator, results included."""
     kept_bytes: list[Count] | None = None
-    """What stays between calls: communicator, memory that peers reach; None where not measured."""
+    """What stays between calls: communicator, memory that others reach; None where not measured."""
 
 
 class Record(Frozen):

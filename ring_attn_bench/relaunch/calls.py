@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ring_attn_bench.relaunch.driver import INVALID_CONTEXT, LaunchConfig, LaunchDriver, driver
-from ring_attn_bench.relaunch.packed import PackedParameters, pack
+from ring_attn_bench.relaunch.parameters import PackedParameters, pack
 
 if TYPE_CHECKING:
     from torch import Tensor

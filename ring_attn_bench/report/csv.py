@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ring_attn_bench.errors import FileError, clause
 from ring_attn_bench.records import files, sheets
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.rows import frame
@@ -28,14 +25,5 @@ def write(rows: Sequence[ReportRow], path: Path) -> None:
 
 
 def read(path: Path) -> tuple[ReportRow, ...]:
-    """The rows of such a file, exactly as they were written; raises FileError."""
-    read_rows = []
-    for number, cells in sheets.read(path):
-        try:
-            read_rows.append(ReportRow.of_cells(cells))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise FileError(
-                f"{path}, line {number}: no row ({clause(first['msg'])} at {first['loc']})."
-            ) from None
-    return tuple(read_rows)
+    """The rows of such a file, or of the one in such a folder, as written; raises FileError."""
+    return sheets.values(path, "results.csv", "rows", ReportRow.of_cells)

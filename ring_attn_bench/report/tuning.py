@@ -31,7 +31,7 @@ def terminal(outcomes: Sequence[Outcome], width: int = WIDTH) -> str:
 
 def page(outcomes: Sequence[Outcome]) -> str:
     """The same as markdown, with where it was found."""
-    place = outcomes[0].place
+    place = outcomes[0].provenance
     where = f"{place.device}, torch {place.torch}, {place.version}, commit {place.commit or '?'}"
     parts = [
         f"# Tuning {escape(place.backend)}",
@@ -63,7 +63,8 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     rounds = sorted({len(x.full) for x in outcomes if x.is_timed})
     measured = f"{first.shape}, {' to '.join(map(str, rounds[:1] + rounds[1:][-1:]))} rounds"
     what = measured if rounds else "no speed measured"
-    caption = f"{first.place.backend}, {first.subject.dtype}, {what}, {first.place.device}"
+    where = first.provenance
+    caption = f"{where.backend}, {first.subject.dtype}, {what}, {where.device}"
     table = Table(caption, HEADERS, rows, names=5, notes=notes.texts)
     return table if rounds else table.filled()
 

@@ -22,8 +22,8 @@ from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.block import Abilities
 from ring_attn_bench.plan.plans import Layout, Plan
 from ring_attn_bench.plan.problem import Problem
-from ring_attn_bench.ring import run
-from ring_attn_bench.ring.choose import Planner, able, choose, ring_planner
+from ring_attn_bench.ring import passes
+from ring_attn_bench.ring.backend_choice import Planner, able, choose, ring_planner
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.dropout import shared_seed
 from ring_attn_bench.ring.fastest import Known, announce
@@ -72,13 +72,13 @@ class RingCall(NamedTuple):
         """This rank's out (B, M, H, E) in q's dtype, and lse (B, H, M)."""
         q, k, v, sink, slopes, *_ = given
         job = self.job if slopes is None else self._job(given)
-        return run.forward(job, self.transport, q, Keys(k, v), sink)
+        return passes.forward(job, self.transport, q, Keys(k, v), sink)
 
     def forward_keeping(self, given: Given) -> tuple[tuple[Tensor, Tensor], Kept]:
         """This rank's out and lse as of `forward`, and the other ranks' keys."""
         q, k, v, sink, *_ = given
         job = self.job if given.alibi_slopes is None else self._job(given)
-        return run.forward_keeping(job, self.transport, q, Keys(k, v), sink)
+        return passes.forward_keeping(job, self.transport, q, Keys(k, v), sink)
 
     def backward(
         self, given: Given, rows: Rows, dlse: Tensor | None, kept: Kept | None = None
@@ -91,7 +91,7 @@ class RingCall(NamedTuple):
             if self.greet is not None:
                 self.greet()
             job = self.job if given.alibi_slopes is None else self._job(given)
-            sums = run.backward(job, self.transport, rows, given.keys, dlse, kept)
+            sums = passes.backward(job, self.transport, rows, given.keys, dlse, kept)
             if ring is not None and ring.turn.crossed:
                 raise two_threads()
             return sums

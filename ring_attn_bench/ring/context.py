@@ -201,7 +201,7 @@ class RingContext:
         return self._ring.gpu
 
     def reserve(self, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Makes the memory that peers reach, for packed keys (tokens, width) of every rank.
+        """Makes the memory that other ranks reach, for packed keys (tokens, width) of every rank.
 
         A collective of its ranks; without it the first call of such a size makes it, which cannot
         be while a CUDA graph is captured. Nothing for a transport that keeps no memory.

@@ -10,7 +10,7 @@ from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.plans import Layout
 from ring_attn_bench.plan.problem import Problem, Score
-from ring_attn_bench.ring.choose import able, ring_planner
+from ring_attn_bench.ring.backend_choice import able, ring_planner
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype

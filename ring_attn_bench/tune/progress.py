@@ -1,4 +1,4 @@
-"""What a person sees while tuning runs: what is being tried, and a line for each step."""
+"""What a person sees while tuning runs: what is being tried, and a line for each task."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class TuneProgress(ProgressLines):
         self._tried: dict[str, None] = {}
 
     def doing(self, what: str) -> None:
-        """A step begins."""
+        """A task begins."""
         self._tried[what] = None
         self._update()
 
     def done(self, what: str, outcomes: Sequence[Outcome]) -> None:
-        """A step's result."""
+        """A task's result."""
         self._tried.pop(what, None)
         number = self.next_number()
         line = Text(f"{self.clock():>6s} {number}  {what:54s}  ")
@@ -41,7 +41,7 @@ class TuneProgress(ProgressLines):
 
 
 def _found(outcomes: Sequence[Outcome]) -> Text:
-    """Of one trial its verdict; of a row that was timed, its fastest."""
+    """Of one trial its status; of a row that was timed, its fastest."""
     fastest = next((x.fastest for x in choices(outcomes)), None)
     if fastest is not None:
         full, causal = (median(times) for times in (fastest.full, fastest.causal))

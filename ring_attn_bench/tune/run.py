@@ -60,12 +60,12 @@ class TuneRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What all steps of a run share."""
+    """What all of a run shares."""
 
     request: TuneRequest
     load: Load
     environment: dict[str, str]
-    place: Provenance
+    provenance: Provenance
     keeper: Keeper[str, Outcome]
 
     def hand(self) -> Hand[Loaded]:
@@ -77,7 +77,7 @@ class _Run:
         times = (told.full, told.causal) if isinstance(told, TrialSpeed) else ((), ())
         return Outcome(
             subject=subject, verdict=told.status, reason=" ".join(told.reason.split()),
-            place=self.place, shape=self.request.shape, full=times[0], causal=times[1],
+            provenance=self.provenance, shape=self.request.shape, full=times[0], causal=times[1],
         )  # fmt: skip
 
 
@@ -104,8 +104,8 @@ def tune(request: TuneRequest, watcher: Watcher[str, Outcome]) -> Path:
         folder = folder_for(request.out, "tuning", environment)
         path = folder / "tuning.csv"
         keeper = Keeper[str, Outcome](path, subjects, lambda x: x.subject, write, watcher)
-        place = _place(request.backend, loaded.version, environment)
-        run = _Run(request, load, needed, place, keeper)
+        provenance = _provenance(request.backend, loaded.version, environment)
+        run = _Run(request, load, needed, provenance, keeper)
         try:
             with alone_in(folder):
                 _tune(run, subjects, loaded, first, watcher)
@@ -125,8 +125,8 @@ def _tune(
 ) -> None:
     jobs = min(run.request.jobs or min(MOST_JOBS, os.cpu_count() or 1), len(subjects))
     rows = dict.fromkeys(subject.row for subject in subjects)
-    steps = len(subjects) + (len(rows) if loaded.offer.untimed is None else 0)
-    watcher.heading(_heading(run, subjects, len(rows), jobs, loaded), steps)
+    tasks = len(subjects) + (len(rows) if loaded.offer.untimed is None else 0)
+    watcher.heading(_heading(run, subjects, len(rows), jobs, loaded), tasks)
     _verify(run, subjects, [first, *(run.hand() for _ in range(jobs - 1))])
     if loaded.offer.untimed is not None:
         return
@@ -221,7 +221,7 @@ def _has_nothing_to_tune(backend: str) -> str:
 def _heading(
     run: _Run, subjects: Sequence[TypedTrial], rows: int, jobs: int, loaded: Loaded
 ) -> tuple[str, ...]:
-    request, place, untimed = run.request, run.place, loaded.offer.untimed
+    request, place, untimed = run.request, run.provenance, loaded.offer.untimed
     speeds = (
         f"the right ones timed at {request.shape}, {request.rounds} rounds"
         if untimed is None
@@ -234,7 +234,7 @@ def _heading(
     )
 
 
-def _place(backend: str, version: str, environment: Environment) -> Provenance:
+def _provenance(backend: str, version: str, environment: Environment) -> Provenance:
     commit = str(environment.get("commit") or "")
     return Provenance(
         backend=backend,

@@ -33,10 +33,10 @@ Launch = Callable[[], None]
 
 @dataclass
 class Timed:
-    """Microseconds of each call by mask; none where the verdict is not ok."""
+    """Microseconds of each call by mask; none where the status is not ok."""
 
     times: dict[str, list[float]] = field(default_factory=lambda: {mask: [] for mask in MASKS})
-    verdict: Status = Status.OK
+    status: Status = Status.OK
     reason: str = ""
 
 
@@ -53,7 +53,7 @@ class _Ready:
     @property
     def is_right(self) -> bool:
         """Whether nothing is known against it, whatever its mask."""
-        return self.timed.verdict is Status.OK
+        return self.timed.status is Status.OK
 
 
 def time_row(
@@ -76,7 +76,7 @@ def time_row(
     for mask in MASKS:
         inputs[mask] = _inputs(backend, subjects[0], shape, _block(shape, mask), device)
         for subject, timed in zip(subjects, trials, strict=True):
-            if timed.verdict is Status.OK:
+            if timed.status is Status.OK:
                 made += _tried(backend, subject, inputs[mask], shape, mask, timed)
     ready = [x for x in made if x.is_right]
     if ready:
@@ -94,7 +94,7 @@ def _tried(
     mask: str,
     timed: Timed,
 ) -> list[_Ready]:
-    """A launch into outputs of its own, that has run once; none, with a verdict, if it fails."""
+    """A launch into outputs of its own, that has run once; none, and why, if it fails."""
     kernel = subject.trial.kernel
     held = tensors.rows if kernel == "forward" else tensors.sums
     own = {name: torch.full_like(getattr(held, name), float("nan")) for name in OUTPUTS[kernel]}
@@ -108,11 +108,11 @@ def _tried(
         launch()
         unwritten = [name for name in own if not bool(own[name].isfinite().all())]
     except Exception as error:
-        timed.verdict, timed.reason = status_of(error), f"when timed, {sentence(error)}"
+        timed.status, timed.reason = status_of(error), f"when timed, {sentence(error)}"
         return []
     if unwritten:
         reason = f"when timed, {unwritten[0]} is not written everywhere, or not finite"
-        timed.verdict, timed.reason = Status.WRONG, reason
+        timed.status, timed.reason = Status.WRONG, reason
         return []
     return [_Ready(timed, subject, mask, launch, own)]
 
@@ -132,10 +132,10 @@ def _judge_again(ready: Sequence[_Ready], tensors: TrialTensors) -> None:
             wrong = renewed.faults(x.subject.trial.kernel, x.own)
         except Exception as error:
             reason = f"when it was judged again after timing, {sentence(error)}"
-            x.timed.verdict, x.timed.reason = status_of(error), reason
+            x.timed.status, x.timed.reason = status_of(error), reason
             continue
         if wrong:
-            x.timed.verdict = Status.WRONG
+            x.timed.status = Status.WRONG
             x.timed.reason = (
                 f"right before it was timed, and wrong afterwards on other inputs: {x.mask}, "
                 f"{wrong[0]}"

@@ -75,8 +75,8 @@ class TuneWorker:
             lost = TrialSpeed(status=status_of(error), reason=reason)
             return Speeds(speeds=(lost,) * len(command.subjects), usable=device_works(self._device))
         speeds = (
-            TrialSpeed(status=x.verdict, reason=x.reason)
-            if x.verdict is not Status.OK
+            TrialSpeed(status=x.status, reason=x.reason)
+            if x.status is not Status.OK
             else TrialSpeed(full=tuple(x.times["full"]), causal=tuple(x.times["causal"]))
             for x in timed
         )

@@ -16,7 +16,7 @@ from typing import Protocol
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.channel import Channel, Closed
 from ring_attn_bench.workers.process import GRACE_SECONDS, POLL_SECONDS, Started
-from ring_attn_bench.workers.reply import MemberReply, WorkerFailed
+from ring_attn_bench.workers.reply import Facts, MemberReply, WorkerFailed
 
 START_SECONDS = 180.0
 """For a group to come up: imports on a busy machine, a communicator for each process."""
@@ -29,8 +29,8 @@ class Group(Protocol):
     generation: int
     """Counts restarts: what was prepared in an earlier generation is gone."""
 
-    def ask(self, command: str, seconds: float) -> list[dict[str, object]]:
-        """The answers of all processes; raises WorkerFailed."""
+    def ask(self, command: str, seconds: float) -> list[Facts]:
+        """What all processes found; raises WorkerFailed."""
         ...
 
     def close(self) -> None:
@@ -71,8 +71,8 @@ class TorchrunGroup:
         self._busy = False
         self.generation = 0
 
-    def ask(self, command: str, seconds: float) -> list[dict[str, object]]:
-        """The answers of all processes; raises WorkerFailed, and then the next call starts anew."""
+    def ask(self, command: str, seconds: float) -> list[Facts]:
+        """What all processes found; raises WorkerFailed, and then the next call starts anew."""
         self._busy = True
         try:
             channel = self._channel()
@@ -85,7 +85,7 @@ class TorchrunGroup:
         worst = next((reply for reply in replies if reply.status is not Status.OK), None)
         if worst is not None:
             raise self._failed(worst)
-        return [reply.answer for reply in replies]
+        return [reply.facts for reply in replies]
 
     def close(self) -> None:
         """Asks the group to end, and sees to it; a busy one is killed."""
@@ -123,9 +123,9 @@ class TorchrunGroup:
         while time.monotonic() < deadline:
             if (line := channel.receive(POLL_SECONDS)) is not None:
                 return line
-            if self._files("outcome"):
+            if self._files("reply"):
                 deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
-        if self._files("outcome"):
+        if self._files("reply"):
             raise Closed
         assert self._started is not None  # it was asked
         reason = self._started.overdue(seconds)
@@ -135,7 +135,7 @@ class TorchrunGroup:
         """What the group that is gone left about its end."""
         assert self._started is not None  # or nothing is gone
         reason = self._started.end()  # torchrun's, which comes after those of its processes
-        for path in self._files("outcome"):
+        for path in self._files("reply"):
             return MemberReply.model_validate_json(path.read_text())
         return MemberReply(status=Status.ERROR, reason=reason)
 
@@ -164,7 +164,7 @@ class TorchrunGroup:
         self.generation += 1
 
     def _files(self, suffix: str) -> list[Path]:
-        """What the processes left: their process ids, or their outcomes."""
+        """What the processes left: their process ids, or their replies."""
         return [] if self._started is None else sorted(self._started.folder.glob(f"*.{suffix}"))
 
 

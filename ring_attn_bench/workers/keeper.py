@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from ring_attn_bench.errors import FileError
 
 Row = TypeVar("Row")
-Step = TypeVar("Step")
+Task = TypeVar("Task")
 Heard = TypeVar("Heard", contravariant=True)
 Found = TypeVar("Found", contravariant=True)
 
@@ -19,19 +19,19 @@ class Watcher(Protocol[Heard, Found]):
     """Who is told what happens, from several threads, one at a time."""
 
     def heading(self, lines: Sequence[str], total: int) -> None:
-        """What is about to be done, and how many steps it takes."""
+        """What is about to be done, and how many tasks it takes."""
         ...
 
-    def doing(self, step: Heard) -> None:
-        """A step begins."""
+    def doing(self, task: Heard) -> None:
+        """A task begins."""
         ...
 
-    def done(self, step: Heard, rows: Sequence[Found]) -> None:
-        """A step is over, and what it found is on disk."""
+    def done(self, task: Heard, rows: Sequence[Found]) -> None:
+        """A task is over, and what it found is on disk."""
         ...
 
 
-class Keeper(Generic[Step, Row]):
+class Keeper(Generic[Task, Row]):
     """Puts rows on disk, each in its place, before anybody else hears of them.
 
     order: their keys. key: of a row. write: all rows to the path, or FileError.
@@ -43,7 +43,7 @@ class Keeper(Generic[Step, Row]):
         order: Iterable[Hashable],
         key: Callable[[Row], Hashable],
         write: Callable[[Iterable[Row], Path], None],
-        watcher: Watcher[Step, Row],
+        watcher: Watcher[Task, Row],
     ) -> None:
         self._path, self._key, self._write, self._watcher = path, key, write, watcher
         self._lock = Lock()
@@ -64,12 +64,12 @@ class Keeper(Generic[Step, Row]):
         """Takes over what the file holds already; what is found anew takes its place."""
         self._rows |= {self._key(row): row for row in rows}
 
-    def doing(self, step: Step) -> None:
-        """Tells the watcher that a step begins."""
+    def doing(self, task: Task) -> None:
+        """Tells the watcher that a task begins."""
         with self._lock:
-            self._watcher.doing(step)
+            self._watcher.doing(task)
 
-    def done(self, step: Step, rows: Sequence[Row]) -> None:
+    def done(self, task: Task, rows: Sequence[Row]) -> None:
         """Keeps them; each takes the place of what was known of its key."""
         with self._lock:
             if self._ended:
@@ -80,7 +80,7 @@ class Keeper(Generic[Step, Row]):
             except FileError as error:
                 self._ended, self._failure = True, error
                 return
-            self._watcher.done(step, rows)
+            self._watcher.done(task, rows)
 
     def check(self) -> None:
         """Raises the FileError that a thread ran into, in the thread that can end the others."""

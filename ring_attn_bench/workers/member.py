@@ -38,7 +38,7 @@ class Member:
 
     def leave(self, reply: MemberReply) -> None:
         """Where the parent looks for it if the group does not answer."""
-        (self._folder / f"{self._rank}.outcome").write_text(reply.model_dump_json())
+        (self._folder / f"{self._rank}.reply").write_text(reply.model_dump_json())
 
     def meeting_place(self) -> TCPStore:
         """The processes' store. torch's own listens on every interface; this one on loopback."""

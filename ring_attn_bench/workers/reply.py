@@ -18,10 +18,14 @@ class Reply(Frozen):
     usable: bool = True
 
 
-class MemberReply(Reply):
-    """Of one process of a group, with its answer where the command ended well."""
+Facts = dict[str, object]
+"""What a command finds, by name."""
 
-    answer: dict[str, object] = Field(default_factory=dict)
+
+class MemberReply(Reply):
+    """Of one process of a group, with what it found where the command ended well."""
+
+    facts: Facts = Field(default_factory=dict)
 
 
 class WorkerFailed(Exception):

@@ -37,9 +37,9 @@ def test_what_is_not_refused_is_right_and_what_is_refused_is_refused_in_advance(
     with one_thread():
         answer = ask(backend, feature, direction, DEVICE)
 
-    assert not answer.verdict.is_failure, answer.reason
+    assert not answer.status.is_failure, answer.reason
     assert answer.declared, answer.reason
-    assert answer.verdict == "ok" or len(answer.reason.split()) > 3, "a reason is a sentence"
+    assert answer.status == "ok" or len(answer.reason.split()) > 3, "a reason is a sentence"
 
 
 @pytest.mark.parametrize(

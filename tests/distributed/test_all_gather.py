@@ -13,7 +13,7 @@ from ring_attn_bench.contract.backend import abilities
 from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.plan.plans import plans
 from ring_attn_bench.plan.problem import Mask, Score
-from ring_attn_bench.ring import run
+from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports import all_gather
@@ -91,8 +91,8 @@ def one_launch(ring: Ring, case: Case, transport: str):
     assert [step.gathered is not None for step in job.plan.steps] == [False, True]
     q, k, v, dout = shards(case, ring.rank)
     with RingContext(ring.group, options) as context:
-        out, lse = run.forward(job, context, q, Keys(k, v))
-        return [out, lse, *run.backward(job, context, Rows(q, dout, out, lse), Keys(k, v))]
+        out, lse = passes.forward(job, context, q, Keys(k, v))
+        return [out, lse, *passes.backward(job, context, Rows(q, dout, out, lse), Keys(k, v))]
 
 
 @pytest.mark.parametrize("shape", [*SHAPES[:2], SHAPES[3]], ids=str)

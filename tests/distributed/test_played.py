@@ -15,7 +15,7 @@ from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.plans import Layout, plans
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.registry import EVERYWHERE, load
-from ring_attn_bench.ring import run
+from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.transports.p2p import Messages
 from ring_attn_bench.ring.transports.played import played_part, played_plan
@@ -49,8 +49,8 @@ def messages(job: Job, transport) -> tuple[list[list[tuple[str, int]]], list[tor
     start = Messages.batch
     q, k, v, dout = (torch.randn(1, TOKENS, h, 8) for h in (4, 2, 2, 4))
     with patch.object(Messages, "batch", counted):
-        out, lse = run.forward(job, transport, q, Keys(k, v))
-        sums = run.backward(job, transport, Rows(q, dout, out, lse), Keys(k, v))
+        out, lse = passes.forward(job, transport, q, Keys(k, v))
+        sums = passes.backward(job, transport, Rows(q, dout, out, lse), Keys(k, v))
     return batches, [out, lse, *sums]
 
 

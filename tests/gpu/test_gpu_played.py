@@ -14,7 +14,7 @@ from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.plan.plans import plans
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.registry import load
-from ring_attn_bench.ring import run
+from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.settle import layout_of
 from ring_attn_bench.ring.transports.copy_engine.transport import CopyEngine
@@ -57,10 +57,10 @@ def played(ring: Ring, partition: str, world_size: int, options: RingOptions, pl
     with RingContext(ring.group, options) as context:
         transport = context.played(played_part(ring.rank, playing, world_size))
         for _ in range(PASSES):
-            out, lse = run.forward(job, transport, q, Keys(k, v))
+            out, lse = passes.forward(job, transport, q, Keys(k, v))
             delta = (dout.float() * out.float()).sum(-1).transpose(1, 2).contiguous()
             rows = Rows(q, dout, out, lse, delta)
-            results = out, lse, *run.backward(job, transport, rows, Keys(k, v))
+            results = out, lse, *passes.backward(job, transport, rows, Keys(k, v))
         names = ("out", "lse", "dq", "dk", "dv")
         wrong += [n for n, x in zip(names, results, strict=True) if not bool(x.isfinite().all())]
         torch.cuda.synchronize()

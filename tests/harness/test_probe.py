@@ -22,8 +22,8 @@ def probe(program):
     return run
 
 
-def verdicts(program):
-    """By backend and feature, the verdicts forward and backward."""
+def statuses(program):
+    """By backend and feature, the statuses forward and backward."""
     found = {}
     for x in read(program.out):
         found.setdefault((x.backend, x.feature), []).append(x.verdict.value)
@@ -42,7 +42,7 @@ def test_a_crash_or_a_hang_costs_the_feature_that_ran_and_nothing_else(program, 
     )  # fmt: skip
 
     assert done.returncode == 1, done.stderr
-    found = verdicts(program)
+    found = statuses(program)
     assert len(found) == 20
     wrong = {key: both for key, both in found.items() if both != "ok ok"}
     assert wrong == {
@@ -88,7 +88,7 @@ def test_a_backend_that_cannot_be_loaded_has_a_reason_in_every_row(program, prob
     done = probe("unimportable crash_on_load reference", "causal gqa")
 
     assert done.returncode == 1  # for the crash
-    found, why = verdicts(program), reasons(program)
+    found, why = statuses(program), reasons(program)
     for feature in ("causal", "gqa"):
         assert found["unimportable", feature] == "unsupported unsupported"
         assert found["crash_on_load", feature] == "error error"
@@ -105,7 +105,7 @@ def test_a_backend_that_never_answers_is_not_asked_for_ever(program, probe):
     done = probe("hang", features, f"--seconds={limit(4):g}", "--jobs=1")
 
     assert done.returncode == 1
-    assert set(verdicts(program).values()) == {"timeout ok"}
+    assert set(statuses(program).values()) == {"timeout ok"}
     why = reasons(program).values()
     assert sum(f"no answer within {limit(4):g} s" in reason for reason in why) == 4
     assert sum("not asked" in reason for reason in why) == 2
@@ -136,14 +136,14 @@ def test_what_was_found_before_a_probe_is_ended_is_kept(program, how):
     started.send_signal(how)
     started.wait(timeout=limit(60))
 
-    assert verdicts(program) == {("reference", "causal"): "ok ok"}
+    assert statuses(program) == {("reference", "causal"): "ok ok"}
     shown = program.run("coverage", "show", str(program.out), "--out", str(program.out))
     assert shown.returncode == 0, shown.stderr
     assert (program.out / "coverage.png").exists()
     wait_until(lambda: not workers & _workers(program), seconds=20)
 
 
-def test_two_matrices_are_compared_by_their_verdicts(program, probe):
+def test_two_matrices_are_compared_by_their_statuses(program, probe):
     probe("reference", "causal softcap")
     other = program.folder / "other.csv"
     text = (program.out / "coverage.csv").read_text()

@@ -19,7 +19,7 @@ from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.plans import Layout, plan
 from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Mask, Score
-from ring_attn_bench.ring import run
+from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.forward import ForwardPass, Job
 from ring_attn_bench.ring.transports.loopback import Loopback
 from ring_attn_bench.sharding import join_shards, shard
@@ -235,12 +235,12 @@ def test_a_ring_merges_in_its_kernels_and_nowhere_else(partition, question, monk
     tensors, world_size = question.inputs(dtype), question.world_size
     jobs = question.jobs(partition, torch.float32)
     cut = [[shard(x, r, world_size, partition) for x in tensors] for r in range(world_size)]
-    outputs = run.loopback_forward(jobs, [(q, Keys(k, v)) for _, q, k, v in cut])
+    outputs = passes.loopback_forward(jobs, [(q, Keys(k, v)) for _, q, k, v in cut])
     shards = [
         (Rows(q, dout, *result), Keys(k, v))
         for (dout, q, k, v), result in zip(cut, outputs, strict=True)
     ]
-    gradients = run.loopback_backward(jobs, shards)
+    gradients = passes.loopback_backward(jobs, shards)
     parts = zip(*((*a, *b) for a, b in zip(outputs, gradients, strict=True)), strict=True)
     for index, (got, right) in enumerate(zip(parts, question.truth(tensors), strict=True)):
         whole = join_shards(list(got), partition, 2 if index == 1 else 1)
@@ -262,7 +262,7 @@ def test_the_same_weights_are_dropped_on_any_ring_and_by_any_partition():
             for rank in range(world_size)
         ]
         outs = [
-            out for out, _ in run.loopback_forward(jobs, [(q, Keys(k, v)) for q, k, v in shards])
+            out for out, _ in passes.loopback_forward(jobs, [(q, Keys(k, v)) for q, k, v in shards])
         ]
         found.append(join_shards(outs, partition, 1) != 0)
 
@@ -276,7 +276,7 @@ def test_a_sink_is_what_the_kernels_go_on_from():
     _, q, k, v = question.inputs(torch.float32)
     sink = torch.tensor([0.7, -1.0])
     (job,) = question.jobs("contiguous", torch.float32)
-    out, lse = run.run(ForwardPass(job, Loopback(), q, Keys(k, v), sink))
+    out, lse = passes.run(ForwardPass(job, Loopback(), q, Keys(k, v), sink))
     at = torch.arange(40)
     plain, plain_lse = oracle.forward(*wide((q, k, v)), at, at, question.mask, question.score)
     right_lse = torch.logaddexp(plain_lse, sink.double()[None, :, None])

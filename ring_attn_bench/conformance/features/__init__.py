@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 
 from ring_attn_bench.conformance.feature import Feature
+from ring_attn_bench.conformance.features.documents import DOCUMENTS
 from ring_attn_bench.conformance.features.masks import MASKS
-from ring_attn_bench.conformance.features.packed import DOCUMENTS
 from ring_attn_bench.conformance.features.ring import RING
 from ring_attn_bench.conformance.features.scores import SCORES
 from ring_attn_bench.conformance.features.shapes import HEADS, NUMBERS

@@ -18,7 +18,7 @@ def said(monkeypatch):
         if name in MISSING:
             raise BackendUnavailable(name, "it is not installed")
 
-    def verdict(name, partition, gpu):
+    def fared(name, partition, gpu):
         if name == "flex" and partition == "striped":
             raise Refused("it does not deal so.")
         return "ok", False
@@ -27,7 +27,7 @@ def said(monkeypatch):
     monkeypatch.setattr(registry, "load_contestant", load)
     monkeypatch.setattr(registry, "backends", lambda: table)
     monkeypatch.setattr(quick, "_interpret", lambda: None)
-    monkeypatch.setattr(quick, "_verdict", verdict)
+    monkeypatch.setattr(quick, "_fared", fared)
     return []
 
 

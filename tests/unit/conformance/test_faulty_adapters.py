@@ -90,18 +90,18 @@ def test_a_planted_fault_is_found_where_it_is(fault):
     for name in fault.spoils.split():
         for direction in fault.directions:
             answer = ask(fault.adapter(), FEATURES[name], direction, CPU)
-            assert answer.verdict is Status.WRONG, f"{name}, {direction}: {answer}"
+            assert answer.status is Status.WRONG, f"{name}, {direction}: {answer}"
             assert fault.says in answer.reason
     for name in fault.spares.split():
         for direction in DIRECTIONS:
             answer = ask(fault.adapter(), FEATURES[name], direction, CPU)
-            assert answer.verdict is Status.OK, f"{name}, {direction}: {answer}"
+            assert answer.status is Status.OK, f"{name}, {direction}: {answer}"
 
 
 def test_a_backend_that_raises_is_an_error_in_its_own_words():
     answer = ask(bad.Raises(), FEATURES["full"], Direction.FORWARD, CPU)
 
-    assert answer.verdict is Status.ERROR
+    assert answer.status is Status.ERROR
     assert "RuntimeError: planted: CUDA error" in answer.reason
     assert answer.reason.startswith("full-float32: ")
 
@@ -109,7 +109,7 @@ def test_a_backend_that_raises_is_an_error_in_its_own_words():
 def test_a_refusal_that_comes_when_it_is_called_was_not_declared():
     answer = ask(bad.RefusesWhenCalled(), FEATURES["one_key"], Direction.FORWARD, CPU)
 
-    assert answer.verdict is Status.UNSUPPORTED
+    assert answer.status is Status.UNSUPPORTED
     assert not answer.declared
     assert "only when called" in answer.reason
     assert "single key" in answer.reason

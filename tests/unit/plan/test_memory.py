@@ -16,7 +16,7 @@ from ring_attn_bench.plan.memory import KernelMemory, Sizes
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.plans import Launch, plan
 from ring_attn_bench.plan.problem import Mask, Score
-from ring_attn_bench.ring import run
+from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype
@@ -105,21 +105,21 @@ class Call:
         def both():
             kept = None
             if keeps:
-                (out, lse), kept = run.forward_keeping(job, transport, q, keys)
+                (out, lse), kept = passes.forward_keeping(job, transport, q, keys)
             else:
-                out, lse = run.forward(job, transport, q, keys)
+                out, lse = passes.forward(job, transport, q, keys)
             rows = Rows(q, dout, out, lse)
-            return out, lse, kept, run.backward(job, transport, rows, keys, kept=kept)
+            return out, lse, kept, passes.backward(job, transport, rows, keys, kept=kept)
 
         out = torch.zeros(self.batch, self.tokens, heads_q, head_dim_v, dtype=self.dtype)
         lse = torch.zeros(self.batch, heads_q, self.tokens, dtype=wide)
         rows, kept = Rows(q, dout, out, lse), None
         if keeps:
             with nobody_else():
-                _, kept = run.forward_keeping(job, transport, q, keys)
+                _, kept = passes.forward_keeping(job, transport, q, keys)
         return (
-            most_bytes(lambda: run.forward(job, transport, q, keys)),
-            most_bytes(lambda: run.backward(job, transport, rows, keys, kept=kept)),
+            most_bytes(lambda: passes.forward(job, transport, q, keys)),
+            most_bytes(lambda: passes.backward(job, transport, rows, keys, kept=kept)),
             most_bytes(both),
         )
 

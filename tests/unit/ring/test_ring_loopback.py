@@ -13,7 +13,7 @@ from ring_attn_bench.plan.block import Abilities, Form
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.plans import Layout, Plan, plan
 from ring_attn_bench.plan.problem import Mask, Score
-from ring_attn_bench.ring import run
+from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.forward import ForwardPass, Job
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import layout_of
@@ -112,17 +112,17 @@ def ring(jobs, partition, tensors, sink=None, *, keeps=False):
     """The whole sequence's results of a loopback ring."""
     world_size, board = len(jobs), Loopback()
     cut = [[shard(x, r, world_size, partition) for x in tensors] for r in range(world_size)]
-    passes = zip(jobs, cut, strict=True)
+    both = zip(jobs, cut, strict=True)
     ranks = [
-        ForwardPass(job, board, q, Keys(k, v), sink, keeps=keeps) for job, (_, q, k, v) in passes
+        ForwardPass(job, board, q, Keys(k, v), sink, keeps=keeps) for job, (_, q, k, v) in both
     ]
-    outputs = run.run_together(ranks)
+    outputs = passes.run_together(ranks)
     shards = [
         (Rows(q, dout, *result), Keys(k, v))
         for (dout, q, k, v), result in zip(cut, outputs, strict=True)
     ]
     kept = [rank.kept for rank in ranks] if keeps else None
-    gradients = run.loopback_backward(jobs, shards, kept)
+    gradients = passes.loopback_backward(jobs, shards, kept)
     joined = zip(*((*a, *b) for a, b in zip(outputs, gradients, strict=True)), strict=True)
     dims = {"lse": 2}
     return {
@@ -196,8 +196,8 @@ def test_inputs_are_left_alone_and_may_be_views_of_one_tensor(partition):
     views = [p.transpose(0, 1).split([DIM, DIM, DIM_V], dim=3) for p in packed]
     before = [p.clone() for p in packed]
     jobs = question.jobs(partition, 3)
-    plain = run.loopback_forward(jobs, [(q, Keys(k, v)) for _, q, k, v in shards])
-    viewed = run.loopback_forward(jobs, [(q, Keys(k, v)) for q, k, v in views])
+    plain = passes.loopback_forward(jobs, [(q, Keys(k, v)) for _, q, k, v in shards])
+    viewed = passes.loopback_forward(jobs, [(q, Keys(k, v)) for q, k, v in views])
 
     for (out, lse), (out_viewed, lse_viewed) in zip(plain, viewed, strict=True):
         torch.testing.assert_close(out_viewed, out, rtol=0, atol=1e-14)
@@ -291,10 +291,10 @@ def test_gradients_of_keys_that_nobody_else_reads_are_in_memory_of_their_own(par
     question = Question()
     shards = [[shard(x, r, 3, partition) for x in question.inputs(3)] for r in range(3)]
     jobs, given = question.jobs(partition, 3), [(q, Keys(k, v)) for _, q, k, v in shards]
-    outputs = run.loopback_forward(jobs, given)
+    outputs = passes.loopback_forward(jobs, given)
     rows = [Rows(q, dout, *o) for (dout, q, *_), o in zip(shards, outputs, strict=True)]
     keys = [k for _, k in given]
-    for _, dk, dv in run.loopback_backward(jobs, list(zip(rows, keys, strict=True))):
+    for _, dk, dv in passes.loopback_backward(jobs, list(zip(rows, keys, strict=True))):
         assert dk.is_contiguous()
         assert dv.is_contiguous()
         assert dk.untyped_storage().data_ptr() != dv.untyped_storage().data_ptr()

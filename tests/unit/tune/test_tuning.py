@@ -30,8 +30,8 @@ def outcome(config="a", full=(), causal=(), verdict=Status.OK, reason="", **chan
     full, causal = ((x,) * 7 if isinstance(x, float) else x for x in (full, causal))
     subject = TypedTrial(trial=trial(config, **changes), dtype="bfloat16")
     return Outcome(
-        subject=subject, verdict=verdict, place=PLACE, shape=TimedShape(), reason=reason, full=full,
-        causal=causal,
+        subject=subject, verdict=verdict, provenance=PLACE, shape=TimedShape(), reason=reason,
+        full=full, causal=causal,
     )  # fmt: skip
 
 

@@ -82,8 +82,8 @@ def test_what_fails_when_it_is_first_timed_costs_itself_alone(kernel):
     backend = Counting()
     raises, half, large, right = timed(backend, "raises", "half", "large", "right", kernel=kernel)
 
-    assert (large.verdict, large.reason) == (Status.OOM, "when timed, out of memory: planted")
-    assert (raises.verdict, half.verdict) == (Status.ERROR, Status.WRONG)
+    assert (large.status, large.reason) == (Status.OOM, "when timed, out of memory: planted")
+    assert (raises.status, half.status) == (Status.ERROR, Status.WRONG)
     assert "RuntimeError: planted" in raises.reason
     assert f"{OUTPUTS[kernel][1]} is not written everywhere" in half.reason
     assert not any(times for x in (raises, half) for times in x.times.values())
@@ -137,8 +137,8 @@ def test_what_is_right_at_first_and_wrong_after_it_was_timed_has_no_speed(kernel
     found = [x.model_copy(update={"dtype": dtype}) for x in found]
     right, *others = timing.time_row(Later(), found, SHAPE, 7, 60.0, "cpu")
 
-    assert (right.verdict, right.reason) == (Status.OK, "")
-    assert [x.verdict for x in others] == [Status.WRONG, Status.WRONG, Status.ERROR]
+    assert (right.status, right.reason) == (Status.OK, "")
+    assert [x.status for x in others] == [Status.WRONG, Status.WRONG, Status.ERROR]
     for x in others[:2]:
         assert x.reason.startswith(
             "right before it was timed, and wrong afterwards on other inputs: full, "

@@ -20,7 +20,7 @@ from ring_attn_bench.ring.packing import accumulator_dtype
 
 
 @dataclass(frozen=True)
-class OneGpu:
+class OneCall:
     """A kernel's single call over a whole sequence of some length."""
 
     backend: Backend
@@ -42,10 +42,10 @@ class OneGpu:
         )
 
 
-def make(case: Case, backend: Backend, length: int) -> OneGpu | None:
+def make(case: Case, backend: Backend, length: int) -> OneCall | None:
     """The kernel over a sequence of `length` tokens, or None if that is not one call of it."""
     tokens = chunks((Span(0, length),))
     pieces = lower(tokens, tokens, mask_of(case).band, abilities(backend, alibi=False))
     if isinstance(pieces, str) or len(pieces) != 1:
         return None
-    return OneGpu(backend, pieces[0].block, score_of(case), case.deterministic)
+    return OneCall(backend, pieces[0].block, score_of(case), case.deterministic)

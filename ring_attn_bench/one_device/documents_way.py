@@ -13,7 +13,7 @@ from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.one_device.documents import DocumentsCall, PackedKernel
 from ring_attn_bench.one_device.one_by_one import OneByOne
 from ring_attn_bench.plan.problem import Problem
-from ring_attn_bench.ring.choose import announce
+from ring_attn_bench.ring.backend_choice import announce
 
 
 @dataclass(frozen=True)
