@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ring_attn_bench import registry
 from ring_attn_bench.bench import suite_files
 from ring_attn_bench.cli.paths import named
 
@@ -17,9 +19,21 @@ WHERE = "Where it is written"
 SHOWN = "What is shown"
 
 
-def option(panel: str | None, metavar: str, text: str, least: float | None = None) -> object:
-    """An option of any verb; panel: None is that of --help."""
-    return typer.Option(metavar=metavar, help=text, min=least, rich_help_panel=panel)
+def option(
+    panel: str | None,
+    metavar: str,
+    text: str,
+    least: float | None = None,
+    names: Callable[[], Iterable[str]] | None = None,
+) -> object:
+    """An option of any verb; panel: None is that of --help. names: what a shell completes it to."""
+
+    def completed(begun: str) -> list[str]:
+        return [name for name in (names or tuple)() if name.startswith(begun)]
+
+    return typer.Option(
+        metavar=metavar, help=text, min=least, rich_help_panel=panel, autocompletion=completed
+    )
 
 
 def example(line: str) -> str:
@@ -40,11 +54,17 @@ Suite = Annotated[
         WHAT,
         "NAME",
         f"A suite file (.toml), or one of {_SUITES}; by itself hopper on a GPU, else cpu.",
+        names=suite_files.suite_names,
     ),
 ]
 Backend = Annotated[
     list[str] | None,
-    option(WHAT, "NAME", "Only this backend, also if the suite does not name it; may be repeated."),
+    option(
+        WHAT,
+        "NAME",
+        "Only this backend, also if the suite does not name it; may be repeated.",
+        names=lambda: (*registry.backends(), *registry.peers()),
+    ),
 ]
 Case = Annotated[str, option(WHAT, "PATTERN", "Only cases whose name matches this shell pattern.")]
 Contestant = Annotated[str, option(WHAT, "PATTERN", "Only contestants that match this pattern.")]

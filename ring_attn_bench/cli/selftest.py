@@ -42,10 +42,10 @@ def selftest(fault: Fault = None, on: On = Device.CPU, as_json: AsJson = False) 
     asked = run.planted(on.value, tuple(fault or ()))
     with SelftestProgress(console(beside=as_json)) as progress:
         progress.heading([f"{len(asked.faults)} faults and controls, on {on}"], len(asked.faults))
-        verdicts = run.selftest(asked, on.value, progress.verdict)
+        every = run.selftest(asked, on.value, progress.heard)
     if as_json:
-        typer.echo(show.as_json(verdicts, asked.left_out))
+        typer.echo(show.as_json(every, asked.left_out))
     else:
-        typer.echo(f"\n{show.table(verdicts, asked.left_out, width())}")
-    named = all(found.is_named for found in verdicts)
+        typer.echo(f"\n{show.table(every, asked.left_out, width())}")
+    named = all(found.is_named for found in every)
     raise typer.Exit(Exit.RIGHT if named else Exit.WRONG)

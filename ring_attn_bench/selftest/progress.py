@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from ring_attn_bench.selftest.verdict import Verdict
+from ring_attn_bench.selftest.heard import Heard
 from ring_attn_bench.workers.progress import ProgressLines
 
 
 class SelftestProgress(ProgressLines):
-    """A line for each verdict."""
+    """A line for each fault."""
 
-    def verdict(self, found: Verdict) -> None:
+    def heard(self, found: Heard) -> None:
         """Prints whether it was named."""
         line = Text(f"{self.clock():>6s} {self.next_number()}  {found.fault.name:26s} ")
         word = "right" if found.fault.is_control else "named"

@@ -17,8 +17,8 @@ from ring_attn_bench.errors import InvalidArgument, MachineLacks
 from ring_attn_bench.machine.environment import probe
 from ring_attn_bench.records.record import Record, read
 from ring_attn_bench.selftest.faults import FAULTS, Fault
+from ring_attn_bench.selftest.heard import Heard, heard
 from ring_attn_bench.selftest.suites import PlantedSuite, plug_in, suites
-from ring_attn_bench.selftest.verdict import Verdict, verdict
 from ring_attn_bench.workers.process import importable
 
 AT_A_TIME = 3
@@ -27,7 +27,7 @@ group's start is one process alone."""
 CPU_RANKS = 3
 POLL_SECONDS = 0.3
 Device = str
-Tell = Callable[[Verdict], None]
+Tell = Callable[[Heard], None]
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def _matching(patterns: Sequence[str]) -> tuple[Fault, ...]:
     return chosen
 
 
-def selftest(asked: Planted, device: Device, tell: Tell) -> tuple[Verdict, ...]:
+def selftest(asked: Planted, device: Device, tell: Tell) -> tuple[Heard, ...]:
     """What the harness says of each fault; tell hears of one as soon as it is known."""
-    verdicts: list[Verdict] = []
+    every: list[Heard] = []
     with tempfile.TemporaryDirectory(prefix="rab-selftest-") as name:
         plug_in(asked.faults, Path(name))
         waiting = [_Bench(suite, Path(name), device) for suite in asked.suites]
@@ -89,12 +89,12 @@ def selftest(asked: Planted, device: Device, tell: Tell) -> tuple[Verdict, ...]:
                 time.sleep(POLL_SECONDS)
                 ended = [bench for bench in running if bench.has_ended]  # before it is read
                 for bench in running:
-                    for found in bench.verdicts(whole=bench in ended):
+                    for found in bench.heard(whole=bench in ended):
                         tell(found)
-                        verdicts.append(found)
+                        every.append(found)
                 running[:] = [bench for bench in running if bench not in ended]
     order = [fault.name for fault in FAULTS]
-    return tuple(sorted(verdicts, key=lambda found: order.index(found.fault.name)))
+    return tuple(sorted(every, key=lambda found: order.index(found.fault.name)))
 
 
 class _Bench:
@@ -125,14 +125,14 @@ class _Bench:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    def verdicts(self, *, whole: bool) -> Iterator[Verdict]:
+    def heard(self, *, whole: bool) -> Iterator[Heard]:
         """Of the faults whose records are there; of all that are left, if there are no more."""
         records = self._records()
         for fault in list(self._left):
             own = [x for x in records if fault.plugin in (x.contestant.backend, _transport(x))]
             if whole or len(own) == fault.records:
                 self._left.remove(fault)
-                yield verdict(fault, own, self._last_words() if whole else "")
+                yield heard(fault, own, self._last_words() if whole else "")
 
     def end(self) -> None:
         """Ends it, and with it its workers, who look after their parent."""

@@ -11,7 +11,7 @@ def test_faults_that_are_planted_are_named_and_the_exit_code_is_0(program):
     done = program.run("selftest", "--json", *some)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    found = {line["fault"]: line for line in json.loads(done.stdout)["verdicts"]}
+    found = {line["fault"]: line for line in json.loads(done.stdout)["faults"]}
     assert {name: line["named"] for name, line in found.items()} == {
         "no fault in a transport": True, "missing dk/dv hop": True, "a sleep on one rank": True,
     }  # fmt: skip

@@ -11,7 +11,7 @@ from ring_attn_bench.selftest.faults import Fault
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Heard:
     """Whether a fault was named.
 
     said: by the harness. missing: what it had to say besides, or instead; nothing, if it did.
@@ -27,18 +27,18 @@ class Verdict:
         return not self.missing
 
 
-def verdict(fault: Fault, records: Sequence[Record], last_words: str = "") -> Verdict:
+def heard(fault: Fault, records: Sequence[Record], last_words: str = "") -> Heard:
     """From all records that are about it. last_words: of the run, should some be missing."""
     spoilt = [record for record in records if record.case.name.startswith(fault.names.cases)]
     others = [record for record in records if record not in spoilt]
     if len(records) < fault.records or not spoilt:
         few = f"{len(records)} of {fault.records} records; the run's last words: {last_words}"
-        return Verdict(fault, few, ("a record of each case",))
+        return Heard(fault, few, ("a record of each case",))
     missing = [lack for record in spoilt for lack in _lacks(fault, record)]
     for record in others:
         if record.status is not Status.OK:
             missing.append(f"ok in {record.case.name}, got {said(record)}")
-    return Verdict(fault, said(spoilt[-1]), tuple(dict.fromkeys(missing)))
+    return Heard(fault, said(spoilt[-1]), tuple(dict.fromkeys(missing)))
 
 
 def said(record: Record) -> str:

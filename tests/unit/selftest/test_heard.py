@@ -20,8 +20,8 @@ from ring_attn_bench.records.status import Status
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.selftest import run, show
 from ring_attn_bench.selftest.faults import EVERY, FAULTS, Fault, Names
+from ring_attn_bench.selftest.heard import heard
 from ring_attn_bench.selftest.suites import plug_in, suites
-from ring_attn_bench.selftest.verdict import verdict
 
 FAULT = Fault("a fault", "it", "backend", "Sound", Names(wrong=frozenset({"dk"}), words=("dk (",)))
 REASON = "too far from float64: dk (max abs 1 of 0.1)"
@@ -46,7 +46,7 @@ def record(status=Status.OK, reason="", *, wrong=(), batch=1, times=None):
 
 
 def test_what_was_said_as_it_had_to_be_is_named():
-    found = verdict(FAULT, [record(Status.WRONG, REASON, wrong={"dk"})])
+    found = heard(FAULT, [record(Status.WRONG, REASON, wrong={"dk"})])
 
     assert found.is_named
     assert found.said == f"wrong: {REASON}"
@@ -63,14 +63,14 @@ def test_what_was_said_as_it_had_to_be_is_named():
     ],
 )
 def test_what_was_said_otherwise_is_not_named_and_says_what_is_missing(records, missing):
-    found = verdict(FAULT, records, "Killed")
+    found = heard(FAULT, records, "Killed")
 
     assert not found.is_named
     assert missing in found.missing
 
 
 def test_a_run_that_died_says_so():
-    assert verdict(FAULT, [], "Killed").said.endswith("the run's last words: Killed")
+    assert heard(FAULT, [], "Killed").said.endswith("the run's last words: Killed")
 
 
 def test_a_fault_in_some_cases_leaves_the_others_right():
@@ -78,17 +78,17 @@ def test_a_fault_in_some_cases_leaves_the_others_right():
     fault = replace(FAULT, names=names, grid={"batch": (1, 2)})
     spoilt = record(Status.WRONG, REASON, wrong={"dk"}, batch=2)
 
-    assert verdict(fault, [record(), spoilt]).is_named
+    assert heard(fault, [record(), spoilt]).is_named
     other = record(Status.WRONG, REASON, wrong={"dk"})
-    assert verdict(fault, [other, spoilt]).missing[0].startswith("ok in b1_s8")
+    assert heard(fault, [other, spoilt]).missing[0].startswith("ok in b1_s8")
 
 
 def test_the_late_rank_has_to_be_the_one_that_sleeps():
     late = replace(FAULT, names=Names(Status.OK, slow_rank=1))
 
-    assert verdict(late, [record(times=[[1.0, 9.0]])]).is_named
+    assert heard(late, [record(times=[[1.0, 9.0]])]).is_named
     for times in ([[9.0, 1.0]], [[1.0, 1.2]]):
-        assert not verdict(late, [record(times=times)]).is_named
+        assert not heard(late, [record(times=times)]).is_named
 
 
 def test_every_fault_is_in_a_suite_that_can_be_read(tmp_path, monkeypatch):
@@ -121,8 +121,8 @@ def test_rings_that_the_gpus_are_too_few_for_are_left_out_with_a_reason(monkeypa
 
 def test_table_and_json_say_the_same():
     found = [
-        verdict(FAULT, [record()]),
-        verdict(replace(FAULT, names=Names(Status.OK)), [record()]),
+        heard(FAULT, [record()]),
+        heard(replace(FAULT, names=Names(Status.OK)), [record()]),
     ]
 
     text, told = show.table(found, {"late": "too few"}, 80), json.loads(show.as_json(found, {}))
@@ -131,4 +131,4 @@ def test_table_and_json_say_the_same():
     assert "it should say: status wrong" in " ".join(text.split())
     assert "late is left out: too few." in text
     assert "0 of 1 faults are named, and 1 of 1 controls are right." in text
-    assert [line["named"] for line in told["verdicts"]] == [False, True]
+    assert [line["named"] for line in told["faults"]] == [False, True]
