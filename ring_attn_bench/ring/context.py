@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
-from ring_attn_bench.ring.groups import living, resolve_group
+from ring_attn_bench.ring.groups import abort, destroy, living, resolve_group
 from ring_attn_bench.ring.link import Homeward, Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.same_options import agree_on_options
@@ -83,6 +82,9 @@ class RingContext:
     InvalidArgument for a mesh of more dims or a rank outside the group, TransportUnavailable,
     RingBroken where the other ranks do not come.
 
+    An error that leaves its `with` block ends what the rank has under way, and is not held up by
+    peers that wait for it: they find out by the timeout.
+
     A module that holds one can be copied and pickled: a copy is the same context. Pickled are the
     options, the timeout and the ranks; what is unpickled makes its communicator at its first call
     (or at the first look at `group`, `rank`, ...), which every rank must make, and not before,
@@ -122,7 +124,7 @@ class RingContext:
     def _make(self) -> _Made:
         made = _make(self._wanted)
         # not at exit, when torch takes everything down by itself
-        end = finalize(self, _destroy, made.group)
+        end = finalize(self, destroy, made.group)
         end.atexit = False
         self._end = end
         return made
@@ -142,7 +144,9 @@ class RingContext:
         self._check_open()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is not None and self._made is not None:
+            abort(self._made.group)
         self.close()
 
     def __copy__(self) -> RingContext:
@@ -306,11 +310,6 @@ def _nothing() -> None:
     """What it takes to end a context that was not made yet."""
 
 
-def _destroy(group: dist.ProcessGroup) -> None:
-    with suppress(AssertionError, ValueError):  # with the default group all others went too
-        dist.destroy_process_group(group)
-
-
 def _unpickled(wanted: _Wanted, closed: bool = False) -> RingContext:
     context = RingContext.__new__(RingContext)
     context._want(wanted)
@@ -351,7 +350,7 @@ def _make(wanted: _Wanted) -> _Made:
         name, transport = transport_for(wanted.options, own, announces=dist.get_rank(own) == 0)
         gpu = shared_gpu(own)
     except BaseException:
-        _destroy(own)  # or its threads and sockets stay
+        destroy(own)  # or its threads and sockets stay
         raise
     backends = backend_of_device_types(own)
     return _Made(own, dist.get_rank(own), len(ranks), timeout, backends, name, transport, gpu)

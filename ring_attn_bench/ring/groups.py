@@ -1,7 +1,8 @@
-"""Which process group a caller means, and whether it is one still."""
+"""Which process group a caller means, whether it is one still, and how it ends."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
@@ -73,6 +74,18 @@ def destroyed(before: str = "this call") -> NoProcessGroup:
         f"the process group was destroyed before {before}; call "
         "torch.distributed.destroy_process_group() after the last one, or make the group again."
     )
+
+
+def destroy(group: dist.ProcessGroup) -> None:
+    """Gives a group's communicators back; every rank must."""
+    with suppress(AssertionError, ValueError):  # with the default group all others went too
+        dist.destroy_process_group(group)
+
+
+def abort(group: dist.ProcessGroup) -> None:
+    """Ends what a rank that failed has under way: to destroy a group would wait for its peers."""
+    with suppress(RuntimeError):  # a backend that cannot
+        group.abort()
 
 
 def check_group(group: dist.ProcessGroup | DeviceMesh | None, context: RingContext | None) -> None:

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, closing
+import time
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +34,7 @@ pytestmark = [
 LIMIT = 200.0  # of a call: every rank compiles what is new in it
 COPIES = RingOptions("copy_engine", schedule="one_launch")
 MESSAGES = RingOptions("p2p", schedule="steps")
+COLLECTIVES = RingOptions("all_gather", schedule="gather")
 FEATURES = {
     "causal": {},
     "full": {"causal": False},
@@ -64,6 +66,17 @@ def test_one_launch_over_copies_is_right(ranks, partition, features):
         device="cuda", slope=1 / 64, **features,
     )  # fmt: skip
     assert faults(case, ranks.run(ringed, case, COPIES, limit=LIMIT)) == []
+
+
+@pytest.mark.parametrize("alibi", [False, True])  # which the plain kernels serve
+@pytest.mark.parametrize("partition", PREFIXES)
+def test_gradients_that_travel_in_the_inputs_dtype_are_right(ranks, partition, alibi):
+    options = replace(COPIES, gradients="input")
+    case = Case(
+        2, partition, 1024, heads=4, key_heads=2, dim=128, dtype=torch.bfloat16, backend="triton",
+        device="cuda", slope=1 / 64, alibi=alibi,
+    )  # fmt: skip
+    assert faults(case, ranks.run(ringed, case, options, limit=LIMIT)) == []
 
 
 @pytest.mark.parametrize("schedule", ["one_launch", "steps", "gather"])
@@ -262,6 +275,26 @@ def in_odd_places(ring: Ring) -> float:
 
 def test_backward_may_run_on_another_thread_and_under_checkpointing(ranks):
     assert max(ranks.run(in_odd_places, limit=LIMIT)) < 0.02
+
+
+def leaving(ring: Ring) -> float:
+    """Seconds until a rank is out of its context; one of them fails, a collective under way."""
+    q, k, v, dout = tensors(1024, 11)
+    started = time.monotonic()
+    with suppress(ZeroDivisionError), RingContext(ring.group, COLLECTIVES) as context:
+        passes(context, q, k, v, dout)  # the communicator is there
+        torch.cuda.synchronize()
+        dist.barrier()
+        started = time.monotonic()
+        if ring.rank == 0:  # the other one never comes
+            dist.all_reduce(torch.ones(1, device="cuda"), group=context.group, async_op=True)
+            raise ZeroDivisionError
+    return time.monotonic() - started
+
+
+def test_an_error_leaves_a_context_at_once_and_the_gpus_go_on(ranks):
+    assert max(ranks.run(leaving, limit=LIMIT)) < 20
+    assert max(ranks.run(disturbed, "collectives", limit=LIMIT)) < 0.02
 
 
 @pytest.mark.parametrize("variable", ["CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING"])

@@ -28,9 +28,11 @@ from tests.unit.backends.test_triton_compile import (  # noqa: E402
 
 # What is asked for, and the bytes spilled at most, on sm_80 and sm_90, and on sm_100. Most of it is
 # written and read between the loops over tiles, once for each visit.
+NARROW = "gradients in the input's dtype"
 FEATURES = {
     "waits": ({}, 256, 672),
     "all there": ({"waits": False}, 256, 736),
+    NARROW: ({"away": "input"}, 256, 672),
     "softcap": ({"softcap": 30.0}, 512, 672),
     "ALiBi": ({"alibi": True}, 288, 672),
     "dropout": ({"dropout_p": 0.1}, 416, 672),
@@ -40,7 +42,7 @@ if triton.__version__.startswith("3.6."):  # backward_dkdv on sm_80
     FEATURES["softcap"] = (FEATURES["softcap"][0], 768, 672)
     FEATURES["all"] = (FEATURES["all"][0], 768, 704)
 ACQUIRE = re.compile(r"(?:ld|atom)\.global\S*\.acquire")
-ALWAYS = {("waits", head_dim, 90) for head_dim in HEAD_DIMS} | {("all", 128, 90)}
+ALWAYS = {("waits", head_dim, 90) for head_dim in HEAD_DIMS} | {("all", 128, 90), (NARROW, 64, 90)}
 # the loops are those of the kernels in test_triton_compile.py, which every GPU's compiler is asked
 # about: of these two kinds are enough elsewhere
 ELSEWHERE = [(name, 128, other) for name in ("waits", "all") for other in SHARED_MEMORY]
@@ -52,9 +54,12 @@ ASKED = [
 
 def launched(
     kernel, head_dim, dtype=torch.bfloat16, *,
-    waits=True, softcap=0.0, alibi=False, dropout_p=0.0, tokens=4096,
+    waits=True, softcap=0.0, alibi=False, dropout_p=0.0, tokens=4096, away="float32",
 ):  # fmt: skip
-    """The launch of a rank of four, of tensors without memory."""
+    """The launch of a rank of four, of tensors without memory.
+
+    away: the dtype of gradients that travel; those of own keys are added up in float32.
+    """
 
     def tensor(*shape, dtype=dtype):
         return torch.empty(*shape, dtype=dtype, device="meta")
@@ -72,7 +77,12 @@ def launched(
         return launch.forward_launch(q, keys, q, lse, where, score)
     if kernel == "backward_dq":
         return launch.dq_launch(rows, keys, q, where, score)
-    return launch.dkdv_launch(rows, keys, own, landed, where, score, own_first=True)
+    wide = torch.float32
+    into = [
+        Keys(*(tensor(*x.shape, dtype=dtype if to == "input" else wide) for x in pair))
+        for pair, to in ((own, "float32"), (landed, away))
+    ]
+    return launch.dkdv_launch(rows, keys, *into, where, score, own_first=True)
 
 
 @pytest.mark.parametrize(("feature", "head_dim", "capability"), ASKED)

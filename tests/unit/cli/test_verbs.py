@@ -33,6 +33,13 @@ VERBS = get_command(cli.app).commands
 ALL = ["", *VERBS, *(f"coverage {verb}" for verb in VERBS["coverage"].commands)]
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_metavar_is_the_name_of_its_option(verb):
+    """Typer 0.27 takes it for the option, `--SUITE`."""
+    for option in (one for one in VERBS[verb].params if one.param_type_name == "option"):
+        assert option.metavar is None or option.metavar.lower() != option.name, option.name
+
+
 @pytest.mark.parametrize("verb", ALL)
 def test_nothing_is_cut_where_help_has_80_columns(program, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "80")

@@ -57,13 +57,14 @@ def serves_gathered(tensors: tuple[Tensor, ...], keys: Gathering, score: Score) 
     from ring_attn_backends.triton.hopper.descriptors import fits
 
     q, (k, v) = tensors[0], keys.own
+    read = (*keys.own, *(keys.landed if keys.landed.k.shape[1] else ()))
     if not q.is_cuda or unserved(q.device.index) is not None:
         return False
     return (
         _lacks(q, v, score) is None
-        and all(_in_a_row(x) for group in keys[:2] for x in group)
-        and 0 not in (*q.shape, *k.shape, keys.landed.k.shape[1])
-        and all(fits(x) for x in (*tensors, *keys.own, *keys.landed))
+        and all(_in_a_row(x) for x in read)
+        and 0 not in (*q.shape, *k.shape)
+        and all(fits(x) for x in (*tensors, *read))
     )
 
 

@@ -130,7 +130,10 @@ def _lines_by_tma(lse: Tensor, delta: Tensor, where: Gathered) -> bool:
 
 def _keys(keys: Gathering, block: int) -> dict[str, Any]:
     """Descriptors of tiles of own and of landed keys."""
-    areas = dict(zip(_AREAS, (*merged(keys.own), *merged(keys.landed)), strict=True))
+    own = merged(keys.own)
+    # TMA has no tiles of nothing, and where nothing landed no tile of it is asked for
+    landed = merged(keys.landed) if keys.landed.k.shape[1] else own
+    areas = dict(zip(_AREAS, (*own, *landed), strict=True))
     return {f"{name}_desc": _tiles(x, block, packed=True) for name, x in areas.items()}
 
 

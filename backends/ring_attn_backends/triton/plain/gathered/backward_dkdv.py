@@ -84,15 +84,15 @@ def gathered_dkdv(
     dv *= sound
     if DROPPED:
         dv /= keep_share
-    # two stores, for own and landed gradients may differ in dtype
+    # two stores with names of their own, for own and landed gradients may differ in dtype
     if piece == 0:
-        to_dk = matrix(dk_ptr, dk_strides, batch, head, 0, False)
-        to_dv = matrix(dv_ptr, dv_strides, batch, head, 0, False)
-        store_tile(to_dk, first_key, dk_strides[1], key_stop, dk, D, BLOCK_N, BLOCK_D, ADD=False)
-        store_tile(to_dv, first_key, dv_strides[1], key_stop, dv, E, BLOCK_N, BLOCK_E, ADD=False)
+        own_dk = matrix(dk_ptr, dk_strides, batch, head, 0, False)
+        own_dv = matrix(dv_ptr, dv_strides, batch, head, 0, False)
+        store_tile(own_dk, first_key, dk_strides[1], key_stop, dk, D, BLOCK_N, BLOCK_D, ADD=False)
+        store_tile(own_dv, first_key, dv_strides[1], key_stop, dv, E, BLOCK_N, BLOCK_E, ADD=False)
     else:
-        to_dk = matrix(landed_dk_ptr, landed_dk_strides, batch, head, 0, False)
-        to_dv = matrix(landed_dv_ptr, landed_dv_strides, batch, head, 0, False)
+        away_dk = matrix(landed_dk_ptr, landed_dk_strides, batch, head, 0, False)
+        away_dv = matrix(landed_dv_ptr, landed_dv_strides, batch, head, 0, False)
         dk_stride, dv_stride = landed_dk_strides[1], landed_dv_strides[1]
-        store_tile(to_dk, first_key, dk_stride, key_stop, dk, D, BLOCK_N, BLOCK_D, ADD=False)
-        store_tile(to_dv, first_key, dv_stride, key_stop, dv, E, BLOCK_N, BLOCK_E, ADD=False)
+        store_tile(away_dk, first_key, dk_stride, key_stop, dk, D, BLOCK_N, BLOCK_D, ADD=False)
+        store_tile(away_dv, first_key, dv_stride, key_stop, dv, E, BLOCK_N, BLOCK_E, ADD=False)
