@@ -30,6 +30,7 @@ LAYERS = (
     {"bench"},
     {"probe", "tune"},
     {"report"},
+    {"advise", "compare"},
     {"cli"},  # what people type
     {"__main__"},
 )

@@ -58,7 +58,9 @@ def test_importing_plans_and_contracts_loads_no_torch_and_no_kernel():
 
 
 def test_importing_records_report_and_cli_loads_no_torch():
-    assert heavy(loaded_by(importing("records", "report", "cli")), "torch") == []
+    assert (
+        heavy(loaded_by(importing("records", "report", "advise", "compare", "cli")), "torch") == []
+    )
 
 
 def test_touching_every_public_name_loads_no_kernel_and_no_cuda():

@@ -11,7 +11,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from ring_attn_bench import __version__
-from ring_attn_bench.cli import exits, machine, probe, quick, report, suite, tune
+from ring_attn_bench.cli import (
+    advise,
+    compare,
+    exits,
+    machine,
+    probe,
+    quick,
+    report,
+    suite,
+    tune,
+)
 from ring_attn_bench.cli.options import example
 from ring_attn_bench.cli.renamed import today
 
@@ -53,6 +63,8 @@ for _panel, _verb, _example in (
     (MEASURE, probe.probe, "probe --backend triton --feature 'window*'"),
     (MEASURE, tune.tune, "tune triton --kernel forward --head-dim 128"),
     (LOOK, report.report, "report results/mine"),
+    (LOOK, advise.advise, "advise --heads 32:8 --tokens 128k --gpus 8 --memory 40GB"),
+    (LOOK, compare.compare, "compare results/before results/after --effect 2"),
     (LOOK, machine.list_backends, "list"),
     (LOOK, machine.env, "env | grep torch"),
 ):

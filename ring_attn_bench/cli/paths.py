@@ -31,3 +31,12 @@ def records_file(path: Path) -> Path:
         err=True,
     )
     return newer
+
+
+def runs_of(path: Path) -> tuple[Path, ...]:
+    """The records of one run, or of each run in a folder of runs' folders."""
+    one = records_file(path)
+    if one.exists() or not path.is_dir():
+        return (one,)
+    inner = sorted(records_file(folder) for folder in path.iterdir() if folder.is_dir())
+    return tuple(file for file in inner if file.exists()) or (one,)

@@ -276,3 +276,20 @@ def test_a_context_that_a_rank_does_not_make_is_a_sentence_within_its_own_timeou
         assert f"for {seconds or 3:g} s" in text
         assert taken < 20  # where the tests' default group waits for 60
     assert faults(FOUR, [results for *_, results in answers]) == []
+
+
+def left_by_an_error(ring: Ring) -> float:
+    started = time.monotonic()
+    try:
+        with RingContext(ring.group) as context:
+            if ring.rank == 0:  # nobody sends it
+                dist.irecv(torch.empty(4), group=context.group, group_src=1)
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    dist.all_reduce(torch.ones(1))
+    return time.monotonic() - started
+
+
+def test_an_error_leaves_a_context_whose_messages_nobody_answers(ranks):
+    assert max(ranks.run(left_by_an_error)) < 30

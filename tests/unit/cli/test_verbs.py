@@ -81,7 +81,7 @@ def test_every_verb_is_in_a_group():
 
     assert groups == {
         **dict.fromkeys(["bench", "check", "quick", "probe", "tune"], "Measure"),
-        **dict.fromkeys(["list", "env", "report", "coverage"], "Look"),
+        **dict.fromkeys(["list", "env", "report", "advise", "compare", "coverage"], "Look"),
     }
 
 

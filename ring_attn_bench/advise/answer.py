@@ -1,0 +1,183 @@
+"""The ways that were measured, estimated at what is asked, the fastest that fits first, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from ring_attn_bench.advise.estimate import Estimate, Known, estimate
+from ring_attn_bench.advise.figures import Figure, Shape, Way, newest
+from ring_attn_bench.advise.request import Request
+from ring_attn_bench.errors import InvalidArgument, UnknownName, placed
+from ring_attn_bench.plan.measured import MACHINES
+from ring_attn_bench.report.digits import digits, tokens
+
+CLOSE = 0.03
+"""What is that near to the fastest may as well be it: two runs of one program differ so much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """ways: the fastest first. too_large: what does not fit the memory. unknown: ways of which
+    nothing can be said here."""
+
+    request: Request
+    shape: Shape
+    ways: tuple[Estimate, ...]
+    too_large: tuple[Estimate, ...]
+    unknown: tuple[Way, ...]
+
+    @property
+    def best(self) -> Estimate | None:
+        """None where nothing fits, or nothing is known."""
+        return self.ways[0] if self.ways else None
+
+    @property
+    def best_ours(self) -> Estimate | None:
+        """The fastest of our ring."""
+        return next((each for each in self.ways if each.way.is_ours), None)
+
+    @property
+    def close(self) -> tuple[Estimate, ...]:
+        """Others that may be as fast."""
+        return tuple(x for x in self.ways[1:] if x.ms <= (1 + CLOSE) * self.ways[0].ms)
+
+    @property
+    def best_measured(self) -> Estimate | None:
+        """The fastest of which nobody has to guess here."""
+        return next((each for each in self.ways if each.known is Known.MEASURED), None)
+
+    def why(self) -> Iterator[str]:
+        """In sentences, what speaks for the best."""
+        best = self.best
+        if best is None:
+            return
+        yield f"Its time {_known(best)}."
+        for name in ("backend", "transport", "schedule", "partition"):
+            yield from self._instead(best, name)
+        sure = self.best_measured
+        if sure is not None and sure is not best:
+            yield f"Of what was measured here, {sure.way.name} is the fastest: {_more(sure, best)}."
+        if self.close:
+            names = ", ".join(each.way.name for each in self.close)
+            yield f"Within {100 * CLOSE:.0f} % of it, so perhaps as fast: {names}."
+        if not best.way.is_ours and self.best_ours is not None:
+            ours = self.best_ours
+            yield f"It is a peer's ring; of ours {ours.way.name} takes {_more(ours, best)}."
+        if best.known in (Known.BEYOND, Known.ELSEWHERE):
+            yield "What the model says is a guess (docs/advice.md has how far off): measure it."
+
+    def _instead(self, best: Estimate, name: str) -> Iterator[str]:
+        """The fastest that is another in this, and in nothing else; of backends, in whatever."""
+        chosen = getattr(best.way, name)
+        others = [x for x in self.ways if x.way.is_ours and getattr(x.way, name) != chosen]
+        alone = [x for x in others if name == "backend" or _same_but(x.way, best.way, name)]
+        for other in alone[:1]:
+            yield f"{name.capitalize()} {getattr(other.way, name)} takes {_more(other, best)}."
+
+
+def _same_but(one: Way, other: Way, name: str) -> bool:
+    return one.model_copy(update={name: getattr(other, name)}) == other
+
+
+def _more(other: Estimate, best: Estimate) -> str:
+    return f"{100 * (other.ms / best.ms - 1):.1f} % more, {digits(other.ms)} ms ({other.words})"
+
+
+def _known(best: Estimate) -> str:
+    runs = " and ".join(dict.fromkeys(figure.run for figure in best.of))
+    match best.known:
+        case Known.MEASURED:
+            how = f"was {best.words}{_interval(best.of[0])}"
+        case Known.BETWEEN:
+            how = f"is interpolated, {best.words}"
+        case Known.BEYOND:
+            how = f"is extrapolated to {tokens(best.shape.tokens)} a GPU, {best.words}"
+        case Known.ELSEWHERE:
+            how = f"is extrapolated, {best.words}"
+    return f"{how} ({runs})"
+
+
+def _interval(figure: Figure) -> str:
+    """Of one run: another one's median may be further off."""
+    if figure.low is None or figure.high is None:
+        return ""
+    return f", {digits(figure.low)} to {digits(figure.high)} ms with 95 %"
+
+
+def advised(request: Request, figures: Sequence[Figure]) -> Advice:
+    """Raises InvalidArgument or UnknownName for what no figure can be compared with."""
+    known = newest(figures)
+    shape = _shape(request, known)
+    by_way: dict[Way, list[Figure]] = {}
+    for figure in known:
+        by_way.setdefault(figure.way, []).append(figure)
+    found = {way: estimate(way, of, shape) for way, of in by_way.items()}
+    estimates = sorted((x for x in found.values() if x is not None), key=lambda x: x.ms)
+    fitting = [each for each in estimates if _fits(each, request.memory)]
+    return Advice(
+        request, shape, tuple(fitting),
+        tuple(each for each in estimates if each not in fitting),
+        tuple(way for way, each in found.items() if each is None),
+    )  # fmt: skip
+
+
+def _fits(each: Estimate, limit: float | None) -> bool:
+    """What is not known to fit, is not advised."""
+    return limit is None or (each.memory is not None and each.memory <= limit)
+
+
+def _shape(request: Request, figures: Sequence[Figure]) -> Shape:
+    """What is asked for, on a GPU of which there are figures, at a dtype and a head dim of them."""
+    asked = {
+        "gpu": _gpu(request.gpu, figures), "world_size": request.gpus, "batch": request.batch,
+        "tokens": request.tokens_per_gpu, "heads_q": request.heads_q, "heads_kv": request.heads_kv,
+        "head_dim": request.head_dim, "dtype": request.dtype, "causal": request.causal,
+        "backward": request.backward,
+    }  # fmt: skip
+    try:
+        shape = Shape.model_validate(asked)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InvalidArgument(f"{placed(problem['msg'], problem['loc'])}.") from None
+    alike = [figure.shape for figure in figures if figure.shape.gpu == shape.gpu]
+    if shape.dtype not in (dtypes := {each.dtype for each in alike}):
+        raise UnknownName("dtype of the records", shape.dtype, dtypes)
+    dims = sorted({each.head_dim for each in alike if each.dtype == shape.dtype})
+    if shape.head_dim not in dims:
+        allowed = " or ".join(map(str, dims))
+        raise InvalidArgument(
+            f"head_dim is {shape.head_dim}, and the records of {shape.gpu} in {shape.dtype} have "
+            f"{allowed}: give records of it with --records."
+        )
+    return shape
+
+
+def _gpu(asked: str | None, figures: Sequence[Figure]) -> str:
+    """The one that is meant; of no name, one that the model knows, or that has most figures."""
+    counts = Counter(figure.shape.gpu for figure in figures)
+    if not counts:
+        raise InvalidArgument(
+            "the records have no time of plain attention that is right; give others with --records."
+        )
+    if asked is None:
+        return max(counts, key=lambda gpu: (gpu in MACHINES, counts[gpu]))
+    meant = [gpu for gpu in counts if asked.lower() in gpu.lower()]
+    if not meant:
+        raise UnknownName("GPU of the records", asked, counts)
+    return max(meant, key=lambda gpu: counts[gpu])
+
+
+def summary(shape: Shape) -> str:
+    """What is asked for, in words."""
+    what = "forward + backward" if shape.backward else "forward"
+    parts = (
+        f"{shape.world_size} x {shape.gpu} of one host",
+        f"{tokens(shape.tokens * shape.world_size)} tokens, {tokens(shape.tokens)} a GPU",
+        f"batch {shape.batch}, {shape.heads_q}:{shape.heads_kv} heads of {shape.head_dim}",
+        shape.dtype, "causal" if shape.causal else "no mask", what,
+    )  # fmt: skip
+    return ", ".join(parts)

@@ -1,0 +1,206 @@
+"""What was measured, as advice needs it: a contestant's time, memory and error at one shape.
+
+`measured.csv` beside this file holds the committed records so, for machines where only the wheel
+is: `scripts/advise_figures.py` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ring_attn_bench.errors import FileError, placed
+from ring_attn_bench.records import sheets
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import Memory, Record
+from ring_attn_bench.records.statistics import summarize
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import Frozen, Milliseconds, Ranks, Size
+from ring_attn_bench.ring.options import DEFAULTS, RingOptions, resolved
+
+SHIPPED = Path(__file__).with_name("measured.csv")
+CPU = "a CPU"
+_MIB = 2**20
+_SAID = ("transport", "schedule", "gradients", "keep_keys", "slots")
+"""The options that a way has; a record with another one that is not the default is no advice."""
+
+
+class Way(Frozen):
+    """Who computes and how keys come. schedule: empty for a peer, whose transport is `own`."""
+
+    backend: str
+    partition: str
+    transport: str
+    schedule: str
+    gradients: str = "float32"
+    keep_keys: bool = False
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is our ring, and no peer's."""
+        return not self.backend.startswith("peer:")
+
+    @property
+    def name(self) -> str:
+        """As the contestants of a report: triton/zigzag/copy_engine/one_launch."""
+        extra = ("gradients-input",) if self.gradients == "input" else ()
+        kept = ("keep_keys",) if self.keep_keys else ()
+        parts = (self.backend, self.partition, self.transport, self.schedule, *extra, *kept)
+        return "/".join(filter(None, parts))
+
+    def fields(self) -> dict[str, object]:
+        """Of RingOptions, what is not the default; that of a peer is nothing."""
+        if not self.is_ours:
+            return {}
+        own = self.model_dump(include=set(_SAID))
+        return {name: value for name, value in own.items() if value != DEFAULTS[name]}
+
+
+class Shape(Frozen):
+    """What is computed on which machine. tokens: of each rank."""
+
+    gpu: str
+    world_size: Ranks
+    batch: Size
+    tokens: Size
+    heads_q: Size
+    heads_kv: Size
+    head_dim: Size
+    dtype: str
+    causal: bool
+    backward: bool
+
+
+class Figure(Frozen):
+    """A way at a shape. played: `real`, or how fewer GPUs played that ring. low, high: of the
+    median's 95 %. call, kept: MiB. error: the worst tensor's rms error over plain PyTorch's."""
+
+    run: str
+    started_at: str
+    played: str
+    way: Way
+    shape: Shape
+    ms: Milliseconds
+    low: float | None = None
+    high: float | None = None
+    call: float | None = None
+    kept: float | None = None
+    error: float | None = None
+
+
+def of_records(run: str, records: Iterable[Record]) -> Iterator[Figure]:
+    """Of those that are right, timed, and plain attention; run: where they are from."""
+    for record in records:
+        found = _figure(run, record)
+        if found is not None:
+            yield found
+
+
+def _figure(run: str, record: Record) -> Figure | None:
+    case, speed = record.case, record.speed
+    plain = case.window == (-1, -1) and not case.softcap and not case.deterministic
+    if record.status is not Status.OK or speed is None or record.interpreted or not plain:
+        return None
+    way, summary = _way(record), summarize(speed.samples.ring)
+    if way is None or summary is None or record.direction is Direction.BACKWARD:
+        return None
+    shape = Shape(
+        gpu=str(record.environment.get("gpu") or CPU),
+        tokens=case.seqlen_per_gpu,
+        backward=record.direction is Direction.FORWARD_BACKWARD,
+        **case.model_dump(include=set(Shape.model_fields) - {"gpu", "tokens", "backward"}),
+    )
+    call, kept = _memory(record.memory, shape.gpu)
+    return Figure(
+        run=run, started_at=record.started_at, played=record.contestant.played, way=way,
+        shape=shape, ms=_short(summary.median) or 0.0,
+        low=_short(summary.low), high=_short(summary.high),
+        call=_short(call), kept=_short(kept), error=_short(_error(record)),
+    )  # fmt: skip
+
+
+def _way(record: Record) -> Way | None:
+    """None where it was played by loopback or a twin, or has options that are not said."""
+    who = record.contestant
+    if who.played in ("loopback", "twin"):
+        return None
+    if who.options is None:
+        return Way(backend=who.backend, partition=who.partition, transport="own", schedule="")
+    took = record.took or resolved(who.options, record.case.world_size)
+    if not _is_plain(who.options):
+        return None
+    return Way(
+        backend=who.backend, partition=who.partition, transport=took.transport,
+        schedule=took.schedule, gradients=took.gradients, keep_keys=took.keep_keys,
+    )  # fmt: skip
+
+
+def _is_plain(asked: RingOptions) -> bool:
+    """Whether a way says all of it: slots are two, or what steps leave of them."""
+    others = [n for n in DEFAULTS if n not in _SAID and getattr(asked, n) != DEFAULTS[n]]
+    return asked.slots in (2, "auto") and (not others or others == ["grouping"])
+
+
+def _memory(memory: Memory | None, gpu: str) -> tuple[float | None, float | None]:
+    """MiB of a call, and kept; a CPU's allocator keeps no peak."""
+    if memory is None or gpu == CPU:
+        return None, None
+    kept = max(memory.kept_bytes) / _MIB if memory.kept_bytes else None
+    return max(memory.peak_extra_bytes) / _MIB, kept
+
+
+def _error(record: Record) -> float | None:
+    """Of lse nothing: plain PyTorch's is not that of a result in half precision."""
+    tensors = record.accuracy.tensors if record.accuracy else {}
+    errors = [error for name, error in tensors.items() if name != "lse"]
+    shares = [each.rmse / each.pytorch_rmse for each in errors if each.rmse and each.pytorch_rmse]
+    return max(shares, default=None)
+
+
+def _short(value: float | None) -> float | None:
+    """Five digits: more of them are noise, and make the file long."""
+    return None if value is None else float(f"{value:.5g}")
+
+
+def newest(figures: Iterable[Figure]) -> tuple[Figure, ...]:
+    """Of the same way and shape the last one measured: programs have become faster."""
+    kept: dict[tuple[Way, Shape], Figure] = {}
+    for figure in sorted(figures, key=lambda figure: figure.started_at):
+        kept[figure.way, figure.shape] = figure
+    return tuple(kept.values())
+
+
+_OWN = tuple(name for name in Figure.model_fields if name not in ("way", "shape"))
+COLUMNS = (*Way.model_fields, *Shape.model_fields, *_OWN)
+
+
+def as_csv(figures: Iterable[Figure]) -> str:
+    """One line each, in an order of their own."""
+    lines = [
+        {**figure.way.model_dump(), **figure.shape.model_dump(), **figure.model_dump()}
+        for figure in figures
+    ]
+    cells = [["" if line[name] is None else str(line[name]) for name in COLUMNS] for line in lines]
+    return sheets.text(COLUMNS, sorted(cells))
+
+
+def read_csv(path: Path) -> tuple[Figure, ...]:
+    """What `as_csv` wrote; raises FileError."""
+    found = []
+    for number, cells in sheets.read(path):
+        filled = {name: cell for name, cell in cells.items() if cell}
+        way, shape, own = (
+            {name: filled[name] for name in names if name in filled}
+            for names in (Way.model_fields, Shape.model_fields, _OWN)
+        )
+        try:
+            way = {"schedule": "", **way}
+            found.append(Figure.model_validate({"way": way, "shape": shape, **own}))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise FileError(
+                f"{path}, line {number}: no figure ({placed(problem['msg'], problem['loc'])})."
+            ) from None
+    return tuple(found)

@@ -1,0 +1,79 @@
+"""What advice is asked for, and the numbers as people write them: 32:8, 128k, 40GB."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ring_attn_bench.errors import InvalidArgument, shown
+
+_TOKENS = {"": 1, "k": 2**10, "m": 2**20}
+_BYTES = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20, "tb": 1e12, "tib": 2**40}
+_MIB = 2**20
+MOST_GPUS = 64
+"""The records are of one host, and no host has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """tokens: of the whole sequence, all GPUs together. memory: MiB of each GPU that there are for
+    inputs, a call and what stays; None for no limit. gpu: by its name, or a part of it."""
+
+    heads_q: int
+    heads_kv: int
+    head_dim: int
+    tokens: int
+    gpus: int
+    causal: bool = True
+    backward: bool = True
+    dtype: str = "bfloat16"
+    batch: int = 1
+    memory: float | None = None
+    gpu: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus > MOST_GPUS:
+            raise InvalidArgument(
+                f"gpus is {self.gpus}, and records are of one host: take at most {MOST_GPUS}."
+            )
+
+    @property
+    def tokens_per_gpu(self) -> int:
+        """Raises InvalidArgument for a length that zigzag cannot deal."""
+        unit = 2 * self.gpus if self.gpus > 1 else 1
+        if self.tokens % unit:
+            below = self.tokens // unit * unit
+            nearest = f"{below} or {below + unit}" if below else str(unit)
+            raise InvalidArgument(
+                f"{self.tokens} tokens cannot be dealt to {self.gpus} GPUs evenly: take a multiple "
+                f"of {unit}, as {nearest}."
+            )
+        return self.tokens // self.gpus
+
+
+def heads(text: str) -> tuple[int, int]:
+    """32:8, or 32 for as many key heads; raises InvalidArgument."""
+    found = re.fullmatch(r"([1-9]\d{0,5})(?::([1-9]\d{0,5}))?", text.strip())
+    if found is None:
+        raise InvalidArgument(f"heads are {shown(text)}; write query:key heads, as 32:8, or 32.")
+    query = int(found[1])
+    key = int(found[2] or query)
+    if query % key:
+        raise InvalidArgument(f"{query} query heads cannot share {key} key heads; take a divisor.")
+    return query, key
+
+
+def tokens(text: str) -> int:
+    """128k is 131072, 1M 1048576, 1000 itself; raises InvalidArgument."""
+    found = re.fullmatch(r"([1-9]\d{0,11})\s*([km]?)", text.strip().lower())
+    if found is None:
+        raise InvalidArgument(f"tokens are {shown(text)}; write a number, as 131072, 128k or 1M.")
+    return int(found[1]) * _TOKENS[found[2]]
+
+
+def mebibytes(text: str) -> float:
+    """40GB is 40 x 10^9 bytes, 40GiB 40 x 2^30; raises InvalidArgument."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s*([kmgt]i?b)", text.strip().lower())
+    if found is None or found[2] not in _BYTES or not float(found[1]):
+        raise InvalidArgument(f"memory is {shown(text)}; write it with its unit: 40GB, 512MiB.")
+    return float(found[1]) * _BYTES[found[2]] / _MIB

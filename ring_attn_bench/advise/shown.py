@@ -1,0 +1,145 @@
+"""Advice for a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ring_attn_bench.advise.answer import Advice, summary
+from ring_attn_bench.advise.estimate import Estimate
+from ring_attn_bench.advise.figures import Way
+from ring_attn_bench.report.digits import digits, plural
+from ring_attn_bench.report.tables.table import Table, fold
+
+SCHEMA = 1
+_SHOWN = 8
+_FUNCTIONS = {
+    "zigzag": "zigzag_ring_flash_attn_func",
+    "striped": "stripe_flash_attn_func",
+    "contiguous": "ring_flash_attn_func",
+}
+
+
+def terminal(advice: Advice, width: int, *, every: bool = False) -> str:
+    """At most that many columns wide. every: all that is known, and what does not fit."""
+    return "\n\n".join(_parts(advice, width, every=every))
+
+
+def _parts(advice: Advice, width: int, *, every: bool) -> Iterator[str]:
+    yield fold(summary(advice.shape), width)
+    best = advice.best
+    if best is None:
+        yield "\n".join(fold(line, width) for line in _nothing(advice))
+    else:
+        lines = [*_named(best), *advice.why(), *_code(best)]
+        yield "\n".join(fold(line, width, subsequent_indent="    ") for line in lines)
+        shown = advice.ways if every else advice.ways[:_SHOWN]
+        yield _table(shown, best, len(advice.ways) - len(shown)).terminal(width)
+    if advice.too_large and best is not None:
+        yield "\n".join(fold(line, width) for line in _too_large(advice, every=every))
+
+
+def _named(best: Estimate) -> Iterator[str]:
+    way = best.way
+    parts = [f"backend {way.backend}", f"partition {way.partition}"]
+    if way.is_ours and best.shape.world_size > 1:
+        parts += [f"schedule {way.schedule}", f"transport {way.transport}"]
+    parts += ["gradients 'input'"] if way.gradients == "input" else []
+    parts += ["keep_keys"] if way.keep_keys else []
+    yield f"Take {', '.join(parts)}."
+    memory = "memory was not measured"
+    if best.memory is not None:
+        kept = "what stays not measured" if best.kept is None else f"{digits(best.kept)} kept"
+        memory = (
+            f"{digits(best.memory, 4)} MiB a GPU: {digits(best.inputs)} of inputs, "
+            f"{digits(best.call)} a call, {kept}"
+        )
+    yield f"Expected: {digits(best.ms)} ms, {digits(best.tflops)} TFLOP/s a GPU; {memory}."
+
+
+def _code(best: Estimate) -> Iterator[str]:
+    way = best.way
+    if not way.is_ours:
+        return
+    if best.shape.world_size == 1:
+        yield f"In code: flash_attn_func(..., backend={way.backend!r})"
+        return
+    options = ", ".join(f"{name}={value!r}" for name, value in way.fields().items())
+    function = _FUNCTIONS.get(way.partition, "ring_flash_attn_func")
+    yield (
+        f"In code: {function}(..., backend={way.backend!r}, "
+        f"context=RingContext(options=RingOptions({options})))"
+    )
+
+
+def _table(shown: Sequence[Estimate], best: Estimate, left: int) -> Table:
+    body = tuple(
+        (x.way.name, x.words, digits(x.ms), f"{100 * (x.ms / best.ms - 1):+.1f}", digits(x.tflops),
+         digits(x.memory, 4), digits(x.error))
+        for x in shown
+    )  # fmt: skip
+    headers = ("way", "known", "ms", "%", "TFLOP/s", "MiB", "error")
+    remarks = ("error: of the worst result, rms, over plain PyTorch's in that dtype.",)
+    more = (f"{plural(left, 'other way')}: see --all.",) if left else ()
+    caption = "What is known, the fastest first"
+    return Table(caption, headers, body, 2, remarks=(*remarks, *more))
+
+
+def _too_large(advice: Advice, *, every: bool) -> Iterator[str]:
+    limit = f"{advice.request.memory:,.0f}"
+    fastest = sorted(advice.too_large, key=lambda each: each.ms)
+    yield f"Not advised, because it is not known to fit into {limit} MiB:"
+    for each in fastest if every else fastest[:3]:
+        yield f"  {each.way.name}: {_needs(each)}, {digits(each.ms)} ms"
+    if not every and len(fastest) > 3:
+        yield f"  and {len(fastest) - 3} others"
+
+
+def _needs(each: Estimate) -> str:
+    if each.memory is None:
+        return "its memory was not measured"
+    return f"{digits(each.memory, 4)} MiB"
+
+
+def _nothing(advice: Advice) -> Iterator[str]:
+    if not advice.too_large:
+        yield "No record can be compared with this: other ranks of a peer, or another machine."
+        return
+    least = min(advice.too_large, key=lambda x: float("inf") if x.memory is None else x.memory)
+    yield (
+        f"Nothing fits into {advice.request.memory:,.0f} MiB: the least is "
+        f"{least.way.name} with {_needs(least)}. Take more GPUs or fewer tokens."
+    )
+
+
+def as_json(advice: Advice) -> str:
+    """One object; docs/advice.md says what is in it."""
+    found = {
+        "schema_version": SCHEMA,
+        "asked": {**advice.shape.model_dump(), "memory_mib": advice.request.memory},
+        "best": _estimate(advice.best),
+        "best_ours": _estimate(advice.best_ours),
+        "why": list(advice.why()),
+        "ways": [_estimate(each) for each in advice.ways],
+        "too_large": [_estimate(each) for each in advice.too_large],
+        "unknown": [_way(way) for way in advice.unknown],
+    }
+    return json.dumps(found, indent=1, allow_nan=False)
+
+
+def _way(way: Way) -> dict[str, Any]:
+    return {"name": way.name, **way.model_dump()}
+
+
+def _estimate(each: Estimate | None) -> dict[str, Any] | None:
+    if each is None:
+        return None
+    return {
+        **_way(each.way),
+        "ms": each.ms, "tflops_per_gpu": each.tflops, "error": each.error,
+        "mib": {"inputs": each.inputs, "call": each.call, "kept": each.kept, "all": each.memory},
+        "known": each.known.value, "words": each.words,
+        "from": [{"run": f.run, "tokens_per_gpu": f.shape.tokens, "ranks": f.shape.world_size,
+                  "played": f.played, "ms": f.ms, "low": f.low, "high": f.high} for f in each.of],
+    }  # fmt: skip

@@ -1,0 +1,241 @@
+"""By how much two medians differ, and how much of that is noise.
+
+Two runs of one program differ by more than their samples say: clocks, temperature, where memory
+lies, how fast the host is that day. On 2 x H200 the suite `ring` was run twice, three hours and
+one commit apart. Of 65 rows whose code was the same the medians' logarithms differ by 2.6 to 3.8
+times their standard errors (median absolute deviation) at 2K to 8K tokens per GPU, and at all
+lengths by 0.4 to 1.0 of the samples' interquartile range: more samples of one run would not help.
+So to what a bootstrap says of the samples a spread between runs is added, of each run: 0.5 % that
+all rows of a run may share, and 0.6 of the samples' own interquartile range, or of what their tails
+say it is. With it 64 of the 65 have their zero inside the interval of 95 %. Where a side has
+several runs, what they show goes in beside that assumption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import erfc, exp, expm1, hypot, inf, isinf, log1p, sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ring_attn_bench.records.statistics import CONFIDENCE
+
+Floats = NDArray[np.float64]
+DRAWS = 2000
+SEED = 1
+FEWEST = 3
+"""Times of a run, below which nothing is said of them."""
+SHORTEST = 1e-9
+"""Milliseconds: what is shorter is no time of a call."""
+OF_SPREAD = 0.6
+"""How far a run's median may be from another run's, in interquartile ranges of its samples."""
+SHARED = 0.005
+"""How far all rows of a run may be from another run's: one clock, one host."""
+TOGETHER = 0.5
+"""How much of a row's own spread between runs others share. On a CPU with other work 40 rows of two
+runs of one program moved by 32 % together, each within its own spread of 41 %."""
+LEFT = 0.25
+"""How much of that is not shared by other people's rings in the same run."""
+TAIL = NormalDist().inv_cdf(0.75) / NormalDist().inv_cdf(0.9)
+BELIEF = 4
+"""How many runs the assumed spread is worth beside those that there are."""
+OF_A_TIME = 0.4
+"""Degrees of freedom: an interquartile range is as well known as the standard deviation of 0.37
+times as many."""
+BEYOND = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Of a time, as logarithms of after over before.
+
+    low, high: hold it with 95 % confidence, spread between runs included. error: its standard
+    error; shared: the part of it that other rows of the same runs share; degrees: of freedom, how
+    well it is known itself.
+    """
+
+    log: float
+    low: float
+    high: float
+    error: float
+    shared: float
+    degrees: float = inf
+
+    @property
+    def ratio(self) -> float:
+        """After over before."""
+        return exp(self.log)
+
+    @property
+    def shows(self) -> float:
+        """The smallest change that would not pass for noise here, as a share: 0.02 is 2 %."""
+        return expm1(_beyond(self.degrees) * self.error)
+
+    @property
+    def p(self) -> float:
+        """How probable a change as large as this is where there is none."""
+        return erfc(_as_normal(abs(self.log) / self.error, self.degrees) / sqrt(2))
+
+    @property
+    def own(self) -> float:
+        """The part of the standard error that no other row has."""
+        return sqrt(max(self.error**2 - self.shared**2, 0.0))
+
+
+def change(
+    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], shared: float = SHARED
+) -> Change | None:
+    """Between the medians of times, a list for each run; None where there are too few.
+
+    shared: how far all rows of a run may be from another run's.
+    """
+    if not before or not after or not all(map(_enough, (*before, *after))):
+        return None
+    random = np.random.default_rng(SEED)
+    old, new = (_Medians.of(runs, random) for runs in (before, after))
+    middle = new.middle - old.middle
+    runs = 1 / len(before) + 1 / len(after)
+    between, common = sqrt(_variance(old, new, shared) * runs), shared * sqrt(runs)
+    drawn = new.drawn - old.drawn
+    error, common = hypot(between, float(np.std(drawn))), min(common, between)
+    estimated = (error**2 - common**2) / error**2
+    times = sum(map(len, (*before, *after)))
+    degrees = inf if estimated < 1e-6 else times * OF_A_TIME / estimated**2
+    wide = random.standard_t(min(degrees, 1e6), DRAWS) * between
+    drawn = middle + drawn - float(np.mean(drawn)) + wide
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (float(x) for x in np.quantile(drawn, (tail, 1 - tail)))
+    return Change(middle, low, high, error, common, degrees)
+
+
+def _as_normal(t: float, degrees: float) -> float:
+    """Wallace (1959), Bounds on normal approximations to Student's and the chi-square."""
+    if isinf(degrees):
+        return t
+    return (8 * degrees + 1) / (8 * degrees + 3) * sqrt(degrees * log1p(t**2 / degrees))
+
+
+def _beyond(degrees: float) -> float:
+    """The other way: how many standard errors are beyond 95 %."""
+    if isinf(degrees):
+        return BEYOND
+    bent = BEYOND * (8 * degrees + 3) / (8 * degrees + 1)
+    return sqrt(degrees * expm1(bent**2 / degrees))
+
+
+def _enough(times: Sequence[float]) -> bool:
+    return len(times) >= FEWEST and min(times) > SHORTEST
+
+
+@dataclass(frozen=True, slots=True)
+class _Medians:
+    """Of a side's runs. drawn: means of their bootstrapped logarithms, less the mean itself.
+    assumed: variances between runs, by the samples' own spread."""
+
+    medians: Floats
+    drawn: Floats
+    own_spreads: tuple[float, ...]
+
+    @classmethod
+    def of(cls, runs: Sequence[Sequence[float]], random: np.random.Generator) -> _Medians:
+        logs = [np.log(np.asarray(run, dtype=np.float64)) for run in runs]
+        medians = np.array([float(np.median(run)) for run in logs])
+        drawn = np.mean([_resampled(run, random) for run in logs], axis=0)
+        return cls(medians, drawn, tuple(_width(run) for run in logs))
+
+    @property
+    def middle(self) -> float:
+        return float(np.mean(self.medians))
+
+    @property
+    def squares(self) -> float:
+        """Of the runs' distances from their middle."""
+        return float(np.sum((self.medians - self.middle) ** 2))
+
+
+def _variance(old: _Medians, new: _Medians, shared: float) -> float:
+    """Between runs of one side: what is assumed, and what several runs show.
+
+    As variances of many small groups are moderated: Smyth (2004), Linear models and empirical Bayes
+    methods, section 3.
+    """
+    spreads = (*old.own_spreads, *new.own_spreads)
+    assumed = shared**2 + sum((OF_SPREAD * each) ** 2 for each in spreads) / len(spreads)
+    seen = len(spreads) - 2
+    return (BELIEF * assumed + old.squares + new.squares) / (BELIEF + seen)
+
+
+def _width(logs: Floats) -> float:
+    """Their interquartile range; where a tail is wider than a normal distribution's would be,
+    as wide as such a one's: samples of another run may have more of it."""
+    low, first, third, high = (float(x) for x in np.quantile(logs, (0.1, 0.25, 0.75, 0.9)))
+    return max(third - first, (high - low) * TAIL)
+
+
+def _resampled(logs: Floats, random: np.random.Generator) -> Floats:
+    """Medians of as many times, drawn in blocks as long as their autocorrelation asks for."""
+    count, length = len(logs), _block(logs)
+    starts = random.integers(0, count, (DRAWS, -(-count // length)))
+    places = (starts[:, :, None] + np.arange(length)) % count
+    drawn: Floats = np.median(logs[places.reshape(DRAWS, -1)[:, :count]], axis=1)
+    return drawn
+
+
+def _block(logs: Floats) -> int:
+    """Carlstein (1986), The use of subseries values, for a series of first order; a third of it at
+    most, so that there is something to draw from."""
+    off = logs - float(np.mean(logs))
+    total = float(off @ off)
+    if not total:
+        return 1
+    lag = min(abs(float(off[1:] @ off[:-1])) / total, 0.99)
+    length = (sqrt(6) * lag / (1 - lag**2)) ** (2 / 3) * len(logs) ** (1 / 3)
+    return max(1, min(round(float(length)), len(logs) // 3))
+
+
+def together(changes: Sequence[Change]) -> Change:
+    """Of several rows of the same two sides: their weighted mean.
+
+    Rows may differ by more than their errors (DerSimonian and Laird 1986, Meta-analysis in clinical
+    trials). What they share does not become smaller by their number, and on a noisy machine that is
+    more than on a quiet one: half of what a row of them has of its own.
+    """
+    logs = np.array([each.log for each in changes])
+    own = np.array([each.own**2 + 1e-12 for each in changes])
+    weights = 1 / own
+    scale = weights.sum() - (weights**2).sum() / weights.sum()
+    mean = (weights * logs).sum() / weights.sum()
+    surplus = float((weights * (logs - mean) ** 2).sum()) - (len(changes) - 1)
+    typical = sqrt(len(changes) / float(weights.sum()))
+    weights = 1 / (own + (max(0.0, surplus / scale) if len(changes) > 1 else 0.0))
+    middle = float((weights * logs).sum() / weights.sum())
+    shared = hypot(max(each.shared for each in changes), typical * TOGETHER)
+    return _known(middle, hypot(sqrt(float(1 / weights.sum())), shared), shared)
+
+
+def beside(ours: Change, others: Change) -> Change:
+    """What one moved beyond the other in the same runs: of what both share, little is left."""
+    rest = max(ours.shared, others.shared) * LEFT
+    return _known(ours.log - others.log, hypot(ours.own, others.own, rest), 0.0)
+
+
+def _known(middle: float, error: float, shared: float) -> Change:
+    return Change(middle, middle - BEYOND * error, middle + BEYOND * error, error, shared)
+
+
+def adjusted(probabilities: Sequence[float]) -> list[float]:
+    """For as many comparisons as there are: Benjamini and Hochberg (1995).
+
+    Of what is named at 5 %, at most 5 % is named wrongly; where nothing has changed at all, 95 % of
+    comparisons name nothing, as with Holm's correction. It is taken and not Holm's because a build
+    that slows all rows is then seen in rows that would show it only alone.
+    """
+    order = sorted(range(len(probabilities)), key=lambda at: probabilities[at], reverse=True)
+    found, least = [1.0] * len(probabilities), 1.0
+    for place, at in enumerate(order):
+        least = min(least, probabilities[at] * (len(order) / (len(order) - place)))
+        found[at] = least
+    return found

@@ -1,0 +1,237 @@
+"""One row of two sides: how each ended, and whether time, errors and memory are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import log1p
+from statistics import median
+
+from ring_attn_bench.compare import noise
+from ring_attn_bench.compare.noise import Change
+from ring_attn_bench.compare.sides import Key, Side, worst
+from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.statistics import CONFIDENCE, slowest_rank
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.ring.options import texts
+
+MIB = 2**20
+PAGE = 2 * MIB
+"""What a driver hands out: two runs of one program keep one more or one less."""
+MOST_ONE_ELEMENT = 1.5
+"""How much larger the largest error of a tensor may become: one element decides it, and another
+order of adding up changes that one, but not by half."""
+
+
+HOPELESS = 2.0
+"""A row that would not show so much more, three times the time, says nothing: a host that is busy
+with other things. Of the committed runs' rows 1 % are."""
+NO_ERROR = 1e-3
+"""A change below this share of plain PyTorch's own rms error is none: of a result that was exact,
+the last bit is no regression."""
+
+
+class Verdict(StrEnum):
+    """Of a time."""
+
+    SLOWER = "SLOWER"
+    """By at least the effect, and beyond the noise of all rows that were compared."""
+    UNSURE = "UNSURE"
+    """Beyond this row's own noise, and not beyond that of so many rows; or too noisy for anything
+    to be beyond it; or too few times."""
+    FASTER = "FASTER"
+    """As SLOWER."""
+    SAME = "SAME"
+    """Within the noise, or by less than the effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """From where on a change counts, as shares. error: of a tensor's rms error; memory: of bytes,
+    more than 2 MiB; shared: the spread between runs that all rows may have in common."""
+
+    effect: float = 0.01
+    error: float = 0.02
+    memory: float = 0.01
+    shared: float = noise.SHARED
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Medians in milliseconds, and what is said of them. change, p: None with too few times."""
+
+    before: float
+    after: float
+    change: Change | None
+    verdict: Verdict = Verdict.UNSURE
+    p: float | None = None
+    """Adjusted for all rows that were compared."""
+
+
+def judged(change: Change, p: float | None, limits: Limits) -> Verdict:
+    """What is said of a change. p: that of no change, adjusted for all that are compared."""
+    allowed = 1 - CONFIDENCE
+    if change.shows > HOPELESS:
+        return Verdict.UNSURE
+    if abs(change.log) < log1p(limits.effect):
+        return Verdict.SAME
+    if p is not None and p <= allowed:
+        return Verdict.SLOWER if change.log > 0 else Verdict.FASTER
+    return Verdict.UNSURE if change.p <= allowed else Verdict.SAME
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """An error or an amount of memory that is not what it was."""
+
+    what: str
+    before: float
+    after: float
+    worse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What both sides have. before, after: records of that row, one of each run."""
+
+    key: Key
+    before: tuple[Record, ...]
+    after: tuple[Record, ...]
+    time: Time | None
+    sizes: tuple[Size, ...]
+
+    @property
+    def statuses(self) -> tuple[Status, Status]:
+        """Of the worst run of each side."""
+        return worst(self.before).status, worst(self.after).status
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was right, and is no longer."""
+        was, now = self.statuses
+        return was is Status.OK and now is not Status.OK
+
+    @property
+    def won(self) -> bool:
+        """Whether it is right, and was not."""
+        was, now = self.statuses
+        return was is not Status.OK and now is Status.OK
+
+    @property
+    def slower(self) -> bool:
+        """Whether that is confirmed."""
+        return self.time is not None and self.time.verdict is Verdict.SLOWER
+
+    @property
+    def regressions(self) -> tuple[str, ...]:
+        """What is worse, each in a few words."""
+        was, now = self.statuses
+        words = [f"was {was.value}, is {now.value}"] if self.lost else []
+        if self.slower:
+            assert self.time is not None
+            assert self.time.change is not None
+            words.append(f"slower by {100 * (self.time.change.ratio - 1):.1f} %")
+        return (*words, *(f"more {size.what}" for size in self.sizes if size.worse))
+
+    @property
+    def took(self) -> str:
+        """Where `auto` chose something else: `schedule steps -> gather`."""
+        old, new = (_taken(side) for side in (self.before, self.after))
+        pairs = ((name, word, new.get(name, word)) for name, word in old.items())
+        return ", ".join(f"{name} {was} -> {now}" for name, was, now in pairs if was != now)
+
+
+def _taken(records: Sequence[Record]) -> dict[str, str]:
+    took = next((record.took for record in records if record.took is not None), None)
+    return {} if took is None else texts(took)
+
+
+def row(key: Key, before: Side, after: Side, limits: Limits) -> Row:
+    """What both sides have of that key, its time not judged yet."""
+    old, new = before.records[key], after.records[key]
+    right = all(record.status is Status.OK for record in (*old, *new))
+    if not right:
+        return Row(key, old, new, None, ())
+    sizes = (*_errors(old, new, limits), *_memory(old, new, limits))
+    return Row(key, old, new, _time(old, new, limits), sizes)
+
+
+def _time(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Time | None:
+    before, after = ([times for record in side if (times := _times(record))] for side in (old, new))
+    if not before or not after:
+        return None
+    change = noise.change(before, after, limits.shared)
+    return Time(_middle(before), _middle(after), change)
+
+
+def _middle(runs: Sequence[Sequence[float]]) -> float:
+    return median(median(times) for times in runs)
+
+
+def _times(record: Record) -> list[float]:
+    """None of an interpreter, whose times say nothing about a kernel."""
+    if record.speed is None or record.interpreted:
+        return []
+    return slowest_rank(record.speed.samples.ring)
+
+
+def _errors(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Iterator[Size]:
+    """By tensor; of several runs the largest."""
+    before, after = (_largest_errors(side) for side in (old, new))
+    for name, was in before.items():
+        now = after.get(name)
+        if now is None:
+            continue
+        least = NO_ERROR * max(was.pytorch, now.pytorch)
+        if _differ(was.rms, now.rms, 1 + limits.error, least):
+            yield Size(f"error of {name}", was.rms, now.rms, now.rms > was.rms)
+        elif _differ(was.most, now.most, MOST_ONE_ELEMENT, least):
+            yield Size(f"largest error of {name}", was.most, now.most, now.most > was.most)
+
+
+def _differ(was: float, now: float, factor: float, least: float) -> bool:
+    return abs(now - was) > least and max(was, now) > factor * min(was, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Error:
+    """Of a tensor, over runs: rms, largest, and plain PyTorch's rms."""
+
+    rms: float = 0.0
+    most: float = 0.0
+    pytorch: float = 0.0
+
+
+def _largest_errors(records: Sequence[Record]) -> dict[str, _Error]:
+    found: dict[str, _Error] = {}
+    for record in records:
+        for name, error in record.accuracy.tensors.items() if record.accuracy else ():
+            if error.rmse is not None and error.max_abs is not None:
+                known = found.get(name, _Error())
+                found[name] = _Error(
+                    max(known.rms, error.rmse), max(known.most, error.max_abs),
+                    max(known.pytorch, error.pytorch_rmse),
+                )  # fmt: skip
+    return found
+
+
+def _memory(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Iterator[Size]:
+    """On a GPU: a CPU's allocator keeps no peak."""
+    before, after = (_most_bytes(side) for side in (old, new))
+    for name in before.keys() & after.keys():
+        was, now = before[name], after[name]
+        if abs(now - was) > PAGE and abs(now - was) > limits.memory * was:
+            yield Size(name, was / MIB, now / MIB, now > was)
+
+
+def _most_bytes(records: Sequence[Record]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for record in records:
+        if record.memory is None or not record.environment.get("gpu"):
+            continue
+        named = {"MiB a call": record.memory.peak_extra_bytes, "MiB kept": record.memory.kept_bytes}
+        for name, by_rank in named.items():
+            if by_rank:
+                found[name] = max(found.get(name, 0), *by_rank)
+    return found

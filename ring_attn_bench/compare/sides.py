@@ -1,0 +1,77 @@
+"""What is compared: the records of one side, which may be several runs of the same program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ring_attn_bench.errors import FileError
+from ring_attn_bench.records.json_lines import Tell
+from ring_attn_bench.records.record import Record, read
+
+Key = tuple[str, str, str]
+"""Case, contestant and direction: what was measured, whenever and by whichever program."""
+
+_OURS = ("commit", "dirty")
+_SAYS_WHAT_RAN = (
+    *_OURS, "gpu", "gpu_count", "driver", "torch", "cuda", "triton", "nccl", "cudnn",
+    "flash_attn", "flash_attn_3", "flash_attn_4", "nvidia_cutlass_dsl", "ring_flash_attn",
+    "yunchang", "flag_gems", "python", "cpu", "cpu_count",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """name: what the person called it. records: by key, one of each run that has it."""
+
+    name: str
+    runs: int
+    records: Mapping[Key, tuple[Record, ...]]
+
+
+def side(name: str, paths: Sequence[Path], tell: Tell = lambda sentence: None) -> Side:
+    """The records of these files, one file for each run; raises FileError where there are none.
+
+    Of a row that one run has twice, as a resumed one may, the last counts.
+    """
+    runs = [{record.key: record for record in read(path, tell)} for path in paths]
+    if not any(runs):
+        raise FileError(f"{name} holds no records; nothing has been measured there yet.")
+    keys = dict.fromkeys(key for run in runs for key in run)
+    return Side(
+        name, len(runs), {key: tuple(run[key] for run in runs if key in run) for key in keys}
+    )
+
+
+def worst(records: Iterable[Record]) -> Record:
+    """That of the worst status: a row is right where it was right in every run."""
+    return max(records, key=lambda record: record.status.badness)
+
+
+def differences(before: Side, after: Side) -> tuple[str, ...]:
+    """What is not the same of programs and machines, in words: `triton 3.6.0 -> 3.7.0`."""
+    differing = _differing(before, after)
+    return tuple(f"{name} {old} -> {new}" for name, (old, new) in differing.items())
+
+
+def only_ours_differs(before: Side, after: Side) -> bool:
+    """Whether other people's rings are the same programs on the same machine."""
+    return _differing(before, after).keys() <= set(_OURS)
+
+
+def _differing(before: Side, after: Side) -> dict[str, tuple[str, str]]:
+    pairs = {name: (_values(before, name), _values(after, name)) for name in _SAYS_WHAT_RAN}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+
+
+def _values(of: Side, name: str) -> str:
+    found = {
+        _word(record.environment.get(name)) for records in of.records.values() for record in records
+    }
+    return " / ".join(sorted(found))
+
+
+def _word(value: object) -> str:
+    text = "none" if value in (None, "") else str(value)
+    return text[:10] if len(text) == 40 else text  # a commit

@@ -1,0 +1,193 @@
+"""A comparison for a terminal: tables with the worst row first, and its verdict last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import expm1
+from statistics import median
+
+from ring_attn_bench.compare.comparison import Comparison, Together
+from ring_attn_bench.compare.noise import Change
+from ring_attn_bench.compare.rows import Row, Size, Time, Verdict
+from ring_attn_bench.compare.sides import Key, Side
+from ring_attn_bench.compare.words import Words, direction
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.report.digits import digits, plural
+from ring_attn_bench.report.tables.table import Table, fold
+
+_WHO = ("contestant", "case", "direction")
+_ALONE_SHOWN = 8
+
+
+def terminal(of: Comparison, width: int, *, every: bool = False) -> str:
+    """At most that many columns wide. every: rows of the same time are shown too."""
+    return "\n\n".join(_parts(of, width, every=every))
+
+
+def _parts(of: Comparison, width: int, *, every: bool) -> Iterator[str]:
+    words = Words.of(record.case for row in of.rows for record in row.before[:1])
+    yield fold("; ".join(_heading(of, words)), width)
+    found = (
+        _statuses(of, words),
+        _sizes(of, words, every),
+        _times(of, words, every),
+        _together(of),
+    )
+    for table in found:
+        if table is not None:
+            yield table.terminal(width)
+    for name, keys in ((of.before.name, of.only_before), (of.after.name, of.only_after)):
+        if keys:
+            yield "\n".join(
+                fold(line, width, subsequent_indent="    ") for line in _alone(name, keys)
+            )
+    yield "\n".join(fold(line, width) for line in verdict(of))
+
+
+def _heading(of: Comparison, words: Words) -> Iterator[str]:
+    yield f"A is {_called(of.before)}, B is {_called(of.after)}"
+    if words.shared:
+        yield words.shared
+    yield ", ".join(of.differences) or "programs and machines are the same"
+
+
+def _called(side: Side) -> str:
+    return side.name if side.runs == 1 else f"{side.name} ({plural(side.runs, 'run')})"
+
+
+def verdict(of: Comparison) -> Iterator[str]:
+    """How many rows are what, and what is worse, in sentences."""
+    times = [row.time for row in of.rows if row.time]
+    counted = [(each, sum(time.verdict is each for time in times)) for each in Verdict]
+    counts = ", ".join(f"{count} {each}" for each, count in counted if count)
+    yield f"{plural(len(of.rows), 'row')} compared" + (f": {counts}." if counts else ".")
+    shown = [time.change.shows for time in times if time.change and time.verdict is Verdict.SAME]
+    if shown:
+        yield (
+            f"SAME is within noise: half of these rows would show {_percent(median(shown))} %, "
+            f"the noisiest one {_percent(max(shown))} %."
+        )
+    smaller = sum(not size.worse for row in of.rows for size in row.sizes)
+    if smaller:
+        yield f"{plural(smaller, 'figure')} of error or memory smaller than before: see --all."
+    if not of.rows:
+        yield "The two have no row in common."
+    elif not of.is_regression:
+        yield "No regression."
+    else:
+        yield f"Regression: {'; '.join(_worse(of))}."
+
+
+def _worse(of: Comparison) -> Iterator[str]:
+    kinds = {
+        "no longer right": sum(row.lost for row in of.rows),
+        "slower": sum(row.slower for row in of.rows),
+        "with larger errors or more memory": sum(
+            any(size.worse for size in row.sizes) for row in of.rows
+        ),
+    }
+    yield from (f"{plural(count, 'row')} {kind}" for kind, count in kinds.items() if count)
+    for each in of.slower_together:
+        yield f"{each.name} together slower by {_percent(each.change.ratio - 1)} %"
+
+
+def _statuses(of: Comparison, words: Words) -> Table | None:
+    rows = [row for row in of.rows if row.lost or row.won]
+    if not rows:
+        return None
+    body = tuple(
+        (*_who(row, words), *(x.value for x in row.statuses), _reason(row)) for row in rows
+    )
+    headers = (*_WHO, "A", "B", "why")
+    return Table("Not right on both sides", headers, body, len(headers))
+
+
+def _reason(row: Row) -> str:
+    records = row.after if row.lost else row.before
+    reason = next((" ".join(r.reason.split()) for r in records if r.status is not Status.OK), "")
+    return reason if len(reason) <= 120 else f"{reason[:117]}..."
+
+
+def _sizes(of: Comparison, words: Words, every: bool) -> Table | None:
+    found = [(row, size) for row in of.rows for size in row.sizes]
+    found.sort(key=lambda pair: not pair[1].worse)
+    body = tuple(
+        (*_who(row, words), size.what, *_of_size(size))
+        for row, size in found
+        if every or size.worse
+    )
+    if not body:
+        return None
+    headers = (*_WHO, "what", "A", "B", "change %")
+    return Table("Errors and memory that are not the same", headers, body, 4)
+
+
+def _of_size(size: Size) -> tuple[str, str, str]:
+    change = _signed(size.after / size.before - 1) if size.before else ""
+    return digits(size.before, 4), digits(size.after, 4), change
+
+
+def _times(of: Comparison, words: Words, every: bool) -> Table | None:
+    rows = [
+        (row, row.time)
+        for row in of.rows
+        if row.time and (every or row.time.verdict is not Verdict.SAME)
+    ]
+    if not rows:
+        return None
+    body = tuple(
+        (time.verdict.value, *_who(row, words), digits(time.before), digits(time.after),
+         *_cells(time))
+        for row, time in rows
+    )  # fmt: skip
+    headers = ("time", *_WHO, "A ms", "B ms", "change %", "95 %", "shows %")
+    remarks = [f"{_label(row)}: auto took {row.took}." for row, _ in rows if row.took]
+    what = "Times" if every else "Times that are not the same"
+    return Table(what, headers, body, 4, least=("shows %", "A ms", "B ms"), remarks=tuple(remarks))
+
+
+def _cells(time: Time) -> tuple[str, str, str]:
+    if time.change is None:
+        return _signed(time.after / time.before - 1) if time.before else "", "too few times", ""
+    return _of_change(time.change)
+
+
+def _of_change(change: Change) -> tuple[str, str, str]:
+    between = f"{_signed(expm1(change.low))} to {_signed(expm1(change.high))}"
+    return _signed(change.ratio - 1), between, _percent(change.shows)
+
+
+def _together(of: Comparison) -> Table | None:
+    if not of.together:
+        return None
+    headers = ("time", "rows of", "rows", "change %", "95 %", "shows %")
+    body = tuple(_cells_together(each) for each in of.together)
+    return Table("Times taken together", headers, body, 2)
+
+
+def _cells_together(each: Together) -> tuple[str, ...]:
+    return each.verdict.value, each.name, str(each.rows), *_of_change(each.change)
+
+
+def _alone(name: str, keys: Sequence[Key]) -> Iterator[str]:
+    yield f"Only in {name}: {plural(len(keys), 'row')}"
+    yield from (f"  {' '.join(key)}" for key in keys[:_ALONE_SHOWN])
+    if len(keys) > _ALONE_SHOWN:
+        yield f"  {len(keys) - _ALONE_SHOWN} more"
+
+
+def _label(row: Row) -> str:
+    return " ".join(row.key)
+
+
+def _who(row: Row, words: Words) -> tuple[str, str, str]:
+    record = row.before[0]
+    return record.contestant.name, words.case(record.case), direction(record)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}"

@@ -1,0 +1,86 @@
+"""What advice is made from: the committed records, as the wheel has them."""
+
+from pathlib import Path
+
+import pytest
+
+from ring_attn_bench.advise.figures import SHIPPED, as_csv, newest, of_records, read_csv
+from ring_attn_bench.errors import FileError
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.record import read
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.ring.options import RingOptions
+from scripts.advise_figures import figures
+
+RING = Path(__file__).parents[3] / "results" / "2026-11-29_2xH200_ring" / "records.jsonl.gz"
+
+
+def test_the_shipped_figures_are_those_of_the_committed_records():
+    assert SHIPPED.read_text(encoding="utf-8") == as_csv(figures()), "scripts/advise_figures.py"
+
+
+def test_what_was_written_is_read_as_it_was():
+    shipped = read_csv(SHIPPED)
+
+    assert len(shipped) > 300
+    assert as_csv(shipped) == SHIPPED.read_text(encoding="utf-8")
+
+
+def test_every_row_of_plain_attention_of_a_run_is_a_figure():
+    records = [r for r in read(RING) if r.case.window == (-1, -1)]
+    found = list(of_records("it", records))
+
+    assert len(found) == len(records) == 102
+    assert len(newest(found)) == len(found), "no two have the same way and shape"
+
+
+@pytest.fixture
+def figure(make_record):
+    def of(**changes):
+        return list(of_records("run", [make_record(**changes)]))
+
+    return of
+
+
+def test_what_is_wrong_interpreted_or_no_plain_attention_is_none(figure, make_case):
+    assert len(figure()) == 1
+    assert figure(status=Status.WRONG, reason="planted") == []
+    assert figure(interpreted=True) == []
+    assert figure(direction=Direction.BACKWARD) == []
+    for changes in ({"window": (9, 0)}, {"softcap": 3.0}, {"deterministic": True}):
+        assert figure(case=make_case(**changes)) == []
+
+
+def test_a_ring_by_loopback_and_one_with_options_that_are_not_said_are_none(
+    figure, make_contestant
+):
+    assert figure(contestant=make_contestant(played="loopback")) == []
+    assert figure(contestant=make_contestant(landing_tokens=64)) == []
+    assert figure(contestant=make_contestant(slots=3)) == []
+
+
+def test_what_auto_took_is_the_way(figure, make_contestant):
+    took = RingOptions(schedule="gather", grouping=(3,), slots=1, transport="p2p")
+    who = make_contestant(schedule="auto", transport="auto", slots="auto")
+    ((asked,), (older,)) = (figure(contestant=who, took=took), figure())
+
+    assert (asked.way.schedule, asked.way.transport) == ("gather", "p2p")
+    assert older.way.schedule == "steps", "records that do not say went by steps"
+
+
+def test_of_the_same_way_and_shape_the_newest_counts(figure):
+    old = figure(started_at="2026-01-01T00:00:00+00:00")
+    new = figure(started_at="2026-02-01T00:00:00+00:00")
+
+    assert newest([*new, *old]) == tuple(new)
+
+
+def test_a_line_that_is_no_figure_is_a_sentence_with_its_place(tmp_path):
+    path = tmp_path / "figures.csv"
+    head, first, *_ = SHIPPED.read_text(encoding="utf-8").splitlines()
+    path.write_text(
+        "\n".join([head, first.replace("bfloat16", "bfloat16").replace(",4,1,", ",0,1,")])
+    )
+
+    with pytest.raises(FileError, match=r"line 2: no figure \(.*world_size"):
+        read_csv(path)

@@ -1,0 +1,60 @@
+"""`advise` on the command line."""
+
+import json
+import sys
+
+import pytest
+
+from ring_attn_bench import cli
+from ring_attn_bench.cli import exits
+from ring_attn_bench.records.record import append
+
+ASKED = ["advise", "--heads", "32:8", "--tokens", "64k", "--gpus", "2"]
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["ring-attn-bench", *map(str, words)])
+        monkeypatch.setattr(exits.signal, "signal", lambda *_: None)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+def test_the_records_that_came_along_answer(program):
+    code, said, _ = program(*ASKED)
+
+    assert code == exits.Exit.RIGHT
+    assert "Take backend " in said
+    assert "Expected: " in said
+
+
+def test_nothing_that_fits_ends_in_1(program):
+    code, said, _ = program(*ASKED, "--memory", "100MiB")
+
+    assert code == exits.Exit.WRONG
+    assert "Nothing fits" in said
+
+
+def test_ones_own_records_take_their_place(program, tmp_path, make_record):
+    append(tmp_path / "records.jsonl", make_record())
+
+    code, said, _ = program(*ASKED[:-1], "4", "--direction", "forward", "--records", tmp_path,
+                            "--json")  # fmt: skip
+
+    assert code == exits.Exit.RIGHT
+    assert {each["from"][0]["run"] for each in json.loads(said)["ways"]} == {tmp_path.name}
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--direction", "sideways"], ["--memory", "much"], ["--head-dim", "7"]]
+)
+def test_a_mistake_is_a_sentence(program, wrong):
+    code, _, said = program(*ASKED, *wrong)
+
+    assert code == exits.Exit.MISTAKE
+    assert len(said.splitlines()) == 1

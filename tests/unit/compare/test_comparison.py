@@ -1,0 +1,236 @@
+"""Two runs of one program are the same, and what was planted in one of them is found."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ring_attn_bench.compare.comparison import BESIDE, OURS, PEERS, compared
+from ring_attn_bench.compare.rows import HOPELESS, Limits, Verdict
+from ring_attn_bench.compare.sides import side
+from ring_attn_bench.records.record import Accuracy, Memory, read
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.ring.options import RingOptions
+from tests.unit.compare.synthetic_runs import another_run, side_of
+
+RESULTS = Path(__file__).parents[3] / "results"
+RUNS = sorted(RESULTS.glob("*/records.jsonl.gz"))
+LIMITS = Limits()
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return tuple(read(RESULTS / "2026-11-29_2xH200_ring" / "records.jsonl.gz"))
+
+
+def is_ours(record):
+    return not record.contestant.backend.startswith("peer:")
+
+
+def slept(record):
+    """A factor: our ring sleeps for 2 %."""
+    return 1.02 if is_ours(record) else 1.0
+
+
+def verdicts(found):
+    return [row.time.verdict for row in found.rows]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=[path.parent.name for path in RUNS])
+def test_a_committed_run_is_the_same_as_itself(path):
+    alone = side("it", [path])
+    found = compared(alone, alone, LIMITS)
+
+    assert len(found.rows) == len(alone.records)
+    times = [row.time for row in found.rows if row.time]
+    unsure = [time for time in times if time.verdict is not Verdict.SAME]
+    assert all(time.verdict is Verdict.UNSURE for time in unsure)
+    assert all(time.change.shows > HOPELESS for time in unsure)
+    assert not found.is_regression
+    assert found.only_before == found.only_after == found.differences == ()
+    assert all(row.sizes == () for row in found.rows)
+
+
+def test_two_runs_of_the_same_kernels_on_another_day_are_the_same_in_every_row():
+    # triton's rows of both suites, four hours and another commit apart: -7 to +23 %
+    runs = ("2026-11-29_2xH200_ring", "2026-11-30_2xH200_gather")
+    found = compared(*(side(run, [RESULTS / run / "records.jsonl.gz"]) for run in runs), LIMITS)
+
+    assert len(found.rows) == 20
+    assert set(verdicts(found)) == {Verdict.SAME}
+    assert not found.is_regression
+
+
+def test_two_runs_of_one_program_say_same_in_95_of_100_rows_and_no_regression(measured):
+    same, rows, alarms = 0, 0, 0
+    for seed in range(8):
+        pair = (side_of(str(at), another_run(measured, 2 * seed + at)) for at in range(2))
+        found = compared(*pair, LIMITS)
+        same += verdicts(found).count(Verdict.SAME)
+        rows += len(found.rows)
+        alarms += found.is_regression
+
+    assert same >= 0.95 * rows
+    assert alarms == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_2_percent_in_our_ring_are_found_in_one_run_beside_others_though_few_rows_show_them(
+    measured, seed
+):
+    found = compared(
+        side_of("A", another_run(measured, 2 * seed)),
+        side_of("B", another_run(measured, 2 * seed + 1, slept)),
+        LIMITS,
+    )
+    together = {each.name: each for each in found.together}
+
+    assert found.is_regression
+    assert together[BESIDE].verdict is Verdict.SLOWER
+    assert together[BESIDE].change.ratio == pytest.approx(1.02, abs=0.01)
+    assert together[PEERS].verdict is Verdict.SAME
+
+
+def test_beside_others_is_said_only_where_they_are_the_same_programs(measured):
+    before = another_run(measured, 0)
+    after = another_run(measured, 1, slept)
+    environment = {**measured[0].environment, "driver": "other"}
+    moved = {k: r.model_copy(update={"environment": environment}) for k, r in after.items()}
+
+    names = [
+        {each.name for each in compared(side_of("A", before), side_of("B", b), LIMITS).together}
+        for b in (after, moved)
+    ]
+    assert BESIDE in names[0]
+    assert names[1] == names[0] - {BESIDE}
+    assert OURS in names[1]
+
+
+def test_of_five_runs_each_the_rows_that_are_quiet_say_slower_themselves(measured):
+    found = compared(
+        side_of("A", *(another_run(measured, seed) for seed in range(5))),
+        side_of("B", *(another_run(measured, seed, slept) for seed in range(9, 14))),
+        LIMITS,
+    )
+    quiet = [row for row in found.rows if row.time.change.shows < 0.015]
+    ours = [row for row in quiet if is_ours(row.before[0])]
+    peers = [row for row in quiet if not is_ours(row.before[0])]
+
+    assert len(ours) >= 5
+    assert sum(row.slower for row in ours) >= 0.8 * len(ours)
+    assert not any(row.slower for row in peers)
+
+
+def test_a_row_that_became_a_fifth_slower_is_named_alone(measured):
+    quiet = next(r for r in measured if is_ours(r) and r.case.seqlen_per_gpu == 32768)
+    run = another_run(measured, 1, lambda r: 1.2 if r.key == quiet.key else 1.0)
+    found = compared(side_of("A", another_run(measured, 0)), side_of("B", run), LIMITS)
+
+    assert [row.key for row in found.rows if row.slower] == [quiet.key]
+    assert found.rows[0].key == quiet.key, "the worst comes first"
+    assert found.slower_together == ()
+
+
+def test_a_change_below_the_effect_is_the_same_however_sure_it_is(measured):
+    exact = {r.key: another_run([r], 0)[r.key] for r in measured if is_ours(r)}
+    slower = another_run(measured, 0, lambda r: 1.02)
+    sides = side_of("A", exact), side_of("B", {key: slower[key] for key in exact})
+
+    assert set(verdicts(compared(*sides, Limits(effect=0.5)))) == {Verdict.SAME}
+
+
+@pytest.fixture
+def one(make_record):
+    """A comparison of one record with itself, of which fields are changed."""
+
+    def compare(limits=LIMITS, **changes):
+        before, after = make_record(), make_record(**changes)
+        (row,) = compared(
+            side_of("A", {before.key: before}), side_of("B", {after.key: after}), limits
+        ).rows
+        return row
+
+    return compare
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+def test_what_was_right_and_is_not_is_a_regression_whatever_it_is_now(one, status):
+    row = one(status=status, accuracy=None, speed=None, memory=None, reason="planted")
+
+    assert row.lost
+    assert row.regressions == (f"was ok, is {status.value}",)
+
+
+def test_a_larger_error_is_a_regression_and_a_smaller_one_is_none(one, make_record):
+    def errors(factor):
+        tensors = make_record().accuracy.tensors
+        changed = tensors["out"].model_copy(update={"rmse": factor * tensors["out"].rmse})
+        return Accuracy(oracle="full", oracle_rows=1, tensors={**tensors, "out": changed})
+
+    assert one(accuracy=errors(1.03)).regressions == ("more error of out",)
+    assert one(accuracy=errors(1.01)).sizes == ()
+    assert one(Limits(error=0.005), accuracy=errors(1.01)).regressions != ()
+    (smaller,) = one(accuracy=errors(0.9)).sizes
+    assert not smaller.worse
+
+
+def test_the_last_bit_of_what_was_exact_is_no_regression(one, make_record):
+    def errors(rmse):
+        tensors = make_record().accuracy.tensors
+        changed = tensors["out"].model_copy(update={"rmse": rmse, "max_abs": rmse})
+        return Accuracy(oracle="full", oracle_rows=1, tensors={**tensors, "out": changed})
+
+    exact, bit = make_record(accuracy=errors(0.0)), make_record(accuracy=errors(1e-12))
+    sides = side_of("A", {exact.key: exact}), side_of("B", {bit.key: bit})
+    assert compared(*sides, LIMITS).rows[0].sizes == ()
+
+
+def test_one_element_that_is_twice_as_wrong_is_a_regression_too(one, make_record):
+    tensors = make_record().accuracy.tensors
+    changed = tensors["out"].model_copy(update={"max_abs": 2 * tensors["out"].max_abs})
+    accuracy = Accuracy(oracle="full", oracle_rows=1, tensors={**tensors, "out": changed})
+
+    assert one(accuracy=accuracy).regressions == ("more largest error of out",)
+
+
+def test_more_memory_is_a_regression_beyond_a_page_and_a_percent(one):
+    assert one(memory=Memory(peak_extra_bytes=[104 << 20])).regressions == ("more MiB a call",)
+    assert one(memory=Memory(peak_extra_bytes=[102 << 20])).sizes == ()
+    assert one(Limits(memory=0.5), memory=Memory(peak_extra_bytes=[104 << 20])).sizes == ()
+
+
+def test_a_row_is_right_where_it_was_right_in_every_run(make_record):
+    right = make_record()
+    wrong = make_record(status=Status.WRONG, reason="planted")
+    before = side_of("A", {right.key: right}, {right.key: right})
+    after = side_of("B", {right.key: right}, {right.key: wrong})
+
+    assert compared(before, after, LIMITS).rows[0].lost
+
+
+def test_rows_of_one_side_are_listed_and_no_regression(make_record, make_contestant):
+    ours, other = make_record(), make_record(contestant=make_contestant(backend="aten"))
+    before = side_of("A", {ours.key: ours, other.key: other})
+    found = compared(before, side_of("B", {ours.key: ours}), LIMITS)
+
+    assert found.only_before == (other.key,)
+    assert compared(side_of("A", {ours.key: ours}), before, LIMITS).only_after == (other.key,)
+    assert not found.is_regression
+
+
+def test_another_choice_of_auto_is_told(one):
+    took = RingOptions(schedule="gather", grouping=(3,), slots=1, transport="p2p")
+    before = side_of("A", {(r := one(took=took).after[0]).key: r})
+    steps = r.model_copy(update={"took": replace(took, schedule="grouped")})
+
+    (row,) = compared(before, side_of("B", {r.key: steps}), LIMITS).rows
+    assert row.took == "schedule gather -> grouped"
+    assert one(took=took).took == "", "an older record does not say what it took"
+
+
+def test_what_the_programs_differ_in_is_said(make_record):
+    before = make_record()
+    after = make_record(environment={**before.environment, "driver": "590", "commit": "b" * 40})
+    found = compared(side_of("A", {before.key: before}), side_of("B", {after.key: after}), LIMITS)
+
+    assert found.differences == (f"commit 0123abc -> {'b' * 10}", "driver 580.95 -> 590")

@@ -1,0 +1,117 @@
+"""What is said of a change of medians: how sure, and how it is corrected."""
+
+from math import exp, log
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ring_attn_bench.compare import noise
+
+times = st.lists(st.floats(0.01, 1e4), min_size=3, max_size=40)
+
+
+@given(times, times)
+def test_a_change_backwards_is_the_same_change(before, after):
+    there, back = noise.change([before], [after]), noise.change([after], [before])
+
+    assert there.log == pytest.approx(-back.log)
+    assert there.low <= there.log <= there.high
+    assert 0 <= there.p <= 1
+    assert there.shared <= there.error
+
+
+@given(times, times, st.floats(1e-3, 1e3))
+def test_units_change_nothing(before, after, unit):
+    scaled = noise.change([[unit * t for t in before]], [[unit * t for t in after]])
+    found = noise.change([before], [after])
+
+    assert scaled.log == pytest.approx(found.log, abs=1e-9)
+    assert scaled.error == pytest.approx(found.error)
+
+
+@pytest.mark.parametrize("few", [[], [[1.0, 1.0]], [[1.0] * 9, [1.0]], [[0.0, 0.0, 0.0]]])
+def test_of_too_few_times_and_of_none_at_all_nothing_is_said(few):
+    assert noise.change(few, [[1.0] * 9]) is None
+    assert noise.change([[1.0] * 9], few) is None
+
+
+def test_the_interval_holds_no_change_in_95_of_100_pairs_of_runs():
+    random = np.random.default_rng(3)
+
+    def run():
+        day = random.normal(0, noise.SHARED) + random.normal(0, 0.6 * 0.0135)
+        return list(np.exp(day + random.normal(0, 0.01, 15)))
+
+    changes = [noise.change([run()], [run()]) for _ in range(200)]
+    held = sum(each.low <= 0 <= each.high for each in changes)
+
+    assert held >= 0.9 * len(changes)
+    assert held < len(changes), "an interval that is never wrong is too wide"
+
+
+def test_samples_that_drift_make_the_error_larger_than_their_number_says():
+    random = np.random.default_rng(4)
+    steps = np.cumsum(random.normal(0, 0.01, 60))
+    drifting, mixed = np.exp(steps), np.exp(random.permutation(steps))
+
+    assert noise._block(np.log(drifting)) > noise._block(np.log(mixed))
+
+
+def test_more_runs_say_more_and_runs_that_differ_say_less():
+    random = np.random.default_rng(5)
+    runs = [list(np.exp(random.normal(0, 0.01, 20))) for _ in range(6)]
+    apart = [[t * exp(0.1 * at) for t in run] for at, run in enumerate(runs)]
+
+    one, three = noise.change(runs[:1], runs[3:4]), noise.change(runs[:3], runs[3:])
+    assert three.error < one.error
+    assert noise.change(apart[:3], apart[:3]).error > 3 * three.error
+
+
+def test_rows_together_are_known_better_but_no_better_than_what_they_share():
+    one = noise.Change(log(1.02), 0, 0.04, 0.02, 0.005)
+    many = noise.together([one] * 400)
+
+    assert many.log == pytest.approx(one.log)
+    assert one.shared < many.error < 0.6 * one.error
+
+
+def test_rows_of_a_noisy_machine_that_all_moved_together_are_no_change():
+    random = np.random.default_rng(6)
+
+    def rows(day):
+        return [noise.change([_noisy(random, 0.0)], [_noisy(random, day)]) for _ in range(40)]
+
+    busy = noise.together(rows(0.28))
+    assert busy.log == pytest.approx(0.28, abs=0.1)
+    assert busy.p > 0.05
+
+
+def _noisy(random, day):
+    return list(np.exp(day + random.normal(0, 0.1) + random.normal(0, 0.35, 20)))
+
+
+def test_rows_that_contradict_each_other_say_less_together():
+    up, down = (noise.Change(sign * 0.2, 0, 0, 0.01, 0.0) for sign in (1, -1))
+
+    assert noise.together([up, down] * 5).p > 0.5
+
+
+def test_the_correction_is_that_of_benjamini_and_hochberg():
+    # their paper's example, table 1 of section 3.2: four of 15 are below 5 %
+    given_p = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459,
+               0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0]  # fmt: skip
+    found = noise.adjusted(given_p)
+
+    assert sum(p <= 0.05 for p in found) == 4
+    assert found[3] == pytest.approx(0.0095 * 15 / 4)
+
+
+@given(st.lists(st.floats(0, 1), max_size=30))
+def test_the_correction_keeps_the_order_and_makes_nothing_surer(given_p):
+    found = noise.adjusted(given_p)
+
+    assert all(p <= q <= 1 for p, q in zip(given_p, found, strict=True))
+    pairs = sorted(zip(given_p, found, strict=True))
+    assert [q for _, q in pairs] == sorted(found)
