@@ -14,7 +14,7 @@ from ring_attn_bench.report.tables.table import escape
 
 def page(matrix: Matrix, picture: str) -> str:
     """The whole page; the picture is a file beside it."""
-    legend = ", ".join(f"{SYMBOLS[verdict]} {verdict.value}" for verdict in Status)
+    legend = ", ".join(f"{SYMBOLS[status]} {status.value}" for status in Status)
     parts = [
         "# Coverage",
         f"{_where(matrix)} {escape(matrix.counts)}",
@@ -66,9 +66,9 @@ def _reasons(of_backend: list[Finding]) -> Iterator[str]:
         if x.verdict is not Status.OK:
             features = grouped.setdefault((x.verdict, x.reason), {})
             features.setdefault(x.feature, []).append(x.direction.value)
-    for (verdict, reason), features in grouped.items():
+    for (status, reason), features in grouped.items():
         names = "; ".join(
             title(name) + (f" ({directions[0]})" if len(directions) == 1 else "")
             for name, directions in features.items()
         )
-        yield f"- **{verdict.value}** {escape(names)}: {escape(reason)}"
+        yield f"- **{status.value}** {escape(names)}: {escape(reason)}"

@@ -65,7 +65,7 @@ class Matrix:
 
     @property
     def counts(self) -> str:
-        """How many findings of each verdict; what is not on this machine has refused nothing."""
+        """How many findings of each status; what is not on this machine has refused nothing."""
         asked = Counter(x.verdict for x in self.findings if x.backend not in self.absent)
         parts = [f"{asked[x]:,} {x.value}" for x in Status if asked[x]]
         missing = len(self.findings) - asked.total()

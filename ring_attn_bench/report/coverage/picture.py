@@ -105,21 +105,21 @@ def _cell(
     _box(axes, backward, left + _WIDE / 2, _WIDE / 2, middle)
 
 
-def _box(axes: Axes, verdict: Status | None, left: float, width: float, middle: float) -> None:
-    if verdict is None:
+def _box(axes: Axes, status: Status | None, left: float, width: float, middle: float) -> None:
+    if status is None:
         return
     gap, corner = 0.02, 0.03
     axes.add_patch(
         FancyBboxPatch(
             (left + gap + corner, middle - _CELL / 2 + gap + corner),
             width - 2 * (gap + corner), _CELL - 2 * (gap + corner),
-            boxstyle=f"round,pad={corner}", facecolor=FILLS[verdict], linewidth=0,
+            boxstyle=f"round,pad={corner}", facecolor=FILLS[status], linewidth=0,
         )
     )  # fmt: skip
     axes.text(
-        left + width / 2, middle, SYMBOLS[verdict], fontsize=8.5, color=INKS[verdict],
+        left + width / 2, middle, SYMBOLS[status], fontsize=8.5, color=INKS[status],
         ha="center", va="center_baseline",
-        weight="bold" if verdict.is_failure else "normal",
+        weight="bold" if status.is_failure else "normal",
     )  # fmt: skip
 
 
@@ -127,13 +127,13 @@ def _foot(axes: Axes, matrix: Matrix, at: float, width: float) -> None:
     """What the symbols mean: those that there are."""
     left, middle = 0.12 - _LABELS, at + 0.3
     shown = {finding.verdict for finding in matrix.findings}
-    for verdict in Status:
-        if verdict in shown:
-            _box(axes, verdict, left, _WIDE / 2, middle)
+    for status in Status:
+        if status in shown:
+            _box(axes, status, left, _WIDE / 2, middle)
             axes.text(
-                left + _WIDE / 2 + 0.06, middle, verdict.value, fontsize=8, color=INK, va="center"
+                left + _WIDE / 2 + 0.06, middle, status.value, fontsize=8, color=INK, va="center"
             )
-            left += _WIDE / 2 + 0.2 + 0.075 * len(verdict.value)
+            left += _WIDE / 2 + 0.2 + 0.075 * len(status.value)
     notes = ["Where a cell has two halves, the left one is forward and the right one backward."]
     if matrix.absent:
         notes.append(f"Not on this machine: {', '.join(matrix.absent)}.")

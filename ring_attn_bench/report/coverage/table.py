@@ -81,7 +81,7 @@ def _failures(findings: Sequence[Finding]) -> str:
             failure = x.verdict.value.upper(), x.backend, x.feature, x.reason
             grouped.setdefault(failure, []).append(x.direction.value)
     lines = [
-        f"{verdict}  {backend} {feature} ({', '.join(directions)}): {reason}"
-        for (verdict, backend, feature, reason), directions in grouped.items()
+        f"{status}  {backend} {feature} ({', '.join(directions)}): {reason}"
+        for (status, backend, feature, reason), directions in grouped.items()
     ]
     return "\n".join(lines)

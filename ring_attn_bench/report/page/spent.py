@@ -49,6 +49,7 @@ def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
         Column("% of twin", meaning="100 x twin / ring"),
         Column("work launched / useful"),
         Column("imbalance", meaning="the busiest rank's work over the mean"),
+        Column("slowest rank", meaning="its median time over the mean of the others', and which"),
     )
     ordered = sorted(shown, key=_place)
     yield Grid("of each row", columns, tuple(_line(material, x) for x in ordered))
@@ -74,7 +75,15 @@ def _line(material: Material, row: ReportRow) -> tuple[Cell, ...]:
         Cell(percent(row.percent_of_twin)),
         Cell("" if (work := row.executed_over_useful_flops) is None else f"{work:.2f}"),
         Cell("" if row.imbalance is None else f"{row.imbalance:.2f}"),
+        _slowest(row),
     )
+
+
+def _slowest(row: ReportRow) -> Cell:
+    """1.02x, rank 3."""
+    if row.slowest_over_others is None:
+        return Cell("")
+    return Cell(f"{row.slowest_over_others:.2f}x, rank {row.slowest_rank}", row.slowest_over_others)
 
 
 def _signed(value: float | None) -> str:

@@ -183,7 +183,7 @@ def test_an_index_of_a_folder_without_runs_is_exit_code_4_and_beside_out_a_mista
 
     code, _, said = program("report", "--index", records.parent.parent, "--out", records.parent)
     assert code == exits.Exit.MISTAKE
-    assert "leave out --out" in " ".join(said.split())
+    assert "leave out --out and --json" in " ".join(said.split())
 
 
 def test_bench_into_a_file_is_exit_code_4_before_anything_is_measured(program, records):
@@ -239,7 +239,7 @@ def test_records_of_a_folder_whose_name_is_no_text_are_kept(tmp_path, make_recor
 
 @pytest.mark.parametrize("error", [KeyError("planted"), ConnectionResetError("planted")])
 def test_a_bug_has_a_code_of_its_own_and_says_what_to_report(program, records, monkeypatch, error):
-    def fails(*_):
+    def fails(*_, **__):
         raise error
 
     monkeypatch.setattr(report, "show", fails)
@@ -257,7 +257,7 @@ def test_a_bug_has_a_code_of_its_own_and_says_what_to_report(program, records, m
 
 
 def test_ctrl_c_is_not_the_code_of_wrong(program, records, monkeypatch):
-    def ends(*_):
+    def ends(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(report, "show", ends)
