@@ -42,6 +42,7 @@ READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/bench/quick.py": "turns the interpreters of backends on, for its process",
     "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",
     "ring_attn_bench/report/matplotlib_backend.py": "puts MPLBACKEND out of the way of its import",
+    "ring_attn_bench/selftest/run.py": "starts processes and makes their environment",
     "ring_attn_bench/workers/group.py": "starts workers and makes their environment",
     "ring_attn_bench/workers/member.py": "is started by torchrun, which tells the rank so",
     "ring_attn_bench/workers/process.py": "starts a process and makes its environment",

@@ -12,7 +12,7 @@ from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.plan.partition import get_partition
-from ring_attn_bench.records.record import Case, Contestant, TensorError
+from ring_attn_bench.records.record import Case, Contestant, HeadError, TensorError
 from ring_attn_bench.sharding import position_ids
 from ring_attn_bench.truth import oracle
 from ring_attn_bench.truth.tolerance import Deviation, baseline_arithmetic, bounds
@@ -139,6 +139,7 @@ def judge(
     for name in results[0]:
         ring, plain, alone, size = (_Sum() for _ in range(4))
         for rank, result in zip(rows.of_rank, results, strict=True):
+            ring.look_at(result[name])
             own = positions(case, spec, rank).to(place.device)
             at = rows.of_rank[rank].to(place.device)
             local: Tensor | slice = torch.searchsorted(own, at)
@@ -152,15 +153,13 @@ def judge(
             if one_call is not None:
                 alone.add(_tokens(one_call[name], name, at), exact)
         every = [part.over(place) for part in (ring, plain, size)]
-        alone_over = alone.over(place) if one_call is not None else None
+        alone_over = alone.over(place).whole if one_call is not None else None
         errors[name] = _error(name, case, every, alone_over)
     return errors
 
 
-def _error(
-    name: str, case: Case, parts: list[Deviation], one_call: Deviation | None
-) -> TensorError:
-    ring, plain, size = parts
+def _error(name: str, case: Case, parts: list[_Over], one_call: Deviation | None) -> TensorError:
+    ring, plain, size = (part.whole for part in parts)
     bound = bounds(name, dtype_of(case), plain, size)
     return TensorError(
         max_abs=_finite(ring.max_abs),
@@ -172,7 +171,24 @@ def _error(
         pytorch_rmse=plain.rmse,
         one_gpu_max_abs=None if one_call is None else _finite(one_call.max_abs),
         one_gpu_rmse=None if one_call is None else _finite(one_call.rmse),
+        head=_wrong_head(name, case, *(part.by_head for part in parts)),
     )
+
+
+def _wrong_head(name: str, case: Case, ring: Heads, plain: Heads, size: Heads) -> HeadError | None:
+    """The head furthest beyond what it may be out by itself, judged as the whole result is.
+
+    One head of 32 that is out by five times what is allowed is lost in the mean over all of them.
+    """
+    beyond: list[HeadError] = []
+    for batch, heads in enumerate(ring):
+        for head, rmse in enumerate(heads):
+            yardstick, own_size = (Deviation(0.0, x[batch][head]) for x in (plain, size))
+            bound = bounds(name, dtype_of(case), yardstick, own_size).rmse
+            if rmse > bound:
+                error = HeadError(batch=batch, head=head, rmse=_finite(rmse), bound_rmse=bound)
+                beyond.append(error)
+    return max(beyond, key=lambda error: error.share, default=None)
 
 
 def _finite(value: float) -> float | None:
@@ -183,29 +199,55 @@ def _tokens(x: Tensor, name: str, at: Tensor | slice) -> Tensor:
     return x[:, :, at] if name == "lse" else x[:, at]
 
 
+Heads = list[list[float]]
+"""By batch entry and head, a root mean square."""
+
+
+@dataclass(frozen=True)
+class _Over:
+    """Differences over all ranks: of a whole result, and of each of its heads."""
+
+    whole: Deviation
+    by_head: Heads
+
+
 class _Sum:
-    """Differences added up over ranks: the largest, the sum of squares, and how many."""
+    """Differences added up over ranks: the largest, the sum of squares by head, and how many."""
 
     def __init__(self) -> None:
         self._largest = 0.0
-        self._squares = 0.0
+        self._squares: Tensor | None = None
         self._count = 0
+
+    def look_at(self, result: Tensor) -> None:
+        """Counts a number that is none, also in rows that are not compared: it is never right."""
+        # -inf is the lse of a row that sees nothing; a sum needs no memory as `isfinite` does
+        lse = result.dim() == 3
+        one = result.amax() if lse else result.sum(dtype=_at_least_float32(result))
+        if bool(one.isnan() | one.isposinf()) or (not lse and bool(one.isneginf())):
+            self._largest = float("inf")
 
     def add(self, result: Tensor, exact: Tensor) -> None:
         """Counts one rank's result."""
-        if not exact.numel():
-            return
         # equal infinities, the lse of a row that sees nothing, are no difference
         difference = torch.where(result == exact, 0.0, result.double() - exact.double())
         difference = difference.nan_to_num(nan=float("inf"), neginf=float("inf"))
-        self._largest = max(self._largest, difference.abs().max().item())
-        self._squares += difference.square().sum().item()
+        squares = difference.square().sum((1, 3) if difference.dim() == 4 else 2)
+        self._squares = squares if self._squares is None else self._squares + squares
         self._count += difference.numel()
+        if difference.numel():
+            self._largest = max(self._largest, difference.abs().max().item())
 
-    def over(self, place: WorkerPlace) -> Deviation:
+    def over(self, place: WorkerPlace) -> _Over:
         """The difference over all processes; a collective."""
+        assert self._squares is not None  # of each rank something is added, if only no rows
         largest = torch.tensor([self._largest], dtype=torch.float64, device=place.device)
-        sums = torch.tensor([self._squares, self._count], dtype=torch.float64, device=place.device)
+        count = torch.tensor([self._count], dtype=torch.float64, device=place.device)
         place.largest(largest)
-        squares, count = place.sum(sums).tolist()
-        return Deviation(largest.item(), (squares / max(1.0, count)) ** 0.5)
+        squares, total = place.sum(self._squares), max(1.0, place.sum(count).item())
+        whole = Deviation(largest.item(), (squares.sum().item() / total) ** 0.5)
+        return _Over(whole, (squares / (total / squares.numel())).sqrt().tolist())
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

@@ -25,19 +25,28 @@ from ring_attn_bench.workers.group import Group, TorchrunGroup
 
 @dataclass(frozen=True)
 class EntrySelection:
-    """The part of a suite to run: names of cases and contestants, or shell patterns for them."""
+    """The part of a suite to run: names of cases and contestants, or shell patterns for them.
+
+    either: of a case or a contestant.
+    """
 
     cases: str = "*"
     contestants: str = "*"
+    either: str = "*"
 
     def of(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
-        """The entries that match both."""
+        """The entries that match all of them."""
         return tuple(
             entry
             for entry in entries
             if _matches(entry.case.name, self.cases)
             and _matches(entry.contestant.name, self.contestants)
+            and any(_matches(x.name, self.either) for x in (entry.case, entry.contestant))
         )
+
+    def __str__(self) -> str:
+        either = "" if self.either == "*" else f", or either of them {self.either!r}"
+        return f"case {self.cases!r} and contestant {self.contestants!r}{either}"
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -56,6 +65,8 @@ class Run:
     folder: Path
     added: tuple[str, ...] = ()
     """Backends that the suite's file does not name."""
+    overruled: tuple[str, ...] = ()
+    """Keys of the suite that were overruled, as `--set` has them."""
 
     @property
     def records(self) -> Path:
@@ -77,6 +88,7 @@ class Run:
 
     def _command(self, entry: Entry) -> str:
         words = ["ring-attn-bench", "bench", "--suite", self.suite_argument]
+        words += [word for one in self.overruled for word in ("--set", one)]
         who, world_size = entry.contestant, str(entry.case.world_size)
         words += ["--ranks", str(who.played_on or world_size)]
         if who.playing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +11,13 @@ from rich.console import Console
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench import forecast, suite_files
+from ring_attn_bench.bench.overrule import load_with
 from ring_attn_bench.bench.progress import Progress
+from ring_attn_bench.bench.resume import count, held
+from ring_attn_bench.bench.resume import left as left_to_measure
 from ring_attn_bench.bench.run import EntrySelection, Run, execute, execute_on
 from ring_attn_bench.bench.setup import Setup, played_setup, played_setups, setups
-from ring_attn_bench.bench.suite import Entry, Suite, load
+from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.errors import (
     BackendUnavailable,
     Interrupted,
@@ -26,11 +28,8 @@ from ring_attn_bench.errors import (
     shown,
 )  # fmt: skip
 from ring_attn_bench.machine import environment as env
-from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.folder import folder_for
-from ring_attn_bench.records.record import Record
-from ring_attn_bench.records.record import read as records
-from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.lock import alone_in
 from ring_attn_bench.records.values import MOST_RANKS, Environment
 from ring_attn_bench.workers.progress import some_of
 
@@ -48,6 +47,8 @@ class Request:
     backends: tuple[str, ...] = ()
     selection: EntrySelection = field(default_factory=EntrySelection)
     timing: bool = True
+    overruled: tuple[str, ...] = ()
+    """Keys of the suite with other values: `seqlen_per_gpu=8k,32k`."""
     resume: bool = False
     """Whether what the folder's records hold already need not be measured again."""
 
@@ -95,9 +96,8 @@ class ReadRequest:
             cases = some_of(list(dict.fromkeys(e.case.name for e in entries)), _SHOWN)
             names = some_of(list(dict.fromkeys(e.contestant.name for e in entries)), _SHOWN)
             raise SuiteError(
-                f"nothing to run: no entry of suite {self.suite.name!r} matches case "
-                f"{selection.cases!r} and contestant {selection.contestants!r}. Its cases are "
-                f"{cases}; its contestants {names}."
+                f"nothing to run: no entry of suite {self.suite.name!r} matches {selection}. Its "
+                f"cases are {cases}; its contestants {names}."
             )
         return chosen
 
@@ -167,7 +167,7 @@ def read(request: Request, *, gpu: bool | None = None) -> ReadRequest:
                 "of suites do; rename it."
             )
         path = suite_files.suite_path(argument)
-    suite = load(path)
+    suite = load_with(path, request.overruled)
     if not request.timing:
         untimed = suite.timing.model_copy(update={"enabled": False})
         suite = suite.model_copy(update={"timing": untimed})
@@ -178,11 +178,10 @@ def read(request: Request, *, gpu: bool | None = None) -> ReadRequest:
     return asked
 
 
-def isolated(request: Request, console: Console) -> Path:
-    """Runs in worker groups; this process never touches CUDA. Returns the run's folder.
-
-    Raises Interrupted where a person ends it.
-    """
+def asked_of_this_machine(
+    request: Request,
+) -> tuple[ReadRequest, Environment, dict[str, str], tuple[Setup, ...], tuple[Entry, ...]]:
+    """A request, the machine, who cannot run on it and why, the rings and what they measure."""
     asked = read(request)
     ranks = request.ranks or asked.suite.world_size
     if (
@@ -198,20 +197,29 @@ def isolated(request: Request, console: Console) -> Path:
     rings = asked.rings(gpus)
     entries = asked.select(rings)
     _require(request.backends)
+    return asked, environment, reasons, rings, entries
+
+
+def isolated(request: Request, console: Console, *, verbose: bool = False) -> Path:
+    """Runs in worker groups; this process never touches CUDA. Returns the run's folder.
+
+    Raises Interrupted where a person ends it.
+    """
+    asked, environment, reasons, rings, entries = asked_of_this_machine(request)
     run = _run(asked, environment)
     try:
-        with Progress(console) as progress:
+        with alone_in(run.folder), Progress(console, verbose=verbose) as progress:
             left = _left(run, entries, asked, progress)
-            lines = [_heading(asked.suite, environment, rings, left)]
+            lines = [heading(asked.suite, environment, rings, left)]
             lines += forecast.sentences(left, reasons, environment)
-            progress.heading(lines, _count(left))
+            progress.heading(lines, count(left))
             execute(run, left, rings, progress)
     except (KeyboardInterrupt, Terminated) as ended:
         raise _interrupted(run, ended) from None
     return run.folder
 
 
-def in_place(request: Request, console: Console) -> Path | None:
+def in_place(request: Request, console: Console, *, verbose: bool = False) -> Path | None:
     """Runs in the processes that torchrun started. Returns the folder on process 0, else None."""
     from ring_attn_bench.bench.in_place import InPlaceGroup, TeamLost, follow
     from ring_attn_bench.bench.team import Team
@@ -237,14 +245,14 @@ def in_place(request: Request, console: Console) -> Path | None:
         entries = asked.select(rings)
         _require(request.backends)
         run = _run(asked, environment)
-        with Progress(console) as progress:
+        with alone_in(run.folder), Progress(console, verbose=verbose) as progress:
             left = _left(run, entries, asked, progress)
             lines = [
-                _heading(asked.suite, environment, rings, left),
+                heading(asked.suite, environment, rings, left),
                 "In place, under torchrun: not isolated, a crash ends the whole run.",
                 *forecast.sentences(left, _unavailable(left), environment),
             ]
-            progress.heading(lines, _count(left))
+            progress.heading(lines, count(left))
             execute_on(run, left, lambda entry: group, progress)
     except (KeyboardInterrupt, Terminated) as ended:
         alone = True  # the others are told by torchrun, and answer no more
@@ -253,7 +261,7 @@ def in_place(request: Request, console: Console) -> Path | None:
         raise _interrupted(run, ended) from None
     except TeamLost as error:
         alone = True
-        kept = "" if run is None else f" {len(_kept(run))} records are kept in {run.folder}."
+        kept = "" if run is None else f" {len(held(run.records))} records are kept in {run.folder}."
         raise SystemExit(f"{error}{kept}") from None
     finally:
         if not alone:
@@ -262,7 +270,7 @@ def in_place(request: Request, console: Console) -> Path | None:
 
 
 def _interrupted(run: Run, by: BaseException) -> Interrupted:
-    return Interrupted(run.folder, len(_kept(run)), "records", by)
+    return Interrupted(run.folder, len(held(run.records)), "records", by)
 
 
 def _names(request: Request) -> set[str]:
@@ -286,60 +294,26 @@ def _require(backends: tuple[str, ...]) -> None:
 def _run(asked: ReadRequest, environment: Environment) -> Run:
     suite = asked.suite
     folder = folder_for(asked.request.out, suite.name, environment)
-    return Run(folder.name, suite, asked.argument, environment, folder, asked.added)
-
-
-def _kept(run: Run) -> dict[tuple[str, str, str], Record]:
-    """By key, the records that the folder holds."""
-    path = run.records
-    return {record.key: record for record in records(path)} if path.exists() else {}
+    overruled = asked.request.overruled
+    return Run(folder.name, suite, asked.argument, environment, folder, asked.added, overruled)
 
 
 def _left(
     run: Run, entries: tuple[Entry, ...], asked: ReadRequest, progress: Progress
 ) -> tuple[Entry, ...]:
-    """The entries to measure; what the folder holds is told of and, if asked, left out."""
-    kept = _kept(run)
-    if not kept:
-        return entries
-    if not asked.request.resume:
-        progress.note(
-            f"{run.folder} holds {len(kept)} records already. What is measured again takes their "
-            "place in the report; --resume measures only what they lack."
-        )
-        return entries
-    lacking = [_lacking(entry, kept, asked.suite) for entry in entries]
-    left = tuple(entry for entry in lacking if entry.directions)
-    progress.note(f"{run.folder} holds {_count(entries) - _count(left)} of these already.")
-    return left
+    resume = asked.request.resume
+    return left_to_measure(run.records, entries, asked.suite, progress.note, resume=resume)
 
 
-def _lacking(entry: Entry, kept: Mapping[tuple[str, str, str], Record], suite: Suite) -> Entry:
-    """The entry with those of its directions that no record has."""
-
-    def has(direction: Direction) -> bool:
-        record = kept.get((entry.case.name, entry.contestant.name, direction.value))
-        if record is None:
-            return False
-        untimed = record.status is Status.OK and record.speed is None and not record.interpreted
-        return not (untimed and suite.timing.enabled)
-
-    directions = tuple(direction for direction in entry.directions if not has(direction))
-    return entry.model_copy(update={"directions": directions})
-
-
-def _count(entries: tuple[Entry, ...]) -> int:
-    return sum(len(entry.directions) for entry in entries)
-
-
-def _heading(
+def heading(
     suite: Suite,
     environment: Environment,
     rings: tuple[Setup, ...],
     entries: tuple[Entry, ...],
 ) -> str:
+    """How many measurements, on what."""
     where = environment.get("gpu") or environment.get("cpu")
     return (
-        f"suite {suite.name}: {_count(entries)} measurements on {'; '.join(map(str, rings))}; "
+        f"suite {suite.name}: {count(entries)} measurements on {'; '.join(map(str, rings))}; "
         f"{where}, torch {environment['torch']}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -349,8 +349,8 @@ def _contestant(backend: str, partition: str, options: RingOptions, played: str)
     return Contestant(backend=backend, partition=partition, options=own, played=played)
 
 
-def load(path: Path) -> Suite:
-    """The suite in a TOML file.
+def load(path: Path, change: Callable[[dict[str, Any]], object] = lambda table: None) -> Suite:
+    """The suite in a TOML file, whose tables are changed before they are checked.
 
     Raises SuiteError for anything else: file, key and what is allowed, for all that is wrong.
     """
@@ -363,6 +363,7 @@ def load(path: Path) -> Suite:
     except ValueError as error:  # TOML's own too, and what Python says of 5000 digits
         why = clause(str(error).partition(";")[0])
         raise SuiteError(f"{path} is not valid TOML: {why}.") from None
+    change(table)
     try:
         suite = Suite.model_validate(table)
         suite._file = path

@@ -19,7 +19,15 @@ from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.session import RefusedByWorker, Session
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.records.direction import Direction
-from ring_attn_bench.records.record import Accuracy, Case, Memory, Record, Samples, Speed
+from ring_attn_bench.records.record import (
+    Accuracy,
+    Case,
+    Memory,
+    Record,
+    Samples,
+    Speed,
+    TensorError,
+)
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.group import Group
 from ring_attn_bench.workers.reply import WorkerFailed
@@ -300,13 +308,25 @@ def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:
     """Which results are out of bounds, or an empty text."""
     wrong = [
         f"{name} (max abs {_shown(error.max_abs)} of {error.bound_max_abs:.2g}, "
-        f"rmse {_shown(error.rmse)} of {error.bound_rmse:.2g} allowed)"
+        f"rmse {_shown(error.rmse)} of {error.bound_rmse:.2g} allowed{_in_head(error)})"
         for name, error in accuracy.tensors.items()
         if not error.is_right
     ]
     if wrong:
-        return "too far from float64: " + ", ".join(wrong)
+        before = "right in the first call, and in the second " if accuracy.call > 1 else ""
+        return f"{before}too far from float64: " + ", ".join(wrong)
     return "" if repeats else "two runs on the same inputs gave different bits"
+
+
+def _in_head(error: TensorError) -> str:
+    """Which head is wrong, where it is one that the mean over all of them would hide."""
+    head = error.head
+    if head is None or not error.is_right_as_a_whole:
+        return ""
+    return (
+        f"; in head {head.head} of batch entry {head.batch} alone {_shown(head.rmse)} of "
+        f"{head.bound_rmse:.2g}"
+    )
 
 
 def _shown(value: float | None) -> str:

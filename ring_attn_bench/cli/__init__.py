@@ -19,6 +19,7 @@ from ring_attn_bench.cli import (
     probe,
     quick,
     report,
+    selftest,
     suite,
     tune,
 )
@@ -30,7 +31,6 @@ MEASURE, LOOK = "Measure", "Look"
 app = typer.Typer(
     cls=exits.Program,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # which joins the lines of a docstring's paragraph
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -62,6 +62,7 @@ for _panel, _verb, _example in (
     (MEASURE, quick.quick, "quick --backend aten"),
     (MEASURE, probe.probe, "probe --backend triton --feature 'window*'"),
     (MEASURE, tune.tune, "tune triton --kernel forward --head-dim 128"),
+    (MEASURE, selftest.selftest, "selftest --fault '*order*'"),
     (LOOK, report.report, "report results/mine"),
     (LOOK, advise.advise, "advise --heads 32:8 --tokens 128k --gpus 8 --memory 40GB"),
     (LOOK, compare.compare, "compare results/before results/after --effect 2"),

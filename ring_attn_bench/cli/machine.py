@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import typer
 
+from ring_attn_bench.cli.options import AsJson
 from ring_attn_bench.cli.terminal import width
 
 
-def list_backends() -> None:
+def list_backends(as_json: AsJson = False) -> None:
     """Every backend, peer and transport, what it is, and why it cannot run here if it cannot."""
+    from ring_attn_bench.machine import as_json as told
     from ring_attn_bench.machine.listing import backends
 
-    typer.echo(backends(width()))
+    typer.echo(told.backends() if as_json else backends(width()))
 
 
-def env() -> None:
+def env(as_json: AsJson = False) -> None:
     """What this machine has, what is missing, and the command that installs it."""
+    from ring_attn_bench.machine import as_json as told
     from ring_attn_bench.machine.environment import probe
     from ring_attn_bench.machine.listing import machine
 
-    typer.echo(machine(probe(), width()))
+    typer.echo(told.machine(probe()) if as_json else machine(probe(), width()))

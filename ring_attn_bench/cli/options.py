@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ring_attn_bench import registry
 from ring_attn_bench.bench import suite_files
 from ring_attn_bench.cli.paths import named
 
@@ -14,11 +16,24 @@ WHAT = "What is run"
 LARGER = "A larger ring, played on fewer GPUs"
 HOW = "How it is run"
 WHERE = "Where it is written"
+SHOWN = "What is shown"
 
 
-def option(panel: str | None, metavar: str, text: str, least: float | None = None) -> object:
-    """An option of any verb; panel: None is that of --help."""
-    return typer.Option(metavar=metavar, help=text, min=least, rich_help_panel=panel)
+def option(
+    panel: str | None,
+    metavar: str,
+    text: str,
+    least: float | None = None,
+    names: Callable[[], Iterable[str]] | None = None,
+) -> object:
+    """An option of any verb; panel: None is that of --help. names: what a shell completes it to."""
+
+    def completed(begun: str) -> list[str]:
+        return [name for name in (names or tuple)() if name.startswith(begun)]
+
+    return typer.Option(
+        metavar=metavar, help=text, min=least, rich_help_panel=panel, autocompletion=completed
+    )
 
 
 def example(line: str) -> str:
@@ -39,14 +54,56 @@ Suite = Annotated[
         WHAT,
         "NAME",
         f"A suite file (.toml), or one of {_SUITES}; by itself hopper on a GPU, else cpu.",
+        names=suite_files.suite_names,
     ),
 ]
 Backend = Annotated[
     list[str] | None,
-    option(WHAT, "NAME", "Only this backend, also if the suite does not name it; may be repeated."),
+    option(
+        WHAT,
+        "NAME",
+        "Only this backend, also if the suite does not name it; may be repeated.",
+        names=lambda: (*registry.backends(), *registry.peers()),
+    ),
 ]
 Case = Annotated[str, option(WHAT, "PATTERN", "Only cases whose name matches this shell pattern.")]
 Contestant = Annotated[str, option(WHAT, "PATTERN", "Only contestants that match this pattern.")]
+Filter = Annotated[
+    str,
+    typer.Option(
+        "--filter",
+        metavar="PATTERN",
+        help="Only what has a case or a contestant that matches this pattern.",
+        rich_help_panel=WHAT,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="The suite with this key overruled, as seqlen_per_gpu=8k,32k or timing.seconds=1; may "
+        "be repeated.",
+        rich_help_panel=WHAT,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would run, and about how long.", rich_help_panel=HOW),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No line for each result.", rich_help_panel=SHOWN)
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="The last words of workers that died, too.", rich_help_panel=SHOWN
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="JSON on standard output, and no table.", rich_help_panel=SHOWN),
+]
 Ranks = Annotated[
     int | None,
     option(

@@ -10,7 +10,7 @@ import typer
 
 from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.exits import Exit
-from ring_attn_bench.cli.options import HOW, WHAT, Out, Resume, example, option, out_folder
+from ring_attn_bench.cli.options import HOW, WHAT, Out, Quiet, Resume, example, option, out_folder
 from ring_attn_bench.cli.paths import named
 from ring_attn_bench.cli.terminal import console, width
 from ring_attn_bench.errors import MachineLacks
@@ -40,6 +40,7 @@ def probe(
     seconds: Seconds = 300.0,
     out: Out = None,
     resume: Resume = False,
+    quiet: Quiet = False,
 ) -> None:
     """The coverage matrix: what each backend can do, feature by feature, against float64.
 
@@ -53,7 +54,7 @@ def probe(
     request = run.ProbeRequest(
         tuple(backend or ()), tuple(feature or ()), out, jobs, seconds, quick, resume
     )
-    with ended_by_a_person("--resume"), ProbeProgress(console()) as progress:
+    with ended_by_a_person("--resume"), ProbeProgress(console(quiet=quiet)) as progress:
         folder = run.probe(request, progress)
     findings = _read(folder)
     _show(findings, folder)

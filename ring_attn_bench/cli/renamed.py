@@ -9,7 +9,7 @@ from ring_attn_bench.errors import InvalidArgument
 VERBS = ("probe", "quick")
 """In this order: `check --probe --quick` was a probe, which has a --quick."""
 ONLY = {
-    "check": ("--suite", "--ranks", "--case", "--contestant"),
+    "check": ("--suite", "--ranks", "--case", "--contestant", "--filter", "--set"),
     "probe": ("--feature", "--jobs", "--seconds"),
 }
 """By verb, options that the others refuse."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ring_attn_bench.cli.options import out_folder
+from ring_attn_bench.cli.options import AsJson, out_folder
 from ring_attn_bench.cli.paths import named, records_file
 from ring_attn_bench.cli.terminal import width
 
@@ -22,22 +22,29 @@ def report(
     out: Annotated[
         Path | None, out_folder("Folder for the report; by itself the records'.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tables, CSV and plots from records; needs no GPU and no torch.
 
     Exit code 0 whatever the records say of backends: what is wrong is told in tables and page.
     """
-    show(records_file(records), out)
+    show(records_file(records), out, as_json=as_json)
 
 
-def show(records: Path, out: Path | None) -> int:
-    """Writes the report, prints its short form, and gives the number of failures."""
+def show(records: Path, out: Path | None, *, as_json: bool = False) -> int:
+    """Writes the report, prints its short form or its rows, and gives the number of failures."""
     from ring_attn_bench.records.record import read
     from ring_attn_bench.report.write import failures, summary, write_report
 
     folder = out or records.parent
     kept = list(read(records, lambda sentence: typer.echo(sentence, err=True)))
     written = write_report(records, folder)
+    if as_json:
+        from ring_attn_bench.report.as_json import text
+        from ring_attn_bench.report.rows import rows
+
+        typer.echo(text(rows(kept)))
+        return failures(kept)
     typer.echo(summary(kept, width()))
     typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
     return failures(kept)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,6 +11,20 @@ from ring_attn_bench.cli import options, report
 from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.terminal import console
+from ring_attn_bench.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from ring_attn_bench.bench.start import Request
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """How much a person, or a program, wants to see."""
+
+    dry_run: bool
+    quiet: bool
+    verbose: bool
+    as_json: bool
 
 
 def check(
@@ -17,15 +32,29 @@ def check(
     backend: options.Backend = None,
     case: options.Case = "*",
     contestant: options.Contestant = "*",
+    matching: options.Filter = "*",
+    overruled: options.Set = None,
     ranks: options.Ranks = None,
+    dry_run: options.DryRun = False,
     out: options.Out = None,
     resume: options.Resume = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Correctness of a suite, without times: errors against float64.
 
     Exit codes are those of `ring-attn-bench --help`.
     """
-    _run(suite, out, ranks, backend, case, contestant, timing=False, resume=resume)
+    from ring_attn_bench.bench.run import EntrySelection
+    from ring_attn_bench.bench.start import Request
+
+    request = Request(
+        suite, out, ranks,
+        backends=tuple(backend or ()), selection=EntrySelection(case, contestant, matching),
+        timing=False, overruled=tuple(overruled or ()), resume=resume,
+    )  # fmt: skip
+    _run(request, _Shown(dry_run, quiet, verbose, as_json))
 
 
 def bench(
@@ -33,11 +62,17 @@ def bench(
     backend: options.Backend = None,
     case: options.Case = "*",
     contestant: options.Contestant = "*",
+    matching: options.Filter = "*",
+    overruled: options.Set = None,
     ranks: options.Ranks = None,
     as_ranks: options.AsRanks = None,
     playing: options.Playing = None,
+    dry_run: options.DryRun = False,
     out: options.Out = None,
     resume: options.Resume = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Correctness, time and memory of a suite: records, tables, CSV and plots.
 
@@ -50,28 +85,36 @@ def bench(
 
     Exit codes are those of `ring-attn-bench --help`.
     """
-    larger = tuple(as_ranks or ()), playing
-    _run(suite, out, ranks, backend, case, contestant, larger, timing=True, resume=resume)
-
-
-def _run(
-    suite: str | None,
-    out: Path | None,
-    ranks: int | None,
-    backend: list[str] | None,
-    case: str,
-    contestant: str,
-    larger: tuple[tuple[int, ...], str | None] = ((), None),
-    *,
-    timing: bool,
-    resume: bool,
-) -> None:
     from ring_attn_bench.bench.run import EntrySelection
-    from ring_attn_bench.bench.start import Request, in_place, isolated, under_torchrun
+    from ring_attn_bench.bench.start import Request
 
-    selection = EntrySelection(case, contestant)
-    request = Request(suite, out, ranks, *larger, tuple(backend or ()), selection, timing, resume)
+    request = Request(
+        suite, out, ranks, tuple(as_ranks or ()), playing, tuple(backend or ()),
+        EntrySelection(case, contestant, matching), timing=True,
+        overruled=tuple(overruled or ()), resume=resume,
+    )  # fmt: skip
+    _run(request, _Shown(dry_run, quiet, verbose, as_json))
+
+
+def _run(request: Request, shown: _Shown) -> None:
+    from ring_attn_bench.bench.start import in_place, isolated, under_torchrun
+
+    if shown.dry_run:
+        _tell(request, in_place=under_torchrun())
+        return
+    where = console(quiet=shown.quiet, beside=shown.as_json)
     with ended_by_a_person("--resume", report=True):
-        folder = (in_place if under_torchrun() else isolated)(request, console())
-    if folder is not None and report.show(folder / "records.jsonl", folder):
+        run = in_place if under_torchrun() else isolated
+        folder = run(request, where, verbose=shown.verbose)
+    if folder is None:
+        return
+    if report.show(folder / "records.jsonl", folder, as_json=shown.as_json):
         raise typer.Exit(Exit.WRONG)
+
+
+def _tell(request: Request, *, in_place: bool) -> None:
+    from ring_attn_bench.bench.dry_run import dry_run
+
+    if in_place:
+        raise InvalidArgument("--dry-run runs nothing, and needs no torchrun; start it without.")
+    typer.echo("\n".join(dry_run(request)))

@@ -7,9 +7,12 @@ import shutil
 from rich.console import Console
 
 
-def console() -> Console:
-    """For lines that come one by one; in colours on a terminal, numbers in none of their own."""
-    return Console(highlight=False)
+def console(*, quiet: bool = False, beside: bool = False) -> Console:
+    """For lines that come one by one; in colours on a terminal, numbers in none of their own.
+
+    quiet: prints none. beside: to standard error, where standard output is a program's.
+    """
+    return Console(highlight=False, quiet=quiet, stderr=beside)
 
 
 def width() -> int:

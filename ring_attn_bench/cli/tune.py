@@ -9,7 +9,7 @@ import typer
 
 from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.exits import Exit
-from ring_attn_bench.cli.options import HOW, WHAT, Out, option
+from ring_attn_bench.cli.options import HOW, WHAT, Out, Quiet, option
 from ring_attn_bench.cli.terminal import console, width
 
 Kernel = Annotated[
@@ -40,6 +40,7 @@ def tune(
     jobs: Jobs = None,
     seconds: Seconds = 90.0,
     out: Out = None,
+    quiet: Quiet = False,
 ) -> None:
     """A backend's configurations: each verified, the right ones timed, the fastest named.
 
@@ -53,7 +54,7 @@ def tune(
     shape = TimedShape.of(seqlen, heads)
     selection = TrialSelection(tuple(kernel or ()), tuple(head_dim or ()), tuple(dtype or ()))
     request = run.TuneRequest(backend, selection, shape, rounds, seconds, out, jobs)
-    with ended_by_a_person(), TuneProgress(console()) as progress:
+    with ended_by_a_person(), TuneProgress(console(quiet=quiet)) as progress:
         folder = run.tune(request, progress)
     _show(folder)
 

@@ -17,6 +17,7 @@ from ring_attn_bench.probe.tasks import Task, Tasks
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.finding import Finding, read, write
 from ring_attn_bench.records.folder import folder_for
+from ring_attn_bench.records.lock import alone_in
 from ring_attn_bench.records.values import Environment
 from ring_attn_bench.workers.keeper import Keeper, Watcher
 from ring_attn_bench.workers.pool import run_all
@@ -50,15 +51,26 @@ def probe(request: ProbeRequest, watcher: Watcher[Task, Finding]) -> Path:
         if name not in registry.backends():
             raise UnknownName("backend", name, registry.backends())
     backends = tuple(dict.fromkeys(request.backends or registry.backends()))
-    features = [feature.name for feature in select(request.features)]
+    wanted = _cells(backends, [feature.name for feature in select(request.features)])
     environment = env.probe()
     folder = folder_for(request.out, "coverage", environment)
+    with alone_in(folder):
+        _find(wanted, folder, request, environment, watcher)
+    return folder
+
+
+def _find(
+    wanted: Sequence[Task],
+    folder: Path,
+    request: ProbeRequest,
+    environment: Environment,
+    watcher: Watcher[Task, Finding],
+) -> None:
     terms = _terms(request, environment)
     order = _cells(registry.backends(), FEATURES)
     keeper = kept(folder / "coverage.csv", order, watcher, terms.device_name, terms.torch)
-    cells = [
-        cell for cell in _cells(backends, features) if not request.resume or keeper.lacks(cell.key)
-    ]
+    cells = [cell for cell in wanted if not request.resume or keeper.lacks(cell.key)]
+    features, backends = ({getattr(x, name) for x in wanted} for name in ("feature", "backend"))
     jobs = request.jobs or min(MOST_JOBS, os.cpu_count() or 1)
     watcher.heading(
         [
@@ -71,7 +83,6 @@ def probe(request: ProbeRequest, watcher: Watcher[Task, Finding]) -> Path:
         _ask_all(cells, jobs, terms, keeper)
     except (KeyboardInterrupt, Terminated) as ended:
         raise Interrupted(folder, len(keeper.rows), "findings", ended) from None
-    return folder
 
 
 def _cells(backends: Iterable[str], features: Iterable[str]) -> list[Task]:

@@ -52,6 +52,19 @@ def read(path: Path, kind: type[Line], noun: str, begins: str, tell: Tell) -> It
         )
 
 
+def mend(path: Path, kind: type[Line], noun: str, tell: Tell) -> None:
+    """Takes half a line that a crash has left at its end out of the file; raises FileError.
+
+    Only who writes into the file may do that, and nobody else at the same time.
+    """
+    before, newline, last = files.read_bytes(path).rpartition(b"\n")
+    data = last.strip(b"\0 \t\r").removeprefix(BOM_UTF8)
+    if not data or _whole(data, kind) is not None:
+        return
+    files.write(path, before + newline)
+    tell(f"{path}: half a {noun} at its end, cut off by a crash, was taken out.")
+
+
 def _text(data: bytes, where: str, *, unended: bool) -> str:
     """Without the part of a letter that a crash has left."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -23,6 +23,7 @@ from pydantic import (
 from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.records import files, json_lines
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.statistics import SlowestRank, slowest
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import (
     Count,
@@ -137,6 +138,21 @@ class Contestant(Frozen):
         return f"{self.backend}/{self.partition}/{self.transport}{extra}"
 
 
+class HeadError(Frozen):
+    """How far one head of one batch entry is from the oracle, and what it alone may be."""
+
+    batch: Count
+    head: Count
+    rmse: float | None
+    """None if a value is not finite where the oracle's is."""
+    bound_rmse: float
+
+    @property
+    def share(self) -> float:
+        """Of what is allowed."""
+        return inf if self.rmse is None or not self.bound_rmse else self.rmse / self.bound_rmse
+
+
 class TensorError(Frozen):
     """How far one result is from the float64 oracle, over all ranks; bound is what was allowed."""
 
@@ -153,10 +169,17 @@ class TensorError(Frozen):
     one_gpu_max_abs: float | None = None
     """The same for the same kernel without a ring; None where it cannot run alone."""
     one_gpu_rmse: float | None = None
+    head: HeadError | None = None
+    """The head that is furthest beyond a bound of its own; None where none is."""
 
     @property
     def is_right(self) -> bool:
-        """Whether the result is within its bounds, which are not if they are not finite."""
+        """Whether the result, and each of its heads, is within its bounds."""
+        return self.head is None and self.is_right_as_a_whole
+
+    @property
+    def is_right_as_a_whole(self) -> bool:
+        """Whether the result is, all heads together; never by bounds that are not finite."""
         if self.max_abs is None or self.rmse is None:
             return False
         if not (isfinite(self.bound_max_abs) and isfinite(self.bound_rmse)):
@@ -173,6 +196,8 @@ class Accuracy(Frozen):
     """Query rows compared, of each batch entry and head."""
     tensors: dict[str, TensorError]
     """By result. One that the contestant does not give is not here: a peer may have no lse."""
+    call: Count = 1
+    """Which of the calls that were judged this is of: the first, or the first that was wrong."""
     seqlen_total: Total | None = None
     """Tokens of the loopback ring that was judged in place of a played one, whose results mean
     nothing: all of the case's, or fewer. None where the contestant itself was judged."""
@@ -288,6 +313,13 @@ class Record(Frozen):
         return self
 
     @property
+    def slowest_rank(self) -> SlowestRank | None:
+        """The rank that takes longest; None where ranks are not timed apart, or played."""
+        if self.speed is None or self.contestant.playing:
+            return None
+        return slowest(self.speed.samples.ring, self.speed.imbalance)
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """What identifies the record within a run."""
         return self.case.name, self.contestant.name, self.direction.value
@@ -296,6 +328,11 @@ class Record(Frozen):
 def append(path: Path, record: Record) -> None:
     """Writes the record as one line and waits until it is on disk; raises FileError."""
     files.append(path, record.model_dump_json(exclude_defaults=True))
+
+
+def mend(path: Path, tell: json_lines.Tell) -> None:
+    """Takes half a record that a crash has left at its end out of the file; raises FileError."""
+    json_lines.mend(path, Record, "record", tell)
 
 
 def read(path: Path, tell: json_lines.Tell = lambda sentence: None) -> Iterator[Record]:

@@ -67,3 +67,43 @@ def spread(times: Sequence[float]) -> float | None:
         return None
     quartiles = quantiles(times, n=4, method="inclusive")
     return (quartiles[2] - quartiles[0]) / middle
+
+
+APART = 1.5
+"""Times as long as its work says that a rank takes to be named. Of 479 rows of committed runs five
+do, forwards of 1k or 2k tokens a GPU: one rank waits for messages when the others are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowestRank:
+    """Which rank takes longest, and how many times as long as the others: by time, and by work."""
+
+    rank: int
+    factor: float
+    by_work: float
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its work does not say why."""
+        return self.factor > APART * self.by_work
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} takes {self.factor:.2g} times as long as the others" + (
+            f", by its work {self.by_work:.2g}" if self.by_work > 1.05 else ""
+        )
+
+
+def slowest(samples: Sequence[Sequence[float]], imbalance: float | None) -> SlowestRank | None:
+    """Of one list of times by rank for each iteration; None where ranks have no times apart.
+
+    imbalance: the busiest rank's work over the mean; None if nobody knows.
+    """
+    ranks = len(samples[0]) if samples else 0
+    if ranks < 2 or any(len(times) != ranks for times in samples):
+        return None
+    by_rank = [median(times) for times in zip(*samples, strict=True)]
+    rank = max(range(ranks), key=by_rank.__getitem__)
+    others = (sum(by_rank) - by_rank[rank]) / (ranks - 1)
+    busiest = 1.0 if imbalance is None else imbalance
+    rest = max((ranks - busiest) / (ranks - 1), 1 / ranks)
+    return SlowestRank(rank, by_rank[rank] / others, busiest / rest) if others else None

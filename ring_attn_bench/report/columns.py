@@ -132,6 +132,13 @@ class ReportRow(Frozen):
     imbalance: float | None = _column(
         description="the busiest rank's work over the mean; empty for a peer"
     )
+    slowest_rank: int | None = _column(
+        description="the rank with the largest median time; empty where ranks are played or share "
+        "a process"
+    )
+    slowest_over_others: float | None = _column(
+        description="its median time over the mean of the other ranks'"
+    )
     devices: int | None = _column(
         description="GPUs, or CPU processes, that shared the work; 1 by loopback, and where a "
         "larger ring was played as many as it has ranks"

@@ -129,9 +129,15 @@ def _speed(record: Record) -> dict[str, Any]:
         "spread": ring.spread,
         "devices": speed.devices,
         "imbalance": speed.imbalance,
+        **_slowest(record),
         "executed_over_useful_flops": _ratio(speed.executed_flops, speed.useful_flops),
         **_beside(record, ring.median),
     }
+
+
+def _slowest(record: Record) -> dict[str, Any]:
+    slow = record.slowest_rank
+    return {} if slow is None else {"slowest_rank": slow.rank, "slowest_over_others": slow.factor}
 
 
 def _beside(record: Record, latency: float) -> dict[str, Any]:

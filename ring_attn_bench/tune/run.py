@@ -19,6 +19,7 @@ from ring_attn_bench.errors import (
 )  # fmt: skip
 from ring_attn_bench.machine import environment as env
 from ring_attn_bench.records.folder import folder_for
+from ring_attn_bench.records.lock import alone_in
 from ring_attn_bench.records.outcome import (
     Outcome,
     Provenance,
@@ -106,7 +107,8 @@ def tune(request: TuneRequest, watcher: Watcher[str, Outcome]) -> Path:
         provenance = _provenance(request.backend, loaded.version, environment)
         run = _Run(request, load, needed, provenance, keeper)
         try:
-            _tune(run, subjects, loaded, first, watcher)
+            with alone_in(folder):
+                _tune(run, subjects, loaded, first, watcher)
         except (KeyboardInterrupt, Terminated) as ended:
             raise Interrupted(folder, len(keeper.rows), "outcomes", ended) from None
     finally:

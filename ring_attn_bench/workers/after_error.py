@@ -9,8 +9,14 @@ from ring_attn_bench.records.status import Status
 
 def status_of(error: Exception) -> Status:
     """How it ended for who raised this."""
-    memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return Status.OOM if memory else Status.ERROR
+    return Status.OOM if _is_of_memory(error) else Status.ERROR
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """torch's allocator on a CPU has no error of its own: it is told by its name."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
 
 
 def sentence(error: Exception) -> str:

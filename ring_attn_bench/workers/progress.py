@@ -60,7 +60,8 @@ class ProgressLines:
 
     def moving(self, text: str) -> None:
         """What is going on, on a terminal only."""
-        self._status.update(Text(f"{self._done} of {self._total} done; {text}"))
+        done = f"{self._done} of {self._total} done{self.time_left()}"
+        self._status.update(Text(f"{done}; {text}"))
 
     def result(self, line: Text, *, cut: bool = True) -> None:
         """Prints the line of one more result."""
@@ -71,13 +72,26 @@ class ProgressLines:
 
     def clock(self) -> str:
         """Minutes and seconds since the beginning."""
-        minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
-        return f"{minutes}:{seconds:02d}"
+        return _minutes(time.monotonic() - self._started)
+
+    def time_left(self) -> str:
+        """About how long it takes to the end, once something is done: at the pace so far."""
+        left = self._total - self._done
+        if not self._done or left <= 0:
+            return ""
+        seconds = (time.monotonic() - self._started) * left / self._done
+        return f", about {_minutes(seconds)} left"
 
     def next_number(self) -> str:
         """Of the result that is about to be printed: 7/112."""
         self._done += 1
         return f"{self._done:{len(str(self._total))}d}/{self._total}"
+
+
+def _minutes(seconds: float) -> str:
+    """1:05"""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def some_of(names: Sequence[str], shown: int) -> str:

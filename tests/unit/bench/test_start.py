@@ -8,80 +8,21 @@ from types import SimpleNamespace
 
 import pytest
 from typer.main import get_command
-from typer.testing import CliRunner
 
 import ring_attn_bench
 from ring_attn_bench import cli
-from ring_attn_bench.bench import forecast, start
+from ring_attn_bench.bench import forecast, resume, start
 from ring_attn_bench.bench.messages import QUIT
-from ring_attn_bench.bench.suite import Timing
+from ring_attn_bench.bench.suite import Timing, load
 from ring_attn_bench.bench.team import Team
 from ring_attn_bench.errors import InvalidArgument, Terminated
 from ring_attn_bench.records.finding import read as read_findings
+from ring_attn_bench.records.lock import alone_in
 from ring_attn_bench.records.record import append, read
 from ring_attn_bench.records.status import Status
+from tests.unit.bench.conftest import CANNOT, MACHINE, SUITE
 
 ROOT = Path(__file__).parents[3]
-
-SUITE = """
-name = "small"
-[[grid]]
-backends = ["reference"]
-seqlen_per_gpu = [8]
-heads = ["2:1"]
-head_dim = [8]
-dtype = ["float32"]
-"""
-CANNOT = {"cudnn": "there is no CUDA device", "flash_attn_4": "it is not installed."}
-MACHINE = {"gpu": None, "gpu_count": 0, "cpu": "a CPU", "torch": "2"}
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path, make_record):
-    """A CPU on which every measurement is right at once; `ran` is what was measured."""
-
-    class Machine:
-        ran = ()
-        probed = 0
-        ends_after = None
-        ends_by = KeyboardInterrupt()
-
-        def execute(self, run, entries, rings, watcher):
-            run.folder.mkdir(exist_ok=True, parents=True)
-            todo = [(entry, direction) for entry in entries for direction in entry.directions]
-            for entry, direction in todo[: self.ends_after]:
-                done = make_record(
-                    case=entry.case, contestant=entry.contestant, direction=direction,
-                    command=run.record(entry=entry, direction=direction, status="ok").command,
-                )  # fmt: skip
-                append(run.records, done)
-                self.ran = (*self.ran, (entry.contestant.backend, direction.value))
-            if self.ends_after is not None:
-                raise self.ends_by
-
-        def probe(self, names):
-            self.probed += 1
-            return MACHINE, {name: CANNOT[name] for name in names if name in CANNOT}
-
-    found = Machine()
-    monkeypatch.setattr(start, "execute", found.execute)
-    monkeypatch.setattr(start.forecast, "probe", found.probe)
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.toml").write_text(SUITE)
-    return found
-
-
-@pytest.fixture
-def typed(monkeypatch):
-    """Runs a command line in this process."""
-
-    def run(line):
-        name, *words = shlex.split(line)
-        monkeypatch.setattr("sys.argv", [name, *words])
-        return CliRunner().invoke(cli.app, words)
-
-    return run
 
 
 def test_a_backend_that_the_suite_does_not_name_is_added_and_its_records_command_adds_it_too(
@@ -143,8 +84,35 @@ def test_a_run_into_a_folder_that_has_records_says_so_and_measures_again(machine
     assert len(machine.ran) == 6
 
 
+def test_half_a_record_of_a_run_that_crashed_is_taken_out_and_said(machine, typed):
+    line = "ring-attn-bench bench --suite small.toml --out out"
+    typed(line)
+    path = Path("out/records.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+
+    again = typed(f"{line} --resume")
+
+    assert again.exit_code == 0
+    assert f"{path}: half a record at its end, cut off by a crash, was taken out." in again.output
+    assert "out holds 2 of these already" in again.output
+    assert len(list(read(path, pytest.fail))) == 3
+
+
+def test_a_second_run_into_the_same_folder_is_refused_in_a_sentence(machine, typed):
+    Path("out").mkdir()
+    with alone_in(Path("out")):
+        done = typed("ring-attn-bench bench --suite small.toml --out out")
+
+    assert str(done.exception) == (
+        "another run is writing into out; wait until it has ended, or name another folder with "
+        "--out."
+    )
+    assert machine.ran == ()
+
+
 def test_to_resume_what_was_only_checked_is_to_time_it(machine, typed, make_record):
-    suite = start.load(Path("small.toml"))
+    suite = load(Path("small.toml"))
     (entry,) = suite.entries(2, "real")
     keys = {}
     for direction in entry.directions:
@@ -153,9 +121,9 @@ def test_to_resume_what_was_only_checked_is_to_time_it(machine, typed, make_reco
         )
         keys[record.key] = record
 
-    assert start._lacking(entry, keys, suite) == entry
+    assert resume._lacking(entry, keys, suite) == entry
     untimed = suite.model_copy(update={"timing": Timing(enabled=False)})
-    assert start._lacking(entry, keys, untimed).directions == ()
+    assert resume._lacking(entry, keys, untimed).directions == ()
 
 
 @pytest.mark.parametrize(

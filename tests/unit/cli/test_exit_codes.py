@@ -222,7 +222,7 @@ def test_records_of_a_folder_whose_name_is_no_text_are_kept(tmp_path, make_recor
 
 @pytest.mark.parametrize("error", [KeyError("planted"), ConnectionResetError("planted")])
 def test_a_bug_has_a_code_of_its_own_and_says_what_to_report(program, records, monkeypatch, error):
-    def fails(*_):
+    def fails(*_, **__):
         raise error
 
     monkeypatch.setattr(report, "show", fails)
@@ -240,7 +240,7 @@ def test_a_bug_has_a_code_of_its_own_and_says_what_to_report(program, records, m
 
 
 def test_ctrl_c_is_not_the_code_of_wrong(program, records, monkeypatch):
-    def ends(*_):
+    def ends(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(report, "show", ends)

@@ -80,7 +80,7 @@ def test_every_verb_is_in_a_group():
     groups = {name: command.rich_help_panel for name, command in VERBS.items()}
 
     assert groups == {
-        **dict.fromkeys(["bench", "check", "quick", "probe", "tune"], "Measure"),
+        **dict.fromkeys(["bench", "check", "quick", "probe", "tune", "selftest"], "Measure"),
         **dict.fromkeys(["list", "env", "report", "advise", "compare", "coverage"], "Look"),
     }
 
@@ -166,3 +166,25 @@ def test_what_a_verb_does_not_have_is_a_mistake(program, line):
 
     assert code == exits.Exit.MISTAKE
     assert "No such option" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("ben", ["bench"]),
+        ("bench --suite ri", ["ring"]),
+        ("bench --backend flash_attn_", ["flash_attn_4", "flash_attn_3", "flash_attn_2"]),
+        ("check --backend peer:torch_cp[m", ["peer:torch_cp[math]"]),
+        ("bench --dry", ["--dry-run"]),
+    ],
+)
+def test_a_shell_completes_verbs_options_suites_and_backends(monkeypatch, capsys, line, completed):
+    words = ["ring-attn-bench", *line.split()]
+    monkeypatch.setenv("_RING_ATTN_BENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", " ".join(words))
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+
+    with pytest.raises(SystemExit):
+        cli.app([], prog_name="ring-attn-bench")
+
+    assert capsys.readouterr().out.split() == completed

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ring_attn_bench.errors import FileError
-from ring_attn_bench.records.record import Record, append, read
+from ring_attn_bench.records.record import Record, append, mend, read
 from ring_attn_bench.records.status import Status
 
 
@@ -140,3 +140,28 @@ def test_a_bound_that_is_not_finite_allows_nothing(make_record):
 def test_a_record_of_no_schema_that_is_known_is_refused_whatever_else_it_holds():
     with pytest.raises(ValueError, match="schema_version is 99"):
         Record.model_validate({"schema_version": 99, "other": 1})
+
+
+def test_half_a_record_at_the_end_is_taken_out_once_and_said(path, record):
+    append(path, record)
+    line = path.read_bytes()
+    for end in (1, len(line) // 2, len(line) - 3):
+        path.write_bytes(line + line[:end])
+        told = []
+
+        mend(path, told.append)
+        mend(path, told.append)
+
+        assert told == [f"{path}: half a record at its end, cut off by a crash, was taken out."]
+        assert path.read_bytes() == line
+
+
+@pytest.mark.parametrize("cut", [slice(None), slice(None, -1)], ids=["whole", "end lost"])
+def test_a_file_whose_last_record_is_whole_is_left_as_it_is(path, record, cut):
+    append(path, record)
+    data = path.read_bytes()[cut]
+    path.write_bytes(data)
+
+    mend(path, pytest.fail)
+
+    assert path.read_bytes() == data

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_attn_bench.records.statistics import interval_ranks, slowest_rank, spread, summarize
+from ring_attn_bench.records.statistics import (
+    interval_ranks,
+    slowest,
+    slowest_rank,
+    spread,
+    summarize,
+)
 
 times = st.floats(min_value=1e-3, max_value=1e6, allow_nan=False)
 iterations = st.integers(1, 4).flatmap(
@@ -100,3 +106,25 @@ def test_twice_the_time_is_twice_the_median_and_the_same_spread(samples):
     assert twice is not None
     assert twice.median == 2 * once.median
     assert twice.spread == pytest.approx(once.spread)
+
+
+def test_a_rank_that_takes_far_longer_than_the_others_is_named():
+    slow = slowest([[1.0, 4.0, 1.0], [1.0, 5.0, 2.0], [1.0, 6.0, 1.0]], imbalance=1.0)
+
+    assert slow is not None
+    assert slow.is_apart
+    assert str(slow) == "rank 1 takes 5 times as long as the others"
+
+
+def test_a_rank_with_more_work_is_not_named_for_it():
+    """W = 2, causal and contiguous: rank 1 has three times the pairs of rank 0."""
+    slow = slowest([[1.0, 3.1], [1.0, 2.9]], imbalance=1.5)
+
+    assert slow is not None
+    assert (slow.rank, slow.factor, slow.by_work) == (1, 3.0, 3.0)
+    assert not slow.is_apart
+
+
+@pytest.mark.parametrize("samples", [[], [[]], [[1.0], [2.0]], [[1.0, 2.0], [1.0]], [[0.0, 0.0]]])
+def test_where_ranks_have_no_times_apart_none_is_the_slowest(samples):
+    assert slowest(samples, imbalance=None) is None

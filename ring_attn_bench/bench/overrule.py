@@ -1,0 +1,88 @@
+"""A suite read with some of its keys overruled, by words as `seqlen_per_gpu=8k,32k`."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ring_attn_bench.bench.suite import Check, Grid, Suite, Timing, load
+from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause
+from ring_attn_bench.records.values import Frozen
+
+_TABLES: Mapping[str, type[Frozen]] = {"timing": Timing, "check": Check}
+_OF_SUITE = tuple(name for name in Suite.model_fields if name not in (*_TABLES, "grid"))
+KEYS = (
+    *Grid.model_fields,
+    *_OF_SUITE,
+    *(f"{table}.{name}" for table, model in _TABLES.items() for name in model.model_fields),
+)
+"""All that can be overruled: a grid's in every grid."""
+_SIZES = {"k": 2**10, "m": 2**20}
+
+
+def load_with(path: Path, words: Sequence[str]) -> Suite:
+    """The suite in a file, as if it said that.
+
+    Raises SuiteError; UnknownName for a key that there is not, InvalidArgument for other words.
+    """
+    if not words:
+        return load(path)
+    try:
+        return load(path, partial(_overrule, words))
+    except SuiteError as error:
+        said = " ".join(f"--set {word}" for word in words)
+        raise SuiteError(f"{clause(error)} (read with {said}).") from None
+
+
+def _overrule(words: Sequence[str], table: dict[str, Any]) -> None:
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not (equals and text):
+            raise InvalidArgument(
+                f"--set is {word!r}; it must be KEY=VALUE, as seqlen_per_gpu=8k,32k."
+            )
+        if key not in KEYS:
+            raise UnknownName("key of a suite", key, KEYS)
+        for place, name, is_list in _places(table, key):
+            place[name] = _values(text) if is_list else _value(text)
+
+
+def _places(table: dict[str, Any], key: str) -> list[tuple[dict[str, Any], str, bool]]:
+    """Where it stands, its name there, and whether it is a list."""
+    if key in Grid.model_fields:
+        grids = table.get("grid")
+        if not isinstance(grids, list):
+            return []  # which the suite's own checks will say
+        return [(grid, key, True) for grid in grids if isinstance(grid, dict)]
+    of, dot, name = key.partition(".")
+    if not dot:
+        return [(table, key, key == "as_ranks")]
+    inner = table.setdefault(of, {})
+    return [(inner, name, False)] if isinstance(inner, dict) else []
+
+
+def _values(text: str) -> Any:  # noqa: ANN401 - what the suite's checks judge
+    """A list: as TOML has it, or its values with commas between."""
+    if text.startswith("["):
+        return _toml(text)
+    return [_value(part.strip()) for part in text.split(",")]
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - as above
+    """A number, 8k for 8192, a switch, or a text with or without its quotes."""
+    size = re.fullmatch(r"(\d{1,9})([kKmM])", text, re.ASCII)
+    if size:
+        return int(size[1]) * _SIZES[size[2].lower()]
+    value = _toml(text)
+    return value if isinstance(value, bool | int | float | str) else text
+
+
+def _toml(text: str) -> Any:  # noqa: ANN401 - as above
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,1 @@
+"""Faults planted behind the contract, to show that the harness names each."""
