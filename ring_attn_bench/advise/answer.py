@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from ring_attn_bench.advise.estimate import Estimate, Known, estimate
 from ring_attn_bench.advise.figures import Figure, Shape, Way, newest
-from ring_attn_bench.advise.request import Request
+from ring_attn_bench.advise.question import Question
 from ring_attn_bench.errors import InvalidArgument, UnknownName, placed
 from ring_attn_bench.plan.measured import MACHINES
-from ring_attn_bench.report.digits import digits, tokens
+from ring_attn_bench.text.digits import digits, tokens
 
 CLOSE = 0.03
 """What is that near to the fastest may as well be it: two runs of one program differ so much."""
@@ -24,7 +24,7 @@ class Advice:
     """ways: the fastest first. too_large: what does not fit the memory. unknown: ways of which
     nothing can be said here."""
 
-    request: Request
+    question: Question
     shape: Shape
     ways: tuple[Estimate, ...]
     too_large: tuple[Estimate, ...]
@@ -108,18 +108,18 @@ def _interval(figure: Figure) -> str:
     return f", {digits(figure.low)} to {digits(figure.high)} ms with 95 %"
 
 
-def advised(request: Request, figures: Sequence[Figure]) -> Advice:
+def advised(question: Question, figures: Sequence[Figure]) -> Advice:
     """Raises InvalidArgument or UnknownName for what no figure can be compared with."""
     known = newest(figures)
-    shape = _shape(request, known)
+    shape = _shape(question, known)
     by_way: dict[Way, list[Figure]] = {}
     for figure in known:
         by_way.setdefault(figure.way, []).append(figure)
     found = {way: estimate(way, of, shape) for way, of in by_way.items()}
     estimates = sorted((x for x in found.values() if x is not None), key=lambda x: x.ms)
-    fitting = [each for each in estimates if _fits(each, request.memory)]
+    fitting = [each for each in estimates if _fits(each, question.memory)]
     return Advice(
-        request, shape, tuple(fitting),
+        question, shape, tuple(fitting),
         tuple(each for each in estimates if each not in fitting),
         tuple(way for way, each in found.items() if each is None),
     )  # fmt: skip
@@ -130,13 +130,13 @@ def _fits(each: Estimate, limit: float | None) -> bool:
     return limit is None or (each.memory is not None and each.memory <= limit)
 
 
-def _shape(request: Request, figures: Sequence[Figure]) -> Shape:
+def _shape(question: Question, figures: Sequence[Figure]) -> Shape:
     """What is asked for, on a GPU of which there are figures, at a dtype and a head dim of them."""
     asked = {
-        "gpu": _gpu(request.gpu, figures), "world_size": request.gpus, "batch": request.batch,
-        "tokens": request.tokens_per_gpu, "heads_q": request.heads_q, "heads_kv": request.heads_kv,
-        "head_dim": request.head_dim, "dtype": request.dtype, "causal": request.causal,
-        "backward": request.backward,
+        "gpu": _gpu(question.gpu, figures), "world_size": question.gpus, "batch": question.batch,
+        "tokens": question.tokens_per_gpu, "heads_q": question.heads_q,
+        "heads_kv": question.heads_kv, "head_dim": question.head_dim, "dtype": question.dtype,
+        "causal": question.causal, "backward": question.backward,
     }  # fmt: skip
     try:
         shape = Shape.model_validate(asked)

@@ -9,7 +9,7 @@ from math import exp, log, log2
 
 from ring_attn_bench.advise import model
 from ring_attn_bench.advise.figures import Figure, Shape, Way
-from ring_attn_bench.report.digits import plural, tokens
+from ring_attn_bench.text.digits import plural, tokens
 
 _MIB = 2**20
 _ALIKE = ("gpu", "dtype", "backward")

@@ -60,20 +60,20 @@ def advise(
 
     Exit code 1 where nothing fits or is known; others are those of `ring-attn-bench --help`.
     """
-    from ring_attn_bench.advise import request as asked
+    from ring_attn_bench.advise import as_json as told
+    from ring_attn_bench.advise import question, terminal
     from ring_attn_bench.advise.answer import advised
-    from ring_attn_bench.advise.shown import as_json, terminal
     from ring_attn_bench.errors import UnknownName
 
     if direction not in DIRECTIONS:
         raise UnknownName("direction", direction, DIRECTIONS)
-    query, key = asked.heads(heads)
-    wanted = asked.Request(
-        query, key, head_dim, asked.tokens(tokens), gpus, causal, direction == DIRECTIONS[1],
-        dtype, batch, None if memory is None else asked.mebibytes(memory), gpu,
+    query, key = question.heads(heads)
+    wanted = question.Question(
+        query, key, head_dim, question.tokens(tokens), gpus, causal, direction == DIRECTIONS[1],
+        dtype, batch, None if memory is None else question.mebibytes(memory), gpu,
     )  # fmt: skip
     found = advised(wanted, _figures(records or []))
-    typer.echo(as_json(found) if json else terminal(found, width(), every=every))
+    typer.echo(told.text(found) if json else terminal.text(found, width(), every=every))
     raise typer.Exit(Exit.WRONG if found.best is None else Exit.RIGHT)
 
 

@@ -55,11 +55,12 @@ def compare(
     Exit code 1 on a regression that is confirmed: slower, wrong or lost, a larger error, more
     memory; 0 on none; others are those of `ring-attn-bench --help`.
     """
+    from ring_attn_bench.compare import as_json as told
+    from ring_attn_bench.compare import junit as tests
+    from ring_attn_bench.compare import terminal
     from ring_attn_bench.compare.comparison import compared
-    from ring_attn_bench.compare.files import as_json, as_junit
     from ring_attn_bench.compare.rows import Limits
     from ring_attn_bench.compare.sides import side
-    from ring_attn_bench.compare.tables import terminal
     from ring_attn_bench.records.files import write
 
     def tell(sentence: str) -> None:
@@ -77,6 +78,6 @@ def compare(
     limits = Limits(effect / 100, error / 100, memory / 100, between / 100)
     found = compared(old, new, limits)
     if junit is not None:
-        write(junit, as_junit(found))
-    typer.echo(as_json(found) if json else terminal(found, width(), every=every))
+        write(junit, tests.text(found))
+    typer.echo(told.text(found) if json else terminal.text(found, width(), every=every))
     raise typer.Exit(Exit.WRONG if found.is_regression else Exit.RIGHT)

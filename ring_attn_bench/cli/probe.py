@@ -87,7 +87,7 @@ def compare_coverage(
 
     Exit code 1 if any does, 0 if none; others are those of `ring-attn-bench --help`.
     """
-    from ring_attn_bench.probe.compare import changes
+    from ring_attn_bench.probe.status_changes import changes
 
     differing = changes(_read(before), _read(after))
     for change in differing:
@@ -103,10 +103,9 @@ def _read(path: Path) -> Sequence[Finding]:
 
 
 def _show(findings: Sequence[Finding], folder: Path | None) -> None:
-    from ring_attn_bench.report.coverage import write_coverage
-    from ring_attn_bench.report.coverage.table import terminal
+    from ring_attn_bench.report.coverage import terminal, write_coverage
 
-    typer.echo(terminal(findings, width()))
+    typer.echo(terminal.text(findings, width()))
     if folder is not None:
         page = write_coverage(findings, folder)[0]
         typer.echo(f"\nPage: {page}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ring_attn_bench.records.record import Case, Record
-from ring_attn_bench.report.digits import tokens
+from ring_attn_bench.text.digits import tokens
 
 _DIRECTIONS = {"forward_backward": "both"}
 

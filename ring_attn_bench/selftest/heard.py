@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.selftest.faults import Fault
+from ring_attn_bench.selftest.planted import Fault
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from ring_attn_bench.errors import InvalidArgument, MachineLacks
 from ring_attn_bench.machine.environment import probe
 from ring_attn_bench.records.record import Record, read
-from ring_attn_bench.selftest.faults import FAULTS, Fault
 from ring_attn_bench.selftest.heard import Heard, heard
+from ring_attn_bench.selftest.planted import FAULTS, Fault
 from ring_attn_bench.selftest.suites import PlantedSuite, plug_in, suites
 from ring_attn_bench.workers.process import importable
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.selftest.faults import FAULTS
+from ring_attn_bench.selftest.planted import FAULTS
 
 
 def test_faults_that_are_planted_are_named_and_the_exit_code_is_0(program):

@@ -7,7 +7,7 @@ import pytest
 from ring_attn_bench.advise import model
 from ring_attn_bench.advise.answer import advised
 from ring_attn_bench.advise.estimate import Known, estimate
-from ring_attn_bench.advise.request import Request
+from ring_attn_bench.advise.question import Question
 from ring_attn_bench.plan import cost
 from ring_attn_bench.ring import fastest
 from tests.unit.advise import committed
@@ -30,7 +30,7 @@ def left_out(backward, tokens):
     }
     # a way that was not measured there cannot be judged there
     rest = [f for f in RING if f.shape.tokens != tokens and f.way in there]
-    return there, advised(Request(32, 8, 128, 2 * tokens, 2, backward=backward), rest)
+    return there, advised(Question(32, 8, 128, 2 * tokens, 2, backward=backward), rest)
 
 
 @pytest.mark.parametrize(("backward", "tokens"), [row for row in ROWS if row != NOT_SMOOTH])

@@ -18,9 +18,9 @@ from ring_attn_bench.records.record import (
 )
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.selftest import run, show
-from ring_attn_bench.selftest.faults import EVERY, FAULTS, Fault, Names
+from ring_attn_bench.selftest import as_json, run, terminal
 from ring_attn_bench.selftest.heard import heard
+from ring_attn_bench.selftest.planted import EVERY, FAULTS, Fault, Names
 from ring_attn_bench.selftest.suites import plug_in, suites
 
 FAULT = Fault("a fault", "it", "backend", "Sound", Names(wrong=frozenset({"dk"}), words=("dk (",)))
@@ -125,7 +125,7 @@ def test_table_and_json_say_the_same():
         heard(replace(FAULT, names=Names(Status.OK)), [record()]),
     ]
 
-    text, told = show.table(found, {"late": "too few"}, 80), json.loads(show.as_json(found, {}))
+    text, told = terminal.text(found, {"late": "too few"}, 80), json.loads(as_json.text(found, {}))
 
     assert "NO" in text
     assert "it should say: status wrong" in " ".join(text.split())

@@ -12,14 +12,14 @@ from ring_attn_bench.compare.rows import Row, Size, Time, Verdict
 from ring_attn_bench.compare.sides import Key, Side
 from ring_attn_bench.compare.words import Words, direction
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.digits import digits, plural
-from ring_attn_bench.report.tables.table import Table, fold
+from ring_attn_bench.text.digits import digits, plural
+from ring_attn_bench.text.table import Table, fold
 
 _WHO = ("contestant", "case", "direction")
 _ALONE_SHOWN = 8
 
 
-def terminal(of: Comparison, width: int, *, every: bool = False) -> str:
+def text(of: Comparison, width: int, *, every: bool = False) -> str:
     """At most that many columns wide. every: rows of the same time are shown too."""
     return "\n\n".join(_parts(of, width, every=every))
 

@@ -15,7 +15,7 @@ MOST_GPUS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Question:
     """tokens: of the whole sequence, all GPUs together. memory: MiB of each GPU that there are for
     inputs, a call and what stays; None for no limit. gpu: by its name, or a part of it."""
 
