@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from ring_attn_bench.advise.estimate import Estimate, Known, estimate
-from ring_attn_bench.advise.figures import Figure, Shape, Way, newest
+from ring_attn_bench.advise.estimate import Estimate, HowKnown, estimate
+from ring_attn_bench.advise.figures import Figure, RingWay, Shape, newest
 from ring_attn_bench.advise.question import Question
 from ring_attn_bench.errors import InvalidArgument, UnknownName, placed
 from ring_attn_bench.plan.measured import MACHINES
@@ -28,7 +28,7 @@ class Advice:
     shape: Shape
     ways: tuple[Estimate, ...]
     too_large: tuple[Estimate, ...]
-    unknown: tuple[Way, ...]
+    unknown: tuple[RingWay, ...]
 
     @property
     def best(self) -> Estimate | None:
@@ -48,7 +48,7 @@ class Advice:
     @property
     def best_measured(self) -> Estimate | None:
         """The fastest of which nobody has to guess here."""
-        return next((each for each in self.ways if each.known is Known.MEASURED), None)
+        return next((each for each in self.ways if each.known is HowKnown.MEASURED), None)
 
     def why(self) -> Iterator[str]:
         """In sentences, what speaks for the best."""
@@ -67,7 +67,7 @@ class Advice:
         if not best.way.is_ours and self.best_ours is not None:
             ours = self.best_ours
             yield f"It is a peer's ring; of ours {ours.way.name} takes {_more(ours, best)}."
-        if best.known in (Known.BEYOND, Known.ELSEWHERE):
+        if best.known in (HowKnown.BEYOND, HowKnown.ELSEWHERE):
             yield "What the model says is a guess (docs/advice.md has how far off): measure it."
 
     def _instead(self, best: Estimate, name: str) -> Iterator[str]:
@@ -79,7 +79,7 @@ class Advice:
             yield f"{name.capitalize()} {getattr(other.way, name)} takes {_more(other, best)}."
 
 
-def _same_but(one: Way, other: Way, name: str) -> bool:
+def _same_but(one: RingWay, other: RingWay, name: str) -> bool:
     return one.model_copy(update={name: getattr(other, name)}) == other
 
 
@@ -90,13 +90,13 @@ def _more(other: Estimate, best: Estimate) -> str:
 def _known(best: Estimate) -> str:
     runs = " and ".join(dict.fromkeys(figure.run for figure in best.of))
     match best.known:
-        case Known.MEASURED:
+        case HowKnown.MEASURED:
             how = f"was {best.words}{_interval(best.of[0])}"
-        case Known.BETWEEN:
+        case HowKnown.BETWEEN:
             how = f"is interpolated, {best.words}"
-        case Known.BEYOND:
-            how = f"is extrapolated to {tokens(best.shape.tokens)} a GPU, {best.words}"
-        case Known.ELSEWHERE:
+        case HowKnown.BEYOND:
+            how = f"is extrapolated to {tokens(best.shape.seqlen_per_gpu)} a GPU, {best.words}"
+        case HowKnown.ELSEWHERE:
             how = f"is extrapolated, {best.words}"
     return f"{how} ({runs})"
 
@@ -112,7 +112,7 @@ def advised(question: Question, figures: Sequence[Figure]) -> Advice:
     """Raises InvalidArgument or UnknownName for what no figure can be compared with."""
     known = newest(figures)
     shape = _shape(question, known)
-    by_way: dict[Way, list[Figure]] = {}
+    by_way: dict[RingWay, list[Figure]] = {}
     for figure in known:
         by_way.setdefault(figure.way, []).append(figure)
     found = {way: estimate(way, of, shape) for way, of in by_way.items()}
@@ -134,7 +134,7 @@ def _shape(question: Question, figures: Sequence[Figure]) -> Shape:
     """What is asked for, on a GPU of which there are figures, at a dtype and a head dim of them."""
     asked = {
         "gpu": _gpu(question.gpu, figures), "world_size": question.gpus, "batch": question.batch,
-        "tokens": question.tokens_per_gpu, "heads_q": question.heads_q,
+        "seqlen_per_gpu": question.seqlen_per_gpu, "heads_q": question.heads_q,
         "heads_kv": question.heads_kv, "head_dim": question.head_dim, "dtype": question.dtype,
         "causal": question.causal, "backward": question.backward,
     }  # fmt: skip
@@ -176,7 +176,7 @@ def summary(shape: Shape) -> str:
     what = "forward + backward" if shape.backward else "forward"
     parts = (
         f"{shape.world_size} x {shape.gpu} of one host",
-        f"{tokens(shape.tokens * shape.world_size)} tokens, {tokens(shape.tokens)} a GPU",
+        f"{tokens(shape.seqlen_total)} tokens, {tokens(shape.seqlen_per_gpu)} a GPU",
         f"batch {shape.batch}, {shape.heads_q}:{shape.heads_kv} heads of {shape.head_dim}",
         shape.dtype, "causal" if shape.causal else "no mask", what,
     )  # fmt: skip

@@ -9,7 +9,10 @@ from ring_attn_bench.cli.terminal import width
 
 
 def list_backends(as_json: AsJson = False) -> None:
-    """Every backend, peer and transport, what it is, and why it cannot run here if it cannot."""
+    """Every backend, peer and transport, what it is, and why it cannot run here if it cannot.
+
+    Exit codes are those of `ring-attn-bench --help`.
+    """
     from ring_attn_bench.machine import as_json as told
     from ring_attn_bench.machine.terminal import backends
 
@@ -17,7 +20,10 @@ def list_backends(as_json: AsJson = False) -> None:
 
 
 def env(as_json: AsJson = False) -> None:
-    """What this machine has, what is missing, and the command that installs it."""
+    """What this machine has, what is missing, and the command that installs it.
+
+    Exit codes are those of `ring-attn-bench --help`: 0 whatever is missing.
+    """
     from ring_attn_bench.machine import as_json as told
     from ring_attn_bench.machine.environment import probe
     from ring_attn_bench.machine.terminal import machine

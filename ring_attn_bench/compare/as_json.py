@@ -8,8 +8,8 @@ from typing import Any
 
 from ring_attn_bench.compare.comparison import Comparison, Together
 from ring_attn_bench.compare.noise import Change
-from ring_attn_bench.compare.rows import Row, Time
-from ring_attn_bench.compare.sides import Key, Side
+from ring_attn_bench.compare.rows import ComparedRow, Time
+from ring_attn_bench.compare.sides import ComparedSide, Key
 
 SCHEMA = 1
 
@@ -34,7 +34,7 @@ def text(of: Comparison) -> str:
     return json.dumps(found, indent=1, allow_nan=False)
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _side(side: ComparedSide) -> dict[str, Any]:
     return {"name": side.name, "runs": side.runs, "rows": len(side.records)}
 
 
@@ -42,7 +42,7 @@ def _named(key: Key) -> dict[str, str]:
     return dict(zip(("case", "contestant", "direction"), key, strict=True))
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: ComparedRow) -> dict[str, Any]:
     was, now = row.statuses
     return {
         **_named(row.key),

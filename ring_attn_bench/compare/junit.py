@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from ring_attn_bench.compare.comparison import Comparison, Together
-from ring_attn_bench.compare.rows import Row, Verdict
+from ring_attn_bench.compare.rows import ComparedRow, Verdict
 from ring_attn_bench.compare.sides import Key
 from ring_attn_bench.records.status import Status
 
@@ -35,7 +35,7 @@ def text(of: Comparison) -> str:
 _TAGS = ("failure", "skipped")
 
 
-def _of_row(row: Row) -> ElementTree.Element:
+def _of_row(row: ComparedRow) -> ElementTree.Element:
     if row.regressions:
         return _case(row.key, "failure", "; ".join(row.regressions), "\n".join(_evidence(row)))
     if row.statuses[1] is not Status.OK:
@@ -45,7 +45,7 @@ def _of_row(row: Row) -> ElementTree.Element:
     return _case(row.key)
 
 
-def _evidence(row: Row) -> Iterator[str]:
+def _evidence(row: ComparedRow) -> Iterator[str]:
     yield from (r.reason for r in row.after if r.reason)
     yield from (f"{s.what}: {s.before:g} -> {s.after:g}" for s in row.sizes)
     if row.time:

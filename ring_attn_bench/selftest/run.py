@@ -16,7 +16,7 @@ from pathlib import Path
 from ring_attn_bench.errors import InvalidArgument, MachineLacks
 from ring_attn_bench.machine.environment import probe
 from ring_attn_bench.records.record import Record, read
-from ring_attn_bench.selftest.heard import Heard, heard
+from ring_attn_bench.selftest.heard import Heard
 from ring_attn_bench.selftest.planted import FAULTS, Fault
 from ring_attn_bench.selftest.suites import PlantedSuite, plug_in, suites
 from ring_attn_bench.workers.process import importable
@@ -132,7 +132,7 @@ class _Bench:
             own = [x for x in records if fault.plugin in (x.contestant.backend, _transport(x))]
             if whole or len(own) == fault.records:
                 self._left.remove(fault)
-                yield heard(fault, own, self._last_words() if whole else "")
+                yield Heard.of(fault, own, self._last_words() if whole else "")
 
     def end(self) -> None:
         """Ends it, and with it its workers, who look after their parent."""

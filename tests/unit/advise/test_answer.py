@@ -7,7 +7,7 @@ import pytest
 
 from ring_attn_bench.advise import as_json, terminal
 from ring_attn_bench.advise.answer import advised
-from ring_attn_bench.advise.estimate import Known
+from ring_attn_bench.advise.estimate import HowKnown
 from ring_attn_bench.advise.model import options
 from ring_attn_bench.advise.question import Question, heads, mebibytes, tokens
 from ring_attn_bench.errors import InvalidArgument, UnknownName
@@ -25,7 +25,7 @@ def test_what_was_measured_is_what_is_expected():
     advice = advised(asked(), FIGURES)
     best = advice.best
 
-    assert best.known is Known.MEASURED
+    assert best.known is HowKnown.MEASURED
     assert best.ms == best.of[0].ms == min(each.ms for each in advice.ways)
     assert best.memory == pytest.approx(best.inputs + best.of[0].call + best.of[0].kept)
     assert best.inputs == 2 * 16384 * 128 * (32 + 2 * 8 + 32) / 2**20
@@ -68,10 +68,10 @@ def test_ours_can_be_estimated_for_any_ring_and_every_guess_is_said(gpus, per_gp
     for each in advice.ways:
         assert each.ms > 0
         assert each.memory > 0
-        guessed = each.known in (Known.BEYOND, Known.ELSEWHERE)
+        guessed = each.known in (HowKnown.BEYOND, HowKnown.ELSEWHERE)
         assert guessed == ("by the model" in each.words)
         assert each.way.is_ours or not guessed
-    if advice.best.known in (Known.BEYOND, Known.ELSEWHERE):
+    if advice.best.known in (HowKnown.BEYOND, HowKnown.ELSEWHERE):
         assert "extrapolated" in next(advice.why())
 
 
@@ -98,7 +98,7 @@ def test_one_gpu_is_no_ring_and_is_advised_from_one_gpu():
 def test_gpus_that_no_model_knows_are_measured_or_nothing():
     advice = advised(asked(heads_q=16, heads_kv=4, tokens=4 * 8192, gpus=4, gpu="h100"), FIGURES)
     assert advice.shape.gpu == "NVIDIA H100 80GB HBM3"
-    assert {each.known for each in advice.ways} == {Known.MEASURED}
+    assert {each.known for each in advice.ways} == {HowKnown.MEASURED}
     assert advised(asked(tokens=4 * 4096, gpus=4, gpu="h100"), FIGURES).ways == ()
 
 
