@@ -37,7 +37,7 @@ SUFFIXES = {".py", ".cu", ".cuh", ".sh"}
 
 READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/cli/ending.py": "the edge: what the caller set in the shell",
-    "ring_attn_bench/machine/environment.py": "starts a process and hands its environment on",
+    "ring_attn_bench/machine/environment.py": "asks which commit a copied checkout is of",
     "ring_attn_bench/bench/start.py": "asks whether torchrun started this process",
     "ring_attn_bench/bench/quick.py": "turns the interpreters of backends on, for its process",
     "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",

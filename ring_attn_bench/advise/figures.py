@@ -110,8 +110,7 @@ def of_records(run: str, records: Iterable[Record]) -> Iterator[Figure]:
 
 def _figure(run: str, record: Record) -> Figure | None:
     case, speed = record.case, record.speed
-    plain = case.window == (-1, -1) and not case.softcap and not case.deterministic
-    if record.status is not Status.OK or speed is None or record.interpreted or not plain:
+    if record.status is not Status.OK or speed is None or record.interpreted or case.extras:
         return None
     way, summary = _way(record), summarize(speed.samples.ring)
     if way is None or summary is None or record.direction is Direction.BACKWARD:

@@ -18,7 +18,14 @@ from typer.core import TyperGroup
 
 from ring_attn_bench import __version__
 from ring_attn_bench.cli.signals import terminated_by_sigterm
-from ring_attn_bench.errors import FileError, MachineLacks, RingAttnBenchError, Terminated, clause
+from ring_attn_bench.errors import (
+    FileError,
+    MachineLacks,
+    NoAnswer,
+    RingAttnBenchError,
+    Terminated,
+    clause,
+)
 
 
 class Exit(IntEnum):
@@ -94,6 +101,8 @@ def run(program: Callable[[], object]) -> NoReturn:
             code = Exit.FILES
         elif isinstance(error, MachineLacks):
             code = Exit.LACKS
+        elif isinstance(error, NoAnswer):
+            code = Exit.WRONG
         _leave(str(error), code)
     except OSError as error:
         if not _is_about_a_file(error):

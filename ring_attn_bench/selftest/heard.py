@@ -22,12 +22,12 @@ class Heard:
     missing: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, fault: Fault, records: Sequence[Record], last_words: str = "") -> Heard:
-        """From all records that are about it. last_words: of the run, should some be missing."""
+    def of(cls, fault: Fault, records: Sequence[Record], end: str = "") -> Heard:
+        """From all records that are about it. end: of the run, should some be missing."""
         spoilt = [record for record in records if record.case.name.startswith(fault.names.cases)]
         others = [record for record in records if record not in spoilt]
         if len(records) < fault.records or not spoilt:
-            few = f"{len(records)} of {fault.records} records; the run's last words: {last_words}"
+            few = f"{len(records)} of {fault.records} records; {end}"
             return cls(fault, few, ("a record of each case",))
         missing = [lack for record in spoilt for lack in _lacks(fault, record)]
         for record in others:

@@ -100,7 +100,7 @@ class TorchrunGroup:
     def _channel(self) -> Channel:
         if self._started is None:
             # whose input's other end is this process's: `agent`
-            self._started = _Torchrun(self._command, self._environment, subprocess.PIPE)
+            self._started = _Torchrun(self._command, lambda _: self._environment, subprocess.PIPE)
         channel = self._started.connected(time.monotonic() + START_SECONDS)
         if channel is None:
             reason = f"did not start within {START_SECONDS:g} s"

@@ -1,5 +1,6 @@
 """The verbs: --help in groups with nothing cut, and the forms that some of them had before."""
 
+import shlex
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from ring_attn_bench.cli import exits
 from ring_attn_bench.cli.renamed import today
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.probe import run as probe_run
+from ring_attn_bench.selftest.run import planted
 from ring_attn_bench.tune import run as tune_run
 
 
@@ -94,6 +96,14 @@ def test_help_ends_with_an_example_of_the_verb(program, verb):
     last = " ".join(said.split()).rpartition("Example: ring-attn-bench ")[2]
     assert last.startswith(verb)
     assert last.split()[0] in VERBS
+    typed = [line for _, _, line in cli.VERBS if line.split()[0] == verb]
+    assert typed in ([], [last]), "as it is typed, with every star"
+
+
+def test_the_faults_of_the_example_are_some():
+    (typed,) = (line for _, _, line in cli.VERBS if line.startswith("selftest"))
+
+    assert planted("cpu", [shlex.split(typed)[-1]]).faults
 
 
 @pytest.mark.parametrize(
