@@ -12,7 +12,7 @@ from ring_attn_bench.compare import noise
 from ring_attn_bench.compare.noise import Change
 from ring_attn_bench.compare.sides import ComparedSide, Key, worst
 from ring_attn_bench.records.record import Record
-from ring_attn_bench.records.statistics import CONFIDENCE, slowest_rank
+from ring_attn_bench.records.statistics import CONFIDENCE, SHARED, slowest_rank
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.ring.options import texts
 
@@ -54,7 +54,7 @@ class Limits:
     effect: float = 0.01
     error: float = 0.02
     memory: float = 0.01
-    shared: float = noise.SHARED
+    shared: float = SHARED
 
 
 @dataclass(frozen=True, slots=True)
