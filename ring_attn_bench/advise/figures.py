@@ -18,6 +18,7 @@ from ring_attn_bench.records.record import Memory, Record
 from ring_attn_bench.records.statistics import summarize
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Frozen, Milliseconds, Ranks, Size
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, resolved
 
 SHIPPED = Path(__file__).with_name("measured.csv")
@@ -40,7 +41,7 @@ class Way(Frozen):
     @property
     def is_ours(self) -> bool:
         """Whether it is our ring, and no peer's."""
-        return not self.backend.startswith("peer:")
+        return not is_peer(self.backend)
 
     @property
     def name(self) -> str:
