@@ -9,9 +9,9 @@ from math import exp, log, log2
 
 from ring_attn_bench.advise import model
 from ring_attn_bench.advise.figures import Figure, RingWay, Shape
+from ring_attn_bench.records.values import MIB
 from ring_attn_bench.text.digits import plural, tokens
 
-_MIB = 2**20
 _ALIKE = ("gpu", "dtype", "backward")
 """What a figure must share with what is asked: nothing says what the other one would take."""
 
@@ -44,7 +44,7 @@ class Estimate:
     @property
     def inputs(self) -> float:
         """MiB of q, k and v, and of dout where there is a backward."""
-        return model.shard_bytes(self.shape) / _MIB
+        return model.shard_bytes(self.shape) / MIB
 
     @property
     def memory(self) -> float | None:
@@ -184,11 +184,11 @@ class _Calibrated:
 
     def call(self) -> float | None:
         off = [
-            log(f.call * _MIB / model.call_bytes(self.way, f.shape)) for f in self.figures if f.call
+            log(f.call * MIB / model.call_bytes(self.way, f.shape)) for f in self.figures if f.call
         ]
         if len(off) < len(self.figures):
             return None
-        return model.call_bytes(self.way, self.asked) / _MIB * exp(self._between(off))
+        return model.call_bytes(self.way, self.asked) / MIB * exp(self._between(off))
 
     def _between(self, values: Sequence[float]) -> float:
         if len(values) == 1:
@@ -214,7 +214,7 @@ class _Calibrated:
         return max(0.0, first.kept + more * _slope(points, more))
 
     def _grows(self, shape: Shape) -> float:
-        return model.kept_bytes(self.way, shape) / _MIB
+        return model.kept_bytes(self.way, shape) / MIB
 
 
 def _slope(points: Sequence[tuple[float, float]], more: float) -> float:

@@ -6,23 +6,20 @@ is: `scripts/advise_figures.py` writes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ring_attn_bench.errors import FileError, placed
 from ring_attn_bench.records import sheets
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Memory, Record
 from ring_attn_bench.records.statistics import summarize
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.records.values import Frozen, Milliseconds, Ranks, Size
+from ring_attn_bench.records.values import MIB, Frozen, Milliseconds, Ranks, Size
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, resolved
 
 SHIPPED = Path(__file__).with_name("measured.csv")
 CPU = "a CPU"
-_MIB = 2**20
 _SAID = ("transport", "schedule", "gradients", "keep_keys", "slots")
 """The options that a way has; a record with another one that is not the default is no advice."""
 
@@ -40,7 +37,7 @@ class RingWay(Frozen):
     @property
     def is_ours(self) -> bool:
         """Whether it is our ring, and no peer's."""
-        return not self.backend.startswith("peer:")
+        return not is_peer(self.backend)
 
     @property
     def name(self) -> str:
@@ -156,8 +153,8 @@ def _memory(memory: Memory | None, gpu: str) -> tuple[float | None, float | None
     """MiB of a call, and kept; a CPU's allocator keeps no peak."""
     if memory is None or gpu == CPU:
         return None, None
-    kept = max(memory.kept_bytes) / _MIB if memory.kept_bytes else None
-    return max(memory.peak_extra_bytes) / _MIB, kept
+    kept = max(memory.kept_bytes) / MIB if memory.kept_bytes else None
+    return max(memory.peak_extra_bytes) / MIB, kept
 
 
 def _error(record: Record) -> float | None:
@@ -197,19 +194,13 @@ def as_csv(figures: Iterable[Figure]) -> str:
 
 def read_csv(path: Path) -> tuple[Figure, ...]:
     """What `as_csv` wrote; raises FileError."""
-    found = []
-    for number, cells in sheets.read(path):
-        filled = {name: cell for name, cell in cells.items() if cell}
-        way, shape, own = (
-            {name: filled[name] for name in names if name in filled}
-            for names in (RingWay.model_fields, Shape.model_fields, _OWN)
-        )
-        try:
-            way = {"schedule": "", **way}
-            found.append(Figure.model_validate({"way": way, "shape": shape, **own}))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise FileError(
-                f"{path}, line {number}: no figure ({placed(problem['msg'], problem['loc'])})."
-            ) from None
-    return tuple(found)
+    return sheets.values(path, SHIPPED.name, "figures", _of_cells)
+
+
+def _of_cells(cells: Mapping[str, str]) -> Figure:
+    filled = {name: cell for name, cell in cells.items() if cell}
+    way, shape, own = (
+        {name: filled[name] for name in names if name in filled}
+        for names in (RingWay.model_fields, Shape.model_fields, _OWN)
+    )
+    return Figure.model_validate({"way": {"schedule": "", **way}, "shape": shape, **own})

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.values import MIB
 
 _TOKENS = {"": 1, "k": 2**10, "m": 2**20}
 _BYTES = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20, "tb": 1e12, "tib": 2**40}
-_MIB = 2**20
 _DIRECTIONS = (Direction.FORWARD, Direction.FORWARD_BACKWARD)
 """Of which there are records."""
 MOST_GPUS = 64
@@ -86,4 +86,4 @@ def mebibytes(text: str) -> float:
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s*([kmgt]i?b)", text.strip().lower())
     if found is None or found[2] not in _BYTES or not float(found[1]):
         raise InvalidArgument(f"memory is {shown(text)}; write it with its unit: 40GB, 512MiB.")
-    return float(found[1]) * _BYTES[found[2]] / _MIB
+    return float(found[1]) * _BYTES[found[2]] / MIB

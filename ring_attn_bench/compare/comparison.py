@@ -9,7 +9,9 @@ from ring_attn_bench.compare import noise
 from ring_attn_bench.compare.noise import Change
 from ring_attn_bench.compare.rows import ComparedRow, Limits, Verdict, judged, row
 from ring_attn_bench.compare.sides import ComparedSide, Key, differences, only_ours_differs
+from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.registry import is_peer
 
 OURS, PEERS, BESIDE = "our ring", "other people's rings", "our ring beside others'"
 
@@ -59,8 +61,10 @@ class Comparison:
 
 
 def compared(before: ComparedSide, after: ComparedSide, limits: Limits) -> Comparison:
-    """All that both sides have, judged as one family."""
+    """All that both sides have, as one family; raises InvalidArgument where that is nothing."""
     shared = [key for key in before.records if key in after.records]
+    if not shared:
+        raise InvalidArgument(_nothing_shared(before, after))
     rows = [row(key, before, after, limits) for key in shared]
     groups = {name: _changes(of) for name, of in _groups(rows).items()}
     sums = {name: noise.together(of) for name, of in groups.items() if len(of) > 1}
@@ -83,6 +87,18 @@ def compared(before: ComparedSide, after: ComparedSide, limits: Limits) -> Compa
     )  # fmt: skip
 
 
+def _nothing_shared(before: ComparedSide, after: ComparedSide) -> str:
+    first = (f"{side.name} has {len(side.records)}, as {_one_of(side)}" for side in (before, after))
+    return (
+        "nothing was compared: no case, contestant and direction is in both. "
+        f"{', and '.join(first)}. Measure both with the same suite, ranks and backends."
+    )
+
+
+def _one_of(side: ComparedSide) -> str:
+    return " ".join(next(iter(side.records)))
+
+
 def _judged(of: ComparedRow, adjusted: Iterator[float], limits: Limits) -> ComparedRow:
     time = of.time
     if time is None or time.change is None:
@@ -97,8 +113,8 @@ def _changes(rows: Sequence[ComparedRow]) -> list[Change]:
 
 def _groups(rows: Sequence[ComparedRow]) -> Mapping[str, list[ComparedRow]]:
     """All of our ring, each kernel in it, and all others', which no change of ours can move."""
-    ours = [row for row in rows if not _backend(row).startswith("peer:")]
-    peers = [row for row in rows if _backend(row).startswith("peer:")]
+    ours = [row for row in rows if not is_peer(_backend(row))]
+    peers = [row for row in rows if is_peer(_backend(row))]
     kernels = sorted({_backend(row) for row in ours})
     by_kernel = {name: [row for row in ours if _backend(row) == name] for name in kernels}
     return {OURS: ours, **(by_kernel if len(kernels) > 1 else {}), PEERS: peers}

@@ -14,9 +14,9 @@ from ring_attn_bench.compare.sides import ComparedSide, Key, worst
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.statistics import CONFIDENCE, SHARED, slowest_rank
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import MIB
 from ring_attn_bench.ring.options import texts
 
-MIB = 2**20
 PAGE = 2 * MIB
 """What a driver hands out: two runs of one program keep one more or one less."""
 MOST_ONE_ELEMENT = 1.5

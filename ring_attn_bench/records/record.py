@@ -37,6 +37,7 @@ from ring_attn_bench.records.values import (
     Total,
     Work,
 )
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, slug
 
 SCHEMA = 2
@@ -298,7 +299,7 @@ class Record(Frozen):
         old = {"slots": 2, "gradients": "float32", **line["contestant"]}
         way, settings = old.pop("transport"), {n: old.pop(n) for n in ("slots", "gradients")}
         played = "loopback" if way == "loopback" else "real"
-        if old["backend"].startswith("peer:"):
+        if is_peer(old["backend"]):
             options = None
         else:
             options = settings if played == "loopback" else {"transport": way, **settings}

@@ -82,9 +82,10 @@ class TorchrunGroup:
             raise self._failed(self._left_behind()) from None
         self._busy = False
         replies = [MemberReply.model_validate(reply) for reply in json.loads(line)]
-        worst = next((reply for reply in replies if reply.status is not Status.OK), None)
-        if worst is not None:
-            raise self._failed(worst)
+        # by rank, not by badness: what is worse in another may come of it
+        first = next((reply for reply in replies if reply.status is not Status.OK), None)
+        if first is not None:
+            raise self._failed(first)
         return [reply.facts for reply in replies]
 
     def close(self) -> None:

@@ -212,11 +212,12 @@ def test_counts_add_up(sweep_rows):
     assert total[-1] == str(len(sweep_rows))
     assert sum(int(cells[-1]) for cells in backends) == len(sweep_rows)
     assert "failures in" in table.caption
+    assert table.headers == ("backend", *(status.value for status in Status), "all"), "by badness"
 
 
 def test_failures_are_grouped_by_contestant_and_reason(sweep_rows):
     found = tables.failures(sweep_rows)
-    assert [failure.status for failure in found] == [Status.WRONG, Status.ERROR, Status.TIMEOUT]
+    assert [failure.status for failure in found] == [Status.WRONG, Status.TIMEOUT, Status.ERROR]
     assert sum(len(failure.rows) for failure in found) == sum(
         row.status.is_failure for row in sweep_rows
     )
