@@ -376,6 +376,9 @@ def load(path: Path, change: Callable[[dict[str, Any]], object] = lambda table: 
     raise SuiteError(lines)
 
 
+_FORMS = {"window": "a window is [before, after] in keys, as [4096, 0], and [-1, -1] is none"}
+
+
 def _sentence(problem: ErrorDetails) -> str:
     """What is wrong, with its key and, for an unknown key, the keys that there are."""
     key = ".".join(str(part) for part in problem["loc"])
@@ -385,11 +388,11 @@ def _sentence(problem: ErrorDetails) -> str:
         text = str(UnknownName("key", str(unknown), known))
         where = f"in {'.'.join(map(str, table))}: " if table else ""
         return f"{where}{text}"
-    got = (
-        "" if problem["type"] in {"missing", "value_error"} else f", got {shown(problem['input'])}"
-    )
+    is_said = problem["type"] in {"missing", "value_error"}
+    got = "" if is_said else f", got {shown(problem['input'])}"
     message = clause(problem["msg"].removeprefix("Value error, "))
-    return f"{key}: {message}{got}."
+    allowed = "".join(f"; {form}" for name, form in _FORMS.items() if name in problem["loc"])
+    return f"{key}: {message}{got}{allowed}."
 
 
 def _model_at(loc: list[int | str]) -> type[Frozen]:
