@@ -376,9 +376,6 @@ def load(path: Path, change: Callable[[dict[str, Any]], object] = lambda table: 
     raise SuiteError(lines)
 
 
-_FORMS = {"window": "a window is [before, after] in keys, as [4096, 0], and [-1, -1] is none"}
-
-
 def _sentence(problem: ErrorDetails) -> str:
     """What is wrong, with its key and, for an unknown key, the keys that there are."""
     key = ".".join(str(part) for part in problem["loc"])
@@ -391,7 +388,8 @@ def _sentence(problem: ErrorDetails) -> str:
     is_said = problem["type"] in {"missing", "value_error"}
     got = "" if is_said else f", got {shown(problem['input'])}"
     message = clause(problem["msg"].removeprefix("Value error, "))
-    allowed = "".join(f"; {form}" for name, form in _FORMS.items() if name in problem["loc"])
+    is_window = "window" in problem["loc"]
+    allowed = "; a window is [before, after], as [4096, 0], or none: [-1, -1]" if is_window else ""
     return f"{key}: {message}{got}{allowed}."
 
 
