@@ -102,6 +102,7 @@ def test_only_the_registry_knows_the_backends():
 
 def test_the_report_reads_records_only():
     allowed = ("ring_attn_bench.report", "ring_attn_bench.records", "ring_attn_bench.errors",
+               "ring_attn_bench.text",
                "ring_attn_bench.ring.options",  # what a record names; it imports no torch
                "ring_attn_bench.registry",  # which names are peers'; nor does it
                "ring_attn_bench.conformance.features")  # fmt: skip

@@ -8,15 +8,15 @@ from enum import StrEnum
 from math import exp, log, log2
 
 from ring_attn_bench.advise import model
-from ring_attn_bench.advise.figures import Figure, Shape, Way
+from ring_attn_bench.advise.figures import Figure, RingWay, Shape
 from ring_attn_bench.records.values import MIB
-from ring_attn_bench.report.digits import plural, tokens
+from ring_attn_bench.text.digits import plural, tokens
 
 _ALIKE = ("gpu", "dtype", "backward")
 """What a figure must share with what is asked: nothing says what the other one would take."""
 
 
-class Known(StrEnum):
+class HowKnown(StrEnum):
     """How an estimate is known."""
 
     MEASURED = "measured"
@@ -32,13 +32,13 @@ class Known(StrEnum):
 class Estimate:
     """ms; call, kept, inputs: MiB of a rank, None where not measured. of: what it is from."""
 
-    way: Way
+    way: RingWay
     shape: Shape
     ms: float
     call: float | None
     kept: float | None
     error: float | None
-    known: Known
+    known: HowKnown
     of: tuple[Figure, ...]
 
     @property
@@ -55,20 +55,20 @@ class Estimate:
 
     @property
     def tflops(self) -> float:
-        """Useful ones a second, of each GPU."""
+        """Teraflops a second that each GPU does of what the mask asks for."""
         return model.flops(self.shape) / self.ms / 1e9
 
     @property
     def words(self) -> str:
         """How it is known, for people."""
-        lengths = " and ".join(tokens(figure.shape.tokens) for figure in self.of)
+        lengths = " and ".join(tokens(figure.shape.seqlen_per_gpu) for figure in self.of)
         where = _where(self.of[0])
         match self.known:
-            case Known.MEASURED:
+            case HowKnown.MEASURED:
                 return f"measured{where}"
-            case Known.BETWEEN:
+            case HowKnown.BETWEEN:
                 return f"between {lengths}{where}"
-            case Known.BEYOND:
+            case HowKnown.BEYOND:
                 return f"by the model from {lengths}{where}"
         return f"by the model from {_shape(self.of[0].shape, self.shape)}, {lengths}{where}"
 
@@ -94,17 +94,17 @@ def _shape(source: Shape, asked: Shape) -> str:
     return ", ".join(words[name] for name in other)
 
 
-def estimate(way: Way, figures: Sequence[Figure], shape: Shape) -> Estimate | None:
+def estimate(way: RingWay, figures: Sequence[Figure], shape: Shape) -> Estimate | None:
     """From the way's figures; None where nothing comparable was measured."""
     near = _nearest(figures, shape)
     if not near:
         return None
-    there = shape.model_copy(update={"tokens": near[0].shape.tokens}) == near[0].shape
-    by_length = {figure.shape.tokens: figure for figure in near}
-    chosen, known = _chosen(by_length, shape.tokens)
+    there = _of_any_length(shape) == _of_any_length(near[0].shape)
+    by_length = {figure.shape.seqlen_per_gpu: figure for figure in near}
+    chosen, known = _chosen(by_length, shape.seqlen_per_gpu)
     if not there:
-        known = Known.ELSEWHERE
-    if known in (Known.BEYOND, Known.ELSEWHERE) and not model.knows(way, shape):
+        known = HowKnown.ELSEWHERE
+    if known in (HowKnown.BEYOND, HowKnown.ELSEWHERE) and not model.knows(way, shape):
         return None
     calibrated = _Calibrated(way, chosen, shape)
     return Estimate(
@@ -112,7 +112,7 @@ def estimate(way: Way, figures: Sequence[Figure], shape: Shape) -> Estimate | No
         ms=calibrated.milliseconds(),
         call=calibrated.call(),
         kept=calibrated.kept(figures),
-        error=min(chosen, key=lambda f: _apart(f.shape.tokens, shape.tokens)).error,
+        error=_nearest_length(chosen, shape).error,
         known=known, of=chosen,
     )  # fmt: skip
 
@@ -127,8 +127,12 @@ def _nearest(figures: Sequence[Figure], asked: Shape) -> list[Figure]:
     ]
     best = min((_distance(figure.shape, asked) for figure in alike), default=0.0)
     near = [figure for figure in alike if _distance(figure.shape, asked) == best]
-    first = near[0].shape.model_copy(update={"tokens": 1}) if near else None
-    return [f for f in near if f.shape.model_copy(update={"tokens": 1}) == first]
+    first = _of_any_length(near[0].shape) if near else None
+    return [figure for figure in near if _of_any_length(figure.shape) == first]
+
+
+def _of_any_length(shape: Shape) -> Shape:
+    return shape.model_copy(update={"seqlen_per_gpu": 1})
 
 
 def _distance(source: Shape, asked: Shape) -> float:
@@ -141,21 +145,26 @@ def _distance(source: Shape, asked: Shape) -> float:
     return apart + 2.0 * (source.causal != asked.causal)
 
 
+def _nearest_length(figures: Sequence[Figure], asked: Shape) -> Figure:
+    length = asked.seqlen_per_gpu
+    return min(figures, key=lambda figure: _apart(figure.shape.seqlen_per_gpu, length))
+
+
 def _apart(one: int, other: int) -> float:
     return abs(log2(one / other))
 
 
-def _chosen(by_length: Mapping[int, Figure], asked: int) -> tuple[tuple[Figure, ...], Known]:
+def _chosen(by_length: Mapping[int, Figure], asked: int) -> tuple[tuple[Figure, ...], HowKnown]:
     """The figures at the lengths around it, or at the nearest one."""
     if asked in by_length:
-        return (by_length[asked],), Known.MEASURED
+        return (by_length[asked],), HowKnown.MEASURED
     below = max((length for length in by_length if length < asked), default=None)
     above = min((length for length in by_length if length > asked), default=None)
     if below is not None and above is not None:
-        return (by_length[below], by_length[above]), Known.BETWEEN
+        return (by_length[below], by_length[above]), HowKnown.BETWEEN
     nearest = below if below is not None else above
     assert nearest is not None
-    return (by_length[nearest],), Known.BEYOND
+    return (by_length[nearest],), HowKnown.BEYOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +172,7 @@ class _Calibrated:
     """The model times what it is off where something was measured, between two lengths in turn
     with their logarithms: a line in log-log, but for the bends that the model knows of."""
 
-    way: Way
+    way: RingWay
     figures: tuple[Figure, ...]
     asked: Shape
 
@@ -184,8 +193,8 @@ class _Calibrated:
     def _between(self, values: Sequence[float]) -> float:
         if len(values) == 1:
             return values[0]
-        low, high = (log(figure.shape.tokens) for figure in self.figures)
-        share = (log(self.asked.tokens) - low) / (high - low)
+        low, high = (log(figure.shape.seqlen_per_gpu) for figure in self.figures)
+        share = (log(self.asked.seqlen_per_gpu) - low) / (high - low)
         return (1 - share) * values[0] + share * values[1]
 
     def _alike(self, source: Shape) -> float:
@@ -196,7 +205,7 @@ class _Calibrated:
 
     def kept(self, figures: Sequence[Figure]) -> float | None:
         """That of the nearest, and what it grows by: as it does over the way's other figures."""
-        first = min(self.figures, key=lambda f: _apart(f.shape.tokens, self.asked.tokens))
+        first = _nearest_length(self.figures, self.asked)
         if first.kept is None:
             return None
         alike = [f for f in figures if f.shape.backward == self.asked.backward]

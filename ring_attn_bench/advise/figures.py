@@ -24,7 +24,7 @@ _SAID = ("transport", "schedule", "gradients", "keep_keys", "slots")
 """The options that a way has; a record with another one that is not the default is no advice."""
 
 
-class Way(Frozen):
+class RingWay(Frozen):
     """Who computes and how keys come. schedule: empty for a peer, whose transport is `own`."""
 
     backend: str
@@ -56,18 +56,28 @@ class Way(Frozen):
 
 
 class Shape(Frozen):
-    """What is computed on which machine. tokens: of each rank."""
+    """What is computed on which machine. seqlen_per_gpu: tokens of each rank."""
 
     gpu: str
     world_size: Ranks
     batch: Size
-    tokens: Size
+    seqlen_per_gpu: Size
     heads_q: Size
     heads_kv: Size
     head_dim: Size
     dtype: str
     causal: bool
     backward: bool
+
+    @property
+    def seqlen_total(self) -> int:
+        """Tokens of the whole sequence."""
+        return self.seqlen_per_gpu * self.world_size
+
+    @property
+    def direction(self) -> Direction:
+        """As suites and records call it."""
+        return Direction.FORWARD_BACKWARD if self.backward else Direction.FORWARD
 
 
 class Figure(Frozen):
@@ -77,7 +87,7 @@ class Figure(Frozen):
     run: str
     started_at: str
     played: str
-    way: Way
+    way: RingWay
     shape: Shape
     ms: Milliseconds
     low: float | None = None
@@ -104,9 +114,9 @@ def _figure(run: str, record: Record) -> Figure | None:
         return None
     shape = Shape(
         gpu=str(record.environment.get("gpu") or CPU),
-        tokens=case.seqlen_per_gpu,
+        seqlen_per_gpu=case.seqlen_per_gpu,
         backward=record.direction is Direction.FORWARD_BACKWARD,
-        **case.model_dump(include=set(Shape.model_fields) - {"gpu", "tokens", "backward"}),
+        **case.model_dump(include=set(Shape.model_fields) - {"gpu", "seqlen_per_gpu", "backward"}),
     )
     call, kept = _memory(record.memory, shape.gpu)
     return Figure(
@@ -117,17 +127,17 @@ def _figure(run: str, record: Record) -> Figure | None:
     )  # fmt: skip
 
 
-def _way(record: Record) -> Way | None:
+def _way(record: Record) -> RingWay | None:
     """None where it was played by loopback or a twin, or has options that are not said."""
     who = record.contestant
     if who.played in ("loopback", "twin"):
         return None
     if who.options is None:
-        return Way(backend=who.backend, partition=who.partition, transport="own", schedule="")
+        return RingWay(backend=who.backend, partition=who.partition, transport="own", schedule="")
     took = record.took or resolved(who.options, record.case.world_size)
     if not _is_plain(who.options):
         return None
-    return Way(
+    return RingWay(
         backend=who.backend, partition=who.partition, transport=took.transport,
         schedule=took.schedule, gradients=took.gradients, keep_keys=took.keep_keys,
     )  # fmt: skip
@@ -162,14 +172,14 @@ def _short(value: float | None) -> float | None:
 
 def newest(figures: Iterable[Figure]) -> tuple[Figure, ...]:
     """Of the same way and shape the last one measured: programs have become faster."""
-    kept: dict[tuple[Way, Shape], Figure] = {}
+    kept: dict[tuple[RingWay, Shape], Figure] = {}
     for figure in sorted(figures, key=lambda figure: figure.started_at):
         kept[figure.way, figure.shape] = figure
     return tuple(kept.values())
 
 
 _OWN = tuple(name for name in Figure.model_fields if name not in ("way", "shape"))
-COLUMNS = (*Way.model_fields, *Shape.model_fields, *_OWN)
+COLUMNS = (*RingWay.model_fields, *Shape.model_fields, *_OWN)
 
 
 def as_csv(figures: Iterable[Figure]) -> str:
@@ -191,6 +201,6 @@ def _of_cells(cells: Mapping[str, str]) -> Figure:
     filled = {name: cell for name, cell in cells.items() if cell}
     way, shape, own = (
         {name: filled[name] for name in names if name in filled}
-        for names in (Way.model_fields, Shape.model_fields, _OWN)
+        for names in (RingWay.model_fields, Shape.model_fields, _OWN)
     )
     return Figure.model_validate({"way": {"schedule": "", **way}, "shape": shape, **own})

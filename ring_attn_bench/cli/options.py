@@ -104,8 +104,11 @@ Verbose = Annotated[
 ]
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="JSON on standard output, and no table.", rich_help_panel=SHOWN),
-]
+    typer.Option(
+        "--json", help="JSON on standard output, and no table; see docs/json.md.",
+        rich_help_panel=SHOWN,
+    ),
+]  # fmt: skip
 Ranks = Annotated[
     int | None,
     option(

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ring_attn_bench.records.record import Case, Record
-from ring_attn_bench.report.digits import tokens
-
-_DIRECTIONS = {"forward_backward": "both"}
+from ring_attn_bench.records.record import Case
+from ring_attn_bench.text.digits import tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class CaseWords:
     """shared: what all cases have in common, in words. varying: the names of what they have not."""
 
     shared: str
     varying: tuple[str, ...]
 
     @classmethod
-    def of(cls, cases: Iterable[Case]) -> Words:
+    def of(cls, cases: Iterable[Case]) -> CaseWords:
         """For tables of these cases."""
         alike: dict[str, set[str]] = {}
         for case in cases:
@@ -33,11 +31,6 @@ class Words:
         """What is this one's alone: 16K, causal."""
         parts = _parts(case)
         return ", ".join(filter(None, (parts[name] for name in self.varying)))
-
-
-def direction(record: Record) -> str:
-    """What was run, in a word: `both` is forward and backward."""
-    return _DIRECTIONS.get(record.direction.value, record.direction.value)
 
 
 def _parts(case: Case) -> dict[str, str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ring_attn_bench.report.columns import OPTIONS, ReportRow
-from ring_attn_bench.report.digits import plural
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, texts
+from ring_attn_bench.text.digits import plural
 
 Key = TypeVar("Key", bound=Hashable)
 _OPTIONS = tuple(sorted(OPTIONS, key=lambda name: name != "schedule"))  # it says the most

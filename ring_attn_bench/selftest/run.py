@@ -15,8 +15,8 @@ from pathlib import Path
 from ring_attn_bench.errors import InvalidArgument, MachineLacks
 from ring_attn_bench.machine.environment import probe
 from ring_attn_bench.records.record import Record, read
-from ring_attn_bench.selftest.faults import FAULTS, Fault
-from ring_attn_bench.selftest.heard import Heard, heard
+from ring_attn_bench.selftest.heard import Heard
+from ring_attn_bench.selftest.planted import FAULTS, Fault
 from ring_attn_bench.selftest.suites import PlantedSuite, plug_in, suites
 from ring_attn_bench.workers.process import Started, importable
 
@@ -140,7 +140,7 @@ class _Bench(Started):
             own = [x for x in records if fault.plugin in (x.contestant.backend, _transport(x))]
             if end or len(own) == fault.records:
                 self._left.remove(fault)
-                yield heard(fault, own, end)
+                yield Heard.of(fault, own, end)
 
     def _records(self) -> list[Record]:
         path = self.folder / "records.jsonl"

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.selftest.faults import FAULTS
+from ring_attn_bench.selftest.planted import FAULTS
 from tests.harness.conftest import processes_of, wait_until
 
 SERVE = "ring_attn_bench.selftest.serve"

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.report.columns import TENSORS, ReportRow
-from ring_attn_bench.report.digits import digits, tokens
 from ring_attn_bench.report.groups import Naming, SharedShape, by_shape, direction, heading, mask
 from ring_attn_bench.report.page.model import Cell, Column, Picture
 from ring_attn_bench.report.plots import Gallery
+from ring_attn_bench.text.digits import digits, tokens
 
 
 @dataclass(frozen=True)

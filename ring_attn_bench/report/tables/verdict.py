@@ -8,9 +8,9 @@ from textwrap import wrap
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import plural
 from ring_attn_bench.report.groups import group
-from ring_attn_bench.report.tables.table import WIDTH, Table, fold
+from ring_attn_bench.text.digits import plural
+from ring_attn_bench.text.table import WIDTH, Table, fold
 
 _CASES_SHOWN = 3
 

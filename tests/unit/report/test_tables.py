@@ -10,11 +10,10 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv, tables
-from ring_attn_bench.report.digits import digits, tokens
 from ring_attn_bench.report.groups import WHO
 from ring_attn_bench.report.rows import rows
-from ring_attn_bench.report.tables.table import Table
 from ring_attn_bench.report.write import summary
+from ring_attn_bench.text.table import Table
 
 
 def widest(text):
@@ -236,22 +235,6 @@ def test_markdown_shows_bars_and_angles_as_they_are():
     table = Table("a <b>", ("name", "value"), (("x|y", "1"),))
     assert "x\\|y" in table.markdown()
     assert "a &lt;b>" in table.markdown()
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, ""), (0.0, "0"), (0.0012345, "0.00123"), (9.996, "10.0"), (642.4, "642"),
-     (12345.6, "12,300"), (-1.5, "-1.50")],
-)  # fmt: skip
-def test_digits_are_significant_and_never_powers(value, text):
-    assert digits(value) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(128, "128"), (2048, "2K"), (3000, "3,000"), (2**20, "1M")]
-)
-def test_tokens_are_short(count, text):
-    assert tokens(count) == text
 
 
 def test_the_summary_of_nothing_is_a_sentence():

@@ -5,7 +5,7 @@ import tempfile
 import pytest
 
 from ring_attn_bench.selftest import run
-from ring_attn_bench.selftest.faults import FAULTS
+from ring_attn_bench.selftest.planted import FAULTS
 
 
 @pytest.fixture
