@@ -63,6 +63,7 @@ def row(record: Record) -> ReportRow:
         **_speed(record),
         **_memory(record),
         **_accuracy(record.accuracy, record.direction),
+        **_gpus(record),
         **_provenance(record),
     )
 
@@ -201,6 +202,23 @@ def _ratios(error: TensorError | None) -> Ratios:
 def _ratio(value: float | None, of: float | None) -> float | None:
     """Empty where there is nothing to compare with, a yardstick that is not finite included."""
     return None if value is None or not of or not isfinite(of) else value / of
+
+
+def _gpus(record: Record) -> dict[str, Any]:
+    """How they were, and what the compiler made of the kernels."""
+    kernels = [f"{one.name} {one.registers} + {one.spilled}" for one in record.kernels]
+    cells: dict[str, Any] = {"kernels": ", ".join(dict.fromkeys(kernels)) or None}
+    watch = record.gpus
+    if watch is None:
+        return cells
+    return cells | {
+        "suspicion": _one_line("; ".join(watch.suspicions)),
+        "sm_mhz": watch.sm_mhz,
+        "memory_mhz": watch.memory_mhz,
+        "watts": watch.watts,
+        "celsius": watch.celsius,
+        "held_back": _one_line(" ".join(watch.held_back)),
+    }
 
 
 def _provenance(record: Record) -> dict[str, Any]:
