@@ -11,6 +11,8 @@ from ring_attn_bench.bench.suite import Timing
 from ring_attn_bench.records.gpus import GpuLook, GpuWatch
 from ring_attn_bench.records.statistics import median_interval, slowest_rank
 
+BATCH = 5
+"""Calls of one contestant before the next one's turn."""
 Times = list[list[float]]
 """One list for each call, with one time in milliseconds for each rank."""
 

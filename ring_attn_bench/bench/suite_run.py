@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from ring_attn_bench.bench.messages import Subject
-from ring_attn_bench.bench.sampling import Series
+from ring_attn_bench.bench.sampling import BATCH, Series
 from ring_attn_bench.bench.session import Measured, RefusedByWorker, Session
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.records.direction import Direction
@@ -30,9 +30,6 @@ from ring_attn_bench.records.record import (
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.group import Group
 from ring_attn_bench.workers.reply import WorkerFailed
-
-BATCH = 5
-"""Calls of one contestant before the next one's turn."""
 
 GroupOf = Callable[[Entry], Group]
 MakeRecord = Callable[..., Record]
