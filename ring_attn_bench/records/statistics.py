@@ -70,7 +70,7 @@ def spread(times: Sequence[float]) -> float | None:
 
 
 APART = 1.5
-"""Times as long as its work says that a rank takes to be named. Of 359 rows of committed runs five
+"""Times as long as its work says that a rank takes to be named. Of 479 rows of committed runs five
 do, forwards of 1k or 2k tokens a GPU: one rank waits for messages when the others are done."""
 
 
