@@ -100,10 +100,14 @@ class BenchWorker:
         call = self._call(about, command.direction, command.subject)
         if call is None:
             return {"milliseconds": None}
-        looks: list[object] = []
-        look = lambda: looks.append(self._gpu.look())  # noqa: E731
+        looks: list[Facts | None] = []
+
+        def look() -> None:
+            looks.append(self._gpu.look())
+
         times = self._timer.sample(call, command.count, command.warmup, look)
-        return {"milliseconds": times, "looks": [*looks, self._gpu.look()]}
+        look()
+        return {"milliseconds": times, "looks": looks}
 
     def _call(self, about: str, direction: Direction, subject: Subject) -> Call | None:
         key = (about, direction, subject)

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.gpus import GpuWatch
 from ring_attn_bench.records.record import Accuracy, Case, Contestant, Record, TensorError
 from ring_attn_bench.records.statistics import summarize
 from ring_attn_bench.report.columns import (
@@ -207,11 +208,9 @@ def _ratio(value: float | None, of: float | None) -> float | None:
 def _gpus(record: Record) -> dict[str, Any]:
     """How they were, and what the compiler made of the kernels."""
     kernels = [f"{one.name} {one.registers} + {one.spilled}" for one in record.kernels]
-    cells: dict[str, Any] = {"kernels": ", ".join(dict.fromkeys(kernels)) or None}
-    watch = record.gpus
-    if watch is None:
-        return cells
-    return cells | {
+    watch = record.gpus or GpuWatch()
+    return {
+        "kernels": ", ".join(dict.fromkeys(kernels)) or None,
         "suspicion": _one_line("; ".join(watch.suspicions)),
         "sm_mhz": watch.sm_mhz,
         "memory_mhz": watch.memory_mhz,

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.gpus import GpuLook, GpuWatch
 from ring_attn_bench.records.record import Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv, tables
@@ -262,3 +263,16 @@ def test_wrong_rows_never_show_a_speed(sweep_rows):
     assert {row.direction for row in wrong} == {Direction.BACKWARD}
     for table in tables.speed(wrong):
         assert [header for header in table.headers if "TFLOP" in header or "%" in header] == []
+
+
+def test_what_speaks_against_a_time_stands_under_its_table(make_record, make_contestant):
+    hot = GpuLook(sm_mhz=1200, held_back=("hw_thermal_slowdown",))
+    others = make_contestant(backend="aten")
+    records = [make_record(gpus=GpuWatch.of([[hot]] * 4)), make_record(contestant=others)]
+
+    (table,) = tables.speed(rows(records))
+
+    said = "GPU 0 was slowed down by its hardware, against heat (hw_thermal_slowdown, in 2 of 2"
+    assert sorted("[1]" in cell for cell in column(table, "±")) == [False, True]
+    assert table.notes[0].startswith(said)
+    assert said in " ".join(table.terminal().split())
