@@ -276,3 +276,18 @@ def test_what_speaks_against_a_time_stands_under_its_table(make_record, make_con
     assert sorted("[1]" in cell for cell in column(table, "±")) == [False, True]
     assert table.notes[0].startswith(said)
     assert said in " ".join(table.terminal().split())
+
+
+def test_a_sweep_names_its_suspicious_times_below_its_throughput(sweep_records):
+    hot = GpuWatch.of([[GpuLook(held_back=("hw_power_brake_slowdown",))]] * 4)
+    right = [x for x in sweep_records if x.speed is not None]
+    one = [right[0].model_copy(update={"gpus": hot}), *right[1:]]
+    all_of_them = [record.model_copy(update={"gpus": hot}) for record in right]
+
+    assert "suspicious" not in summary(right)
+    assert "1 suspicious time\n" in summary(one)
+    assert "the power supply's brake" in summary(one)
+    (table,) = tables.suspicious(rows(all_of_them))
+    assert table.caption == f"{len(right)} suspicious times"
+    assert table.remarks == (f"{len(right) - 8} rows more: `suspicion` in results.csv.",)
+    assert widest(summary(all_of_them)) <= tables.WIDTH
