@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 from typing import Annotated
 
@@ -20,14 +20,16 @@ MOVED = 0.05
 FEWEST = 4
 """Looks, at least, that show a clock that moves: two in each half."""
 SLOWED = {
-    "hw_slowdown": "its hardware, which halves clocks or worse",
-    "hw_thermal_slowdown": "its hardware, against heat",
-    "sw_thermal_slowdown": "its driver, against heat",
+    "hw_slowdown": "the hardware, which halves clocks or worse",
+    "hw_thermal_slowdown": "the hardware, against heat",
+    "sw_thermal_slowdown": "the driver, against heat",
     "hw_power_brake_slowdown": "the power supply's brake",
 }
 """Of NVML's reasons for lower clocks those that no sound machine has, and who slowed it down.
 
 A power cap (`sw_power_cap`) is none of them: dense kernels reach it wherever they run well."""
+
+_ANY_HARDWARE = "hw_slowdown"
 
 
 class GpuLook(Frozen):
@@ -122,18 +124,43 @@ class GpuWatch(Frozen):
     @property
     def suspicions(self) -> tuple[str, ...]:
         """What speaks against the times, in a sentence each."""
-        return tuple(
-            sentence for at, gpu in enumerate(self.gpus) for sentence in _suspicions(at, gpu)
-        )
+        clocks = (sentence for at, gpu in enumerate(self.gpus) for sentence in _clocks(at, gpu))
+        return (*self._slowed(), *clocks, *self._strangers())
+
+    def _slowed(self) -> Iterator[str]:
+        for reason, who in SLOWED.items():
+            found = {at: gpu for at, gpu in enumerate(self.gpus) if reason in _reasons(gpu)}
+            if found:
+                worst = max(found.values(), key=lambda gpu: gpu.held_back[reason])
+                yield (
+                    f"{_named(found, 'was', 'were')} slowed down by {who} ({reason}, in "
+                    f"{worst.held_back[reason]} of {worst.looks} looks)"
+                )
+
+    def _strangers(self) -> Iterator[str]:
+        found = {at: gpu.others for at, gpu in enumerate(self.gpus) if gpu.others}
+        if found:
+            most = max(found.values())
+            whose = "a process" if most == 1 else f"{most} processes"
+            yield f"{_named(found, 'had', 'had')} {whose} of somebody else"
 
 
-def _suspicions(at: int, gpu: WatchedGpu) -> Iterator[str]:
-    for reason, looks in gpu.held_back.items():
-        if reason in SLOWED:
-            yield (
-                f"GPU {at} was slowed down by {SLOWED[reason]} ({reason}, in {looks} of "
-                f"{gpu.looks} looks)"
-            )
+def _reasons(gpu: WatchedGpu) -> set[str]:
+    """Those that slow down; the hardware's own word for all of its reasons only without them."""
+    found = SLOWED.keys() & gpu.held_back.keys()
+    finer = {x for x in found if x.startswith("hw_") and x != _ANY_HARDWARE}
+    return found - {_ANY_HARDWARE} if finer else set(found)
+
+
+def _named(gpus: Iterable[int], one: str, several: str) -> str:
+    """GPU 0 was; GPUs 0, 1 were."""
+    numbers = list(map(str, gpus))
+    return (
+        f"GPU {numbers[0]} {one}" if len(numbers) == 1 else f"GPUs {', '.join(numbers)} {several}"
+    )
+
+
+def _clocks(at: int, gpu: WatchedGpu) -> Iterator[str]:
     for name, clock in (("clock", gpu.sm_mhz), ("memory's clock", gpu.memory_mhz)):
         moved = _moved(clock[1:-1])
         if moved:
@@ -141,9 +168,6 @@ def _suspicions(at: int, gpu: WatchedGpu) -> Iterator[str]:
                 f"GPU {at}'s {name} went from {moved[0]:,.0f} to {moved[1]:,.0f} MHz while it was "
                 "timed"
             )
-    if gpu.others:
-        whose = "a process" if gpu.others == 1 else f"{gpu.others} processes"
-        yield f"{whose} of somebody else ran on GPU {at}"
 
 
 def _moved(clock: Sequence[int | None]) -> tuple[float, float] | None:

@@ -29,8 +29,7 @@ def blocks(material: Material) -> Iterator[Block]:
 def _suspicious(material: Material, rows: list[ReportRow]) -> Grid:
     columns = *material.places, Column("who", "word"), Column("what speaks against it", "word")
     lines = tuple(
-        (*material.where(row), material.who(row), Cell(row.suspicion or "", tone="bad"))
-        for row in rows
+        (*material.where(row), material.who(row), Cell(row.suspicion or "")) for row in rows
     )
     return Grid(f"{plural(len(rows), 'row')} with a suspicious time", columns, lines)
 

@@ -41,6 +41,6 @@ def test_a_side_whose_gpu_was_held_back_is_named_below_the_times_and_in_json(mak
         side_of("old", {before.key: before}), side_of("new", {after.key: after}), Limits()
     )
 
-    said = "in B, GPU 0 was slowed down by its driver, against heat (sw_thermal_slowdown"
+    said = "in B, GPU 0 was slowed down by the driver, against heat (sw_thermal_slowdown"
     assert said in " ".join(terminal(found, 100).split())
     assert said in as_json(found)

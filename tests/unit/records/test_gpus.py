@@ -39,9 +39,9 @@ def test_a_steady_gpu_at_its_power_cap_is_not_suspicious():
 @pytest.mark.parametrize(
     ("reason", "who"),
     [
-        ("hw_slowdown", "its hardware, which halves clocks or worse"),
-        ("hw_thermal_slowdown", "its hardware, against heat"),
-        ("sw_thermal_slowdown", "its driver, against heat"),
+        ("hw_slowdown", "the hardware, which halves clocks or worse"),
+        ("hw_thermal_slowdown", "the hardware, against heat"),
+        ("sw_thermal_slowdown", "the driver, against heat"),
         ("hw_power_brake_slowdown", "the power supply's brake"),
     ],
 )
@@ -49,6 +49,18 @@ def test_who_slowed_a_gpu_down_is_said(reason, who):
     watch = GpuWatch.of(looks(STEADY, held_back=("sw_power_cap", reason)))
 
     assert watch.suspicions == (f"GPU 0 was slowed down by {who} ({reason}, in 4 of 4 looks)",)
+
+
+def test_several_gpus_are_one_sentence_and_the_finer_reason_is_the_one_that_is_told():
+    both = ("hw_slowdown", "hw_thermal_slowdown")
+    one, other = looks(STEADY, held_back=both, others=1), looks(STEADY, held_back=both)
+    whole = [[*a, *b] for a, b in zip(one, other, strict=True)]
+
+    assert GpuWatch.of(whole).suspicions == (
+        "GPUs 0, 1 were slowed down by the hardware, against heat (hw_thermal_slowdown, in 4 of 4 "
+        "looks)",
+        "GPU 0 had a process of somebody else",
+    )
 
 
 def test_what_held_it_back_before_and_after_calls_does_not_count():
@@ -75,7 +87,7 @@ def test_a_stranger_that_comes_for_one_look_is_said():
     whole = looks(STEADY, others=0)
     whole[2] = [whole[2][0].model_copy(update={"others": 2})]
 
-    assert GpuWatch.of(whole).suspicions == ("2 processes of somebody else ran on GPU 0",)
+    assert GpuWatch.of(whole).suspicions == ("GPU 0 had 2 processes of somebody else",)
 
 
 def test_a_gpu_that_says_nothing_is_kept_with_the_reason():

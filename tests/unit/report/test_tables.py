@@ -272,7 +272,7 @@ def test_what_speaks_against_a_time_stands_under_its_table(make_record, make_con
 
     (table,) = tables.speed(rows(records))
 
-    said = "GPU 0 was slowed down by its hardware, against heat (hw_thermal_slowdown, in 2 of 2"
+    said = "GPU 0 was slowed down by the hardware, against heat (hw_thermal_slowdown, in 2 of 2"
     assert sorted("[1]" in cell for cell in column(table, "±")) == [False, True]
     assert table.notes[0].startswith(said)
     assert said in " ".join(table.terminal().split())

@@ -190,13 +190,14 @@ def test_a_suspicious_time_is_marked_and_said_where_it_was_measured(read, timed)
     _, suspicious, every, kernels = found.grids("provenance")
     assert suspicious.caption == "1 row with a suspicious time"
     (said,) = found.texts(suspicious, "what speaks against it")
-    assert said.startswith("GPU 0 was slowed down by its hardware, against heat")
+    assert said.startswith("GPU 0 was slowed down by the hardware, against heat")
     assert found.texts(every, "SM MHz") == ["1,755", "1,200"]
     assert found.texts(every, "held back by") == ["sw_power_cap", "hw_thermal_slowdown"]
     assert [row[-1].text for row in kernels.rows] == ["forward_kernel 168 + 0"]
     (grid,) = found.grids("decisions")
     (cell,) = found.column(grid, "ms")
     assert (cell.text[-1], cell.tone) == ("?", "bad")
+    assert found.page.points[-1].startswith("What GPUs said speaks against 1 of 2 times")
 
 
 def test_why_gpus_were_not_seen_is_said_once(read, timed):
