@@ -58,10 +58,8 @@ def points(material: Material, decisions: Sequence[Decision]) -> tuple[str, ...]
 def _suspicious(material: Material) -> Iterator[str]:
     count = sum(row.suspicion is not None for row in material.timed)
     if count:
-        yield (
-            f"What GPUs said speaks against {count:,} of {plural(len(material.timed), 'time')}: see "
-            "Where it was measured."
-        )
+        times = plural(len(material.timed), "time")
+        yield f"What GPUs said speaks against {count:,} of {times}: see Where it was measured."
 
 
 def _contests(material: Material, decisions: Sequence[Decision]) -> list[Contest]:
