@@ -14,6 +14,7 @@ from ring_attn_bench.advise.question import Question
 from ring_attn_bench.errors import InvalidArgument, UnknownName, placed
 from ring_attn_bench.plan.measured import MACHINES
 from ring_attn_bench.records.statistics import same_program
+from ring_attn_bench.text import shapes
 from ring_attn_bench.text.digits import digits, tokens
 
 QUIET = 0.016
@@ -182,7 +183,7 @@ def summary(shape: Shape) -> str:
     parts = (
         f"{shape.world_size} x {shape.gpu} of one host",
         f"{tokens(shape.seqlen_total)} tokens, {tokens(shape.seqlen_per_gpu)} a GPU",
-        f"batch {shape.batch}, {shape.heads_q}:{shape.heads_kv} heads of {shape.head_dim}",
+        shapes.batch(shape.batch), shapes.heads_of(shape.heads_q, shape.heads_kv, shape.head_dim),
         shape.dtype, "causal" if shape.causal else "no mask", what,
     )  # fmt: skip
     return ", ".join(parts)

@@ -10,6 +10,7 @@ from math import exp, log, log2
 from ring_attn_bench.advise import model
 from ring_attn_bench.advise.figures import Figure, RingWay, Shape
 from ring_attn_bench.records.values import MIB
+from ring_attn_bench.text import shapes
 from ring_attn_bench.text.digits import plural, tokens
 
 _ALIKE = ("gpu", "dtype", "backward")
@@ -83,9 +84,9 @@ def _shape(source: Shape, asked: Shape) -> str:
     """What of the source is not as asked."""
     words = {
         "world_size": plural(source.world_size, "GPU"),
-        "batch": f"batch {source.batch}",
-        "heads_q": f"{source.heads_q}:{source.heads_kv} heads",
-        "head_dim": f"heads of {source.head_dim}",
+        "batch": shapes.batch(source.batch),
+        "heads_q": shapes.heads(source.heads_q, source.heads_kv),
+        "head_dim": shapes.head_dim(source.head_dim),
         "causal": "causal" if source.causal else "no mask",
     }
     other = [name for name in words if getattr(source, name) != getattr(asked, name)]

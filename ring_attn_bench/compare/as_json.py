@@ -53,6 +53,7 @@ def _row(row: ComparedRow) -> dict[str, Any]:
             for s in row.sizes
         ],
         "took": row.took,
+        "why": row.why,
         "regressions": row.regressions,
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ring_attn_bench.records.record import Case
+from ring_attn_bench.text import shapes
 from ring_attn_bench.text.digits import tokens
 
 
@@ -60,10 +61,10 @@ def _window(case: Case) -> str:
 _WORDS: Mapping[str, Callable[[Case], str]] = {
     "seqlen_total": lambda case: f"{tokens(case.seqlen_per_gpu)} a GPU",
     "world_size": lambda case: f"W = {case.world_size}",
-    "batch": lambda case: f"batch {case.batch}",
-    "heads_q": lambda case: f"{case.heads_q}:{case.heads_kv} heads",
+    "batch": lambda case: shapes.batch(case.batch),
+    "heads_q": lambda case: shapes.heads(case.heads_q, case.heads_kv),
     "heads_kv": lambda case: "",  # said with heads_q
-    "head_dim": lambda case: f"heads of {case.head_dim}",
+    "head_dim": lambda case: shapes.head_dim(case.head_dim),
     "dtype": lambda case: case.dtype,
     "causal": lambda case: "causal" if case.causal else "full",
     "window": _window,

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import NoAnswer, clause
+from ring_attn_bench.machine.gpus import limits
 from ring_attn_bench.records.values import Environment, Frozen
 from ring_attn_bench.workers.process import Process
 from ring_attn_bench.workers.reply import WorkerFailed
@@ -93,7 +94,19 @@ def _gpu() -> Environment:
         "cudnn": torch.backends.cudnn.version(),
         "nccl": ".".join(map(str, nccl)) if isinstance(nccl, tuple) else None,
         "driver": _driver(),
+        "ptxas": _ptxas(),
+        **limits(str(properties.uuid)),
     }
+
+
+def _ptxas() -> str | None:
+    """The release of the assembler that Triton's kernels go through."""
+    try:
+        from triton import knobs
+
+        return str(knobs.nvidia.ptxas.version)
+    except (ImportError, AttributeError, RuntimeError):
+        return None
 
 
 def _driver() -> str | None:

@@ -4,6 +4,7 @@ from ring_attn_bench.report.tables.accuracy import accuracy
 from ring_attn_bench.report.tables.gaps import gaps, untimed
 from ring_attn_bench.report.tables.overview import overview
 from ring_attn_bench.report.tables.speed import speed
+from ring_attn_bench.report.tables.suspicious import suspicious
 from ring_attn_bench.report.tables.verdict import Failure, counts, failures
 from ring_attn_bench.text.table import WIDTH, Table, fold
 
@@ -18,5 +19,6 @@ __all__ = [
     "gaps",
     "overview",
     "speed",
+    "suspicious",
     "untimed",
 ]

@@ -6,8 +6,9 @@ import pytest
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench import suite_files
+from ring_attn_bench.bench.grid import Grid
 from ring_attn_bench.bench.start import Request, read
-from ring_attn_bench.bench.suite import Grid, load
+from ring_attn_bench.bench.suite import load
 from ring_attn_bench.errors import InvalidArgument, SuiteError
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions
 
@@ -43,6 +44,28 @@ def test_a_grid_is_every_combination_of_its_lists(tmp_path):
 
     assert len(entries) == len({(e.case.name, e.contestant.name) for e in entries}) == 8
     assert {e.case.seqlen_total for e in entries} == {128, 256}
+
+
+def test_lengths_of_all_ranks_together_stay_whatever_the_number_of_ranks(tmp_path):
+    suite = loaded(tmp_path, GOOD.replace("seqlen_per_gpu", "seqlen_total"))
+
+    for ranks in (1, 2, 4):
+        assert {e.case.seqlen_total for e in suite.entries(ranks, "real")} == {64, 128}
+    with pytest.raises(SuiteError, match=r"grid\.0: .*64 tokens cannot be dealt to 48 ranks"):
+        suite.entries(48, "real")
+
+
+@pytest.mark.parametrize("lengths", ["", "seqlen_per_gpu = [64]\nseqlen_total = [64]"])
+def test_a_grid_has_lengths_of_one_kind(tmp_path, lengths):
+    with pytest.raises(SuiteError, match="it must have one of the two"):
+        loaded(tmp_path, GOOD.replace("seqlen_per_gpu = [64, 128]", lengths))
+
+
+def test_lengths_of_both_kinds_count_toward_what_a_suite_may_have(tmp_path):
+    listed = ", ".join(str(64 * (n + 1)) for n in range(10_001))
+
+    with pytest.raises(SuiteError, match="20,000"):
+        loaded(tmp_path, GOOD.replace("seqlen_per_gpu = [64, 128]", f"seqlen_total = [{listed}]"))
 
 
 def test_what_two_grids_have_in_common_runs_once(tmp_path):
@@ -219,6 +242,12 @@ def test_a_mistake_is_a_sentence_with_the_file_and_the_key(tmp_path, change, sen
     assert str(raised.value).startswith(str(tmp_path / "suite.toml"))
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("window", ['"full"', "[128]", "[1, 2, 3]", '["all", 0]'])
+def test_a_window_that_is_none_is_told_what_one_is(tmp_path, window):
+    with pytest.raises(SuiteError, match=r"a window is \[before, after\], .*: \[-1, -1\]\."):
+        loaded(tmp_path, f"{GOOD}window = [{window}]\n")
 
 
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path):
