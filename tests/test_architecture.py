@@ -116,6 +116,14 @@ def test_the_report_reads_records_only():
     assert violations == []
 
 
+def test_tables_for_people_are_made_in_one_room():
+    """But for a padded one of a page, which is read as text too."""
+    users = {found.importer for found in imports() if found.target.split(".")[0] == "tabulate"}
+    assert {user for user in users if not user.startswith("ring_attn_bench.text.")} == {
+        "ring_attn_bench.report.coverage.markdown"
+    }
+
+
 def test_only_the_table_and_what_was_measured_name_a_transport():
     from ring_attn_bench.registry import TRANSPORTS
 

@@ -40,9 +40,7 @@ MemorySize = Annotated[
 ]
 Gpu = Annotated[
     str | None,
-    option(
-        WHAT, "NAME", "GPU, by its name or a part of it; by itself NVIDIA H200, as most records."
-    ),
+    option(WHAT, "NAME", "GPU, by its name or a part of it; by itself the H200 of most records."),
 ]
 Records = Annotated[
     list[Path] | None,
@@ -55,9 +53,7 @@ Records = Annotated[
 ]
 Every = Annotated[
     bool,
-    typer.Option(
-        "--all", help="All ways that are known, and not 8 of them.", rich_help_panel=SHOWN
-    ),
+    typer.Option("--all", help="All ways that are known; by itself 8.", rich_help_panel=SHOWN),
 ]
 
 

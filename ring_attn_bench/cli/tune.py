@@ -24,7 +24,7 @@ Dtype = Annotated[
     option(
         WHAT,
         "NAME",
-        "Only in this dtype; by itself the first of each table row; may be repeated.",
+        "Only in this dtype, as bfloat16; by itself the first of a table row; may be repeated.",
     ),
 ]
 Seqlen = Annotated[int, option(WHAT, "N", "Tokens of the sequence that is timed.", 1)]
@@ -53,8 +53,8 @@ def tune(
 ) -> None:
     """A backend's configurations: each verified, the right ones timed, the fastest named.
 
-    Exit code 0 if all that are shipped are right, 1 if one is not, and what a candidate fails in is
-    an answer; others are those of `ring-attn-bench --help`.
+    Exit code 0 if all that are shipped are right, 1 if one is not; others are those of
+    `ring-attn-bench --help`. What a candidate fails in is an answer.
     """
     from ring_attn_bench.records.outcome import TimedShape
     from ring_attn_bench.tune import run
