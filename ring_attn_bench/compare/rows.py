@@ -34,7 +34,7 @@ the last bit is no regression."""
 
 
 class Verdict(StrEnum):
-    """Of a time."""
+    """What is said of a row's time on the second side, beside the first."""
 
     SLOWER = "SLOWER"
     """By at least the effect, and beyond the noise of all rows that were compared."""
@@ -42,7 +42,7 @@ class Verdict(StrEnum):
     """Beyond this row's own noise, and not beyond that of so many rows; or too noisy for anything
     to be beyond it; or too few times."""
     FASTER = "FASTER"
-    """As SLOWER."""
+    """By at least the effect, the other way, and as sure as SLOWER."""
     SAME = "SAME"
     """Within the noise, or by less than the effect."""
 
