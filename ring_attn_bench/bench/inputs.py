@@ -26,6 +26,15 @@ class Inputs:
         q, k, v, dout = (x.index_select(1, positions) for x in self.tensors)
         return Inputs(q, k, v, dout)
 
+    def of_key_head(self, head: int) -> Inputs:
+        """One key head and the query heads that read it, as a view."""
+        group = self.q.shape[2] // self.k.shape[2]
+        readers = slice(head * group, (head + 1) * group)
+        one = slice(head, head + 1)
+        return Inputs(
+            self.q[:, :, readers], self.k[:, :, one], self.v[:, :, one], self.dout[:, :, readers]
+        )
+
     @property
     def keys(self) -> Keys:
         """k and v."""

@@ -61,6 +61,8 @@ class Session:
         if self._generation != self._group.generation:
             # its processes are lost, with another direction: that one must not fail these too
             self.directions = directions
+        # asked when it was judged first
+        check = check.model_copy(update={"invariants": False})
         return self._judged(Judge(check=check, seed=self._suite.seed ^ 1, alone=False))
 
     def _judged(self, command: Judge) -> tuple[dict[Direction, Accuracy], bool]:

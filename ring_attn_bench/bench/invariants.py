@@ -1,0 +1,235 @@
+"""What holds of attention whatever its truth is, so that every row of any length can be asked.
+
+Each is one more call on inputs that were changed in one place. It costs no truth: a contestant is
+compared with itself, or with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.bench.accuracy import Results, positions
+from ring_attn_bench.bench.inputs import Inputs, dtype_of
+from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.tally import Tally
+from ring_attn_bench.records.exactness import (
+    BATCH_APART,
+    HEADS_APART,
+    KEYS_PERMUTED,
+    ROWS_SUM_TO_ONE,
+    Departure,
+    Invariants,
+)
+from ring_attn_bench.records.record import Case, Contestant, TensorError
+from ring_attn_bench.truth.tolerance import MULTIPLES, Deviation
+
+Change = Callable[[Tensor, Inputs], None]
+"""Changes a rank's inputs, a copy of its own, in place; told where its tokens stand."""
+Run = Callable[[Change, bool], list[Results]]
+"""The results of each rank played here on inputs so changed; with a backward or without."""
+Part = Callable[[str, Tensor], Tensor]
+"""What must not change, of the result of that name."""
+CALLS_ALIKE = 3
+"""On the same inputs, before another's bits are held against a contestant."""
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """A contestant that was right on a case, and how to call it again.
+
+    base: its results on the unchanged inputs, by rank played here. allowed: by result, how far two
+    calls may be apart. whole: the inputs of the whole sequence.
+    """
+
+    case: Case
+    spec: Contestant
+    place: WorkerPlace
+    whole: Inputs
+    base: Sequence[Results]
+    allowed: Mapping[str, Deviation]
+    run: Run
+    backward: bool
+
+    def look(self) -> Invariants:
+        """All that say something of the case; a collective over the group's processes."""
+        found: Invariants = {ROWS_SUM_TO_ONE: {"out": self._rows_sum_to_one()}}
+        if not self.case.causal and self.case.window == (-1, -1):
+            found[KEYS_PERMUTED] = self._keys_permuted()
+        if self.case.heads_q > 1:
+            # query heads of one key head may share a tile, and what a kernel decides for a tile
+            found[HEADS_APART] = self._apart(*self._last_head(), bits=self.case.heads_kv > 1)
+        if self.case.batch > 1:
+            found[BATCH_APART] = self._apart(_other_entry, lambda name, x: x[:-1])
+        return found
+
+    def _rows_sum_to_one(self) -> Departure:
+        """Every row sees a key: its own."""
+        tally = Tally()
+        for result in self.run(_ones, False):
+            tally.add(result["out"], torch.ones_like(result["out"]))
+        allowed = off_one(dtype_of(self.case), self.case.seqlen_total)
+        return _departure(tally.over(self.place).whole, Deviation(allowed, allowed))
+
+    def _keys_permuted(self) -> dict[str, Departure]:
+        order = torch.randperm(self.case.seqlen_total, generator=torch.Generator().manual_seed(0))
+        order = order.to(self.place.device)
+
+        def permute(own: Tensor, x: Inputs) -> None:
+            x.k.copy_(self.whole.k[:, order[own]])
+            x.v.copy_(self.whole.v[:, order[own]])
+
+        return {
+            name: self._judged(name, self._permuted(name, order), after)
+            for name, after in _by_name(self.run(permute, self.backward)).items()
+        }
+
+    def _permuted(self, name: str, order: Tensor) -> list[Tensor]:
+        """What a result must be when keys are in that order: its own, or that of another rank."""
+        before = [result[name] for result in self.base]
+        if name not in ("dk", "dv"):
+            return before
+        everywhere = torch.zeros_like(self.whole.k if name == "dk" else self.whole.v)
+        everywhere = everywhere.to(before[0].dtype)
+        for own, x in zip(self._own, before, strict=True):
+            everywhere[:, own] = x
+        self.place.sum(everywhere)
+        return [everywhere[:, order[own]] for own in self._own]
+
+    def _last_head(self) -> tuple[Change, Part]:
+        """Changes the last key head and its queries, or the last of those where it is the only."""
+        heads, key_heads = self.case.heads_q, self.case.heads_kv
+        queries = 1 if key_heads == 1 else heads // key_heads
+        keys = 0 if key_heads == 1 else 1
+
+        def change(own: Tensor, x: Inputs) -> None:
+            for tensor, last in ((x.q, queries), (x.dout, queries), (x.k, keys), (x.v, keys)):
+                if last:
+                    _replace(tensor[:, :, -last:])
+
+        def others(name: str, x: Tensor) -> Tensor:
+            if name == "lse":
+                return x[:, :-queries]
+            if name in ("dk", "dv"):  # a key head's gradients are from all of its queries
+                return x[:, :, : x.shape[2] - 1]
+            return x[:, :, :-queries]
+
+        return change, others
+
+    def _apart(self, change: Change, part: Part, *, bits: bool = True) -> dict[str, Departure]:
+        """Not a bit of that part may change, of what does not change from call to call anyway."""
+        found = {}
+        for name, after in _by_name(self.run(change, self.backward)).items():
+            before = [part(name, result[name]) for result in self.base]
+            if before[0].numel():
+                tally = _tally(before, [part(name, x) for x in after])
+                allowed = Deviation(0.0, 0.0) if bits else self.allowed[name]
+                found[name] = _departure(tally.over(self.place).whole, allowed)
+        for name in self._unsteady([name for name, x in found.items() if not x.is_kept]):
+            allowed = self.allowed[name]
+            limits = {"allowed_max_abs": allowed.max_abs, "allowed_rmse": allowed.rmse}
+            found[name] = found[name].model_copy(update=limits)
+        return found
+
+    def _unsteady(self, names: Sequence[str]) -> set[str]:
+        """Those that have other bits in another call on the same inputs: sums in no fixed order."""
+        found: set[str] = set()
+        for _ in range(CALLS_ALIKE):
+            if len(found) == len(names):
+                break
+            again = _by_name(self.run(leave, self.backward))
+            for name in names:
+                tally = _tally([result[name] for result in self.base], again[name])
+                found |= {name} if tally.over(self.place).whole.max_abs > 0 else set()
+        return found
+
+    def _judged(self, name: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> Departure:
+        return _departure(_tally(before, after).over(self.place).whole, self.allowed[name])
+
+    @property
+    def _own(self) -> list[Tensor]:
+        device = self.place.device
+        return [positions(self.case, self.spec, r).to(device) for r in self.place.ranks]
+
+
+def allowances(
+    errors: Mapping[str, TensorError],
+    judged: Sequence[Results],
+    base: Sequence[Results],
+    place: WorkerPlace,
+) -> dict[str, Deviation]:
+    """How far two results may be apart, of which each may be out by its bound.
+
+    judged: what `errors` is of. Where only some rows had a dout in it, dk and dv were smaller, and
+    so was what they may be out by.
+    """
+    allowed = {}
+    for name, error in errors.items():
+        now, then = (_size(x, name, place) for x in (base, judged))
+        scale = 2 * (now / then if name in ("dk", "dv") and then else 1.0)
+        allowed[name] = Deviation(scale * error.bound_max_abs, scale * error.bound_rmse)
+    return allowed
+
+
+def _size(results: Sequence[Results], name: str, place: WorkerPlace) -> float:
+    tally = Tally()
+    for result in results:
+        tally.add(result[name], None)
+    return tally.over(place).whole.rmse
+
+
+def off_one(dtype: torch.dtype, keys: int) -> float:
+    """How far from 1 an out may be where every v is 1.
+
+    Rounding the weights of a row to the dtype costs at most half a unit of their sum, and rounding
+    out another half: the unit that plain PyTorch may be out by, and as a result may be twice that.
+    Weights below the smallest normal number (float16's of long rows) are rounded to multiples of
+    the smallest one. The row and its sum are added up in float32 at least, apart from each other,
+    and such sums walk at random: by the root of their length.
+    """
+    info = torch.finfo(dtype)
+    sums = min(info.eps, torch.finfo(torch.float32).eps) * keys**0.5
+    rounded = info.eps + keys * info.smallest_normal * info.eps / 2
+    return MULTIPLES["out"] * rounded + sums
+
+
+def _ones(own: Tensor, x: Inputs) -> None:
+    x.v.fill_(1.0)
+
+
+def leave(own: Tensor, x: Inputs) -> None:
+    """Changes nothing."""
+
+
+def _replace(x: Tensor) -> None:
+    """Puts other numbers there, of another size too."""
+    x.copy_(-2 * x.flip(1))
+
+
+def _other_entry(own: Tensor, x: Inputs) -> None:
+    for tensor in x.tensors:
+        _replace(tensor[-1:])
+
+
+def _by_name(results: Sequence[Results]) -> dict[str, list[Tensor]]:
+    return {name: [result[name] for result in results] for name in results[0]}
+
+
+def _tally(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tally:
+    tally = Tally()
+    for one, other in zip(before, after, strict=True):
+        tally.add(other, one)
+    return tally
+
+
+def _departure(found: Deviation, allowed: Deviation) -> Departure:
+    finite = found.max_abs < float("inf")
+    return Departure(
+        max_abs=found.max_abs if finite else None,
+        rmse=found.rmse if finite else None,
+        allowed_max_abs=allowed.max_abs,
+        allowed_rmse=allowed.rmse,
+    )
