@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -191,7 +192,7 @@ def off_one(dtype: torch.dtype, keys: int) -> float:
     and such sums walk at random: by the root of their length.
     """
     info = torch.finfo(dtype)
-    sums = min(info.eps, torch.finfo(torch.float32).eps) * keys**0.5
+    sums = min(info.eps, torch.finfo(torch.float32).eps) * sqrt(keys)
     rounded = info.eps + keys * info.smallest_normal * info.eps / 2
     return MULTIPLES["out"] * rounded + sums
 

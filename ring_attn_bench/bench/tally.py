@@ -57,8 +57,8 @@ class Tally:
         step = max(1, self._piece * result.shape[tokens] // max(1, result.numel()))
         for start in range(0, max(1, result.shape[tokens]), step):
             length = min(step, result.shape[tokens] - start)
-            pair = [x if x is None else x.narrow(tokens, start, length) for x in (result, exact)]
-            self._add(*pair)
+            truth = None if exact is None else exact.narrow(tokens, start, length)
+            self._add(result.narrow(tokens, start, length), truth)
 
     def _add(self, result: Tensor, exact: Tensor | None) -> None:
         truth = torch.zeros_like(result) if exact is None else exact
