@@ -26,11 +26,11 @@ from ring_attn_bench.plan import memory
 from ring_attn_bench.plan.gathered import Gathered
 from ring_attn_bench.plan.memory import KernelMemory, Sizes
 from ring_attn_bench.plan.partition import get_partition
-from ring_attn_bench.plan.plans import Launch, Plan, plan
+from ring_attn_bench.plan.plans import Launch, Layout, Plan, plan
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Record, read
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.ring.jobs import travel_dtype
+from ring_attn_bench.ring.jobs import shares_travel, travel_dtype
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.settle import layout_of
@@ -43,6 +43,7 @@ PREDICTED = {
     Direction.FORWARD_BACKWARD: memory.forward_backward,
 }
 SYMMETRIC = "copy_engine"
+AS_GIVEN = ("copy_engine", "p2p")  # those that hand gradients on as they came
 
 
 def lines(record: Record) -> Iterator[str]:
@@ -53,16 +54,20 @@ def lines(record: Record) -> Iterator[str]:
         return
     if contestant.played != "real":
         return
-    sizes, symmetric = _sizes(case, options), options.transport == SYMMETRIC
+    symmetric = options.transport == SYMMETRIC
     name = f"{case.name} {contestant.name} {record.direction.value}"
     try:
         backend = _backend(contestant.backend)
-        plans = _plans(case, contestant.partition, options, backend)
+        layout, able = _layout(case, contestant.partition, options), abilities(backend, alibi=False)
+        as_given = options.transport in AS_GIVEN and shares_travel(layout, able)
+        sizes = _sizes(case, options, as_given=as_given)
     except RingAttnBenchError as error:
         yield f"{name}: {error}"
         return
     kernel = _kernel(contestant.backend, backend, case)
     predict = PREDICTED[record.direction]
+    found = [plan(layout, rank, able) for rank in range(case.world_size)]
+    plans = [one for one in found if isinstance(one, Plan)]
     most = [predict(one, sizes, kernel, symmetric=symmetric).bytes for one in plans]
     measured, expected = max(memory.peak_extra_bytes) / MIB, max(most) / MIB
     words = [f"{measured:,.1f} measured, {expected:,.1f} predicted ({measured / expected:.3f})"]
@@ -81,17 +86,15 @@ def _backend(name: str) -> Backend:
     return registry.load(name)
 
 
-def _plans(case: Case, partition: str, options: RingOptions, backend: Backend) -> list[Plan]:
+def _layout(case: Case, partition: str, options: RingOptions) -> Layout:
     tokens = get_partition(partition).tokens_per_rank(case.seqlen_total, case.world_size)
-    layout = layout_of(partition, case.world_size, tokens, mask_of(case), options)
-    able = abilities(backend, alibi=False)
-    found = [plan(layout, rank, able) for rank in range(case.world_size)]
-    return [one for one in found if isinstance(one, Plan)]
+    return layout_of(partition, case.world_size, tokens, mask_of(case), options)
 
 
-def _sizes(case: Case, options: RingOptions) -> Sizes:
+def _sizes(case: Case, options: RingOptions, *, as_given: bool) -> Sizes:
     dtype: torch.dtype = getattr(torch, case.dtype)
-    wide, travels = accumulator_dtype(dtype), travel_dtype(options, dtype)
+    wide = accumulator_dtype(dtype)
+    travels = travel_dtype(options, dtype, as_given=as_given)
     heads = case.heads_q, case.heads_kv, case.head_dim, case.head_dim
     return Sizes(case.batch, *heads, dtype.itemsize, wide.itemsize, travels.itemsize)
 

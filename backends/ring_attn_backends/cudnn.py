@@ -27,6 +27,7 @@ class CudnnBackend:
     forms = frozenset({Form.FULL, Form.CAUSAL})
     alibi = Alibi.NONE
     needs_delta = False
+    rounds_gradients = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def __init__(self) -> None:

@@ -34,6 +34,7 @@ class FlashAttn4Backend(ByCalls):
     forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
     alibi = Alibi.NONE
     needs_delta = False
+    rounds_gradients = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def __init__(self) -> None:

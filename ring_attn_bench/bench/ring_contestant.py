@@ -141,8 +141,9 @@ def make(
     took = settled(*where, options, waits=waits, known=known)
     layout = layout_of(*where, took)
     ranks = range(world_size) if spec.playing else place.ranks
+    hands_on = context is None or context.hands_on
     try:
-        of_ranks = jobs(problem, layout, backend, score_of(case), options, ranks)
+        of_ranks = jobs(problem, layout, backend, score_of(case), options, ranks, hands_on=hands_on)
     except Unsupported as error:
         raise Refused(error.reason) from None
     if context is None:

@@ -28,6 +28,15 @@ def unlike(first: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) 
     ]
 
 
+def wider(results: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:
+    """The gradients of a kernel that says it rounds them which are not in the inputs' dtype."""
+    return [
+        f"{name} is {result.dtype}, not {dtype}, which `rounds_gradients` says"
+        for name, result in results.items()
+        if result.dtype != dtype
+    ]
+
+
 def changed(now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> list[str]:
     """The inputs that are not what they were."""
     return [

@@ -33,6 +33,8 @@ class Backend(Protocol):
     forms: the blocks it can compute; the ring cuts everything else into these, or refuses.
     alibi: how it adds ALiBi's bias, if it can.
     needs_delta: whether `backward` reads `delta`; the ring then computes it, once for all launches.
+    rounds_gradients: whether `backward` gives dq, dk, dv in the inputs' dtype; one that does not
+        say so is taken to give them wider. A share that travels by itself is then sent as it is.
     worker_environment: by device type, environment variables that its process must start with.
     """
 
@@ -223,6 +225,11 @@ def _has(kind: type, *names: str) -> bool:
     return all(callable(getattr(kind, name, None)) for name in names)
 
 
+def rounds_gradients(backend: Backend) -> bool:
+    """Whether `backward` gives gradients in the inputs' dtype, as far as the backend says."""
+    return bool(getattr(backend, "rounds_gradients", False))
+
+
 def abilities(backend: Backend, *, alibi: bool, dropout: bool = False) -> Abilities:
     """The blocks that a backend can be given, with or without ALiBi's bias and dropout."""
     return Abilities(
@@ -230,4 +237,5 @@ def abilities(backend: Backend, *, alibi: bool, dropout: bool = False) -> Abilit
         alibi and backend.alibi is Alibi.INDEX,
         gathers=gathering(backend) is not None,
         positions=alibi or dropout,
+        rounds=rounds_gradients(backend),
     )

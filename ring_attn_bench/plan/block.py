@@ -41,12 +41,14 @@ class Abilities:
     index_alibi: whether it must add ALiBi's bias and can only do so by index (`Alibi.INDEX`).
     gathers: whether it takes the keys of many ranks in one launch (`backend.GatheringBackend`).
     positions: whether it must know where tokens are, for ALiBi's bias or dropout.
+    rounds: whether its gradients are in the inputs' dtype (`Backend.rounds_gradients`).
     """
 
     forms: frozenset[Form]
     index_alibi: bool = False
     gathers: bool = False
     positions: bool = False
+    rounds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,14 @@ class Plan:
         return len(own.launches) == 1 and not own.keys_start_at_zero and gifts <= 1
 
     @cached_property
+    def gives_shares(self) -> bool:
+        """Whether each gradient of another rank's keys is one launch's, so that nothing is added
+        to it before it is at home."""
+        return not self.gathers and all(
+            launch.first_keys for step in self.steps[1:] for launch in step.launches
+        )
+
+    @cached_property
     def due(self) -> tuple[tuple[int, ...], ...]:
         """By step, the steps whose transfers are posted before its launches, in their order."""
         posted = list(enumerate(step.post_at for step in self.steps))[1:]

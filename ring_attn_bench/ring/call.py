@@ -154,7 +154,9 @@ class OnRing(NamedTuple):
         if first and ring.world_size > 1 and is_open(ring.options):
             gpu = ring.gpu if known(backend.name, blocks) else ""
             announce(took, backend.name, ring.transport, gpu, ring.world_size)
-        (job,) = jobs(problem, layout, backend, score, ring.options, (ring.rank,))
+        (job,) = jobs(
+            problem, layout, backend, score, ring.options, (ring.rank,), hands_on=ring.hands_on
+        )
         return job, _signature(problem, layout, job, options, ring)
 
 

@@ -22,6 +22,11 @@ def backend_of_device_types(group: dist.ProcessGroup) -> dict[str, str]:
     return {kind: name for kind, name in pairs}  # noqa: C416 - dict() wants pairs, not lists
 
 
+def is_timeout(value: object) -> bool:
+    """Whether backends can count it, in nanoseconds of 64 bits."""
+    return isinstance(value, timedelta) and timedelta(0) < value <= timedelta(days=36525)
+
+
 def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
     """After which the group's unanswered messages are errors; None if its backend does not say.
 

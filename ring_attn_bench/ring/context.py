@@ -18,8 +18,8 @@ from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.plans import Plan
+from ring_attn_bench.ring import carriers
 from ring_attn_bench.ring.broken import broken
-from ring_attn_bench.ring.carriers import backend_of_device_types, shakes_hands, timeout_of
 from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.groups import abort, destroy, living, resolve_group
@@ -101,7 +101,7 @@ class RingContext:
     ) -> None:
         if not isinstance(options, RingOptions | None):
             raise InvalidArgument(f"options must be RingOptions, got {type(options).__name__}.")
-        if timeout is not None and not _is_timeout(timeout):
+        if timeout is not None and not carriers.is_timeout(timeout):
             raise InvalidArgument(
                 f"timeout is {shown(timeout)}; it must be a positive timedelta of at most a "
                 "century."
@@ -237,6 +237,11 @@ class RingContext:
         return bool(getattr(self._ring.transport, "arrives", False))
 
     @property
+    def hands_on(self) -> bool:
+        """Whether partial gradients come home as they left, in their dtype and not added up."""
+        return bool(getattr(self._ring.transport, "hands_on", False))
+
+    @property
     def room(self) -> Callable[..., PackedKeys] | None:
         """The transport's memory for packed keys with its views, if it keeps any (`packing`)."""
         ring = self._made or self._ring
@@ -286,7 +291,7 @@ class RingContext:
         """Whether calls with tensors of that device are compared between ranks first."""
         if self.options.handshake is not None:
             return self.options.handshake
-        return shakes_hands(self._ring.backends, device)
+        return carriers.shakes_hands(self._ring.backends, device)
 
     def greets(self, device: torch.device) -> bool:
         """`shakes_hands`, of a device that was checked; raises as `check_device`."""
@@ -299,11 +304,6 @@ class RingContext:
     def message_device(self, device: torch.device) -> torch.device:
         """Where the handshake's numbers must be: on the CPU if the group carries that."""
         return torch.device("cpu") if "cpu" in self._ring.backends else device
-
-
-def _is_timeout(value: object) -> bool:
-    """Backends count nanoseconds, in 64 bits."""
-    return isinstance(value, timedelta) and timedelta(0) < value <= timedelta(days=36525)
 
 
 def _nothing() -> None:
@@ -323,7 +323,7 @@ def _wanted(
     ranks = None
     if living(group) is not dist.group.WORLD:
         ranks = tuple(dist.get_process_group_ranks(group))
-        timeout = timeout_of(group) if timeout is None else timeout
+        timeout = carriers.timeout_of(group) if timeout is None else timeout
     return _Wanted(RingOptions() if options is None else options, ranks, timeout)
 
 
@@ -336,7 +336,7 @@ def _make(wanted: _Wanted) -> _Made:
             f"this context is of a ring of ranks {ranks}, and this is rank {dist.get_rank()}; "
             "call the ring only on its ranks."
         )
-    timeout = timeout_of(world) if wanted.timeout is None else wanted.timeout
+    timeout = carriers.timeout_of(world) if wanted.timeout is None else wanted.timeout
     # local synchronization: the other ranks of the world need not take part. Without it, two
     # rings of two inside four ranks mixed their sums or hung.
     with evened_out(ranks, timeout):
@@ -352,7 +352,7 @@ def _make(wanted: _Wanted) -> _Made:
     except BaseException:
         destroy(own)  # or its threads and sockets stay
         raise
-    backends = backend_of_device_types(own)
+    backends = carriers.backend_of_device_types(own)
     return _Made(own, dist.get_rank(own), len(ranks), timeout, backends, name, transport, gpu)
 
 

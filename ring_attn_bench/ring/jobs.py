@@ -8,7 +8,8 @@ import torch
 
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.errors import Unsupported
-from ring_attn_bench.plan.plans import Layout
+from ring_attn_bench.plan.block import Abilities
+from ring_attn_bench.plan.plans import Layout, plans
 from ring_attn_bench.plan.problem import Problem, Score
 from ring_attn_bench.ring.backend_choice import able, ring_planner
 from ring_attn_bench.ring.forward import Job
@@ -23,14 +24,18 @@ def jobs(
     score: Score,
     options: RingOptions,
     ranks: Sequence[int],
+    *,
+    hands_on: bool = True,
 ) -> tuple[Job, ...]:
     """What each of these ranks computes, forward and backward.
 
-    problem: of the whole sequence. Raises Unsupported where the kernel has no blocks for the plan
-    of some rank of the ring, whichever that is.
+    problem: of the whole sequence. hands_on: whether partial gradients come home as they were
+    given. Raises Unsupported where the kernel has no blocks for the plan of some rank of the ring,
+    whichever that is.
     """
     blocks = able(backend, problem)
-    travel = travel_dtype(options, getattr(torch, problem.dtype))
+    as_given = hands_on and shares_travel(layout, blocks)
+    travel = travel_dtype(options, getattr(torch, problem.dtype), as_given=as_given)
     of_ranks = []
     for rank in ranks:
         plan = ring_planner(layout, rank, problem.mask)(blocks)
@@ -40,6 +45,21 @@ def jobs(
     return tuple(of_ranks)
 
 
-def travel_dtype(options: RingOptions, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which dk, dv partials of `dtype` inputs travel to their owner."""
-    return dtype if options.gradients == "input" else accumulator_dtype(dtype)
+def travel_dtype(
+    options: RingOptions, dtype: torch.dtype, *, as_given: bool = False
+) -> torch.dtype:
+    """The dtype in which dk, dv partials of `dtype` inputs travel to their owner.
+
+    as_given: whether each is a share that the kernel has rounded to that dtype, and the transport
+    adds to none on its way: float32 would then be twice the bytes for the same numbers.
+    """
+    narrow = options.gradients == "input" or as_given
+    return dtype if narrow else accumulator_dtype(dtype)
+
+
+def shares_travel(layout: Layout, able: Abilities) -> bool:
+    """Whether every partial of every rank is one share, of a kernel that gives it rounded."""
+    if not able.rounds:
+        return False
+    of_ranks = plans(layout, able)
+    return not isinstance(of_ranks, str) and all(one.gives_shares for one in of_ranks)

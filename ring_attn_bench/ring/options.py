@@ -25,6 +25,8 @@ class RingOptions:
     grouping: how many ranks' keys each step brings, e.g. (3,) for a gather of 4 ranks; None is
         one each; `auto` follows the schedule.
     gradients: dtype in which dk, dv partials travel: `float32`, or `input` for half the bytes.
+        Where each is one launch's share, which the kernel gives in the input's dtype
+        (`Backend.rounds_gradients`), `float32` sends it as it is: wider it is the same number.
     handshake: whether ranks compare shapes and arguments before each call, so that a mismatch is
         an error and not a hang; None is yes on gloo, no on NCCL, where it would stall the queue.
     schedule: `steps` brings one rank's keys at a time, as the classic ring; `gather` all of them

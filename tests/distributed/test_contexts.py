@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ring_attn_bench import InvalidArgument, RingBroken, RingContext, RingOptions
-from ring_attn_bench.ring.context import context_for, timeout_of
+from ring_attn_bench.ring.carriers import timeout_of
+from ring_attn_bench.ring.context import context_for
 from tests.distributed.pool import Raised, Ring
 from tests.distributed.truth import Case, attend, faults
 

@@ -18,7 +18,8 @@ ON_A_CPU = "host_time.py"
 HOSTILE = "hostile_calls.py"  # tests/unit/test_hostile_calls.py has its calls
 OF_RECORDS = "memory.py"
 PICTURE = "plan_figure.py"
-NEED_NO_GPU = {ON_A_CPU, HOSTILE, OF_RECORDS, PICTURE}
+FIGURES = "advise_figures.py"  # tests/unit/advise says whether they are of these results
+NEED_NO_GPU = {ON_A_CPU, HOSTILE, OF_RECORDS, PICTURE, FIGURES}
 RESULTS = Path(__file__).parents[2] / "results"
 
 
@@ -27,9 +28,7 @@ def run(script, *words):
     return subprocess.run(command, capture_output=True, text=True, timeout=limit(120), check=False)
 
 
-@pytest.mark.parametrize(
-    "script", sorted(SCRIPTS.keys() - {ON_A_CPU, HOSTILE, OF_RECORDS, PICTURE})
-)
+@pytest.mark.parametrize("script", sorted(SCRIPTS.keys() - NEED_NO_GPU))
 def test_a_script_says_what_it_is_for_and_that_it_needs_a_gpu(script):
     help_text, alone = run(script, "--help"), run(script)
 

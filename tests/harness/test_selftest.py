@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from ring_attn_bench.records.status import Status
+from ring_attn_bench.selftest.faults import FAULTS
+
 
 def test_faults_that_are_planted_are_named_and_the_exit_code_is_0(program):
     some = ["--fault", "no fault in a transport", "--fault", "missing*", "--fault", "a sleep*"]
@@ -21,8 +24,12 @@ def test_faults_that_are_planted_are_named_and_the_exit_code_is_0(program):
 
 
 @pytest.mark.full
-def test_every_fault_is_named(program):
-    done = program.run("selftest")
+def test_every_fault_that_shows_between_processes_or_ends_one_is_named(program):
+    """Those of kernels' numbers are asked in one process: unit/selftest/test_planted_kernels.py."""
+    numbers = [x for x in FAULTS if x.kind == "backend" and x.names.status is Status.WRONG]
+    others = [x for x in FAULTS if x not in numbers]
+
+    done = program.run("selftest", *(word for x in others for word in ("--fault", x.name)))
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "17 of 17 faults are named, and 2 of 2 controls are right." in done.stdout
+    assert "10 of 10 faults are named, and 2 of 2 controls are right." in done.stdout

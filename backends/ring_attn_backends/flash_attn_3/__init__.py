@@ -32,6 +32,7 @@ class FlashAttn3Backend(ByCalls):
     forms: frozenset[Form] = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
     alibi = Alibi.NONE
     needs_delta = False
+    rounds_gradients = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def __init__(self, *, sm_margin: int = 0) -> None:

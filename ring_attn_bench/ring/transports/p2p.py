@@ -169,6 +169,8 @@ class P2P(FreshMemory):
     Landing slots and inboxes are new in each pass too.
     """
 
+    hands_on = True
+
     def __init__(
         self, group: dist.ProcessGroup, options: RingOptions, part: Part | None = None
     ) -> None:

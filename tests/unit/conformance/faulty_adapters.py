@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
+from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.block import Alibi, Block, Form
 from ring_attn_bench.plan.positions import Band, Span
@@ -13,6 +14,16 @@ from ring_attn_bench.plan.positions import Band, Span
 
 def with_band(block: Block, band: Band) -> Block:
     return Block(block.rows, block.keys, band)
+
+
+class SaysThatItRounds(ReferenceBackend):
+    """Its gradients are wider than 16 bits, which the wire would then be."""
+
+    rounds_gradients = True
+
+    def backward(self, rows, keys, block, score, *, deterministic):
+        shares = super().backward(rows, keys, block, score, deterministic=deterministic)
+        return Sums(*(x.to(torch.promote_types(x.dtype, torch.float32)) for x in shares))
 
 
 class OtherLse(ReferenceBackend):

@@ -35,6 +35,7 @@ FAULTS = [
     Fault(bad.ZeroLse, "full causal blocks_add_up"),
     Fault(bad.SixteenBitLse, "full float32"),
     Fault(bad.LseInBfloat16, "full bfloat16", says="lse is torch.bfloat16"),
+    Fault(bad.SaysThatItRounds, "bfloat16 float16", BACKWARD, "full float32", says="rounds_gr"),
     Fault(bad.TransposedLse, "full", says="lse has shape"),
     Fault(bad.StridedLse, "full", says="stride"),
     Fault(bad.LargeRowsLost, "large_scores", BOTH, "softmax_scale softcap alibi causal"),

@@ -169,8 +169,9 @@ def test_without_figures_it_is_the_rule(unknown):
 def made(rank, *, needs, grad=True, gpu="NVIDIA H200"):
     """How many tokens each step of a rank's call brings; needs: whether an input has a gradient."""
     ring = SimpleNamespace(
-        options=AUTO, world_size=8, rank=rank, gpu=gpu, arrives=False, transport="copy_engine"
-    )
+        options=AUTO, world_size=8, rank=rank, gpu=gpu, arrives=False, transport="copy_engine",
+        hands_on=True,
+    )  # fmt: skip
     asked = problem(seqlen=8 * 8192, device="cpu", backward=needs)
     with torch.set_grad_enabled(grad):
         job, _ = OnRing(ring).made(asked, Options(backend="aten", causal=True, partition="zigzag"))

@@ -8,7 +8,7 @@ from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench.contract import dropout
 from ring_attn_bench.contract.backend import abilities
-from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.block import Abilities, Form
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.plans import Layout, Plan, plan
@@ -283,6 +283,30 @@ def test_results_that_are_added_to_uncopied_have_the_bits_of_copies(
         for name in NAMES:
             assert uncopied[name].dtype is copied[name].dtype
             assert torch.equal(uncopied[name], copied[name]), (name, question)
+
+
+class Rounding(ReferenceBackend):
+    rounds_gradients = True
+
+    def backward(self, rows, keys, block, score, *, deterministic):
+        shares = super().backward(rows, keys, block, score, deterministic=deterministic)
+        return Sums(*(x.to(rows.q.dtype) for x in shares))
+
+
+@every_partition
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_a_share_that_travels_as_the_kernel_gave_it_changes_no_bit(partition, world_size):
+    question, backend = Question(able=abilities(Rounding(), alibi=False)), Rounding()
+    tensors = [x.bfloat16() for x in question.inputs(world_size)]
+    wide, narrow = (
+        [replace(job, backend=backend, gradients=dtype)
+         for job in question.jobs(partition, world_size)]
+        for dtype in (torch.float32, torch.bfloat16)
+    )  # fmt: skip
+    assert all(job.plan.gives_shares for job in wide)
+    one, other = ring(wide, partition, tensors), ring(narrow, partition, tensors)
+    for name in NAMES:
+        assert torch.equal(one[name], other[name]), name
 
 
 @every_partition

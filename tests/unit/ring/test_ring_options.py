@@ -1,6 +1,7 @@
 """How keys travel is a name in one table; what a ring is told is checked when it is said."""
 
 import re
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import get_args
 
@@ -9,8 +10,11 @@ import torch
 
 from ring_attn_bench import RingOptions, registry
 from ring_attn_bench.errors import InvalidArgument, TransportUnavailable, UnknownName
+from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.partition import PARTITIONS
+from ring_attn_bench.plan.plans import plan
 from ring_attn_bench.plan.problem import Mask
-from ring_attn_bench.ring.jobs import travel_dtype
+from ring_attn_bench.ring.jobs import shares_travel, travel_dtype
 from ring_attn_bench.ring.link import GroupTransport
 from ring_attn_bench.ring.options import resolved
 from ring_attn_bench.ring.schedules import SCHEDULES, Name, named
@@ -214,3 +218,27 @@ def test_gradients_travel_in_the_dtype_that_the_options_say(dtype):
     assert travel_dtype(RingOptions(gradients="input"), found) is found
     wide = torch.float64 if dtype == "float64" else torch.float32
     assert travel_dtype(RingOptions(), found) is wide
+    assert travel_dtype(RingOptions(), found, as_given=True) is found
+
+
+@pytest.mark.parametrize("schedule", ["steps", "grouped", "gather"])
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_shares_travel_as_they_are_where_no_rank_adds_to_one(partition, schedule):
+    forms = frozenset({Form.FULL, Form.CAUSAL})
+    rounds, wide = (Abilities(forms, rounds=rounds) for rounds in (True, False))
+    for world_size in (2, 3, 4, 8):
+        layout = layout_of(
+            partition, world_size, 16, Mask(causal=True), RingOptions(schedule=schedule)
+        )
+        added = False
+        for rank in range(world_size):
+            one = plan(layout, rank, rounds)
+            for step in one.steps[1:]:
+                seen = [key for x in step.launches for key in range(x.keys.start, x.keys.stop)]
+                added |= len(set(seen)) < len(seen)
+        assert shares_travel(layout, rounds) is not added, world_size
+        assert not shares_travel(layout, wide)
+    one_launch = RingOptions(schedule="one_launch")
+    gathers = replace(rounds, gathers=True)
+    layout = layout_of(partition, 4, 16, Mask(), one_launch)
+    assert not shares_travel(layout, gathers)

@@ -49,6 +49,8 @@ class CopyEngine:
     collective that every rank enters, because all ranks' shapes are alike.
     """
 
+    hands_on = True
+
     def __init__(
         self, group: dist.ProcessGroup, options: RingOptions, part: Part | None = None
     ) -> None:
