@@ -167,22 +167,24 @@ def judge(
     """
     errors = {}
     for name in results[0]:
-        ring = Tally(fine=True)
-        plain, alone, size = (Tally() for _ in range(3))
+        size = Tally()
+        for exact in expected.exact.values():
+            size.add(exact[name], None)
+        sizes = size.over(place)
+        ring, plain, alone = Tally(size=sizes.whole.rmse), Tally(), Tally()
         for rank, result in zip(rows.of_rank, results, strict=True):
             ring.look_at(result[name])
             own = positions(case, spec, rank).to(place.device)
             at = rows.of_rank[rank].to(place.device)
             local: Tensor | slice = torch.searchsorted(own, at)
-            exact, baseline = expected.exact[rank][name], expected.plain[rank][name]
             if name in ("dk", "dv"):
                 local, at = slice(None), own
+            exact = expected.exact[rank][name]
             ring.add(_tokens(result[name], name, local), exact)
-            plain.add(baseline, exact)
-            size.add(exact, None)
+            plain.add(expected.plain[rank][name], exact)
             if one_call is not None:
                 alone.add(_tokens(one_call[name], name, at), exact)
-        every = [part.over(place) for part in (ring, plain, size)]
+        every = [ring.over(place), plain.over(place), sizes]
         alone_over = alone.over(place).whole if one_call is not None else None
         errors[name] = _error(name, case, every, alone_over)
     return errors

@@ -33,15 +33,15 @@ class Over:
 class Tally:
     """Differences added up over ranks: the largest, the sum of squares by head, and how many.
 
-    fine: whether it says too what they are made of.
+    size: root mean square of the truth, where it should say too what they are made of.
     """
 
-    def __init__(self, *, fine: bool = False, piece: int = PIECE) -> None:
+    def __init__(self, *, size: float | None = None, piece: int = PIECE) -> None:
         self._largest = 0.0
         self._squares: Tensor | None = None
         self._count = 0
         self._piece = piece
-        self._fine = _Fine() if fine else None
+        self._fine = None if size is None else _Fine(size)
 
     def look_at(self, result: Tensor) -> None:
         """Counts a number that is none, also in rows that are not compared: it is never right."""
@@ -89,7 +89,8 @@ class Tally:
 class _Fine:
     """Sums of which bias, gain, floor and ulps are made."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: float) -> None:
+        self._size = size
         self._sums: Tensor | None = None
         self._ulps: Tensor | None = None
         self._largest = 0.0
@@ -100,8 +101,9 @@ class _Fine:
         floor = ulps.rounded_once(truth, dtype) - truth
         parts = difference, difference * truth, truth.square(), floor.square()
         sums = torch.stack([part.sum() for part in parts])
-        errors = difference.abs() / ulps.ulp(truth, dtype)
-        counts = ulps.histogram(errors)
+        counts = ulps.histogram(difference.abs() / ulps.ulp(truth, dtype))
+        # a value near zero has ulps as small: the largest error would say how small values get
+        errors = difference.abs() / ulps.ulp(truth.abs().clamp(min=self._size), dtype)
         self._sums = sums if self._sums is None else self._sums + sums
         self._ulps = counts if self._ulps is None else self._ulps + counts
         if errors.numel():

@@ -26,9 +26,10 @@ class Precision(Frozen):
     floor_rmse: float
     """What rounding the truth once to the result's dtype costs; 0 where that is the truth's."""
     ulps_max: float
-    """The largest error in units in the last place, of the result's dtype at the true value."""
+    """The largest error in units in the last place of the result's dtype, at the true value, or
+    at the root of the mean square of all of them where it is smaller than that."""
     ulps_p99: float
-    """What 99 % of the errors are at most, in these units; to 5 %."""
+    """What 99 % of the errors are at most, in units at the true value, near zero too; to 5 %."""
 
 
 class Departure(Frozen):

@@ -70,7 +70,10 @@ class Exactness(Frozen):
         description="what 99 % of its errors are at most, in units in the last place of its dtype "
         "at the oracle's value; to 5 %"
     )
-    ulps_max: float | None = _column(description="its largest error in these units")
+    ulps_max: float | None = _column(
+        description="its largest error in these units, where values smaller than the tensor's root "
+        "mean square have its units"
+    )
 
 
 NESTED: Mapping[str, type[Errors] | type[Ratios] | type[Exactness]] = {

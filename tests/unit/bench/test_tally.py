@@ -15,7 +15,7 @@ def truth(seed=0):
 
 
 def fine(result, exact):
-    tally = Tally(fine=True)
+    tally = Tally(size=1.0)
     tally.add(result, exact)
     return tally.over(PLACE).precision
 
@@ -48,6 +48,15 @@ def test_rounding_towards_zero_is_a_gain_and_no_bias():
     assert found.ulps_max == pytest.approx(1.0, abs=0.01)
 
 
+def test_the_largest_error_is_not_that_of_the_value_nearest_to_zero():
+    exact = truth()
+    exact[0, 0, 0, 0] = 1e-40
+    result = exact.float()
+    result[0, 0, 0, 0] = 2.0**-23
+    found = fine(result, exact)
+    assert found.ulps_max == pytest.approx(1.0)
+
+
 def test_a_value_that_is_not_finite_leaves_nothing_to_say():
     exact = truth()
     result = exact.float()
@@ -68,7 +77,7 @@ def test_pieces_add_up_to_the_whole(shape):
     result = (exact + 1e-3 * torch.randn_like(exact)).bfloat16()
     found = []
     for piece in (2**24, 100):
-        tally = Tally(fine=True, piece=piece)
+        tally = Tally(size=1.0, piece=piece)
         tally.add(result, exact)
         found.append(tally.over(PLACE))
     one, many = found
