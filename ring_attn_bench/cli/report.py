@@ -1,4 +1,4 @@
-"""`report`: from records to tables, CSV and plots."""
+"""`report`: from records to a page, tables, CSV and plots."""
 
 from __future__ import annotations
 
@@ -22,13 +22,31 @@ def report(
     out: Annotated[
         Path | None, out_folder("Folder for the report; by itself the records'.")
     ] = None,
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index",
+            help="RECORDS is a folder of runs: an index of them, and each row's history.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tables, CSV and plots from records; needs no GPU and no torch.
+    """One page, tables, CSV and plots from records; needs no GPU and no torch.
 
     Exit code 0 whatever the records say of backends: what is wrong is told in tables and page.
     """
+    if index:
+        _index(records, out, as_json=as_json)
+        return
     show(records_file(records), out, as_json=as_json)
+
+
+def _index(folder: Path, out: Path | None, *, as_json: bool) -> None:
+    from ring_attn_bench.report.write import write_index
+
+    if out is not None or as_json:
+        raise typer.BadParameter("an index lies beside its runs; leave out --out and --json.")
+    typer.echo(f"Index: {', '.join(map(str, write_index(folder)))}")
 
 
 def show(records: Path, out: Path | None, *, as_json: bool = False) -> int:
@@ -46,5 +64,6 @@ def show(records: Path, out: Path | None, *, as_json: bool = False) -> int:
         typer.echo(text(rows(kept)))
         return failures(kept)
     typer.echo(summary(kept, width()))
-    typer.echo(f"\nReport: {next(path for path in written if path.suffix == '.md')}")
+    page = next(path for path in written if path.suffix == ".html")
+    typer.echo(f"\nReport: {page}, and beside it report.md, results.csv and plots/")
     return failures(kept)

@@ -37,9 +37,11 @@ def slowest_rank(samples: Sequence[Sequence[float]]) -> list[float]:
     return [max(times) for times in samples if times]
 
 
-def median_interval(times: Sequence[float]) -> tuple[float, float] | None:
-    """Between which their median lies with 95 % confidence; None below 6 of them."""
-    ranks, ordered = interval_ranks(len(times)), sorted(times)
+def median_interval(
+    times: Sequence[float], confidence: float = CONFIDENCE
+) -> tuple[float, float] | None:
+    """Between which their median lies with that confidence; None for too few: at 95 % below 6."""
+    ranks, ordered = interval_ranks(len(times), confidence), sorted(times)
     return (ordered[ranks[0] - 1], ordered[ranks[1] - 1]) if ranks else None
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ring_attn_bench.report.columns import OPTIONS, ReportRow
 from ring_attn_bench.report.digits import plural
-from ring_attn_bench.ring.options import DEFAULTS
+from ring_attn_bench.ring.options import DEFAULTS, RingOptions, texts
 
 Key = TypeVar("Key", bound=Hashable)
-WHO = ("backend", "partition", "transport", *OPTIONS)
+_OPTIONS = tuple(sorted(OPTIONS, key=lambda name: name != "schedule"))  # it says the most
+WHO = ("backend", "partition", "transport", *_OPTIONS)
 """The columns that say who computed a row."""
-_OURS = ("transport", *OPTIONS)
+_OURS = ("transport", *_OPTIONS)
 """Those of them that somebody else's ring has not got."""
 _SAYS_NOTHING = (None, "auto", "unset")
 """Words of an option that is left to the library: a caption is silent about them."""
+_BY_DEFAULT = texts(RingOptions())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,16 @@ class SharedShape:
         return ", ".join((f"batch {self.batch}", heads, self.dtype, *self.extras))
 
     @property
+    def but_for_ranks(self) -> SharedShape:
+        """What rings of several sizes share."""
+        return replace(self, world_size=0, played_on=None)
+
+    @property
     def slug(self) -> str:
         """A slug for file names: w4_b1_h32-8_d128_bfloat16."""
         heads = f"h{self.heads_q}-{self.heads_kv}_d{self.head_dim}"
-        size = f"w{self.world_size}" + (f"on{self.played_on}" if self.played_on else "")
+        played = f"on{self.played_on}" if self.played_on else ""
+        size = f"w{self.world_size}{played}" if self.world_size else "ranks"
         parts = (size, f"b{self.batch}", heads, self.dtype, *self.extras)
         return "_".join(parts).replace(" ", "")
 
@@ -84,6 +92,11 @@ def by_shape(rows: Iterable[ReportRow]) -> dict[SharedShape, list[ReportRow]]:
 def mask(row: ReportRow) -> str:
     """The row's mask in a word: causal or full."""
     return "causal" if row.causal else "full"
+
+
+def direction(row: ReportRow) -> str:
+    """The row's direction in words: forward + backward."""
+    return row.direction.value.replace("_", " + ")
 
 
 def machine(rows: Sequence[ReportRow]) -> str:
@@ -139,30 +152,74 @@ def heading(rows: Sequence[ReportRow]) -> str:
     return "; ".join((where, *words))
 
 
-def names(row: ReportRow, columns: Sequence[str]) -> tuple[str, ...]:
-    """These cells of the row, as text."""
-    return tuple(row.word(column) or "" for column in columns)
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """By which columns contestants are told apart: settings of our ring share one, in short words.
+
+    told: the settings in it; where only one varies, it has a column of its own.
+    """
+
+    columns: tuple[str, ...]
+    told: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rows: Sequence[ReportRow], among: Sequence[str] = WHO) -> Naming:
+        """Of those columns, the ones that differ between the rows."""
+        columns = tuple(name for name in varying(rows) if name in among)
+        told = tuple(name for name in columns if name in _OURS)
+        if len(told) < 2:
+            return cls(columns)
+        return cls(tuple(name for name in columns if name not in told), told)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return (*self.columns, *(("settings",) if self.told else ()))
+
+    def cells(self, row: ReportRow) -> tuple[str, ...]:
+        """The row's, as text."""
+        plain = tuple(row.word(column) or "" for column in self.columns)
+        return (*plain, *((", ".join(words(row, self.told)),) if self.told else ()))
+
+    def label(self, row: ReportRow) -> str:
+        """The row's contestant in one word: triton/zigzag."""
+        return label(row, (*self.columns, *self.told))
 
 
-def took(rows: Sequence[ReportRow], columns: Sequence[str]) -> tuple[str, ...]:
+def took(rows: Sequence[ReportRow], naming: Naming) -> tuple[str, ...]:
     """In a sentence for each choice, what stood for options that were `auto`, and for whom.
 
-    columns: those by which contestants are called; nobody is, where all were given the same.
+    naming: by which contestants are called; nobody is, where all were given the same.
     """
     auto = [row for row in rows if row.took]
     choices = group(auto, lambda row: row.took or "")
     sentences = []
     for choice, of_choice in choices.items():
-        who = ", ".join(dict.fromkeys(label(row, columns) for row in of_choice))
+        who = ", ".join(dict.fromkeys(naming.label(row) for row in of_choice))
         whose = "" if len(choices) == 1 else f" for {who}"
         sentences.append(f"auto took {choice.replace('grouping unset', 'grouping 1 each')}{whose}.")
     return tuple(sentences)
 
 
 def label(row: ReportRow, names: Sequence[str]) -> str:
-    """The row's contestant by these columns: triton/zigzag."""
-    words = {name: f"{word} {name}" for name, word in row.options.items() if word}
-    return "/".join(filter(None, (words.get(name, row.word(name)) for name in names)))
+    """The row's contestant by these columns: triton/zigzag/copy_engine/one_launch."""
+    return "/".join(words(row, names)) or "as by default"
+
+
+def words(row: ReportRow, names: Sequence[str]) -> tuple[str, ...]:
+    """These columns in short words; an option as by default has none, but for a schedule."""
+    return tuple(filter(None, (_short(row, name) for name in names)))
+
+
+def _short(row: ReportRow, name: str) -> str:
+    word = row.word(name)
+    if name == "transport" and word == "own":  # a peer's, which its name says
+        return ""
+    if word is None or name not in row.options or name == "schedule":
+        return word or ""
+    if word == _BY_DEFAULT[name]:
+        return ""
+    return name if word == "true" else f"{name} {word}"
 
 
 def _place(row: ReportRow) -> str:

@@ -16,24 +16,59 @@ from ring_attn_bench.report.rows import latest, rows
 
 
 def write_report(records_path: Path, out_dir: Path) -> list[Path]:
-    """Writes results.csv, report.md and plots/*.png into the folder; the paths of these files.
+    """Writes results.csv, report.md, report.html and plots/*.png; the paths of these files.
 
     Raises FileError if there are no records, or if they cannot be read or a file not be written.
     """
     # Here, so that a summary for the terminal needs neither pandas nor matplotlib.
     see_to_matplotlib()
     from ring_attn_bench.report import csv, plots
-    from ring_attn_bench.report.markdown import report
+    from ring_attn_bench.report.page.build import page
+    from ring_attn_bench.report.page.html import html
+    from ring_attn_bench.report.page.markdown import markdown
 
     records = _records(records_path)
     lines = rows(records)
     files.make_folder(out_dir)
-    table, page = out_dir / "results.csv", out_dir / "report.md"
+    table, text, web = (out_dir / name for name in ("results.csv", "report.md", "report.html"))
     csv.write(lines, table)
     gallery = plots.draw(lines, out_dir / "plots")
-    pictures = [path.relative_to(out_dir) for path in gallery.paths]
-    files.write(page, report(records, pictures, gallery.skipped))
-    return [table, page, *gallery.paths]
+    made = page(records, gallery, out_dir)
+    files.write(text, markdown(made))
+    files.write(web, html(made))
+    return [table, text, web, *gallery.paths]
+
+
+def write_index(folder: Path) -> list[Path]:
+    """Writes index.html over the runs in the folder, and their table into its README.md.
+
+    There it goes between the lines `<!-- runs -->` and `<!-- /runs -->`, where they are. Raises
+    FileError if no folder in it holds records.
+    """
+    see_to_matplotlib()
+    from ring_attn_bench.report.page.history import Run, index, overview
+    from ring_attn_bench.report.page.html import html
+    from ring_attn_bench.report.page.markdown import table
+
+    found = {path.parent.name: path for path in sorted(folder.glob("*/records.jsonl*"))}
+    runs = [Run.of(name, list(read(path))) for name, path in found.items()]
+    runs = [run for run in runs if run.rows]
+    if not runs:
+        raise FileError(
+            f"no folder in {folder} holds records; name the one in which runs have theirs."
+        )
+    others = [path.parent.name for path in sorted(folder.glob("*/README.md"))]
+    web, readme = folder / "index.html", folder / "README.md"
+    files.write(web, html(index(runs, [name for name in others if name not in found])))
+    if not readme.exists():
+        return [web]
+    text = files.decoded(files.read_bytes(readme), str(readme))
+    before, begin, rest = text.partition("<!-- runs -->\n")
+    _, end, after = rest.partition("<!-- /runs -->")
+    if not end:
+        return [web]
+    files.write(readme, f"{before}{begin}{table(overview(runs, 'report.md'))}\n{end}{after}")
+    return [web, readme]
 
 
 def summary(records: Iterable[Record], width: int = tables.WIDTH) -> str:
@@ -53,7 +88,11 @@ def _section(lines: Sequence[ReportRow], width: int) -> Iterator[str]:
     """What is shown of one shape."""
     title = tables.fold(heading(lines), width)
     yield f"{title}\n{'=' * max(map(len, title.splitlines()))}"
-    speeds = tables.overview(lines) or tables.speed(lines)
+    if any(row.latency_ms is not None for row in lines):
+        speeds = tables.overview(lines) or tables.speed(lines)
+    else:
+        yield tables.fold(tables.untimed(lines), width)
+        speeds = tables.gaps([row for row in lines if not row.status.is_failure])
     yield from (table.terminal(width) for table in (*speeds, *tables.accuracy(lines)))
 
 

@@ -54,7 +54,7 @@ def test_a_peer_is_refused_with_a_sentence(played):
 
 def test_the_report_is_marked(played):
     report = (played.out / "report.md").read_text()
-    assert "### W = 4 played on 2 CPU processes, batch 1" in report
+    assert "W = 4 played on 2 CPU processes, batch 1" in report
     assert (played.out / "plots" / "throughput_w4on2_b1_h2-1_d8_float32.png").exists()
     assert "W = 4 played on 2 CPU processes" in played.done.stdout
     marks = {

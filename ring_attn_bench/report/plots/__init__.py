@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.groups import by_shape
-from ring_attn_bench.report.plots.canvas import save
+from ring_attn_bench.report.groups import SharedShape, by_shape, group
+from ring_attn_bench.report.plots.canvas import save, svg
 from ring_attn_bench.report.plots.errors import draw_errors
+from ring_attn_bench.report.plots.growth import draw_growth
 from ring_attn_bench.report.plots.memory import draw_memory
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.plots.throughput import draw_throughput
 
-__all__ = ["Gallery", "draw"]
+__all__ = ["Drawn", "Gallery", "draw"]
 
 _TOPICS = {"throughput": draw_throughput, "errors": draw_errors, "memory": draw_memory}
 _WHY_NONE = {
@@ -26,24 +29,48 @@ _WHY_NONE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Gallery:
-    """The files that were drawn, and a sentence for each topic in which there was nothing."""
+class Drawn:
+    """One picture: its topic, the slug of its shape, its file, and the same as an SVG element."""
 
-    paths: tuple[Path, ...]
+    topic: str
+    shape: str
+    path: Path
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """What was drawn, and a sentence for each topic in which there was nothing."""
+
+    pictures: tuple[Drawn, ...]
     skipped: tuple[str, ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(picture.path for picture in self.pictures)
 
 
 def draw(rows: Sequence[ReportRow], folder: Path) -> Gallery:
     """Draws every topic for every shape, as folder/throughput_w4_b1_h32-8_d128_bfloat16.png."""
     style = Style.of(rows)
-    paths: list[Path] = []
+    pictures: list[Drawn] = []
     skipped: list[str] = []
     for topic, picture in _TOPICS.items():
-        before = len(paths)
+        before = len(pictures)
         for shape, alike in by_shape(rows).items():
             figure = picture(alike, style)
             if figure is not None:
-                paths.append(save(figure, folder / f"{topic}_{shape.slug}.png"))
-        if len(paths) == before:
+                pictures.append(_drawn(figure, topic, shape, folder, len(pictures)))
+        if len(pictures) == before:
             skipped.append(f"No {topic} plot: {_WHY_NONE[topic]}.")
-    return Gallery(tuple(paths), tuple(skipped))
+    for shape, alike in group(rows, lambda row: SharedShape.of(row).but_for_ranks).items():
+        figure = draw_growth(alike, style, shape.title)
+        if figure is not None:
+            pictures.append(_drawn(figure, "growth", shape, folder, len(pictures)))
+    return Gallery(tuple(pictures), tuple(skipped))
+
+
+def _drawn(figure: Figure, topic: str, shape: SharedShape, folder: Path, number: int) -> Drawn:
+    path = save(figure, folder / f"{topic}_{shape.slug}.png")
+    return Drawn(topic, shape.slug, path, svg(figure, f"p{number}"))

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.columns import TENSORS, Ratios, ReportRow
+from ring_attn_bench.report.columns import TENSORS, ReportRow
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.plots.canvas import GREY, footnote, panels
+from ring_attn_bench.report.plots.error_rows import Ratio, draw_error_rows
 from ring_attn_bench.report.plots.legend import legend
 from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style
 
+_TITLE = "Errors against the float64 oracle"
+_CROWD = 8
+"""Backends: of more, points stand in each other's way."""
 _PANEL = (4.6, 3.2)
 _FLOOR = 1e-3
 """A ratio of 0 cannot be drawn on a logarithmic axis; it and all smaller ones are drawn here."""
 _WIDTH = 0.8
 """Of the five tensors' slots, how much the backends' points fill."""
-
-Ratio = Callable[[Ratios], float | None]
 
 
 def draw_errors(rows: Sequence[ReportRow], style: Style) -> Figure | None:
@@ -32,12 +34,19 @@ def draw_errors(rows: Sequence[ReportRow], style: Style) -> Figure | None:
     ]
     if not compared:
         return None
-    figure, axes = panels(compared, "Errors against the float64 oracle", (1, 2), _PANEL)
+    ratios: dict[str, Ratio] = {
+        "rmse / rmse of PyTorch in the same precision": lambda ratio: ratio.vs_pytorch,
+        "share of the allowed error (max_abs or rmse)": lambda ratio: ratio.of_bound,
+    }
+    if len({row.backend for row in compared}) > _CROWD:
+        figure = draw_error_rows(compared, style, _TITLE, ratios, _FLOOR)
+        footnote(figure, _small_print(compared))
+        return figure
+    figure, axes = panels(compared, _TITLE, (1, 2), _PANEL)
     left, right = axes[0]
-    _draw(left, compared, style, lambda ratio: ratio.vs_pytorch)
-    _draw(right, compared, style, lambda ratio: ratio.of_bound)
-    left.set_ylabel("rmse / rmse of PyTorch in the same precision", fontsize=8)
-    right.set_ylabel("share of the allowed error (max_abs or rmse)", fontsize=8)
+    for panel, (what, ratio) in zip(axes[0], ratios.items(), strict=True):
+        _draw(panel, compared, style, ratio)
+        panel.set_ylabel(what, fontsize=8)
     left.set_title("1: as exact as plain PyTorch", fontsize=9)
     right.set_title("1: the bound; above it is wrong", fontsize=9)
     legend(figure, compared, style, lines=False)

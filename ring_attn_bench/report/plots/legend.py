@@ -14,7 +14,7 @@ from ring_attn_bench.report.plots.canvas import GREY
 from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style, variant
 
-_HANDLE, _LETTER = 0.6, 0.075
+_HANDLE, LETTER = 0.6, 0.075
 """Inches: of a handle with its margins, and of one letter of its label."""
 _LINE = 0.18
 """Inches: the height of an entry."""
@@ -29,7 +29,7 @@ def legend(figure: Figure, rows: Sequence[ReportRow], style: Style, lines: bool 
     # beside the panels and their title, and not at their cost
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = ceil(len(handles) / int(figure.get_figheight() / _LINE - 1))
-    figure.set_figwidth(figure.get_figwidth() + columns * (_HANDLE + _LETTER * longest))
+    figure.set_figwidth(figure.get_figwidth() + columns * (_HANDLE + LETTER * longest))
     figure.legend(
         handles=handles, loc="outside right upper", frameon=False, fontsize=8, handlelength=3,
         ncols=columns,

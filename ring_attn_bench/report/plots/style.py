@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from zlib import crc32
 
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.plots.peers import OTHER_HATCH, is_peer, look
@@ -22,18 +23,21 @@ _KNOWN: Mapping[str, Look] = {
     "cudnn": ("#009E73", "^"),
     "aten": ("#E69F00", "D"),
     "reference": ("#000000", "X"),
-    "cute": ("#CC79A7", "P"),
     "flash_attn_3": ("#0072B2", "v"),
     "flash_attn_2": ("#56B4E9", "<"),
+    "flex": ("#CC79A7", "P"),
+    "flag_gems": ("#CC79A7", "h"),
 }
 _COLOURS = ("#CC79A7", "#56B4E9", "#009E73", "#D55E00", "#000000", "#E69F00", "#0072B2")
-_MARKERS = (">", "p", "h", "*", "d", "8", "H")
+_MARKERS = (">", "p", "h", "*", "d", "8", "H", "o", "s", "^", "D", "v", "<")
 _OTHERS: tuple[Look, ...] = tuple(
-    (colour, _MARKERS[(place + turn) % len(_MARKERS)])
+    (colour, marker)
     for turn in range(len(_MARKERS))
     for place, colour in enumerate(_COLOURS)
+    for marker in (_MARKERS[(place + turn) % len(_MARKERS)],)
+    if (colour, marker) not in _KNOWN.values()
 )
-"""For backends that are not known here: 49 of them before any two look alike."""
+"""For backends that are not known here: more than 80 of them before any two look alike."""
 _LINES: Mapping[str, Line] = {"zigzag": "-", "contiguous": "--", "striped": ":"}
 _FILLS: tuple[Fill, ...] = ("full", "none", "left", "bottom", "right", "top")
 _SIZE, _LARGER = 4.5, 2.5
@@ -49,13 +53,13 @@ class Style:
 
     @classmethod
     def of(cls, rows: Iterable[ReportRow]) -> Style:
-        """Unknown backends and peers get the looks that are left, by name."""
+        """Unknown backends and peers get a look by their name, the next one where it is taken."""
         rows = tuple(rows)
         names = sorted({row.backend for row in rows})
         known = {**_KNOWN, **{name: peer for name in names if (peer := _peer(name))}}
         unknown = [name for name in names if name not in known]
-        others = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(unknown)}
-        return cls({**known, **others}, tuple(dict.fromkeys(variants(rows))))
+        taken = {known[name] for name in names if name in known}
+        return cls({**known, **_dealt(unknown, taken)}, tuple(dict.fromkeys(variants(rows))))
 
     def colour(self, row: ReportRow) -> str:
         """The colour of the backend."""
@@ -88,6 +92,18 @@ class Style:
     def line(self, row: ReportRow) -> Line:
         """The partition's line style."""
         return _LINES.get(row.partition, "-.")
+
+
+def _dealt(names: Sequence[str], taken: set[Look]) -> dict[str, Look]:
+    """A look for each name, the same in every run but where two names want one."""
+    dealt: dict[str, Look] = {}
+    for name in names:
+        free = [one for one in _OTHERS if one not in taken] or list(_OTHERS)
+        first = crc32(name.encode()) % len(_OTHERS)
+        turned = (*_OTHERS[first:], *_OTHERS[:first])
+        dealt[name] = next(one for one in turned if one in free)
+        taken = taken | {dealt[name]}
+    return dealt
 
 
 def _peer(name: str) -> Look | None:

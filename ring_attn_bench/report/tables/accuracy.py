@@ -8,7 +8,7 @@ from math import inf
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import TENSORS, ReportRow
 from ring_attn_bench.report.digits import digits, plural, power, times, tokens
-from ring_attn_bench.report.groups import group, holder, mask, names, varying
+from ring_attn_bench.report.groups import WHO, Naming, group, holder, mask
 from ring_attn_bench.report.tables.table import Table
 
 _MOST = 10
@@ -24,11 +24,11 @@ def accuracy(rows: Sequence[ReportRow], by: Sequence[str] = ("backend",)) -> lis
 
 
 def _table(rows: Sequence[ReportRow], by: Sequence[str]) -> Table:
-    who = [name for name in varying(rows) if name in by]
-    where = [name for name in varying(rows) if name not in by]
+    who = Naming.of(rows, by)
+    where = Naming.of(rows, [name for name in WHO if name not in by])
     several = len({row.seqlen_per_gpu for row in rows}) > 1
     body: list[tuple[str, ...]] = []
-    for name, of_contestant in group(rows, lambda row: names(row, who)).items():
+    for name, of_contestant in group(rows, who.cells).items():
         for place, (tensor, worst) in enumerate(_worst(of_contestant)):
             shown = name if place == 0 else ("",) * len(name)
             body.append((*shown, tensor, *_figures(worst, tensor), *_place(worst, where, several)))
@@ -36,10 +36,10 @@ def _table(rows: Sequence[ReportRow], by: Sequence[str]) -> Table:
     records = plural(len(rows), "record")
     caption = f"errors against float64 ({oracles}), {mask(rows[0])}, the worst of {records}"
     heads = ("max_abs", "rmse", "rmse / PyTorch's", "rmse / no ring", "of bound")
-    last = (*where, f"tokens/{holder(rows)}", "status")
-    least = (last[-2], *where, heads[3], heads[1], heads[2])
-    headers = (*who, "tensor", *heads, *last)
-    return Table(caption, headers, tuple(body), len(who) + 1, least=least).filled()
+    last = (*where.heads, f"tokens/{holder(rows)}", "status")
+    least = (last[-2], *where.heads, heads[3], heads[1], heads[2])
+    headers = (*who.heads, "tensor", *heads, *last)
+    return Table(caption, headers, tuple(body), len(who.heads) + 1, least=least).filled()
 
 
 def _worst(rows: Sequence[ReportRow]) -> Iterator[tuple[str, ReportRow]]:
@@ -77,7 +77,7 @@ def _beside(ratio: float | None) -> str:
     return f"> {_MOST}x" if ratio is not None and ratio > _MOST else times(ratio)
 
 
-def _place(row: ReportRow, where: Sequence[str], several: bool) -> tuple[str, ...]:
+def _place(row: ReportRow, where: Naming, several: bool) -> tuple[str, ...]:
     """Which record it is; its length where there are several."""
     status = "" if row.status is Status.OK else row.status.value
-    return (*names(row, where), tokens(row.seqlen_per_gpu) if several else "", status)
+    return (*where.cells(row), tokens(row.seqlen_per_gpu) if several else "", status)

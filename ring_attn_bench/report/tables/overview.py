@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import digits, tokens
-from ring_attn_bench.report.groups import device, group, holder, mask, names, took, varying
+from ring_attn_bench.report.groups import Naming, device, group, holder, mask, took
 from ring_attn_bench.report.tables.table import Table
 
 _LENGTHS_PER_TABLE = 5
@@ -15,12 +15,12 @@ _LENGTHS_PER_TABLE = 5
 
 def overview(rows: Sequence[ReportRow]) -> list[Table]:
     """The tables of one shape: for each mask and direction that was measured at several lengths."""
-    who, unit = varying(rows), device(rows)
+    who, unit = Naming.of(rows), device(rows)
     groups = group(rows, lambda row: (row.causal, row.direction))
     return [table for alike in groups.values() for table in _tables(alike, who, unit)]
 
 
-def _tables(rows: Sequence[ReportRow], who: Sequence[str], unit: str) -> Iterator[Table]:
+def _tables(rows: Sequence[ReportRow], who: Naming, unit: str) -> Iterator[Table]:
     lengths = sorted({row.seqlen_per_gpu for row in rows})
     if len(lengths) < 2 or all(row.latency_ms is None for row in rows):
         return
@@ -30,15 +30,15 @@ def _tables(rows: Sequence[ReportRow], who: Sequence[str], unit: str) -> Iterato
         shown = lengths[start : start + _LENGTHS_PER_TABLE]
         body = _body(rows, who, shown)
         here = [row for row in rows if row.seqlen_per_gpu in shown]
-        headers = (*who, *map(tokens, shown))
-        yield Table(caption, headers, body, len(who), remarks=took(here, who))
+        headers = (*who.heads, *map(tokens, shown))
+        yield Table(caption, headers, body, len(who.heads), remarks=took(here, who))
 
 
 def _body(
-    rows: Sequence[ReportRow], who: Sequence[str], lengths: Sequence[int]
+    rows: Sequence[ReportRow], who: Naming, lengths: Sequence[int]
 ) -> tuple[tuple[str, ...], ...]:
     """A line for each contestant, the fastest at the longest length first."""
-    contestants = group(rows, lambda row: names(row, who))
+    contestants = group(rows, who.cells)
     by_length = {
         name: {row.seqlen_per_gpu: row for row in of_contestant}
         for name, of_contestant in contestants.items()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.digits import digits, percent, tokens
-from ring_attn_bench.report.groups import device, group, holder, mask, names, took, varying
+from ring_attn_bench.report.groups import Naming, device, group, holder, mask, took
 from ring_attn_bench.report.tables.table import Notes, Table
 
 _KEPT = "MiB kept"
@@ -16,12 +16,12 @@ _FEW = "fewer than 6 samples, of which a median has no 95 % interval"
 
 def speed(rows: Sequence[ReportRow]) -> list[Table]:
     """The tables of one shape; a contestant without a figure shows its status, and why below."""
-    who, unit = varying(rows), device(rows)
+    who, unit = Naming.of(rows), device(rows)
     groups = group(rows, lambda row: (row.case, row.direction))
     return [_table(alike, who, unit) for alike in groups.values()]
 
 
-def _table(rows: Sequence[ReportRow], who: Sequence[str], unit: str) -> Table:
+def _table(rows: Sequence[ReportRow], who: Naming, unit: str) -> Table:
     notes = Notes()
     columns = _figures(unit, notes)
     if all(row.kept_mib is None for row in rows):
@@ -31,13 +31,15 @@ def _table(rows: Sequence[ReportRow], who: Sequence[str], unit: str) -> Table:
         cells = tuple(cell(row) for cell in columns.values())
         if row.latency_ms is None:
             cells = (_instead(row, notes), *cells[1:])
-        body.append((*names(row, who), *cells))
+        body.append((*who.cells(row), *cells))
     first = rows[0]
     length = f"{tokens(first.seqlen_per_gpu)} tokens per {holder(rows)}"
     caption = f"{first.direction.value}, {mask(first)}, {length}"
-    headers = (*who, *columns)
+    headers = (*who.heads, *columns)
     remarks = took(rows, who)
-    return Table(caption, headers, tuple(body), len(who), notes.texts, remarks=remarks).filled()
+    return Table(
+        caption, headers, tuple(body), len(who.heads), notes.texts, remarks=remarks
+    ).filled()
 
 
 def _figures(unit: str, notes: Notes) -> dict[str, Callable[[ReportRow], str]]:

@@ -16,6 +16,10 @@ _GAP = 2
 _NARROWEST = 6
 _BETWEEN_WORDS = r"(?<=[ ,/])|(?=\[)"
 _INSIDE_NAMES = rf"{_BETWEEN_WORDS}|(?<=_)"
+_ESCAPES = (
+    ("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`"),
+    ("](", "]\\("),
+)  # fmt: skip
 fold = partial(fill, break_on_hyphens=False)
 """A sentence in lines; only a word that is longer than a line is broken."""
 
@@ -106,7 +110,7 @@ class Table:
         """A pipe table with its caption in bold above it."""
         rows = [[escape(cell) for cell in row] for row in self.rows]
         headers = [escape(header) for header in self.headers]
-        body = tabulate(rows, headers, tablefmt="pipe", colalign=self.align, disable_numparse=True)
+        body = pipes(headers, rows, self.align)
         notes = "<br>".join(escape(note) for note in self.below())
         return "\n\n".join(part for part in (f"**{escape(self.caption)}**", body, notes) if part)
 
@@ -176,11 +180,17 @@ class Notes:
         return tuple(self._numbers)
 
 
+def pipes(headers: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str]) -> str:
+    """A table of markdown, without padding, which would be most of a page; cells are escaped."""
+    rule = ["---:" if side == "right" else "---" for side in align]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, rule, *rows))
+
+
 def escape(text: str) -> str:
-    """Text that markdown shows as it is."""
-    for special, shown in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*")):
+    """Text that markdown shows as it is, in one line."""
+    for special, shown in _ESCAPES:
         text = text.replace(special, shown)
-    return text
+    return " ".join(text.splitlines())
 
 
 def _pieces(cell: str, breaks: str) -> Iterator[str]:

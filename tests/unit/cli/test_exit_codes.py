@@ -169,6 +169,23 @@ def test_a_folder_whose_name_is_no_text_is_reported_from_and_to(program, records
     assert os.path.exists(os.path.join(out, "results.csv"))  # noqa: PTH110, PTH118 - as it is
 
 
+def test_an_index_of_a_folder_without_runs_is_exit_code_4_and_beside_out_a_mistake(
+    program, records
+):
+    code, said, _ = program("report", "--index", records.parent.parent)
+    assert code == 0
+    assert "index.html" in said
+
+    code, _, said = program("report", "--index", records.parent)
+    assert code == exits.Exit.FILES
+    assert is_one_sentence(said)
+    assert "holds records; name the one in which runs have theirs" in said
+
+    code, _, said = program("report", "--index", records.parent.parent, "--out", records.parent)
+    assert code == exits.Exit.MISTAKE
+    assert "leave out --out and --json" in " ".join(said.split())
+
+
 def test_bench_into_a_file_is_exit_code_4_before_anything_is_measured(program, records):
     before = records.read_bytes()
 

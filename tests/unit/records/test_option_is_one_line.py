@@ -11,7 +11,7 @@ from ring_attn_bench.bench.suite import Grid
 from ring_attn_bench.records.record import append, read
 from ring_attn_bench.report import csv, tables
 from ring_attn_bench.report.columns import COLUMNS, MEANINGS, OPTIONS
-from ring_attn_bench.report.groups import WHO, constants, heading, label, names, varying
+from ring_attn_bench.report.groups import WHO, Naming, constants, heading, label, varying
 from ring_attn_bench.report.plots.style import Style, variant
 from ring_attn_bench.report.rows import rows
 from ring_attn_bench.ring.options import RingOptions
@@ -61,7 +61,8 @@ def test_contestants_that_differ_in_it_have_two_names_labels_and_looks(both, nam
     assert one.contestant != other.contestant
     assert varying([one, other]) == ("backend", name)
     assert label(one, WHO) != label(other, WHO)
-    assert names(one, WHO) != names(other, WHO)
+    assert Naming.of([one, other]).cells(one) != Naming.of([one, other]).cells(other)
+    assert Naming(("backend",), WHO[2:]).cells(one) != Naming(("backend",), WHO[2:]).cells(other)
     assert variant(one) != variant(other)
     style = Style.of([one, other])
     assert style.fill(one) != style.fill(other)

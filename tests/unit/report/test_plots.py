@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import isnan
+from xml.etree import ElementTree
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
+from numpy import unique
 
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv, plots
 from ring_attn_bench.report.groups import constants, varying
+from ring_attn_bench.report.plots.canvas import BEHIND, save
+from ring_attn_bench.report.plots.errors import draw_errors
 from ring_attn_bench.report.plots.memory import draw_memory
 from ring_attn_bench.report.plots.missing import missing
 from ring_attn_bench.report.plots.style import Style
@@ -71,6 +75,7 @@ def test_a_picture_can_be_drawn_again_from_the_csv(sweep_records, sweep_gallery,
     again = plots.draw(csv.read(tmp_path / "results.csv"), tmp_path)
     for before, after in zip(sweep_gallery.paths, again.paths, strict=True):
         assert (imread(before) == imread(after)).all()
+    assert [x.svg for x in again.pictures] == [x.svg for x in sweep_gallery.pictures]
 
 
 def test_a_picture_names_the_shape_and_the_gpu(sweep_records):
@@ -179,17 +184,102 @@ def test_forty_backends_that_are_not_known_look_different(make_record, make_case
     assert len({(style.colour(row), style.marker(row)) for row in found}) == 40
 
 
-@pytest.mark.parametrize("count", [8, 30, 60])
-def test_a_legend_is_whole_however_many_there_are(make_record, make_case, make_contestant, count):
-    found = many(make_record, make_case, make_contestant, count)
+def inside(figure, box):
+    around = figure.bbox
+    return around.x0 <= box.x0 < box.x1 <= around.x1 and around.y0 <= box.y0 < box.y1 <= around.y1
+
+
+@pytest.mark.parametrize("length", [2048, 8192])
+def test_a_legend_is_whole_however_many_there_are(make_record, make_case, make_contestant, length):
+    found = many(make_record, make_case, make_contestant, 5, (length, 2 * length))
     figure = draw_throughput(found, Style.of(found))
     renderer = drawn(figure)
     (legend,) = figure.legends
-    assert len(legend.get_texts()) == count
+    assert len(legend.get_texts()) == 5
     box = legend.get_window_extent(renderer)
-    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
-    assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    assert inside(figure, box)
     assert all(axes.get_window_extent(renderer).x1 < box.x0 for axes in figure.axes)
+
+
+@pytest.mark.parametrize("count", [8, 24])
+def test_more_than_can_be_followed_have_a_line_of_panels_each_beside_their_name(
+    make_record, make_case, make_contestant, count
+):
+    found = many(make_record, make_case, make_contestant, count)
+    figure = draw_throughput(found, Style.of(found))
+    renderer = drawn(figure)
+    legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    assert figure.legends == []
+    assert {x.get_title().get_text() for x in legends} == {row.backend for row in found}
+    boxes = [legend.get_window_extent(renderer) for legend in legends]
+    assert all(inside(figure, box) for box in boxes)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_in_small_panels_a_backend_stands_before_all_others_in_grey(
+    make_record, make_case, make_contestant
+):
+    found = many(make_record, make_case, make_contestant, 8)
+    style = Style.of(found)
+    figure = draw_throughput(found, style)
+    colours = {name: colour for name, (colour, _) in style.looks.items()}
+    for axes in figure.axes:
+        name = axes.get_legend().get_title().get_text()
+        (own,) = (x.lines[0] for x in axes.containers)
+        assert own.get_color() == colours[name]
+        behind = [line for line in axes.lines if line.get_color() == BEHIND]
+        assert len(behind) == 7
+        assert all(line.get_zorder() < own.get_zorder() for line in behind)
+
+
+def test_the_colours_of_backends_are_those_of_the_file(
+    make_record, make_case, make_contestant, tmp_path
+):
+    found = many(make_record, make_case, make_contestant, 10)
+    style = Style.of(found)
+    path = save(draw_throughput(found, style), tmp_path / "throughput.png")
+    pixels = unique((imread(path)[..., :3] * 255).round().reshape(-1, 3), axis=0)
+    for colour in {style.colour(x) for x in found}:
+        wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+        assert abs(pixels - wanted).max(axis=1).min() <= 6, colour
+
+
+def test_more_backends_than_a_legend_tells_have_their_name_beside_their_errors(
+    make_record, make_case, make_contestant
+):
+    found = many(make_record, make_case, make_contestant, 24)
+    figure = draw_errors(found, Style.of(found))
+    assert figure.legends == []
+    names = {label.get_text() for label in figure.axes[0].get_yticklabels()}
+    assert names == {row.backend for row in found}
+    assert [axes.get_title() for axes in figure.axes] == 2 * ["out", "lse", "dq", "dk", "dv"]
+
+
+def test_errors_of_rings_of_several_sizes_are_drawn_by_size(make_record, make_case, tmp_path):
+    cases = [make_case(world_size=size, seqlen_total=8192) for size in (2, 4, 8)]
+    gallery = plots.draw(rows(make_record(case=case) for case in cases), tmp_path)
+    assert gallery.pictures[-1].topic == "growth"
+    assert gallery.paths[-1].name == "growth_ranks_b1_h32-8_d128_bfloat16.png"
+
+
+def test_a_backend_that_nobody_knows_looks_the_same_beside_others(make_record, make_contestant):
+    names = [f"somebody_elses_{number}" for number in range(12)]
+    found = rows([make_record(contestant=make_contestant(backend=name)) for name in names])
+    alone = {x.backend: Style.of([x]).looks[x.backend] for x in found}
+    together = Style.of(found).looks
+    same = [name for name in names if together[name] == alone[name]]
+    assert len(same) > len(names) / 2  # where two want one look, one of them gives way
+    assert len({together[name] for name in names}) == len(names)
+
+
+def test_a_picture_of_a_page_has_words_that_are_words_and_ids_of_its_own(sweep_gallery):
+    for number, picture in enumerate(sweep_gallery.pictures):
+        root = ElementTree.fromstring(picture.svg)
+        ids = [x.get("id") for x in root.iter() if x.get("id")]
+        assert ids
+        assert all(name.startswith(f"p{number}-") for name in ids)
+        assert "triton" in " ".join(x.text or "" for x in root.iter() if x.tag.endswith("text"))
+        assert "#000000" not in picture.svg  # ink may be light, on a dark page
 
 
 def test_no_line_goes_over_a_length_without_a_figure(make_record, make_case, make_contestant):

@@ -32,23 +32,29 @@ def sweep_report(sweep_records, tmp_path_factory):
 
 
 def test_a_report_is_a_table_a_page_and_pictures(sweep_report):
-    table, page, *pictures = sweep_report
-    assert (table.name, page.name) == ("results.csv", "report.md")
+    table, text, page, *pictures = sweep_report
+    assert [path.name for path in (table, text, page)] == [
+        "results.csv",
+        "report.md",
+        "report.html",
+    ]
     assert {picture.parent.name for picture in pictures} == {"plots"}
     assert all(path.stat().st_size for path in sweep_report)
 
 
 def test_the_page_embeds_every_picture(sweep_report):
-    _, page, *pictures = sweep_report
-    text = page.read_text(encoding="utf-8")
+    _, markdown, html, *pictures = sweep_report
+    text, page = (path.read_text(encoding="utf-8") for path in (markdown, html))
     for picture in pictures:
         assert f"](plots/{picture.name})" in text
+        assert f'href="plots/{picture.name}"' in page
+    assert page.count('<figure class="plot">') == len(pictures)
 
 
 def test_the_page_tells_what_where_and_how(sweep_report, sweep_records):
     text = sweep_report[1].read_text(encoding="utf-8")
     assert text.startswith("# Ring attention on 4 x NVIDIA H200\n")
-    assert "median over iterations of the slowest rank's time" in text
+    assert "median over iterations of the slowest rank's time" in text.replace("The m", "m")
     assert "CUDNN_STATUS_EXECUTION_FAILED" in text
     assert "580.95" in text
     assert sweep_records[0].command in text

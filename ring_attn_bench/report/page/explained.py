@@ -1,0 +1,67 @@
+"""What the figures of a page mean, in our own words."""
+
+HOW = (
+    (
+        "latency",
+        "The median over iterations of the slowest rank's time. ± is the larger side of that "
+        "median's 95 % confidence interval, from order statistics (binomial, no assumption about "
+        "the distribution); below 6 samples there is none.",
+    ),
+    (
+        "ahead, behind",
+        "How many times as long the slower one takes: the ratio of the medians, in brackets "
+        "between what it is with 95 % confidence, from intervals of both medians at 97.5 %. "
+        "Contestants were timed in turns in one run; what differs between runs, as clocks and "
+        "placement do, is not in it.",
+    ),
+    (
+        "TFLOP/s",
+        "Useful work, from the exact area of the mask: 4 x area x heads x head_dim x batch for a "
+        "forward, 2.5 times that for a backward, 3.5 times for both; divided by the latency and by "
+        "the GPUs (CPU processes) that shared the work.",
+    ),
+    (
+        "% of 1 GPU",
+        "The ring's speed beside the same kernel's in one call on one GPU, at one GPU's share of "
+        "the useful work. 100 would be a ring that costs nothing.",
+    ),
+    (
+        "% of twin",
+        "Its speed beside the same launches on local keys; what is missing to 100 is "
+        "communication.",
+    ),
+    (
+        "MiB",
+        "Of a call: the peak of torch's allocator beyond what was held before it, without the "
+        "inputs, with the results (a forward's also while its backward runs). Behind the +, what "
+        "stays on the GPU between calls, by the GPU's free memory before the ring was made and "
+        "after its first call: the communicator's buffers and symmetric memory, which torch's "
+        "allocator does not count. Rings, peers' too, are made anew for it, so that each shows a "
+        "communicator of its own; where there is no + it is not measured. Both are the largest "
+        "over ranks.",
+    ),
+    (
+        "errors",
+        "Against float64, over all ranks. A result is wrong if its max_abs or its rmse exceeds its "
+        "bound: 2 times (out, lse) or 3 times (dq, dk, dv) the error that plain PyTorch makes in "
+        "the same precision on the same inputs, and a few units in the last place. rmse / "
+        "PyTorch's is its ratio to plain PyTorch's, rmse / no ring to that of the same kernel in "
+        "one call: of errors, not of speeds. Above 10 the other error is next to nothing "
+        "(results.csv has the figure), and `of bound` says whether that matters: the share of the "
+        "allowed error that is used, of max_abs or rmse the worse.",
+    ),
+    ("auto took", "What stood for options that were left to `auto` is `took` in results.csv."),
+    (
+        "W = 4 played on 2",
+        "Each of two GPUs does what one rank of a ring of 4 does, and gets from the other what the "
+        "other ranks would send it, in the same steps. The time is of that; the numbers mean "
+        "nothing, and what was judged is the same ring by loopback, all of its ranks on one GPU "
+        "(of `judged_tokens`). TFLOP/s, % of 1 GPU and % of twin are those of a GPU of the larger "
+        "ring.",
+    ),
+    (
+        "no figure",
+        "A wrong row has no speed, and neither has an interpreted kernel. An empty cell is a "
+        "figure that does not apply.",
+    ),
+)

@@ -1,0 +1,65 @@
+"""The page as report.html: one file that asks nobody for anything."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from jinja2 import BaseLoader, Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from ring_attn_bench.report.page.marks import outline
+from ring_attn_bench.report.page.model import Cell, Page
+from ring_attn_bench.report.plots.canvas import paint
+
+_HERE = files(__package__)
+
+
+def html(page: Page) -> str:
+    """The whole file."""
+    environment = Environment(
+        loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"code": _code, "kind": _kind}
+    marks = {mark.backend: place for place, mark in enumerate(page.marks)}
+    return environment.from_string(_read("page.html.j2")).render(
+        page=page,
+        marks=marks,
+        style=Markup(_read("page.css")),
+        script=Markup(_read("page.js")),
+        svg=Markup,  # of pictures: matplotlib has escaped the words in it
+        split=_split,
+        heat=_heat,
+        paint=paint,
+        outline=outline,
+    )
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _code(text: str) -> Markup:
+    """Our own words, with what stands in backticks as code."""
+    pieces = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if place % 2 else escape(piece)
+        for place, piece in enumerate(pieces)
+    )
+
+
+def _kind(block: object) -> str:
+    """What a block is, in a word for the template."""
+    return type(block).__name__.lower()
+
+
+def _split(cell: Cell) -> tuple[str, str]:
+    """The backend, and the rest of a contestant's name."""
+    if cell.who and cell.text.startswith(cell.who):
+        return cell.who, cell.text.removeprefix(cell.who).lstrip("/")
+    return cell.text, ""
+
+
+def _heat(value: float) -> int:
+    """Percent of the colour behind a cell: none up to half of the best."""
+    return round(max(0.0, min(1.0, 2 * value - 1)) ** 2 * 34)

@@ -1,0 +1,70 @@
+"""Kernel x schedule x transport: the best rate of each combination, length by length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ring_attn_bench.report.columns import ReportRow
+from ring_attn_bench.report.digits import digits, tokens
+from ring_attn_bench.report.groups import device, direction, group, holder, mask
+from ring_attn_bench.report.page.material import Material
+from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section
+from ring_attn_bench.report.plots.peers import is_peer
+
+_PEER = "a ring of its own"
+
+
+def section(material: Material) -> Section:
+    """A table for each shape, direction and mask in which anything has a speed."""
+    lead = (
+        f"Useful TFLOP/s per {device(material.rows)}: of each kernel the best that was measured "
+        "with a schedule over a transport, whatever else was set. The stronger its colour, the "
+        "nearer it is to the fastest of its length."
+    )
+    blocks: list[Block] = []
+    for shape, rows in material.shapes.items():
+        found = list(_grids([row for row in rows if row.latency_ms is not None]))
+        if found and len(material.shapes) > 1:
+            blocks.append(Heading(material.headings[shape]))
+        blocks += found
+    return Section("matrix", "Kernel x schedule x transport", lead, tuple(blocks))
+
+
+def _grids(rows: Sequence[ReportRow]) -> Iterator[Grid]:
+    for alike in group(rows, lambda row: (row.causal, row.direction)).values():
+        ways = sorted({_way(row) for row in alike}, key=lambda way: (way == _PEER, way))
+        first = alike[0]
+        caption = f"{direction(first)}, {mask(first)}"
+        columns = (
+            Column("tokens", meaning=f"per {holder(alike)}"),
+            Column("kernel or peer", "word"),
+            *(Column(way) for way in ways),
+        )
+        yield Grid(caption, columns, tuple(_lines(alike, ways)))
+
+
+def _lines(rows: Sequence[ReportRow], ways: Sequence[str]) -> Iterator[tuple[Cell, ...]]:
+    lengths = sorted(group(rows, lambda row: row.seqlen_per_gpu).items())
+    for length, of_length in lengths:
+        top = max(row.tflops_per_gpu or 0.0 for row in of_length)
+        for name, of_backend in group(of_length, lambda row: row.backend).items():
+            best = {way: max(map(_rate, x)) for way, x in group(of_backend, _way).items()}
+            cells = (_cell(best.get(way), top) for way in ways)
+            yield Cell(tokens(length), length), Cell(name, who=name), *cells
+
+
+def _cell(rate: float | None, top: float) -> Cell:
+    if rate is None or not top:
+        return Cell("")
+    return Cell(digits(rate), rate, "good" if rate == top else "", heat=rate / top)
+
+
+def _rate(row: ReportRow) -> float:
+    return row.tflops_per_gpu or 0.0
+
+
+def _way(row: ReportRow) -> str:
+    """Schedule and transport, in words for a column."""
+    if is_peer(row.backend):
+        return _PEER
+    return f"{row.options['schedule'] or ''}, {row.transport}"

@@ -1,0 +1,172 @@
+"""What a page says: whom to take, where we are behind, and nothing of what was not measured."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.status import Status
+
+TITLES = (
+    "decisions", "behind", "matrix", "scaling", "time", "accuracy", "memory", "missing", "how",
+    "provenance", "again",
+)  # fmt: skip
+
+
+@pytest.fixture
+def timed(make_record, make_contestant, make_case):
+    """A record at that pace, by backend; other words are the contestant's or the case's."""
+    from tests.unit.conftest import speed
+
+    def made(backend, tflops, direction=Direction.FORWARD, of=None, **who):
+        of = of or make_case()
+        return make_record(
+            case=of, direction=direction, contestant=make_contestant(backend=backend, **who),
+            speed=speed(of, tflops, direction, backend),
+        )  # fmt: skip
+
+    return made
+
+
+def test_the_verdict_comes_first_then_decisions_then_where_we_are_behind(sweep):
+    assert tuple(x.name for x in sweep.page.sections) == TITLES
+    assert sweep.page.verdict.startswith("Fastest and right, of 18 shapes: flash_attn_4 in ")
+    assert re.search(r"\d+ failures in 270 records\.", sweep.page.verdict)
+
+
+def test_each_shape_has_one_decision_and_it_is_the_fastest_right_row(sweep, sweep_records):
+    (grid,) = sweep.grids("decisions")
+    right = [x for x in sweep_records if x.speed is not None]
+    shapes = {(x.case.name, x.direction) for x in right}
+    assert len(grid.rows) == len(shapes)
+    for row in grid.rows:
+        cells = dict(zip((x.head for x in grid.columns), row, strict=True))
+        assert cells["fastest"].who in {"flash_attn_4", "cudnn"}
+        assert cells["ahead by"].order >= 1
+        assert float(cells["ms"].text.split(" ")[0].replace(",", "")) > 0
+
+
+def test_a_wrong_row_is_never_taken_however_fast(read, timed, make_record, make_contestant):
+    bad = make_record(
+        contestant=make_contestant(backend="fast"), status=Status.WRONG, reason="dk is too far"
+    )
+    found = read([timed("triton", 100), bad])
+    (grid,) = found.grids("decisions")
+    assert [cell.who for cell in found.column(grid, "fastest")] == ["triton"]
+    assert found.texts(grid, "runner-up") == ["nobody else"]
+
+
+def test_a_lead_that_may_be_chance_is_quiet_and_both_are_named(read, timed):
+    found = read([timed("triton", 400.0), timed("cudnn", 400.4)])
+    (grid,) = found.grids("decisions")
+    (cell,) = found.column(grid, "ahead by")
+    assert cell.tone == "quiet"
+    assert any("cudnn or triton at 8K" in point for point in found.page.points)
+
+
+def test_rows_that_a_peer_beats_are_told_the_worst_first(read, timed):
+    found = read(
+        [
+            timed("triton", 300), timed("triton", 500, partition="striped"), timed("aten", 100),
+            timed("peer:theirs", 400),
+        ]
+    )  # fmt: skip
+    by_peers, by_kernels = found.grids("behind")
+    assert by_peers.caption == "2 of 3 rows of ours are behind a peer"
+    assert [cell.who for cell in found.column(by_peers, "who")] == ["aten", "triton"]
+    assert [x.order for x in found.column(by_peers, "behind by")] == pytest.approx([4, 4 / 3], 0.1)
+    assert found.texts(by_peers, "sure") == ["yes", "yes"]
+    assert [cell.who for cell in found.column(by_kernels, "who")] == ["aten"]
+    assert [cell.who for cell in found.column(by_kernels, "fastest kernel")] == ["triton"]
+
+
+def test_where_no_peer_is_ahead_the_page_says_so(read, timed):
+    found = read([timed("triton", 500), timed("peer:theirs", 400)])
+    (words,) = found.section("behind").blocks
+    assert words.texts == ("No row of ours of 1 is behind a peer.",)
+    assert "faster than every peer in every shape that has one (1 of 1 bey" in found.page.verdict
+
+
+def test_the_matrix_has_a_column_for_each_schedule_over_a_transport(read, timed):
+    found = read(
+        [
+            timed("triton", 300, schedule="steps"), timed("triton", 500, schedule="gather"),
+            timed("triton", 510, schedule="gather", partition="striped"),
+            timed("peer:theirs", 400),
+        ]
+    )  # fmt: skip
+    (grid,) = found.grids("matrix")
+    heads = [column.head for column in grid.columns]
+    assert heads[2:] == ["gather, p2p", "steps, p2p", "a ring of its own"]
+    by_name = {row[1].text: row[2:] for row in grid.rows}
+    assert by_name["triton"][0].tone == "good"
+    assert float(by_name["triton"][0].text) == pytest.approx(510, rel=0.03)
+    assert by_name["peer:theirs"][0].text == ""
+
+
+def test_rings_of_several_sizes_are_told_by_size(read, timed, make_case):
+    cases = [make_case(world_size=w, seqlen_total=w * 8192) for w in (2, 4, 8)]
+    cases += [make_case(world_size=2, seqlen_total=8 * 8192)]
+    found = read([timed("triton", 400, of=case) for case in cases])
+    captions = [grid.caption for grid in found.grids("scaling")]
+    weak = next(x for x in found.grids("scaling") if x.caption.startswith("weak"))
+    assert [column.head for column in weak.columns] == ["who", "W = 2", "W = 4", "W = 8"]
+    assert any(x.startswith("strong scaling: 64K tokens in all") for x in captions)
+    errors = found.grids("accuracy")[0]
+    assert [column.head for column in errors.columns][3:] == ["W = 2", "W = 4", "W = 8"]
+
+
+def test_time_is_one_call_and_launches_and_communication(sweep):
+    grid = sweep.grids("time")[0]
+    for row in grid.rows:
+        cells = dict(zip((x.head for x in grid.columns), row, strict=True))
+        parts = (cells[f"{x} ms"] for x in ("one call", "launches", "communication"))
+        ring = cells["ring ms"].order
+        assert sum(part.order for part in parts) == pytest.approx(ring)
+        assert sum(cells["of the ring's time"].parts) <= 1.0000001
+
+
+def test_every_row_has_its_command(sweep, sweep_records):
+    (grid,) = sweep.grids("again")
+    commands = sweep.texts(grid, "command")
+    assert sorted(commands) == sorted(record.command for record in sweep_records)
+
+
+def test_each_reason_is_told_once_the_worst_first(sweep):
+    grid, counts = sweep.grids("missing")
+    assert len(set(sweep.texts(grid, "reason"))) == len(grid.rows)
+    order = [Status(text).badness for text in sweep.texts(grid, "status")]
+    assert order == sorted(order, reverse=True)
+    assert counts.rows[-1][-1].text == "270"
+
+
+def test_what_was_not_timed_has_no_section_of_times(read, tiny_records):
+    found = read([record for record in tiny_records if record.interpreted])
+    assert [x.name for x in found.page.sections[:2]] == ["decisions", "accuracy"]
+    assert found.page.verdict.startswith("6 of 6 rows are right; nothing was timed.")
+
+
+def test_names_that_a_terminal_says_once_stand_in_every_line(sweep):
+    for grid in sweep.grids("accuracy"):
+        assert all(row[0].text for row in grid.rows)
+
+
+def test_every_backend_has_a_mark_and_no_two_the_same(sweep):
+    looks = [(mark.colour, mark.marker) for mark in sweep.page.marks]
+    assert len(set(looks)) == len(looks) == 5
+
+
+def test_of_one_kernel_its_settings_are_compared(read, timed):
+    found = read([timed("triton", 500, schedule="gather"), timed("triton", 300, schedule="steps")])
+    assert found.page.verdict.startswith("Fastest and right, of 1 shape: triton/gather in 1 (1 ")
+
+
+def test_what_all_shapes_share_is_told_once_and_the_rest_in_each_line(read, timed, make_case):
+    cases = [make_case(heads_kv=heads) for heads in (8, 32)]
+    found = read([timed("triton", 500, of=case) for case in cases])
+    (grid,) = found.grids("decisions")
+    assert grid.caption.endswith("all of them: W = 4, batch 1, head dim 128, bfloat16")
+    assert found.texts(grid, "shape") == ["heads 32:8", "heads 32:32"]
+    assert found.page.about.endswith("All of it: W = 4, batch 1, head dim 128, bfloat16.")
