@@ -63,6 +63,24 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
     return Inputs(q, k, v, dout)
 
 
+def of_rank(case: Case, seed: int, device: torch.device, *, backward: bool) -> Inputs:
+    """Inputs of one rank's tokens, drawn in their dtype: nothing beside them takes memory.
+
+    Without a backward, whose input dout is, that is one number that looks like many.
+    """
+    generator = torch.Generator(device=device).manual_seed(seed)
+    tokens, dtype = (case.batch, case.seqlen_per_gpu), dtype_of(case)
+    heads = (case.heads_q, case.heads_kv, case.heads_kv)
+    q, k, v = (
+        torch.randn(*tokens, h, case.head_dim, generator=generator, device=device, dtype=dtype)
+        for h in heads
+    )
+    if not backward:
+        return Inputs(q, k, v, torch.zeros((), device=device, dtype=dtype).expand_as(q))
+    dout = torch.randn(q.shape, generator=generator, device=device, dtype=dtype)
+    return Inputs(q, k, v, dout)
+
+
 def dtype_of(case: Case) -> torch.dtype:
     """The case's dtype as torch's."""
     dtype: torch.dtype = getattr(torch, case.dtype)

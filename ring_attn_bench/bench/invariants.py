@@ -19,6 +19,7 @@ from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.tally import Tally
 from ring_attn_bench.records.exactness import (
     BATCH_APART,
+    DV_SUMS_TO_DOUT,
     HEADS_APART,
     KEYS_PERMUTED,
     ROWS_SUM_TO_ONE,
@@ -57,7 +58,11 @@ class Invariance:
 
     def look(self) -> Invariants:
         """All that say something of the case; a collective over the group's processes."""
-        found: Invariants = {ROWS_SUM_TO_ONE: {"out": self._rows_sum_to_one()}}
+        ones = self.run(lambda own, x: ones_for_v(x), False)
+        found = sums(self.case, self.place, ones, None)
+        if self.backward:
+            dout = [self.whole.dout[:, own] for own in self._own]
+            found[DV_SUMS_TO_DOUT] = {"dv": _columns(self.case, self.place, self.base, dout)}
         if not self.case.causal and self.case.window == (-1, -1):
             found[KEYS_PERMUTED] = self._keys_permuted()
         if self.case.heads_q > 1:
@@ -66,14 +71,6 @@ class Invariance:
         if self.case.batch > 1:
             found[BATCH_APART] = self._apart(_other_entry, lambda name, x: x[:-1])
         return found
-
-    def _rows_sum_to_one(self) -> Departure:
-        """Every row sees a key: its own."""
-        tally = Tally()
-        for result in self.run(_ones, False):
-            tally.add(result["out"], torch.ones_like(result["out"]))
-        allowed = off_one(dtype_of(self.case), self.case.seqlen_total)
-        return _departure(tally.over(self.place).whole, Deviation(allowed, allowed))
 
     def _keys_permuted(self) -> dict[str, Departure]:
         order = torch.randperm(self.case.seqlen_total, generator=torch.Generator().manual_seed(0))
@@ -182,22 +179,65 @@ def _size(results: Sequence[Results], name: str, place: WorkerPlace) -> float:
     return tally.over(place).whole.rmse
 
 
-def off_one(dtype: torch.dtype, keys: int) -> float:
-    """How far from 1 an out may be where every v is 1.
+def sums(
+    case: Case, place: WorkerPlace, ones: Sequence[Results], dout: Sequence[Tensor] | None
+) -> Invariants:
+    """What adds up to something known; a collective over the group's processes.
 
-    Rounding the weights of a row to the dtype costs at most half a unit of their sum, and rounding
-    out another half: the unit that plain PyTorch may be out by, and as a result may be twice that.
-    Weights below the smallest normal number (float16's of long rows) are rounded to multiples of
-    the smallest one. The row and its sum are added up in float32 at least, apart from each other,
-    and such sums walk at random: by the root of their length.
+    ones: results of each rank played here, where every v is 1. dout: that they were given; None
+    asks only about out. Every row sees a key, its own, so that its out is 1.
+    """
+    tally = Tally()
+    for result in ones:
+        tally.add(result["out"], torch.ones_like(result["out"]))
+    allowed = MULTIPLES["out"] * off_one(dtype_of(case), case.seqlen_total)
+    rows = _departure(tally.over(place).whole, Deviation(allowed, allowed))
+    found: Invariants = {ROWS_SUM_TO_ONE: {"out": rows}}
+    if dout is not None:
+        found[DV_SUMS_TO_DOUT] = {"dv": _columns(case, place, ones, dout)}
+    return found
+
+
+def _columns(
+    case: Case, place: WorkerPlace, results: Sequence[Results], dout: Sequence[Tensor]
+) -> Departure:
+    """Each dout is dealt to the keys by weights that sum to one, so that dv adds up to dout.
+
+    What each weight and each dv is rounded by is a share of its size: so is what is allowed.
+    """
+    groups = case.heads_q // case.heads_kv
+    all_dv, sizes, all_dout = (
+        torch.zeros(case.batch, case.heads_kv, case.head_dim, dtype=torch.float64)
+        .to(place.device) for _ in range(3)
+    )  # fmt: skip
+    for result, given in zip(results, dout, strict=True):
+        all_dv += result["dv"].sum(1, dtype=torch.float64)
+        sizes += result["dv"].abs().sum(1, dtype=torch.float64)
+        all_dout += given.sum(1, dtype=torch.float64).unflatten(1, (-1, groups)).sum(2)
+    for x in (all_dv, sizes, all_dout):
+        place.sum(x)
+    tally = Tally()
+    tally.add((all_dv / sizes)[:, None], (all_dout / sizes)[:, None])
+    alone = place.alone()  # all of them have these sums
+    allowed = MULTIPLES["dv"] * off_one(dtype_of(case), case.seqlen_total)
+    return _departure(tally.over(alone).whole, Deviation(allowed, allowed))
+
+
+def off_one(dtype: torch.dtype, keys: int) -> float:
+    """How far from 1 the weights of a row of plain PyTorch may sum up to, and an out of ones.
+
+    Rounding the weights to the dtype costs at most half a unit of their sum, and rounding out
+    another half. Weights below the smallest normal number (float16's of long rows) are rounded to
+    multiples of the smallest one. The row and its sum are added up in float32 at least, apart from
+    each other, and such sums walk at random: by the root of their length.
     """
     info = torch.finfo(dtype)
-    sums = min(info.eps, torch.finfo(torch.float32).eps) * sqrt(keys)
-    rounded = info.eps + keys * info.smallest_normal * info.eps / 2
-    return MULTIPLES["out"] * rounded + sums
+    walk = min(info.eps, torch.finfo(torch.float32).eps) * sqrt(keys)
+    return info.eps + keys * info.smallest_normal * info.eps / 2 + walk
 
 
-def _ones(own: Tensor, x: Inputs) -> None:
+def ones_for_v(x: Inputs) -> None:
+    """Makes every v 1, in place."""
     x.v.fill_(1.0)
 
 

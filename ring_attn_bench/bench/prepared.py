@@ -20,7 +20,7 @@ from ring_attn_bench.bench import (
 )
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Runner
 from ring_attn_bench.bench.inputs import Inputs
-from ring_attn_bench.bench.invariants import Change, Invariance, allowances, leave
+from ring_attn_bench.bench.invariants import Change, Invariance, allowances, leave, ones_for_v, sums
 from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.ring_contestant import Contexts
@@ -65,6 +65,12 @@ class Prepared:
         """The inputs of every rank that this process plays."""
         if self.stand_in is not None:  # nobody needs those of the other ranks
             return [self._of_length(self.request.case.seqlen_per_gpu)]
+        if self.request.own:
+            case, seed, place = self.request.case, self.request.seed, self.place
+            return [
+                inputs.of_rank(case, seed + rank, place.device, backward=self.backward)
+                for rank in place.ranks
+            ]
         whole = inputs.make(self.request.case, self.request.seed, self.place.device)
         return self._cut(whole)
 
@@ -170,6 +176,19 @@ class Prepared:
         return all(
             torch.equal(a[name], b[name]) for a, b in zip(first, second, strict=True) for name in a
         )
+
+    def sums(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """The invariants that are sums; a collective, which spoils the inputs."""
+        self.forget()
+        for shard in self.shards:
+            ones_for_v(shard)
+        results = self._results(self.shards)
+        dout = [shard.dout for shard in self.shards] if self.backward else None
+        found = sums(self.request.case, self.place, results, dout)
+        return {
+            invariant: {name: departure.model_dump() for name, departure in by_result.items()}
+            for invariant, by_result in found.items()
+        }
 
     def call(self, direction: Direction, subject: Subject) -> Call | None:
         """What to time, or None if the contestant has no such subject."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import cast
 
+from pydantic import TypeAdapter
+
 from ring_attn_bench.bench.messages import (
     Command,
     Envelope,
@@ -14,14 +16,18 @@ from ring_attn_bench.bench.messages import (
     Release,
     Sample,
     Subject,
+    Sums,
 )
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.suite import Check, Entry, Suite
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.exactness import Invariants
 from ring_attn_bench.records.record import Accuracy, Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.group import Group
 from ring_attn_bench.workers.reply import Facts, WorkerFailed
+
+_INVARIANTS = TypeAdapter(Invariants)
 
 
 class RefusedByWorker(Exception):
@@ -29,10 +35,14 @@ class RefusedByWorker(Exception):
 
 
 class Session:
-    """A conversation with a worker group about one entry of a suite."""
+    """A conversation with a worker group about one entry of a suite.
 
-    def __init__(self, entry: Entry, group: Group, suite: Suite) -> None:
+    own: as in `Prepare`.
+    """
+
+    def __init__(self, entry: Entry, group: Group, suite: Suite, *, own: bool = False) -> None:
         self.entry = entry
+        self._own = own
         self._group = group
         self._suite = suite
         self._generation = -1
@@ -90,6 +100,10 @@ class Session:
         series.add(cast(list[list[float]], times), time.monotonic() - start)
         return True
 
+    def sums(self) -> Invariants:
+        """What adds up to something known; the inputs are spoilt by it."""
+        return _INVARIANTS.validate_python(self._ask(Sums())[0]["invariants"])
+
     def release(self) -> None:
         """Frees what the group holds for this contestant."""
         if self._generation == self._group.generation:
@@ -119,6 +133,7 @@ class Session:
             contestant=self.entry.contestant,
             directions=self.directions,
             seed=self._suite.seed,
+            own=self._own,
         )
         answer = self._told(command)[0]
         if "refused" in answer:

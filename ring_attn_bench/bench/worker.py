@@ -17,6 +17,7 @@ from ring_attn_bench.bench.messages import (
     Release,
     Sample,
     Subject,
+    Sums,
 )
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import Prepared, prepare
@@ -52,6 +53,9 @@ class BenchWorker:
                     return {"milliseconds": None}
                 times = self._timer.sample(call, command.count, command.warmup)
                 return {"milliseconds": times}
+            case Sums():
+                self._forget_calls(about)
+                return {"invariants": self._prepared[about].sums()}
             case Release():
                 self._release(about)
                 return {}

@@ -53,11 +53,13 @@ class Departure(Frozen):
 
 
 ROWS_SUM_TO_ONE = "rows_sum_to_one"
+DV_SUMS_TO_DOUT = "dv_sums_to_dout"
 KEYS_PERMUTED = "keys_permuted"
 HEADS_APART = "heads_apart"
 BATCH_APART = "batch_apart"
 INVARIANTS = {
     ROWS_SUM_TO_ONE: "where every v is 1, every out is too",
+    DV_SUMS_TO_DOUT: "all dv add up to all dout, as a share of the sizes of dv",
     KEYS_PERMUTED: "keys and values in another order change nothing",
     HEADS_APART: "other inputs of the last head change no other head",
     BATCH_APART: "other inputs of the last batch entry change no other",
