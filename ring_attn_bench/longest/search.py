@@ -58,7 +58,7 @@ def search(attempt: Callable[[int], Ended], lengths: Range) -> Found:
     """Takes it that what fails at a length fails at every longer one."""
     good, bad, tried = 0, lengths.multiples + 1, 0
     ended = Ended(Status.OK)
-    while bad - good > max(1, lengths.share * good):
+    while bad - good > 1 and (bad > lengths.multiples or bad - good > lengths.share * good):
         at = _next(good, bad, lengths.multiples)
         one, tried = attempt(at * lengths.least), tried + 1
         if one.status is Status.OK:
