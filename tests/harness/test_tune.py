@@ -77,9 +77,9 @@ def test_the_page_and_the_data_say_where_it_was_found(tuned):
     assert "the table four is left out: planted" in done.stdout
     assert "| one forward" in page
     assert "- one forward, head dim 16, float32: shipped shipped, quick would be" in page
-    assert first.place.backend == "tunable"
-    assert first.place.device
-    assert first.place.torch
+    assert first.provenance.backend == "tunable"
+    assert first.provenance.device
+    assert first.provenance.torch
     assert str(first.shape) == "1 x 96 tokens, heads 2:1"
 
 
