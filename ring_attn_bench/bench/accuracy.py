@@ -168,8 +168,8 @@ def judge(
     errors = {}
     for name in results[0]:
         size = Tally()
-        for exact in expected.exact.values():
-            size.add(exact[name], None)
+        for solved in expected.exact.values():
+            size.add(solved[name], None)
         sizes = size.over(place)
         ring, plain, alone = Tally(size=sizes.whole.rmse), Tally(), Tally()
         for rank, result in zip(rows.of_rank, results, strict=True):
