@@ -36,7 +36,7 @@ Run = Callable[[Change, bool], list[Results]]
 Part = Callable[[str, Tensor], Tensor]
 """What must not change, of the result of that name."""
 CALLS_ALIKE = 5
-"""Of either inputs, before other bits are held against a contestant. One that has other bits in some
+"""Of either inputs, before other bits are held against a contestant. One that has them in some
 calls only, by sums in no fixed order, is taken for a leak less than once in a thousand."""
 
 
