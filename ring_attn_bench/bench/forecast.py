@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench.suite import Entry, Suite
+from ring_attn_bench.bench.flops import area, flops
+from ring_attn_bench.bench.sampling import BATCH
+from ring_attn_bench.bench.suite import Entry, Suite, Timing
 from ring_attn_bench.errors import BackendUnavailable, clause
 from ring_attn_bench.machine import environment as env
 from ring_attn_bench.records.values import Environment
@@ -66,25 +68,63 @@ def sentences(
 
 @dataclass(frozen=True)
 class _Pace:
-    """Seconds: to start a worker group, to judge a contestant on a case, to time a direction."""
+    """Seconds: to start a worker group, to judge a contestant on a case, to time a direction.
+
+    tflops: by which long calls take longer than that; None where nobody waits for long ones.
+    """
 
     start: float
     judge: float
     time: float
+    tflops: float | None
 
 
-_PACES = {True: _Pace(6.0, 2.5, 0.6), False: _Pace(5.0, 0.4, 0.3)}
+_PACES = {True: _Pace(6.0, 2.5, 0.6, 400.0), False: _Pace(5.0, 0.4, 0.3, None)}
 """On GPUs, by 7 committed runs of 14 to 141 records, which took 0.4 to 2.2 times as long as this
-says, the most where kernels were compiled; on a CPU by the suite `cpu` on two cores."""
+says, the most where kernels were compiled; on a CPU by the suite `cpu` on two cores. Kernels make
+500 to 650 TFLOP/s of an H200, other people's rings less."""
+_SUBJECTS = 3
+"""What is timed of a contestant at most: itself, its twin, one call."""
 
 
-def time(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> str:
+def seconds(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> float:
     """About how long these take."""
     pace = _PACES[gpu]
     groups = {(entry.contestant.backend, entry.case.world_size) for entry in entries}
+    taken = len(groups) * pace.start + len(entries) * pace.judge
+    if not suite.timing.enabled:
+        return taken
+    return taken + sum(_timing(entry, suite.timing, pace) for entry in entries)
+
+
+def _timing(entry: Entry, timing: Timing, pace: _Pace) -> float:
+    """Of all its directions: of calls that are over at once, or as many as must be made."""
+    if pace.tflops is None:
+        return len(entry.directions) * pace.time
+    devices = 1 if entry.contestant.played == "loopback" else entry.case.world_size
+    pairs = area(entry.case) / devices
+    calls = (
+        flops(entry.case, direction, 1) * pairs / pace.tflops / 1e12
+        for direction in entry.directions
+    )
+    return sum(max(pace.time, _SUBJECTS * one * _count(one, timing)) for one in calls)
+
+
+def _count(one: float, timing: Timing) -> float:
+    """Calls of a subject that take so many seconds each: the fewest, or as many as the time has.
+
+    A batch is made whole.
+    """
+    batch = min(BATCH, timing.max_samples)
+    return timing.warmup + max(batch, min(timing.min_samples, timing.seconds / one))
+
+
+def time(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> str:
+    """The same in a sentence."""
+    groups = {(entry.contestant.backend, entry.case.world_size) for entry in entries}
     timed = sum(len(entry.directions) for entry in entries) if suite.timing.enabled else 0
-    seconds = len(groups) * pace.start + len(entries) * pace.judge + timed * pace.time
-    about = f"{round(seconds)} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    taken = seconds(entries, suite, gpu=gpu)
+    about = f"{round(taken)} s" if taken < 90 else f"{round(taken / 60)} min"
     return (
         f"About {about}, or from half to twice that. Worker groups to start: {len(groups)}; "
         f"contestants to judge: {len(entries)}; times to take: {timed}. Kernels that are compiled "

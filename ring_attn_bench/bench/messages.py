@@ -50,14 +50,20 @@ class Judge(Frozen):
 
 
 class Measure(Frozen):
-    """Run it and answer a call's peak memory beyond the inputs, what is kept, what the work is."""
+    """Run it and answer a call's peak memory beyond the inputs, what is kept, what the work is.
+
+    Also what the compiler made of the kernels that ran, where the backend says, and how the GPU is.
+    """
 
     do: Literal["measure"] = "measure"
     direction: Direction
 
 
 class Sample(Frozen):
-    """Time `count` calls, after `warmup` untimed ones; answers milliseconds by rank."""
+    """Time `count` calls, after `warmup` untimed ones; answers milliseconds by rank.
+
+    Also how the GPU was while it ran the last of them, and afterwards.
+    """
 
     do: Literal["sample"] = "sample"
     direction: Direction

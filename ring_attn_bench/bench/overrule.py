@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ring_attn_bench.bench.suite import Check, Grid, Suite, Timing, load
+from ring_attn_bench.bench.grid import LENGTHS, Grid
+from ring_attn_bench.bench.suite import Check, Suite, Timing, load
 from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause
 from ring_attn_bench.records.values import Frozen
 
@@ -48,6 +49,9 @@ def _overrule(words: Sequence[str], table: dict[str, Any]) -> None:
         if key not in KEYS:
             raise UnknownName("key of a suite", key, KEYS)
         for place, name, is_list in _places(table, key):
+            if key in LENGTHS:  # of which a grid has one
+                for length in LENGTHS:
+                    place.pop(length, None)
             place[name] = _values(text) if is_list else _value(text)
 
 

@@ -20,7 +20,7 @@ def main(folder: Path, parent: int, world_size: int) -> None:
     from ring_attn_bench.workers.channel import Channel
     from ring_attn_bench.workers.serving import answer_all
 
-    team = Team.join(world_size, member.leave, member.meeting_place())
+    team = Team.join(world_size, member.leave, member.meeting_place(), parent)
 
     def carry_out(line: str | None) -> str:
         replies = team.carry_out(line)

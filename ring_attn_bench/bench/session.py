@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import cast
 
 from pydantic import TypeAdapter
@@ -20,18 +23,31 @@ from ring_attn_bench.bench.messages import (
 )
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.suite import Check, Entry, Suite
+from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Invariants
+from ring_attn_bench.records.gpus import GpuLook
 from ring_attn_bench.records.record import Accuracy, Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.group import Group
 from ring_attn_bench.workers.reply import Facts, WorkerFailed
 
 _INVARIANTS = TypeAdapter(Invariants)
+_KERNELS = TypeAdapter(list[UsedKernel])
 
 
 class RefusedByWorker(Exception):
     """The contestant cannot run the case; the text is the reason."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """memory: None on a CPU. work: the fields of `Speed` that say what it is. looks: by process."""
+
+    memory: Memory | None
+    work: Facts
+    kernels: tuple[UsedKernel, ...] = ()
+    looks: Sequence[GpuLook] = ()
 
 
 class Session:
@@ -81,12 +97,15 @@ class Session:
         accuracy = {Direction(d): Accuracy.model_validate(value) for d, value in judged.items()}
         return accuracy, all(bool(answer["repeats"]) for answer in answers)
 
-    def measure(self, direction: Direction) -> tuple[Memory | None, Facts]:
-        """Memory (None on a CPU), and the fields of `Speed` that say what the work is."""
+    def measure(self, direction: Direction) -> Measured:
+        """What is known of a call before it is timed."""
         answers = self._ask(Measure(direction=direction))
         peaks, kept = (_of_all(answers, name) for name in ("peak_extra_bytes", "kept_bytes"))
         memory = None if peaks is None else Memory(peak_extra_bytes=peaks, kept_bytes=kept)
-        return memory, answers[0]
+        looks = _looks(answer.pop("look", None) for answer in answers)
+        compiled = [answer.pop("kernels", []) for answer in answers]
+        kernels = _KERNELS.validate_python(chain.from_iterable(cast(list[list[object]], compiled)))
+        return Measured(memory, answers[0], tuple(dict.fromkeys(kernels)), looks)
 
     def sample(
         self, direction: Direction, subject: Subject, count: int, warmup: int, series: Series
@@ -94,10 +113,13 @@ class Session:
         """Adds a batch of times to the series; False if there is no such subject."""
         start = time.monotonic()
         command = Sample(direction=direction, subject=subject, count=count, warmup=warmup)
-        times = [answer["milliseconds"] for answer in self._ask(command)]
+        answers = self._ask(command)
+        times = [answer["milliseconds"] for answer in answers]
         if times[0] is None:
             return False
         series.add(cast(list[list[float]], times), time.monotonic() - start)
+        by_rank = [_looks(cast(list[object], answer.get("looks", []))) for answer in answers]
+        series.looks += [list(looks) for looks in zip(*by_rank, strict=True)]
         return True
 
     def sums(self) -> Invariants:
@@ -142,6 +164,11 @@ class Session:
         self.version = str(answer["version"])
         self.interpreted = bool(answer["interpreted"])
         self.took = answer["took"]
+
+
+def _looks(told: Iterable[object]) -> list[GpuLook]:
+    """None of a CPU."""
+    return [GpuLook.model_validate(look) for look in told if look is not None]
 
 
 def _of_all(answers: list[Facts], name: str) -> list[int] | None:

@@ -15,15 +15,14 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from ring_attn_bench.bench.messages import Subject
-from ring_attn_bench.bench.sampling import Series
-from ring_attn_bench.bench.session import RefusedByWorker, Session
+from ring_attn_bench.bench.sampling import BATCH, Series
+from ring_attn_bench.bench.session import Measured, RefusedByWorker, Session
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import INVARIANTS
 from ring_attn_bench.records.record import (
     Accuracy,
     Case,
-    Memory,
     Record,
     Samples,
     Speed,
@@ -32,9 +31,6 @@ from ring_attn_bench.records.record import (
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.group import Group
 from ring_attn_bench.workers.reply import WorkerFailed
-
-BATCH = 5
-"""Calls of one contestant before the next one's turn."""
 
 GroupOf = Callable[[Entry], Group]
 MakeRecord = Callable[..., Record]
@@ -64,8 +60,7 @@ class _Match:
     direction: Direction
     accuracy: Accuracy
     started: float
-    memory: Memory | None = None
-    work: dict[str, Any] = field(default_factory=dict)
+    measured: Measured | None = None
     series: dict[Subject, Series] = field(default_factory=dict)
 
 
@@ -227,8 +222,8 @@ class SuiteRun:
     def _turn(self, match: _Match) -> bool:
         """One batch of each subject that still wants one; whether all have enough."""
         timing, session = self._suite.timing, match.session
-        if not match.work:
-            match.memory, match.work = session.measure(match.direction)
+        if match.measured is None:
+            match.measured = session.measure(match.direction)
             match.series = {subject: Series() for subject in Subject}
         for subject, series in list(match.series.items()):
             if series.stop(timing):
@@ -240,7 +235,8 @@ class SuiteRun:
         return all(series.stop(timing) for series in match.series.values())
 
     def _timed(self, match: _Match) -> None:
-        ring = match.series[Subject.RING]
+        ring, measured = match.series[Subject.RING], match.measured
+        assert measured is not None  # before the first turn
         empty = Series()
         one_call = match.series.get(Subject.ONE_CALL, empty).times
         samples = Samples(
@@ -249,15 +245,17 @@ class SuiteRun:
             one_gpu=_rounded(one_call),
             stop=ring.stop(self._suite.timing),
         )
-        work = match.work if one_call else match.work | {"one_gpu_flops": None}
+        work: dict[str, Any] = measured.work | ({} if one_call else {"one_gpu_flops": None})
         self._finish(
             match.session,
             match.direction,
             match.started,
             status=Status.OK,
             accuracy=match.accuracy,
-            memory=match.memory,
+            memory=measured.memory,
             speed=Speed(samples=samples, **work),
+            gpus=ring.watched(measured.looks),
+            kernels=measured.kernels,
         )
 
     def _lost(self, match: _Match, waiting: list[_Match], failure: WorkerFailed) -> None:

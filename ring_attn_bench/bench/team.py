@@ -47,12 +47,14 @@ class Team:
         world_size: int,
         on_failure: Callable[[MemberReply], None],
         store: Store | None = None,
+        run: int | None = None,
     ) -> Team:
         """Connects the processes that torchrun started.
 
         world_size: ranks of the ring; more than the processes only where there is one of them.
         on_failure: called at once in a process that fails, whatever becomes of the others.
         store: where they find each other; None is torchrun's.
+        run: the process whose children are this run's; None is torchrun.
 
         Raises MachineLacks for more processes than GPUs, InvalidArgument if they do not meet.
         """
@@ -77,7 +79,7 @@ class Team:
                 raise _apart(error) from error
         control = dist.new_group(backend="gloo", timeout=IDLE)
         place = WorkerPlace.here(world_size)
-        return cls(place, BenchWorker(place), control, on_failure)
+        return cls(place, BenchWorker(place, run), control, on_failure)
 
     def carry_out(self, line: str | None) -> list[MemberReply]:
         """The replies of all processes, on all of them. Only process 0's line counts."""

@@ -23,8 +23,12 @@ class Timer:
             size = 2 * torch.cuda.get_device_properties(place.device).L2_cache_size
             self._flush = torch.empty(size, dtype=torch.uint8, device=place.device)
 
-    def sample(self, call: Call, count: int, warmup: int) -> list[float]:
+    def sample(
+        self, call: Call, count: int, warmup: int, meanwhile: Call = lambda: None
+    ) -> list[float]:
         """Milliseconds of each of `count` calls, after `warmup` that are not timed.
+
+        meanwhile: what the host does once all calls are enqueued, while the GPU is at them.
 
         On a GPU nothing waits between the calls: the host runs ahead as it does in training, and
         a call that is bound by its launches shows as such.
@@ -33,10 +37,10 @@ class Timer:
             self._place.line_up()
             call()
         if self._place.device.type == "cuda":
-            return self._device_times(call, count)
+            return self._device_times(call, count, meanwhile)
         return [self._host_time(call) for _ in range(count)]
 
-    def _device_times(self, call: Call, count: int) -> list[float]:
+    def _device_times(self, call: Call, count: int, meanwhile: Call) -> list[float]:
         pairs = [
             (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
             for _ in range(count)
@@ -48,6 +52,7 @@ class Timer:
             start.record()
             call()
             end.record()
+        meanwhile()
         torch.cuda.synchronize()
         return [start.elapsed_time(end) for start, end in pairs]
 

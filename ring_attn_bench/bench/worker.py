@@ -7,6 +7,7 @@ from dataclasses import asdict
 import torch
 
 from ring_attn_bench.bench.contestant import Refused
+from ring_attn_bench.bench.gpu_looks import OwnGpu
 from ring_attn_bench.bench.memory import kept_bytes, peak_extra_bytes
 from ring_attn_bench.bench.messages import (
     Envelope,
@@ -23,6 +24,7 @@ from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import Prepared, prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.timing import Call, Timer
+from ring_attn_bench.contract.used import kernels_used
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.workers.reply import Facts
 
@@ -30,8 +32,10 @@ from ring_attn_bench.workers.reply import Facts
 class BenchWorker:
     """Holds prepared contestants by name. Every process of the group gets the same commands."""
 
-    def __init__(self, place: WorkerPlace) -> None:
+    def __init__(self, place: WorkerPlace, run: int | None = None) -> None:
+        """run: the process whose children are this run's; None is this process's parent."""
         self._place = place
+        self._gpu = OwnGpu(place.device, run)
         self._contexts = Contexts(place)
         self._timer = Timer(place)
         self._prepared: dict[str, Prepared] = {}
@@ -48,11 +52,7 @@ class BenchWorker:
             case Measure() as command:
                 return self._measure(about, command)
             case Sample() as command:
-                call = self._call(about, command.direction, command.subject)
-                if call is None:
-                    return {"milliseconds": None}
-                times = self._timer.sample(call, command.count, command.warmup)
-                return {"milliseconds": times}
+                return self._sample(about, command)
             case Sums():
                 self._forget_calls(about)
                 return {"invariants": self._prepared[about].sums()}
@@ -89,11 +89,29 @@ class BenchWorker:
         prepared = self._prepared[about]
         call = self._call(about, command.direction, Subject.RING)
         assert call is not None  # every contestant has itself
+        kernel = prepared.contestant.kernel
+        kernels_used(kernel)  # for others
+        peak = peak_extra_bytes(call, self._place)
         return {
-            "peak_extra_bytes": peak_extra_bytes(call, self._place),
+            "peak_extra_bytes": peak,
+            "kernels": [asdict(one) for one in kernels_used(kernel)],
             "kept_bytes": kept_bytes(prepared, command.direction),
+            "look": self._gpu.look(),
             **prepared.flops(command.direction),
         }
+
+    def _sample(self, about: str, command: Sample) -> Facts:
+        call = self._call(about, command.direction, command.subject)
+        if call is None:
+            return {"milliseconds": None}
+        looks: list[Facts | None] = []
+
+        def look() -> None:
+            looks.append(self._gpu.look())
+
+        times = self._timer.sample(call, command.count, command.warmup, look)
+        look()
+        return {"milliseconds": times, "looks": looks}
 
     def _call(self, about: str, direction: Direction, subject: Subject) -> Call | None:
         key = (about, direction, subject)

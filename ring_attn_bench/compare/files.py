@@ -58,6 +58,7 @@ def _row(row: Row) -> dict[str, Any]:
             for s in row.sizes
         ],
         "took": row.took,
+        "why": row.why,
         "regressions": row.regressions,
     }
 

@@ -11,6 +11,7 @@ from statistics import median
 from ring_attn_bench.compare import noise
 from ring_attn_bench.compare.noise import Change
 from ring_attn_bench.compare.sides import Key, Side, worst
+from ring_attn_bench.compare.why import why
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.statistics import CONFIDENCE, slowest_rank
 from ring_attn_bench.records.status import Status
@@ -133,6 +134,11 @@ class Row:
             assert self.time.change is not None
             words.append(f"slower by {100 * (self.time.change.ratio - 1):.1f} %")
         return (*words, *(f"more {size.what}" for size in self.sizes if size.worse))
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """What may have changed it, a sentence each: see `compare/why.py`."""
+        return why(self.before, self.after)
 
     @property
     def took(self) -> str:

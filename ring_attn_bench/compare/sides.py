@@ -19,6 +19,9 @@ _SAYS_WHAT_RAN = (
     "flash_attn", "flash_attn_3", "flash_attn_4", "nvidia_cutlass_dsl", "ring_flash_attn",
     "yunchang", "flag_gems", "python", "cpu", "cpu_count",
 )  # fmt: skip
+_NOTHING = "none"
+_SINCE_THEN = ("ptxas", "gpu_most_watts", "gpu_most_sm_mhz")
+"""Also, where both sides say it: older records do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ def only_ours_differs(before: Side, after: Side) -> bool:
 
 def _differing(before: Side, after: Side) -> dict[str, tuple[str, str]]:
     pairs = {name: (_values(before, name), _values(after, name)) for name in _SAYS_WHAT_RAN}
+    newer = {name: (_values(before, name), _values(after, name)) for name in _SINCE_THEN}
+    pairs |= {name: both for name, both in newer.items() if _NOTHING not in both}
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
@@ -73,5 +78,5 @@ def _values(of: Side, name: str) -> str:
 
 
 def _word(value: object) -> str:
-    text = "none" if value in (None, "") else str(value)
+    text = _NOTHING if value in (None, "") else str(value)
     return text[:10] if len(text) == 40 else text  # a commit

@@ -141,9 +141,13 @@ def _times(of: Comparison, words: Words, every: bool) -> Table | None:
         for row, time in rows
     )  # fmt: skip
     headers = ("time", *_WHO, "A ms", "B ms", "change %", "95 %", "shows %")
-    remarks = [f"{_label(row)}: auto took {row.took}." for row, _ in rows if row.took]
+    remarks = [f"{_label(row)}: {sentence}." for row, _ in rows for sentence in _explained(row)]
     what = "Times" if every else "Times that are not the same"
     return Table(what, headers, body, 4, least=("shows %", "A ms", "B ms"), remarks=tuple(remarks))
+
+
+def _explained(row: Row) -> tuple[str, ...]:
+    return (*((f"auto took {row.took}",) if row.took else ()), *row.why)
 
 
 def _cells(time: Time) -> tuple[str, str, str]:

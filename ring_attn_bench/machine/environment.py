@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.machine.gpus import limits
 from ring_attn_bench.records.values import Environment
 from ring_attn_bench.workers.process import importable
 
@@ -80,7 +81,19 @@ def _gpu() -> Environment:
         "cudnn": torch.backends.cudnn.version(),
         "nccl": ".".join(map(str, nccl)) if isinstance(nccl, tuple) else None,
         "driver": _driver(),
+        "ptxas": _ptxas(),
+        **limits(str(properties.uuid)),
     }
+
+
+def _ptxas() -> str | None:
+    """The release of the assembler that Triton's kernels go through."""
+    try:
+        from triton import knobs
+
+        return str(knobs.nvidia.ptxas.version)
+    except (ImportError, AttributeError, RuntimeError):
+        return None
 
 
 def _driver() -> str | None:

@@ -20,10 +20,12 @@ from pydantic import (
     model_validator,
 )
 
+from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.records import files, json_lines
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Invariants, Precision
+from ring_attn_bench.records.gpus import GpuWatch
 from ring_attn_bench.records.statistics import SlowestRank, slowest
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import (
@@ -278,6 +280,10 @@ class Record(Frozen):
     accuracy: Accuracy | None = None
     speed: Speed | None = None
     memory: Memory | None = None
+    gpus: GpuWatch | None = None
+    """How they were while it was timed; None on a CPU, and in records of before."""
+    kernels: tuple[UsedKernel, ...] = ()
+    """What the compiler made of those that ran in a call, on all ranks, where the backend says."""
     took: Options | None = None
     """The options without `auto`: what it took. None where nothing ran, and for a peer."""
     interpreted: bool = False

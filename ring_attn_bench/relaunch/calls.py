@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.relaunch.driver import INVALID_CONTEXT, LaunchConfig, LaunchDriver, driver
 from ring_attn_bench.relaunch.parameters import PackedParameters, pack
 
@@ -24,6 +25,15 @@ class Made:
     compiled: Any  # a triton.compiler.CompiledKernel
     grid: tuple[int, int, int]
     arguments: Sequence[Any]
+
+    @property
+    def used(self) -> UsedKernel | None:
+        """What the compiler made of it; None where it was interpreted."""
+        about = getattr(self.compiled, "metadata", None)
+        if about is None:
+            return None
+        registers, spilled = self.compiled.n_regs, self.compiled.n_spills
+        return UsedKernel(about.name, registers, spilled, about.shared, about.num_warps)
 
 
 class Repeatable(Protocol):

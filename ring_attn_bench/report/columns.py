@@ -188,6 +188,24 @@ class ReportRow(Frozen):
     not_given: str | None = _column(
         description="results that the contestant does not give, so that nobody judged them"
     )
+    suspicion: str | None = _column(
+        description="what its GPUs said while it was timed that speaks against its times"
+    )
+    sm_mhz: float | None = _column(
+        description="SM clock while calls ran, by NVML: the median, of the slowest GPU"
+    )
+    memory_mhz: float | None = _column(description="the memory's clock, as above")
+    watts: float | None = _column(
+        description="power while calls ran, by NVML: the median, of the hungriest GPU"
+    )
+    celsius: int | None = _column(description="the hottest that a GPU was, by NVML")
+    held_back: str | None = _column(
+        description="why clocks were not higher while calls ran, in NVML's words"
+    )
+    kernels: str | None = _column(
+        description="our Triton kernels that ran: registers of a thread, and words of it that "
+        "found none: `forward_kernel 168 + 0`"
+    )
     interpreted: bool = Field(description="whether the kernel ran in an interpreter: no speed")
     backend_version: str | None = _column(description="of the kernel's package")
     gpu: str | None = _column(description="its name; empty on a CPU")

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.gpus import GpuWatch
 from ring_attn_bench.records.record import Accuracy, Case, Contestant, Record, TensorError
 from ring_attn_bench.records.statistics import summarize
 from ring_attn_bench.report.columns import (
@@ -64,6 +65,7 @@ def row(record: Record) -> ReportRow:
         **_speed(record),
         **_memory(record),
         **_accuracy(record.accuracy, record.direction),
+        **_gpus(record),
         **_provenance(record),
     )
 
@@ -221,6 +223,21 @@ def _held(accuracy: Accuracy | None) -> str | None:
 def _ratio(value: float | None, of: float | None) -> float | None:
     """Empty where there is nothing to compare with, a yardstick that is not finite included."""
     return None if value is None or not of or not isfinite(of) else value / of
+
+
+def _gpus(record: Record) -> dict[str, Any]:
+    """How they were, and what the compiler made of the kernels."""
+    kernels = [f"{one.name} {one.registers} + {one.spilled}" for one in record.kernels]
+    watch = record.gpus or GpuWatch()
+    return {
+        "kernels": ", ".join(dict.fromkeys(kernels)) or None,
+        "suspicion": _one_line("; ".join(watch.suspicions)),
+        "sm_mhz": watch.sm_mhz,
+        "memory_mhz": watch.memory_mhz,
+        "watts": watch.watts,
+        "celsius": watch.celsius,
+        "held_back": _one_line(" ".join(watch.held_back)),
+    }
 
 
 def _provenance(record: Record) -> dict[str, Any]:

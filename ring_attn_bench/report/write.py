@@ -89,7 +89,8 @@ def _section(lines: Sequence[ReportRow], width: int) -> Iterator[str]:
     title = tables.fold(heading(lines), width)
     yield f"{title}\n{'=' * max(map(len, title.splitlines()))}"
     if any(row.latency_ms is not None for row in lines):
-        speeds = tables.overview(lines) or tables.speed(lines)
+        swept = tables.overview(lines)  # whose cells have no room for notes
+        speeds = [*swept, *tables.suspicious(lines)] if swept else tables.speed(lines)
     else:
         yield tables.fold(tables.untimed(lines), width)
         speeds = tables.gaps([row for row in lines if not row.status.is_failure])

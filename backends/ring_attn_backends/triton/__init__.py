@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running, Sums
     from ring_attn_bench.contract.tunable import Offer, Trial, TrialTensors
+    from ring_attn_bench.contract.used import UsedKernel
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.gathered import Gathered
     from ring_attn_bench.plan.problem import Documents, Problem, Score
@@ -86,6 +87,12 @@ class TritonBackend:
         rest = f"plain ones for ALiBi, dropout, float32, head dims to {NARROWEST}"
         kernels = f"Hopper kernels, {rest}" if why is None else f"plain kernels: {why}"
         return f"triton {triton.__version__} ({kernels})"
+
+    def kernels_used(self) -> tuple[UsedKernel, ...]:
+        """As the contract says (`contract/used.py`)."""
+        from ring_attn_backends.triton.kept import used
+
+        return used()
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """out in q's dtype."""

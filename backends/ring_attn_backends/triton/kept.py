@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
+from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.relaunch import KEPT, Made, Relaunch, relaunch, signature
 
 if TYPE_CHECKING:
@@ -15,16 +16,34 @@ if TYPE_CHECKING:
     from ring_attn_bench.plan.problem import Score
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """Launches that were made; held: what their key tells by its identity, so that must stay."""
+    """Launches that were made; held: what their key tells by its identity, so that must stay.
+
+    kernels: theirs; used: whether they were launched again since somebody asked.
+    """
 
     again: Relaunch
     tables: tuple[Tensor, ...]
     held: object
+    kernels: frozenset[UsedKernel]
+    used: bool = False
 
 
 _kept: dict[Hashable, _Known] = {}
+_made_since: set[UsedKernel] = set()
+"""Of launches that were made, not made again, since somebody asked."""
+
+
+def used() -> tuple[UsedKernel, ...]:
+    """The kernels that were launched since this was asked last, each once, by name."""
+    found = set(_made_since)
+    _made_since.clear()
+    for known in tuple(_kept.values()):
+        if known.used:
+            known.used = False
+            found |= known.kernels
+    return tuple(sorted(found, key=astuple))
 
 
 def enqueue(
@@ -45,6 +64,7 @@ def enqueue(
     key = asked, score.softmax_scale, score.softcap, signature((*seen, *more))
     kept = _kept.get(key)
     if kept is not None:
+        kept.used = True  # a store, and nothing more: hosts count microseconds here
         kept.again.run((*given, *more, *kept.tables))
         return
     made = launches()
@@ -54,8 +74,14 @@ def enqueue(
     if again is not None:
         if len(_kept) >= KEPT:
             _kept.clear()
-        _kept[key] = _Known(again, tables, held)
+        _kept[key] = _Known(again, tables, held, frozenset(_kernels(calls)))
 
 
 def _made(launches: Sequence[TritonLaunch]) -> list[Made]:
-    return [call for one in launches for call in one.made()]
+    calls = [call for one in launches for call in one.made()]
+    _made_since.update(_kernels(calls))
+    return calls
+
+
+def _kernels(calls: Sequence[Made]) -> Iterator[UsedKernel]:
+    return (kernel for call in calls if (kernel := call.used) is not None)

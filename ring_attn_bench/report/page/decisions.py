@@ -20,7 +20,10 @@ from ring_attn_bench.report.page.material import (
 from ring_attn_bench.report.page.model import Cell, Column, Grid
 from ring_attn_bench.report.plots.peers import is_peer
 
-SIDE = "± the larger side of its 95 % confidence interval, where there are 6 samples"
+SIDE = (
+    "± the larger side of its 95 % confidence interval, where there are 6 samples; a ? where what "
+    "GPUs said speaks against it: see Where it was measured"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,12 @@ def _rival_cells(material: Material, rival: Rival | None) -> tuple[Cell, Cell]:
 
 
 def time(row: ReportRow) -> Cell:
-    """0.2973 ± 12.1 %: the median, and the larger side of its interval as a share of it."""
+    """0.2973 ± 12.1 %: the median, and the larger side of its interval as a share of it.
+
+    A suspicious one ends with a question mark.
+    """
     middle, low, high = row.latency_ms, row.latency_ms_lo, row.latency_ms_hi
     text = digits(middle, 4)
     if middle is not None and low is not None and high is not None:
         text += f" ± {100 * max(middle - low, high - middle) / middle:.1f} %"
-    return Cell(text, middle)
+    return Cell(f"{text} ?", middle, "bad") if text and row.suspicion else Cell(text, middle)

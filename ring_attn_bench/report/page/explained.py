@@ -50,6 +50,14 @@ HOW = (
         "(results.csv has the figure), and `of bound` says whether that matters: the share of the "
         "allowed error that is used, of max_abs or rmse the worse.",
     ),
+    (
+        "suspicious",
+        "While a row was timed, each rank asked NVML how its GPU was: at each batch, when its "
+        "calls were on their way. A row is suspicious where heat, the power supply or the hardware "
+        "slowed a GPU down, where a clock moved by more than 5 % from the first half of the looks "
+        "to the second, or where somebody else was on the GPU. A power cap is no suspicion: dense "
+        "kernels reach it.",
+    ),
     ("auto took", "What stood for options that were left to `auto` is `took` in results.csv."),
     (
         "W = 4 played on 2",

@@ -42,14 +42,24 @@ def sentence(material: Material, decisions: Sequence[Decision]) -> str:
 
 
 def points(material: Material, decisions: Sequence[Decision]) -> tuple[str, ...]:
-    """Who is fastest at which length, of the shape with most rows, for each direction and mask."""
+    """Who is fastest at which length, of the shape with most rows, for each direction and mask.
+
+    And how many of all times are suspicious.
+    """
     first = next(iter(material.shapes))
     swept = [x for x in decisions if SharedShape.of(x.fastest) == first]
     kinds: dict[object, list[Contest]] = {}
     for contest in _contests(material, swept):
         kinds.setdefault((contest.row.direction, contest.row.causal), []).append(contest)
     lines = [_by_length(material, alike) for alike in kinds.values()]
-    return (*lines, *_beside_one_call(material, decisions))
+    return (*lines, *_beside_one_call(material, decisions), *_suspicious(material))
+
+
+def _suspicious(material: Material) -> Iterator[str]:
+    count = sum(row.suspicion is not None for row in material.timed)
+    if count:
+        times = plural(len(material.timed), "time")
+        yield f"What GPUs said speaks against {count:,} of {times}: see Where it was measured."
 
 
 def _contests(material: Material, decisions: Sequence[Decision]) -> list[Contest]:

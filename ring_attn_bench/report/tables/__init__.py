@@ -5,6 +5,7 @@ from ring_attn_bench.report.tables.exactness import exactness
 from ring_attn_bench.report.tables.gaps import gaps, untimed
 from ring_attn_bench.report.tables.overview import overview
 from ring_attn_bench.report.tables.speed import speed
+from ring_attn_bench.report.tables.suspicious import suspicious
 from ring_attn_bench.report.tables.table import WIDTH, Table, fold
 from ring_attn_bench.report.tables.verdict import Failure, counts, failures
 
@@ -20,5 +21,6 @@ __all__ = [
     "gaps",
     "overview",
     "speed",
+    "suspicious",
     "untimed",
 ]

@@ -2,13 +2,17 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
-from ring_attn_backends.triton import kept
+from ring_attn_backends.reference import ReferenceBackend
+from ring_attn_backends.triton import TritonBackend, kept
 from ring_attn_backends.triton.launching import TritonLaunch
 
+from ring_attn_bench.contract.used import UsedKernel, kernels_used
 from ring_attn_bench.plan.problem import Score
+from ring_attn_bench.relaunch import Made
 
 
 class OnGpu(torch.Tensor):
@@ -77,3 +81,40 @@ def test_what_is_told_by_identity_stays_while_its_launch_is_kept(again):
     kept._kept.clear()
     gc.collect()
     assert there() is None
+
+
+def test_kernels_are_those_launched_since_somebody_asked(monkeypatch, again):
+    monkeypatch.setattr(kept, "_made_since", set())
+    sizes = {8: UsedKernel("small", 100, 0, 0, 4), 16: UsedKernel("large", 255, 8, 0, 8)}
+
+    def launch(tokens):
+        q = torch.empty(tokens, 4).as_subclass(OnGpu)
+        call = SimpleNamespace(used=sizes[tokens])
+        launches = [SimpleNamespace(made=lambda: (call,), tables=(), scratch=())]
+        kept.enqueue("once", (q,), (q,), (), Score(0.5), lambda: launches)
+
+    launch(16)
+    launch(8)
+    assert kept.used() == (sizes[16], sizes[8])
+    assert kept.used() == ()
+    launch(8)  # again, as it was made
+    assert kept.used() == (sizes[8],)
+    assert kept.used() == ()
+
+
+def test_what_a_compiler_made_is_read_from_its_kernel_and_nothing_of_an_interpreted_one():
+    about = SimpleNamespace(name="forward_kernel", shared=98304, num_warps=8)
+    compiled = SimpleNamespace(metadata=about, n_regs=168, n_spills=2)
+
+    assert Made(compiled, (1, 1, 1), ()).used == UsedKernel("forward_kernel", 168, 2, 98304, 8)
+    assert Made(None, (1, 1, 1), ()).used is None
+
+
+def test_the_backend_tells_its_kernels_and_others_have_none_to_tell(monkeypatch):
+    told = UsedKernel("forward_kernel", 168, 0, 98304, 8)
+    monkeypatch.setattr(kept, "_kept", {})
+    monkeypatch.setattr(kept, "_made_since", {told})
+
+    assert kernels_used(TritonBackend()) == (told,)
+    assert kernels_used(ReferenceBackend()) == ()
+    assert kernels_used(None) == ()

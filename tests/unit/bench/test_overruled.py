@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ring_attn_bench.bench.grid import Grid
 from ring_attn_bench.bench.overrule import KEYS, load_with
-from ring_attn_bench.bench.suite import Check, Grid, Suite, Timing, load
+from ring_attn_bench.bench.suite import Check, Suite, Timing, load
 from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError
 from ring_attn_bench.records.record import read
 from tests.unit.bench.conftest import SUITE
@@ -42,6 +43,14 @@ def test_a_key_of_the_grids_is_a_list_with_commas_or_as_toml_has_it(path, word, 
     assert others == {name: getattr(before, name) for name in others}
 
 
+def test_a_length_of_either_kind_replaces_those_of_the_other(path):
+    (grid,) = load_with(path, ["seqlen_total=8k"]).grid
+
+    assert (grid.seqlen_total, grid.seqlen_per_gpu) == ([8192], [])
+    (grid,) = load_with(path, ["seqlen_total=8k", "seqlen_per_gpu=64"]).grid
+    assert (grid.seqlen_total, grid.seqlen_per_gpu) == ([], [64])
+
+
 def test_every_grid_and_what_no_grid_names_is_overruled(path):
     path.write_text(SUITE + SUITE.partition("[[grid]]")[1] + SUITE.partition("[[grid]]")[2])
 
@@ -70,7 +79,7 @@ def test_all_keys_of_a_suite_can_be_overruled():
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("seqlen=8k", "unknown key of a suite 'seqlen'. Did you mean 'seqlen_per_gpu'?"),
+        ("seqlen=8k", "unknown key of a suite 'seqlen'. Did you mean 'seqlen_total'?"),
         ("grid=1", "unknown key of a suite 'grid'."),
         ("timing.second=1", "Did you mean 'timing.seconds'?"),
         ("batch", "--set is 'batch'; it must be KEY=VALUE, as seqlen_per_gpu=8k,32k."),

@@ -264,7 +264,7 @@ def test_what_no_machine_can_run_is_told_before_the_machine_is_looked_at(
 
 def test_an_empty_suite_is_no_suite_and_not_the_default(machine, typed):
     done = typed("ring-attn-bench bench --suite ''")
-    assert "unknown suite ''. Known: cpu," in str(done.exception)
+    assert "unknown suite ''. Known: comm-heavy," in str(done.exception)
     assert not machine.ran
 
 

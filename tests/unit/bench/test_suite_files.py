@@ -6,8 +6,9 @@ import pytest
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench import suite_files
+from ring_attn_bench.bench.grid import Grid
 from ring_attn_bench.bench.start import Request, read
-from ring_attn_bench.bench.suite import Grid, load
+from ring_attn_bench.bench.suite import load
 from ring_attn_bench.errors import InvalidArgument, SuiteError
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions
 
@@ -43,6 +44,28 @@ def test_a_grid_is_every_combination_of_its_lists(tmp_path):
 
     assert len(entries) == len({(e.case.name, e.contestant.name) for e in entries}) == 8
     assert {e.case.seqlen_total for e in entries} == {128, 256}
+
+
+def test_lengths_of_all_ranks_together_stay_whatever_the_number_of_ranks(tmp_path):
+    suite = loaded(tmp_path, GOOD.replace("seqlen_per_gpu", "seqlen_total"))
+
+    for ranks in (1, 2, 4):
+        assert {e.case.seqlen_total for e in suite.entries(ranks, "real")} == {64, 128}
+    with pytest.raises(SuiteError, match=r"grid\.0: .*64 tokens cannot be dealt to 48 ranks"):
+        suite.entries(48, "real")
+
+
+@pytest.mark.parametrize("lengths", ["", "seqlen_per_gpu = [64]\nseqlen_total = [64]"])
+def test_a_grid_has_lengths_of_one_kind(tmp_path, lengths):
+    with pytest.raises(SuiteError, match="it must have one of the two"):
+        loaded(tmp_path, GOOD.replace("seqlen_per_gpu = [64, 128]", lengths))
+
+
+def test_lengths_of_both_kinds_count_toward_what_a_suite_may_have(tmp_path):
+    listed = ", ".join(str(64 * (n + 1)) for n in range(10_001))
+
+    with pytest.raises(SuiteError, match="20,000"):
+        loaded(tmp_path, GOOD.replace("seqlen_per_gpu = [64, 128]", f"seqlen_total = [{listed}]"))
 
 
 def test_what_two_grids_have_in_common_runs_once(tmp_path):

@@ -13,6 +13,7 @@ from ring_attn_bench.bench.messages import (
     Sample,
     Subject,
 )
+from ring_attn_bench.bench.sampling import BATCH
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.suite_run import SuiteRun
 from ring_attn_bench.records.direction import Direction
@@ -95,6 +96,21 @@ class Watcher:
         self.records.append(record)
 
 
+class LookedAtGroup(FakeGroup):
+    """The same on GPUs that say how they are, with kernels of a compiler."""
+
+    def _answer(self, about, command, process):
+        facts = super()._answer(about, command, process)
+        match command:
+            case Measure():
+                one = {"registers": 168, "spilled": 0, "shared_bytes": 98304, "warps": 8}
+                names = ("a", "b") if process else ("a",)  # not every rank needs all of them
+                facts |= {"look": {"sm_mhz": 1980}, "kernels": [{"name": n} | one for n in names]}
+            case Sample() if facts["milliseconds"] is not None:
+                facts["looks"] = [{"sm_mhz": 1700 + process}, {"sm_mhz": 1900}]
+        return facts
+
+
 def suite(**timing):
     table = {
         "name": "fake",
@@ -137,6 +153,20 @@ def test_every_direction_of_every_contestant_gets_one_record_with_all_ranks_samp
         assert record.speed.samples.stop == "precise"
         assert record.memory.peak_extra_bytes == [100, 101]
         assert record.memory.kept_bytes == [0, 7]
+
+
+def test_a_record_has_its_gpus_before_at_each_batch_and_after_and_the_kernels_of_all_ranks():
+    groups = {"reference": LookedAtGroup(), "aten": FakeGroup()}
+
+    for record in run(groups, min_samples=12):
+        if record.contestant.backend == "aten":
+            assert record.gpus is None, "there are none on a CPU"
+            assert record.kernels == ()
+            continue
+        batches = -(-len(record.speed.samples.ring) // BATCH)
+        clocks = [gpu.sm_mhz for gpu in record.gpus.gpus]
+        assert clocks == [(1980, *[1700 + n] * batches, 1900) for n in range(2)]
+        assert [kernel.name for kernel in record.kernels] == ["a", "b"]
 
 
 def test_contestants_of_a_case_take_turns_instead_of_one_after_the_other():

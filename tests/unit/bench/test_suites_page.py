@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
-from ring_attn_bench.bench.suite import Check, Grid, Suite, Timing
+from ring_attn_bench.bench.grid import Grid
+from ring_attn_bench.bench.suite import Check, Suite, Timing
 from ring_attn_bench.bench.suite_files import suite_names
 from ring_attn_bench.errors import SuiteError
 

@@ -234,3 +234,13 @@ def test_what_the_programs_differ_in_is_said(make_record):
     found = compared(side_of("A", {before.key: before}), side_of("B", {after.key: after}), LIMITS)
 
     assert found.differences == (f"commit 0123abc -> {'b' * 10}", "driver 580.95 -> 590")
+
+
+def test_what_older_records_do_not_say_is_no_difference(make_record):
+    before, after = (
+        make_record(environment={**make_record().environment, **facts})
+        for facts in ({"ptxas": "12.8"}, {"ptxas": "13.0", "gpu_most_watts": 700.0})
+    )
+    found = compared(side_of("A", {before.key: before}), side_of("B", {after.key: after}), LIMITS)
+
+    assert found.differences == ("ptxas 12.8 -> 13.0",)

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 
+from ring_attn_bench.bench.grid import Grid
 from ring_attn_bench.bench.messages import Prepare
-from ring_attn_bench.bench.suite import Grid
 from ring_attn_bench.records.record import append, read
 from ring_attn_bench.report import csv, tables
 from ring_attn_bench.report.columns import COLUMNS, MEANINGS, OPTIONS

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Departure, Precision
+from ring_attn_bench.records.gpus import GpuLook, GpuWatch
 from ring_attn_bench.records.record import Memory, Samples, Speed
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import COLUMNS, MEANINGS, TENSORS, ReportRow
@@ -230,3 +232,19 @@ def test_the_invariants_that_hold_are_named_and_those_that_do_not_are_not(make_r
     ):  # fmt: skip
         accuracy = record.accuracy.model_copy(update={"invariants": asked})
         assert row(record.model_copy(update={"accuracy": accuracy})).invariants == names
+
+
+def test_a_row_has_what_its_gpus_said_and_its_kernels_registers(make_record):
+    looks = [[GpuLook(sm_mhz=1755, watts=650.0, celsius=61, held_back=("sw_power_cap",))]] * 3
+    kernels = (
+        UsedKernel("forward_kernel", 168, 0, 98304, 8),
+        UsedKernel("dq_kernel", 255, 12, 0, 4),
+    )
+
+    found = row(make_record(gpus=GpuWatch.of(looks), kernels=kernels))
+
+    assert (found.sm_mhz, found.watts, found.celsius) == (1755, 650.0, 61)
+    assert (found.memory_mhz, found.suspicion) == (None, None)
+    assert found.held_back == "sw_power_cap"
+    assert found.kernels == "forward_kernel 168 + 0, dq_kernel 255 + 12"
+    assert ReportRow.of_cells(found.cells()) == found

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.gpus import GpuLook, GpuWatch
 from ring_attn_bench.records.record import Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv, tables
@@ -262,3 +263,31 @@ def test_wrong_rows_never_show_a_speed(sweep_rows):
     assert {row.direction for row in wrong} == {Direction.BACKWARD}
     for table in tables.speed(wrong):
         assert [header for header in table.headers if "TFLOP" in header or "%" in header] == []
+
+
+def test_what_speaks_against_a_time_stands_under_its_table(make_record, make_contestant):
+    hot = GpuLook(sm_mhz=1200, held_back=("hw_thermal_slowdown",))
+    others = make_contestant(backend="aten")
+    records = [make_record(gpus=GpuWatch.of([[hot]] * 4)), make_record(contestant=others)]
+
+    (table,) = tables.speed(rows(records))
+
+    said = "GPU 0 was slowed down by the hardware, against heat (hw_thermal_slowdown, in 2 of 2"
+    assert sorted("[1]" in cell for cell in column(table, "±")) == [False, True]
+    assert table.notes[0].startswith(said)
+    assert said in " ".join(table.terminal().split())
+
+
+def test_a_sweep_names_its_suspicious_times_below_its_throughput(sweep_records):
+    hot = GpuWatch.of([[GpuLook(held_back=("hw_power_brake_slowdown",))]] * 4)
+    right = [x for x in sweep_records if x.speed is not None]
+    one = [right[0].model_copy(update={"gpus": hot}), *right[1:]]
+    all_of_them = [record.model_copy(update={"gpus": hot}) for record in right]
+
+    assert "suspicious" not in summary(right)
+    assert "1 suspicious time\n" in summary(one)
+    assert "the power supply's brake" in summary(one)
+    (table,) = tables.suspicious(rows(all_of_them))
+    assert table.caption == f"{len(right)} suspicious times"
+    assert table.remarks == (f"{len(right) - 8} rows more: `suspicion` in results.csv.",)
+    assert widest(summary(all_of_them)) <= tables.WIDTH

@@ -6,8 +6,11 @@ import re
 
 import pytest
 
+from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.gpus import GpuLook, GpuWatch
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.report.page.model import Words
 
 TITLES = (
     "decisions", "behind", "matrix", "scaling", "time", "accuracy", "memory", "missing", "how",
@@ -170,3 +173,36 @@ def test_what_all_shapes_share_is_told_once_and_the_rest_in_each_line(read, time
     assert grid.caption.endswith("all of them: W = 4, batch 1, head dim 128, bfloat16")
     assert found.texts(grid, "shape") == ["heads 32:8", "heads 32:32"]
     assert found.page.about.endswith("All of it: W = 4, batch 1, head dim 128, bfloat16.")
+
+
+def test_a_suspicious_time_is_marked_and_said_where_it_was_measured(read, timed):
+    hot = GpuLook(sm_mhz=1200, watts=350.0, celsius=88, held_back=("hw_thermal_slowdown",))
+    cool = GpuLook(sm_mhz=1755, watts=650.0, celsius=61, held_back=("sw_power_cap",))
+    first, second = timed("triton", 500), timed("cudnn", 400)
+    kernel = UsedKernel("forward_kernel", 168, 0, 98304, 8)
+    found = read(
+        [
+            first.model_copy(update={"gpus": GpuWatch.of([[hot]] * 4), "kernels": (kernel,)}),
+            second.model_copy(update={"gpus": GpuWatch.of([[cool]] * 4)}),
+        ]
+    )
+
+    _, suspicious, every, kernels = found.grids("provenance")
+    assert suspicious.caption == "1 row with a suspicious time"
+    (said,) = found.texts(suspicious, "what speaks against it")
+    assert said.startswith("GPU 0 was slowed down by the hardware, against heat")
+    assert found.texts(every, "SM MHz") == ["1,755", "1,200"]
+    assert found.texts(every, "held back by") == ["sw_power_cap", "hw_thermal_slowdown"]
+    assert [row[-1].text for row in kernels.rows] == ["forward_kernel 168 + 0"]
+    (grid,) = found.grids("decisions")
+    (cell,) = found.column(grid, "ms")
+    assert (cell.text[-1], cell.tone) == ("?", "bad")
+    assert found.page.points[-1].startswith("What GPUs said speaks against 1 of 2 times")
+
+
+def test_why_gpus_were_not_seen_is_said_once(read, timed):
+    unseen = {"gpus": GpuWatch(unseen="nvidia-ml-py is not installed")}
+    found = read([timed(name, 400).model_copy(update=unseen) for name in ("triton", "cudnn")])
+
+    (words,) = [x for x in found.section("provenance").blocks if isinstance(x, Words)]
+    assert words.texts == ("Of some GPUs nothing is known: nvidia-ml-py is not installed",)

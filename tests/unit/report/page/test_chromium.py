@@ -10,6 +10,8 @@ import subprocess
 
 import pytest
 
+from ring_attn_bench.contract.used import UsedKernel
+from ring_attn_bench.records.gpus import GpuLook, GpuWatch
 from ring_attn_bench.report import plots
 from ring_attn_bench.report.page import html as as_html
 from ring_attn_bench.report.page.build import page
@@ -49,11 +51,24 @@ addEventListener("message", (event) => {{
 
 
 @pytest.fixture(scope="module")
-def seen(sweep_records, tmp_path_factory):
+def watched(sweep_records):
+    """The sweep with GPUs that were looked at, and all that can be said against a time."""
+    names = ("hw_slowdown", "hw_thermal_slowdown", "sw_power_cap")
+    look = GpuLook(sm_mhz=1200, memory_mhz=3201, watts=650, celsius=88, held_back=names, others=2)
+    gpus = GpuWatch.of([[look, look]] * 6)
+    kernels = (UsedKernel("gathered_forward_kernel_with_a_long_name", 255, 12, 98304, 8),)
+    return [
+        record.model_copy(update={"gpus": gpus, "kernels": kernels}) if record.speed else record
+        for record in sweep_records
+    ]
+
+
+@pytest.fixture(scope="module")
+def seen(watched, tmp_path_factory):
     """What the page says of itself at each width, and what the browser said."""
     folder = tmp_path_factory.mktemp("browser")
-    gallery = plots.draw(rows(sweep_records), folder / "plots")
-    text = as_html.html(page(sweep_records, gallery, folder))
+    gallery = plots.draw(rows(watched), folder / "plots")
+    text = as_html.html(page(watched, gallery, folder))
     (folder / "page.html").write_text(text.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
     frames = "".join(
         f'<iframe src="page.html" style="border:0;width:{width}px;height:600px"></iframe>'

@@ -1,0 +1,33 @@
+"""Times that what the GPUs said speaks against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ring_attn_bench.report.columns import ReportRow
+from ring_attn_bench.report.digits import plural, tokens
+from ring_attn_bench.report.groups import Naming, mask
+from ring_attn_bench.report.tables.table import Table
+
+_SHOWN = 8
+
+
+def suspicious(rows: Sequence[ReportRow]) -> list[Table]:
+    """One table, or none where nothing is."""
+    found = [row for row in rows if row.latency_ms is not None and row.suspicion]
+    if not found:
+        return []
+    naming = Naming.of(rows)
+    body = tuple(
+        (
+            f"{row.direction.value}, {mask(row)}, {tokens(row.seqlen_per_gpu)}",
+            naming.label(row),
+            row.suspicion or "",
+        )
+        for row in found[:_SHOWN]
+    )
+    headers = ("case", "who", "what speaks against it")
+    more = len(found) - _SHOWN
+    remarks = (f"{plural(more, 'row')} more: `suspicion` in results.csv.",) if more > 0 else ()
+    caption = plural(len(found), "suspicious time")
+    return [Table(caption, headers, body, names=len(headers), remarks=remarks)]
