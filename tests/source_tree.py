@@ -29,7 +29,7 @@ LAYERS = (
     {"machine"},  # what it has and lacks
     {"conformance"},  # questions
     {"bench"},
-    {"probe", "tune", "selftest"},
+    {"probe", "tune", "selftest", "longest"},
     {"report"},
     {"advise", "compare"},
     {"cli"},  # what people type

@@ -11,6 +11,7 @@ from torch import Tensor
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.suite import Check
+from ring_attn_bench.bench.tally import Heads, Over, Tally
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.record import Case, Contestant, HeadError, TensorError
 from ring_attn_bench.sharding import position_ids
@@ -64,9 +65,10 @@ def only_rows(inputs: Inputs, rows: ComparedRows, place: WorkerPlace) -> Inputs:
 
 @dataclass(frozen=True)
 class Truth:
-    """float64 results and plain PyTorch's, of the rows of each rank played here.
+    """float64 results and plain PyTorch's, by rank that is played here.
 
-    dk and dv are of the whole sequence, from the rows of all ranks.
+    out, lse and dq of the rank's compared rows; dk and dv of its own tokens, from the compared rows
+    of all ranks.
     """
 
     exact: dict[int, Results]
@@ -74,52 +76,80 @@ class Truth:
 
 
 def truth(
-    case: Case, inputs: Inputs, rows: ComparedRows, place: WorkerPlace, *, backward: bool
-) -> Truth:
-    """What the results should be; a collective over the group's processes."""
-    plain = baseline_arithmetic(dtype_of(case))
-    return Truth(
-        _solve(case, inputs, rows, place, torch.float64, backward=backward),
-        _solve(case, inputs, rows, place, plain, backward=backward),
-    )
-
-
-def _solve(
     case: Case,
+    spec: Contestant,
     inputs: Inputs,
     rows: ComparedRows,
     place: WorkerPlace,
-    arithmetic: torch.dtype,
     *,
     backward: bool,
-) -> dict[int, Results]:
-    solved: dict[int, Results] = {}
-    keys = torch.arange(case.seqlen_total, device=place.device)
-    mask, score = mask_of(case), score_of(case)
-    dk = torch.zeros_like(inputs.k, dtype=torch.float64) if backward else None
-    dv = torch.zeros_like(inputs.v, dtype=torch.float64) if backward else None
-    for rank, own in rows.of_rank.items():
-        at = own.to(place.device)
-        x = inputs.at(at)
-        out, lse = oracle.forward(
-            x.q, inputs.k, inputs.v, at, keys, mask, score, arithmetic=arithmetic
-        )
-        solved[rank] = {"out": out, "lse": lse}
-        if dk is None or dv is None:
-            continue
-        dq, dk_share, dv_share = oracle.backward(
-            x.dout, x.q, inputs.k, inputs.v, out, lse, at, keys, mask, score,
-            arithmetic=arithmetic,
-        )  # fmt: skip
-        dk += dk_share
-        dv += dv_share
-        solved[rank]["dq"] = dq
-    if dk is not None and dv is not None:
-        place.sum(dk)
-        place.sum(dv)
-        for rank in rows.of_rank:
-            solved[rank] |= {"dk": dk, "dv": dv}
-    return solved
+    budget: int = oracle.DEFAULT_BUDGET,
+) -> Truth:
+    """What the results should be; a collective over the group's processes.
+
+    Key head by key head: of what is as long as the whole sequence, one head's is held at a time. A
+    block of scores takes `budget` bytes, however many rows and keys there are.
+    """
+    own = {rank: positions(case, spec, rank).to(place.device) for rank in rows.of_rank}
+    solved = []
+    for arithmetic in (torch.float64, baseline_arithmetic(dtype_of(case))):
+        solve = _Solve(case, rows, own, place, arithmetic, budget, backward=backward)
+        solved.append(solve.all_heads(inputs))
+    return Truth(*solved)
+
+
+@dataclass(frozen=True)
+class _Solve:
+    """The oracle over the compared rows, in one arithmetic."""
+
+    case: Case
+    rows: ComparedRows
+    own: dict[int, Tensor]
+    place: WorkerPlace
+    arithmetic: torch.dtype
+    budget: int
+    backward: bool
+
+    def all_heads(self, inputs: Inputs) -> dict[int, Results]:
+        by_head = [self._head(inputs.of_key_head(head)) for head in range(self.case.heads_kv)]
+        return {
+            rank: {
+                name: torch.cat([one[rank][name] for one in by_head], dim=1 if name == "lse" else 2)
+                for name in by_head[0][rank]
+            }
+            for rank in self.rows.of_rank
+        }
+
+    def _head(self, inputs: Inputs) -> dict[int, Results]:
+        """Of one key head and the query heads that read it."""
+        keys = torch.arange(self.case.seqlen_total, device=self.place.device)
+        mask, score = mask_of(self.case), score_of(self.case)
+        dk, dv = (torch.zeros_like(x, dtype=torch.float64) for x in (inputs.k, inputs.v))
+        solved: dict[int, Results] = {}
+        for rank, compared in self.rows.of_rank.items():
+            at = compared.to(self.place.device)
+            x = inputs.at(at)
+            where = at, keys, mask, score
+            out, lse = oracle.forward(
+                x.q, inputs.k, inputs.v, *where, arithmetic=self.arithmetic, budget=self.budget
+            )
+            solved[rank] = {"out": out, "lse": lse}
+            if self.backward:
+                solved[rank]["dq"], dk_share, dv_share = oracle.backward(
+                    x.dout, x.q, inputs.k, inputs.v, out, lse, *where,
+                    arithmetic=self.arithmetic, budget=self.budget,
+                )  # fmt: skip
+                dk += dk_share
+                dv += dv_share
+        return self._with_keys(solved, dk, dv) if self.backward else solved
+
+    def _with_keys(self, solved: dict[int, Results], dk: Tensor, dv: Tensor) -> dict[int, Results]:
+        """The same with what the rows of all ranks together give each rank's own keys."""
+        for x in (dk, dv):
+            self.place.sum(x)
+        for rank, own in self.own.items():
+            solved[rank] |= {"dk": dk[:, own], "dv": dv[:, own]}
+        return solved
 
 
 def judge(
@@ -137,28 +167,30 @@ def judge(
     """
     errors = {}
     for name in results[0]:
-        ring, plain, alone, size = (_Sum() for _ in range(4))
+        size = Tally()
+        for solved in expected.exact.values():
+            size.add(solved[name], None)
+        sizes = size.over(place)
+        ring, plain, alone = Tally(size=sizes.whole.rmse), Tally(), Tally()
         for rank, result in zip(rows.of_rank, results, strict=True):
             ring.look_at(result[name])
             own = positions(case, spec, rank).to(place.device)
             at = rows.of_rank[rank].to(place.device)
             local: Tensor | slice = torch.searchsorted(own, at)
-            exact, baseline = expected.exact[rank][name], expected.plain[rank][name]
             if name in ("dk", "dv"):
                 local, at = slice(None), own
-                exact, baseline = exact[:, own], baseline[:, own]
+            exact = expected.exact[rank][name]
             ring.add(_tokens(result[name], name, local), exact)
-            plain.add(baseline, exact)
-            size.add(exact, torch.zeros_like(exact))
+            plain.add(expected.plain[rank][name], exact)
             if one_call is not None:
                 alone.add(_tokens(one_call[name], name, at), exact)
-        every = [part.over(place) for part in (ring, plain, size)]
+        every = [ring.over(place), plain.over(place), sizes]
         alone_over = alone.over(place).whole if one_call is not None else None
         errors[name] = _error(name, case, every, alone_over)
     return errors
 
 
-def _error(name: str, case: Case, parts: list[_Over], one_call: Deviation | None) -> TensorError:
+def _error(name: str, case: Case, parts: list[Over], one_call: Deviation | None) -> TensorError:
     ring, plain, size = (part.whole for part in parts)
     bound = bounds(name, dtype_of(case), plain, size)
     return TensorError(
@@ -172,6 +204,7 @@ def _error(name: str, case: Case, parts: list[_Over], one_call: Deviation | None
         one_gpu_max_abs=None if one_call is None else _finite(one_call.max_abs),
         one_gpu_rmse=None if one_call is None else _finite(one_call.rmse),
         head=_wrong_head(name, case, *(part.by_head for part in parts)),
+        precision=parts[0].precision,
     )
 
 
@@ -197,57 +230,3 @@ def _finite(value: float) -> float | None:
 
 def _tokens(x: Tensor, name: str, at: Tensor | slice) -> Tensor:
     return x[:, :, at] if name == "lse" else x[:, at]
-
-
-Heads = list[list[float]]
-"""By batch entry and head, a root mean square."""
-
-
-@dataclass(frozen=True)
-class _Over:
-    """Differences over all ranks: of a whole result, and of each of its heads."""
-
-    whole: Deviation
-    by_head: Heads
-
-
-class _Sum:
-    """Differences added up over ranks: the largest, the sum of squares by head, and how many."""
-
-    def __init__(self) -> None:
-        self._largest = 0.0
-        self._squares: Tensor | None = None
-        self._count = 0
-
-    def look_at(self, result: Tensor) -> None:
-        """Counts a number that is none, also in rows that are not compared: it is never right."""
-        # -inf is the lse of a row that sees nothing; a sum needs no memory as `isfinite` does
-        lse = result.dim() == 3
-        one = result.amax() if lse else result.sum(dtype=_at_least_float32(result))
-        if bool(one.isnan() | one.isposinf()) or (not lse and bool(one.isneginf())):
-            self._largest = float("inf")
-
-    def add(self, result: Tensor, exact: Tensor) -> None:
-        """Counts one rank's result."""
-        # equal infinities, the lse of a row that sees nothing, are no difference
-        difference = torch.where(result == exact, 0.0, result.double() - exact.double())
-        difference = difference.nan_to_num(nan=float("inf"), neginf=float("inf"))
-        squares = difference.square().sum((1, 3) if difference.dim() == 4 else 2)
-        self._squares = squares if self._squares is None else self._squares + squares
-        self._count += difference.numel()
-        if difference.numel():
-            self._largest = max(self._largest, difference.abs().max().item())
-
-    def over(self, place: WorkerPlace) -> _Over:
-        """The difference over all processes; a collective."""
-        assert self._squares is not None  # of each rank something is added, if only no rows
-        largest = torch.tensor([self._largest], dtype=torch.float64, device=place.device)
-        count = torch.tensor([self._count], dtype=torch.float64, device=place.device)
-        place.largest(largest)
-        squares, total = place.sum(self._squares), max(1.0, place.sum(count).item())
-        whole = Deviation(largest.item(), (squares.sum().item() / total) ** 0.5)
-        return _Over(whole, (squares / (total / squares.numel())).sqrt().tolist())
-
-
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)

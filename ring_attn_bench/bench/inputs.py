@@ -26,6 +26,15 @@ class Inputs:
         q, k, v, dout = (x.index_select(1, positions) for x in self.tensors)
         return Inputs(q, k, v, dout)
 
+    def of_key_head(self, head: int) -> Inputs:
+        """One key head and the query heads that read it, as a view."""
+        group = self.q.shape[2] // self.k.shape[2]
+        readers = slice(head * group, (head + 1) * group)
+        one = slice(head, head + 1)
+        return Inputs(
+            self.q[:, :, readers], self.k[:, :, one], self.v[:, :, one], self.dout[:, :, readers]
+        )
+
     @property
     def keys(self) -> Keys:
         """k and v."""
@@ -51,6 +60,24 @@ def make(case: Case, seed: int, device: torch.device) -> Inputs:
         torch.randn(*tokens, h, case.head_dim, generator=generator, device=device).to(dtype)
         for h in heads
     )
+    return Inputs(q, k, v, dout)
+
+
+def of_rank(case: Case, seed: int, device: torch.device, *, backward: bool) -> Inputs:
+    """Inputs of one rank's tokens, drawn in their dtype: nothing beside them takes memory.
+
+    Without a backward, whose input dout is, that is one number that looks like many.
+    """
+    generator = torch.Generator(device=device).manual_seed(seed)
+    tokens, dtype = (case.batch, case.seqlen_per_gpu), dtype_of(case)
+    heads = (case.heads_q, case.heads_kv, case.heads_kv)
+    q, k, v = (
+        torch.randn(*tokens, h, case.head_dim, generator=generator, device=device, dtype=dtype)
+        for h in heads
+    )
+    if not backward:
+        return Inputs(q, k, v, torch.zeros((), device=device, dtype=dtype).expand_as(q))
+    dout = torch.randn(q.shape, generator=generator, device=device, dtype=dtype)
     return Inputs(q, k, v, dout)
 
 

@@ -22,13 +22,18 @@ class Subject(StrEnum):
 
 
 class Prepare(Frozen):
-    """Make a contestant and its inputs; answers which directions it refuses, and why."""
+    """Make a contestant and its inputs; answers which directions it refuses, and why.
+
+    own: each rank draws inputs for its own tokens alone, which no truth is known of: what a whole
+    sequence takes leaves the contestant less memory.
+    """
 
     do: Literal["prepare"] = "prepare"
     case: Case
     contestant: Contestant
     directions: tuple[Direction, ...]
     seed: int
+    own: bool = False
 
 
 class Judge(Frozen):
@@ -67,6 +72,12 @@ class Sample(Frozen):
     warmup: int
 
 
+class Sums(Frozen):
+    """Run it where every v is 1; answers the invariants that are sums. It spoils its inputs."""
+
+    do: Literal["sums"] = "sums"
+
+
 class Release(Frozen):
     """Forget the prepared contestant."""
 
@@ -79,7 +90,7 @@ class Quit(Frozen):
     do: Literal["quit"] = "quit"
 
 
-Command = Prepare | Judge | Measure | Sample | Release | Quit
+Command = Prepare | Judge | Measure | Sample | Sums | Release | Quit
 
 
 class Envelope(Frozen):

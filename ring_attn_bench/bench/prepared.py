@@ -20,12 +20,14 @@ from ring_attn_bench.bench import (
 )
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Runner
 from ring_attn_bench.bench.inputs import Inputs
+from ring_attn_bench.bench.invariants import Change, Invariance, allowances, leave, ones_for_v, sums
 from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.timing import Call
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.exactness import Invariants, of_results
 from ring_attn_bench.records.record import Accuracy, TensorError
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring.options import RingOptions
@@ -36,6 +38,15 @@ ROUND = 128
 """A multiple of it has every partition's number of chunks."""
 Errors = dict[str, TensorError]
 """By result."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A call, counted from 1, what it gave for each rank played here, and its errors."""
+
+    call: int
+    results: list[accuracy.Results]
+    errors: Errors
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,12 @@ class Prepared:
         """The inputs of every rank that this process plays."""
         if self.stand_in is not None:  # nobody needs those of the other ranks
             return [self._of_length(self.request.case.seqlen_per_gpu)]
+        if self.request.own:
+            case, seed, place = self.request.case, self.request.seed, self.place
+            return [
+                inputs.of_rank(case, seed + rank, place.device, backward=self.backward)
+                for rank in place.ranks
+            ]
         whole = inputs.make(self.request.case, self.request.seed, self.place.device)
         return self._cut(whole)
 
@@ -83,38 +100,64 @@ class Prepared:
         case, spec, place = self.request.case, self.request.contestant, self.place
         rows = accuracy.choose_rows(case, spec, place, check, seed)
         whole = inputs.make(case, seed, place.device)
-        whole = accuracy.only_rows(whole, rows, place)
-        expected = accuracy.truth(case, whole, rows, place, backward=self.backward)
-        one_call = self._alone(whole) if alone else None
-        _poison(place)
-        shards = self._where_timed(self._cut(whole))
-        call, errors = self._first_wrong(
-            lambda: accuracy.judge(
-                case, spec, place, rows, expected, self._results(shards), one_call
-            )
-        )
+        judged = self._against_truth(accuracy.only_rows(whole, rows, place), rows, alone=alone)
+        held: Invariants | None = None
+        if check.invariants and not self.contestant.interpreted and _are_right(judged.errors):
+            held = self._invariance(whole, judged, every_row=rows.kind == "full").look()
         return {
             direction.value: Accuracy(
                 oracle=rows.kind,
                 oracle_rows=rows.total,
-                tensors={n: errors[n] for n in direction.tensors if n in errors},
-                call=call,
+                tensors={n: judged.errors[n] for n in direction.tensors if n in judged.errors},
+                call=judged.call,
+                invariants=of_results(held, direction.tensors),
             )
             for direction in self.request.directions
             if self.backward or direction is Direction.FORWARD
         }
 
-    def _first_wrong(self, judged: Callable[[], Errors]) -> tuple[int, Errors]:
-        """The first call that is wrong, counted from 1, and its errors; else those of call 1.
+    def _against_truth(self, whole: Inputs, rows: accuracy.ComparedRows, *, alone: bool) -> _Judged:
+        case, spec, place = self.request.case, self.request.contestant, self.place
+        expected = accuracy.truth(case, spec, whole, rows, place, backward=self.backward)
+        one_call = self._alone(whole) if alone else None
+        _poison(place)
+        shards = self._where_timed(self._cut(whole))
+
+        def judged(call: int) -> _Judged:
+            results = self._results(shards)
+            errors = accuracy.judge(case, spec, place, rows, expected, results, one_call)
+            return _Judged(call, results, errors)
+
+        return self._first_wrong(judged)
+
+    def _first_wrong(self, judged: Callable[[int], _Judged]) -> _Judged:
+        """The first call that is wrong, counted from 1; else call 1.
 
         A kernel may keep something from call to call. An interpreter's call takes minutes, and
         there is one.
         """
-        first = judged()
-        if self.contestant.interpreted or not _are_right(first):
-            return 1, first
-        second = judged()
-        return (1, first) if _are_right(second) else (2, second)
+        first = judged(1)
+        if self.contestant.interpreted or not _are_right(first.errors):
+            return first
+        second = judged(2)
+        return first if _are_right(second.errors) else second
+
+    def _invariance(self, whole: Inputs, judged: _Judged, *, every_row: bool) -> Invariance:
+        """What asks the contestant again, in the memory in which it was judged.
+
+        every_row: whether it was judged with a dout in every row, as it is asked.
+        """
+        case, spec, place = self.request.case, self.request.contestant, self.place
+
+        def run(change: Change, backward: bool) -> list[accuracy.Results]:
+            shards = self._cut(whole)
+            for rank, shard in zip(place.ranks, shards, strict=True):
+                change(accuracy.positions(case, spec, rank).to(place.device), shard)
+            return self._results(self._where_timed(shards), backward=backward)
+
+        base = judged.results if every_row else run(leave, self.backward)
+        allowed = allowances(judged.errors, judged.results, base, place)
+        return Invariance(case, spec, place, whole, base, allowed, run, self.backward)
 
     def _judge_by(
         self, other: Prepared, check: Check, seed: int, *, alone: bool
@@ -133,6 +176,19 @@ class Prepared:
         return all(
             torch.equal(a[name], b[name]) for a, b in zip(first, second, strict=True) for name in a
         )
+
+    def sums(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """The invariants that are sums; a collective, which spoils the inputs."""
+        self.forget()
+        for shard in self.shards:
+            ones_for_v(shard)
+        results = self._results(self.shards)
+        dout = [shard.dout for shard in self.shards] if self.backward else None
+        found = sums(self.request.case, self.place, results, dout)
+        return {
+            invariant: {name: departure.model_dump() for name, departure in by_result.items()}
+            for invariant, by_result in found.items()
+        }
 
     def call(self, direction: Direction, subject: Subject) -> Call | None:
         """What to time, or None if the contestant has no such subject."""
@@ -215,10 +271,12 @@ class Prepared:
                     x.copy_(y)
         return timed
 
-    def _results(self, shards: Sequence[Inputs]) -> list[accuracy.Results]:
+    def _results(
+        self, shards: Sequence[Inputs], *, backward: bool = True
+    ) -> list[accuracy.Results]:
         outputs = self.contestant.forward(shards)
         named = [_given(*pair) for pair in outputs]
-        if self.backward:
+        if self.backward and backward:
             for result, gradients in zip(
                 named, self.contestant.backward(shards, outputs), strict=True
             ):

@@ -19,17 +19,20 @@ from ring_attn_bench.bench.messages import (
     Release,
     Sample,
     Subject,
+    Sums,
 )
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.suite import Check, Entry, Suite
 from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.exactness import Invariants
 from ring_attn_bench.records.gpus import GpuLook
 from ring_attn_bench.records.record import Accuracy, Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.group import Group
 from ring_attn_bench.workers.reply import Facts, WorkerFailed
 
+_INVARIANTS = TypeAdapter(Invariants)
 _KERNELS = TypeAdapter(list[UsedKernel])
 
 
@@ -48,10 +51,14 @@ class Measured:
 
 
 class Session:
-    """A conversation with a worker group about one entry of a suite."""
+    """A conversation with a worker group about one entry of a suite.
 
-    def __init__(self, entry: Entry, group: Group, suite: Suite) -> None:
+    own: as in `Prepare`.
+    """
+
+    def __init__(self, entry: Entry, group: Group, suite: Suite, *, own: bool = False) -> None:
         self.entry = entry
+        self._own = own
         self._group = group
         self._suite = suite
         self._generation = -1
@@ -80,6 +87,8 @@ class Session:
         if self._generation != self._group.generation:
             # its processes are lost, with another direction: that one must not fail these too
             self.directions = directions
+        # asked when it was judged first
+        check = check.model_copy(update={"invariants": False})
         return self._judged(Judge(check=check, seed=self._suite.seed ^ 1, alone=False))
 
     def _judged(self, command: Judge) -> tuple[dict[Direction, Accuracy], bool]:
@@ -113,6 +122,10 @@ class Session:
         series.looks += [list(looks) for looks in zip(*by_rank, strict=True)]
         return True
 
+    def sums(self) -> Invariants:
+        """What adds up to something known; the inputs are spoilt by it."""
+        return _INVARIANTS.validate_python(self._ask(Sums())[0]["invariants"])
+
     def release(self) -> None:
         """Frees what the group holds for this contestant."""
         if self._generation == self._group.generation:
@@ -142,6 +155,7 @@ class Session:
             contestant=self.entry.contestant,
             directions=self.directions,
             seed=self._suite.seed,
+            own=self._own,
         )
         answer = self._told(command)[0]
         if "refused" in answer:

@@ -61,6 +61,8 @@ class Check(Frozen):
     full_up_to: Positive = 8192
     """Longest sequence that is compared row by row; beyond it, sampled rows are."""
     sampled_rows: Positive = 256
+    invariants: Switch = True
+    """Whether what needs no truth is asked too, of every row."""
 
 
 class Entry(Frozen):

@@ -19,6 +19,7 @@ from ring_attn_bench.bench.sampling import BATCH, Series
 from ring_attn_bench.bench.session import Measured, RefusedByWorker, Session
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.exactness import INVARIANTS
 from ring_attn_bench.records.record import (
     Accuracy,
     Case,
@@ -313,7 +314,23 @@ def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:
     if wrong:
         before = "right in the first call, and in the second " if accuracy.call > 1 else ""
         return f"{before}too far from float64: " + ", ".join(wrong)
+    if accuracy.broken:
+        return _what_is_broken(accuracy)
     return "" if repeats else "two runs on the same inputs gave different bits"
+
+
+def _what_is_broken(accuracy: Accuracy) -> str:
+    """The invariants that do not hold, in words, with what does not keep to each."""
+    results: dict[str, list[str]] = {}
+    for invariant, name in accuracy.broken:
+        departure = (accuracy.invariants or {})[invariant][name]
+        largest, most = _shown(departure.max_abs), departure.allowed_max_abs
+        allowed = f"{largest} of {most:.2g} allowed" if most else f"{largest}, and nothing allowed"
+        results.setdefault(invariant, []).append(f"{name} (max abs {allowed})")
+    return "; ".join(
+        f"invariant {invariant} does not hold ({INVARIANTS[invariant]}): {', '.join(names)}"
+        for invariant, names in results.items()
+    )
 
 
 def _in_head(error: TensorError) -> str:

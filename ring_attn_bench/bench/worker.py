@@ -18,6 +18,7 @@ from ring_attn_bench.bench.messages import (
     Release,
     Sample,
     Subject,
+    Sums,
 )
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import Prepared, prepare
@@ -52,6 +53,9 @@ class BenchWorker:
                 return self._measure(about, command)
             case Sample() as command:
                 return self._sample(about, command)
+            case Sums():
+                self._forget_calls(about)
+                return {"invariants": self._prepared[about].sums()}
             case Release():
                 self._release(about)
                 return {}

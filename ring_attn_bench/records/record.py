@@ -24,6 +24,7 @@ from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.records import files, json_lines
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.exactness import Invariants, Precision
 from ring_attn_bench.records.gpus import GpuWatch
 from ring_attn_bench.records.statistics import SlowestRank, slowest
 from ring_attn_bench.records.status import Status
@@ -180,6 +181,8 @@ class TensorError(Frozen):
     one_gpu_rmse: float | None = None
     head: HeadError | None = None
     """The head that is furthest beyond a bound of its own; None where none is."""
+    precision: Precision | None = None
+    """What the error is made of; None where a value is not finite."""
 
     @property
     def is_right(self) -> bool:
@@ -207,14 +210,26 @@ class Accuracy(Frozen):
     """By result. One that the contestant does not give is not here: a peer may have no lse."""
     call: Count = 1
     """Which of the calls that were judged this is of: the first, or the first that was wrong."""
+    invariants: Invariants | None = None
+    """What holds without a truth, in every row; None where nobody looked."""
     seqlen_total: Total | None = None
     """Tokens of the loopback ring that was judged in place of a played one, whose results mean
     nothing: all of the case's, or fewer. None where the contestant itself was judged."""
 
     @property
     def is_right(self) -> bool:
-        """Whether every result is within its bounds."""
-        return all(error.is_right for error in self.tensors.values())
+        """Whether every result is within its bounds, and every invariant holds."""
+        return all(error.is_right for error in self.tensors.values()) and not self.broken
+
+    @property
+    def broken(self) -> tuple[tuple[str, str], ...]:
+        """Invariant and result, of those that do not hold."""
+        return tuple(
+            (invariant, name)
+            for invariant, results in (self.invariants or {}).items()
+            for name, departure in results.items()
+            if not departure.is_kept
+        )
 
 
 class Samples(Frozen):

@@ -50,7 +50,37 @@ class Ratios(Frozen):
     )
 
 
-NESTED: Mapping[str, type[Errors] | type[Ratios]] = {"errors": Errors, "ratios": Ratios}
+class Exactness(Frozen):
+    """What one tensor's error is made of, and how it is beside what its dtype allows."""
+
+    bias: float | None = _column(description="mean of tensor less oracle")
+    bias_error: float | None = _column(
+        description="standard error of the bias, which is zero within two of them"
+    )
+    gain: float | None = _column(
+        description="share by which the tensor is larger than the oracle's: slope of the error "
+        "over it; rounding towards zero makes it negative"
+    )
+    gain_error: float | None = _column(description="standard error of the gain")
+    over_floor: float | None = _column(
+        description="its rmse over that of the oracle's tensor rounded once to its dtype; empty "
+        "where that is float64"
+    )
+    ulps_p99: float | None = _column(
+        description="what 99 % of its errors are at most, in units in the last place of its dtype "
+        "at the oracle's value; to 5 %"
+    )
+    ulps_max: float | None = _column(
+        description="its largest error in these units, where values smaller than the tensor's root "
+        "mean square have its units"
+    )
+
+
+NESTED: Mapping[str, type[Errors] | type[Ratios] | type[Exactness]] = {
+    "errors": Errors,
+    "ratios": Ratios,
+    "exactness": Exactness,
+}
 """The fields of ReportRow that hold one value for each tensor, a column each in the file."""
 
 
@@ -144,6 +174,10 @@ class ReportRow(Frozen):
         "larger ring was played as many as it has ranks"
     )
     ratios: dict[str, Ratios]
+    exactness: dict[str, Exactness]
+    invariants: str | None = _column(
+        description="what holds without an oracle in every row, of what was asked"
+    )
     oracle: str | None = _column(description="`full`, or `sampled` query rows")
     judged_tokens: int | None = _column(
         description="tokens of the loopback ring that was judged in place of a played one"

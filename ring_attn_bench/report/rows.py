@@ -17,6 +17,7 @@ from ring_attn_bench.report.columns import (
     OPTIONS,
     TENSORS,
     Errors,
+    Exactness,
     Ratios,
     ReportRow,
 )
@@ -173,6 +174,8 @@ def _accuracy(accuracy: Accuracy | None, direction: Direction) -> dict[str, Any]
     return {
         "errors": {name: _errors(errors.get(name)) for name in TENSORS},
         "ratios": {name: _ratios(errors.get(name)) for name in TENSORS},
+        "exactness": {name: _exactness(errors.get(name)) for name in TENSORS},
+        "invariants": _held(accuracy),
         "oracle": accuracy.oracle if accuracy else None,
         "judged_tokens": accuracy.seqlen_total if accuracy else None,
         "oracle_rows": accuracy.oracle_rows if accuracy else None,
@@ -198,6 +201,23 @@ def _ratios(error: TensorError | None) -> Ratios:
         vs_one_gpu=_ratio(error.rmse, error.one_gpu_rmse),
         of_bound=max((share for share in shares if share is not None), default=None),
     )
+
+
+def _exactness(error: TensorError | None) -> Exactness:
+    if error is None or error.precision is None:
+        return Exactness()
+    fine = error.precision
+    return Exactness(
+        over_floor=_ratio(error.rmse, fine.floor_rmse),
+        **fine.model_dump(exclude={"floor_rmse"}),
+    )
+
+
+def _held(accuracy: Accuracy | None) -> str | None:
+    if accuracy is None or accuracy.invariants is None:
+        return None
+    broken = {invariant for invariant, _ in accuracy.broken}
+    return " ".join(name for name in accuracy.invariants if name not in broken) or None
 
 
 def _ratio(value: float | None, of: float | None) -> float | None:

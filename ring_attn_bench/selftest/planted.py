@@ -10,7 +10,7 @@ from typing import Literal
 from ring_attn_bench.records.status import Status
 
 EVERY = frozenset({"out", "lse", "dq", "dk", "dv"})
-RowsCompared = Literal["all", "sampled"]
+RowsCompared = Literal["all", "sampled", "all, against the truth alone"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ FAULTS = (
     Fault(
         "keys of the first call", "later calls get them too", "transport", "KeysOfTheFirstCall",
         _wrong(words=("right before it was timed", "wrong afterwards")),
+        rows="all, against the truth alone",
     ),
     Fault(
         "wrong order of steps", "two steps' keys are swapped", "transport", "StepsSwapped",
@@ -120,6 +121,11 @@ FAULTS = (
     Fault(
         "one NaN row", "in none of the sampled rows", "backend", "NanRow",
         _wrong("out", words=("not finite",)), {"seqlen_per_gpu": (256,), **FORWARD},
+        rows="sampled",
+    ),
+    Fault(
+        "heads mixed in a row", "in none of the sampled rows", "backend", "HeadsMixed",
+        Names(words=("invariant heads_apart",)), {"seqlen_per_gpu": (256,), **FORWARD},
         rows="sampled",
     ),
     Fault(

@@ -33,7 +33,7 @@ def section(material: Material) -> Section:
 
 def _by_tensor(rows: Sequence[ReportRow]) -> Iterator[Grid]:
     """By backend; where there are more contestants, all of them too, folded away."""
-    for table in tables.accuracy(rows):
+    for table in (*tables.accuracy(rows), *tables.exactness(rows)):
         yield _whole(Grid.of(table))
     if len(varying(rows)) > 1:
         for table in tables.accuracy(rows, WHO):

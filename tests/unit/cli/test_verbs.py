@@ -126,7 +126,9 @@ def test_every_verb_is_in_a_group():
     groups = {name: command.rich_help_panel for name, command in VERBS.items()}
 
     assert groups == {
-        **dict.fromkeys(["bench", "check", "quick", "probe", "tune", "selftest"], "Measure"),
+        **dict.fromkeys(
+            ["bench", "check", "quick", "probe", "tune", "selftest", "longest"], "Measure"
+        ),
         **dict.fromkeys(["list", "env", "report", "advise", "compare", "coverage"], "Look"),
     }
 

@@ -6,6 +6,7 @@ import pytest
 
 from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.exactness import Departure, Precision
 from ring_attn_bench.records.gpus import GpuLook, GpuWatch
 from ring_attn_bench.records.record import Memory, Samples, Speed
 from ring_attn_bench.records.status import Status
@@ -201,6 +202,36 @@ def test_every_column_is_filled_by_somebody(make_record):
     memory = Memory(peak_extra_bytes=[1], kept_bytes=[1])
 
     assert row(make_record(memory=memory)).model_fields_set == set(ReportRow.model_fields)
+
+
+FINE = Precision(
+    bias=1e-7, bias_error=2e-7, gain=-1e-3, gain_error=1e-5, floor_rmse=5e-5, ulps_max=90.0,
+    ulps_p99=1.5,
+)  # fmt: skip
+
+
+def test_what_an_error_is_made_of_is_beside_its_floor(make_record):
+    record = make_record()
+    out = record.accuracy.tensors["out"].model_copy(update={"rmse": 1e-4, "precision": FINE})
+    accuracy = record.accuracy.model_copy(update={"tensors": {"out": out}})
+    cells = row(record.model_copy(update={"accuracy": accuracy})).cells()
+    assert cells["out_over_floor"] == pytest.approx(2.0)
+    assert (cells["out_bias"], cells["out_gain"], cells["out_ulps_p99"]) == (1e-7, -1e-3, 1.5)
+    assert cells["lse_over_floor"] is None
+
+
+def test_the_invariants_that_hold_are_named_and_those_that_do_not_are_not(make_record):
+    kept = Departure(max_abs=0.0, rmse=0.0, allowed_max_abs=0.0, allowed_rmse=0.0)
+    broken = kept.model_copy(update={"max_abs": 1.0})
+    record = make_record()
+    for asked, names in (
+        ({"heads_apart": {"out": kept}, "rows_sum_to_one": {"out": kept}},
+         "heads_apart rows_sum_to_one"),
+        ({"heads_apart": {"out": kept, "lse": broken}}, None),
+        (None, None),
+    ):  # fmt: skip
+        accuracy = record.accuracy.model_copy(update={"invariants": asked})
+        assert row(record.model_copy(update={"accuracy": accuracy})).invariants == names
 
 
 def test_a_row_has_what_its_gpus_said_and_its_kernels_registers(make_record):

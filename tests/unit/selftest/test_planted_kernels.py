@@ -75,3 +75,10 @@ def test_a_second_call_that_is_wrong_is_told_as_the_second(monkeypatch):
     ((_, accuracy),) = wrong_results(by_name("only at the second call"), monkeypatch).values()
 
     assert accuracy.call == 2
+
+
+def test_a_row_that_is_not_compared_is_wrong_by_an_invariant(monkeypatch):
+    ((_, accuracy),) = wrong_results(by_name("heads mixed in a row"), monkeypatch).values()
+
+    assert all(error.is_right for error in accuracy.tensors.values())
+    assert ("heads_apart", "out") in accuracy.broken

@@ -1,0 +1,1 @@
+"""The longest sequence of each backend, found in processes that may die of it."""

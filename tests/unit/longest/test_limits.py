@@ -1,0 +1,89 @@
+"""What was found is kept line by line, is read back, and is a table whatever it is."""
+
+import json
+
+import pytest
+
+from ring_attn_bench.bench.suite import Entry
+from ring_attn_bench.errors import FileError
+from ring_attn_bench.longest import as_json, terminal
+from ring_attn_bench.longest.run import of_length, wanted
+from ring_attn_bench.longest.search import Range
+from ring_attn_bench.records import limit as limits
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.limit import Limit
+from ring_attn_bench.records.status import Status
+
+
+@pytest.fixture
+def make_limit(make_case, make_contestant):
+    def make(backend="triton", direction=Direction.FORWARD, **fields):
+        known = {
+            "longest": 4096, "failed_at": 8192, "status": Status.OOM, "reason": "tried 1 GiB",
+            "most": 65536, "tried": 6, "environment": {"gpu": None}, "seconds": 2.5,
+        }  # fmt: skip
+        return Limit(
+            case=make_case(), contestant=make_contestant(backend=backend), direction=direction,
+            **(known | fields),
+        )  # fmt: skip
+
+    return make
+
+
+def test_limits_are_read_as_they_were_kept_and_the_last_of_a_key_counts(tmp_path, make_limit):
+    first, other = make_limit(), make_limit("aten", longest=None, status=Status.UNSUPPORTED)
+    newer = make_limit(longest=6144)
+    for one in (first, other, newer):
+        limits.append(tmp_path, one)
+    assert limits.read(tmp_path) == (newer, other)
+    assert newer.total == 6144 * newer.case.world_size
+    assert limits.read(tmp_path / "nothing") == ()
+
+
+def test_half_a_line_is_taken_out_and_said(tmp_path, make_limit):
+    limits.append(tmp_path, make_limit())
+    path = tmp_path / limits.LIMITS
+    path.write_text(path.read_text() + '{"schema_version":1,"case"')
+    told = []
+    limits.mend(tmp_path, told.append)
+    assert len(told) == 1
+    assert limits.read(tmp_path) == (make_limit(),)
+
+
+def test_a_line_that_is_none_is_a_sentence(tmp_path):
+    (tmp_path / limits.LIMITS).write_text('{"schema_version":1,"longest":"far"}\n')
+    with pytest.raises(FileError, match="not a limit"):
+        limits.read(tmp_path)
+
+
+def test_no_cell_of_the_sheet_is_a_formula(tmp_path, make_limit):
+    path = limits.write_sheet(tmp_path, [make_limit(reason="=1+1", failed_at=None, longest=None)])
+    head, line = path.read_text().splitlines()
+    cells = dict(zip(head.split(","), line.split(","), strict=True))
+    assert cells["reason"] == "'=1+1"
+    assert (cells["longest_per_gpu"], cells["failed_at_per_gpu"]) == ("", "")
+
+
+def test_the_table_has_the_longest_first_and_says_what_happens(make_limit):
+    every = [
+        make_limit("aten"),
+        make_limit("triton", longest=65536, failed_at=None, status=Status.OK, reason=""),
+    ]
+    lines = terminal.table(every, 120).splitlines()[2:]
+    assert "65,536" in lines[0]
+    assert "no limit found" in lines[0]
+    assert "oom: tried 1 GiB" in lines[1]
+    assert limits.failures(every) == 0
+    assert json.loads(as_json.text(every))["limits"][0]["longest"] == 4096
+
+
+def test_lengths_of_a_suite_are_asked_about_once(make_case, make_contestant):
+    entries = [
+        Entry(case=make_case(seqlen_total=tokens), contestant=make_contestant(),
+              directions=tuple(Direction))
+        for tokens in (8192, 16384)
+    ]  # fmt: skip
+    every = wanted(entries, Range(256, 4096, 0.05))
+    assert [one.direction for one in every] == list(Direction)
+    assert {one.entry.case.seqlen_per_gpu for one in every} == {256}
+    assert of_length(entries[0], 512).case.seqlen_per_gpu == 512
