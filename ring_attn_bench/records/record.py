@@ -30,6 +30,7 @@ from ring_attn_bench.records.statistics import SlowestRank, slowest
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import (
     Count,
+    DType,
     Environment,
     Frozen,
     Milliseconds,
@@ -72,7 +73,7 @@ class Case(Frozen):
     heads_q: Size
     heads_kv: Size
     head_dim: Size
-    dtype: str
+    dtype: DType
     causal: bool
     window: tuple[Side, Side] = (-1, -1)
     softcap: float = 0.0
@@ -119,7 +120,7 @@ class Contestant(Frozen):
     playing: there, by process, the rank that it plays.
     """
 
-    backend: str
+    backend: Annotated[str, Field(min_length=1)]
     """The kernel's name, or `peer:` and the name of somebody else's whole ring."""
     partition: str
     options: Options | None
@@ -317,10 +318,15 @@ class Record(Frozen):
             )
         if schema == SCHEMA or not isinstance(line.get("contestant"), dict):
             return line
+        if lacking := {"backend", "transport"} - line["contestant"].keys():
+            raise ValueError(
+                f"schema_version is {schema}, whose contestants have a {min(lacking)}, and this "
+                "has none"
+            )
         old = {"slots": 2, "gradients": "float32", **line["contestant"]}
         way, settings = old.pop("transport"), {n: old.pop(n) for n in ("slots", "gradients")}
         played = "loopback" if way == "loopback" else "real"
-        if is_peer(old["backend"]):
+        if is_peer(str(old["backend"])):
             options = None
         else:
             options = settings if played == "loopback" else {"transport": way, **settings}
