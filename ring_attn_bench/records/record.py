@@ -34,6 +34,7 @@ from ring_attn_bench.records.values import (
     Environment,
     Frozen,
     Milliseconds,
+    Name,
     Ranks,
     Side,
     Size,
@@ -120,9 +121,9 @@ class Contestant(Frozen):
     playing: there, by process, the rank that it plays.
     """
 
-    backend: Annotated[str, Field(min_length=1)]
+    backend: Name
     """The kernel's name, or `peer:` and the name of somebody else's whole ring."""
-    partition: str
+    partition: Name
     options: Options | None
     played: Annotated[str, Field(pattern=r"^(real|loopback|twin|\d{1,4}on\d{1,4})$")] = "real"
     playing: tuple[Count, ...] = ()

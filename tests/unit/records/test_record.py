@@ -216,9 +216,10 @@ def test_a_dtype_that_could_name_another_file_is_no_dtype(make_case, dtype):
         make_case(dtype=dtype)
 
 
-def test_a_contestant_has_a_name(make_contestant):
+@pytest.mark.parametrize("name", ["", "x" * 201])
+def test_a_contestant_has_a_name_that_can_be_shown(make_contestant, name):
     with pytest.raises(ValidationError, match="backend"):
-        make_contestant(backend="")
+        make_contestant(backend=name)
 
 
 @pytest.mark.parametrize("name", ["backend", "transport"])
