@@ -1,5 +1,6 @@
 """--set, --filter and --dry-run: a suite with other values, a part of it, and what it would run."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,31 @@ def test_a_dry_run_says_what_would_run_and_about_how_long_and_does_nothing(machi
     assert time.startswith("About 6 s, or from half to twice that. Worker groups to start: 1;")
     assert machine.ran == ()
     assert [path.name for path in Path().iterdir()] == ["small.toml"]
+
+
+def test_a_dry_run_for_a_program_is_one_object(machine, typed):
+    line = (
+        "ring-attn-bench bench --suite small.toml --set backends=reference,cudnn --dry-run --json"
+    )
+
+    told = json.loads(typed(line).output)
+
+    assert (told["schema"], told["suite"], round(told["seconds"])) == (1, "small", 6)
+    assert [entry["contestant"] for entry in told["entries"]] == [
+        "reference/zigzag/p2p", "cudnn/zigzag/p2p",
+    ]  # fmt: skip
+    able, other = told["entries"]
+    assert able["case"] == "b1_s16_w2_h2-1_d8_float32_causal"
+    assert able["directions"] == ["forward", "backward", "forward_backward"]
+    assert able["unavailable"] is None
+    assert other["unavailable"]
+    assert machine.ran == ()
+
+
+def test_a_program_is_told_where_no_time_can_be_foreseen(machine, typed):
+    line = "ring-attn-bench bench --suite small.toml --set seqlen_per_gpu=32k --dry-run --json"
+
+    assert json.loads(typed(line).output)["seconds"] is None
 
 
 def test_a_dry_run_of_what_is_left_leaves_out_what_is_held_and_what_cannot_run(machine, typed):
