@@ -40,7 +40,9 @@ class Plan:
         if not self.able:
             return 0.0
         gpu = bool(self.environment.get("gpu"))
-        return forecast.seconds(self.able, self.suite, gpu=gpu) if self.is_foreseen else None
+        if not self.is_foreseen:
+            return None
+        return round(forecast.seconds(self.able, self.suite, gpu=gpu), 1)
 
 
 def plan(request: Request) -> Plan:

@@ -8,7 +8,7 @@ import pytest
 from ring_attn_bench.bench.grid import Grid
 from ring_attn_bench.bench.overrule import KEYS, load_with
 from ring_attn_bench.bench.suite import Check, Suite, Timing, load
-from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError
+from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError, SuiteError
 from ring_attn_bench.records.record import read
 from tests.unit.bench.conftest import SUITE
 
@@ -26,6 +26,9 @@ def path(tmp_path):
         ("seqlen_per_gpu=8k,32k", "seqlen_per_gpu", [8192, 32768]),
         ("seqlen_per_gpu=1M", "seqlen_per_gpu", [2**20]),
         ("seqlen_per_gpu=[64, 128]", "seqlen_per_gpu", [64, 128]),
+        ("seqlen_per_gpu=[8k,16]", "seqlen_per_gpu", [8192, 16]),
+        ("partitions=[zigzag, striped]", "partitions", ["zigzag", "striped"]),
+        ("grouping=[[2, 2]]", "grouping", [(2, 2)]),
         ("partitions=zigzag, striped", "partitions", ["zigzag", "striped"]),
         ("heads=32:8", "heads", ["32:8"]),
         ("causal=true,false", "causal", [True, False]),
@@ -101,6 +104,20 @@ def test_a_mistake_is_a_sentence_of_the_suites_own_checks(path, word, sentence):
         load_with(path, [word])
 
     assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[2]\ncausal=[false]", "[2] # c", "2 # c", "2\ncausal=[false]", "2 }\nx = { y = 1"]
+)
+def test_what_stands_behind_a_value_is_refused_and_not_dropped(path, text):
+    with pytest.raises(SuiteError, match="batch"):
+        load_with(path, [f"batch={text}"])
+
+
+@pytest.mark.parametrize("text", ["1, warmup = 9", "1 # c", "1\nwarmup = 9"])
+def test_nor_is_it_where_there_is_one_value(path, text):
+    with pytest.raises(SuiteError, match=r"timing\.seconds"):
+        load_with(path, [f"timing.seconds={text}"])
 
 
 def test_a_file_that_is_no_suite_says_what_it_is(path):
