@@ -9,6 +9,7 @@ RingAttnBenchError
 ├── BackendUnavailable                the backend cannot run on this machine
 ├── MachineLacks                      the machine has not got what was asked for by name
 ├── TransportUnavailable              the transport cannot serve these ranks
+├── NoAnswer                          the process that was to find something out died, or was silent
 ├── NoProcessGroup (RuntimeError)     a ring was asked for where no ranks are connected
 └── RingBroken (RuntimeError)         a message of a ring did not arrive, and no later one will
 
@@ -109,6 +110,10 @@ class TransportUnavailable(RingAttnBenchError):
 
 class MachineLacks(RingAttnBenchError):
     """The machine has not got what was asked for by name."""
+
+
+class NoAnswer(RingAttnBenchError):
+    """The process that was to find something out has died, or was silent for too long."""
 
 
 class NoProcessGroup(RingAttnBenchError, RuntimeError):

@@ -23,6 +23,7 @@ LAYERS = (
     {"signatures"},
     {"attention", "ring_attention", "sharding"},  # what people import, and it all:
     {""},
+    {"text"},  # tables and numbers for people
     {"records"},  # words and files
     {"workers"},  # processes that may die
     {"machine"},  # what it has and lacks

@@ -37,7 +37,7 @@ SUFFIXES = {".py", ".cu", ".cuh", ".sh"}
 
 READS_ENVIRONMENT = {  # everything else is told by argument
     "ring_attn_bench/cli/ending.py": "the edge: what the caller set in the shell",
-    "ring_attn_bench/machine/environment.py": "starts a process and hands its environment on",
+    "ring_attn_bench/machine/environment.py": "asks which commit a copied checkout is of",
     "ring_attn_bench/bench/start.py": "asks whether torchrun started this process",
     "ring_attn_bench/bench/quick.py": "turns the interpreters of backends on, for its process",
     "ring_attn_bench/bench/team.py": "is started by torchrun, which tells the device so",
@@ -102,7 +102,9 @@ def test_only_the_registry_knows_the_backends():
 
 def test_the_report_reads_records_only():
     allowed = ("ring_attn_bench.report", "ring_attn_bench.records", "ring_attn_bench.errors",
+               "ring_attn_bench.text",
                "ring_attn_bench.ring.options",  # what a record names; it imports no torch
+               "ring_attn_bench.registry",  # which names are peers'; nor does it
                "ring_attn_bench.conformance.features")  # fmt: skip
     violations = names(
         found
@@ -112,6 +114,14 @@ def test_the_report_reads_records_only():
         or (package in ROOTS and not f"{found.target}.".startswith(tuple(f"{a}." for a in allowed)))
     )
     assert violations == []
+
+
+def test_tables_for_people_are_made_in_one_room():
+    """But for a padded one of a page, which is read as text too."""
+    users = {found.importer for found in imports() if found.target.split(".")[0] == "tabulate"}
+    assert {user for user in users if not user.startswith("ring_attn_bench.text.")} == {
+        "ring_attn_bench.report.coverage.markdown"
+    }
 
 
 def test_only_the_table_and_what_was_measured_name_a_transport():

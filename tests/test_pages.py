@@ -1,9 +1,16 @@
-"""Pages name files and folders that are there, by the end of their path at least."""
+"""Pages name files and folders that are there, by the end of their path at least, and show what
+commands print."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.patience import limit
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ("CONTRIBUTING.md", "docs/design.md", "tests/README.md")
@@ -28,3 +35,30 @@ def test_files_and_folders_that_a_page_names_are_there(page, paths):
 
     assert named
     assert {name for name in named if not any(x.endswith(f"/{name}") for x in paths)} == set()
+
+
+SHOWN = [
+    pytest.param(command, shown, id=f"{page.name}: {command}")
+    for page in sorted((CHECKOUT / "docs").glob("*.md"))
+    for command, shown in re.findall(
+        r"^```text\n\$ ring-attn-bench (.+)\n((?:.*\n)+?)(?:\.\.\.\n)?```$",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+]
+
+
+def test_there_are_pages_that_show_what_a_command_prints():
+    assert SHOWN
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN)
+def test_a_command_that_a_page_shows_prints_what_stands_below_it(command, shown):
+    """Paste the new output where records are others."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ring_attn_bench", *shlex.split(command)],
+        capture_output=True, text=True, timeout=limit(60), env=os.environ | {"COLUMNS": "100"},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(shown)

@@ -52,7 +52,7 @@ class FlashAttn2Backend(ByCalls):
         return flash_2_limits.unsupported(problem) or flash_2_limits.build_refusal(self, problem)
 
     def version(self) -> str:
-        """The package's."""
+        """The version of flash-attn."""
         return f"flash-attn {version('flash-attn')}"
 
     def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:

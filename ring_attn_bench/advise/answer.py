@@ -8,15 +8,21 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from ring_attn_bench.advise.estimate import Estimate, Known, estimate
-from ring_attn_bench.advise.figures import Figure, Shape, Way, newest
-from ring_attn_bench.advise.request import Request
+from ring_attn_bench.advise.estimate import Estimate, HowKnown, estimate
+from ring_attn_bench.advise.figures import Figure, RingWay, Shape, newest
+from ring_attn_bench.advise.question import Question
 from ring_attn_bench.errors import InvalidArgument, UnknownName, placed
 from ring_attn_bench.plan.measured import MACHINES
-from ring_attn_bench.report.digits import digits, tokens
+from ring_attn_bench.records.statistics import same_program
+from ring_attn_bench.text import shapes
+from ring_attn_bench.text.digits import digits, tokens
 
-CLOSE = 0.03
-"""What is that near to the fastest may as well be it: two runs of one program differ so much."""
+QUIET = 0.016
+"""Interquartile range over median of a quiet row: one in five of our ring's has less, of those of
+16K and more tokens a GPU in the run of two H200."""
+CLOSE = same_program(QUIET)
+"""What is that near to the fastest, 3 %, may as well be it: two runs of one program differ so much
+in a quiet row, and more in others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +30,11 @@ class Advice:
     """ways: the fastest first. too_large: what does not fit the memory. unknown: ways of which
     nothing can be said here."""
 
-    request: Request
+    question: Question
     shape: Shape
     ways: tuple[Estimate, ...]
     too_large: tuple[Estimate, ...]
-    unknown: tuple[Way, ...]
+    unknown: tuple[RingWay, ...]
 
     @property
     def best(self) -> Estimate | None:
@@ -48,7 +54,7 @@ class Advice:
     @property
     def best_measured(self) -> Estimate | None:
         """The fastest of which nobody has to guess here."""
-        return next((each for each in self.ways if each.known is Known.MEASURED), None)
+        return next((each for each in self.ways if each.known is HowKnown.MEASURED), None)
 
     def why(self) -> Iterator[str]:
         """In sentences, what speaks for the best."""
@@ -67,7 +73,7 @@ class Advice:
         if not best.way.is_ours and self.best_ours is not None:
             ours = self.best_ours
             yield f"It is a peer's ring; of ours {ours.way.name} takes {_more(ours, best)}."
-        if best.known in (Known.BEYOND, Known.ELSEWHERE):
+        if best.known in (HowKnown.BEYOND, HowKnown.ELSEWHERE):
             yield "What the model says is a guess (docs/advice.md has how far off): measure it."
 
     def _instead(self, best: Estimate, name: str) -> Iterator[str]:
@@ -79,7 +85,7 @@ class Advice:
             yield f"{name.capitalize()} {getattr(other.way, name)} takes {_more(other, best)}."
 
 
-def _same_but(one: Way, other: Way, name: str) -> bool:
+def _same_but(one: RingWay, other: RingWay, name: str) -> bool:
     return one.model_copy(update={name: getattr(other, name)}) == other
 
 
@@ -90,13 +96,13 @@ def _more(other: Estimate, best: Estimate) -> str:
 def _known(best: Estimate) -> str:
     runs = " and ".join(dict.fromkeys(figure.run for figure in best.of))
     match best.known:
-        case Known.MEASURED:
+        case HowKnown.MEASURED:
             how = f"was {best.words}{_interval(best.of[0])}"
-        case Known.BETWEEN:
+        case HowKnown.BETWEEN:
             how = f"is interpolated, {best.words}"
-        case Known.BEYOND:
-            how = f"is extrapolated to {tokens(best.shape.tokens)} a GPU, {best.words}"
-        case Known.ELSEWHERE:
+        case HowKnown.BEYOND:
+            how = f"is extrapolated to {tokens(best.shape.seqlen_per_gpu)} a GPU, {best.words}"
+        case HowKnown.ELSEWHERE:
             how = f"is extrapolated, {best.words}"
     return f"{how} ({runs})"
 
@@ -108,18 +114,18 @@ def _interval(figure: Figure) -> str:
     return f", {digits(figure.low)} to {digits(figure.high)} ms with 95 %"
 
 
-def advised(request: Request, figures: Sequence[Figure]) -> Advice:
+def advised(question: Question, figures: Sequence[Figure]) -> Advice:
     """Raises InvalidArgument or UnknownName for what no figure can be compared with."""
     known = newest(figures)
-    shape = _shape(request, known)
-    by_way: dict[Way, list[Figure]] = {}
+    shape = _shape(question, known)
+    by_way: dict[RingWay, list[Figure]] = {}
     for figure in known:
         by_way.setdefault(figure.way, []).append(figure)
     found = {way: estimate(way, of, shape) for way, of in by_way.items()}
     estimates = sorted((x for x in found.values() if x is not None), key=lambda x: x.ms)
-    fitting = [each for each in estimates if _fits(each, request.memory)]
+    fitting = [each for each in estimates if _fits(each, question.memory)]
     return Advice(
-        request, shape, tuple(fitting),
+        question, shape, tuple(fitting),
         tuple(each for each in estimates if each not in fitting),
         tuple(way for way, each in found.items() if each is None),
     )  # fmt: skip
@@ -130,13 +136,13 @@ def _fits(each: Estimate, limit: float | None) -> bool:
     return limit is None or (each.memory is not None and each.memory <= limit)
 
 
-def _shape(request: Request, figures: Sequence[Figure]) -> Shape:
+def _shape(question: Question, figures: Sequence[Figure]) -> Shape:
     """What is asked for, on a GPU of which there are figures, at a dtype and a head dim of them."""
     asked = {
-        "gpu": _gpu(request.gpu, figures), "world_size": request.gpus, "batch": request.batch,
-        "tokens": request.tokens_per_gpu, "heads_q": request.heads_q, "heads_kv": request.heads_kv,
-        "head_dim": request.head_dim, "dtype": request.dtype, "causal": request.causal,
-        "backward": request.backward,
+        "gpu": _gpu(question.gpu, figures), "world_size": question.gpus, "batch": question.batch,
+        "seqlen_per_gpu": question.seqlen_per_gpu, "heads_q": question.heads_q,
+        "heads_kv": question.heads_kv, "head_dim": question.head_dim, "dtype": question.dtype,
+        "causal": question.causal, "backward": question.backward,
     }  # fmt: skip
     try:
         shape = Shape.model_validate(asked)
@@ -176,8 +182,8 @@ def summary(shape: Shape) -> str:
     what = "forward + backward" if shape.backward else "forward"
     parts = (
         f"{shape.world_size} x {shape.gpu} of one host",
-        f"{tokens(shape.tokens * shape.world_size)} tokens, {tokens(shape.tokens)} a GPU",
-        f"batch {shape.batch}, {shape.heads_q}:{shape.heads_kv} heads of {shape.head_dim}",
+        f"{tokens(shape.seqlen_total)} tokens, {tokens(shape.seqlen_per_gpu)} a GPU",
+        shapes.batch(shape.batch), shapes.heads_of(shape.heads_q, shape.heads_kv, shape.head_dim),
         shape.dtype, "causal" if shape.causal else "no mask", what,
     )  # fmt: skip
     return ", ".join(parts)

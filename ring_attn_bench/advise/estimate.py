@@ -8,15 +8,16 @@ from enum import StrEnum
 from math import exp, log, log2
 
 from ring_attn_bench.advise import model
-from ring_attn_bench.advise.figures import Figure, Shape, Way
-from ring_attn_bench.report.digits import plural, tokens
+from ring_attn_bench.advise.figures import Figure, RingWay, Shape
+from ring_attn_bench.records.values import MIB
+from ring_attn_bench.text import shapes
+from ring_attn_bench.text.digits import plural, tokens
 
-_MIB = 2**20
 _ALIKE = ("gpu", "dtype", "backward")
 """What a figure must share with what is asked: nothing says what the other one would take."""
 
 
-class Known(StrEnum):
+class HowKnown(StrEnum):
     """How an estimate is known."""
 
     MEASURED = "measured"
@@ -32,19 +33,19 @@ class Known(StrEnum):
 class Estimate:
     """ms; call, kept, inputs: MiB of a rank, None where not measured. of: what it is from."""
 
-    way: Way
+    way: RingWay
     shape: Shape
     ms: float
     call: float | None
     kept: float | None
     error: float | None
-    known: Known
+    known: HowKnown
     of: tuple[Figure, ...]
 
     @property
     def inputs(self) -> float:
         """MiB of q, k and v, and of dout where there is a backward."""
-        return model.shard_bytes(self.shape) / _MIB
+        return model.shard_bytes(self.shape) / MIB
 
     @property
     def memory(self) -> float | None:
@@ -55,20 +56,20 @@ class Estimate:
 
     @property
     def tflops(self) -> float:
-        """Useful ones a second, of each GPU."""
+        """Teraflops a second that each GPU does of what the mask asks for."""
         return model.flops(self.shape) / self.ms / 1e9
 
     @property
     def words(self) -> str:
         """How it is known, for people."""
-        lengths = " and ".join(tokens(figure.shape.tokens) for figure in self.of)
+        lengths = " and ".join(tokens(figure.shape.seqlen_per_gpu) for figure in self.of)
         where = _where(self.of[0])
         match self.known:
-            case Known.MEASURED:
+            case HowKnown.MEASURED:
                 return f"measured{where}"
-            case Known.BETWEEN:
+            case HowKnown.BETWEEN:
                 return f"between {lengths}{where}"
-            case Known.BEYOND:
+            case HowKnown.BEYOND:
                 return f"by the model from {lengths}{where}"
         return f"by the model from {_shape(self.of[0].shape, self.shape)}, {lengths}{where}"
 
@@ -83,9 +84,9 @@ def _shape(source: Shape, asked: Shape) -> str:
     """What of the source is not as asked."""
     words = {
         "world_size": plural(source.world_size, "GPU"),
-        "batch": f"batch {source.batch}",
-        "heads_q": f"{source.heads_q}:{source.heads_kv} heads",
-        "head_dim": f"heads of {source.head_dim}",
+        "batch": shapes.batch(source.batch),
+        "heads_q": shapes.heads(source.heads_q, source.heads_kv),
+        "head_dim": shapes.head_dim(source.head_dim),
         "causal": "causal" if source.causal else "no mask",
     }
     other = [name for name in words if getattr(source, name) != getattr(asked, name)]
@@ -94,17 +95,17 @@ def _shape(source: Shape, asked: Shape) -> str:
     return ", ".join(words[name] for name in other)
 
 
-def estimate(way: Way, figures: Sequence[Figure], shape: Shape) -> Estimate | None:
+def estimate(way: RingWay, figures: Sequence[Figure], shape: Shape) -> Estimate | None:
     """From the way's figures; None where nothing comparable was measured."""
     near = _nearest(figures, shape)
     if not near:
         return None
-    there = shape.model_copy(update={"tokens": near[0].shape.tokens}) == near[0].shape
-    by_length = {figure.shape.tokens: figure for figure in near}
-    chosen, known = _chosen(by_length, shape.tokens)
+    there = _of_any_length(shape) == _of_any_length(near[0].shape)
+    by_length = {figure.shape.seqlen_per_gpu: figure for figure in near}
+    chosen, known = _chosen(by_length, shape.seqlen_per_gpu)
     if not there:
-        known = Known.ELSEWHERE
-    if known in (Known.BEYOND, Known.ELSEWHERE) and not model.knows(way, shape):
+        known = HowKnown.ELSEWHERE
+    if known in (HowKnown.BEYOND, HowKnown.ELSEWHERE) and not model.knows(way, shape):
         return None
     calibrated = _Calibrated(way, chosen, shape)
     return Estimate(
@@ -112,7 +113,7 @@ def estimate(way: Way, figures: Sequence[Figure], shape: Shape) -> Estimate | No
         ms=calibrated.milliseconds(),
         call=calibrated.call(),
         kept=calibrated.kept(figures),
-        error=min(chosen, key=lambda f: _apart(f.shape.tokens, shape.tokens)).error,
+        error=_nearest_length(chosen, shape).error,
         known=known, of=chosen,
     )  # fmt: skip
 
@@ -127,8 +128,12 @@ def _nearest(figures: Sequence[Figure], asked: Shape) -> list[Figure]:
     ]
     best = min((_distance(figure.shape, asked) for figure in alike), default=0.0)
     near = [figure for figure in alike if _distance(figure.shape, asked) == best]
-    first = near[0].shape.model_copy(update={"tokens": 1}) if near else None
-    return [f for f in near if f.shape.model_copy(update={"tokens": 1}) == first]
+    first = _of_any_length(near[0].shape) if near else None
+    return [figure for figure in near if _of_any_length(figure.shape) == first]
+
+
+def _of_any_length(shape: Shape) -> Shape:
+    return shape.model_copy(update={"seqlen_per_gpu": 1})
 
 
 def _distance(source: Shape, asked: Shape) -> float:
@@ -141,21 +146,26 @@ def _distance(source: Shape, asked: Shape) -> float:
     return apart + 2.0 * (source.causal != asked.causal)
 
 
+def _nearest_length(figures: Sequence[Figure], asked: Shape) -> Figure:
+    length = asked.seqlen_per_gpu
+    return min(figures, key=lambda figure: _apart(figure.shape.seqlen_per_gpu, length))
+
+
 def _apart(one: int, other: int) -> float:
     return abs(log2(one / other))
 
 
-def _chosen(by_length: Mapping[int, Figure], asked: int) -> tuple[tuple[Figure, ...], Known]:
+def _chosen(by_length: Mapping[int, Figure], asked: int) -> tuple[tuple[Figure, ...], HowKnown]:
     """The figures at the lengths around it, or at the nearest one."""
     if asked in by_length:
-        return (by_length[asked],), Known.MEASURED
+        return (by_length[asked],), HowKnown.MEASURED
     below = max((length for length in by_length if length < asked), default=None)
     above = min((length for length in by_length if length > asked), default=None)
     if below is not None and above is not None:
-        return (by_length[below], by_length[above]), Known.BETWEEN
+        return (by_length[below], by_length[above]), HowKnown.BETWEEN
     nearest = below if below is not None else above
     assert nearest is not None
-    return (by_length[nearest],), Known.BEYOND
+    return (by_length[nearest],), HowKnown.BEYOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +173,7 @@ class _Calibrated:
     """The model times what it is off where something was measured, between two lengths in turn
     with their logarithms: a line in log-log, but for the bends that the model knows of."""
 
-    way: Way
+    way: RingWay
     figures: tuple[Figure, ...]
     asked: Shape
 
@@ -175,17 +185,17 @@ class _Calibrated:
 
     def call(self) -> float | None:
         off = [
-            log(f.call * _MIB / model.call_bytes(self.way, f.shape)) for f in self.figures if f.call
+            log(f.call * MIB / model.call_bytes(self.way, f.shape)) for f in self.figures if f.call
         ]
         if len(off) < len(self.figures):
             return None
-        return model.call_bytes(self.way, self.asked) / _MIB * exp(self._between(off))
+        return model.call_bytes(self.way, self.asked) / MIB * exp(self._between(off))
 
     def _between(self, values: Sequence[float]) -> float:
         if len(values) == 1:
             return values[0]
-        low, high = (log(figure.shape.tokens) for figure in self.figures)
-        share = (log(self.asked.tokens) - low) / (high - low)
+        low, high = (log(figure.shape.seqlen_per_gpu) for figure in self.figures)
+        share = (log(self.asked.seqlen_per_gpu) - low) / (high - low)
         return (1 - share) * values[0] + share * values[1]
 
     def _alike(self, source: Shape) -> float:
@@ -196,7 +206,7 @@ class _Calibrated:
 
     def kept(self, figures: Sequence[Figure]) -> float | None:
         """That of the nearest, and what it grows by: as it does over the way's other figures."""
-        first = min(self.figures, key=lambda f: _apart(f.shape.tokens, self.asked.tokens))
+        first = _nearest_length(self.figures, self.asked)
         if first.kept is None:
             return None
         alike = [f for f in figures if f.shape.backward == self.asked.backward]
@@ -205,7 +215,7 @@ class _Calibrated:
         return max(0.0, first.kept + more * _slope(points, more))
 
     def _grows(self, shape: Shape) -> float:
-        return model.kept_bytes(self.way, shape) / _MIB
+        return model.kept_bytes(self.way, shape) / MIB
 
 
 def _slope(points: Sequence[tuple[float, float]], more: float) -> float:

@@ -6,28 +6,25 @@ is: `scripts/advise_figures.py` writes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ring_attn_bench.errors import FileError, placed
 from ring_attn_bench.records import sheets
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Memory, Record
 from ring_attn_bench.records.statistics import summarize
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.records.values import Frozen, Milliseconds, Ranks, Size
+from ring_attn_bench.records.values import MIB, Frozen, Milliseconds, Ranks, Size
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, resolved
 
 SHIPPED = Path(__file__).with_name("measured.csv")
 CPU = "a CPU"
-_MIB = 2**20
 _SAID = ("transport", "schedule", "gradients", "keep_keys", "slots")
 """The options that a way has; a record with another one that is not the default is no advice."""
 
 
-class Way(Frozen):
+class RingWay(Frozen):
     """Who computes and how keys come. schedule: empty for a peer, whose transport is `own`."""
 
     backend: str
@@ -40,7 +37,7 @@ class Way(Frozen):
     @property
     def is_ours(self) -> bool:
         """Whether it is our ring, and no peer's."""
-        return not self.backend.startswith("peer:")
+        return not is_peer(self.backend)
 
     @property
     def name(self) -> str:
@@ -59,18 +56,28 @@ class Way(Frozen):
 
 
 class Shape(Frozen):
-    """What is computed on which machine. tokens: of each rank."""
+    """What is computed on which machine. seqlen_per_gpu: tokens of each rank."""
 
     gpu: str
     world_size: Ranks
     batch: Size
-    tokens: Size
+    seqlen_per_gpu: Size
     heads_q: Size
     heads_kv: Size
     head_dim: Size
     dtype: str
     causal: bool
     backward: bool
+
+    @property
+    def seqlen_total(self) -> int:
+        """Tokens of the whole sequence."""
+        return self.seqlen_per_gpu * self.world_size
+
+    @property
+    def direction(self) -> Direction:
+        """As suites and records call it."""
+        return Direction.FORWARD_BACKWARD if self.backward else Direction.FORWARD
 
 
 class Figure(Frozen):
@@ -80,7 +87,7 @@ class Figure(Frozen):
     run: str
     started_at: str
     played: str
-    way: Way
+    way: RingWay
     shape: Shape
     ms: Milliseconds
     low: float | None = None
@@ -100,17 +107,16 @@ def of_records(run: str, records: Iterable[Record]) -> Iterator[Figure]:
 
 def _figure(run: str, record: Record) -> Figure | None:
     case, speed = record.case, record.speed
-    plain = case.window == (-1, -1) and not case.softcap and not case.deterministic
-    if record.status is not Status.OK or speed is None or record.interpreted or not plain:
+    if record.status is not Status.OK or speed is None or record.interpreted or case.extras:
         return None
     way, summary = _way(record), summarize(speed.samples.ring)
     if way is None or summary is None or record.direction is Direction.BACKWARD:
         return None
     shape = Shape(
         gpu=str(record.environment.get("gpu") or CPU),
-        tokens=case.seqlen_per_gpu,
+        seqlen_per_gpu=case.seqlen_per_gpu,
         backward=record.direction is Direction.FORWARD_BACKWARD,
-        **case.model_dump(include=set(Shape.model_fields) - {"gpu", "tokens", "backward"}),
+        **case.model_dump(include=set(Shape.model_fields) - {"gpu", "seqlen_per_gpu", "backward"}),
     )
     call, kept = _memory(record.memory, shape.gpu)
     return Figure(
@@ -121,17 +127,17 @@ def _figure(run: str, record: Record) -> Figure | None:
     )  # fmt: skip
 
 
-def _way(record: Record) -> Way | None:
+def _way(record: Record) -> RingWay | None:
     """None where it was played by loopback or a twin, or has options that are not said."""
     who = record.contestant
     if who.played in ("loopback", "twin"):
         return None
     if who.options is None:
-        return Way(backend=who.backend, partition=who.partition, transport="own", schedule="")
+        return RingWay(backend=who.backend, partition=who.partition, transport="own", schedule="")
     took = record.took or resolved(who.options, record.case.world_size)
     if not _is_plain(who.options):
         return None
-    return Way(
+    return RingWay(
         backend=who.backend, partition=who.partition, transport=took.transport,
         schedule=took.schedule, gradients=took.gradients, keep_keys=took.keep_keys,
     )  # fmt: skip
@@ -147,8 +153,8 @@ def _memory(memory: Memory | None, gpu: str) -> tuple[float | None, float | None
     """MiB of a call, and kept; a CPU's allocator keeps no peak."""
     if memory is None or gpu == CPU:
         return None, None
-    kept = max(memory.kept_bytes) / _MIB if memory.kept_bytes else None
-    return max(memory.peak_extra_bytes) / _MIB, kept
+    kept = max(memory.kept_bytes) / MIB if memory.kept_bytes else None
+    return max(memory.peak_extra_bytes) / MIB, kept
 
 
 def _error(record: Record) -> float | None:
@@ -166,14 +172,14 @@ def _short(value: float | None) -> float | None:
 
 def newest(figures: Iterable[Figure]) -> tuple[Figure, ...]:
     """Of the same way and shape the last one measured: programs have become faster."""
-    kept: dict[tuple[Way, Shape], Figure] = {}
+    kept: dict[tuple[RingWay, Shape], Figure] = {}
     for figure in sorted(figures, key=lambda figure: figure.started_at):
         kept[figure.way, figure.shape] = figure
     return tuple(kept.values())
 
 
 _OWN = tuple(name for name in Figure.model_fields if name not in ("way", "shape"))
-COLUMNS = (*Way.model_fields, *Shape.model_fields, *_OWN)
+COLUMNS = (*RingWay.model_fields, *Shape.model_fields, *_OWN)
 
 
 def as_csv(figures: Iterable[Figure]) -> str:
@@ -188,19 +194,13 @@ def as_csv(figures: Iterable[Figure]) -> str:
 
 def read_csv(path: Path) -> tuple[Figure, ...]:
     """What `as_csv` wrote; raises FileError."""
-    found = []
-    for number, cells in sheets.read(path):
-        filled = {name: cell for name, cell in cells.items() if cell}
-        way, shape, own = (
-            {name: filled[name] for name in names if name in filled}
-            for names in (Way.model_fields, Shape.model_fields, _OWN)
-        )
-        try:
-            way = {"schedule": "", **way}
-            found.append(Figure.model_validate({"way": way, "shape": shape, **own}))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise FileError(
-                f"{path}, line {number}: no figure ({placed(problem['msg'], problem['loc'])})."
-            ) from None
-    return tuple(found)
+    return sheets.values(path, SHIPPED.name, "figures", _of_cells)
+
+
+def _of_cells(cells: Mapping[str, str]) -> Figure:
+    filled = {name: cell for name, cell in cells.items() if cell}
+    way, shape, own = (
+        {name: filled[name] for name in names if name in filled}
+        for names in (RingWay.model_fields, Shape.model_fields, _OWN)
+    )
+    return Figure.model_validate({"way": {"schedule": "", **way}, "shape": shape, **own})

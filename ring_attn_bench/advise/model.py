@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from ring_attn_bench.advise.figures import Shape, Way
+from ring_attn_bench.advise.figures import RingWay, Shape
 from ring_attn_bench.plan import cost
 from ring_attn_bench.plan import memory as plan_memory
 from ring_attn_bench.plan.block import Abilities, Form
@@ -26,7 +26,7 @@ BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 _WIDE = 4
 
 
-def knows(way: Way, shape: Shape) -> bool:
+def knows(way: RingWay, shape: Shape) -> bool:
     """Whether it has figures of that GPU, kernel, transport and dtype."""
     machine = MACHINES.get(shape.gpu)
     return (
@@ -37,12 +37,12 @@ def knows(way: Way, shape: Shape) -> bool:
     )
 
 
-def milliseconds(way: Way, shape: Shape) -> float:
+def milliseconds(way: RingWay, shape: Shape) -> float:
     """Of the slowest rank; where nothing is known of the way, its work in no unit."""
     return _slowest(way, shape, queued=False) if knows(way, shape) else flops(shape)
 
 
-def on_the_gpu(way: Way, shape: Shape) -> float:
+def on_the_gpu(way: RingWay, shape: Shape) -> float:
     """The share of that time which is left where the host is ahead: little where it decides."""
     if not knows(way, shape):
         return 1.0
@@ -50,14 +50,14 @@ def on_the_gpu(way: Way, shape: Shape) -> float:
 
 
 @cache
-def _slowest(way: Way, shape: Shape, *, queued: bool) -> float:
+def _slowest(way: RingWay, shape: Shape, *, queued: bool) -> float:
     asked, plans = _asked(way, shape), _plans(way, shape)
     return 1e3 * max(
         cost.seconds(asked, plan, backward=shape.backward, queued=queued) for plan in plans
     )
 
 
-def call_bytes(way: Way, shape: Shape) -> float:
+def call_bytes(way: RingWay, shape: Shape) -> float:
     """The most that a call takes beyond its inputs; of a peer, the size of its tensors."""
     if not way.is_ours:
         return shard_bytes(shape)
@@ -71,17 +71,17 @@ def call_bytes(way: Way, shape: Shape) -> float:
     return plan_memory.forward_backward(one, sizes, memory, symmetric=False, keeps=keeps).bytes
 
 
-def kept_bytes(way: Way, shape: Shape) -> float:
+def kept_bytes(way: RingWay, shape: Shape) -> float:
     """What grows of memory that peers reach: two areas of packed keys, and with a backward room
     for their gradients from each other rank."""
-    width = shape.batch * shape.tokens * shape.heads_kv * 2 * shape.head_dim
+    width = shape.batch * shape.seqlen_per_gpu * shape.heads_kv * 2 * shape.head_dim
     partials = (shape.world_size - 1) * _travels(way, shape) if shape.backward else 0
     return width * (2 * BYTES[shape.dtype] + partials)
 
 
 def flops(shape: Shape) -> float:
-    """Useful ones, of each GPU."""
-    whole = shape.tokens * shape.world_size
+    """Floating point operations that the mask asks of each GPU, forward and, if asked, backward."""
+    whole = shape.seqlen_per_gpu * shape.world_size
     pairs = whole * (whole + 1) / 2 if shape.causal else float(whole) ** 2
     of_rank = _shard(shape).flops(pairs / shape.world_size, backward=False)
     if shape.backward:
@@ -92,7 +92,7 @@ def flops(shape: Shape) -> float:
 def shard_bytes(shape: Shape) -> float:
     """Of a rank's q, k and v, and of dout where there is a backward."""
     heads = shape.heads_q * (1 + shape.backward) + 2 * shape.heads_kv
-    return shape.batch * shape.tokens * heads * shape.head_dim * BYTES[shape.dtype]
+    return shape.batch * shape.seqlen_per_gpu * heads * shape.head_dim * BYTES[shape.dtype]
 
 
 def _shard(shape: Shape, travels: int = _WIDE) -> cost.ShardShape:
@@ -102,37 +102,37 @@ def _shard(shape: Shape, travels: int = _WIDE) -> cost.ShardShape:
     )  # fmt: skip
 
 
-def _asked(way: Way, shape: Shape) -> cost.ToPredict:
+def _asked(way: RingWay, shape: Shape) -> cost.ToPredict:
     shard = _shard(shape, _travels(way, shape))
     return cost.ToPredict(MACHINES[shape.gpu], way.backend, way.transport, shard)
 
 
-def _sizes(way: Way, shape: Shape) -> Sizes:
+def _sizes(way: RingWay, shape: Shape) -> Sizes:
     return Sizes(
         shape.batch, shape.heads_q, shape.heads_kv, shape.head_dim, shape.head_dim,
         element=BYTES[shape.dtype], travels=_travels(way, shape),
     )  # fmt: skip
 
 
-def _travels(way: Way, shape: Shape) -> int:
+def _travels(way: RingWay, shape: Shape) -> int:
     return BYTES[shape.dtype] if way.gradients == "input" else _WIDE
 
 
-def options(way: Way) -> RingOptions:
+def options(way: RingWay) -> RingOptions:
     """Those of our ring by which keys come this way, over whatever transport."""
     return RingOptions(**way.model_dump(include={"schedule", "gradients", "keep_keys"}))
 
 
-def _plans(way: Way, shape: Shape) -> tuple[Plan, ...]:
-    where = way.partition, shape.world_size, shape.tokens, shape.causal
+def _plans(way: RingWay, shape: Shape) -> tuple[Plan, ...]:
+    where = way.partition, shape.world_size, shape.seqlen_per_gpu, shape.causal
     return _planned(*where, options(way))
 
 
 @cache
 def _planned(
-    partition: str, world_size: int, tokens: int, causal: bool, asked: RingOptions
+    partition: str, world_size: int, seqlen_per_gpu: int, causal: bool, asked: RingOptions
 ) -> tuple[Plan, ...]:
-    layout = layout_of(partition, world_size, tokens, Mask(causal=causal), asked)
+    layout = layout_of(partition, world_size, seqlen_per_gpu, Mask(causal=causal), asked)
     found = plans(layout, ABLE)
     assert not isinstance(found, str)  # of causal and full masks all blocks are there
     return tuple(found)

@@ -48,7 +48,7 @@ class Runner(Protocol):
         ...
 
     @property
-    def areas(self) -> list[int] | None:
+    def allowed_pairs(self) -> list[int] | None:
         """The allowed pairs that each rank played here computes; None if nobody knows."""
         ...
 

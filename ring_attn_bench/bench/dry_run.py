@@ -25,7 +25,7 @@ def dry_run(request: Request) -> Iterator[str]:
         yield from (f"    {_line(entry)}" for entry in of_case)
     yield from forecast.sentences(entries, reasons, environment)
     able = [entry for entry in entries if entry.contestant.backend not in reasons]
-    if count(able):
+    if count(able) and not forecast.is_long(able, environment):
         yield forecast.time(able, asked.suite, gpu=bool(environment.get("gpu")))
 
 

@@ -1,12 +1,11 @@
 """What will not run on this machine, told before anything is measured on it.
 
-Run as a module it prints that, with the environment: a package that crashes when it is imported,
-or takes a part of a GPU's memory, does so in a process that ends.
+A process that serves this module says that, with the environment: a package that crashes when it is
+imported, or takes a part of a GPU's memory, does so in a process that ends.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,21 +14,40 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.flops import area, flops
 from ring_attn_bench.bench.sampling import BATCH
 from ring_attn_bench.bench.suite import Entry, Suite, Timing
-from ring_attn_bench.errors import BackendUnavailable, clause
+from ring_attn_bench.errors import BackendUnavailable, NoAnswer, clause
 from ring_attn_bench.machine import environment as env
-from ring_attn_bench.records.values import Environment
+from ring_attn_bench.records.values import Environment, Frozen, Text
+from ring_attn_bench.workers.serving import serve
 
 LONG_ON_A_CPU = 8192
 """Tokens of a sequence: eager attention over them takes a CPU of two cores a minute and more."""
 
 
+class ToLoad(Frozen):
+    """What a process that serves this module is asked: names of backends and peers."""
+
+    names: tuple[str, ...]
+
+
+class Forecast(env.Described):
+    """What it answers. unavailable: by name, why it cannot be loaded."""
+
+    unavailable: dict[str, Text]
+
+
 def probe(names: Iterable[str]) -> tuple[Environment, dict[str, str]]:
     """The environment, and those of the backends and peers that cannot be loaded here, and why."""
     try:
-        environment, reasons = env.asked("ring_attn_bench.bench.forecast", *sorted(set(names)))
-    except env.NoAnswer:  # its row will say what a package did to its process
+        asked = ToLoad(names=tuple(sorted(set(names))))
+        told = env.asked("ring_attn_bench.bench.forecast", asked, Forecast)
+    except NoAnswer:  # its row will say what a package did to its process
         return env.probe(), {}
-    return environment, reasons
+    return told.environment, told.unavailable
+
+
+def _forecast(line: str) -> Forecast:
+    names = ToLoad.model_validate_json(line).names
+    return Forecast(environment=env.describe(), unavailable=unavailable(names))
 
 
 def unavailable(names: Iterable[str]) -> dict[str, str]:
@@ -58,12 +76,19 @@ def sentences(
             "There is no CUDA device: CPU processes play the ranks of the larger ring. That shows "
             "that it runs and is right; its times say nothing about GPUs."
         )
-    longest = max((e.case.seqlen_total for e in entries if e not in lost), default=0)
-    if not environment.get("gpu") and longest > LONG_ON_A_CPU:
+    able = [entry for entry in entries if entry not in lost]
+    if is_long(able, environment):
+        longest = max(entry.case.seqlen_total for entry in able)
         yield (
             f"There is no CUDA device: the rest runs on the CPU, with up to {longest:,} tokens, "
             "which can take hours. The suite cpu is made for it."
         )
+
+
+def is_long(able: Sequence[Entry], environment: Environment) -> bool:
+    """Whether the machine may take hours for these, however few they are: `time` knows no such."""
+    long = (entry.case.seqlen_total > LONG_ON_A_CPU for entry in able)
+    return not environment.get("gpu") and any(long)
 
 
 @dataclass(frozen=True)
@@ -133,5 +158,4 @@ def time(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> str:
 
 
 if __name__ == "__main__":
-    told = env.describe(), unavailable(sys.argv[1:])
-    sys.stdout.write("\n" + json.dumps(told) + "\n")
+    serve(sys.argv[1:], lambda: _forecast)

@@ -33,12 +33,13 @@ class InPlaceGroup:
     def ask(self, command: str, seconds: float) -> list[Facts]:
         """What all processes found; raises WorkerFailed. No time limit can be kept here."""
         replies = _carry_out(self._team, command)
-        worst = next((reply for reply in replies if reply.status is not Status.OK), None)
-        if worst is None:
+        # by rank, not by badness: what is worse in another may come of it
+        first = next((reply for reply in replies if reply.status is not Status.OK), None)
+        if first is None:
             return [reply.facts for reply in replies]
-        if not worst.usable:
-            raise SystemExit(f"a device is lost, and with it this run: {worst.reason}")
-        raise WorkerFailed(worst.status, worst.reason)
+        if not first.usable:
+            raise SystemExit(f"a device is lost, and with it this run: {first.reason}")
+        raise WorkerFailed(first.status, first.reason)
 
     def close(self) -> None:
         """Lets the other processes go."""

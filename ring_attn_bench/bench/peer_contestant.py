@@ -32,7 +32,7 @@ class PeerRunner:
 
     interpreted = False
     took = None
-    areas = None  # what a peer launches is its own affair, and not guessed
+    allowed_pairs = None  # what a peer launches is its own affair, and not guessed
 
     @property
     def version(self) -> str:

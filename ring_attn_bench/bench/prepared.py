@@ -234,12 +234,12 @@ class Prepared:
 
     def _executed(self, direction: Direction) -> dict[str, float | int | None]:
         """What all ranks launch, and how much more the busiest one does than the mean."""
-        areas = self.contestant.areas
-        if areas is None:
+        pairs = self.contestant.allowed_pairs
+        if pairs is None:
             return {"executed_flops": None, "imbalance": None}
         place = self.place if self.stand_in is None else self.place.alone()
-        most = torch.tensor([float(max(areas))], device=place.device)
-        total = torch.tensor([float(sum(areas))], dtype=torch.float64, device=place.device)
+        most = torch.tensor([float(max(pairs))], device=place.device)
+        total = torch.tensor([float(sum(pairs))], dtype=torch.float64, device=place.device)
         busiest = place.largest(most).item()
         executed = round(place.sum(total).item())
         return {

@@ -67,7 +67,7 @@ class RingRunner:
         return ask()
 
     @property
-    def areas(self) -> list[int]:
+    def allowed_pairs(self) -> list[int]:
         """From the plans; where a larger ring is played, of all its ranks."""
         return [job.plan.area for job in self.whole or self.jobs]
 

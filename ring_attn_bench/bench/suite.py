@@ -223,11 +223,12 @@ def _sentence(problem: ErrorDetails) -> str:
         text = str(UnknownName("key", str(unknown), known))
         where = f"in {'.'.join(map(str, table))}: " if table else ""
         return f"{where}{text}"
-    got = (
-        "" if problem["type"] in {"missing", "value_error"} else f", got {shown(problem['input'])}"
-    )
+    is_said = problem["type"] in {"missing", "value_error"}
+    got = "" if is_said else f", got {shown(problem['input'])}"
     message = clause(problem["msg"].removeprefix("Value error, "))
-    return f"{key}: {message}{got}."
+    is_window = "window" in problem["loc"]
+    allowed = "; a window is [before, after], as [4096, 0], or none: [-1, -1]" if is_window else ""
+    return f"{key}: {message}{got}{allowed}."
 
 
 def _model_at(loc: list[int | str]) -> type[Frozen]:

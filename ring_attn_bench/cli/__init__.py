@@ -57,7 +57,7 @@ def program(
     """All verbs' beginning."""
 
 
-for _panel, _verb, _example in (
+VERBS = (
     (MEASURE, suite.bench, "bench --suite cpu --case '*causal' --out results/mine"),
     (MEASURE, suite.check, "check --suite cpu --backend aten"),
     (MEASURE, quick.quick, "quick --backend aten"),
@@ -70,7 +70,10 @@ for _panel, _verb, _example in (
     (LOOK, compare.compare, "compare results/before results/after --effect 2"),
     (LOOK, machine.list_backends, "list"),
     (LOOK, machine.env, "env | grep torch"),
-):
+)
+"""Each with its panel and an example, as it is typed."""
+
+for _panel, _verb, _example in VERBS:
     app.command(_example.partition(" ")[0], rich_help_panel=_panel, epilog=example(_example))(_verb)
 app.add_typer(
     probe.coverage, name="coverage", rich_help_panel=LOOK,

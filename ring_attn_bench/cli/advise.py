@@ -8,72 +8,90 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ring_attn_bench.cli.exits import Exit
-from ring_attn_bench.cli.options import option
+from ring_attn_bench.cli.options import SHOWN, AsJson, option
 from ring_attn_bench.cli.paths import named, runs_of
 from ring_attn_bench.cli.terminal import width
 
 if TYPE_CHECKING:
     from ring_attn_bench.advise.figures import Figure
 
-WHAT, HOW = "What it is for", "From what, and how it is shown"
-DIRECTIONS = ("forward", "both")
+WHAT, FROM = "What it is for", "What it is known from"
+
+
+Heads = Annotated[str, option(WHAT, "Q:K", "Query and key heads, as 32:8.")]
+Tokens = Annotated[
+    str, option(WHAT, "N", "Tokens of the whole sequence, of all GPUs together: 131072, 128k, 1M.")
+]
+Gpus = Annotated[int, option(WHAT, "N", "GPUs of one host that the ring has; 1 is no ring.", 1)]
+HeadDim = Annotated[int, option(WHAT, "N", "Size of a head: what the records have, 64 or 128.", 1)]
+Batch = Annotated[int, option(WHAT, "N", "Sequences in the batch.", 1)]
+Dtype = Annotated[
+    str, option(WHAT, "NAME", "Dtype of the inputs: what the records have, bfloat16 or float16.")
+]
+Causal = Annotated[
+    bool, typer.Option(help="With a causal mask, or with none.", rich_help_panel=WHAT)
+]
+Which = Annotated[str, option(WHAT, "WHICH", "What is run: forward or forward_backward.")]
+MemorySize = Annotated[
+    str | None,
+    option(
+        WHAT, "SIZE", "Memory of a GPU for all of it, inputs too: 40GB, 512MiB; by itself no limit."
+    ),
+]
+Gpu = Annotated[
+    str | None,
+    option(WHAT, "NAME", "GPU, by its name or a part of it; by itself the H200 of most records."),
+]
+Records = Annotated[
+    list[Path] | None,
+    typer.Option(
+        parser=named,
+        metavar="PATH",
+        rich_help_panel=FROM,
+        help="A run, or a folder of runs, in place of those that came along; may be repeated.",
+    ),
+]
+Every = Annotated[
+    bool,
+    typer.Option("--all", help="All ways that are known; by itself 8.", rich_help_panel=SHOWN),
+]
 
 
 def advise(
-    heads: Annotated[str, option(WHAT, "Q:K", "Query and key heads, as 32:8.")],
-    tokens: Annotated[
-        str, option(WHAT, "N", "Of the whole sequence, all GPUs together: 131072, 128k, 1M.")
-    ],
-    gpus: Annotated[int, option(WHAT, "N", "Of one host.", 1)],
-    head_dim: Annotated[int, option(WHAT, "N", "Numbers in a head.", 1)] = 128,
-    batch: Annotated[int, option(WHAT, "N", "Sequences.", 1)] = 1,
-    dtype: Annotated[str, option(WHAT, "NAME", "Of the inputs.")] = "bfloat16",
-    causal: Annotated[bool, typer.Option(help="The mask.", rich_help_panel=WHAT)] = True,
-    direction: Annotated[
-        str, option(WHAT, "WHICH", f"{DIRECTIONS[0]}, or {DIRECTIONS[1]} with backward.")
-    ] = DIRECTIONS[1],
-    memory: Annotated[
-        str | None, option(WHAT, "SIZE", "What a GPU has for it, inputs included: 40GB, 512MiB.")
-    ] = None,
-    gpu: Annotated[
-        str | None, option(WHAT, "NAME", "The GPU, or a part of its name; by the records an H200.")
-    ] = None,
-    records: Annotated[
-        list[Path] | None,
-        typer.Option(
-            parser=named, metavar="PATH", rich_help_panel=HOW,
-            help="A run, or a folder of runs, in place of the ones that came along; may be "
-            "repeated.",
-        ),
-    ] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="All ways that are known.", rich_help_panel=HOW)
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="As JSON: docs/advice.md.", rich_help_panel=HOW)
-    ] = False,
-) -> None:  # fmt: skip
+    heads: Heads,
+    tokens: Tokens,
+    gpus: Gpus,
+    head_dim: HeadDim = 128,
+    batch: Batch = 1,
+    dtype: Dtype = "bfloat16",
+    causal: Causal = True,
+    direction: Which = "forward_backward",
+    memory: MemorySize = None,
+    gpu: Gpu = None,
+    records: Records = None,
+    every: Every = False,
+    as_json: AsJson = False,
+) -> None:
     """Backend, partition, schedule and transport for a shape: time, memory, why, and runners-up.
 
     From records: measured, between two lengths, or by the cost model, which is said. Needs no GPU
     and no torch. What does not fit the memory is not advised.
 
-    Exit code 1 where nothing fits or is known; others are those of `ring-attn-bench --help`.
+    Exit code 0 if a way is named, 1 if nothing fits or is known; others are those of
+    `ring-attn-bench --help`.
     """
-    from ring_attn_bench.advise import request as asked
+    from ring_attn_bench.advise import as_json as told
+    from ring_attn_bench.advise import question, terminal
     from ring_attn_bench.advise.answer import advised
-    from ring_attn_bench.advise.shown import as_json, terminal
-    from ring_attn_bench.errors import UnknownName
 
-    if direction not in DIRECTIONS:
-        raise UnknownName("direction", direction, DIRECTIONS)
-    query, key = asked.heads(heads)
-    wanted = asked.Request(
-        query, key, head_dim, asked.tokens(tokens), gpus, causal, direction == DIRECTIONS[1],
-        dtype, batch, None if memory is None else asked.mebibytes(memory), gpu,
+    query, key = question.heads(heads)
+    wanted = question.Question(
+        query, key, head_dim, question.tokens(tokens), gpus, causal,
+        question.with_backward(direction), dtype, batch,
+        None if memory is None else question.mebibytes(memory), gpu,
     )  # fmt: skip
     found = advised(wanted, _figures(records or []))
-    typer.echo(as_json(found) if json else terminal(found, width(), every=every))
+    typer.echo(told.text(found) if as_json else terminal.text(found, width(), every=every))
     raise typer.Exit(Exit.WRONG if found.best is None else Exit.RIGHT)
 
 

@@ -18,7 +18,14 @@ from typer.core import TyperGroup
 
 from ring_attn_bench import __version__
 from ring_attn_bench.cli.signals import terminated_by_sigterm
-from ring_attn_bench.errors import FileError, MachineLacks, RingAttnBenchError, Terminated, clause
+from ring_attn_bench.errors import (
+    FileError,
+    MachineLacks,
+    NoAnswer,
+    RingAttnBenchError,
+    Terminated,
+    clause,
+)
 
 
 class Exit(IntEnum):
@@ -37,7 +44,8 @@ class Exit(IntEnum):
 MEANINGS: Mapping[Exit, str] = {
     Exit.RIGHT: "what ran was right (unsupported and out of memory are answers)",
     Exit.WRONG: "something was wrong, crashed or timed out, or statuses differ (coverage diff), "
-    "something is worse (compare), nothing fits (advise)",
+    "something is worse (compare), nothing fits (advise), a fault is not named (selftest), what is "
+    "shipped is not right (tune)",
     Exit.MISTAKE: "a mistake in the arguments or the suite",
     Exit.LACKS: "the machine lacks what was asked for by name",
     Exit.FILES: "a file cannot be read or written",
@@ -93,6 +101,8 @@ def run(program: Callable[[], object]) -> NoReturn:
             code = Exit.FILES
         elif isinstance(error, MachineLacks):
             code = Exit.LACKS
+        elif isinstance(error, NoAnswer):
+            code = Exit.WRONG
         _leave(str(error), code)
     except OSError as error:
         if not _is_about_a_file(error):

@@ -9,17 +9,23 @@ from ring_attn_bench.cli.terminal import width
 
 
 def list_backends(as_json: AsJson = False) -> None:
-    """Every backend, peer and transport, what it is, and why it cannot run here if it cannot."""
+    """Every backend, peer and transport, what it is, and why it cannot run here if it cannot.
+
+    Exit codes are those of `ring-attn-bench --help`.
+    """
     from ring_attn_bench.machine import as_json as told
-    from ring_attn_bench.machine.listing import backends
+    from ring_attn_bench.machine.terminal import backends
 
     typer.echo(told.backends() if as_json else backends(width()))
 
 
 def env(as_json: AsJson = False) -> None:
-    """What this machine has, what is missing, and the command that installs it."""
+    """What this machine has, what is missing, and the command that installs it.
+
+    Exit codes are those of `ring-attn-bench --help`: 0 whatever is missing.
+    """
     from ring_attn_bench.machine import as_json as told
     from ring_attn_bench.machine.environment import probe
-    from ring_attn_bench.machine.listing import machine
+    from ring_attn_bench.machine.terminal import machine
 
     typer.echo(told.machine(probe()) if as_json else machine(probe(), width()))

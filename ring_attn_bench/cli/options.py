@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ LARGER = "A larger ring, played on fewer GPUs"
 HOW = "How it is run"
 WHERE = "Where it is written"
 SHOWN = "What is shown"
+MARKS, ESCAPED = r"[*_`\\\[\]]", r"\\\g<0>"
 
 
 def option(
@@ -37,8 +39,8 @@ def option(
 
 
 def example(line: str) -> str:
-    """What --help ends with."""
-    return f"Example: ring-attn-bench {line}"
+    """What --help ends with, where a pattern's stars are no marks of Markdown."""
+    return f"Example: ring-attn-bench {re.sub(MARKS, ESCAPED, line)}"
 
 
 def out_folder(text: str, panel: str | None = None) -> object:
@@ -102,8 +104,11 @@ Verbose = Annotated[
 ]
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="JSON on standard output, and no table.", rich_help_panel=SHOWN),
-]
+    typer.Option(
+        "--json", help="JSON on standard output, and no table; see docs/json.md.",
+        rich_help_panel=SHOWN,
+    ),
+]  # fmt: skip
 Ranks = Annotated[
     int | None,
     option(

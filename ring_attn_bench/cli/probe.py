@@ -25,11 +25,15 @@ Feature = Annotated[
     list[str] | None,
     option(WHAT, "PATTERN", "Only features that match this shell pattern; may be repeated."),
 ]
-Quick = Annotated[bool, typer.Option(help="The first case of each feature.", rich_help_panel=WHAT)]
+Quick = Annotated[
+    bool, typer.Option(help="Only the first case of each feature.", rich_help_panel=WHAT)
+]
 Jobs = Annotated[
     int | None, option(HOW, "N", "Processes at a time; by itself one a core, at most 8.", 1)
 ]
-Seconds = Annotated[float, option(HOW, "S", "For each feature, forward or backward.", 0.1)]
+Seconds = Annotated[
+    float, option(HOW, "S", "Seconds at most for each feature, forward or backward.", 0.1)
+]
 
 
 def probe(
@@ -74,20 +78,23 @@ def show_coverage(
     findings: Annotated[Path, _matrix("FINDINGS")],
     out: Annotated[Path | None, out_folder("Folder to draw coverage.md and .png in.")] = None,
 ) -> None:
-    """The matrix as a table; with --out, as a page and a picture too."""
+    """The matrix as a table; with --out, as a page and a picture too.
+
+    Exit codes are those of `ring-attn-bench --help`: 0 whatever the statuses are.
+    """
     _show(_read(findings), out)
 
 
 @coverage.command("diff", epilog=example("coverage diff results/before results/after"))
 def compare_coverage(
     before: Annotated[Path, _matrix("BEFORE")],
-    after: Annotated[Path, _matrix("AFTER", "Another.")],
+    after: Annotated[Path, _matrix("AFTER", "Another coverage.csv, or its folder.")],
 ) -> None:
     """Which statuses differ.
 
-    Exit code 1 if any does, 0 if none; others are those of `ring-attn-bench --help`.
+    Exit code 0 if none does, 1 if any does; others are those of `ring-attn-bench --help`.
     """
-    from ring_attn_bench.probe.compare import changes
+    from ring_attn_bench.probe.status_changes import changes
 
     differing = changes(_read(before), _read(after))
     for change in differing:
@@ -103,10 +110,9 @@ def _read(path: Path) -> Sequence[Finding]:
 
 
 def _show(findings: Sequence[Finding], folder: Path | None) -> None:
-    from ring_attn_bench.report.coverage import write_coverage
-    from ring_attn_bench.report.coverage.table import terminal
+    from ring_attn_bench.report.coverage import terminal, write_coverage
 
-    typer.echo(terminal(findings, width()))
+    typer.echo(terminal.text(findings, width()))
     if folder is not None:
         page = write_coverage(findings, folder)[0]
         typer.echo(f"\nPage: {page}")

@@ -33,7 +33,8 @@ def report(
 ) -> None:
     """One page, tables, CSV and plots from records; needs no GPU and no torch.
 
-    Exit code 0 whatever the records say of backends: what is wrong is told in tables and page.
+    Exit code 0 whatever the records say of backends: what is wrong is told in tables and page;
+    others are those of `ring-attn-bench --help`.
     """
     if index:
         _index(records, out, as_json=as_json)

@@ -24,7 +24,12 @@ Fault = Annotated[
     option(WHAT, "PATTERN", "Only faults that match this shell pattern; may be repeated."),
 ]
 On = Annotated[
-    Device, typer.Option("--device", help="Where the workers compute.", rich_help_panel=WHAT)
+    Device,
+    typer.Option(
+        "--device",
+        help="Where the workers compute.",
+        rich_help_panel=WHAT,
+    ),
 ]
 
 
@@ -34,9 +39,11 @@ def selftest(fault: Fault = None, on: On = Device.CPU, as_json: AsJson = False) 
     Kernels and transports with one fault each, wrong in their numbers, late, hanging or dying, are
     plugged in as any package's, and `bench` meets them in workers of its own: a minute.
 
-    Exit code 1 if a fault is not named, or a control is not right.
+    Exit code 0 if every fault is named and every control is right, 1 if not; others are those of
+    `ring-attn-bench --help`.
     """
-    from ring_attn_bench.selftest import run, show
+    from ring_attn_bench.selftest import as_json as told
+    from ring_attn_bench.selftest import run, terminal
     from ring_attn_bench.selftest.progress import SelftestProgress
 
     asked = run.planted(on.value, tuple(fault or ()))
@@ -44,8 +51,8 @@ def selftest(fault: Fault = None, on: On = Device.CPU, as_json: AsJson = False) 
         progress.heading([f"{len(asked.faults)} faults and controls, on {on}"], len(asked.faults))
         every = run.selftest(asked, on.value, progress.heard)
     if as_json:
-        typer.echo(show.as_json(every, asked.left_out))
+        typer.echo(told.text(every, asked.left_out))
     else:
-        typer.echo(f"\n{show.table(every, asked.left_out, width())}")
-    named = all(found.is_named for found in every)
+        typer.echo(f"\n{terminal.text(every, asked.left_out, width())}")
+    named = all(each.is_named for each in every)
     raise typer.Exit(Exit.RIGHT if named else Exit.WRONG)

@@ -14,23 +14,32 @@ from ring_attn_bench.cli.terminal import console, width
 
 Kernel = Annotated[
     list[str] | None,
-    option(WHAT, "NAME", "Only this kernel: forward, backward_dq, backward_dkdv."),
+    option(
+        WHAT, "NAME", "Only this kernel, forward, backward_dq or backward_dkdv; may be repeated."
+    ),
 ]
 HeadDim = Annotated[list[int] | None, option(WHAT, "N", "Only this head dim; may be repeated.")]
 Dtype = Annotated[
-    list[str] | None, option(WHAT, "NAME", "In this dtype; each row's first, if not given.")
+    list[str] | None,
+    option(
+        WHAT,
+        "NAME",
+        "Only in this dtype, as bfloat16; by itself the first of a table row; may be repeated.",
+    ),
 ]
-Seqlen = Annotated[int, option(WHAT, "N", "Tokens of what is timed.", 1)]
-Heads = Annotated[str, option(WHAT, "Q:K", "Query and key heads that are timed.")]
-Rounds = Annotated[int, option(HOW, "N", "In each, every trial runs once.", 1)]
+Seqlen = Annotated[int, option(WHAT, "N", "Tokens of the sequence that is timed.", 1)]
+Heads = Annotated[str, option(WHAT, "Q:K", "Query and key heads that are timed, as 16:4.")]
+Rounds = Annotated[int, option(HOW, "N", "Rounds of timing; in each, every trial runs once.", 1)]
 Jobs = Annotated[
     int | None, option(HOW, "N", "Trials verified at a time; by itself one a core, at most 15.", 1)
 ]
-Seconds = Annotated[float, option(HOW, "S", "To verify one trial.", 0.1)]
+Seconds = Annotated[float, option(HOW, "S", "Seconds at most to verify one trial.", 0.1)]
 
 
 def tune(
-    backend: Annotated[str, typer.Argument(help="A backend that has configurations: triton.")],
+    backend: Annotated[
+        str, typer.Argument(metavar="BACKEND", help="A backend that has configurations: triton.")
+    ],
     kernel: Kernel = None,
     head_dim: HeadDim = None,
     dtype: Dtype = None,
@@ -44,7 +53,8 @@ def tune(
 ) -> None:
     """A backend's configurations: each verified, the right ones timed, the fastest named.
 
-    Exit code 1 if one that is shipped is not right; what a candidate fails in is an answer.
+    Exit code 0 if all that are shipped are right, 1 if one is not; others are those of
+    `ring-attn-bench --help`. What a candidate fails in is an answer.
     """
     from ring_attn_bench.records.outcome import TimedShape
     from ring_attn_bench.tune import run

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from ring_attn_bench.compare import noise
 from ring_attn_bench.compare.noise import Change
-from ring_attn_bench.compare.rows import Limits, Row, Verdict, judged, row
-from ring_attn_bench.compare.sides import Key, Side, differences, only_ours_differs
+from ring_attn_bench.compare.rows import ComparedRow, Limits, Verdict, judged, row
+from ring_attn_bench.compare.sides import ComparedSide, Key, differences, only_ours_differs
+from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.registry import is_peer
 
 OURS, PEERS, BESIDE = "our ring", "other people's rings", "our ring beside others'"
 
@@ -29,10 +31,10 @@ class Together:
 class Comparison:
     """rows: what both sides have, the worst first. only_before, only_after: what one has alone."""
 
-    before: Side
-    after: Side
+    before: ComparedSide
+    after: ComparedSide
     limits: Limits
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedRow, ...]
     together: tuple[Together, ...]
     only_before: tuple[Key, ...]
     only_after: tuple[Key, ...]
@@ -43,7 +45,7 @@ class Comparison:
         return differences(self.before, self.after)
 
     @property
-    def regressions(self) -> tuple[Row, ...]:
+    def regressions(self) -> tuple[ComparedRow, ...]:
         """Rows in which something is worse beyond doubt."""
         return tuple(row for row in self.rows if row.regressions)
 
@@ -58,9 +60,11 @@ class Comparison:
         return bool(self.regressions or self.slower_together)
 
 
-def compared(before: Side, after: Side, limits: Limits) -> Comparison:
-    """All that both sides have, judged as one family."""
+def compared(before: ComparedSide, after: ComparedSide, limits: Limits) -> Comparison:
+    """All that both sides have, as one family; raises InvalidArgument where that is nothing."""
     shared = [key for key in before.records if key in after.records]
+    if not shared:
+        raise InvalidArgument(_nothing_shared(before, after))
     rows = [row(key, before, after, limits) for key in shared]
     groups = {name: _changes(of) for name, of in _groups(rows).items()}
     sums = {name: noise.together(of) for name, of in groups.items() if len(of) > 1}
@@ -83,7 +87,19 @@ def compared(before: Side, after: Side, limits: Limits) -> Comparison:
     )  # fmt: skip
 
 
-def _judged(of: Row, adjusted: Iterator[float], limits: Limits) -> Row:
+def _nothing_shared(before: ComparedSide, after: ComparedSide) -> str:
+    first = (f"{side.name} has {len(side.records)}, as {_one_of(side)}" for side in (before, after))
+    return (
+        "nothing was compared: no case, contestant and direction is in both. "
+        f"{', and '.join(first)}. Measure both with the same suite, ranks and backends."
+    )
+
+
+def _one_of(side: ComparedSide) -> str:
+    return " ".join(next(iter(side.records)))
+
+
+def _judged(of: ComparedRow, adjusted: Iterator[float], limits: Limits) -> ComparedRow:
     time = of.time
     if time is None or time.change is None:
         return of
@@ -91,24 +107,24 @@ def _judged(of: Row, adjusted: Iterator[float], limits: Limits) -> Row:
     return replace(of, time=replace(time, p=p, verdict=judged(time.change, p, limits)))
 
 
-def _changes(rows: Sequence[Row]) -> list[Change]:
+def _changes(rows: Sequence[ComparedRow]) -> list[Change]:
     return [row.time.change for row in rows if row.time and row.time.change]
 
 
-def _groups(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
+def _groups(rows: Sequence[ComparedRow]) -> Mapping[str, list[ComparedRow]]:
     """All of our ring, each kernel in it, and all others', which no change of ours can move."""
-    ours = [row for row in rows if not _backend(row).startswith("peer:")]
-    peers = [row for row in rows if _backend(row).startswith("peer:")]
+    ours = [row for row in rows if not is_peer(_backend(row))]
+    peers = [row for row in rows if is_peer(_backend(row))]
     kernels = sorted({_backend(row) for row in ours})
     by_kernel = {name: [row for row in ours if _backend(row) == name] for name in kernels}
     return {OURS: ours, **(by_kernel if len(kernels) > 1 else {}), PEERS: peers}
 
 
-def _backend(row: Row) -> str:
+def _backend(row: ComparedRow) -> str:
     return row.before[0].contestant.backend
 
 
-def _badness(row: Row) -> tuple[int, float]:
+def _badness(row: ComparedRow) -> tuple[int, float]:
     """To sort by: what is lost, worse errors, slower, more memory, unsure, and then the change."""
     change = row.time.change.log if row.time and row.time.change else 0.0
     ranked: Sequence[Callable[[], bool]] = (

@@ -1,14 +1,12 @@
 """By how much two medians differ, and how much of that is noise.
 
-Two runs of one program differ by more than their samples say: clocks, temperature, where memory
-lies, how fast the host is that day. On 2 x H200 the suite `ring` was run twice, three hours and
-one commit apart. Of 65 rows whose code was the same the medians' logarithms differ by 2.6 to 3.8
-times their standard errors (median absolute deviation) at 2K to 8K tokens per GPU, and at all
-lengths by 0.4 to 1.0 of the samples' interquartile range: more samples of one run would not help.
-So to what a bootstrap says of the samples a spread between runs is added, of each run: 0.5 % that
-all rows of a run may share, and 0.6 of the samples' own interquartile range, or of what their tails
-say it is. With it 64 of the 65 have their zero inside the interval of 95 %. Where a side has
-several runs, what they show goes in beside that assumption.
+The binomial interval of a report (`statistics.median_interval`) is that of one run's samples, and
+two runs of one program differ by more than their samples say: of 65 rows whose code was the same
+the medians' logarithms differ by 2.6 to 3.8 times their standard errors (median absolute deviation)
+at 2K to 8K tokens per GPU. So to what a bootstrap says of the samples a spread between runs is
+added, of each run: that of `statistics.between_runs`, with what the samples' tails say of their
+interquartile range. With it 64 of the 65 have their zero inside the interval of 95 %. Where a side
+has several runs, what they show goes in beside that assumption.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from ring_attn_bench.records.statistics import CONFIDENCE
+from ring_attn_bench.records.statistics import CONFIDENCE, SHARED, between_runs
 
 Floats = NDArray[np.float64]
 DRAWS = 2000
@@ -30,10 +28,6 @@ FEWEST = 3
 """Times of a run, below which nothing is said of them."""
 SHORTEST = 1e-9
 """Milliseconds: what is shorter is no time of a call."""
-OF_SPREAD = 0.6
-"""How far a run's median may be from another run's, in interquartile ranges of its samples."""
-SHARED = 0.005
-"""How far all rows of a run may be from another run's: one clock, one host."""
 TOGETHER = 0.5
 """How much of a row's own spread between runs others share. On a CPU with other work 40 rows of two
 runs of one program moved by 32 % together, each within its own spread of 41 %."""
@@ -163,14 +157,14 @@ def _variance(old: _Medians, new: _Medians, shared: float) -> float:
     methods, section 3.
     """
     spreads = (*old.own_spreads, *new.own_spreads)
-    assumed = shared**2 + sum((OF_SPREAD * each) ** 2 for each in spreads) / len(spreads)
+    assumed = sum(between_runs(each, shared) ** 2 for each in spreads) / len(spreads)
     seen = len(spreads) - 2
     return (BELIEF * assumed + old.squares + new.squares) / (BELIEF + seen)
 
 
 def _width(logs: Floats) -> float:
-    """Their interquartile range; where a tail is wider than a normal distribution's would be,
-    as wide as such a one's: samples of another run may have more of it."""
+    """As `statistics.spread`, in logarithms; where a tail is wider than a normal distribution's
+    would be, as wide as such a one's: samples of another run may have more of it."""
     low, first, third, high = (float(x) for x in np.quantile(logs, (0.1, 0.25, 0.75, 0.9)))
     return max(third - first, (high - low) * TAIL)
 

@@ -10,14 +10,14 @@ from statistics import median
 
 from ring_attn_bench.compare import noise
 from ring_attn_bench.compare.noise import Change
-from ring_attn_bench.compare.sides import Key, Side, worst
+from ring_attn_bench.compare.sides import ComparedSide, Key, worst
 from ring_attn_bench.compare.why import why
 from ring_attn_bench.records.record import Record
-from ring_attn_bench.records.statistics import CONFIDENCE, slowest_rank
+from ring_attn_bench.records.statistics import CONFIDENCE, SHARED, slowest_rank
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.values import MIB
 from ring_attn_bench.ring.options import texts
 
-MIB = 2**20
 PAGE = 2 * MIB
 """What a driver hands out: two runs of one program keep one more or one less."""
 MOST_ONE_ELEMENT = 1.5
@@ -34,7 +34,7 @@ the last bit is no regression."""
 
 
 class Verdict(StrEnum):
-    """Of a time."""
+    """What is said of a row's time on the second side, beside the first."""
 
     SLOWER = "SLOWER"
     """By at least the effect, and beyond the noise of all rows that were compared."""
@@ -42,7 +42,7 @@ class Verdict(StrEnum):
     """Beyond this row's own noise, and not beyond that of so many rows; or too noisy for anything
     to be beyond it; or too few times."""
     FASTER = "FASTER"
-    """As SLOWER."""
+    """By at least the effect, the other way, and as sure as SLOWER."""
     SAME = "SAME"
     """Within the noise, or by less than the effect."""
 
@@ -55,7 +55,7 @@ class Limits:
     effect: float = 0.01
     error: float = 0.02
     memory: float = 0.01
-    shared: float = noise.SHARED
+    shared: float = SHARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def judged(change: Change, p: float | None, limits: Limits) -> Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class ChangedSize:
     """An error or an amount of memory that is not what it was."""
 
     what: str
@@ -93,14 +93,14 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparedRow:
     """What both sides have. before, after: records of that row, one of each run."""
 
     key: Key
     before: tuple[Record, ...]
     after: tuple[Record, ...]
     time: Time | None
-    sizes: tuple[Size, ...]
+    sizes: tuple[ChangedSize, ...]
 
     @property
     def statuses(self) -> tuple[Status, Status]:
@@ -153,14 +153,14 @@ def _taken(records: Sequence[Record]) -> dict[str, str]:
     return {} if took is None else texts(took)
 
 
-def row(key: Key, before: Side, after: Side, limits: Limits) -> Row:
+def row(key: Key, before: ComparedSide, after: ComparedSide, limits: Limits) -> ComparedRow:
     """What both sides have of that key, its time not judged yet."""
     old, new = before.records[key], after.records[key]
     right = all(record.status is Status.OK for record in (*old, *new))
     if not right:
-        return Row(key, old, new, None, ())
+        return ComparedRow(key, old, new, None, ())
     sizes = (*_errors(old, new, limits), *_memory(old, new, limits))
-    return Row(key, old, new, _time(old, new, limits), sizes)
+    return ComparedRow(key, old, new, _time(old, new, limits), sizes)
 
 
 def _time(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Time | None:
@@ -182,7 +182,7 @@ def _times(record: Record) -> list[float]:
     return slowest_rank(record.speed.samples.ring)
 
 
-def _errors(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Iterator[Size]:
+def _errors(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Iterator[ChangedSize]:
     """By tensor; of several runs the largest."""
     before, after = (_largest_errors(side) for side in (old, new))
     for name, was in before.items():
@@ -191,9 +191,9 @@ def _errors(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Ite
             continue
         least = NO_ERROR * max(was.pytorch, now.pytorch)
         if _differ(was.rms, now.rms, 1 + limits.error, least):
-            yield Size(f"error of {name}", was.rms, now.rms, now.rms > was.rms)
+            yield ChangedSize(f"error of {name}", was.rms, now.rms, now.rms > was.rms)
         elif _differ(was.most, now.most, MOST_ONE_ELEMENT, least):
-            yield Size(f"largest error of {name}", was.most, now.most, now.most > was.most)
+            yield ChangedSize(f"largest error of {name}", was.most, now.most, now.most > was.most)
 
 
 def _differ(was: float, now: float, factor: float, least: float) -> bool:
@@ -222,13 +222,13 @@ def _largest_errors(records: Sequence[Record]) -> dict[str, _Error]:
     return found
 
 
-def _memory(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Iterator[Size]:
+def _memory(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Iterator[ChangedSize]:
     """On a GPU: a CPU's allocator keeps no peak."""
     before, after = (_most_bytes(side) for side in (old, new))
     for name in before.keys() & after.keys():
         was, now = before[name], after[name]
         if abs(now - was) > PAGE and abs(now - was) > limits.memory * was:
-            yield Size(name, was / MIB, now / MIB, now > was)
+            yield ChangedSize(name, was / MIB, now / MIB, now > was)
 
 
 def _most_bytes(records: Sequence[Record]) -> dict[str, int]:

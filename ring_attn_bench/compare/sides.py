@@ -25,7 +25,7 @@ _SINCE_THEN = ("ptxas", "gpu_most_watts", "gpu_most_sm_mhz")
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ComparedSide:
     """name: what the person called it. records: by key, one of each run that has it."""
 
     name: str
@@ -33,7 +33,7 @@ class Side:
     records: Mapping[Key, tuple[Record, ...]]
 
 
-def side(name: str, paths: Sequence[Path], tell: Tell = lambda sentence: None) -> Side:
+def side(name: str, paths: Sequence[Path], tell: Tell = lambda sentence: None) -> ComparedSide:
     """The records of these files, one file for each run; raises FileError where there are none.
 
     Of a row that one run has twice, as a resumed one may, the last counts.
@@ -42,7 +42,7 @@ def side(name: str, paths: Sequence[Path], tell: Tell = lambda sentence: None) -
     if not any(runs):
         raise FileError(f"{name} holds no records; nothing has been measured there yet.")
     keys = dict.fromkeys(key for run in runs for key in run)
-    return Side(
+    return ComparedSide(
         name, len(runs), {key: tuple(run[key] for run in runs if key in run) for key in keys}
     )
 
@@ -52,25 +52,25 @@ def worst(records: Iterable[Record]) -> Record:
     return max(records, key=lambda record: record.status.badness)
 
 
-def differences(before: Side, after: Side) -> tuple[str, ...]:
+def differences(before: ComparedSide, after: ComparedSide) -> tuple[str, ...]:
     """What is not the same of programs and machines, in words: `triton 3.6.0 -> 3.7.0`."""
     differing = _differing(before, after)
     return tuple(f"{name} {old} -> {new}" for name, (old, new) in differing.items())
 
 
-def only_ours_differs(before: Side, after: Side) -> bool:
+def only_ours_differs(before: ComparedSide, after: ComparedSide) -> bool:
     """Whether other people's rings are the same programs on the same machine."""
     return _differing(before, after).keys() <= set(_OURS)
 
 
-def _differing(before: Side, after: Side) -> dict[str, tuple[str, str]]:
+def _differing(before: ComparedSide, after: ComparedSide) -> dict[str, tuple[str, str]]:
     pairs = {name: (_values(before, name), _values(after, name)) for name in _SAYS_WHAT_RAN}
     newer = {name: (_values(before, name), _values(after, name)) for name in _SINCE_THEN}
     pairs |= {name: both for name, both in newer.items() if _NOTHING not in both}
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
-def _values(of: Side, name: str) -> str:
+def _values(of: ComparedSide, name: str) -> str:
     found = {
         _word(record.environment.get(name)) for records in of.records.values() for record in records
     }

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ring_attn_bench.records.record import Case, Record
-from ring_attn_bench.report.digits import tokens
-
-_DIRECTIONS = {"forward_backward": "both"}
+from ring_attn_bench.records.record import Case
+from ring_attn_bench.text import shapes
+from ring_attn_bench.text.digits import tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class CaseWords:
     """shared: what all cases have in common, in words. varying: the names of what they have not."""
 
     shared: str
     varying: tuple[str, ...]
 
     @classmethod
-    def of(cls, cases: Iterable[Case]) -> Words:
+    def of(cls, cases: Iterable[Case]) -> CaseWords:
         """For tables of these cases."""
         alike: dict[str, set[str]] = {}
         for case in cases:
@@ -35,22 +34,40 @@ class Words:
         return ", ".join(filter(None, (parts[name] for name in self.varying)))
 
 
-def direction(record: Record) -> str:
-    """What was run, in a word: `both` is forward and backward."""
-    return _DIRECTIONS.get(record.direction.value, record.direction.value)
-
-
 def _parts(case: Case) -> dict[str, str]:
+    """By field, its word; those of the table first, in its order."""
+    return {name: _word(case, name) for name in (*_WORDS, *_not_listed(case))}
+
+
+def _not_listed(case: Case) -> Iterator[str]:
+    return (name for name in type(case).model_fields if name not in _WORDS)
+
+
+def _word(case: Case, name: str) -> str:
+    if name in _WORDS:
+        return _WORDS[name](case)
+    is_required = type(case).model_fields[name].is_required()
+    if not is_required and name not in case.extras:
+        return ""
+    value = getattr(case, name)
+    return name if value is True else f"{name} {value}"
+
+
+def _window(case: Case) -> str:
     left, right = ("all" if size < 0 else str(size) for size in case.window)
-    return {
-        "tokens": f"{tokens(case.seqlen_per_gpu)} a GPU",
-        "ranks": f"W = {case.world_size}",
-        "batch": f"batch {case.batch}",
-        "heads": f"{case.heads_q}:{case.heads_kv} heads",
-        "head_dim": f"heads of {case.head_dim}",
-        "dtype": case.dtype,
-        "mask": "causal" if case.causal else "full",
-        "window": f"window {left}-{right}" if case.window != (-1, -1) else "",
-        "softcap": f"softcap {case.softcap:g}" if case.softcap else "",
-        "deterministic": "deterministic" if case.deterministic else "",
-    }
+    return f"window {left}-{right}" if "window" in case.extras else ""
+
+
+_WORDS: Mapping[str, Callable[[Case], str]] = {
+    "seqlen_total": lambda case: f"{tokens(case.seqlen_per_gpu)} a GPU",
+    "world_size": lambda case: f"W = {case.world_size}",
+    "batch": lambda case: shapes.batch(case.batch),
+    "heads_q": lambda case: shapes.heads(case.heads_q, case.heads_kv),
+    "heads_kv": lambda case: "",  # said with heads_q
+    "head_dim": lambda case: shapes.head_dim(case.head_dim),
+    "dtype": lambda case: case.dtype,
+    "causal": lambda case: "causal" if case.causal else "full",
+    "window": _window,
+    "softcap": lambda case: f"softcap {case.softcap:g}" if case.softcap else "",
+}
+"""Of a field that is not here the word is its name, with its value, unless that is the default."""

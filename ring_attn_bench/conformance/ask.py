@@ -23,7 +23,6 @@ JUDGES = {
     Asks.IN_PLACE: accumulate.accumulated_faults,
     Asks.REPEATS: judge.repeat_faults,
 }
-DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
 PREFERRED: dict[str, tuple[DtypeName, ...]] = {
     "cuda": ("bfloat16", "float16", "float32", "float64"),
     "cpu": ("float32", "float64", "float16", "bfloat16"),

@@ -1,49 +1,62 @@
-"""What this machine is; run as a module it prints that, so that a parent need not touch CUDA."""
+"""What this machine is: found out by a process that serves this module, and may touch CUDA."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.errors import NoAnswer, clause
 from ring_attn_bench.machine.gpus import limits
-from ring_attn_bench.records.values import Environment
-from ring_attn_bench.workers.process import importable
+from ring_attn_bench.records.values import Environment, Frozen
+from ring_attn_bench.workers.process import Process
+from ring_attn_bench.workers.reply import WorkerFailed
+from ring_attn_bench.workers.serving import serve
 
 PACKAGES = (*COMMANDS, "nvidia_cutlass_dsl", "numpy")
 """Those that can be installed, and what they bring that results depend on."""
 
 
-class NoAnswer(RuntimeError):
-    """The process that was to find something out has failed."""
+ANSWER_SECONDS = 300.0
+"""For all packages to be imported, on a machine that is busy with other things."""
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class ToDescribe(Frozen):
+    """What a process that serves this module is asked."""
+
+
+class Described(Frozen):
+    """What it answers."""
+
+    environment: Environment
 
 
 def probe() -> Environment:
-    """The environment, found out by another process."""
-    return cast(Environment, asked("ring_attn_bench.machine.environment"))
+    """The environment, found out by another process; raises NoAnswer."""
+    return asked("ring_attn_bench.machine.environment", ToDescribe(), Described).environment
 
 
-def asked(module: str, *arguments: str) -> Any:  # noqa: ANN401 - whatever it prints
-    """What a module prints in its last line, as JSON, in a process of its own; raises NoAnswer."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | importable(),
-        check=False,
-    )
-    if done.returncode:
-        raise NoAnswer(f"cannot find out what this machine has: {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout.rstrip().rpartition("\n")[2])  # what is imported may print too
+def asked(module: str, command: BaseModel, answer: type[Answer]) -> Answer:
+    """What a process that serves the module makes of the command; raises NoAnswer."""
+    try:
+        with closing(Process(module, {})) as process:
+            return answer.model_validate_json(process.ask(command, ANSWER_SECONDS))
+    except WorkerFailed as failed:
+        reason = clause(failed.reason)
+        raise NoAnswer(f"cannot find out what this machine has: {reason}.") from None
 
 
 def describe() -> Environment:
@@ -100,8 +113,8 @@ def _driver() -> str | None:
     if shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
+    told = _printed(query)
+    return told.splitlines()[0].strip() if told else None
 
 
 def _version(package: str) -> str | None:
@@ -131,16 +144,23 @@ def _commit() -> Environment:
         return {"commit": None, "dirty": None}
     # results/ is what runs write: it says nothing about the code
     changes = _git(root, "status", "--porcelain", "--", ".", ":!results")
-    return {"commit": commit, "dirty": bool(changes)}
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 def _git(root: Path, *arguments: str) -> str | None:
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
-    command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return _printed(["git", "-C", str(root), *arguments])
+
+
+def _printed(command: Sequence[str]) -> str | None:
+    """By a program; None where it fails, or takes longer than a minute."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(describe()) + "\n")
+    serve(sys.argv[1:], lambda: lambda _: Described(environment=describe()))

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ring_attn_bench.records.outcome import Outcome, RowKey
+from ring_attn_bench.records.statistics import SHARED
 from ring_attn_bench.records.status import Status
 
-WORTH = 0.01
-"""A gain below this share is not worth a change: another day's medians differ by as much."""
+WORTH = 2 * SHARED
+"""A gain below this share, 1 %, is not worth a change. Trials take turns in one run, so that their
+samples' spread says little; another day may still have all of one program's times that far off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,3 +21,7 @@ class Direction(StrEnum):
             Direction.BACKWARD: backward,
             Direction.FORWARD_BACKWARD: forward + backward,
         }[self]
+
+
+DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
+"""Those that a backend is asked about, one by one."""

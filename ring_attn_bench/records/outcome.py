@@ -18,6 +18,7 @@ from ring_attn_bench.records import files, sheets
 from ring_attn_bench.records.statistics import median_interval
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Frozen, Text
+from ring_attn_bench.text import shapes
 
 MASKS = ("full", "causal")
 PRODUCTS: dict[Kernel, int] = {"forward": 2, "backward_dq": 3, "backward_dkdv": 4}
@@ -56,7 +57,7 @@ class TimedShape(Frozen):
         return cls(seqlen=seqlen, heads_q=heads_q, heads_kv=heads_kv)
 
     def __str__(self) -> str:
-        return f"{self.batch} x {self.seqlen} tokens, heads {self.heads_q}:{self.heads_kv}"
+        return f"{self.batch} x {self.seqlen} tokens, {shapes.heads(self.heads_q, self.heads_kv)}"
 
 
 class TypedTrial(Frozen):

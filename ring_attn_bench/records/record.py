@@ -6,7 +6,7 @@ A record is one case x contestant x direction. `records.jsonl` is append-only; e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from math import inf, isfinite
 from pathlib import Path
@@ -40,6 +40,7 @@ from ring_attn_bench.records.values import (
     Total,
     Work,
 )
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, slug
 
 SCHEMA = 2
@@ -81,6 +82,12 @@ class Case(Frozen):
     def seqlen_per_gpu(self) -> int:
         """Tokens that each rank holds."""
         return self.seqlen_total // self.world_size
+
+    @property
+    def extras(self) -> Mapping[str, Any]:
+        """What makes it more than plain attention: by field, what is not the default."""
+        optional = {n: f.default for n, f in type(self).model_fields.items() if not f.is_required()}
+        return {n: getattr(self, n) for n, plain in optional.items() if getattr(self, n) != plain}
 
     @property
     def name(self) -> str:
@@ -313,7 +320,7 @@ class Record(Frozen):
         old = {"slots": 2, "gradients": "float32", **line["contestant"]}
         way, settings = old.pop("transport"), {n: old.pop(n) for n in ("slots", "gradients")}
         played = "loopback" if way == "loopback" else "real"
-        if old["backend"].startswith("peer:"):
+        if is_peer(old["backend"]):
             options = None
         else:
             options = settings if played == "loopback" else {"transport": way, **settings}

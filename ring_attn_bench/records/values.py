@@ -28,6 +28,8 @@ Text = Annotated[str, BeforeValidator(_in_unicode)]
 Environment = dict[str, Text | int | float | bool | None]
 """Facts about the machine and its versions, by name."""
 
+MIB = 2**20
+"""Bytes."""
 MOST = 2**31 - 1
 """The largest size of anything: what kernels count with."""
 MOST_RANKS = 1024

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ring_attn_bench.report.columns import OPTIONS, ReportRow
-from ring_attn_bench.report.digits import plural
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, texts
+from ring_attn_bench.text import shapes
+from ring_attn_bench.text.digits import plural
 
 Key = TypeVar("Key", bound=Hashable)
 _OPTIONS = tuple(sorted(OPTIONS, key=lambda name: name != "schedule"))  # it says the most
@@ -58,8 +59,8 @@ class SharedShape:
     @property
     def title(self) -> str:
         """For people: batch 1, heads 32:8 of 128, bfloat16."""
-        heads = f"heads {self.heads_q}:{self.heads_kv} of {self.head_dim}"
-        return ", ".join((f"batch {self.batch}", heads, self.dtype, *self.extras))
+        heads = shapes.heads_of(self.heads_q, self.heads_kv, self.head_dim)
+        return ", ".join((shapes.batch(self.batch), heads, self.dtype, *self.extras))
 
     @property
     def but_for_ranks(self) -> SharedShape:

@@ -10,6 +10,7 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.gpus import GpuWatch
 from ring_attn_bench.records.record import Accuracy, Case, Contestant, Record, TensorError
 from ring_attn_bench.records.statistics import summarize
+from ring_attn_bench.records.values import MIB
 from ring_attn_bench.report.columns import (
     COLUMNS,
     KINDS,
@@ -25,7 +26,6 @@ from ring_attn_bench.ring.options import texts
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_MIB = 2**20
 _SHORTEST = 1e-9
 """Milliseconds: what is shorter is no time of a call, and paces of it overflow."""
 _DTYPES: dict[type, str] = {bool: "boolean", int: "Int64", float: "Float64"}
@@ -165,7 +165,7 @@ def _memory(record: Record) -> dict[str, Any]:
     named = {
         "peak_extra_mib": record.memory.peak_extra_bytes, "kept_mib": record.memory.kept_bytes,
     }  # fmt: skip
-    return {name: max(by_rank) / _MIB for name, by_rank in named.items() if by_rank}
+    return {name: max(by_rank) / MIB for name, by_rank in named.items() if by_rank}
 
 
 def _accuracy(accuracy: Accuracy | None, direction: Direction) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ring_attn_bench.records import files
 from ring_attn_bench.records.choices import choices
 from ring_attn_bench.records.outcome import MASKS, Outcome
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.tables.table import WIDTH, Notes, Table, escape, fold
+from ring_attn_bench.text.table import WIDTH, Notes, Table, escape, fold
 
 HEADERS = (
     "kernel", "D", "configuration", "shipped", "verdict",

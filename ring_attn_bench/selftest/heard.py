@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.selftest.faults import Fault
+from ring_attn_bench.selftest.planted import Fault
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,24 @@ class Heard:
     said: str
     missing: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, fault: Fault, records: Sequence[Record], end: str = "") -> Heard:
+        """From all records that are about it. end: of the run, should some be missing."""
+        spoilt = [record for record in records if record.case.name.startswith(fault.names.cases)]
+        others = [record for record in records if record not in spoilt]
+        if len(records) < fault.records or not spoilt:
+            few = f"{len(records)} of {fault.records} records; {end}"
+            return cls(fault, few, ("a record of each case",))
+        missing = [lack for record in spoilt for lack in _lacks(fault, record)]
+        for record in others:
+            if record.status is not Status.OK:
+                missing.append(f"ok in {record.case.name}, got {said(record)}")
+        return cls(fault, said(spoilt[-1]), tuple(dict.fromkeys(missing)))
+
     @property
     def is_named(self) -> bool:
         """Whether all was said that had to be."""
         return not self.missing
-
-
-def heard(fault: Fault, records: Sequence[Record], last_words: str = "") -> Heard:
-    """From all records that are about it. last_words: of the run, should some be missing."""
-    spoilt = [record for record in records if record.case.name.startswith(fault.names.cases)]
-    others = [record for record in records if record not in spoilt]
-    if len(records) < fault.records or not spoilt:
-        few = f"{len(records)} of {fault.records} records; the run's last words: {last_words}"
-        return Heard(fault, few, ("a record of each case",))
-    missing = [lack for record in spoilt for lack in _lacks(fault, record)]
-    for record in others:
-        if record.status is not Status.OK:
-            missing.append(f"ok in {record.case.name}, got {said(record)}")
-    return Heard(fault, said(spoilt[-1]), tuple(dict.fromkeys(missing)))
 
 
 def said(record: Record) -> str:

@@ -41,17 +41,17 @@ class Sound:
         return self._sound.unsupported(problem)
 
     def version(self) -> str:
-        """The reference's."""
+        """The version of the reference."""
         return self._sound.version()
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """The reference's."""
+        """Out and lse as the reference has them."""
         return self._sound.forward(q, keys, block, score)
 
     def backward(
         self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
     ) -> Sums:
-        """The reference's."""
+        """Shares of dq, dk and dv as the reference has them."""
         return self._sound.backward(rows, keys, block, score, deterministic=deterministic)
 
 
@@ -59,7 +59,7 @@ class Log2Lse(Sound):
     """Its lse is a logarithm of base 2."""
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """Of base 2."""
+        """Lse to base 2, and the right out."""
         out, lse = super().forward(q, keys, block, score)
         return out, lse / math.log(2)
 
@@ -68,13 +68,13 @@ class LostDiagonal(Sound):
     """No query sees its own key."""
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """Below the diagonal."""
+        """Out and lse without the keys of the diagonal."""
         return super().forward(q, keys, _below_diagonal(block), score)
 
     def backward(
         self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
     ) -> Sums:
-        """The same."""
+        """Shares without the keys of the diagonal."""
         block = _below_diagonal(block)
         return super().backward(rows, keys, block, score, deterministic=deterministic)
 
@@ -89,7 +89,7 @@ class Bfloat16Accumulator(Sound):
     tile = 16
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """Tile by tile, as kernels go."""
+        """Out and lse, summed tile by tile as kernels go."""
         out, lse = self._tile(q, keys, block, score, 0)
         for start in range(self.tile, count(block.keys), self.tile):
             new_out, new_lse = self._tile(q, keys, block, score, start)
@@ -114,13 +114,13 @@ class OneBatch(Sound):
     """Every entry of a batch gets the keys of the first."""
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """With the first entry's keys."""
+        """Out and lse over the first entry's keys."""
         return super().forward(q, _of_first(keys), block, score)
 
     def backward(
         self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
     ) -> Sums:
-        """The same."""
+        """Shares over the first entry's keys."""
         return super().backward(rows, _of_first(keys), block, score, deterministic=deterministic)
 
 
@@ -132,7 +132,7 @@ class LastHead(Sound):
     """The out of the last head is a fortieth too large."""
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """All heads but the last are right."""
+        """Out that is right in all heads but the last."""
         out, lse = super().forward(q, keys, block, score)
         out[:, :, -1] *= 1 + 1 / 40
         return out, lse
@@ -146,7 +146,7 @@ class SecondCall(Sound):
         self._calls: Counter[Block] = Counter()
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """Wrong once."""
+        """Out that is wrong once for each block."""
         out, lse = super().forward(q, keys, block, score)
         self._calls[block] += 1
         return (out * 1.05 if self._calls[block] == 2 else out), lse
@@ -158,7 +158,7 @@ class NanRow(Sound):
     position = 77
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """NaN where a query's position is that one."""
+        """Out with a NaN where a query's position is that one."""
         out, lse = super().forward(q, keys, block, score)
         at = [x for span in block.rows for x in span.positions()]
         if self.position in at:
@@ -185,7 +185,7 @@ class Crash(Sound):
     """Reads where there is no memory."""
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """Ends its process."""
+        """No result: its process ends."""
         ctypes.string_at(1)
         raise AssertionError("it is still there")
 
@@ -194,7 +194,7 @@ class Hang(Sound):
     """Never answers."""
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """Sleeps."""
+        """No result: it sleeps for ever."""
         while True:
             time.sleep(1)
 
@@ -203,7 +203,7 @@ class TooLarge(Sound):
     """Asks for a pebibyte."""
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """Does not fit."""
+        """No result: what it asks for fits nowhere."""
         torch.empty(2**50, dtype=torch.uint8, device=q.device)
         return super().forward(q, keys, block, score)
 
@@ -214,7 +214,7 @@ class Raises(Sound):
     message = "planted: this rank has had enough"
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> Results:
-        """Raises there."""
+        """A result on all ranks but the last, which raises."""
         if dist.get_rank() == dist.get_world_size() - 1:
             raise RuntimeError(self.message)
         return super().forward(q, keys, block, score)

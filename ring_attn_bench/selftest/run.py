@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,16 +15,19 @@ from pathlib import Path
 from ring_attn_bench.errors import InvalidArgument, MachineLacks
 from ring_attn_bench.machine.environment import probe
 from ring_attn_bench.records.record import Record, read
-from ring_attn_bench.selftest.faults import FAULTS, Fault
-from ring_attn_bench.selftest.heard import Heard, heard
+from ring_attn_bench.selftest.heard import Heard
+from ring_attn_bench.selftest.planted import FAULTS, Fault
 from ring_attn_bench.selftest.suites import PlantedSuite, plug_in, suites
-from ring_attn_bench.workers.process import importable
+from ring_attn_bench.workers.process import Started, importable
 
 AT_A_TIME = 3
 """Runs of `bench`, for two cores: one of them waits in vain most of its time, and half of a worker
 group's start is one process alone."""
 CPU_RANKS = 3
 POLL_SECONDS = 0.3
+SILENT_SECONDS = 600.0
+"""Without another record: a run takes a minute or two, and one command in it two at most."""
+SERVE = "ring_attn_bench.selftest.serve"
 Device = str
 Tell = Callable[[Heard], None]
 
@@ -77,80 +79,72 @@ def _matching(patterns: Sequence[str]) -> tuple[Fault, ...]:
 def selftest(asked: Planted, device: Device, tell: Tell) -> tuple[Heard, ...]:
     """What the harness says of each fault; tell hears of one as soon as it is known."""
     every: list[Heard] = []
-    with tempfile.TemporaryDirectory(prefix="rab-selftest-") as name:
-        plug_in(asked.faults, Path(name))
-        waiting = [_Bench(suite, Path(name), device) for suite in asked.suites]
-        running: list[_Bench] = []
-        with _all_ended(running):
-            while waiting or running:
-                while waiting and len(running) < AT_A_TIME:
-                    running.append(waiting.pop(0))
-                    running[-1].start()
-                time.sleep(POLL_SECONDS)
-                ended = [bench for bench in running if bench.has_ended]  # before it is read
-                for bench in running:
-                    for found in bench.heard(whole=bench in ended):
-                        tell(found)
-                        every.append(found)
-                running[:] = [bench for bench in running if bench not in ended]
+    waiting = list(asked.suites)
+    running: list[_Bench] = []
+    with _all_closed(running):
+        while waiting or running:
+            while waiting and len(running) < AT_A_TIME:
+                running.append(_Bench(waiting.pop(0), device))
+            time.sleep(POLL_SECONDS)
+            for bench in list(running):
+                end = bench.how_it_ended()  # before its records are read
+                for found in bench.heard(end):
+                    tell(found)
+                    every.append(found)
+                if end:
+                    bench.close()
+                    running.remove(bench)
     order = [fault.name for fault in FAULTS]
     return tuple(sorted(every, key=lambda found: order.index(found.fault.name)))
 
 
-class _Bench:
-    """One process that runs one suite."""
+class _Bench(Started):
+    """One process that runs one suite, with its faults as plug-ins in its folder.
 
-    def __init__(self, suite: PlantedSuite, plugins: Path, device: Device) -> None:
-        self._suite, self._plugins, self._device = suite, plugins, device
-        self._folder = plugins / suite.name
+    What ends it ends its workers too, who look after their parent.
+    """
+
+    who = "run of bench"
+
+    def __init__(self, suite: PlantedSuite, device: Device) -> None:
         self._left = list(suite.faults)
+        self._counted = 0
+        self._deadline = time.monotonic() + SILENT_SECONDS
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
 
-    def start(self) -> None:
-        """Starts it, with the plug-ins on its path."""
-        self._folder.mkdir()
-        file = self._folder / "suite.toml"
-        file.write_text(self._suite.text)
-        path = os.pathsep.join([str(self._plugins), importable()["PYTHONPATH"]])
-        hidden = {"CUDA_VISIBLE_DEVICES": ""} if self._device == "cpu" else {}
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "ring_attn_bench.selftest.serve", file, self._folder],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": path} | hidden,
-            )
+        def command(folder: Path) -> list[str]:
+            plug_in(suite.faults, folder)
+            (folder / "suite.toml").write_text(suite.text)
+            return [sys.executable, "-m", SERVE, str(folder), str(os.getpid())]
 
-    @property
-    def has_ended(self) -> bool:
-        return self._process.poll() is not None
+        def environment(folder: Path) -> dict[str, str]:
+            path = os.pathsep.join([str(folder), importable()["PYTHONPATH"]])
+            return {"PYTHONPATH": path, **hidden}
 
-    def heard(self, *, whole: bool) -> Iterator[Heard]:
-        """Of the faults whose records are there; of all that are left, if there are no more."""
+        super().__init__(command, environment, subprocess.DEVNULL)
+
+    def how_it_ended(self) -> str:
+        """In words; nothing while it runs, and says something from time to time."""
+        if self.runner.poll() is not None:
+            return self.end()
+        if time.monotonic() > self._deadline:
+            return self.overdue(SILENT_SECONDS)
+        return ""
+
+    def heard(self, end: str) -> Iterator[Heard]:
+        """Of the faults whose records are there; of all that are left, if it has ended."""
         records = self._records()
+        if len(records) > self._counted:
+            self._counted, self._deadline = len(records), time.monotonic() + SILENT_SECONDS
         for fault in list(self._left):
             own = [x for x in records if fault.plugin in (x.contestant.backend, _transport(x))]
-            if whole or len(own) == fault.records:
+            if end or len(own) == fault.records:
                 self._left.remove(fault)
-                yield heard(fault, own, self._last_words() if whole else "")
-
-    def end(self) -> None:
-        """Ends it, and with it its workers, who look after their parent."""
-        if not self.has_ended:
-            self._process.kill()
-            self._process.wait()
-
-    @property
-    def _log(self) -> Path:
-        return self._folder / "log"
+                yield Heard.of(fault, own, end)
 
     def _records(self) -> list[Record]:
-        path = self._folder / "records.jsonl"
+        path = self.folder / "records.jsonl"
         return list(read(path)) if path.exists() else []
-
-    def _last_words(self) -> str:
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line]
-        return lines[-1].strip() if lines else "nothing"
 
 
 def _transport(record: Record) -> str:
@@ -159,9 +153,10 @@ def _transport(record: Record) -> str:
 
 
 @contextmanager
-def _all_ended(running: Sequence[_Bench]) -> Iterator[None]:
+def _all_closed(running: Sequence[_Bench]) -> Iterator[None]:
     try:
         yield
     finally:
-        for bench in running:
-            bench.end()
+        with ExitStack() as each:  # a signal that comes while one is closed leaves no other
+            for bench in running:
+                each.callback(bench.close)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ring_attn_bench import registry
 from ring_attn_bench.records import files
-from ring_attn_bench.selftest.faults import Fault
+from ring_attn_bench.selftest.planted import Fault
 
 GRID: Mapping[str, Sequence[object]] = {
     "seqlen_per_gpu": (64,), "heads": ("4:2",), "head_dim": (32,), "dtype": ("float32",),

@@ -18,33 +18,33 @@ from ring_attn_bench.ring.options import RingOptions
 
 
 class SoundLink:
-    """One pass, as it is."""
+    """One pass by messages, unspoilt: each method hands on to theirs."""
 
     def __init__(self, sound: Link, plan: Plan, kept: dict[object, Tensor]) -> None:
         self._sound, self._plan, self._kept = sound, plan, kept
 
     def publish(self, keys: Tensor) -> None:
-        """As it is."""
+        """Sends this rank's keys unspoilt."""
         self._sound.publish(keys)
 
     def post(self, index: int) -> None:
-        """As it is."""
+        """Asks for a step's keys unspoilt."""
         self._sound.post(index)
 
     def landed(self, index: int) -> Tensor:
-        """As it is."""
+        """A step's keys, unspoilt."""
         return self._sound.landed(index)
 
     def give(self, index: int, partials: Tensor) -> None:
-        """As it is."""
+        """Sends a step's gradients home unspoilt."""
         self._sound.give(index, partials)
 
     def received(self, outstanding: int) -> Iterator[tuple[Range, Tensor]]:
-        """As it is."""
+        """Other ranks' gradients for this rank's keys, unspoilt."""
         return self._sound.received(outstanding)
 
     def finish(self) -> None:
-        """As it is."""
+        """Waits for what is on its way, and no longer."""
         self._sound.finish()
 
 

@@ -82,9 +82,10 @@ class TorchrunGroup:
             raise self._failed(self._left_behind()) from None
         self._busy = False
         replies = [MemberReply.model_validate(reply) for reply in json.loads(line)]
-        worst = next((reply for reply in replies if reply.status is not Status.OK), None)
-        if worst is not None:
-            raise self._failed(worst)
+        # by rank, not by badness: what is worse in another may come of it
+        first = next((reply for reply in replies if reply.status is not Status.OK), None)
+        if first is not None:
+            raise self._failed(first)
         return [reply.facts for reply in replies]
 
     def close(self) -> None:
@@ -100,7 +101,7 @@ class TorchrunGroup:
     def _channel(self) -> Channel:
         if self._started is None:
             # whose input's other end is this process's: `agent`
-            self._started = _Torchrun(self._command, self._environment, subprocess.PIPE)
+            self._started = _Torchrun(self._command, lambda _: self._environment, subprocess.PIPE)
         channel = self._started.connected(time.monotonic() + START_SECONDS)
         if channel is None:
             reason = f"did not start within {START_SECONDS:g} s"

@@ -27,14 +27,18 @@ GRACE_SECONDS = 15.0
 class Started:
     """A process with a folder of its own, where it connects (`socket`) and writes (`log`).
 
-    command: what to start, given the folder. stdin: as subprocess takes it. Any thread may close.
+    command, environment: what to start, and its variables, given the folder. stdin: as subprocess
+        takes it. Any thread may close.
     """
 
     who = "process"
     """What is said to have died."""
 
     def __init__(
-        self, command: Callable[[Path], list[str]], environment: Mapping[str, str], stdin: int
+        self,
+        command: Callable[[Path], list[str]],
+        environment: Callable[[Path], Mapping[str, str]],
+        stdin: int,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rab-"))
         self._channel: Channel | None = None
@@ -48,7 +52,7 @@ class Started:
                     stdin=stdin,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | importable() | dict(environment),
+                    env=os.environ | importable() | dict(environment(self.folder)),
                     start_new_session=True,  # what it starts is killed with it
                 )
             begun.pop_all()  # from here on `close` ends it
@@ -114,7 +118,7 @@ class Process(Started):
         def command(folder: Path) -> list[str]:
             return [sys.executable, "-m", serve, str(folder), str(os.getpid())]
 
-        super().__init__(command, environment, subprocess.DEVNULL)
+        super().__init__(command, lambda _: environment, subprocess.DEVNULL)
 
     def ask(self, command: BaseModel, seconds: float) -> str:
         """The answer, as JSON; raises WorkerFailed, and then there is no process any more."""

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from ring_attn_bench.conformance.ask import DIRECTIONS, ask
+from ring_attn_bench.conformance.ask import ask
 from ring_attn_bench.conformance.cases import FULL
 from ring_attn_bench.conformance.feature import Asks
 from ring_attn_bench.conformance.features import FEATURES
 from ring_attn_bench.plan.problem import DTYPES
+from ring_attn_bench.records.direction import DIRECTIONS
 from tests.conformance.questions import (
     AT_FULL_SPEED,
     BACKENDS,

@@ -2,8 +2,7 @@
 
 import pytest
 
-from ring_attn_bench.conformance.ask import DIRECTIONS
-from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.direction import DIRECTIONS, Direction
 from tests.conformance.questions import AT_FULL_SPEED, BACKENDS, GRID, QUESTIONS, asked
 
 # numpy, which runs interpreted kernels, warns where hardware gives the -inf that is meant

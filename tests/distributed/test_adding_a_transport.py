@@ -13,6 +13,7 @@ import torch
 from ring_attn_bench import RingContext, RingOptions, registry
 from ring_attn_bench.bench.messages import Envelope, Prepare
 from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.suite import load
 from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.records import record as bench_record
 from tests.distributed.pool import Raised, Ring
@@ -41,6 +42,21 @@ def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("transport")
     (made / "gathered.py").write_text(code, encoding="utf-8")
     return str(made)
+
+
+def test_the_suite_of_the_page_asks_all_that_it_says(tmp_path):
+    text = PAGE.read_text(encoding="utf-8")
+    ((suite, ranks),) = re.findall(r"```toml\n(# gathered.*--ranks (\d)\n.*?)```", text, re.DOTALL)
+    (tmp_path / "gathered.toml").write_text(suite, encoding="utf-8")
+
+    with patch.object(registry, "transports", lambda: {"gathered": "gathered:Gathered"}):
+        entries = load(tmp_path / "gathered.toml").entries(int(ranks), "real")
+
+    assert {entry.contestant.options.transport for entry in entries} == {"gathered"}
+    assert {entry.contestant.partition for entry in entries} == {"contiguous", "zigzag", "striped"}
+    assert {entry.case.window for entry in entries} == {(-1, -1), (40, 0)}
+    assert all(entry.case.heads_kv < entry.case.heads_q for entry in entries)
+    assert f"`0 failures in {sum(len(entry.directions) for entry in entries)} records`" in text
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

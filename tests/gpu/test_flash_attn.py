@@ -7,7 +7,7 @@ import torch
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
 
 from ring_attn_bench import registry
-from ring_attn_bench.conformance.ask import DIRECTIONS, faults, refusal
+from ring_attn_bench.conformance.ask import faults, refusal
 from ring_attn_bench.conformance.cases import FULL, LOCAL, BlockCase, lengths
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.conformance.feature import Asks
@@ -15,6 +15,7 @@ from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Mask
+from ring_attn_bench.records.direction import DIRECTIONS
 from tests.flash_attn_cases import DOCUMENTS, HEAD_DIMS, SOME, clipped
 
 # other people's kernels may warn of what they like

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ring_attn_bench.probe.compare import changes
+from ring_attn_bench.probe.status_changes import changes
 from ring_attn_bench.records.finding import read
 from tests.harness.conftest import Program
 

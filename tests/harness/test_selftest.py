@@ -1,11 +1,16 @@
 """`selftest`, as a person types it."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.selftest.faults import FAULTS
+from ring_attn_bench.selftest.planted import FAULTS
+from tests.harness.conftest import processes_of, wait_until
+
+SERVE = "ring_attn_bench.selftest.serve"
 
 
 def test_faults_that_are_planted_are_named_and_the_exit_code_is_0(program):
@@ -21,6 +26,17 @@ def test_faults_that_are_planted_are_named_and_the_exit_code_is_0(program):
     assert "dk (" in found["missing dk/dv hop"]["said"]
     assert "rank 1 takes" in found["a sleep on one rank"]["said"]
     assert list(program.temporary.iterdir()) == []
+
+
+def test_a_selftest_that_is_killed_leaves_no_process_and_no_file(program):
+    started = program.start("selftest", "--fault", "no fault in a transport")
+    wait_until(lambda: processes_of(SERVE, program))
+
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+
+    wait_until(lambda: not processes_of(SERVE, program))
+    wait_until(lambda: list(program.temporary.iterdir()) == [])
 
 
 @pytest.mark.full

@@ -52,6 +52,31 @@ def case(**changes: object) -> Case:
     return Case(**{**fields, **changes})
 
 
+class LaterCase(Case):
+    """As if another axis had been added to suites."""
+
+    sinks: bool = False
+
+
+def other_cases(base: Case) -> Iterator[tuple[str, Case]]:
+    """By each field of a case, the same case with another value there."""
+    for name in type(base).model_fields:
+        yield name, base.model_copy(update={name: another(getattr(base, name))})
+
+
+def another(value: object) -> object:
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return 2 * value or 3.5
+        case str():
+            return f"{value}x"
+        case (int(), int()):
+            return (9, 0)
+    raise AssertionError(f"say here what another value of {value!r} is")
+
+
 def contestant(**changes: object) -> Contestant:
     """By p2p, with these fields changed; the options' own fields too. A peer has none."""
     ours = {name: changes.pop(name) for name in DEFAULTS if name in changes}
@@ -191,6 +216,13 @@ def make_record() -> Callable[..., Record]:
 @pytest.fixture(scope="session")
 def make_case() -> Callable[..., Case]:
     return case
+
+
+@pytest.fixture(scope="session")
+def changed_cases() -> tuple[Case, dict[str, Case]]:
+    """A case with an axis more than cases have, and by field the same with another value."""
+    base = LaterCase(**case().model_dump())
+    return base, dict(other_cases(base))
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ class AtenBackend(ByCalls):
         return flash_2_limits.unsupported(problem) or flash_2_limits.build_refusal(self, problem)
 
     def version(self) -> str:
-        """torch's."""
+        """The version of torch, whose operator it is."""
         return f"torch {torch.__version__}"
 
     def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:

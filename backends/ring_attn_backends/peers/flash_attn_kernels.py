@@ -37,7 +37,7 @@ class PeerKernel(Protocol):
         ...
 
     def version(self) -> str:
-        """Of the kernel's package."""
+        """The version of the kernel's package."""
         ...
 
 
@@ -56,7 +56,7 @@ class FlashAttn2:
         return _sixteen_bits(problem)
 
     def version(self) -> str:
-        """The package's."""
+        """The version of the package."""
         return f"flash-attn {version('flash-attn')}"
 
 
@@ -75,7 +75,7 @@ class FlashAttn4:
         return _sixteen_bits(problem)
 
     def version(self) -> str:
-        """The package's."""
+        """The version of the package."""
         return f"flash-attn-4 {version('flash-attn-4')}"
 
 

@@ -92,7 +92,7 @@ class _Ring:
         return out, lse
 
     def settings(self) -> AbstractContextManager[object]:
-        """None."""
+        """A context that sets nothing: this ring needs no settings of torch."""
         return nullcontext()
 
 

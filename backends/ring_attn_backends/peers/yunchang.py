@@ -87,7 +87,7 @@ class _Ring:
         return out, None
 
     def settings(self) -> AbstractContextManager[object]:
-        """None."""
+        """A context that sets nothing: this ring needs no settings of torch."""
         return nullcontext()
 
 

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from ring_attn_bench.records.finding import Finding
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.coverage.matrix import SYMBOLS, Matrix, symbol, title
-from ring_attn_bench.report.tables.table import escape
+from ring_attn_bench.text.table import escape
 
 
 def page(matrix: Matrix, picture: str) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ring_attn_bench.conformance.features import CHAPTERS, FEATURES
-from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.direction import DIRECTIONS
 from ring_attn_bench.records.finding import Finding
 from ring_attn_bench.records.status import Status
 
-DIRECTIONS = (Direction.FORWARD, Direction.BACKWARD)
 SYMBOLS = {
     Status.OK: "✓",
     Status.UNSUPPORTED: "-",

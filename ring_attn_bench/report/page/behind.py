@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits, plural
 from ring_attn_bench.report.groups import device, group
 from ring_attn_bench.report.page.lead import HOW, Lead, lead
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Cell, Column, Grid, Section, Words
-from ring_attn_bench.report.plots.peers import is_peer
+from ring_attn_bench.text.digits import digits, plural
 
 _YARDSTICK = "reference"
 """Plain torch, which is there to be compared with."""

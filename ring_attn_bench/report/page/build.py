@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ring_attn_bench.records.record import Record
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import plural
 from ring_attn_bench.report.groups import group, machine
 from ring_attn_bench.report.page import (
     behind,
@@ -26,9 +26,9 @@ from ring_attn_bench.report.page.decisions import Decision
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Mark, Page, Section, Words
 from ring_attn_bench.report.plots import Gallery
-from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.rows import latest, rows
+from ring_attn_bench.text.digits import plural
 
 _UNTIMED = "Nothing was timed, so nothing is fastest; whether it is right is under Accuracy."
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits
 from ring_attn_bench.report.groups import SharedShape, device, group
 from ring_attn_bench.report.page.lead import HOW, Lead, lead
 from ring_attn_bench.report.page.material import (
@@ -18,7 +18,7 @@ from ring_attn_bench.report.page.material import (
     memory,
 )
 from ring_attn_bench.report.page.model import Cell, Column, Grid
-from ring_attn_bench.report.plots.peers import is_peer
+from ring_attn_bench.text.digits import digits
 
 SIDE = (
     "± the larger side of its 95 % confidence interval, where there are 6 samples; a ? where what "

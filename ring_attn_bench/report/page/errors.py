@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import TENSORS, ReportRow
-from ring_attn_bench.report.digits import plural, times
 from ring_attn_bench.report.groups import WHO, SharedShape, group, mask, varying
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section, Words
+from ring_attn_bench.text.digits import plural, times
 
 
 def section(material: Material) -> Section:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits, plural
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Words
+from ring_attn_bench.text.digits import digits, plural
 
 
 def blocks(material: Material) -> Iterator[Block]:

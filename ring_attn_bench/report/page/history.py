@@ -8,12 +8,12 @@ from itertools import pairwise
 
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits, plural, tokens
 from ring_attn_bench.report.groups import SharedShape, direction, label, machine, mask
 from ring_attn_bench.report.page.build import marks, stamp
 from ring_attn_bench.report.page.lead import HOW, lead
 from ring_attn_bench.report.page.model import Cell, Column, Grid, Page, Section, Tone, Words
 from ring_attn_bench.report.rows import latest, rows
+from ring_attn_bench.text.digits import digits, plural, tokens
 
 _LEAST = 1.01
 """A smaller change is none, however sure: two runs of one commit differ by as much."""

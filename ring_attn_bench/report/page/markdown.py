@@ -17,7 +17,7 @@ from ring_attn_bench.report.page.model import (
     Terms,
     Words,
 )
-from ring_attn_bench.report.tables.table import escape, pipes
+from ring_attn_bench.text.table import escape, pipes
 
 
 def markdown(page: Page) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.report.columns import TENSORS, ReportRow
-from ring_attn_bench.report.digits import digits, tokens
 from ring_attn_bench.report.groups import Naming, SharedShape, by_shape, direction, heading, mask
 from ring_attn_bench.report.page.model import Cell, Column, Picture
 from ring_attn_bench.report.plots import Gallery
+from ring_attn_bench.text import shapes
+from ring_attn_bench.text.digits import digits, tokens
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ def _parts(shape: SharedShape) -> tuple[str, ...]:
     played = f" played on {shape.played_on}" if shape.played_on else ""
     return (
         f"W = {shape.world_size}{played}",
-        f"batch {shape.batch}",
-        f"heads {shape.heads_q}:{shape.heads_kv}",
-        f"head dim {shape.head_dim}",
+        shapes.batch(shape.batch),
+        shapes.heads(shape.heads_q, shape.heads_kv),
+        shapes.head_dim(shape.head_dim),
         shape.dtype,
         ", ".join(shape.extras),
     )

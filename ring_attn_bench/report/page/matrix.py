@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits, tokens
 from ring_attn_bench.report.groups import device, direction, group, holder, mask
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section
-from ring_attn_bench.report.plots.peers import is_peer
+from ring_attn_bench.text.digits import digits, tokens
 
 _PEER = "a ring of its own"
 

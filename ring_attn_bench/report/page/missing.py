@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import plural
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Section, Tone, Words
 from ring_attn_bench.report.tables import counts
 from ring_attn_bench.report.tables.gaps import Gap, by_reason
+from ring_attn_bench.text.digits import plural
 
 _CASES = 3
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ring_attn_bench.report.columns import MEANINGS, NESTED, TENSORS, ReportRow
-from ring_attn_bench.report.digits import digits, percent
 from ring_attn_bench.report.groups import device, group
 from ring_attn_bench.report.page import gpus
 from ring_attn_bench.report.page.decisions import SIDE, time
 from ring_attn_bench.report.page.explained import HOW
 from ring_attn_bench.report.page.material import MEMORY, Material, error, memory
 from ring_attn_bench.report.page.model import Cell, Column, Commands, Grid, Section, Terms, Tone
+from ring_attn_bench.text.digits import digits, percent
 
 
 def how() -> Section:

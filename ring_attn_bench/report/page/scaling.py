@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits, tokens
 from ring_attn_bench.report.groups import SharedShape, device, direction, group, holder, mask
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section, Words
 from ring_attn_bench.report.plots.lines import interval
+from ring_attn_bench.text.digits import digits, tokens
 
 _NO_RANKS = "All rings of this run have one size, so nothing is said of more or fewer ranks."
 

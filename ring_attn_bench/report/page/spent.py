@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits, percent
 from ring_attn_bench.report.groups import device, holder
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section, Words
+from ring_attn_bench.text.digits import digits, percent
 
 
 def section(material: Material) -> Section:

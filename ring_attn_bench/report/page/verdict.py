@@ -9,11 +9,11 @@ from itertools import groupby
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import plural, tokens
 from ring_attn_bench.report.groups import SharedShape, device, direction, holder, mask
 from ring_attn_bench.report.page.decisions import Decision
 from ring_attn_bench.report.page.lead import Lead
 from ring_attn_bench.report.page.material import Material
+from ring_attn_bench.text.digits import plural, tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits
 from ring_attn_bench.report.groups import label, varying
 from ring_attn_bench.report.plots.canvas import GREY, footnote, grid_of, pairs, panels
 from ring_attn_bench.report.plots.style import Style
+from ring_attn_bench.text.digits import digits
 
 Value = Callable[[ReportRow], float | None]
 Interval = Callable[[ReportRow], tuple[float, float]]

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import TENSORS, Ratios, ReportRow
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.plots.canvas import GREY, panels
 from ring_attn_bench.report.plots.legend import LETTER
-from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style
 
 _WIDTH, _LINE = 1.75, 0.19

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import TENSORS, ReportRow
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.plots.canvas import GREY, footnote, panels
 from ring_attn_bench.report.plots.error_rows import Ratio, draw_error_rows
 from ring_attn_bench.report.plots.legend import legend
-from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style
 
 _TITLE = "Errors against the float64 oracle"

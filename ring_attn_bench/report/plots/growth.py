@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import TENSORS, Ratios, ReportRow
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.plots.canvas import GREY, footnote, panels
 from ring_attn_bench.report.plots.legend import legend
-from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style
 
 _PANEL = (1.9, 2.1)

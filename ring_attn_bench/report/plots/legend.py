@@ -8,10 +8,10 @@ from math import ceil
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import OPTIONS, ReportRow
 from ring_attn_bench.report.groups import group, label, varying
 from ring_attn_bench.report.plots.canvas import GREY
-from ring_attn_bench.report.plots.peers import is_peer
 from ring_attn_bench.report.plots.style import Style, variant
 
 _HANDLE, LETTER = 0.6, 0.075

@@ -8,10 +8,10 @@ from math import isnan, nan
 from matplotlib.axes import Axes
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import tokens
 from ring_attn_bench.report.groups import WHO, group, label
 from ring_attn_bench.report.plots.canvas import BEHIND
 from ring_attn_bench.report.plots.style import Style
+from ring_attn_bench.text.digits import tokens
 
 
 def draw_lines(axes: Axes, rows: Sequence[ReportRow], lengths: Sequence[int], style: Style) -> None:

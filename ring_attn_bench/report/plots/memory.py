@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import tokens
 from ring_attn_bench.report.groups import holder
 from ring_attn_bench.report.plots.bars import draw_bars
 from ring_attn_bench.report.plots.style import Style
+from ring_attn_bench.text.digits import tokens
 
 _NOTE = (
     "Filled: the peak of a call, its results included. Hollow: what stays between calls, the "

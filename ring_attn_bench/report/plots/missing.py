@@ -7,8 +7,8 @@ from itertools import product
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import tokens
 from ring_attn_bench.report.groups import group, label, mask, varying
+from ring_attn_bench.text.digits import tokens
 
 
 def missing(rows: Sequence[ReportRow]) -> str:

@@ -9,8 +9,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ring_attn_bench.registry import PEER_PREFIX
+
 OTHER_HATCH = "\\\\\\"
-_NAME = re.compile(r"peer:(?P<package>[^\[]*)(\[(?P<words>.*)\])?")
+_NAME = re.compile(rf"{PEER_PREFIX}(?P<package>[^\[]*)(\[(?P<words>.*)\])?")
 _KERNELS: Mapping[str, str] = {
     "flash_attn_2": "flash_attn_2",
     "flash_attn_3": "flash_attn_3",
@@ -37,11 +39,6 @@ class PeerLook:
     backend: str
     marker: str
     hatch: str
-
-
-def is_peer(backend: str) -> bool:
-    """Whether a row's backend is somebody else's ring."""
-    return backend.startswith("peer:")
 
 
 def look(backend: str) -> PeerLook | None:

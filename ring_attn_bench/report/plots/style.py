@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 from zlib import crc32
 
+from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.plots.peers import OTHER_HATCH, is_peer, look
+from ring_attn_bench.report.plots.peers import OTHER_HATCH, look
 
 Look = tuple[str, str]
 """A backend's colour and marker, as matplotlib names them."""

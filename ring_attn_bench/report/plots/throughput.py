@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import tokens
 from ring_attn_bench.report.groups import WHO, device, group, holder, label
 from ring_attn_bench.report.plots.bars import draw_bars
 from ring_attn_bench.report.plots.canvas import footnote, grid_of, pairs, panels
@@ -16,6 +15,7 @@ from ring_attn_bench.report.plots.lines import draw_lines, interval, length_axis
 from ring_attn_bench.report.plots.missing import missing
 from ring_attn_bench.report.plots.multiples import draw_multiples, not_shown
 from ring_attn_bench.report.plots.style import Style
+from ring_attn_bench.text.digits import tokens
 
 _PANEL = (3.5, 2.7)
 _CROWD = 6

@@ -6,8 +6,8 @@ from ring_attn_bench.report.tables.gaps import gaps, untimed
 from ring_attn_bench.report.tables.overview import overview
 from ring_attn_bench.report.tables.speed import speed
 from ring_attn_bench.report.tables.suspicious import suspicious
-from ring_attn_bench.report.tables.table import WIDTH, Table, fold
 from ring_attn_bench.report.tables.verdict import Failure, counts, failures
+from ring_attn_bench.text.table import WIDTH, Table, fold
 
 __all__ = [
     "WIDTH",

@@ -7,9 +7,9 @@ from math import inf
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import TENSORS, ReportRow
-from ring_attn_bench.report.digits import digits, plural, power, times, tokens
 from ring_attn_bench.report.groups import WHO, Naming, group, holder, mask
-from ring_attn_bench.report.tables.table import Table
+from ring_attn_bench.text.digits import digits, plural, power, times, tokens
+from ring_attn_bench.text.table import Table
 
 _MOST = 10
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import plural
 from ring_attn_bench.report.groups import Naming, group
-from ring_attn_bench.report.tables.table import Table
+from ring_attn_bench.text.digits import plural
+from ring_attn_bench.text.table import Table
 
 _SHOWN = 4
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits, tokens
 from ring_attn_bench.report.groups import Naming, device, group, holder, mask, took
-from ring_attn_bench.report.tables.table import Table
+from ring_attn_bench.text.digits import digits, tokens
+from ring_attn_bench.text.table import Table
 
 _LENGTHS_PER_TABLE = 5
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import digits, percent, tokens
 from ring_attn_bench.report.groups import Naming, device, group, holder, mask, took
-from ring_attn_bench.report.tables.table import Notes, Table
+from ring_attn_bench.text.digits import digits, percent, tokens
+from ring_attn_bench.text.table import Notes, Table
 
 _KEPT = "MiB kept"
 _FEW = "fewer than 6 samples, of which a median has no 95 % interval"

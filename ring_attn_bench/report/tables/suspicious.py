@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import plural, tokens
 from ring_attn_bench.report.groups import Naming, mask
-from ring_attn_bench.report.tables.table import Table
+from ring_attn_bench.text.digits import plural, tokens
+from ring_attn_bench.text.table import Table
 
 _SHOWN = 8
 

@@ -8,19 +8,16 @@ from textwrap import wrap
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.digits import plural
 from ring_attn_bench.report.groups import group
-from ring_attn_bench.report.tables.table import WIDTH, Table, fold
+from ring_attn_bench.text.digits import plural
+from ring_attn_bench.text.table import WIDTH, Table, fold
 
-_ORDER = (
-    Status.OK, Status.WRONG, Status.UNSUPPORTED, Status.OOM, Status.ERROR, Status.TIMEOUT,
-)  # fmt: skip
 _CASES_SHOWN = 3
 
 
 def counts(rows: Sequence[ReportRow]) -> Table:
     """Rows by backend and status."""
-    present = [status for status in _ORDER if any(row.status is status for row in rows)]
+    present = [status for status in Status if any(row.status is status for row in rows)]
     backends = group(rows, lambda row: row.backend)
     body = [(name, *_counts(of_backend, present)) for name, of_backend in backends.items()]
     if len(body) > 1:
@@ -69,8 +66,8 @@ class Failure:
 
 
 def failures(rows: Sequence[ReportRow]) -> list[Failure]:
-    """All failures, wrong results first."""
+    """All failures, the worst first: wrong results."""
     bad = [row for row in rows if row.status.is_failure]
-    bad.sort(key=lambda row: _ORDER.index(row.status))
+    bad.sort(key=lambda row: -row.status.badness)
     groups = group(bad, lambda row: (row.status, row.contestant, row.reason or ""))
     return [Failure(*key, tuple(directions)) for key, directions in groups.items()]

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 
+from ring_attn_bench.advise import as_json, terminal
 from ring_attn_bench.advise.answer import advised
-from ring_attn_bench.advise.estimate import Known
+from ring_attn_bench.advise.estimate import HowKnown
 from ring_attn_bench.advise.model import options
-from ring_attn_bench.advise.request import Request, heads, mebibytes, tokens
-from ring_attn_bench.advise.shown import as_json, terminal
+from ring_attn_bench.advise.question import Question, heads, mebibytes, tokens
 from ring_attn_bench.errors import InvalidArgument, UnknownName
 from tests.unit.advise import committed
 
@@ -18,14 +18,14 @@ FIGURES = committed.figures()
 
 def asked(**changes):
     known = {"heads_q": 32, "heads_kv": 8, "head_dim": 128, "tokens": 2 * 16384, "gpus": 2}
-    return Request(**{**known, **changes})
+    return Question(**{**known, **changes})
 
 
 def test_what_was_measured_is_what_is_expected():
     advice = advised(asked(), FIGURES)
     best = advice.best
 
-    assert best.known is Known.MEASURED
+    assert best.known is HowKnown.MEASURED
     assert best.ms == best.of[0].ms == min(each.ms for each in advice.ways)
     assert best.memory == pytest.approx(best.inputs + best.of[0].call + best.of[0].kept)
     assert best.inputs == 2 * 16384 * 128 * (32 + 2 * 8 + 32) / 2**20
@@ -39,7 +39,7 @@ def test_what_does_not_fit_is_not_advised_and_told():
     assert free.best.way in {each.way for each in advice.too_large}
     assert all(each.memory <= limit for each in advice.ways)
     assert advice.best.ms >= free.best.ms
-    shown = terminal(advice, 100)
+    shown = terminal.text(advice, 100)
     assert "Not advised, because it is not known to fit into" in shown
     assert free.best.way.name in shown
 
@@ -48,8 +48,8 @@ def test_where_nothing_fits_that_and_the_least_is_said():
     advice = advised(asked(memory=100.0), FIGURES)
 
     assert advice.best is advice.best_ours is None
-    assert "Nothing fits into 100 MiB: the least is " in terminal(advice, 100)
-    assert json.loads(as_json(advice))["best"] is None
+    assert "Nothing fits into 100 MiB: the least is " in terminal.text(advice, 100)
+    assert json.loads(as_json.text(advice))["best"] is None
 
 
 def test_memory_that_was_not_measured_is_not_known_to_fit():
@@ -68,10 +68,10 @@ def test_ours_can_be_estimated_for_any_ring_and_every_guess_is_said(gpus, per_gp
     for each in advice.ways:
         assert each.ms > 0
         assert each.memory > 0
-        guessed = each.known in (Known.BEYOND, Known.ELSEWHERE)
+        guessed = each.known in (HowKnown.BEYOND, HowKnown.ELSEWHERE)
         assert guessed == ("by the model" in each.words)
         assert each.way.is_ours or not guessed
-    if advice.best.known in (Known.BEYOND, Known.ELSEWHERE):
+    if advice.best.known in (HowKnown.BEYOND, HowKnown.ELSEWHERE):
         assert "extrapolated" in next(advice.why())
 
 
@@ -90,13 +90,15 @@ def test_one_gpu_is_no_ring_and_is_advised_from_one_gpu():
     advice = advised(asked(heads_q=16, heads_kv=4, tokens=16384, gpus=1), FIGURES)
 
     assert {each.of[0].shape.world_size for each in advice.ways} == {1}
-    assert f"flash_attn_func(..., backend='{advice.best.way.backend}')" in terminal(advice, 100)
+    assert f"flash_attn_func(..., backend='{advice.best.way.backend}')" in terminal.text(
+        advice, 100
+    )
 
 
 def test_gpus_that_no_model_knows_are_measured_or_nothing():
     advice = advised(asked(heads_q=16, heads_kv=4, tokens=4 * 8192, gpus=4, gpu="h100"), FIGURES)
     assert advice.shape.gpu == "NVIDIA H100 80GB HBM3"
-    assert {each.known for each in advice.ways} == {Known.MEASURED}
+    assert {each.known for each in advice.ways} == {HowKnown.MEASURED}
     assert advised(asked(tokens=4 * 4096, gpus=4, gpu="h100"), FIGURES).ways == ()
 
 
@@ -107,7 +109,7 @@ def test_where_a_peer_is_the_fastest_ours_is_named_too():
 
     assert not advice.best.way.is_ours
     assert any("It is a peer's ring; of ours " in line for line in advice.why())
-    assert json.loads(as_json(advice))["best_ours"]["backend"] == advice.best_ours.way.backend
+    assert json.loads(as_json.text(advice))["best_ours"]["backend"] == advice.best_ours.way.backend
 
 
 def test_the_reasons_are_by_backend_transport_and_schedule():
@@ -119,17 +121,17 @@ def test_the_reasons_are_by_backend_transport_and_schedule():
 
 def test_what_is_shown_keeps_to_the_terminal_and_can_be_pasted():
     advice = advised(asked(tokens=2 * 4096, backward=False), FIGURES)
-    shown = terminal(advice, 80)
+    shown = terminal.text(advice, 80)
 
     assert max(map(len, shown.splitlines())) <= 80
     assert "zigzag_ring_flash_attn_func(..., backend='triton'," in " ".join(shown.split())
     assert options(advice.best.way).schedule == "one_launch"
-    assert len(terminal(advice, 80, every=True)) > len(shown)
+    assert len(terminal.text(advice, 80, every=True)) > len(shown)
 
 
 def test_json_has_all_of_it_and_no_number_that_json_lacks():
     advice = advised(asked(memory=3000.0), FIGURES)
-    said = json.loads(as_json(advice), parse_constant=pytest.fail)
+    said = json.loads(as_json.text(advice), parse_constant=pytest.fail)
 
     assert said["best"] == said["ways"][0]
     assert said["best"]["from"][0]["run"] == committed.RING

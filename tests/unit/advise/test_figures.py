@@ -51,6 +51,18 @@ def test_what_is_wrong_interpreted_or_no_plain_attention_is_none(figure, make_ca
         assert figure(case=make_case(**changes)) == []
 
 
+def test_every_field_of_a_case_is_in_the_shape_or_no_plain_attention(figure, changed_cases):
+    base, others = changed_cases
+    (plain,) = figure(case=base)
+
+    for name, other in others.items():
+        found = figure(case=other)
+        if type(base).model_fields[name].is_required():
+            assert found[0].shape != plain.shape, name
+        else:
+            assert found == [], name
+
+
 def test_a_ring_by_loopback_and_one_with_options_that_are_not_said_are_none(
     figure, make_contestant
 ):
@@ -82,5 +94,5 @@ def test_a_line_that_is_no_figure_is_a_sentence_with_its_place(tmp_path):
         "\n".join([head, first.replace("bfloat16", "bfloat16").replace(",4,1,", ",0,1,")])
     )
 
-    with pytest.raises(FileError, match=r"line 2: no figure \(.*world_size"):
+    with pytest.raises(FileError, match=r"\(line 2: .*world_size"):
         read_csv(path)

@@ -6,8 +6,8 @@ import pytest
 
 from ring_attn_bench.advise import model
 from ring_attn_bench.advise.answer import advised
-from ring_attn_bench.advise.estimate import Known, estimate
-from ring_attn_bench.advise.request import Request
+from ring_attn_bench.advise.estimate import HowKnown, estimate
+from ring_attn_bench.advise.question import Question
 from ring_attn_bench.plan import cost
 from ring_attn_bench.ring import fastest
 from tests.unit.advise import committed
@@ -25,19 +25,19 @@ def left_out(backward, tokens):
     there = {
         f.way: f
         for f in RING
-        if f.shape.tokens == tokens and f.shape.backward == backward
+        if f.shape.seqlen_per_gpu == tokens and f.shape.backward == backward
         if f.shape.heads_kv == 8 and f.shape.causal
     }
     # a way that was not measured there cannot be judged there
-    rest = [f for f in RING if f.shape.tokens != tokens and f.way in there]
-    return there, advised(Request(32, 8, 128, 2 * tokens, 2, backward=backward), rest)
+    rest = [f for f in RING if f.shape.seqlen_per_gpu != tokens and f.way in there]
+    return there, advised(Question(32, 8, 128, 2 * tokens, 2, backward=backward), rest)
 
 
 @pytest.mark.parametrize(("backward", "tokens"), [row for row in ROWS if row != NOT_SMOOTH])
 def test_what_is_named_is_within_3_percent_of_the_fastest_that_was_measured(backward, tokens):
     there, advice = left_out(backward, tokens)
 
-    assert advice.best.known in (Known.BETWEEN, Known.BEYOND)
+    assert advice.best.known in (HowKnown.BETWEEN, HowKnown.BEYOND)
     named, best = there[advice.best.way], min(f.ms for f in there.values())
     assert named.ms <= 1.03 * best, f"{named.way.name}: {named.ms} ms, and {best}"
 
@@ -64,9 +64,9 @@ def test_between_lengths_it_interpolates_and_at_the_ends_it_says_that_the_model_
     there, advice = left_out(backward, tokens)
     known = {each.known for each in advice.ways if each.way.is_ours}
 
-    assert known <= {Known.BETWEEN, Known.BEYOND}
+    assert known <= {HowKnown.BETWEEN, HowKnown.BEYOND}
     if tokens in (LENGTHS[0], LENGTHS[-1]):
-        assert known == {Known.BEYOND}
+        assert known == {HowKnown.BEYOND}
         assert all("by the model from" in each.words for each in advice.ways)
         peers = [way for way in there if not way.is_ours]
         assert set(peers) == set(advice.unknown), "no model knows other people's rings"
@@ -106,10 +106,10 @@ def test_a_host_that_is_slow_at_a_short_length_says_nothing_of_a_long_one():
     short = next(
         f for f in RING
         if f.way.name == "flash_attn_4/zigzag/copy_engine/steps"
-        if f.shape.tokens == 2048 and not f.shape.backward
+        if f.shape.seqlen_per_gpu == 2048 and not f.shape.backward
     )  # fmt: skip
     slow = short.model_copy(update={"ms": 10 * short.ms})
-    shape = short.shape.model_copy(update={"tokens": 65536})
+    shape = short.shape.model_copy(update={"seqlen_per_gpu": 65536})
     times = [estimate(short.way, [each], shape).ms for each in (short, slow)]
 
     assert model.on_the_gpu(short.way, short.shape) < 0.5 < model.on_the_gpu(short.way, shape)

@@ -157,6 +157,15 @@ def test_a_dry_run_of_what_is_left_leaves_out_what_is_held_and_what_cannot_run(m
     assert "contestants to judge: 1; times to take: 1." in done.output
 
 
+def test_what_can_take_hours_on_a_cpu_is_told_without_an_estimate(machine, typed):
+    line = "ring-attn-bench bench --suite small.toml --set seqlen_per_gpu=32k --dry-run"
+
+    said = typed(line).output
+
+    assert "which can take hours" in said
+    assert "About" not in said
+
+
 def test_what_is_only_checked_is_not_timed(machine, typed):
     done = typed("ring-attn-bench check --suite small.toml --dry-run")
 

@@ -244,6 +244,12 @@ def test_a_mistake_is_a_sentence_with_the_file_and_the_key(tmp_path, change, sen
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("window", ['"full"', "[128]", "[1, 2, 3]", '["all", 0]'])
+def test_a_window_that_is_none_is_told_what_one_is(tmp_path, window):
+    with pytest.raises(SuiteError, match=r"a window is \[before, after\], .*: \[-1, -1\]\."):
+        loaded(tmp_path, f"{GOOD}window = [{window}]\n")
+
+
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path):
     with pytest.raises(SuiteError, match=r"cannot read suite .*: No such file"):
         load(tmp_path / "missing.toml")

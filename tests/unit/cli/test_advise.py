@@ -50,8 +50,19 @@ def test_ones_own_records_take_their_place(program, tmp_path, make_record):
     assert {each["from"][0]["run"] for each in json.loads(said)["ways"]} == {tmp_path.name}
 
 
+def test_json_repeats_what_was_asked_in_the_words_of_the_command_line(program):
+    _, said, _ = program(*ASKED, "--direction", "forward_backward", "--json")
+
+    told = json.loads(said)
+    assert told["schema"] == 1
+    assert told["asked"]["tokens"] == 64 * 1024
+    assert told["asked"]["gpus"] == 2
+    assert told["asked"]["seqlen_per_gpu"] == 32 * 1024
+    assert told["asked"]["direction"] == "forward_backward"
+
+
 @pytest.mark.parametrize(
-    "wrong", [["--direction", "sideways"], ["--memory", "much"], ["--head-dim", "7"]]
+    "wrong", [["--direction", "backward"], ["--memory", "much"], ["--head-dim", "7"]]
 )
 def test_a_mistake_is_a_sentence(program, wrong):
     code, _, said = program(*ASKED, *wrong)

@@ -78,6 +78,21 @@ def test_of_a_row_that_a_run_has_twice_the_last_counts(program, run_of, make_rec
     assert program("compare", run_of("run", right), resumed)[0] == exits.Exit.RIGHT
 
 
+def test_runs_without_a_row_in_common_are_a_mistake_and_not_the_same(
+    program, run_of, make_record, make_contestant
+):
+    before = run_of("before", make_record())
+    after = run_of("after", make_record(contestant=make_contestant(backend="aten")))
+
+    code, out, said = program("compare", before, after)
+
+    assert (code, out) == (exits.Exit.MISTAKE, "")
+    assert len(said.splitlines()) == 1
+    assert "nothing was compared" in said
+    assert "triton/zigzag/p2p" in said
+    assert "aten/zigzag/p2p" in said
+
+
 @pytest.mark.parametrize("what", ["missing", "empty"])
 def test_where_nothing_was_measured_is_a_sentence(program, run_of, make_record, tmp_path, what):
     if what == "empty":

@@ -14,7 +14,8 @@ import pytest
 
 from ring_attn_bench import __version__, cli
 from ring_attn_bench.cli import exits, report
-from ring_attn_bench.errors import FileError
+from ring_attn_bench.errors import FileError, NoAnswer
+from ring_attn_bench.machine import environment
 from ring_attn_bench.probe.tasks import Task
 from ring_attn_bench.records import finding
 from ring_attn_bench.records.direction import Direction
@@ -254,6 +255,18 @@ def test_a_bug_has_a_code_of_its_own_and_says_what_to_report(program, records, m
     assert f"`ring-attn-bench report {records}`" in sentence
     assert trace.startswith("Traceback (most recent call last):")
     assert trace.rstrip().endswith(f"{type(error).__name__}: {error}")
+
+
+def test_a_machine_that_gives_no_answer_is_no_bug(program, monkeypatch):
+    def silent():
+        raise NoAnswer("cannot find out what this machine has: no answer within 300 s.")
+
+    monkeypatch.setattr(environment, "probe", silent)
+
+    code, _, said = program("env")
+
+    assert code == exits.Exit.WRONG == 1
+    assert is_one_sentence(said)
 
 
 def test_ctrl_c_is_not_the_code_of_wrong(program, records, monkeypatch):

@@ -1,5 +1,6 @@
 """The verbs: --help in groups with nothing cut, and the forms that some of them had before."""
 
+import shlex
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from ring_attn_bench.cli import exits
 from ring_attn_bench.cli.renamed import today
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.probe import run as probe_run
+from ring_attn_bench.selftest.run import planted
 from ring_attn_bench.tune import run as tune_run
 
 
@@ -51,6 +53,42 @@ def test_nothing_is_cut_where_help_has_80_columns(program, monkeypatch, verb):
     assert max(map(len, said.splitlines())) == 80
 
 
+@pytest.mark.parametrize("verb", ALL[1:])
+def test_help_says_of_each_option_and_argument_what_it_is_in_a_sentence(verb):
+    command = VERBS[verb.split()[0]]
+    for name in verb.split()[1:]:
+        command = command.commands[name]
+
+    for parameter in command.params:
+        said = parameter.help or ""
+        assert len(said.split()) > 2, parameter.name
+        assert said[0].isupper() or said.startswith("RECORDS"), parameter.name
+        assert said.endswith("."), parameter.name
+        assert said.split()[0] not in {"Of", "For", "By", "In"}, f"{parameter.name}: of what?"
+
+
+@pytest.mark.parametrize("verb", [name for name in ALL if name != "coverage"])
+def test_help_says_which_exit_codes_there_are(program, verb):
+    _, said, _ = program(f"{verb} --help")
+
+    words = " ".join(said.replace("│", " ").split())
+    assert "Exit code" in words
+    assert not verb or "those of ring-attn-bench --help" in words
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_option_that_verbs_share_is_shown_alike(verb):
+    """In one panel, with one text."""
+    shown = {
+        option.opts[0]: (option.rich_help_panel, option.help)
+        for option in VERBS[verb].params
+        if option.opts[0] in {"--json", "--quiet", "--resume"}
+    }
+    of_bench = {x.opts[0]: (x.rich_help_panel, x.help) for x in VERBS["bench"].params}
+
+    assert shown.items() <= of_bench.items()
+
+
 @pytest.mark.parametrize("verb", ALL)
 def test_help_ends_with_an_example_of_the_verb(program, verb):
     _, said, _ = program(f"{verb} --help")
@@ -58,6 +96,14 @@ def test_help_ends_with_an_example_of_the_verb(program, verb):
     last = " ".join(said.split()).rpartition("Example: ring-attn-bench ")[2]
     assert last.startswith(verb)
     assert last.split()[0] in VERBS
+    typed = [line for _, _, line in cli.VERBS if line.split()[0] == verb]
+    assert typed in ([], [last]), "as it is typed, with every star"
+
+
+def test_the_faults_of_the_example_are_some():
+    (typed,) = (line for _, _, line in cli.VERBS if line.startswith("selftest"))
+
+    assert planted("cpu", [shlex.split(typed)[-1]]).faults
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from math import exp
 
 import numpy as np
 
-from ring_attn_bench.compare.sides import Side
+from ring_attn_bench.compare.sides import ComparedSide
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.statistics import slowest_rank, spread
 
@@ -40,6 +40,8 @@ def _again(record: Record, random: np.random.Generator, day: float, factor: floa
     return record.model_copy(update={"speed": speed})
 
 
-def side_of(name: str, *runs: dict) -> Side:
+def side_of(name: str, *runs: dict) -> ComparedSide:
     keys = dict.fromkeys(key for run in runs for key in run)
-    return Side(name, len(runs), {k: tuple(run[k] for run in runs if k in run) for k in keys})
+    return ComparedSide(
+        name, len(runs), {k: tuple(run[k] for run in runs if k in run) for k in keys}
+    )

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ring_attn_bench.compare import noise
+from ring_attn_bench.records.statistics import SHARED
 
 times = st.lists(st.floats(0.01, 1e4), min_size=3, max_size=40)
 
@@ -41,7 +42,7 @@ def test_the_interval_holds_no_change_in_95_of_100_pairs_of_runs():
     random = np.random.default_rng(3)
 
     def run():
-        day = random.normal(0, noise.SHARED) + random.normal(0, 0.6 * 0.0135)
+        day = random.normal(0, SHARED) + random.normal(0, 0.6 * 0.0135)
         return list(np.exp(day + random.normal(0, 0.01, 15)))
 
     changes = [noise.change([run()], [run()]) for _ in range(200)]

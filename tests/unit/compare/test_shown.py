@@ -5,10 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from ring_attn_bench.compare import as_json, junit, terminal
 from ring_attn_bench.compare.comparison import compared
-from ring_attn_bench.compare.files import as_json, as_junit
 from ring_attn_bench.compare.rows import Limits
-from ring_attn_bench.compare.tables import terminal
 from ring_attn_bench.records.status import Status
 from tests.unit.compare.synthetic_runs import side_of
 
@@ -33,7 +32,7 @@ def found(make_record, make_contestant):
 
 
 def test_the_terminal_has_the_worst_first_and_the_verdict_last(found):
-    shown = terminal(found, 100)
+    shown = terminal.text(found, 100)
 
     assert max(map(len, shown.splitlines())) <= 100
     assert shown.index("aten") < shown.index("triton")
@@ -41,17 +40,17 @@ def test_the_terminal_has_the_worst_first_and_the_verdict_last(found):
     assert "Only in B: 1 row" in shown
     last = shown.splitlines()[-1]
     assert last == "Regression: 1 row no longer right; 1 row slower."
-    assert "cudnn" in terminal(found, 100, every=True)
+    assert "cudnn" in terminal.text(found, 100, every=True)
 
 
 def test_a_narrow_terminal_is_kept_to(found):
-    assert max(map(len, terminal(found, 60, every=True).splitlines())) <= 60
+    assert max(map(len, terminal.text(found, 60, every=True).splitlines())) <= 60
 
 
 def test_json_says_all_of_it_and_has_no_number_that_json_lacks(found):
-    said = json.loads(as_json(found), parse_constant=pytest.fail)
+    said = json.loads(as_json.text(found), parse_constant=pytest.fail)
 
-    assert said["schema_version"] == 1
+    assert said["schema"] == 1
     assert said["regression"] is True
     by_contestant = {row["contestant"].partition("/")[0]: row for row in said["rows"]}
     assert by_contestant["triton"]["time"]["verdict"] == "SLOWER"
@@ -62,7 +61,7 @@ def test_json_says_all_of_it_and_has_no_number_that_json_lacks(found):
 
 
 def test_junit_fails_what_is_worse_and_holds_what_others_wrote(found):
-    (suite,) = ElementTree.fromstring(as_junit(found).split("\n", 1)[1])
+    (suite,) = ElementTree.fromstring(junit.text(found).split("\n", 1)[1])
     failed = {case.get("name").partition("/")[0]: case for case in suite if len(case)}
 
     assert suite.get("failures") == "2"

@@ -1,9 +1,8 @@
 """What records say that may be why a row changed."""
 
+from ring_attn_bench.compare import as_json, terminal
 from ring_attn_bench.compare.comparison import compared
-from ring_attn_bench.compare.files import as_json
 from ring_attn_bench.compare.rows import Limits
-from ring_attn_bench.compare.tables import terminal
 from ring_attn_bench.compare.why import why
 from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.gpus import GpuLook, GpuWatch
@@ -42,5 +41,5 @@ def test_a_side_whose_gpu_was_held_back_is_named_below_the_times_and_in_json(mak
     )
 
     said = "in B, GPU 0 was slowed down by the driver, against heat (sw_thermal_slowdown"
-    assert said in " ".join(terminal(found, 100).split())
-    assert said in as_json(found)
+    assert said in " ".join(terminal.text(found, 100).split())
+    assert said in as_json.text(found)

@@ -6,9 +6,9 @@ import pytest
 from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench.conformance.answer import Answer, worst
-from ring_attn_bench.conformance.ask import DIRECTIONS, ask
+from ring_attn_bench.conformance.ask import ask
 from ring_attn_bench.conformance.features import FEATURES
-from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.direction import DIRECTIONS, Direction
 from ring_attn_bench.records.status import Status
 from tests.unit.conformance import faulty_adapters as bad
 from tests.unit.conformance import faulty_extras as extras

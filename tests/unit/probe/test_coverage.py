@@ -9,8 +9,8 @@ from PIL import Image
 
 from ring_attn_bench.conformance.features import CHAPTERS, FEATURES, select
 from ring_attn_bench.errors import InvalidArgument, UnknownName
-from ring_attn_bench.probe.compare import changes
 from ring_attn_bench.probe.run import kept
+from ring_attn_bench.probe.status_changes import changes
 from ring_attn_bench.probe.tasks import PATIENCE, Task, Tasks
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.finding import Finding, read, write
@@ -18,7 +18,8 @@ from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.coverage import write_coverage
 from ring_attn_bench.report.coverage.markdown import page
 from ring_attn_bench.report.coverage.matrix import Matrix
-from ring_attn_bench.report.coverage.table import WIDTH, terminal
+from ring_attn_bench.report.coverage.terminal import text as terminal
+from ring_attn_bench.text.table import WIDTH
 
 FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
 BOTH = (FORWARD, BACKWARD)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from math import comb
-from statistics import median
+from math import comb, sqrt
+from statistics import NormalDist, median
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ring_attn_bench.records.statistics import (
+    SHARED,
+    between_runs,
     interval_ranks,
+    same_program,
     slowest,
     slowest_rank,
     spread,
@@ -128,3 +131,12 @@ def test_a_rank_with_more_work_is_not_named_for_it():
 @pytest.mark.parametrize("samples", [[], [[]], [[1.0], [2.0]], [[1.0, 2.0], [1.0]], [[0.0, 0.0]]])
 def test_where_ranks_have_no_times_apart_none_is_the_slowest(samples):
     assert slowest(samples, imbalance=None) is None
+
+
+@given(st.floats(0, 1))
+def test_two_runs_of_one_program_are_as_far_apart_as_is_said_in_95_of_100_rows(of_samples):
+    of_a_run = between_runs(of_samples)
+    difference = NormalDist(0, sqrt(2) * of_a_run)
+
+    assert of_a_run >= max(SHARED, 0.6 * of_samples)
+    assert 2 * difference.cdf(same_program(of_samples)) - 1 == pytest.approx(0.95)

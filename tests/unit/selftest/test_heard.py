@@ -18,9 +18,9 @@ from ring_attn_bench.records.record import (
 )
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.selftest import run, show
-from ring_attn_bench.selftest.faults import EVERY, FAULTS, Fault, Names
-from ring_attn_bench.selftest.heard import heard
+from ring_attn_bench.selftest import as_json, run, terminal
+from ring_attn_bench.selftest.heard import Heard
+from ring_attn_bench.selftest.planted import EVERY, FAULTS, Fault, Names
 from ring_attn_bench.selftest.suites import plug_in, suites
 
 FAULT = Fault("a fault", "it", "backend", "Sound", Names(wrong=frozenset({"dk"}), words=("dk (",)))
@@ -46,7 +46,7 @@ def record(status=Status.OK, reason="", *, wrong=(), batch=1, times=None):
 
 
 def test_what_was_said_as_it_had_to_be_is_named():
-    found = heard(FAULT, [record(Status.WRONG, REASON, wrong={"dk"})])
+    found = Heard.of(FAULT, [record(Status.WRONG, REASON, wrong={"dk"})])
 
     assert found.is_named
     assert found.said == f"wrong: {REASON}"
@@ -63,14 +63,14 @@ def test_what_was_said_as_it_had_to_be_is_named():
     ],
 )
 def test_what_was_said_otherwise_is_not_named_and_says_what_is_missing(records, missing):
-    found = heard(FAULT, records, "Killed")
+    found = Heard.of(FAULT, records, "Killed")
 
     assert not found.is_named
     assert missing in found.missing
 
 
 def test_a_run_that_died_says_so():
-    assert heard(FAULT, [], "Killed").said.endswith("the run's last words: Killed")
+    assert Heard.of(FAULT, [], "the run died").said == "0 of 1 records; the run died"
 
 
 def test_a_fault_in_some_cases_leaves_the_others_right():
@@ -78,17 +78,17 @@ def test_a_fault_in_some_cases_leaves_the_others_right():
     fault = replace(FAULT, names=names, grid={"batch": (1, 2)})
     spoilt = record(Status.WRONG, REASON, wrong={"dk"}, batch=2)
 
-    assert heard(fault, [record(), spoilt]).is_named
+    assert Heard.of(fault, [record(), spoilt]).is_named
     other = record(Status.WRONG, REASON, wrong={"dk"})
-    assert heard(fault, [other, spoilt]).missing[0].startswith("ok in b1_s8")
+    assert Heard.of(fault, [other, spoilt]).missing[0].startswith("ok in b1_s8")
 
 
 def test_the_late_rank_has_to_be_the_one_that_sleeps():
     late = replace(FAULT, names=Names(Status.OK, slow_rank=1))
 
-    assert heard(late, [record(times=[[1.0, 9.0]])]).is_named
+    assert Heard.of(late, [record(times=[[1.0, 9.0]])]).is_named
     for times in ([[9.0, 1.0]], [[1.0, 1.2]]):
-        assert not heard(late, [record(times=times)]).is_named
+        assert not Heard.of(late, [record(times=times)]).is_named
 
 
 def test_every_fault_is_in_a_suite_that_can_be_read(tmp_path, monkeypatch):
@@ -121,11 +121,11 @@ def test_rings_that_the_gpus_are_too_few_for_are_left_out_with_a_reason(monkeypa
 
 def test_table_and_json_say_the_same():
     found = [
-        heard(FAULT, [record()]),
-        heard(replace(FAULT, names=Names(Status.OK)), [record()]),
+        Heard.of(FAULT, [record()]),
+        Heard.of(replace(FAULT, names=Names(Status.OK)), [record()]),
     ]
 
-    text, told = show.table(found, {"late": "too few"}, 80), json.loads(show.as_json(found, {}))
+    text, told = terminal.text(found, {"late": "too few"}, 80), json.loads(as_json.text(found, {}))
 
     assert "NO" in text
     assert "it should say: status wrong" in " ".join(text.split())

@@ -11,7 +11,7 @@ from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.selftest import kernels
-from ring_attn_bench.selftest.faults import FAULTS
+from ring_attn_bench.selftest.planted import FAULTS
 from ring_attn_bench.selftest.suites import CHECKS, GRID
 
 SOUND = registry.load("reference")

@@ -9,10 +9,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from ring_attn_bench.conformance.ask import DIRECTIONS, faults, refusal
+from ring_attn_bench.conformance.ask import faults, refusal
 from ring_attn_bench.conformance.feature import Asks
 from ring_attn_bench.conformance.features import FEATURES
-from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.direction import DIRECTIONS, Direction
 
 
 def questions(dtype, *patterns):

@@ -1,18 +1,14 @@
-"""Advice for a terminal, and as JSON."""
+"""Advice for a terminal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ring_attn_bench.advise.answer import Advice, summary
 from ring_attn_bench.advise.estimate import Estimate
-from ring_attn_bench.advise.figures import Way
-from ring_attn_bench.report.digits import digits, plural
-from ring_attn_bench.report.tables.table import Table, fold
+from ring_attn_bench.text.digits import digits, plural
+from ring_attn_bench.text.table import Table, fold
 
-SCHEMA = 1
 _SHOWN = 8
 _FUNCTIONS = {
     "zigzag": "zigzag_ring_flash_attn_func",
@@ -21,7 +17,7 @@ _FUNCTIONS = {
 }
 
 
-def terminal(advice: Advice, width: int, *, every: bool = False) -> str:
+def text(advice: Advice, width: int, *, every: bool = False) -> str:
     """At most that many columns wide. every: all that is known, and what does not fit."""
     return "\n\n".join(_parts(advice, width, every=every))
 
@@ -87,7 +83,7 @@ def _table(shown: Sequence[Estimate], best: Estimate, left: int) -> Table:
 
 
 def _too_large(advice: Advice, *, every: bool) -> Iterator[str]:
-    limit = f"{advice.request.memory:,.0f}"
+    limit = f"{advice.question.memory:,.0f}"
     fastest = sorted(advice.too_large, key=lambda each: each.ms)
     yield f"Not advised, because it is not known to fit into {limit} MiB:"
     for each in fastest if every else fastest[:3]:
@@ -108,38 +104,6 @@ def _nothing(advice: Advice) -> Iterator[str]:
         return
     least = min(advice.too_large, key=lambda x: float("inf") if x.memory is None else x.memory)
     yield (
-        f"Nothing fits into {advice.request.memory:,.0f} MiB: the least is "
+        f"Nothing fits into {advice.question.memory:,.0f} MiB: the least is "
         f"{least.way.name} with {_needs(least)}. Take more GPUs or fewer tokens."
     )
-
-
-def as_json(advice: Advice) -> str:
-    """One object; docs/advice.md says what is in it."""
-    found = {
-        "schema_version": SCHEMA,
-        "asked": {**advice.shape.model_dump(), "memory_mib": advice.request.memory},
-        "best": _estimate(advice.best),
-        "best_ours": _estimate(advice.best_ours),
-        "why": list(advice.why()),
-        "ways": [_estimate(each) for each in advice.ways],
-        "too_large": [_estimate(each) for each in advice.too_large],
-        "unknown": [_way(way) for way in advice.unknown],
-    }
-    return json.dumps(found, indent=1, allow_nan=False)
-
-
-def _way(way: Way) -> dict[str, Any]:
-    return {"name": way.name, **way.model_dump()}
-
-
-def _estimate(each: Estimate | None) -> dict[str, Any] | None:
-    if each is None:
-        return None
-    return {
-        **_way(each.way),
-        "ms": each.ms, "tflops_per_gpu": each.tflops, "error": each.error,
-        "mib": {"inputs": each.inputs, "call": each.call, "kept": each.kept, "all": each.memory},
-        "known": each.known.value, "words": each.words,
-        "from": [{"run": f.run, "tokens_per_gpu": f.shape.tokens, "ranks": f.shape.world_size,
-                  "played": f.played, "ms": f.ms, "low": f.low, "high": f.high} for f in each.of],
-    }  # fmt: skip

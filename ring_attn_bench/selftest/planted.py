@@ -10,7 +10,7 @@ from typing import Literal
 from ring_attn_bench.records.status import Status
 
 EVERY = frozenset({"out", "lse", "dq", "dk", "dv"})
-Rows = Literal["all", "sampled", "all, against the truth alone"]
+RowsCompared = Literal["all", "sampled", "all, against the truth alone"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Fault:
     plant: str
     names: Names
     grid: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    rows: Rows = "all"
+    rows: RowsCompared = "all"
     ranks: int = 2
     waits: bool = False
 

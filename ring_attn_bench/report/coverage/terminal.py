@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from ring_attn_bench.records.finding import Finding
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.coverage.matrix import SYMBOLS, Matrix, symbol, title
+from ring_attn_bench.text.table import WIDTH
 
-WIDTH = 100
 _GAP = "  "
 
 
-def terminal(findings: Sequence[Finding], width: int = WIDTH) -> str:
+def text(findings: Sequence[Finding], width: int = WIDTH) -> str:
     """Tables at most that many columns wide, what the symbols mean, and every failure's reason."""
     matrix = Matrix.of(findings)
     blocks = ["\n".join(_table(matrix, names)) for names in _columns(matrix, width)]

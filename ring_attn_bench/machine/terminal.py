@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from textwrap import fill as _fill
 
-from tabulate import tabulate
-
 from ring_attn_bench import registry
 from ring_attn_bench.contract.install import COMMANDS, WITHOUT_GPU
 from ring_attn_bench.errors import BackendUnavailable, UnknownName
 from ring_attn_bench.records.values import Environment
+from ring_attn_bench.text.sentences import commands, sentences
 
 fill = partial(_fill, break_on_hyphens=False, break_long_words=False)
-_NARROWEST = 20
-"""Characters in a line of the column of sentences, at least."""
 
 
 def backends(width: int) -> str:
@@ -28,13 +25,13 @@ def backends(width: int) -> str:
 
     gpu = torch.cuda.is_available()
     lines = [(*line[:1], _here(*line[:2], gpu), line[2]) for line in _listed(registry.listing())]
-    kernels = _table(lines, width, ["backend", "here", "what it is, or why not"])
+    kernels = sentences(lines, width, ["backend", "here", "what it is, or why not"])
     if any(here == _INTERPRETED for _, here, _ in lines):
         kernels += "\n\n" + fill(f"{_INTERPRETED}: {_MEANS}", width)
     if any("; try: " in text for *_, text in lines):
         kernels += "\n\n" + fill(_where_to_install(gpu), width)
     headers = ["transport", "here", "what it needs, or why not"]
-    transports = _table(_listed(registry.transport_listing()), width, headers)
+    transports = sentences(_listed(registry.transport_listing()), width, headers)
     note = (
         "auto takes the first that all ranks can, p2p at the latest; a later one has to be asked "
         "for by name."
@@ -81,33 +78,12 @@ def machine(environment: Environment, width: int) -> str:
     missing = [
         (package, command) for package, command in COMMANDS.items() if not environment.get(package)
     ]
-    text = _table(rows, width, tablefmt="plain")
+    text = sentences(rows, width, ruled=False)
     if not environment.get("gpu"):
         none = "No CUDA device: rings run on the CPU over gloo, Triton in its interpreter."
         text += f"\n\n{fill(none, width)}"
     if missing:
-        text += "\n\n" + tabulate(missing, headers=["not installed", "to install it"])
+        text += "\n\n" + commands(missing, ["not installed", "to install it"])
         gpu = bool(environment.get("gpu")) or {name for name, _ in missing} <= WITHOUT_GPU
         text += "\n\n" + fill(_where_to_install(gpu), width)
     return text
-
-
-def _table(
-    rows: Sequence[Sequence[object]],
-    width: int,
-    headers: Sequence[str] = (),
-    tablefmt: str = "simple",
-) -> str:
-    """The last column in as many lines as it takes, without breaking words."""
-    heads = [f"{head}  " for head in headers]  # tabulate makes columns that much wider than those
-    before = list(zip(*([heads] if heads else []), *rows, strict=True))[:-1]
-    room = width - sum(max(len(str(cell)) for cell in column) + 2 for column in before)
-    return tabulate(
-        rows,
-        headers=headers,
-        tablefmt=tablefmt,
-        disable_numparse=True,
-        maxcolwidths=[*(None for _ in before), max(_NARROWEST, room)],
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -8,24 +8,24 @@ from statistics import median
 
 from ring_attn_bench.compare.comparison import Comparison, Together
 from ring_attn_bench.compare.noise import Change
-from ring_attn_bench.compare.rows import Row, Size, Time, Verdict
-from ring_attn_bench.compare.sides import Key, Side
-from ring_attn_bench.compare.words import Words, direction
+from ring_attn_bench.compare.rows import ChangedSize, ComparedRow, Time, Verdict
+from ring_attn_bench.compare.sides import ComparedSide, Key
+from ring_attn_bench.compare.words import CaseWords
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.digits import digits, plural
-from ring_attn_bench.report.tables.table import Table, fold
+from ring_attn_bench.text.digits import digits, plural
+from ring_attn_bench.text.table import Table, fold
 
 _WHO = ("contestant", "case", "direction")
 _ALONE_SHOWN = 8
 
 
-def terminal(of: Comparison, width: int, *, every: bool = False) -> str:
+def text(of: Comparison, width: int, *, every: bool = False) -> str:
     """At most that many columns wide. every: rows of the same time are shown too."""
     return "\n\n".join(_parts(of, width, every=every))
 
 
 def _parts(of: Comparison, width: int, *, every: bool) -> Iterator[str]:
-    words = Words.of(record.case for row in of.rows for record in row.before[:1])
+    words = CaseWords.of(record.case for row in of.rows for record in row.before[:1])
     yield fold("; ".join(_heading(of, words)), width)
     found = (
         _statuses(of, words),
@@ -44,14 +44,14 @@ def _parts(of: Comparison, width: int, *, every: bool) -> Iterator[str]:
     yield "\n".join(fold(line, width) for line in verdict(of))
 
 
-def _heading(of: Comparison, words: Words) -> Iterator[str]:
+def _heading(of: Comparison, words: CaseWords) -> Iterator[str]:
     yield f"A is {_called(of.before)}, B is {_called(of.after)}"
     if words.shared:
         yield words.shared
     yield ", ".join(of.differences) or "programs and machines are the same"
 
 
-def _called(side: Side) -> str:
+def _called(side: ComparedSide) -> str:
     return side.name if side.runs == 1 else f"{side.name} ({plural(side.runs, 'run')})"
 
 
@@ -91,7 +91,7 @@ def _worse(of: Comparison) -> Iterator[str]:
         yield f"{each.name} together slower by {_percent(each.change.ratio - 1)} %"
 
 
-def _statuses(of: Comparison, words: Words) -> Table | None:
+def _statuses(of: Comparison, words: CaseWords) -> Table | None:
     rows = [row for row in of.rows if row.lost or row.won]
     if not rows:
         return None
@@ -102,13 +102,13 @@ def _statuses(of: Comparison, words: Words) -> Table | None:
     return Table("Not right on both sides", headers, body, len(headers))
 
 
-def _reason(row: Row) -> str:
+def _reason(row: ComparedRow) -> str:
     records = row.after if row.lost else row.before
     reason = next((" ".join(r.reason.split()) for r in records if r.status is not Status.OK), "")
     return reason if len(reason) <= 120 else f"{reason[:117]}..."
 
 
-def _sizes(of: Comparison, words: Words, every: bool) -> Table | None:
+def _sizes(of: Comparison, words: CaseWords, every: bool) -> Table | None:
     found = [(row, size) for row in of.rows for size in row.sizes]
     found.sort(key=lambda pair: not pair[1].worse)
     body = tuple(
@@ -122,12 +122,12 @@ def _sizes(of: Comparison, words: Words, every: bool) -> Table | None:
     return Table("Errors and memory that are not the same", headers, body, 4)
 
 
-def _of_size(size: Size) -> tuple[str, str, str]:
+def _of_size(size: ChangedSize) -> tuple[str, str, str]:
     change = _signed(size.after / size.before - 1) if size.before else ""
     return digits(size.before, 4), digits(size.after, 4), change
 
 
-def _times(of: Comparison, words: Words, every: bool) -> Table | None:
+def _times(of: Comparison, words: CaseWords, every: bool) -> Table | None:
     rows = [
         (row, row.time)
         for row in of.rows
@@ -146,7 +146,7 @@ def _times(of: Comparison, words: Words, every: bool) -> Table | None:
     return Table(what, headers, body, 4, least=("shows %", "A ms", "B ms"), remarks=tuple(remarks))
 
 
-def _explained(row: Row) -> tuple[str, ...]:
+def _explained(row: ComparedRow) -> tuple[str, ...]:
     return (*((f"auto took {row.took}",) if row.took else ()), *row.why)
 
 
@@ -180,13 +180,13 @@ def _alone(name: str, keys: Sequence[Key]) -> Iterator[str]:
         yield f"  {len(keys) - _ALONE_SHOWN} more"
 
 
-def _label(row: Row) -> str:
+def _label(row: ComparedRow) -> str:
     return " ".join(row.key)
 
 
-def _who(row: Row, words: Words) -> tuple[str, str, str]:
+def _who(row: ComparedRow, words: CaseWords) -> tuple[str, str, str]:
     record = row.before[0]
-    return record.contestant.name, words.case(record.case), direction(record)
+    return record.contestant.name, words.case(record.case), record.direction.value
 
 
 def _percent(share: float) -> str:

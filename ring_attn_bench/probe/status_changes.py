@@ -9,7 +9,7 @@ from ring_attn_bench.records.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class StatusChange:
     """A cell whose status differs, or that only one of the two matrices has."""
 
     before: Finding | None
@@ -28,8 +28,10 @@ class Change:
         return self.before, self.after
 
 
-def changes(before: Sequence[Finding], after: Sequence[Finding]) -> tuple[Change, ...]:
+def changes(before: Sequence[Finding], after: Sequence[Finding]) -> tuple[StatusChange, ...]:
     """In the order of the first, then of the second; reasons and versions may differ freely."""
     old, new = ({finding.key: finding for finding in side} for side in (before, after))
     pairs = [(old.get(key), new.get(key)) for key in dict.fromkeys((*old, *new))]
-    return tuple(Change(a, b) for a, b in pairs if a is None or b is None or a.verdict != b.verdict)
+    return tuple(
+        StatusChange(a, b) for a, b in pairs if a is None or b is None or a.verdict != b.verdict
+    )

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ring_attn_bench.errors import InvalidArgument, shown
+from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
+from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.values import MIB
 
 _TOKENS = {"": 1, "k": 2**10, "m": 2**20}
 _BYTES = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20, "tb": 1e12, "tib": 2**40}
-_MIB = 2**20
+_DIRECTIONS = (Direction.FORWARD, Direction.FORWARD_BACKWARD)
+"""Of which there are records."""
 MOST_GPUS = 64
 """The records are of one host, and no host has more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Question:
     """tokens: of the whole sequence, all GPUs together. memory: MiB of each GPU that there are for
     inputs, a call and what stays; None for no limit. gpu: by its name, or a part of it."""
 
@@ -38,7 +41,7 @@ class Request:
             )
 
     @property
-    def tokens_per_gpu(self) -> int:
+    def seqlen_per_gpu(self) -> int:
         """Raises InvalidArgument for a length that zigzag cannot deal."""
         unit = 2 * self.gpus if self.gpus > 1 else 1
         if self.tokens % unit:
@@ -49,6 +52,13 @@ class Request:
                 f"of {unit}, as {nearest}."
             )
         return self.tokens // self.gpus
+
+
+def with_backward(text: str) -> bool:
+    """forward_backward is with it, forward without; raises UnknownName."""
+    if text not in _DIRECTIONS:
+        raise UnknownName("direction", text, [each.value for each in _DIRECTIONS])
+    return text == Direction.FORWARD_BACKWARD
 
 
 def heads(text: str) -> tuple[int, int]:
@@ -76,4 +86,4 @@ def mebibytes(text: str) -> float:
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s*([kmgt]i?b)", text.strip().lower())
     if found is None or found[2] not in _BYTES or not float(found[1]):
         raise InvalidArgument(f"memory is {shown(text)}; write it with its unit: 40GB, 512MiB.")
-    return float(found[1]) * _BYTES[found[2]] / _MIB
+    return float(found[1]) * _BYTES[found[2]] / MIB

@@ -12,7 +12,7 @@ import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.contract.install import COMMANDS
-from ring_attn_bench.machine import listing
+from ring_attn_bench.machine import terminal
 from ring_attn_bench.registry import Listing
 
 CHECKOUT = Path(__file__).parents[3]
@@ -26,7 +26,7 @@ def test_the_list_fits_and_breaks_no_word(monkeypatch, width):
     found = tuple(Listing(name, "module:Class", "", REASON) for name in names)
     monkeypatch.setattr(registry, "listing", lambda: found)
 
-    shown = listing.backends(width)
+    shown = terminal.backends(width)
 
     longest = max(map(len, REASON.split()))
     assert max(map(len, shown.splitlines())) <= max(width, len(names[1]) + 10 + longest)
@@ -42,7 +42,7 @@ def test_a_kernel_that_only_an_interpreter_can_run_here_is_no_yes(monkeypatch, g
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(registry, "transport_listing", lambda: ())
 
-    shown = listing.backends(120)
+    shown = terminal.backends(120)
 
     here = dict(re.findall(r"^(\w+) +(yes|no|interpreted) ", shown, re.MULTILINE))
     triton = "yes" if gpu else "interpreted"
@@ -60,7 +60,7 @@ def test_list_and_env_say_alike_what_a_command_is_good_for_here(monkeypatch, gpu
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(registry, "transport_listing", lambda: ())
 
-    both = listing.backends(300), listing.machine({"torch": "2", "gpu": "H" * gpu}, 300)
+    both = terminal.backends(300), terminal.machine({"torch": "2", "gpu": "H" * gpu}, 300)
 
     for shown in both:
         assert command in shown
@@ -81,7 +81,7 @@ def test_the_list_has_every_transport_with_what_it_needs_or_why_it_is_none(monke
     monkeypatch.setattr(registry, "transports", lambda: table)
     monkeypatch.setattr(registry, "listing", lambda: ())
 
-    shown = listing.backends(120)
+    shown = terminal.backends(120)
 
     p2p, broken, bare = (
         next(line for line in shown.splitlines() if line.startswith(name))
@@ -94,14 +94,14 @@ def test_the_list_has_every_transport_with_what_it_needs_or_why_it_is_none(monke
 
 
 def test_what_is_missing_comes_with_commands_that_ask_no_index_for_this_project():
-    shown = listing.machine({"torch": "2", "gpu": None}, 80)
+    shown = terminal.machine({"torch": "2", "gpu": None}, 80)
 
     for command in COMMANDS.values():
         assert command in shown
         assert shlex.split(command.rpartition(" && ")[2])[:2] == ["pip", "install"]
         assert PROJECT["name"] not in command
     everything = {"torch": "2", "gpu": None, **dict.fromkeys(COMMANDS, "1")}
-    assert "pip install" not in listing.machine(everything, 80)
+    assert "pip install" not in terminal.machine(everything, 80)
 
 
 def test_a_command_names_the_version_that_the_extra_does():

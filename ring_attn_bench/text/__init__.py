@@ -1,0 +1,1 @@
+"""Text for people: tables that fit a terminal, and numbers as they are read."""
