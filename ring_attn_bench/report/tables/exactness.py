@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.report.columns import TENSORS, ReportRow
-from ring_attn_bench.report.digits import digits, plural, power, times
 from ring_attn_bench.report.groups import group, mask
-from ring_attn_bench.report.tables.table import Table
+from ring_attn_bench.text.digits import digits, plural, power, times
+from ring_attn_bench.text.table import Table
 
 _SURE = 3
 """Standard errors that a bias or gain of nothing is beyond once in 370."""
