@@ -16,8 +16,8 @@ def table(every: Sequence[Limit], width: int) -> str:
     several = len({x.case.name for x in every}) > 1
     notes = Notes()
     rows = tuple(tuple(_line(x, notes, several=several)) for x in ordered)
-    heads = ("contestant", "direction", "ends", "tokens/GPU", "in all", "fails at")
-    heads = ("case", *heads) if several else heads
+    first = ("case",) if several else ()
+    heads = (*first, "contestant", "direction", "ends", "tokens/GPU", "in all", "fails at")
     caption = "the longest sequence that went well, and what happens beyond"
     return Table(caption, heads, rows, len(heads) - 3, notes.texts).terminal(width)
 
