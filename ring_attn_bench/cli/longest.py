@@ -48,11 +48,12 @@ def longest(
     add up to one and dv to dout. Beyond it something happens: out of memory, refused, wrong, too
     late (`case_seconds` of the suite), or an error; these are told apart.
 
-    Exit code 1 if any of them ends in an error, too late or wrong, 0 if not; others are those of
-    `ring-attn-bench --help`.
+    Exit codes are those of `ring-attn-bench --help`: 1 if any of them ends in an error, too late or
+    wrong.
     """
     from ring_attn_bench.bench.run import EntrySelection
     from ring_attn_bench.bench.start import Request
+    from ring_attn_bench.longest import as_json as programs
     from ring_attn_bench.longest import run, terminal
     from ring_attn_bench.longest.progress import LongestProgress
     from ring_attn_bench.longest.search import Range
@@ -69,11 +70,11 @@ def longest(
         folder = run.longest(request, lengths, progress)
     every = limit.read(folder)
     written = limit.write_sheet(folder, every)
-    shown_now = terminal.as_json(every) if as_json else f"\n{terminal.table(every, width())}"
+    shown_now = programs.text(every) if as_json else f"\n{terminal.table(every, width())}"
     typer.echo(shown_now)
     if not as_json:
         typer.echo(f"\nTable: {written}")
-    raise typer.Exit(Exit.WRONG if terminal.failures(every) else Exit.RIGHT)
+    raise typer.Exit(Exit.WRONG if limit.failures(every) else Exit.RIGHT)
 
 
 def _tokens(name: str, text: str) -> int:

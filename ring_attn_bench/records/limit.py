@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ring_attn_bench.records import files, json_lines, sheets
@@ -106,3 +106,8 @@ def write_sheet(folder: Path, limits: Iterable[Limit]) -> Path:
 
 def _lines(path: Path, tell: json_lines.Tell) -> Iterator[Limit]:
     return json_lines.read(path, Limit, "limit", '{"schema_version":', tell)
+
+
+def failures(every: Sequence[Limit]) -> int:
+    """How many ended in a fault: to be refused or to run out of memory is an answer."""
+    return sum(limit.status.is_failure for limit in every)
