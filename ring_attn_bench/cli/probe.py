@@ -98,7 +98,7 @@ def compare_coverage(
 
     differing = changes(_read(before), _read(after))
     for change in differing:
-        say(change)
+        say(str(change))
     typer.echo(f"{len(differing)} statuses differ." if differing else "The statuses are the same.")
     raise typer.Exit(Exit.WRONG if differing else Exit.RIGHT)
 
