@@ -176,3 +176,12 @@ def test_a_name_that_no_font_has_is_drawn_without_a_warning(
     append(tmp_path / "records.jsonl", make_record(contestant=make_contestant(backend=name)))
     assert any(path.suffix == ".png" for path in write_report(tmp_path / "records.jsonl", tmp_path))
     assert "\x1b" not in summary(read(tmp_path / "records.jsonl"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_rates_that_are_all_zero_are_drawn_without_a_warning(make_record, make_case, tmp_path):
+    for tokens in (8192, 16384):
+        record = make_record(case=make_case(seqlen_total=tokens))
+        speed = record.speed.model_copy(update={"useful_flops": 0})
+        append(tmp_path / "records.jsonl", record.model_copy(update={"speed": speed}))
+    assert any("throughput" in x.name for x in write_report(tmp_path / "records.jsonl", tmp_path))
