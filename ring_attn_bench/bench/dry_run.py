@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 
 from ring_attn_bench.bench import forecast
 from ring_attn_bench.bench.resume import count, held, lacking
+from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.start import Request, asked_of_this_machine, heading
-from ring_attn_bench.bench.suite import Entry
+from ring_attn_bench.bench.suite import Entry, Suite
+from ring_attn_bench.records.values import Environment
 
 
-def dry_run(request: Request) -> Iterator[str]:
-    """Lines for a person: the run's heading, its cases, what cannot run, and the time.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a request comes to on this machine. reasons: by backend, why it cannot run here."""
 
-    Raises whatever would refuse the run.
-    """
+    suite: Suite
+    environment: Environment
+    reasons: Mapping[str, str]
+    rings: tuple[Setup, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def able(self) -> tuple[Entry, ...]:
+        """Those of the entries that can run here."""
+        return tuple(x for x in self.entries if x.contestant.backend not in self.reasons)
+
+    @property
+    def is_foreseen(self) -> bool:
+        """Whether there is anything to run, and how long that takes is known."""
+        return bool(count(self.able)) and not forecast.is_long(self.able, self.environment)
+
+    @property
+    def seconds(self) -> float | None:
+        """About how long it takes; None where that is not known."""
+        if not self.able:
+            return 0.0
+        gpu = bool(self.environment.get("gpu"))
+        if not self.is_foreseen:
+            return None
+        return round(forecast.seconds(self.able, self.suite, gpu=gpu), 1)
+
+
+def plan(request: Request) -> Plan:
+    """Raises whatever would refuse the run."""
     asked, environment, reasons, rings, entries = asked_of_this_machine(request)
     if request.resume and request.out is not None:
         entries = lacking(entries, held(request.out / "records.jsonl"), asked.suite)
-    yield heading(asked.suite, environment, rings, entries)
-    for name, of_case in groupby(entries, key=lambda entry: entry.case.name):
+    return Plan(asked.suite, environment, reasons, rings, tuple(entries))
+
+
+def lines(made: Plan) -> Iterator[str]:
+    """For a person: the run's heading, its cases, what cannot run, and the time."""
+    yield heading(made.suite, made.environment, made.rings, made.entries)
+    for name, of_case in groupby(made.entries, key=lambda entry: entry.case.name):
         yield f"  {name}"
         yield from (f"    {_line(entry)}" for entry in of_case)
-    yield from forecast.sentences(entries, reasons, environment)
-    able = [entry for entry in entries if entry.contestant.backend not in reasons]
-    if count(able) and not forecast.is_long(able, environment):
-        yield forecast.time(able, asked.suite, gpu=bool(environment.get("gpu")))
+    yield from forecast.sentences(made.entries, made.reasons, made.environment)
+    if made.is_foreseen:
+        yield forecast.time(made.able, made.suite, gpu=bool(made.environment.get("gpu")))
 
 
 def _line(entry: Entry) -> str:

@@ -22,6 +22,8 @@ KEYS = (
     *(f"{table}.{name}" for table, model in _TABLES.items() for name in model.model_fields),
 )
 """All that can be overruled: a grid's in every grid."""
+_PLAIN_LIST = re.compile(r"\[([^\[\]\"'#\n]*)\]\s*")
+"""As [8k,16], which TOML does not know."""
 _SIZES = {"k": 2**10, "m": 2**20}
 
 
@@ -70,9 +72,13 @@ def _places(table: dict[str, Any], key: str) -> list[tuple[dict[str, Any], str, 
 
 
 def _values(text: str) -> Any:  # noqa: ANN401 - what the suite's checks judge
-    """A list: as TOML has it, or its values with commas between."""
+    """A list: as TOML has it, or its values with commas between, in brackets or without."""
     if text.startswith("["):
-        return _toml(text)
+        value = _toml(text)
+        plain = _PLAIN_LIST.fullmatch(text)
+        if isinstance(value, list) or plain is None:
+            return value
+        text = plain[1]
     return [_value(part.strip()) for part in text.split(",")]
 
 
@@ -87,6 +93,8 @@ def _value(text: str) -> Any:  # noqa: ANN401 - as above
 
 def _toml(text: str) -> Any:  # noqa: ANN401 - as above
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        # inside of braces, where a second key or a comment behind the value is no part of a line
+        table = tomllib.loads(f"it = {{ value = {text} }}")
     except (ValueError, RecursionError):
         return text
+    return table["it"]["value"] if table.keys() == {"it"} and len(table["it"]) == 1 else text

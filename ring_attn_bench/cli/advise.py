@@ -10,7 +10,7 @@ import typer
 from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import SHOWN, AsJson, option
 from ring_attn_bench.cli.paths import named, runs_of
-from ring_attn_bench.cli.terminal import width
+from ring_attn_bench.cli.terminal import beside, say, width
 
 if TYPE_CHECKING:
     from ring_attn_bench.advise.figures import Figure
@@ -91,7 +91,7 @@ def advise(
         None if memory is None else question.mebibytes(memory), gpu,
     )  # fmt: skip
     found = advised(wanted, _figures(records or []))
-    typer.echo(told.text(found) if as_json else terminal.text(found, width(), every=every))
+    say(told.text(found) if as_json else terminal.text(found, width(), every=every))
     raise typer.Exit(Exit.WRONG if found.best is None else Exit.RIGHT)
 
 
@@ -103,9 +103,5 @@ def _figures(paths: list[Path]) -> tuple[Figure, ...]:
         return read_csv(SHIPPED)
     files = [file for path in paths for file in runs_of(path)]
     return tuple(
-        figure
-        for file in files
-        for figure in of_records(
-            file.parent.name, read(file, lambda text: typer.echo(text, err=True))
-        )
+        figure for file in files for figure in of_records(file.parent.name, read(file, beside))
     )

@@ -11,7 +11,7 @@ import typer
 from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import SHOWN, WHERE, AsJson, option
 from ring_attn_bench.cli.paths import named, runs_of
-from ring_attn_bench.cli.terminal import width
+from ring_attn_bench.cli.terminal import beside, say, width
 from ring_attn_bench.errors import InvalidArgument
 
 WHEN = "What counts as a change"
@@ -85,10 +85,7 @@ def compare(
     from ring_attn_bench.compare.sides import side
     from ring_attn_bench.records.files import write
 
-    def tell(sentence: str) -> None:
-        typer.echo(sentence, err=True)
-
-    old, new = (side(str(path), runs_of(path), tell) for path in (before, after))
+    old, new = (side(str(path), runs_of(path), beside) for path in (before, after))
     for name, value in (
         ("effect", effect),
         ("error", error),
@@ -101,5 +98,5 @@ def compare(
     found = compared(old, new, limits)
     if junit is not None:
         write(junit, tests.text(found))
-    typer.echo(told.text(found) if as_json else terminal.text(found, width(), every=every))
+    say(told.text(found) if as_json else terminal.text(found, width(), every=every))
     raise typer.Exit(Exit.WRONG if found.is_regression else Exit.RIGHT)

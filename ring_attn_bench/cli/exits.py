@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from ring_attn_bench import __version__
 from ring_attn_bench.cli.signals import terminated_by_sigterm
+from ring_attn_bench.cli.terminal import beside
 from ring_attn_bench.errors import (
     FileError,
     MachineLacks,
@@ -131,7 +132,7 @@ def _leave_by_a_bug() -> NoReturn:
 
 
 def _leave(sentence: str, code: Exit) -> NoReturn:
-    typer.echo(f"ring-attn-bench: {sentence}", err=True)
+    beside(f"ring-attn-bench: {sentence}")
     try:
         sys.stdout.flush()
     except OSError:

@@ -11,7 +11,7 @@ from ring_attn_bench.cli import options
 from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import HOW, option
-from ring_attn_bench.cli.terminal import console, width
+from ring_attn_bench.cli.terminal import console, say, width
 from ring_attn_bench.errors import InvalidArgument, shown
 
 Least = Annotated[
@@ -71,7 +71,7 @@ def longest(
     every = limit.read(folder)
     written = limit.write_sheet(folder, every)
     shown_now = programs.text(every) if as_json else f"\n{terminal.table(every, width())}"
-    typer.echo(shown_now)
+    say(shown_now)
     if not as_json:
         typer.echo(f"\nTable: {written}")
     raise typer.Exit(Exit.WRONG if limit.failures(every) else Exit.RIGHT)

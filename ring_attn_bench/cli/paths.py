@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from ring_attn_bench.cli.terminal import beside
+
 
 def named(text: str) -> Path:
     """What a person named; an empty word is a variable of a shell's that was not set."""
@@ -18,19 +20,9 @@ def records_file(path: Path) -> Path:
     """The records of a run's folder; of two files the newer, and the other is named."""
     if not path.is_dir():
         return path
-    plain, zipped = path / "records.jsonl", path / "records.jsonl.gz"
-    if not (plain.exists() and zipped.exists()):
-        return zipped if zipped.exists() else plain
-    # a run into the folder of one whose records were packed since
-    newer, older = plain, zipped
-    if zipped.stat().st_mtime > plain.stat().st_mtime:
-        newer, older = zipped, plain
-    typer.echo(
-        f"{path} has two files of records: the newer is read, {newer.name}; to see the other, "
-        f"give {older}.",
-        err=True,
-    )
-    return newer
+    from ring_attn_bench.records.folder import records_in
+
+    return records_in(path, beside)
 
 
 def runs_of(path: Path) -> tuple[Path, ...]:

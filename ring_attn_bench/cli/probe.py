@@ -12,7 +12,7 @@ from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import HOW, WHAT, Out, Quiet, Resume, example, option, out_folder
 from ring_attn_bench.cli.paths import named
-from ring_attn_bench.cli.terminal import console, width
+from ring_attn_bench.cli.terminal import console, say, width
 from ring_attn_bench.errors import MachineLacks
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def compare_coverage(
 
     differing = changes(_read(before), _read(after))
     for change in differing:
-        typer.echo(change)
+        say(str(change))
     typer.echo(f"{len(differing)} statuses differ." if differing else "The statuses are the same.")
     raise typer.Exit(Exit.WRONG if differing else Exit.RIGHT)
 
@@ -112,7 +112,7 @@ def _read(path: Path) -> Sequence[Finding]:
 def _show(findings: Sequence[Finding], folder: Path | None) -> None:
     from ring_attn_bench.report.coverage import terminal, write_coverage
 
-    typer.echo(terminal.text(findings, width()))
+    say(terminal.text(findings, width()))
     if folder is not None:
         page = write_coverage(findings, folder)[0]
         typer.echo(f"\nPage: {page}")

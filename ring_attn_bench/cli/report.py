@@ -9,7 +9,7 @@ import typer
 
 from ring_attn_bench.cli.options import AsJson, out_folder
 from ring_attn_bench.cli.paths import named, records_file
-from ring_attn_bench.cli.terminal import width
+from ring_attn_bench.cli.terminal import beside, say, width
 
 
 def report(
@@ -47,7 +47,7 @@ def _index(folder: Path, out: Path | None, *, as_json: bool) -> None:
 
     if out is not None or as_json:
         raise typer.BadParameter("an index lies beside its runs; leave out --out and --json.")
-    typer.echo(f"Index: {', '.join(map(str, write_index(folder)))}")
+    say(f"Index: {', '.join(map(str, write_index(folder, beside)))}")
 
 
 def show(records: Path, out: Path | None, *, as_json: bool = False) -> int:
@@ -56,15 +56,15 @@ def show(records: Path, out: Path | None, *, as_json: bool = False) -> int:
     from ring_attn_bench.report.write import failures, summary, write_report
 
     folder = out or records.parent
-    kept = list(read(records, lambda sentence: typer.echo(sentence, err=True)))
+    kept = list(read(records, beside))
     written = write_report(records, folder)
     if as_json:
         from ring_attn_bench.report.as_json import text
         from ring_attn_bench.report.rows import rows
 
-        typer.echo(text(rows(kept)))
+        say(text(rows(kept)))
         return failures(kept)
-    typer.echo(summary(kept, width()))
+    say(summary(kept, width()))
     page = next(path for path in written if path.suffix == ".html")
-    typer.echo(f"\nReport: {page}, and beside it report.md, results.csv and plots/")
+    say(f"\nReport: {page}, and beside it report.md, results.csv and plots/")
     return failures(kept)

@@ -10,7 +10,7 @@ import typer
 from ring_attn_bench.cli import options, report
 from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.exits import Exit
-from ring_attn_bench.cli.terminal import console
+from ring_attn_bench.cli.terminal import console, say
 from ring_attn_bench.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _run(request: Request, shown: _Shown) -> None:
     from ring_attn_bench.bench.start import in_place, isolated, under_torchrun
 
     if shown.dry_run:
-        _tell(request, in_place=under_torchrun())
+        _tell(request, in_place=under_torchrun(), as_json=shown.as_json)
         return
     where = console(quiet=shown.quiet, beside=shown.as_json)
     with ended_by_a_person("--resume", report=True):
@@ -112,9 +112,11 @@ def _run(request: Request, shown: _Shown) -> None:
         raise typer.Exit(Exit.WRONG)
 
 
-def _tell(request: Request, *, in_place: bool) -> None:
-    from ring_attn_bench.bench.dry_run import dry_run
+def _tell(request: Request, *, in_place: bool, as_json: bool) -> None:
+    from ring_attn_bench.bench import as_json as told
+    from ring_attn_bench.bench.dry_run import lines, plan
 
     if in_place:
         raise InvalidArgument("--dry-run runs nothing, and needs no torchrun; start it without.")
-    typer.echo("\n".join(dry_run(request)))
+    made = plan(request)
+    say(told.text(made) if as_json else "\n".join(lines(made)))

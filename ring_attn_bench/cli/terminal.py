@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import shutil
 
+import typer
 from rich.console import Console
+
+from ring_attn_bench.text.controls import spelled
+
+
+def say(text: str) -> None:
+    """Prints a text; words of others in it move no cursor and paint nothing."""
+    typer.echo(spelled(text))
+
+
+def beside(sentence: str) -> None:
+    """The same to standard error, where standard output is a table's or a program's."""
+    typer.echo(spelled(sentence), err=True)
 
 
 def console(*, quiet: bool = False, beside: bool = False) -> Console:

@@ -10,7 +10,7 @@ import typer
 from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import HOW, WHAT, Out, Quiet, option
-from ring_attn_bench.cli.terminal import console, width
+from ring_attn_bench.cli.terminal import console, say, width
 
 Kernel = Annotated[
     list[str] | None,
@@ -74,6 +74,6 @@ def _show(folder: Path) -> NoReturn:
     from ring_attn_bench.report import tuning
 
     outcomes = read(folder)
-    typer.echo(f"\n{tuning.terminal(outcomes, width())}")
+    say(f"\n{tuning.terminal(outcomes, width())}")
     typer.echo(f"\nPage: {tuning.write_tuning(outcomes, folder)}")
     raise typer.Exit(Exit.WRONG if tuning.shipped_failures(outcomes) else Exit.RIGHT)

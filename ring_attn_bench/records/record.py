@@ -30,9 +30,11 @@ from ring_attn_bench.records.statistics import SlowestRank, slowest
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import (
     Count,
+    DType,
     Environment,
     Frozen,
     Milliseconds,
+    Name,
     Ranks,
     Side,
     Size,
@@ -72,7 +74,7 @@ class Case(Frozen):
     heads_q: Size
     heads_kv: Size
     head_dim: Size
-    dtype: str
+    dtype: DType
     causal: bool
     window: tuple[Side, Side] = (-1, -1)
     softcap: float = 0.0
@@ -119,9 +121,9 @@ class Contestant(Frozen):
     playing: there, by process, the rank that it plays.
     """
 
-    backend: str
+    backend: Name
     """The kernel's name, or `peer:` and the name of somebody else's whole ring."""
-    partition: str
+    partition: Name
     options: Options | None
     played: Annotated[str, Field(pattern=r"^(real|loopback|twin|\d{1,4}on\d{1,4})$")] = "real"
     playing: tuple[Count, ...] = ()
@@ -317,10 +319,15 @@ class Record(Frozen):
             )
         if schema == SCHEMA or not isinstance(line.get("contestant"), dict):
             return line
+        if lacking := {"backend", "transport"} - line["contestant"].keys():
+            raise ValueError(
+                f"schema_version is {schema}, whose contestants have a {min(lacking)}, and this "
+                "has none"
+            )
         old = {"slots": 2, "gradients": "float32", **line["contestant"]}
         way, settings = old.pop("transport"), {n: old.pop(n) for n in ("slots", "gradients")}
         played = "loopback" if way == "loopback" else "real"
-        if is_peer(old["backend"]):
+        if is_peer(str(old["backend"])):
             options = None
         else:
             options = settings if played == "loopback" else {"transport": way, **settings}

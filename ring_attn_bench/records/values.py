@@ -25,6 +25,12 @@ def _in_unicode(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_in_unicode)]
 """Words from outside, a folder's name or an exception's, whatever bytes they have."""
 
+DType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+"""torch's name of one. Files are named by it, so nothing else may be in it."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+"""Of who computes and how: no picture has room for a longer one."""
+
 Environment = dict[str, Text | int | float | bool | None]
 """Facts about the machine and its versions, by name."""
 

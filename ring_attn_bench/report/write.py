@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ring_attn_bench.errors import FileError
 from ring_attn_bench.records import files
+from ring_attn_bench.records.folder import records_in
+from ring_attn_bench.records.json_lines import Tell
 from ring_attn_bench.records.record import Record, read
 from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import ReportRow
@@ -39,19 +41,20 @@ def write_report(records_path: Path, out_dir: Path) -> list[Path]:
     return [table, text, web, *gallery.paths]
 
 
-def write_index(folder: Path) -> list[Path]:
+def write_index(folder: Path, tell: Tell = lambda sentence: None) -> list[Path]:
     """Writes index.html over the runs in the folder, and their table into its README.md.
 
-    There it goes between the lines `<!-- runs -->` and `<!-- /runs -->`, where they are. Raises
-    FileError if no folder in it holds records.
+    There it goes between the lines `<!-- runs -->` and `<!-- /runs -->`, where they are. `tell`
+    hears of what is left out. Raises FileError if no folder in it holds records.
     """
     see_to_matplotlib()
     from ring_attn_bench.report.page.history import Run, index, overview
     from ring_attn_bench.report.page.html import html
     from ring_attn_bench.report.page.markdown import table
 
-    found = {path.parent.name: path for path in sorted(folder.glob("*/records.jsonl*"))}
-    runs = [Run.of(name, list(read(path))) for name, path in found.items()]
+    files_of = [records_in(run, tell) for run in sorted(folder.glob("*/"))]
+    found = {path.parent.name: path for path in files_of if path.exists()}
+    runs = [Run.of(name, list(read(path, tell))) for name, path in found.items()]
     runs = [run for run in runs if run.rows]
     if not runs:
         raise FileError(

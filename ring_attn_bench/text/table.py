@@ -10,6 +10,8 @@ from textwrap import fill, shorten
 
 from tabulate import SEPARATING_LINE, tabulate
 
+from ring_attn_bench.text.controls import spelled
+
 WIDTH = 100
 """Columns of a terminal that nobody knows."""
 _GAP = 2
@@ -65,7 +67,7 @@ class Table:
 
     def terminal(self, width: int = WIDTH) -> str:
         """At most that many columns wide, however long its words are."""
-        fitting = self._fitting(width)
+        fitting = self._spelled()._fitting(width)
         shown = fitting._ruled(width)
         dropped = [head for head in self.headers if head not in fitting.headers]
         if dropped:
@@ -74,6 +76,10 @@ class Table:
         notes = [fold(note, width, subsequent_indent="    ") for note in self.below()]
         last = [fold(line, width) for line in lines[-1:]] if dropped else lines[-1:]
         return "\n".join([fold(self.caption, width), *lines[:-1], *last, *notes])
+
+    def _spelled(self) -> Table:
+        """With words of others as they are printed, so that columns are as wide as those."""
+        return replace(self, rows=tuple(tuple(map(spelled, row)) for row in self.rows))
 
     def _ruled(self, width: int) -> str:
         widths, breaks = self._widths(width)

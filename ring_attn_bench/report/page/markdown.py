@@ -45,7 +45,7 @@ def _block(block: Block) -> str:
         case Grid():
             return _grid(block)
         case Picture(path, _, alt):
-            return f"![{escape(alt).replace(']', '')}]({path})"
+            return f"![{escape(alt).replace(']', '')}]({quote(str(path))})"
         case Heading(text):
             return f"### {escape(text)}"
         case Words(texts, points):

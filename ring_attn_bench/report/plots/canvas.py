@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO, StringIO
 from pathlib import Path
 from textwrap import fill
 from typing import Literal
+from warnings import catch_warnings, filterwarnings
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -121,7 +123,8 @@ def save(figure: Figure, path: Path) -> Path:
     """Writes the picture, making its folder."""
     drawn, packed = BytesIO(), BytesIO()
     _as_they_are(figure)
-    figure.savefig(drawn)
+    with _any_letter():
+        figure.savefig(drawn)
     figure.set_layout_engine("none")  # found once, it stays: the SVG of it is the same picture
     # a palette holds all that lines on white need, in a third of the bytes: reports travel; this
     # way of choosing it moves no backend's colour by more than 5 of 255, median cut did by 70
@@ -143,7 +146,7 @@ def svg(figure: Figure, name: str) -> str:
     """
     _as_they_are(figure)
     drawn = StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), _any_letter():
         figure.savefig(drawn, format="svg", transparent=True, metadata=_NO_METADATA)
     text = _NEEDLESS.sub("", drawn.getvalue())
     head, rest = _TAG.sub(lambda tag: _slimmed(tag[0], name), text).split(">", 1)
@@ -170,3 +173,11 @@ def paint(colour: str) -> str:
 def _as_they_are(figure: Figure) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # names may have a dollar, and nothing here is a formula
+
+
+@contextmanager
+def _any_letter() -> Iterator[None]:
+    """A letter that the font has not got is a box, of which nobody need be warned."""
+    with catch_warnings():
+        filterwarnings("ignore", r"(?s)Glyph \d+ .*missing from font", UserWarning)
+        yield

@@ -52,7 +52,7 @@ def draw_multiples(
     for panel in axes[-1]:
         panel.set_xlabel(f"tokens per {holder(rows)}", fontsize=8)
     axes[(len(axes) - 1) // 2][0].set_ylabel(unit, fontsize=8)
-    axes[0][0].set_ylim(0, 1.08 * max(row.tflops_per_gpu or 0.0 for row in rows))
+    axes[0][0].set_ylim(0, 1.08 * max(row.tflops_per_gpu or 0.0 for row in rows) or 1.0)
     return figure
 
 

@@ -1,5 +1,6 @@
 """--set, --filter and --dry-run: a suite with other values, a part of it, and what it would run."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from ring_attn_bench.bench.grid import Grid
 from ring_attn_bench.bench.overrule import KEYS, load_with
 from ring_attn_bench.bench.suite import Check, Suite, Timing, load
-from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError
+from ring_attn_bench.errors import InvalidArgument, RingAttnBenchError, SuiteError
 from ring_attn_bench.records.record import read
 from tests.unit.bench.conftest import SUITE
 
@@ -25,6 +26,9 @@ def path(tmp_path):
         ("seqlen_per_gpu=8k,32k", "seqlen_per_gpu", [8192, 32768]),
         ("seqlen_per_gpu=1M", "seqlen_per_gpu", [2**20]),
         ("seqlen_per_gpu=[64, 128]", "seqlen_per_gpu", [64, 128]),
+        ("seqlen_per_gpu=[8k,16]", "seqlen_per_gpu", [8192, 16]),
+        ("partitions=[zigzag, striped]", "partitions", ["zigzag", "striped"]),
+        ("grouping=[[2, 2]]", "grouping", [(2, 2)]),
         ("partitions=zigzag, striped", "partitions", ["zigzag", "striped"]),
         ("heads=32:8", "heads", ["32:8"]),
         ("causal=true,false", "causal", [True, False]),
@@ -102,6 +106,20 @@ def test_a_mistake_is_a_sentence_of_the_suites_own_checks(path, word, sentence):
     assert sentence in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["[2]\ncausal=[false]", "[2] # c", "2 # c", "2\ncausal=[false]", "2 }\nx = { y = 1"]
+)
+def test_what_stands_behind_a_value_is_refused_and_not_dropped(path, text):
+    with pytest.raises(SuiteError, match="batch"):
+        load_with(path, [f"batch={text}"])
+
+
+@pytest.mark.parametrize("text", ["1, warmup = 9", "1 # c", "1\nwarmup = 9"])
+def test_nor_is_it_where_there_is_one_value(path, text):
+    with pytest.raises(SuiteError, match=r"timing\.seconds"):
+        load_with(path, [f"timing.seconds={text}"])
+
+
 def test_a_file_that_is_no_suite_says_what_it_is(path):
     path.write_text("grid = 1\ntiming = 2")
 
@@ -142,6 +160,31 @@ def test_a_dry_run_says_what_would_run_and_about_how_long_and_does_nothing(machi
     assert time.startswith("About 6 s, or from half to twice that. Worker groups to start: 1;")
     assert machine.ran == ()
     assert [path.name for path in Path().iterdir()] == ["small.toml"]
+
+
+def test_a_dry_run_for_a_program_is_one_object(machine, typed):
+    line = (
+        "ring-attn-bench bench --suite small.toml --set backends=reference,cudnn --dry-run --json"
+    )
+
+    told = json.loads(typed(line).output)
+
+    assert (told["schema"], told["suite"], round(told["seconds"])) == (1, "small", 6)
+    assert [entry["contestant"] for entry in told["entries"]] == [
+        "reference/zigzag/p2p", "cudnn/zigzag/p2p",
+    ]  # fmt: skip
+    able, other = told["entries"]
+    assert able["case"] == "b1_s16_w2_h2-1_d8_float32_causal"
+    assert able["directions"] == ["forward", "backward", "forward_backward"]
+    assert able["unavailable"] is None
+    assert other["unavailable"]
+    assert machine.ran == ()
+
+
+def test_a_program_is_told_where_no_time_can_be_foreseen(machine, typed):
+    line = "ring-attn-bench bench --suite small.toml --set seqlen_per_gpu=32k --dry-run --json"
+
+    assert json.loads(typed(line).output)["seconds"] is None
 
 
 def test_a_dry_run_of_what_is_left_leaves_out_what_is_held_and_what_cannot_run(machine, typed):

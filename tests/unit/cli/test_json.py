@@ -1,6 +1,7 @@
 """What programs read: one object on standard output, whose form is documented and stays."""
 
 import json
+from math import inf, nan
 
 import pytest
 
@@ -10,7 +11,9 @@ from ring_attn_bench.machine import as_json
 from ring_attn_bench.records.record import append
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.registry import TRANSPORTS, backends, peers
+from ring_attn_bench.report import as_json as rows_as_json
 from ring_attn_bench.report.columns import COLUMNS
+from ring_attn_bench.report.rows import rows
 
 
 @pytest.fixture
@@ -56,3 +59,15 @@ def test_the_machine_is_what_it_has_and_the_commands_for_what_it_lacks():
 
     assert told["machine"] == {"gpu": None, "torch": "2", "flash_attn": "2.8"}
     assert told["missing"] == {name: x for name, x in COMMANDS.items() if name != "flash_attn"}
+
+
+def test_a_number_that_is_not_finite_is_null(make_record, make_case):
+    def refused(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    record = make_record(case=make_case(softcap=inf), seconds=nan)
+
+    (row,) = json.loads(rows_as_json.text(rows([record])), parse_constant=refused)["rows"]
+
+    assert row["softcap"] is row["seconds"] is None
+    assert row["latency_ms"] > 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import FileError, InvalidArgument
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Record, append, read
 from ring_attn_bench.records.status import Status
@@ -208,3 +208,29 @@ def test_cases_that_differ_in_a_field_differ_in_their_names(make_record, field):
     assert getattr(case, field) != other
 
     assert case.model_copy(update={field: other}).name != case.name
+
+
+@pytest.mark.parametrize("dtype", ["/../../x", "a\0", "float16\n", "f" * 10_000, "", "../x", "Ä"])
+def test_a_dtype_that_could_name_another_file_is_no_dtype(make_case, dtype):
+    with pytest.raises(ValidationError, match="dtype"):
+        make_case(dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201])
+def test_a_contestant_has_a_name_that_can_be_shown(make_contestant, name):
+    with pytest.raises(ValidationError, match="backend"):
+        make_contestant(backend=name)
+
+
+@pytest.mark.parametrize("name", ["backend", "transport"])
+def test_a_line_that_says_schema_1_and_is_none_is_refused_with_its_number(
+    tmp_path, make_record, name
+):
+    line = json.loads(make_record().model_dump_json())
+    line["contestant"] = {"backend": "aten", "transport": "p2p", "partition": "zigzag"}
+    del line["contestant"][name]
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps({**line, "schema_version": 1}))
+
+    with pytest.raises(FileError, match=f"line 1: not a record .*have a {name}, and this has none"):
+        list(read(path))

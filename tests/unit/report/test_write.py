@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.records.record import append
+from ring_attn_bench.records.record import append, read
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report import csv
 from ring_attn_bench.report.rows import rows
@@ -166,3 +166,22 @@ def test_names_with_a_dollar_are_drawn_as_they_are(make_record, make_contestant,
     record = record.model_copy(update={"environment": environment})
     append(tmp_path / "records.jsonl", record)
     assert any(path.suffix == ".png" for path in write_report(tmp_path / "records.jsonl", tmp_path))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["\U0001f600日本", "a\x1b[31mX\x07\n", "x" * 200])
+def test_a_name_that_no_font_has_is_drawn_without_a_warning(
+    make_record, make_contestant, tmp_path, name
+):
+    append(tmp_path / "records.jsonl", make_record(contestant=make_contestant(backend=name)))
+    assert any(path.suffix == ".png" for path in write_report(tmp_path / "records.jsonl", tmp_path))
+    assert "\x1b" not in summary(read(tmp_path / "records.jsonl"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_rates_that_are_all_zero_are_drawn_without_a_warning(make_record, make_case, tmp_path):
+    for tokens in (8192, 16384):
+        record = make_record(case=make_case(seqlen_total=tokens))
+        speed = record.speed.model_copy(update={"useful_flops": 0})
+        append(tmp_path / "records.jsonl", record.model_copy(update={"speed": speed}))
+    assert any("throughput" in x.name for x in write_report(tmp_path / "records.jsonl", tmp_path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from ring_attn_bench.errors import FileError
@@ -105,3 +107,35 @@ def test_a_readme_that_asks_for_no_table_stays_as_it_is(run, tmp_path):
 def test_a_folder_without_runs_is_a_sentence(tmp_path):
     with pytest.raises(FileError, match=r"no folder in .* holds records; name the one"):
         write_index(tmp_path)
+
+
+def test_of_each_run_the_file_is_read_that_report_reads(run, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for name, day in (("records.jsonl", "2026-01-02"), ("records.jsonl~", "2026-01-03")):
+        append(folder / name, run(day, triton=400)[0])
+    (folder / "records.jsonl.swp").write_bytes(b"\0no text")
+    old = folder / "records.jsonl.gz"
+    old.write_bytes(b"older, and never read")
+    os.utime(old, (0, 0))
+    heard = []
+
+    write_index(tmp_path, heard.append)
+
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "2026-01-02" in page
+    assert "2026-01-03" not in page
+    assert [sentence for sentence in heard if "two files of records" in sentence] == heard != []
+
+
+def test_half_a_record_is_told_of(run, tmp_path):
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "records.jsonl"
+    append(path, run("2026-01-01", triton=400)[0])
+    with path.open("a") as file:
+        file.write('{"schema_version":')
+    heard = []
+
+    write_index(tmp_path, heard.append)
+
+    assert heard == [f"{path}, line 2: half a record, cut off by a crash, which is left out."]
