@@ -101,9 +101,9 @@ class _Fine:
         floor = ulps.rounded_once(truth, dtype) - truth
         parts = difference, difference * truth, truth.square(), floor.square()
         sums = torch.stack([part.sum() for part in parts])
-        counts = ulps.histogram(difference.abs() / ulps.ulp(truth, dtype))
-        # a value near zero has ulps as small: the largest error would say how small values get
+        # a value near zero has ulps as small: they would say how small values get, and no more
         errors = difference.abs() / ulps.ulp(truth.abs().clamp(min=self._size), dtype)
+        counts = ulps.histogram(errors)
         self._sums = sums if self._sums is None else self._sums + sums
         self._ulps = counts if self._ulps is None else self._ulps + counts
         if errors.numel():

@@ -29,7 +29,7 @@ class Precision(Frozen):
     """The largest error in units in the last place of the result's dtype, at the true value, or
     at the root of the mean square of all of them where it is smaller than that."""
     ulps_p99: float
-    """What 99 % of the errors are at most, in units at the true value, near zero too; to 5 %."""
+    """What 99 % of the errors are at most, in these units; to 5 %."""
 
 
 class Departure(Frozen):

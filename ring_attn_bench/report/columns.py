@@ -68,12 +68,9 @@ class Exactness(Frozen):
     )
     ulps_p99: float | None = _column(
         description="what 99 % of its errors are at most, in units in the last place of its dtype "
-        "at the oracle's value; to 5 %"
+        "at the oracle's value, or at the tensor's root mean square where that is larger; to 5 %"
     )
-    ulps_max: float | None = _column(
-        description="its largest error in these units, where values smaller than the tensor's root "
-        "mean square have its units"
-    )
+    ulps_max: float | None = _column(description="its largest error in these units")
 
 
 NESTED: Mapping[str, type[Errors] | type[Ratios] | type[Exactness]] = {

@@ -12,9 +12,9 @@ from ring_attn_bench.text.table import Table
 _SURE = 3
 """Standard errors that a bias or gain of nothing is beyond once in 370."""
 _REMARK = (
-    "Floor: float64 rounded once to the tensor's dtype. Ulps: of that dtype at the true value, of "
-    "the largest error at no less than the tensor's rms. Gain: how much larger than the truth; a "
-    f"bias or gain that is not zero, by {_SURE} standard errors, has a mark (!)."
+    "Floor: float64 rounded once to the tensor's dtype. Ulps: of that dtype at the true value, or "
+    "at the tensor's rms where that is larger. Gain: how much larger than the truth; a bias or "
+    f"gain that is not zero, by {_SURE} standard errors, has a mark (!)."
 )
 
 
