@@ -206,9 +206,9 @@ def _short(value: float | None) -> float | None:
 
 def newest(figures: Iterable[Figure]) -> tuple[Figure, ...]:
     """Of the same way and shape the last one, be it a failure: programs have become faster, and
-    some of them wrong."""
+    some of them wrong. Of one time the worst: `auto` and what it took are one way."""
     kept: dict[tuple[RingWay, Shape], Figure] = {}
-    for figure in sorted(figures, key=lambda figure: figure.started_at):
+    for figure in sorted(figures, key=lambda x: (x.started_at, x.status.badness)):
         kept[figure.way, figure.shape] = figure
     return tuple(kept.values())
 

@@ -71,7 +71,7 @@ def verdict(of: Comparison) -> Iterator[str]:
     if smaller:
         yield f"{plural(smaller, 'figure')} of error or memory smaller than before: see --all."
     if gone := sum(bool(row.gone) for row in of.rows):
-        yield f"{plural(gone, 'row')} of which B does not say all that A says: it was not compared."
+        yield f"{plural(gone, 'row')} of which B does not say all that A says."
     if not of.rows:
         yield "The two have no row in common."
     elif not of.is_regression:

@@ -110,6 +110,14 @@ def test_a_newer_failure_counts_and_an_older_one_does_not(figure):
         assert newest([*right, *wrong]) == tuple(wrong if counts else right)
 
 
+def test_a_way_of_two_rows_of_one_time_is_as_the_worse_of_them(figure, make_contestant):
+    took = RingOptions(schedule="steps", slots=2, transport="p2p")
+    who = make_contestant(schedule="auto", transport="auto", slots="auto")
+    wrong, right = figure(contestant=who, took=took, status=Status.WRONG), figure()
+
+    assert newest([*wrong, *right]) == newest([*right, *wrong]) == tuple(wrong)
+
+
 def test_times_that_are_none_and_rings_longer_than_their_tokens_are_no_figure(
     figure, make_record, make_case
 ):
