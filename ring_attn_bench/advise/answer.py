@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from ring_attn_bench.advise import model
 from ring_attn_bench.advise.estimate import Estimate, HowKnown, estimate
 from ring_attn_bench.advise.figures import Figure, RingWay, Shape, newest
 from ring_attn_bench.advise.question import Question
 from ring_attn_bench.errors import InvalidArgument, UnknownName, placed
 from ring_attn_bench.plan.measured import MACHINES
 from ring_attn_bench.records.statistics import same_program
+from ring_attn_bench.records.status import Status
 from ring_attn_bench.text import shapes
 from ring_attn_bench.text.digits import digits, tokens
 
@@ -28,13 +30,16 @@ in a quiet row, and more in others."""
 @dataclass(frozen=True, slots=True)
 class Advice:
     """ways: the fastest first. too_large: what does not fit the memory. unknown: ways of which
-    nothing can be said here."""
+    nothing can be said here. failed: at just this shape, the last time. limit: MiB of a GPU that
+    there are, those of the question or of that GPU; None where neither is known."""
 
     question: Question
     shape: Shape
     ways: tuple[Estimate, ...]
     too_large: tuple[Estimate, ...]
     unknown: tuple[RingWay, ...]
+    failed: tuple[Figure, ...]
+    limit: float | None
 
     @property
     def best(self) -> Estimate | None:
@@ -116,24 +121,40 @@ def _interval(figure: Figure) -> str:
 
 def advised(question: Question, figures: Sequence[Figure]) -> Advice:
     """Raises InvalidArgument or UnknownName for what no figure can be compared with."""
-    known = newest(figures)
+    last = [figure for figure in newest(figures) if figure.shape.dtype in model.BYTES]
+    known = [figure for figure in last if figure.status is Status.OK]
     shape = _shape(question, known)
+    failed = [x for x in last if x.status is not Status.OK and x.shape == shape]
+    without = {figure.way for figure in failed}
     by_way: dict[RingWay, list[Figure]] = {}
     for figure in known:
-        by_way.setdefault(figure.way, []).append(figure)
+        if figure.way not in without:
+            by_way.setdefault(figure.way, []).append(figure)
     found = {way: estimate(way, of, shape) for way, of in by_way.items()}
     estimates = sorted((x for x in found.values() if x is not None), key=lambda x: x.ms)
-    fitting = [each for each in estimates if _fits(each, question.memory)]
+    most = _most(shape, known)
+    fitting = [each for each in estimates if _fits(each, question.memory, most)]
     return Advice(
         question, shape, tuple(fitting),
         tuple(each for each in estimates if each not in fitting),
         tuple(way for way, each in found.items() if each is None),
+        tuple(failed), most if question.memory is None else question.memory,
     )  # fmt: skip
 
 
-def _fits(each: Estimate, limit: float | None) -> bool:
-    """What is not known to fit, is not advised."""
-    return limit is None or (each.memory is not None and each.memory <= limit)
+def _most(shape: Shape, figures: Sequence[Figure]) -> float | None:
+    """MiB that such a GPU has."""
+    return max(
+        (x.gpu_gib * 1024 for x in figures if x.shape.gpu == shape.gpu and x.gpu_gib), default=None
+    )
+
+
+def _fits(each: Estimate, asked: float | None, most: float | None) -> bool:
+    """What is not known to fit is not advised where a limit is asked for; where none is, what is
+    known to be more than that GPU has."""
+    if asked is not None:
+        return each.memory is not None and each.memory <= asked
+    return most is None or each.memory is None or each.memory <= most
 
 
 def _shape(question: Question, figures: Sequence[Figure]) -> Shape:

@@ -24,6 +24,11 @@ def text(advice: Advice) -> str:
         "ways": [_estimate(each) for each in advice.ways],
         "too_large": [_estimate(each) for each in advice.too_large],
         "unknown": [_way(way) for way in advice.unknown],
+        "failed": [
+            {**_way(each.way), "status": each.status.value, "run": each.run}
+            for each in advice.failed
+        ],
+        "limit_mib": advice.limit,
     }
     return json.dumps(found, indent=1, allow_nan=False)
 

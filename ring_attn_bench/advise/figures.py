@@ -7,6 +7,7 @@ is: `scripts/advise_figures.py` writes it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 
 from ring_attn_bench.records import sheets
@@ -14,12 +15,14 @@ from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Memory, Record
 from ring_attn_bench.records.statistics import summarize
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.records.values import MIB, Frozen, Milliseconds, Ranks, Size
+from ring_attn_bench.records.values import MIB, MOST, Frozen, Milliseconds, Ranks, Size
 from ring_attn_bench.registry import is_peer
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, resolved
 
 SHIPPED = Path(__file__).with_name("measured.csv")
 CPU = "a CPU"
+SHORTEST = 1e-9
+"""Milliseconds: what is shorter is no time of a call."""
 _SAID = ("transport", "schedule", "gradients", "keep_keys", "slots")
 """The options that a way has; a record with another one that is not the default is no advice."""
 
@@ -82,49 +85,78 @@ class Shape(Frozen):
 
 class Figure(Frozen):
     """A way at a shape. played: `real`, or how fewer GPUs played that ring. low, high: of the
-    median's 95 %. call, kept: MiB. error: the worst tensor's rms error over plain PyTorch's."""
+    median's 95 %. call, kept: MiB. error: the worst tensor's rms error over plain PyTorch's.
+    status: how it ended; of what is not ok nothing else is known. gpu_gib: all that such a GPU has.
+    """
 
     run: str
     started_at: str
     played: str
     way: RingWay
     shape: Shape
-    ms: Milliseconds
+    ms: Milliseconds = 0.0
     low: float | None = None
     high: float | None = None
     call: float | None = None
     kept: float | None = None
     error: float | None = None
+    status: Status = Status.OK
+    gpu_gib: float | None = None
 
 
 def of_records(run: str, records: Iterable[Record]) -> Iterator[Figure]:
-    """Of those that are right, timed, and plain attention; run: where they are from."""
-    for record in records:
+    """Of plain attention, what is right and timed, and what failed; run: where they are from.
+
+    Of a row that a run has twice, as a resumed one may, the last counts.
+    """
+    for record in {record.key: record for record in records}.values():
         found = _figure(run, record)
         if found is not None:
             yield found
 
 
 def _figure(run: str, record: Record) -> Figure | None:
-    case, speed = record.case, record.speed
-    if record.status is not Status.OK or speed is None or record.interpreted or case.extras:
+    way, shape = _way(record), _shape(record)
+    if way is None or shape is None or record.interpreted:
         return None
-    way, summary = _way(record), summarize(speed.samples.ring)
-    if way is None or summary is None or record.direction is Direction.BACKWARD:
+    figure = Figure(
+        run=run, started_at=record.started_at, played=record.contestant.played, way=way,
+        shape=shape, status=record.status, gpu_gib=_gpu_gib(record),
+    )  # fmt: skip
+    return figure if record.status is not Status.OK else _timed(figure, record)
+
+
+def _timed(figure: Figure, record: Record) -> Figure | None:
+    """None without a time."""
+    summary = summarize(record.speed.samples.ring) if record.speed else None
+    if summary is None or summary.median < SHORTEST:
         return None
-    shape = Shape(
+    call, kept = _memory(record.memory, figure.shape.gpu)
+    measured = {
+        "ms": summary.median, "low": summary.low, "high": summary.high, "call": call, "kept": kept,
+        "error": _error(record),
+    }  # fmt: skip
+    return figure.model_copy(update={name: _short(value) for name, value in measured.items()})
+
+
+def _gpu_gib(record: Record) -> float | None:
+    found = record.environment.get("gpu_memory_gib")
+    return float(found) if isinstance(found, int | float) and 0 < found < MOST else None
+
+
+def _shape(record: Record) -> Shape | None:
+    """None of what is no plain attention, or has no token for each rank."""
+    case = record.case
+    if case.extras or record.direction is Direction.BACKWARD:
+        return None
+    if not 0 < case.seqlen_per_gpu <= MOST:
+        return None
+    return Shape(
         gpu=str(record.environment.get("gpu") or CPU),
         seqlen_per_gpu=case.seqlen_per_gpu,
         backward=record.direction is Direction.FORWARD_BACKWARD,
         **case.model_dump(include=set(Shape.model_fields) - {"gpu", "seqlen_per_gpu", "backward"}),
     )
-    call, kept = _memory(record.memory, shape.gpu)
-    return Figure(
-        run=run, started_at=record.started_at, played=record.contestant.played, way=way,
-        shape=shape, ms=_short(summary.median) or 0.0,
-        low=_short(summary.low), high=_short(summary.high),
-        call=_short(call), kept=_short(kept), error=_short(_error(record)),
-    )  # fmt: skip
 
 
 def _way(record: Record) -> RingWay | None:
@@ -154,15 +186,17 @@ def _memory(memory: Memory | None, gpu: str) -> tuple[float | None, float | None
     if memory is None or gpu == CPU:
         return None, None
     kept = max(memory.kept_bytes) / MIB if memory.kept_bytes else None
-    return max(memory.peak_extra_bytes) / MIB, kept
+    call = max(memory.peak_extra_bytes) / MIB if memory.peak_extra_bytes else None
+    return call, kept
 
 
 def _error(record: Record) -> float | None:
-    """Of lse nothing: plain PyTorch's is not that of a result in half precision."""
+    """Of lse nothing: plain PyTorch's is not that of a result in half precision. None where one of
+    them is no number."""
     tensors = record.accuracy.tensors if record.accuracy else {}
     errors = [error for name, error in tensors.items() if name != "lse"]
     shares = [each.rmse / each.pytorch_rmse for each in errors if each.rmse and each.pytorch_rmse]
-    return max(shares, default=None)
+    return max(shares, default=None) if all(map(isfinite, shares)) else None
 
 
 def _short(value: float | None) -> float | None:
@@ -171,9 +205,10 @@ def _short(value: float | None) -> float | None:
 
 
 def newest(figures: Iterable[Figure]) -> tuple[Figure, ...]:
-    """Of the same way and shape the last one measured: programs have become faster."""
+    """Of the same way and shape the last one, be it a failure: programs have become faster, and
+    some of them wrong. Of one time the worst: `auto` and what it took are one way."""
     kept: dict[tuple[RingWay, Shape], Figure] = {}
-    for figure in sorted(figures, key=lambda figure: figure.started_at):
+    for figure in sorted(figures, key=lambda x: (x.started_at, x.status.badness)):
         kept[figure.way, figure.shape] = figure
     return tuple(kept.values())
 

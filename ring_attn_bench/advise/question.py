@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
 from ring_attn_bench.records.direction import Direction
-from ring_attn_bench.records.values import MIB
+from ring_attn_bench.records.values import MIB, MOST
 
 _TOKENS = {"": 1, "k": 2**10, "m": 2**20}
 _BYTES = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20, "tb": 1e12, "tib": 2**40}
@@ -15,6 +15,7 @@ _DIRECTIONS = (Direction.FORWARD, Direction.FORWARD_BACKWARD)
 """Of which there are records."""
 MOST_GPUS = 64
 """The records are of one host, and no host has more."""
+MOST_TOKENS = MOST * MOST_GPUS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Question:
         if self.gpus > MOST_GPUS:
             raise InvalidArgument(
                 f"gpus is {self.gpus}, and records are of one host: take at most {MOST_GPUS}."
+            )
+        if self.gpu is not None and not self.gpu.strip():
+            raise InvalidArgument(
+                "gpu is empty; give a GPU's name or a part of it, or leave it out."
             )
 
     @property
@@ -75,10 +80,14 @@ def heads(text: str) -> tuple[int, int]:
 
 def tokens(text: str) -> int:
     """128k is 131072, 1M 1048576, 1000 itself; raises InvalidArgument."""
-    found = re.fullmatch(r"([1-9]\d{0,11})\s*([km]?)", text.strip().lower())
+    found = re.fullmatch(r"([1-9]\d*)\s*([km]?)", text.strip().lower())
     if found is None:
         raise InvalidArgument(f"tokens are {shown(text)}; write a number, as 131072, 128k or 1M.")
-    return int(found[1]) * _TOKENS[found[2]]
+    # the digits are counted first: int() refuses thousands of them
+    count = int(found[1]) * _TOKENS[found[2]] if len(found[1]) <= 12 else MOST_TOKENS + 1
+    if count > MOST_TOKENS:
+        raise InvalidArgument(f"tokens are {shown(text)}; take at most {MOST_TOKENS}.")
+    return count
 
 
 def mebibytes(text: str) -> float:

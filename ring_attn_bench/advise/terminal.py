@@ -10,6 +10,7 @@ from ring_attn_bench.text.digits import digits, plural
 from ring_attn_bench.text.table import Table, fold
 
 _SHOWN = 8
+_FEW = 3
 _FUNCTIONS = {
     "zigzag": "zigzag_ring_flash_attn_func",
     "striped": "stripe_flash_attn_func",
@@ -34,6 +35,8 @@ def _parts(advice: Advice, width: int, *, every: bool) -> Iterator[str]:
         yield _table(shown, best, len(advice.ways) - len(shown)).terminal(width)
     if advice.too_large and best is not None:
         yield "\n".join(fold(line, width) for line in _too_large(advice, every=every))
+    if advice.failed:
+        yield "\n".join(fold(line, width) for line in _failed(advice, every=every))
 
 
 def _named(best: Estimate) -> Iterator[str]:
@@ -83,13 +86,27 @@ def _table(shown: Sequence[Estimate], best: Estimate, left: int) -> Table:
 
 
 def _too_large(advice: Advice, *, every: bool) -> Iterator[str]:
-    limit = f"{advice.question.memory:,.0f}"
+    yield f"Not advised, because it is not known to fit into {_limit(advice)}:"
     fastest = sorted(advice.too_large, key=lambda each: each.ms)
-    yield f"Not advised, because it is not known to fit into {limit} MiB:"
-    for each in fastest if every else fastest[:3]:
-        yield f"  {each.way.name}: {_needs(each)}, {digits(each.ms)} ms"
-    if not every and len(fastest) > 3:
-        yield f"  and {len(fastest) - 3} others"
+    lines = [f"{each.way.name}: {_needs(each)}, {digits(each.ms)} ms" for each in fastest]
+    yield from _listed(lines, every=every)
+
+
+def _limit(advice: Advice) -> str:
+    whose = "" if advice.question.memory is not None else ", all that such a GPU has"
+    return f"{advice.limit or 0.0:,.0f} MiB{whose}"
+
+
+def _failed(advice: Advice, *, every: bool) -> Iterator[str]:
+    yield "Not advised, because it failed at this shape the last time:"
+    lines = [f"{each.way.name}: {each.status.value} ({each.run})" for each in advice.failed]
+    yield from _listed(lines, every=every)
+
+
+def _listed(lines: Sequence[str], *, every: bool) -> Iterator[str]:
+    yield from (f"  {line}" for line in (lines if every else lines[:_FEW]))
+    if not every and len(lines) > _FEW:
+        yield f"  and {len(lines) - _FEW} others"
 
 
 def _needs(each: Estimate) -> str:
@@ -99,11 +116,14 @@ def _needs(each: Estimate) -> str:
 
 
 def _nothing(advice: Advice) -> Iterator[str]:
+    if not advice.too_large and advice.failed:
+        yield "No way that was measured is right at this shape."
+        return
     if not advice.too_large:
         yield "No record can be compared with this: other ranks of a peer, or another machine."
         return
     least = min(advice.too_large, key=lambda x: float("inf") if x.memory is None else x.memory)
     yield (
-        f"Nothing fits into {advice.question.memory:,.0f} MiB: the least is "
+        f"Nothing fits into {_limit(advice)}: the least is "
         f"{least.way.name} with {_needs(least)}. Take more GPUs or fewer tokens."
     )

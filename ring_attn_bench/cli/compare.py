@@ -15,6 +15,7 @@ from ring_attn_bench.cli.terminal import beside, say, width
 from ring_attn_bench.errors import InvalidArgument
 
 WHEN = "What counts as a change"
+MOST_BETWEEN = 100.0
 
 
 def _argument(metavar: str, text: str) -> object:
@@ -94,6 +95,10 @@ def compare(
     ):
         if not isfinite(value):
             raise InvalidArgument(f"--{name} is {value}; give a number of percent.")
+    if between > MOST_BETWEEN:
+        raise InvalidArgument(
+            f"--between is {between:g}; give at most {MOST_BETWEEN:g} percent, twice the time."
+        )
     limits = Limits(effect / 100, error / 100, memory / 100, between / 100)
     found = compared(old, new, limits)
     if junit is not None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from math import expm1
 from typing import Any
 
 from ring_attn_bench.compare.comparison import Comparison, Together
-from ring_attn_bench.compare.noise import Change
+from ring_attn_bench.compare.noise import Change, share
 from ring_attn_bench.compare.rows import ComparedRow, Time
 from ring_attn_bench.compare.sides import ComparedSide, Key
 
@@ -54,6 +53,7 @@ def _row(row: ComparedRow) -> dict[str, Any]:
         ],
         "took": row.took,
         "why": row.why,
+        "gone": row.gone,
         "regressions": row.regressions,
     }
 
@@ -65,7 +65,7 @@ def _time(time: Time) -> dict[str, Any]:
 
 def _change(change: Change, p: float | None) -> dict[str, Any]:
     return {
-        "change": change.ratio - 1, "low": expm1(change.low), "high": expm1(change.high),
+        "change": change.ratio - 1, "low": share(change.low), "high": share(change.high),
         "shows": change.shows, "p": change.p, "p_adjusted": p,
     }  # fmt: skip
 

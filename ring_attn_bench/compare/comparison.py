@@ -125,14 +125,16 @@ def _backend(row: ComparedRow) -> str:
 
 
 def _badness(row: ComparedRow) -> tuple[int, float]:
-    """To sort by: what is lost, worse errors, slower, more memory, unsure, and then the change."""
+    """To sort by: what is lost or fails, worse errors, slower, more memory, unsure, what the second
+    side no longer says, and then the change."""
     change = row.time.change.log if row.time and row.time.change else 0.0
     ranked: Sequence[Callable[[], bool]] = (
-        lambda: row.lost,
+        lambda: row.lost or row.fails,
         lambda: any(size.worse and "error" in size.what for size in row.sizes),
         lambda: row.slower,
         lambda: any(size.worse for size in row.sizes),
         lambda: row.time is not None and row.time.verdict is Verdict.UNSURE,
+        lambda: bool(row.gone),
         lambda: row.statuses[1] is not Status.OK,
         lambda: row.time is not None and row.time.verdict is Verdict.FASTER,
     )

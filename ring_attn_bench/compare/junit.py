@@ -40,6 +40,8 @@ def _of_row(row: ComparedRow) -> ElementTree.Element:
         return _case(row.key, "failure", "; ".join(row.regressions), "\n".join(_evidence(row)))
     if row.statuses[1] is not Status.OK:
         return _case(row.key, "skipped", "right on neither side")
+    if row.gone:
+        return _case(row.key, "skipped", f"B no longer says: {', '.join(row.gone)}")
     if row.time is not None and row.time.verdict is Verdict.UNSURE:
         return _case(row.key, "skipped", "unsure whether the time is the same")
     return _case(row.key)

@@ -40,6 +40,15 @@ OF_A_TIME = 0.4
 """Degrees of freedom: an interquartile range is as well known as the standard deviation of 0.37
 times as many."""
 BEYOND = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+LEAST_ERROR = 1e-9
+"""Of a change: times that are all alike, and no spread between runs, leave none to divide by."""
+_MOST_LOG = 500.0
+"""A logarithm of which there is still a number, also in percent."""
+
+
+def share(log: float) -> float:
+    """By how much more that is, as a share: 0.02 is 2 %."""
+    return expm1(min(log, _MOST_LOG))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +75,16 @@ class Change:
     @property
     def shows(self) -> float:
         """The smallest change that would not pass for noise here, as a share: 0.02 is 2 %."""
-        return expm1(_beyond(self.degrees) * self.error)
+        return share(_beyond(self.degrees) * self.error)
 
     @property
     def p(self) -> float:
         """How probable a change as large as this is where there is none."""
         return erfc(_as_normal(abs(self.log) / self.error, self.degrees) / sqrt(2))
+
+    def is_beyond(self, log: float) -> bool:
+        """Whether it is larger than that with 95 % confidence, up or down."""
+        return self.low > log or self.high < -log
 
     @property
     def own(self) -> float:
@@ -94,7 +107,8 @@ def change(
     runs = 1 / len(before) + 1 / len(after)
     between, common = sqrt(_variance(old, new, shared) * runs), shared * sqrt(runs)
     drawn = new.drawn - old.drawn
-    error, common = hypot(between, float(np.std(drawn))), min(common, between)
+    error = max(hypot(between, float(np.std(drawn))), LEAST_ERROR)
+    common = min(common, between)
     estimated = (error**2 - common**2) / error**2
     times = sum(map(len, (*before, *after)))
     degrees = inf if estimated < 1e-6 else times * OF_A_TIME / estimated**2

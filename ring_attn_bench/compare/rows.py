@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import log1p
+from math import isfinite, log1p
 from statistics import median
+from typing import TypeGuard
 
 from ring_attn_bench.compare import noise
 from ring_attn_bench.compare.noise import Change
@@ -27,7 +28,8 @@ order of adding up changes that one, but not by half."""
 
 HOPELESS = 2.0
 """A row that would not show so much more, three times the time, says nothing: a host that is busy
-with other things. Of the committed runs' rows 1 % are."""
+with other things, unless what it did change by is beyond even that. Of the committed runs' rows 1 %
+are."""
 NO_ERROR = 1e-3
 """A change below this share of plain PyTorch's own rms error is none: of a result that was exact,
 the last bit is no regression."""
@@ -73,7 +75,7 @@ class Time:
 def judged(change: Change, p: float | None, limits: Limits) -> Verdict:
     """What is said of a change. p: that of no change, adjusted for all that are compared."""
     allowed = 1 - CONFIDENCE
-    if change.shows > HOPELESS:
+    if change.shows > HOPELESS and not change.is_beyond(log1p(HOPELESS)):
         return Verdict.UNSURE
     if abs(change.log) < log1p(limits.effect):
         return Verdict.SAME
@@ -120,6 +122,20 @@ class ComparedRow:
         return was is not Status.OK and now is Status.OK
 
     @property
+    def fails(self) -> bool:
+        """Whether somebody has to mend it now, and had not."""
+        was, now = self.statuses
+        return was is not Status.OK and now.is_failure and not was.is_failure
+
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """Of a row that is right on both sides, what only the first says of it."""
+        if self.statuses != (Status.OK, Status.OK):
+            return ()
+        old, new = (_said(side) for side in (self.before, self.after))
+        return tuple(what for what in old if what not in new)
+
+    @property
     def slower(self) -> bool:
         """Whether that is confirmed."""
         return self.time is not None and self.time.verdict is Verdict.SLOWER
@@ -128,7 +144,7 @@ class ComparedRow:
     def regressions(self) -> tuple[str, ...]:
         """What is worse, each in a few words."""
         was, now = self.statuses
-        words = [f"was {was.value}, is {now.value}"] if self.lost else []
+        words = [f"was {was.value}, is {now.value}"] if self.lost or self.fails else []
         if self.slower:
             assert self.time is not None
             assert self.time.change is not None
@@ -151,6 +167,13 @@ class ComparedRow:
 def _taken(records: Sequence[Record]) -> dict[str, str]:
     took = next((record.took for record in records if record.took is not None), None)
     return {} if took is None else texts(took)
+
+
+def _said(records: Sequence[Record]) -> tuple[str, ...]:
+    """What is known of a row in any run, in words."""
+    timed = ("time",) if any(_times(record) for record in records) else ()
+    errors = (f"error of {name}" for name in _largest_errors(records))
+    return (*timed, *errors, *_most_bytes(records))
 
 
 def row(key: Key, before: ComparedSide, after: ComparedSide, limits: Limits) -> ComparedRow:
@@ -213,13 +236,17 @@ def _largest_errors(records: Sequence[Record]) -> dict[str, _Error]:
     found: dict[str, _Error] = {}
     for record in records:
         for name, error in record.accuracy.tensors.items() if record.accuracy else ():
-            if error.rmse is not None and error.max_abs is not None:
+            if _is_number(error.rmse) and _is_number(error.max_abs):
                 known = found.get(name, _Error())
                 found[name] = _Error(
                     max(known.rms, error.rmse), max(known.most, error.max_abs),
                     max(known.pytorch, error.pytorch_rmse),
                 )  # fmt: skip
     return found
+
+
+def _is_number(value: float | None) -> TypeGuard[float]:
+    return value is not None and isfinite(value)
 
 
 def _memory(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Iterator[ChangedSize]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import expm1
 from statistics import median
 
 from ring_attn_bench.compare.comparison import Comparison, Together
-from ring_attn_bench.compare.noise import Change
+from ring_attn_bench.compare.noise import Change, share
 from ring_attn_bench.compare.rows import ChangedSize, ComparedRow, Time, Verdict
 from ring_attn_bench.compare.sides import ComparedSide, Key
 from ring_attn_bench.compare.words import CaseWords
@@ -29,6 +28,7 @@ def _parts(of: Comparison, width: int, *, every: bool) -> Iterator[str]:
     yield fold("; ".join(_heading(of, words)), width)
     found = (
         _statuses(of, words),
+        _gone(of, words),
         _sizes(of, words, every),
         _times(of, words, every),
         _together(of),
@@ -70,6 +70,8 @@ def verdict(of: Comparison) -> Iterator[str]:
     smaller = sum(not size.worse for row in of.rows for size in row.sizes)
     if smaller:
         yield f"{plural(smaller, 'figure')} of error or memory smaller than before: see --all."
+    if gone := sum(bool(row.gone) for row in of.rows):
+        yield f"{plural(gone, 'row')} of which B does not say all that A says."
     if not of.rows:
         yield "The two have no row in common."
     elif not of.is_regression:
@@ -81,6 +83,7 @@ def verdict(of: Comparison) -> Iterator[str]:
 def _worse(of: Comparison) -> Iterator[str]:
     kinds = {
         "no longer right": sum(row.lost for row in of.rows),
+        "that now fail": sum(row.fails for row in of.rows),
         "slower": sum(row.slower for row in of.rows),
         "with larger errors or more memory": sum(
             any(size.worse for size in row.sizes) for row in of.rows
@@ -92,7 +95,7 @@ def _worse(of: Comparison) -> Iterator[str]:
 
 
 def _statuses(of: Comparison, words: CaseWords) -> Table | None:
-    rows = [row for row in of.rows if row.lost or row.won]
+    rows = [row for row in of.rows if row.statuses[0] is not row.statuses[1]]
     if not rows:
         return None
     body = tuple(
@@ -103,9 +106,17 @@ def _statuses(of: Comparison, words: CaseWords) -> Table | None:
 
 
 def _reason(row: ComparedRow) -> str:
-    records = row.after if row.lost else row.before
+    records = row.before if row.won else row.after
     reason = next((" ".join(r.reason.split()) for r in records if r.status is not Status.OK), "")
     return reason if len(reason) <= 120 else f"{reason[:117]}..."
+
+
+def _gone(of: Comparison, words: CaseWords) -> Table | None:
+    body = tuple((*_who(row, words), ", ".join(row.gone)) for row in of.rows if row.gone)
+    if not body:
+        return None
+    headers = (*_WHO, "what")
+    return Table("What A says and B does not", headers, body, len(headers))
 
 
 def _sizes(of: Comparison, words: CaseWords, every: bool) -> Table | None:
@@ -157,7 +168,7 @@ def _cells(time: Time) -> tuple[str, str, str]:
 
 
 def _of_change(change: Change) -> tuple[str, str, str]:
-    between = f"{_signed(expm1(change.low))} to {_signed(expm1(change.high))}"
+    between = f"{_signed(share(change.low))} to {_signed(share(change.high))}"
     return _signed(change.ratio - 1), between, _percent(change.shows)
 
 

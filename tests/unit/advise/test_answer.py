@@ -11,6 +11,7 @@ from ring_attn_bench.advise.estimate import HowKnown
 from ring_attn_bench.advise.model import options
 from ring_attn_bench.advise.question import Question, heads, mebibytes, tokens
 from ring_attn_bench.errors import InvalidArgument, UnknownName
+from ring_attn_bench.records.status import Status
 from tests.unit.advise import committed
 
 FIGURES = committed.figures()
@@ -57,6 +58,61 @@ def test_memory_that_was_not_measured_is_not_known_to_fit():
 
     assert advised(asked(), nobody).best.memory is None
     assert advised(asked(memory=1e9), nobody).best is None
+
+
+def failing(figure, **changes):
+    update = {"status": Status.WRONG, "ms": 0.0, "started_at": "2027", "run": "later", **changes}
+    return figure.model_copy(update=update)
+
+
+def test_a_way_that_failed_at_the_shape_the_last_time_is_not_advised_and_told():
+    best = advised(asked(), FIGURES).best
+    advice = advised(asked(), [*FIGURES, failing(best.of[0])])
+
+    assert best.way not in {each.way for each in advice.ways}, "nor from other lengths"
+    assert [each.way for each in advice.failed] == [best.way]
+    shown = " ".join(terminal.text(advice, 100).split())
+    assert f"it failed at this shape the last time: {best.way.name}: wrong (later)" in shown
+    (said,) = json.loads(as_json.text(advice))["failed"]
+    assert (said["name"], said["status"], said["run"]) == (best.way.name, "wrong", "later")
+
+
+def test_where_all_of_a_run_is_wrong_since_then_nothing_is_advised():
+    here = [each.of[0] for each in advised(asked(), FIGURES).ways]
+    forward = advised(asked(backward=False), FIGURES).best.of[0]
+    advice = advised(asked(), [*here, forward, *(failing(each) for each in here)])
+
+    assert advice.best is None
+    assert "No way that was measured is right at this shape." in terminal.text(advice, 100)
+    with pytest.raises(InvalidArgument, match="no time of plain attention that is right"):
+        advised(asked(), [failing(each) for each in here])
+
+
+def test_a_failure_at_another_length_leaves_what_is_right_at_this_one():
+    best = advised(asked(), FIGURES).best
+    shape = best.shape.model_copy(update={"seqlen_per_gpu": 2 * best.shape.seqlen_per_gpu})
+    advice = advised(asked(), [*FIGURES, failing(best.of[0], shape=shape)])
+
+    assert advice.best.way == best.way
+    assert advice.failed == ()
+
+
+def test_a_dtype_that_no_model_has_is_no_dtype_of_the_records():
+    shape = FIGURES[0].shape.model_copy(update={"dtype": "float8_e4m3fn"})
+    figures = [*FIGURES, FIGURES[0].model_copy(update={"shape": shape})]
+
+    assert advised(asked(), figures).best == advised(asked(), FIGURES).best
+    with pytest.raises(UnknownName, match="dtype of the records"):
+        advised(asked(dtype="float8_e4m3fn"), figures)
+
+
+def test_without_a_limit_the_memory_of_that_gpu_is_one():
+    advice = advised(asked(tokens=2 * 16777216), FIGURES)
+
+    assert advice.best is None
+    assert "Nothing fits into 143,155 MiB, all that such a GPU has" in terminal.text(advice, 100)
+    assert json.loads(as_json.text(advice))["limit_mib"] == pytest.approx(139.8 * 1024)
+    assert advised(asked(memory=9000.0), FIGURES).limit == 9000.0
 
 
 @pytest.mark.parametrize("gpus", [2, 3, 4, 8, 16])
@@ -144,6 +200,7 @@ def test_json_has_all_of_it_and_no_number_that_json_lacks():
     [
         ({"head_dim": 96}, InvalidArgument, "have 64 or 128"),
         ({"dtype": "float32"}, UnknownName, "bfloat16"),
+        ({"gpu": ""}, InvalidArgument, "gpu is empty"),
         ({"gpu": "B200"}, UnknownName, "NVIDIA H200"),
         ({"tokens": 32769}, InvalidArgument, "multiple of 4, as 32768 or 32772"),
         ({"tokens": 1}, InvalidArgument, r"multiple of 4, as 4\."),
@@ -176,3 +233,9 @@ def test_numbers_are_read_as_people_write_them():
 def test_other_numbers_are_a_sentence(read, text):
     with pytest.raises(InvalidArgument):
         read(text)
+
+
+@pytest.mark.parametrize("text", ["1000000000000", "999999999999M", "9" * 5000])
+def test_of_too_many_tokens_it_is_said_how_many_there_may_be(text):
+    with pytest.raises(InvalidArgument, match="take at most 137438953408"):
+        tokens(text)

@@ -7,7 +7,7 @@ import pytest
 from ring_attn_bench.advise.figures import SHIPPED, as_csv, newest, of_records, read_csv
 from ring_attn_bench.errors import FileError
 from ring_attn_bench.records.direction import Direction
-from ring_attn_bench.records.record import read
+from ring_attn_bench.records.record import Memory, read
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.ring.options import RingOptions
 from scripts.advise_figures import figures
@@ -42,9 +42,8 @@ def figure(make_record):
     return of
 
 
-def test_what_is_wrong_interpreted_or_no_plain_attention_is_none(figure, make_case):
+def test_what_is_interpreted_or_no_plain_attention_is_none(figure, make_case):
     assert len(figure()) == 1
-    assert figure(status=Status.WRONG, reason="planted") == []
     assert figure(interpreted=True) == []
     assert figure(direction=Direction.BACKWARD) == []
     for changes in ({"window": (9, 0)}, {"softcap": 3.0}, {"deterministic": True}):
@@ -85,6 +84,65 @@ def test_of_the_same_way_and_shape_the_newest_counts(figure):
     new = figure(started_at="2026-02-01T00:00:00+00:00")
 
     assert newest([*new, *old]) == tuple(new)
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+def test_of_what_failed_the_status_is_known_and_nothing_else(figure, status):
+    (failed,), (right,) = figure(status=status, speed=None, reason="planted"), figure()
+
+    assert (failed.way, failed.shape, failed.status) == (right.way, right.shape, status)
+    assert (failed.ms, failed.call, failed.error) == (0.0, None, None)
+
+
+def test_of_a_row_that_a_run_has_twice_the_last_counts(make_record):
+    right, wrong = make_record(), make_record(status=Status.WRONG, reason="planted")
+
+    for last in (right, wrong):
+        (found,) = of_records("run", [right, wrong, last])
+        assert found.status is last.status
+
+
+def test_a_newer_failure_counts_and_an_older_one_does_not(figure):
+    right = figure(started_at="2026-02-01T00:00:00+00:00")
+    for month, counts in (("01", False), ("03", True)):
+        wrong = figure(started_at=f"2026-{month}-01T00:00:00+00:00", status=Status.WRONG)
+        assert newest([*wrong, *right]) == newest([*right, *wrong])
+        assert newest([*right, *wrong]) == tuple(wrong if counts else right)
+
+
+def test_a_way_of_two_rows_of_one_time_is_as_the_worse_of_them(figure, make_contestant):
+    took = RingOptions(schedule="steps", slots=2, transport="p2p")
+    who = make_contestant(schedule="auto", transport="auto", slots="auto")
+    wrong, right = figure(contestant=who, took=took, status=Status.WRONG), figure()
+
+    assert newest([*wrong, *right]) == newest([*right, *wrong]) == tuple(wrong)
+
+
+def test_times_that_are_none_and_rings_longer_than_their_tokens_are_no_figure(
+    figure, make_record, make_case
+):
+    speed = make_record().speed
+    samples = speed.samples.model_copy(update={"ring": [[0.0], [0.0], [0.0]]})
+    assert figure(speed=speed.model_copy(update={"samples": samples})) == []
+    assert figure(case=make_case(seqlen_total=1, world_size=4)) == []
+
+
+def test_memory_of_no_rank_is_not_known(figure):
+    gpu = {"gpu": "NVIDIA H200", "gpu_memory_gib": 139.8}
+    (found,) = figure(environment=gpu, memory=Memory(peak_extra_bytes=[]))
+
+    assert found.call is None
+    assert found.gpu_gib == 139.8
+
+
+@pytest.mark.parametrize(("rmse", "pytorch"), [(float("nan"), 1.0), (1.0, 1e-320)])
+def test_an_error_that_is_no_number_is_not_known(figure, make_record, rmse, pytorch):
+    accuracy = make_record().accuracy
+    out = accuracy.tensors["out"].model_copy(update={"rmse": rmse, "pytorch_rmse": pytorch})
+    tensors = {**accuracy.tensors, "out": out}
+    (found,) = figure(accuracy=accuracy.model_copy(update={"tensors": tensors}))
+
+    assert found.error is None
 
 
 def test_a_line_that_is_no_figure_is_a_sentence_with_its_place(tmp_path):

@@ -111,3 +111,14 @@ def test_a_limit_that_is_none_is_a_mistake(program, run_of, make_record, value):
     run = run_of("run", make_record())
 
     assert program("compare", run, run, f"--effect={value}")[0] == exits.Exit.MISTAKE
+
+
+def test_a_spread_between_runs_of_more_than_twice_the_time_is_a_mistake(
+    program, run_of, make_record
+):
+    folder = run_of("a", make_record())
+
+    assert program("compare", folder, folder, "--between", 100)[0] == 0
+    status, _, said = program("compare", folder, folder, "--between", 1e308)
+    assert status == 2
+    assert "give at most 100 percent" in said

@@ -1,10 +1,12 @@
 """Two runs of one program are the same, and what was planted in one of them is found."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ring_attn_bench.compare import as_json, junit, terminal
 from ring_attn_bench.compare.comparison import BESIDE, OURS, PEERS, compared
 from ring_attn_bench.compare.rows import HOPELESS, Limits, Verdict
 from ring_attn_bench.compare.sides import side
@@ -244,3 +246,71 @@ def test_what_older_records_do_not_say_is_no_difference(make_record):
     found = compared(side_of("A", {before.key: before}), side_of("B", {after.key: after}), LIMITS)
 
     assert found.differences == ("ptxas 12.8 -> 13.0",)
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(1000, "SLOWER"), (0.001, "FASTER"), (2, "UNSURE")]
+)
+def test_a_noisy_row_is_named_where_it_is_surely_beyond_three_times(make_record, factor, verdict):
+    def timed(scale):
+        made = make_record()
+        times = [[scale * t] for t in (1.0, 2.0, 4.0, 8.0, 16.0, 3.0, 6.0, 1.5, 12.0)]
+        samples = made.speed.samples.model_copy(update={"ring": times})
+        speed = made.speed.model_copy(update={"samples": samples})
+        return made.model_copy(update={"speed": speed})
+
+    before, after = timed(1.0), timed(factor)
+    sides = side_of("A", {before.key: before}), side_of("B", {after.key: after})
+    (row,) = compared(*sides, LIMITS).rows
+
+    assert row.time.change.shows > HOPELESS
+    assert row.time.verdict == verdict
+
+
+def between(make_record, was, now):
+    pair = [make_record(**{"reason": "planted", **changes}) for changes in (was, now)]
+    sides = [side_of(name, {r.key: r}) for name, r in zip("AB", pair, strict=True)]
+    return compared(*sides, LIMITS)
+
+
+@pytest.mark.parametrize("was", list(Status))
+@pytest.mark.parametrize("now", list(Status))
+def test_what_was_an_answer_and_now_fails_is_a_regression(make_record, was, now):
+    found = between(make_record, {"status": was}, {"status": now})
+    expected = now is not Status.OK and (
+        was is Status.OK or (now.is_failure and not was.is_failure)
+    )
+
+    assert found.is_regression is expected
+    listed = "Not right on both sides" in terminal.text(found, 100)
+    assert listed is (was is not now)
+
+
+def test_what_only_the_first_side_says_of_a_row_is_told_and_no_regression(make_record):
+    tensors = make_record().accuracy.tensors
+    without = {name: error for name, error in tensors.items() if name != "out"}
+    accuracy = Accuracy(oracle="full", oracle_rows=1, tensors=without)
+
+    for changes, gone in (
+        ({"speed": None}, ("time",)),
+        ({"accuracy": accuracy}, ("error of out",)),
+        ({"accuracy": None}, tuple(f"error of {name}" for name in tensors)),
+    ):
+        found = between(make_record, {}, changes)
+        assert found.rows[0].gone == gone
+        assert not found.is_regression
+        shown = terminal.text(found, 100)
+        assert "What A says and B does not" in shown
+        assert gone[0] in shown
+        assert "1 row of which B does not say all that A says" in " ".join(shown.split())
+        assert json.loads(as_json.text(found))["rows"][0]["gone"] == list(gone)
+        assert f"B no longer says: {gone[0]}" in junit.text(found)
+        assert between(make_record, changes, {}).rows[0].gone == ()
+
+
+def test_an_error_that_is_no_number_is_not_one(make_record):
+    tensors = make_record().accuracy.tensors
+    nan = {**tensors, "out": tensors["out"].model_copy(update={"rmse": float("nan")})}
+    accuracy = Accuracy(oracle="full", oracle_rows=1, tensors=nan)
+
+    assert between(make_record, {}, {"accuracy": accuracy}).rows[0].gone == ("error of out",)

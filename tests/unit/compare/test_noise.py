@@ -1,6 +1,6 @@
 """What is said of a change of medians: how sure, and how it is corrected."""
 
-from math import exp, log
+from math import exp, isfinite, log
 
 import numpy as np
 import pytest
@@ -116,3 +116,20 @@ def test_the_correction_keeps_the_order_and_makes_nothing_surer(given_p):
     assert all(p <= q <= 1 for p, q in zip(given_p, found, strict=True))
     pairs = sorted(zip(given_p, found, strict=True))
     assert [q for _, q in pairs] == sorted(found)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_of_times_that_are_all_alike_there_is_an_answer_without_any_spread_between_runs(factor):
+    found = noise.change([[1.0] * 9], [[factor] * 9], shared=0.0)
+
+    assert found.p == (1.0 if factor == 1.0 else pytest.approx(0.0, abs=1e-9))
+    assert found.ratio == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("shared", [0.0, 1.0, 1000.0])
+def test_however_wide_the_noise_is_there_is_a_number_for_it(shared):
+    wild = [[1e-8, 1e12, 1.0]]
+    found = noise.change(wild, wild, shared)
+
+    assert all(map(isfinite, (found.shows, noise.share(found.low), noise.share(found.high))))
+    assert found.p == 1.0
