@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -196,7 +197,7 @@ def asked_of_this_machine(
     asked = read(request, gpu=gpus > 0)
     rings = asked.rings(gpus)
     entries = asked.select(rings)
-    _require(request.backends)
+    _require(request.backends, reasons)
     return asked, environment, reasons, rings, entries
 
 
@@ -243,7 +244,7 @@ def in_place(request: Request, console: Console, *, verbose: bool = False) -> Pa
             played = "real" if processes == world_size else "loopback"
             rings = (Setup(world_size, processes, played),)
         entries = asked.select(rings)
-        _require(request.backends)
+        _require(request.backends, forecast.unavailable(request.backends))
         run = _run(asked, environment)
         with alone_in(run.folder), Progress(console, verbose=verbose) as progress:
             left = _left(run, entries, asked, progress)
@@ -282,13 +283,14 @@ def _unavailable(entries: tuple[Entry, ...]) -> dict[str, str]:
     return forecast.unavailable({entry.contestant.backend for entry in entries})
 
 
-def _require(backends: tuple[str, ...]) -> None:
-    """Raises MachineLacks if a backend asked for by name cannot run here."""
+def _require(backends: tuple[str, ...], reasons: Mapping[str, str]) -> None:
+    """Raises MachineLacks if a backend asked for by name is one of those that cannot run here.
+
+    reasons: from a process of its own, where there is one: a package may crash when it is loaded.
+    """
     for name in backends:
-        try:
-            registry.load_contestant(name)
-        except BackendUnavailable as error:
-            raise MachineLacks(str(error)) from None
+        if name in reasons:
+            raise MachineLacks(str(BackendUnavailable(name, reasons[name])))
 
 
 def _run(asked: ReadRequest, environment: Environment) -> Run:

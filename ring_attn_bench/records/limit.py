@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from ring_attn_bench.records import files, json_lines, sheets
 from ring_attn_bench.records.direction import Direction
@@ -37,7 +40,7 @@ class Limit(Frozen):
     """The longest length that would have been tried."""
     tried: Count
     environment: Environment
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @property
     def key(self) -> tuple[str, str, str]:

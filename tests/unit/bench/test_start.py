@@ -10,12 +10,12 @@ import pytest
 from typer.main import get_command
 
 import ring_attn_bench
-from ring_attn_bench import cli
+from ring_attn_bench import cli, registry
 from ring_attn_bench.bench import forecast, resume, start
 from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.suite import Timing, load
 from ring_attn_bench.bench.team import Team
-from ring_attn_bench.errors import InvalidArgument, Terminated
+from ring_attn_bench.errors import InvalidArgument, MachineLacks, Terminated
 from ring_attn_bench.records.finding import read as read_findings
 from ring_attn_bench.records.lock import alone_in
 from ring_attn_bench.records.record import append, read
@@ -194,6 +194,23 @@ def test_what_cannot_run_here_is_told_before_anything_is_measured(machine, typed
     assert "\n  cudnn: there is no CUDA device.\n" in said
     assert "\n  flash_attn_4: it is not installed.\n" in said
     assert "no CUDA device: the rest runs on the CPU, with up to 32,768 tokens" in said
+
+
+def test_a_backend_asked_for_by_name_is_loaded_by_other_processes_alone(
+    machine, typed, monkeypatch
+):
+    """Its package may crash or hang when it is imported."""
+
+    def loaded_here(name):
+        raise AssertionError(name)
+
+    monkeypatch.setattr(registry, "load_contestant", loaded_here)
+    refused = typed("ring-attn-bench bench --suite small.toml --backend cudnn --out out")
+    done = typed("ring-attn-bench bench --suite small.toml --backend aten --out out")
+
+    assert isinstance(refused.exception, MachineLacks)
+    assert "backend 'cudnn' is unavailable here: there is no CUDA device" in str(refused.exception)
+    assert done.exit_code == 0, done.output
 
 
 def test_where_everything_can_run_nothing_is_said_of_it(machine, typed):
