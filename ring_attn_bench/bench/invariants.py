@@ -74,7 +74,8 @@ class Invariance:
         return found
 
     def _keys_permuted(self) -> dict[str, Departure]:
-        order = torch.randperm(self.case.seqlen_total, generator=torch.Generator().manual_seed(0))
+        random = torch.Generator("cpu").manual_seed(0)
+        order = torch.randperm(self.case.seqlen_total, generator=random, device="cpu")
         order = order.to(self.place.device)
 
         def permute(own: Tensor, x: Inputs) -> None:
@@ -214,10 +215,10 @@ def _columns(
     What each weight and each dv is rounded by is a share of its size: so is what is allowed.
     """
     groups = case.heads_q // case.heads_kv
+    shape = case.batch, case.heads_kv, case.head_dim
     all_dv, sizes, all_dout = (
-        torch.zeros(case.batch, case.heads_kv, case.head_dim, dtype=torch.float64)
-        .to(place.device) for _ in range(3)
-    )  # fmt: skip
+        torch.zeros(shape, dtype=torch.float64, device=place.device) for _ in range(3)
+    )
     for result, given in zip(results, dout, strict=True):
         all_dv += result["dv"].sum(1, dtype=torch.float64)
         sizes += result["dv"].abs().sum(1, dtype=torch.float64)

@@ -91,7 +91,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """out and lse: a single block's as they are, those of several merged."""
     score, keys = case.score(str(data.q.device.type)), data.keys
-    if _is_whole(parts, data):
+    if is_whole(parts, data):
         poison(data.q.device.type, (data.q, data.k, data.dout))
         return kernel.forward(backend, data.q, keys, parts[0].block, score)
     out = torch.zeros_like(data.dout, dtype=case.wide_dtype)
@@ -124,7 +124,7 @@ def backward(
         rows, keys = cut_out(whole.part(part.rows), backend), all_keys.part(part.keys)
         poison(data.q.device.type, (rows.q, *keys))
         sums = kernel.backward(backend, rows, keys, part.block, score, deterministic=deterministic)
-        if _is_whole(parts, data):
+        if is_whole(parts, data):
             return named(sums)
         for gradient, share in zip(total.part(part.rows, part.keys), sums, strict=True):
             gradient += share
@@ -156,7 +156,7 @@ def named(sums: Sums) -> dict[str, Tensor]:
     return Sums(*sums)._asdict()
 
 
-def _is_whole(parts: tuple[Cut, ...], data: CaseTensors) -> bool:
+def is_whole(parts: tuple[Cut, ...], data: CaseTensors) -> bool:
     """Whether one block is all: then results are judged as they come, dtypes and strides too."""
     if len(parts) != 1:
         return False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ring_attn_bench.conformance.blocks import is_whole
 from ring_attn_bench.conformance.cases import AnyCase
 from ring_attn_bench.conformance.expected import Expected, Results, expected
 from ring_attn_bench.conformance.faults import changed, faults, unlike, wider
 from ring_attn_bench.conformance.inputs import CaseTensors
 from ring_attn_bench.contract.backend import Backend, rounds_gradients
+from ring_attn_bench.plan.lower import Cut
 
 
 def result_faults(backend: Backend, case: AnyCase, device: str, *, backward: bool) -> list[str]:
@@ -24,8 +26,7 @@ def result_faults(backend: Backend, case: AnyCase, device: str, *, backward: boo
     data = kind.inputs(case, device)
     results = _results(backend, case, data, right, backward=backward)
     wrong = faults(right, results)
-    # what is cut into blocks has been added up here
-    if backward and rounds_gradients(backend) and len(kind.parts(backend, case)) == 1:
+    if backward and rounds_gradients(backend) and is_whole(_parts(backend, case), data):
         wrong += wider(results, case.torch_dtype)
     return wrong + changed(data.given, kind.inputs(case, device).given)
 
@@ -57,12 +58,17 @@ def two_block_faults(
     return wrong + faults(right, share)
 
 
+def _parts(backend: Backend, case: AnyCase) -> tuple[Cut, ...]:
+    parts = case.kind.parts(backend, case)
+    assert not isinstance(parts, str)  # the case's `refusal` says so, and is asked before
+    return parts
+
+
 def _results(
     backend: Backend, case: AnyCase, data: CaseTensors, right: Expected,
     *, backward: bool, deterministic: bool = False,
 ) -> Results:  # fmt: skip
-    kind, parts = case.kind, case.kind.parts(backend, case)
-    assert not isinstance(parts, str)  # the case's `refusal` says so, and is asked before
+    kind, parts = case.kind, _parts(backend, case)
     if backward:
         given = right.given
         return kind.backward(backend, case, data, *given, parts, deterministic=deterministic)
