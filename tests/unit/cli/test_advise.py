@@ -1,28 +1,13 @@
 """`advise` on the command line."""
 
 import json
-import sys
 
 import pytest
 
-from ring_attn_bench import cli
 from ring_attn_bench.cli import exits
 from ring_attn_bench.records.record import append
 
 ASKED = ["advise", "--heads", "32:8", "--tokens", "64k", "--gpus", "2"]
-
-
-@pytest.fixture
-def program(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["ring-attn-bench", *map(str, words)])
-        monkeypatch.setattr(exits.signal, "signal", lambda *_: None)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 def test_the_records_that_came_along_answer(program):

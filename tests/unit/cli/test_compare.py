@@ -1,27 +1,12 @@
 """`compare` on the command line: what it takes, what it writes, and how it ends."""
 
 import json
-import sys
 
 import pytest
 
-from ring_attn_bench import cli
 from ring_attn_bench.cli import exits
 from ring_attn_bench.records.record import append
 from ring_attn_bench.records.status import Status
-
-
-@pytest.fixture
-def program(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["ring-attn-bench", *map(str, words)])
-        monkeypatch.setattr(exits.signal, "signal", lambda *_: None)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

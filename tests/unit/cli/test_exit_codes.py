@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ring_attn_bench import __version__, cli
+from ring_attn_bench import __version__
 from ring_attn_bench.cli import exits, report
 from ring_attn_bench.errors import FileError, NoAnswer
 from ring_attn_bench.machine import environment
@@ -25,21 +25,6 @@ from ring_attn_bench.workers.keeper import Keeper
 from tests.patience import limit
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def program(monkeypatch, capsys):
-    """Runs a command line; its exit code, and what it said where."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["ring-attn-bench", *map(str, words)])
-        monkeypatch.setattr(exits.signal, "signal", lambda *_: None)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The verbs: --help in groups with nothing cut, and the forms that some of them had before."""
 
 import shlex
-import sys
 
 import pytest
 from typer.main import get_command
@@ -17,18 +16,9 @@ from ring_attn_bench.tune import run as tune_run
 
 
 @pytest.fixture
-def program(monkeypatch, capsys):
-    """Runs a command line; its exit code, and what it said where."""
-
-    def run(line):
-        monkeypatch.setattr(sys, "argv", ["ring-attn-bench", *line.split()])
-        monkeypatch.setattr(exits.signal, "signal", lambda *_: None)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+def program(program):
+    """Runs a line as it is typed."""
+    return lambda line: program(*line.split())
 
 
 VERBS = get_command(cli.app).commands
