@@ -8,10 +8,11 @@ standard input: the end of it is the parent's. The workers look after themselves
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 from pathlib import Path
+
+from ring_attn_bench.workers.folder import put_away
 
 
 def main(folder: Path, arguments: list[str]) -> None:
@@ -27,7 +28,7 @@ def end_with_parent(folder: Path) -> None:
     """Ends this process, whatever it is doing, when nobody holds the other end of its input."""
     while os.read(0, 1):
         pass
-    shutil.rmtree(folder, ignore_errors=True)  # there may be no worker yet to do it
+    put_away(folder)  # there may be no worker yet to do it
     os._exit(1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pydantic import BaseModel
 
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.channel import Channel, Closed, Server
+from ring_attn_bench.workers.folder import put_away
 from ring_attn_bench.workers.reply import WorkerFailed
 
 POLL_SECONDS = 0.2
@@ -43,7 +43,7 @@ class Started:
         self.folder = Path(tempfile.mkdtemp(prefix="rab-"))
         self._channel: Channel | None = None
         with ExitStack() as begun:
-            begun.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            begun.callback(put_away, self.folder)
             self._server = Server(self.folder / "socket")
             begun.callback(self._server.close)
             with (self.folder / "log").open("wb") as log:
@@ -105,7 +105,7 @@ class Started:
             if self._channel is not None:
                 self._channel.close()
             self._server.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            put_away(self.folder)
 
 
 class Process(Started):

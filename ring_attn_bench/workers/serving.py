@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import NoReturn
 from pydantic import BaseModel
 
 from ring_attn_bench.workers.channel import Channel, Closed
+from ring_attn_bench.workers.folder import put_away
 
 PARENT_CHECK_SECONDS = 1.0
 
@@ -52,5 +52,5 @@ def _watch(parent: int, folder: Path) -> None:
 
 def _end(folder: Path) -> NoReturn:
     """Ends this process, whatever it is doing, and tidies up in its parent's place."""
-    shutil.rmtree(folder, ignore_errors=True)
+    put_away(folder)
     os._exit(1)
