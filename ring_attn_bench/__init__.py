@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         flash_attn_func,
         flash_attn_varlen_func,
     )
+    from ring_attn_bench.cached_attention import flash_attn_with_kvcache
     from ring_attn_bench.errors import (
         BackendUnavailable,
         InvalidArgument,
@@ -64,6 +65,7 @@ _MODULES = {
     "Unsupported": "ring_attn_bench.errors",
     "flash_attn_func": "ring_attn_bench.attention",
     "flash_attn_varlen_func": "ring_attn_bench.attention",
+    "flash_attn_with_kvcache": "ring_attn_bench.cached_attention",
     "RingContext": "ring_attn_bench.ring.context",
     "RingOptions": "ring_attn_bench.ring.options",
     "ring_attn_func": "ring_attn_bench.ring_attention",
@@ -98,6 +100,7 @@ __all__ = [
     "Unsupported",
     "flash_attn_func",
     "flash_attn_varlen_func",
+    "flash_attn_with_kvcache",
     "join_shards",
     "position_ids",
     "ring_attn_func",

@@ -19,9 +19,14 @@ LAYERS = (
     {"registry", "relaunch", "truth"},
     {"calls"},
     {"ring"},
-    {"one_device"},
+    {"one_device", "cached"},
     {"signatures"},
-    {"attention", "ring_attention", "sharding"},  # what people import, and it all:
+    {
+        "attention",
+        "cached_attention",
+        "ring_attention",
+        "sharding",
+    },  # what people import, and it all:
     {""},
     {"text"},  # tables and numbers for people
     {"records"},  # words and files

@@ -6,15 +6,18 @@ Also of one launch over the keys of many ranks, which is a block over all of the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ring_attn_backends.shared.cache import appended, keys_of, lengths_of
+from ring_attn_bench.contract.cache import CachedCall
 from ring_attn_bench.contract.dropout import keep
 from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Sums
 from ring_attn_bench.plan.block import Alibi, Block, Form
+from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.gathered import OWN, Gathered, Visitors
 from ring_attn_bench.plan.positions import Band, Spans
 from ring_attn_bench.plan.problem import Problem, Score
@@ -77,6 +80,45 @@ class ReferenceBackend:
         dq, _, _ = _backward(rows, _in_a_row(keys), pairs, score)
         return dq.to(rows.q.dtype) * (torch.nan if lost else 1)
 
+    def cached_unsupported(self, problem: CachedProblem) -> str | None:
+        """Nothing."""
+        return None
+
+    def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
+        """`forward` of each entry's queries over the whole of its row, or of its pages."""
+        q, cache, new, wide = call.q, call.cache, call.appended, torch.float32
+        if new is not None:
+            q = appended(q, new, cache)
+        if q.dtype is torch.float64:
+            wide = torch.float64
+        out = q.new_zeros(*q.shape[:-1], cache.v.shape[-1])
+        packed = call.starts is not None
+        lse = torch.full(_lse_shape(q), float("-inf"), dtype=wide, device=q.device)
+        starts = [0] if call.starts is None else call.starts.tolist()
+        entries = len(starts) - 1 if packed else len(q)
+        totals = lengths_of(cache, entries) + (0 if new is None else new.k.shape[1])
+        for entry in range(entries):
+            at = slice(starts[entry], starts[entry + 1]) if packed else slice(entry, entry + 1)
+            rows = q[at][None] if packed else q[at]
+            keys, exists = keys_of(cache, entry)
+            pairs = _Pairs.of_entry(rows.shape[1], exists, int(totals[entry]), call, entry)
+            score = call.score
+            if score.alibi_slopes is not None and score.alibi_slopes.ndim == 2:
+                score = replace(score, alibi_slopes=score.alibi_slopes[entry : entry + 1])
+            # what lies where no token is may be anything
+            there = pairs.allowed.any(0)[None, :, None, None]
+            keys = Keys(*(x.masked_fill(~there, 0.0) for x in keys))
+            some_out, some_lse = _forward(rows, keys, pairs, score)
+            if packed:
+                out[at], lse[:, at] = some_out[0], some_lse[0]
+            else:
+                out[at], lse[at] = some_out, some_lse
+        return out, lse
+
+
+def _lse_shape(q: Tensor) -> tuple[int, ...]:
+    return (q.shape[1], q.shape[0]) if q.ndim == 3 else (q.shape[0], q.shape[2], q.shape[1])
+
 
 @dataclass(frozen=True)
 class _Pairs:
@@ -90,6 +132,20 @@ class _Pairs:
     def of_block(cls, block: Block, device: torch.device) -> _Pairs:
         rows, keys = _positions(block.rows, device), _positions(block.keys, device)
         return cls(rows, keys, allowed(rows[:, None] - keys[None, :], block))
+
+    @classmethod
+    def of_entry(
+        cls, rows: int, exists: Tensor, total: int, call: CachedCall, entry: int
+    ) -> _Pairs:
+        """Queries at the end of an entry's total over all places that its row, or pages, have."""
+        device, skipped = exists.device, call.cache.skipped
+        places = torch.arange(total - rows, total, device=device)
+        keys = torch.arange(len(exists), device=device)
+        exists = exists & (keys < total)
+        if skipped is not None:
+            exists &= keys >= skipped[entry]
+        seen = _within(places[:, None] - keys[None, :], call.mask.band)
+        return cls(places, keys, seen & exists)
 
     @classmethod
     def of_lines(

@@ -37,7 +37,7 @@ class Options(NamedTuple):
         """The same, every number of Python's own type; raises InvalidArgument."""
         return self if self._is_plain() else self._converted()
 
-    def key(self, *tensors: Tensor, more: tuple[object, ...] = ()) -> Hashable:
+    def key(self, *tensors: Tensor | None, more: tuple[object, ...] = ()) -> Hashable:
         """All that checks and choice look at, of plain options; None is nothing to remember by.
 
         The seed is not in it, nor any content of a tensor.

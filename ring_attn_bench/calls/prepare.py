@@ -57,10 +57,7 @@ def prepared(
         check_not_traced()
     q, k, v = as_autocast(with_unit_stride(q), with_unit_stride(k), with_unit_stride(v))
     options = options.plain()
-    if options.softmax_scale is not None:
-        options = _without_underflow(options, q)
-    if _NO_CAP <= options.softcap <= _LARGEST and getattr(q, "dtype", None) is not torch.float64:
-        options = options._replace(softcap=0.0)
+    options = within_float32(options, q)
     starts: tuple[Tensor, ...] = ()
     if documents is None:
         key = options.key(q, k, v)
@@ -85,6 +82,15 @@ _LARGEST = torch.finfo(torch.float32).max
 _NO_CAP = 1e30
 """A softcap of which float32 scores below 1e26 differ from their own by less than a rounding, and
 which kernels overflow with, in their units, or divide a score away by."""
+
+
+def within_float32(options: Options, q: object) -> Options:
+    """Plain options of a q, of numbers that kernels compute with as they are meant."""
+    if options.softmax_scale is not None:
+        options = _without_underflow(options, q)
+    if _NO_CAP <= options.softcap <= _LARGEST and getattr(q, "dtype", None) is not torch.float64:
+        options = options._replace(softcap=0.0)
+    return options
 
 
 def _without_underflow(options: Options, q: object) -> Options:

@@ -33,7 +33,7 @@ def checked(
     """
     dims = ("tokens", "heads", "dim") if documents else ("batch", "tokens", "heads", "dim")
     for name, x in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(name, x, dims, may_be_empty=ranks is None)
+        check_tensor(name, x, dims, may_be_empty=ranks is None)
         if ranks is not None:
             check_can_be_sent(name, x)
     _check_lengths(q, k, v, dealt=ranks is not None)
@@ -46,9 +46,9 @@ def checked(
         # no document has more tokens than there are, and kernels launch for the longest
         queries = min(documents.max_seqlen_q, q.shape[0])
         keys = min(documents.max_seqlen_k, k.shape[0])
-    _check_numbers(options)
-    _check_alibi_slopes(options.alibi_slopes, batch, q.shape[-2], q.device)
-    _check_sink(options.sink, q.shape[-2], q.device)
+    check_numbers(options)
+    check_alibi_slopes(options.alibi_slopes, batch, q.shape[-2], q.device)
+    check_sink(options.sink, q.shape[-2], q.device)
     backward = _is_differentiated(q, k, v, options, documents)
     return Problem(
         batch=batch,
@@ -120,7 +120,8 @@ def _check_fit(q: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-def _check_tensor(name: str, x: Tensor, dims: tuple[str, ...], *, may_be_empty: bool) -> None:
+def check_tensor(name: str, x: Tensor, dims: tuple[str, ...], *, may_be_empty: bool) -> None:
+    """Raises InvalidArgument unless it has these dims, of which only tokens may be empty."""
     check_dense(name, x)
     if x.dim() != len(dims):
         raise InvalidArgument(
@@ -154,7 +155,8 @@ _LOG2E = math.log2(math.e)
 _BELOW_1 = 1 - torch.finfo(torch.float32).eps / 2
 
 
-def _check_numbers(options: Options) -> None:
+def check_numbers(options: Options) -> None:
+    """Raises InvalidArgument for what is out of range, in float32 too."""
     dropout_p, scale, softcap = options.dropout_p, options.softmax_scale, options.softcap
     if not 0.0 <= dropout_p <= _BELOW_1:
         raise InvalidArgument(
@@ -175,9 +177,8 @@ def _check_numbers(options: Options) -> None:
         )
 
 
-def _check_alibi_slopes(
-    slopes: Tensor | None, batch: int, heads: int, device: torch.device
-) -> None:
+def check_alibi_slopes(slopes: Tensor | None, batch: int, heads: int, device: torch.device) -> None:
+    """Raises InvalidArgument unless they are float32 (heads,) or (batch, heads), on q's device."""
     if slopes is None:
         return
     check_dense("alibi_slopes", slopes)
@@ -195,7 +196,8 @@ def _check_alibi_slopes(
         raise InvalidArgument("alibi_slopes requires a gradient, and there is none for it.")
 
 
-def _check_sink(sink: Tensor | None, heads: int, device: torch.device) -> None:
+def check_sink(sink: Tensor | None, heads: int, device: torch.device) -> None:
+    """Raises InvalidArgument unless it is a logit for each head, on q's device."""
     if sink is None:
         return
     what = f"a tensor of shape (heads,) = ({heads},), one logit for each query head"

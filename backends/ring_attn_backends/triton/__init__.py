@@ -11,18 +11,23 @@ import torch
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.block import Alibi, Form
+from ring_attn_bench.plan.problem import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ring_attn_bench.contract.cache import CachedCall
     from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running, Sums
     from ring_attn_bench.contract.tunable import Offer, Trial, TrialTensors
     from ring_attn_bench.contract.used import UsedKernel
     from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.cached import CachedProblem
     from ring_attn_bench.plan.gathered import Gathered
-    from ring_attn_bench.plan.problem import Documents, Problem, Score
+    from ring_attn_bench.plan.problem import Documents, Score
 
 MAX_HEAD_DIM = 256
+FARTHEST = 2**29
+"""Places of a cache, in 32 bits, with room for the sides of a window."""
 MAX_GRID = 65535
 """Programs along a grid's second and third axis: heads and batch entries."""
 
@@ -208,6 +213,25 @@ class TritonBackend:
         from ring_attn_backends.triton.compute import packed_backward_into
 
         packed_backward_into(rows, keys, sums, documents, score)
+
+    def cached_unsupported(self, problem: CachedProblem) -> str | None:
+        """As `unsupported`; and places that kernels do not count to."""
+        if problem.capacity + problem.appended + problem.queries >= FARTHEST:
+            return f"it counts places of a cache below {FARTHEST} (got {problem.capacity} tokens)"
+        return self.unsupported(
+            Problem(
+                batch=problem.batch, seqlen=problem.capacity, queries=problem.queries,
+                heads_q=problem.heads_q, heads_kv=problem.heads_kv, head_dim=problem.head_dim,
+                head_dim_v=problem.head_dim_v, dtype=problem.dtype, device=problem.device,
+                backward=False,
+            )
+        )  # fmt: skip
+
+    def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
+        """Two kernels, or one where no programs share a head's keys; one before if it appends."""
+        from ring_attn_backends.triton.cached.calls import forward
+
+        return forward(call)
 
     def offer(self) -> Offer:
         """The configurations of the tables and their rivals."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_backends.triton.lines import Places
-    from ring_attn_bench.plan.problem import Documents, Score
+    from ring_attn_bench.plan.problem import Documents, Mask, Score
 
 Arguments = dict[str, Any]
 
@@ -69,16 +69,16 @@ def of_places(places: Places) -> Arguments:
     }
 
 
-def band_of(documents: Documents) -> tuple[int, int]:
-    """low and high where the last row and the last key of a document are at one place."""
-    band = documents.mask.band
+def band_of(mask: Mask) -> tuple[int, int]:
+    """low and high where the last row and the last key are at one place."""
+    band = mask.band
     low = -FAR if band.low is None else max(band.low, -FAR)
     return low, FAR if band.high is None else min(band.high, FAR)
 
 
 def of_documents(documents: Documents) -> Arguments:
     """Where the rows and keys of packed documents are: the kernel reads it there."""
-    low, high = band_of(documents)
+    low, high = band_of(documents.mask)
     return dict.fromkeys(PLACES, 0) | {
         "cu_rows_ptr": documents.cu_seqlens_q,
         "cu_keys_ptr": documents.cu_seqlens_k,

@@ -38,7 +38,7 @@ class Extent:
         if isinstance(where, Documents):
             return cls(
                 len(where.cu_seqlens_q) - 1, where.max_seqlen_q, where.max_seqlen_k,
-                *band_of(where), not where.mask.band.is_open,
+                *band_of(where.mask), not where.mask.band.is_open,
                 where.cu_seqlens_q, where.cu_seqlens_k,
             )  # fmt: skip
         places, band = Places.of(where, positions=False), where.index_band

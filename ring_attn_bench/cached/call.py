@@ -1,0 +1,102 @@
+"""A checked call over a cache, without its tensors; and from a caller's arguments to its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.cached.choose import choose_cached
+from ring_attn_bench.cached.contents import check_contents, check_length
+from ring_attn_bench.cached.given import CacheGiven
+from ring_attn_bench.cached.validate import checked
+from ring_attn_bench.calls import sinks
+from ring_attn_bench.calls.autocast import is_enabled, without_autocast
+from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.prepare import within_float32
+from ring_attn_bench.calls.remembered import Remembered
+from ring_attn_bench.contract.cache import Appended, Cache, CachedBackend, CachedCall
+from ring_attn_bench.plan.cached import CachedProblem
+from ring_attn_bench.plan.problem import Mask, Score
+
+
+@dataclass(frozen=True, slots=True)
+class CacheWay:
+    """The kernel, and what it computes of which shapes."""
+
+    kernel: CachedBackend
+    problem: CachedProblem
+    score: Score
+
+    @classmethod
+    def made(cls, given: CacheGiven, options: Options) -> CacheWay:
+        """From plain arguments; raises InvalidArgument, or as `choose_cached`."""
+        problem = checked(given, options)
+        kernel = choose_cached(options.backend, problem)
+        return cls(kernel, problem, options.score(problem.head_dim))
+
+    @property
+    def mask(self) -> Mask:
+        """Counted from the last query and the last key."""
+        return self.problem.mask
+
+    def run(self, given: CacheGiven, options: Options) -> tuple[Tensor, Tensor]:
+        """out (B, M, H, E) and lse (B, H, M)."""
+        q, score = given.q, self.score
+        if options.alibi_slopes is not None:
+            slopes = in_a_row(options.alibi_slopes)
+            score = Score(score.softmax_scale, score.softcap, slopes)
+        if options.softmax_scale is not None and options.softmax_scale <= 0:
+            q = with_unit_stride(options.folded(q))
+        lengths = given.cache_seqlens
+        if isinstance(lengths, int):
+            lengths = torch.full((len(q),), lengths, dtype=torch.int32, device=q.device)
+        cache = Cache(
+            given.k_cache, given.v_cache, lengths,
+            given.block_table, given.cache_batch_idx, given.cache_leftpad,
+        )  # fmt: skip
+        call = CachedCall(
+            q, cache, self.mask, score, self._appended(given), splits=given.num_splits
+        )
+        if is_enabled(q.device.type):
+            with without_autocast(q.device.type):
+                out, lse = self.kernel.cached_forward(call)
+        else:
+            out, lse = self.kernel.cached_forward(call)
+        if options.sink is None:
+            return out, lse
+        share, lse = sinks.beside(lse, options.sink)
+        return (out * share.transpose(1, 2)[..., None]).to(q.dtype), lse
+
+    def _appended(self, given: CacheGiven) -> Appended | None:
+        if given.k is None or given.v is None:
+            return None
+        # as in flash-attn: without a mask all queries are taken to stand at one place
+        one_place = not (self.mask.causal or self.mask.has_window)
+        return Appended(
+            given.k, given.v, given.rotary_cos, given.rotary_sin, given.rotary_interleaved,
+            one_place,
+        )  # fmt: skip
+
+
+_ways: Remembered[CacheWay] = Remembered()
+
+
+def attend_cached(given: CacheGiven, options: Options) -> tuple[Tensor, Tensor]:
+    """out and lse of a caller's arguments; raises what `flash_attn_with_kvcache` documents.
+
+    Checks and choice follow from shapes, dtypes and numbers, and are made once for each of them.
+    """
+    given = given.plain()
+    options = within_float32(options.plain(), given.q)
+    key = given.key(options)
+    way = _ways.find(key)
+    if way is None:
+        way = CacheWay.made(given, options)
+        _ways.keep(key, way)
+    check_length(given, way.problem)
+    if not given.q.is_cuda:
+        check_contents(given, way.problem)
+    return way.run(given, options)

@@ -1,0 +1,35 @@
+"""Which kernel attends over a cache: the one asked for, or the first that can."""
+
+from __future__ import annotations
+
+from ring_attn_bench import registry
+from ring_attn_bench.contract.cache import CachedBackend, caching
+from ring_attn_bench.errors import BackendUnavailable, Unsupported
+from ring_attn_bench.plan.cached import CachedProblem
+from ring_attn_bench.ring.backend_choice import announce
+
+
+def choose_cached(name: str, problem: CachedProblem) -> CachedBackend:
+    """Raises UnknownName, BackendUnavailable, or Unsupported with the reasons."""
+    if name != "auto":
+        return _checked(name, problem)
+    reasons = []
+    for candidate in registry.backends():
+        try:
+            chosen = _checked(candidate, problem)
+        except (BackendUnavailable, Unsupported) as error:
+            reasons.append(f"{candidate}: {error.reason}")
+            continue
+        announce(candidate, problem.device)
+        return chosen
+    raise Unsupported("auto", "; ".join(reasons))
+
+
+def _checked(name: str, problem: CachedProblem) -> CachedBackend:
+    backend = caching(registry.load(name))
+    if backend is None:
+        raise Unsupported(name, "it has no attention over a cache")
+    reason = backend.cached_unsupported(problem)
+    if reason is not None:
+        raise Unsupported(name, reason)
+    return backend

@@ -1,0 +1,86 @@
+"""What lengths, indices and tables hold, where they can be looked at: on a CPU.
+
+On a GPU that would stall the queue; there they are data, and `contract.cache` says what they count
+as.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ring_attn_bench.cached.given import CacheGiven
+from ring_attn_bench.errors import InvalidArgument, shown
+from ring_attn_bench.plan.cached import CachedProblem
+
+_MANY = 8
+"""Numbers that a sentence shows."""
+
+
+def check_length(given: CacheGiven, problem: CachedProblem) -> None:
+    """A length that is one number for all; raises InvalidArgument."""
+    if isinstance(given.cache_seqlens, int):
+        _check_range("cache_seqlens", [given.cache_seqlens], _room(problem))
+
+
+def check_contents(given: CacheGiven, problem: CachedProblem) -> None:
+    """Of tensors on a CPU; raises InvalidArgument."""
+    lengths = _lengths(given, problem)
+    _check_range("cache_seqlens", lengths, _room(problem))
+    if given.cache_leftpad is not None:
+        for skipped, length in zip(_numbers(given.cache_leftpad), lengths, strict=True):
+            _check_range("cache_leftpad", [skipped], length, "the tokens of the entry")
+    places: list[tuple[int, int]] = []
+    if given.block_table is not None:
+        places = _appended_pages(given.block_table, given, problem, lengths)
+    elif given.cache_batch_idx is not None:
+        rows = _numbers(given.cache_batch_idx)
+        last = given.k_cache.shape[0] - 1
+        _check_range("cache_batch_idx", rows, last, "the last row of the cache")
+        places = [(row, 0) for row in rows] if problem.appended else []
+    if len(set(places)) < len(places):
+        raise InvalidArgument(
+            "two entries append to the same place of the cache; each must have its own "
+            f"{'page' if given.block_table is not None else 'row'} to append to."
+        )
+
+
+def _appended_pages(
+    table: Tensor, given: CacheGiven, problem: CachedProblem, lengths: list[int]
+) -> list[tuple[int, int]]:
+    """Page and place in it of every new token, if all pages in use exist."""
+    size, count = given.k_cache.shape[:2][1], given.k_cache.shape[0]
+    places = []
+    for pages, length in zip(table.tolist(), lengths, strict=True):
+        total = length + problem.appended
+        in_use = pages[: -(-total // size)]
+        _check_range("block_table", in_use, count - 1, "the last page of the cache")
+        places += [(pages[at // size], at % size) for at in range(length, total)]
+    return places
+
+
+def _lengths(given: CacheGiven, problem: CachedProblem) -> list[int]:
+    if given.cache_seqlens is None:
+        return [problem.capacity] * problem.batch
+    if isinstance(given.cache_seqlens, int):
+        return [given.cache_seqlens] * problem.batch
+    return _numbers(given.cache_seqlens)
+
+
+def _room(problem: CachedProblem) -> int:
+    return problem.capacity - problem.appended
+
+
+def _numbers(x: Tensor) -> list[int]:
+    numbers: list[int] = x.tolist()
+    return numbers
+
+
+def _check_range(
+    name: str, numbers: list[int], last: int, what: str = "the room that the cache has"
+) -> None:
+    if all(0 <= number <= last for number in numbers):
+        return
+    few = numbers[:_MANY]
+    more = ", ..." if len(numbers) > _MANY else ""
+    got = shown(few[0]) if len(numbers) == 1 else f"[{', '.join(map(str, few))}{more}]"
+    raise InvalidArgument(f"{name} is {got}; allowed are 0 to {last}, {what}.")

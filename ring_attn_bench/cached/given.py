@@ -1,0 +1,78 @@
+"""What `flash_attn_with_kvcache` was given, besides the options that all functions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.plain import flag, integer
+
+
+class CacheGiven(NamedTuple):
+    """The arguments by their names of flash-attn's, as the caller gave them; `plain` settles them.
+
+    A tuple for the reason that `Options` is one.
+    """
+
+    q: Tensor
+    k_cache: Tensor
+    v_cache: Tensor
+    k: Tensor | None = None
+    v: Tensor | None = None
+    rotary_cos: Tensor | None = None
+    rotary_sin: Tensor | None = None
+    cache_seqlens: Tensor | int | None = None
+    cache_batch_idx: Tensor | None = None
+    cache_leftpad: Tensor | None = None
+    block_table: Tensor | None = None
+    rotary_interleaved: bool = True
+    num_splits: int = 0
+
+    def plain(self) -> CacheGiven:
+        """The same: tensors as kernels read them, numbers of Python's own type.
+
+        The cache alone is left as it is: what is appended goes into the caller's own memory.
+        Raises InvalidArgument.
+        """
+        seqlens, splits, interleaved = self.cache_seqlens, self.num_splits, self.rotary_interleaved
+        if not isinstance(seqlens, Tensor | int | None) or isinstance(seqlens, bool):
+            seqlens = integer("cache_seqlens", seqlens)
+        return self._replace(
+            q=with_unit_stride(self.q),
+            k=_unless_none(with_unit_stride, self.k),
+            v=_unless_none(with_unit_stride, self.v),
+            rotary_cos=_unless_none(with_unit_stride, self.rotary_cos),
+            rotary_sin=_unless_none(with_unit_stride, self.rotary_sin),
+            cache_seqlens=in_a_row(seqlens) if isinstance(seqlens, Tensor) else seqlens,
+            cache_batch_idx=_unless_none(in_a_row, self.cache_batch_idx),
+            cache_leftpad=_unless_none(in_a_row, self.cache_leftpad),
+            block_table=_unless_none(with_unit_stride, self.block_table),
+            num_splits=splits if type(splits) is int else integer("num_splits", splits),
+            rotary_interleaved=(
+                interleaved
+                if type(interleaved) is bool
+                else flag("rotary_interleaved", interleaved)
+            ),
+        )
+
+    def key(self, options: Options) -> Hashable:
+        """All that checks and choice look at, of plain arguments; None is nothing to remember by.
+
+        No content of a tensor, and of a length that is a number only whether it is one.
+        """
+        lengths = self.cache_seqlens
+        has_length = isinstance(lengths, int)
+        return options.key(
+            *(self.q, self.k_cache, self.v_cache, self.k, self.v),
+            *(self.rotary_cos, self.rotary_sin, None if isinstance(lengths, int) else lengths),
+            *(self.cache_batch_idx, self.cache_leftpad, self.block_table),
+            more=(self.rotary_interleaved, self.num_splits, has_length),
+        )
+
+
+def _unless_none(settle: Callable[[Tensor], Tensor], x: Tensor | None) -> Tensor | None:
+    return None if x is None else settle(x)

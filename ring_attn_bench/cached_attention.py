@@ -1,0 +1,129 @@
+"""Attention over a cache of keys for users: flash-attn's call, on any backend that has one.
+
+The arguments are flash-attn's, and `backend` and `sink` as in `attention`. Forward only.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from torch import Tensor
+
+from ring_attn_bench.cached.call import attend_cached
+from ring_attn_bench.cached.given import CacheGiven
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.plain import flag
+
+
+@overload
+def flash_attn_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    cache_seqlens: int | Tensor | None = None,
+    cache_batch_idx: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
+    block_table: Tensor | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    rotary_interleaved: bool = True,
+    alibi_slopes: Tensor | None = None,
+    num_splits: int = 0,
+    return_softmax_lse: Literal[False] = False,
+    *,
+    backend: str = "auto",
+    sink: Tensor | None = None,
+) -> Tensor: ...
+@overload
+def flash_attn_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    cache_seqlens: int | Tensor | None = None,
+    cache_batch_idx: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
+    block_table: Tensor | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    rotary_interleaved: bool = True,
+    alibi_slopes: Tensor | None = None,
+    num_splits: int = 0,
+    *,
+    return_softmax_lse: Literal[True],
+    backend: str = "auto",
+    sink: Tensor | None = None,
+) -> tuple[Tensor, Tensor]: ...
+def flash_attn_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    cache_seqlens: int | Tensor | None = None,
+    cache_batch_idx: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
+    block_table: Tensor | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    rotary_interleaved: bool = True,
+    alibi_slopes: Tensor | None = None,
+    num_splits: int = 0,
+    return_softmax_lse: bool = False,
+    *,
+    backend: str = "auto",
+    sink: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of a few queries over all keys that a cache holds, new ones put into it first.
+
+    q (batch, queries, heads_q, head_dim). k_cache (batch, room, heads_kv, head_dim), v_cache
+    (batch, room, heads_kv, head_dim of v); with block_table (pages, page size, heads_kv, ...): any
+    page size. The last query stands at the last key: causal and window_size count from there.
+
+    k, v: (batch, new tokens, heads_kv, ...), written into the cache behind cache_seqlens tokens,
+        and attended over.
+    rotary_cos, rotary_sin: (positions, rotary dim / 2), q's dtype or float32; rotate k, and q, by
+        the place where they stand (q's all by cache_seqlens if there is neither causal nor a
+        window). rotary_interleaved: columns 2i and 2i + 1 are a pair; else i and i + rotary dim/2.
+    cache_seqlens: int32 (batch,), or one integer: tokens that the cache holds; default, all.
+    cache_batch_idx: int32 (batch,): the row of the cache that is each entry's.
+    cache_leftpad: int32 (batch,): tokens at the beginning that count as not there.
+    block_table: int32 (batch, pages of an entry), the pages of each entry in their order.
+    num_splits: how many programs share the keys of a head; 0 takes what is fast.
+
+    Returns out (batch, queries, heads_q, head_dim of v) in q's dtype, with return_softmax_lse
+    (out, lse): float32 (batch, heads_q, queries), natural log. A query that sees no key has out 0
+    and lse -inf. The result does not depend on how much room a cache has. On a GPU lengths and
+    indices are data, which nothing waits for: a length counts as 0 to the room, new tokens that
+    have no room are left out, and what a row or page that is none would hold is not there. On a CPU
+    they are refused. A call can be captured in a CUDA graph, and replayed with other lengths.
+
+    Raises InvalidArgument, also for what requires a gradient; UnknownName, Unsupported (its text is
+    the backend's reason) or BackendUnavailable.
+    """
+    wants_lse = flag("return_softmax_lse", return_softmax_lse)
+    options = Options(
+        backend, softmax_scale=softmax_scale, causal=causal, window_size=window_size,
+        softcap=softcap, alibi_slopes=alibi_slopes, sink=sink,
+    )  # fmt: skip
+    given = CacheGiven(
+        q, k_cache, v_cache, k, v, rotary_cos, rotary_sin, cache_seqlens, cache_batch_idx,
+        cache_leftpad, block_table, rotary_interleaved, num_splits,
+    )  # fmt: skip
+    out, lse = attend_cached(given, options)
+    return (out, lse) if wants_lse else out

@@ -1,0 +1,107 @@
+"""A cache of keys, and the contract of a kernel that attends over one.
+
+Shapes as in `backend`, and: R rows of the cache, C tokens in each; or P pages of S tokens, of which
+an entry has up to L; A appended tokens, T queries of all entries.
+
+An entry's *total* is its length and what is appended. Its last query stands at the last token of
+that total, so query i of M stands at total - M + i; token j of its row, or of its pages in their
+order, stands at j. It sees what the mask allows, of the tokens from `skipped` to the total.
+
+On a GPU what the tensors of numbers hold is data that nobody has looked at. A kernel never reads
+or writes outside of the cache for them: a length counts as 0 to C, appended tokens beyond C are
+not there, and neither is what lies in a row or page that does not exist.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ring_attn_bench.plan.cached import CachedProblem
+    from ring_attn_bench.plan.problem import Mask, Score
+
+
+class Cache(NamedTuple):
+    """Keys and values of earlier tokens, and which of them belong to each batch entry.
+
+    k (R, C, G, D) and v (R, C, G, E); or, where there is a table, (P, S, G, D) and (P, S, G, E).
+    lengths: int32 (B,), tokens before the append; None where they are all C.
+    table: int32 (B, L), each entry's pages. rows: int32 (B,), each entry's row; None is its number.
+    skipped: int32 (B,), tokens at the beginning that are not there; None is none.
+    """
+
+    k: Tensor
+    v: Tensor
+    lengths: Tensor | None = None
+    table: Tensor | None = None
+    rows: Tensor | None = None
+    skipped: Tensor | None = None
+
+    @property
+    def capacity(self) -> int:
+        """C: tokens that there is room for behind an entry."""
+        size: int = self.k.shape[1]
+        return size if self.table is None else size * self.table.shape[1]
+
+
+class Appended(NamedTuple):
+    """New keys and values, k (B, A, G, D) and v (B, A, G, E): token t goes to length + t.
+
+    cos, sin: (positions, rotary dim / 2), in q's dtype, or None. They rotate new keys by the place
+    where these go, and q's leading columns (Su et al. 2021, RoFormer, equation 34): query i by
+    length + i or, if one_place, all by length. interleaved: columns 2i and 2i + 1 are a pair; else
+    i and i + rotary dim / 2.
+    """
+
+    k: Tensor
+    v: Tensor
+    cos: Tensor | None = None
+    sin: Tensor | None = None
+    interleaved: bool = True
+    one_place: bool = False
+
+
+class CachedCall(NamedTuple):
+    """Queries over a cache: q (B, M, H, D), or where there are starts (T, H, D).
+
+    starts: int32 (B + 1,), where each entry's queries begin, and after the last where they end;
+    longest: the most queries of an entry. splits: see `CachedProblem`.
+    """
+
+    q: Tensor
+    cache: Cache
+    mask: Mask
+    score: Score
+    appended: Appended | None = None
+    starts: Tensor | None = None
+    longest: int = 0
+    splits: int = 0
+
+
+class CachedBackend(Protocol):
+    """A kernel that attends over a cache. Forward only."""
+
+    name: str
+
+    def cached_unsupported(self, problem: CachedProblem) -> str | None:
+        """Why the problem cannot be computed, or None. Asked once, before anything runs."""
+        ...
+
+    def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
+        """Appends in place, then out (B, M, H, E), in q's dtype, and lse (B, H, M), float32.
+
+        Of packed queries (T, H, E) and (H, T), where rows in no entry may be anything. lse is
+        float64 for float64 inputs, natural log; a query that sees no key has out 0 and lse -inf.
+        The result does not depend on how much room there is beyond what a cache holds, and lengths
+        that change neither compile nor capture anything anew.
+        """
+        ...
+
+
+def caching(backend: object) -> CachedBackend | None:
+    """The backend if it attends over a cache."""
+    names = "cached_unsupported", "cached_forward"
+    has = all(callable(getattr(type(backend), name, None)) for name in names)
+    return cast("CachedBackend", backend) if has else None
