@@ -88,12 +88,13 @@ def split(case: BlockCase, at: int) -> tuple[Cut, ...]:
 
 def forward(
     backend: Backend, case: BlockCase, data: CaseTensors, parts: tuple[Cut, ...]
-) -> tuple[Tensor, Tensor]:
+) -> dict[str, Tensor]:
     """out and lse: a single block's as they are, those of several merged."""
     score, keys = case.score(str(data.q.device.type)), data.keys
     if is_whole(parts, data):
         poison(data.q.device.type, (data.q, data.k, data.dout))
-        return kernel.forward(backend, data.q, keys, parts[0].block, score)
+        out, lse = kernel.forward(backend, data.q, keys, parts[0].block, score)
+        return {"out": out, "lse": lse}
     out = torch.zeros_like(data.dout, dtype=case.wide_dtype)
     lse = out.new_full((case.batch, case.heads, out.shape[1]), float("-inf"))
     for part in parts:
@@ -101,7 +102,7 @@ def forward(
         poison(data.q.device.type, (q, own.k, data.dout[:, rows]))
         results = kernel.forward(backend, q, own, part.block, score)
         out[:, rows], lse[..., rows] = _merged((out[:, rows], lse[..., rows]), results)
-    return out, lse
+    return {"out": out, "lse": lse}
 
 
 def backward(

@@ -57,8 +57,8 @@ class Kind(Protocol[Some]):
 
     def forward(
         self, backend: Backend, case: Some, data: CaseTensors, parts: tuple[Cut, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """The backend's out and lse."""
+    ) -> dict[str, Tensor]:
+        """The backend's out and lse, and what else it leaves, by name."""
         ...
 
     def backward(

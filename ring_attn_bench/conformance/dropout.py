@@ -35,7 +35,7 @@ def kept(backend: Backend, case: BlockCase, device: str) -> Tensor:
         units[:, start : start + inside, :, :inside] = torch.eye(inside, device=device)[:, None].to(
             units
         )
-        out, _ = blocks.forward(backend, case, replace(data, v=units), parts)
+        out = blocks.forward(backend, case, replace(data, v=units), parts)["out"]
         kept[..., start : start + inside] = (out != 0).transpose(1, 2)[..., :inside]
     return kept
 

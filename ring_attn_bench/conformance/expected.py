@@ -66,6 +66,21 @@ def expect(
     return Expected(dtype, exact, bounds(dtype, exact, plain, uncancelled, lse))
 
 
+class Forwards(Protocol):
+    """PyTorch's results of a forward; in_order: with sums one by one."""
+
+    def __call__(self, arithmetic: torch.dtype, *, in_order: bool = False) -> Results: ...  # noqa: D102
+
+
+def expect_forward(dtype: torch.dtype, answered: Forwards) -> Expected:
+    """`expect` of what has no gradients."""
+    yardstick = tolerance.baseline_arithmetic(dtype)
+    exact, plain = answered(torch.float64), [answered(yardstick)]
+    if yardstick is torch.float32:
+        plain.append(answered(yardstick, in_order=True))
+    return Expected(dtype, exact, bounds(dtype, exact, plain, {}))
+
+
 def answers(
     q: Tensor,
     k: Tensor,

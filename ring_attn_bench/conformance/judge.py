@@ -50,8 +50,9 @@ def two_block_faults(
     """
     kind, right = case.kind, expected(case, device)
     data, parts = kind.inputs(case, device), kind.two_blocks(case)
-    out, lse = kind.forward(backend, case, data, parts)
-    wrong = faults(right, {"out": out, "lse": lse})
+    results = kind.forward(backend, case, data, parts)
+    out, lse = results["out"], results["lse"]
+    wrong = faults(right, results)
     if not backward:
         return wrong
     share = kind.backward(backend, case, data, out.to(case.torch_dtype), lse, parts)
@@ -72,5 +73,4 @@ def _results(
     if backward:
         given = right.given
         return kind.backward(backend, case, data, *given, parts, deterministic=deterministic)
-    out, lse = kind.forward(backend, case, data, parts)
-    return {"out": out, "lse": lse}
+    return kind.forward(backend, case, data, parts)

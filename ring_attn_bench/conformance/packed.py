@@ -68,13 +68,14 @@ def two_blocks(case: PackedCase) -> tuple[Cut, ...]:
 
 def forward(
     backend: Backend, case: PackedCase, data: CaseTensors, parts: tuple[Cut, ...]
-) -> tuple[Tensor, Tensor]:
+) -> dict[str, Tensor]:
     """out and lse of all documents in one call."""
     assert isinstance(backend, PackedBackend)  # the case's `refusal` asks
     device = data.q.device.type
     poison(device, (data.q, data.k))
     documents, score = case.documents(device), case.score(device)
-    return backend.packed_forward(data.q, data.keys, documents, score)
+    out, lse = backend.packed_forward(data.q, data.keys, documents, score)
+    return {"out": out, "lse": lse}
 
 
 def backward(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 
 from ring_attn_bench.conformance.feature import Feature
+from ring_attn_bench.conformance.features.cache import CACHE
 from ring_attn_bench.conformance.features.documents import DOCUMENTS
 from ring_attn_bench.conformance.features.masks import MASKS
 from ring_attn_bench.conformance.features.ring import RING
@@ -14,7 +15,7 @@ from ring_attn_bench.conformance.features.shapes import HEADS, NUMBERS
 from ring_attn_bench.conformance.features.tensors import LENGTHS, STRIDES
 from ring_attn_bench.errors import UnknownName
 
-CHAPTERS = (MASKS, SCORES, HEADS, NUMBERS, LENGTHS, STRIDES, RING, DOCUMENTS)
+CHAPTERS = (MASKS, SCORES, HEADS, NUMBERS, LENGTHS, STRIDES, RING, DOCUMENTS, CACHE)
 FEATURES = {feature.name: feature for chapter in CHAPTERS for feature in chapter.features}
 """Every feature by its name."""
 
