@@ -11,13 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_backends.shared import flash_2, flash_2_limits
+from ring_attn_backends.shared import flash_2, flash_2_cache, flash_2_limits
 from ring_attn_backends.shared.calls import ByCalls, FlashCall
 from ring_attn_backends.shared.seeding import drawing_from, philox_state
+from ring_attn_bench.contract.cache import CachedCall
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.block import Alibi, Form
+from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.problem import Problem
 
 
@@ -50,6 +52,22 @@ class FlashAttn2Backend(ByCalls):
         if problem.device != "cuda":
             return "it runs on CUDA only"
         return flash_2_limits.unsupported(problem) or flash_2_limits.build_refusal(self, problem)
+
+    def cached_unsupported(self, problem: CachedProblem) -> str | None:
+        """What its kernels cannot do over a cache, or at all."""
+        if (reason := flash_2_cache.unsupported(problem)) is not None:
+            return reason
+        return self.unsupported(
+            Problem(
+                problem.batch, problem.capacity, problem.heads_q, problem.heads_kv,
+                problem.head_dim, problem.head_dim_v, problem.dtype, problem.device, problem.mask,
+                problem.softcap, problem.alibi, backward=False, queries=problem.queries,
+            )
+        )  # fmt: skip
+
+    def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
+        """The package's function over a cache: it appends, rotates and attends in one launch."""
+        return flash_2_cache.forward(self._package.flash_attn_with_kvcache, call)
 
     def version(self) -> str:
         """The version of flash-attn."""

@@ -45,17 +45,20 @@ def tiling(q: Tensor, v: Tensor, rows: int) -> Tiling:
 def splits_for(programs: int, q: Tensor) -> int:
     """By how many programs the keys of a head are to be shared.
 
-    The fewest whose turns of the multiprocessors are filled to 9/10 of what is best. Not by how
-    many keys there are, or may be: lengths are data, and room that nobody uses must change no bit.
+    As many as have room in one turn of the multiprocessors. Where not even two have, the fewest
+    whose turns are filled to 9/10 of what is best. Not by how many keys there are, or may be:
+    lengths are data, and room that nobody uses must change no bit.
     """
     # an interpreter takes programs in turn; two are enough to share something
     slots = RESIDENT * (2 if q.device.type == "cpu" else multiprocessors(q))
+    in_one_turn = min(MOST_SPLITS, slots // max(programs, 1))
+    if in_one_turn > 1:
+        return in_one_turn
 
     def filled(splits: int) -> float:
         turns = programs * splits / slots
         return turns / math.ceil(turns)
 
-    in_one_turn = min(MOST_SPLITS, slots // max(programs, 1))
-    some = range(1, 1 + (in_one_turn if in_one_turn > 1 else MOST_TURNS))
+    some = range(1, MOST_TURNS + 1)
     best = max(map(filled, some))
     return next(splits for splits in some if filled(splits) >= 0.9 * best)

@@ -1,0 +1,144 @@
+"""Our kernels over a cache, interpreted: whatever numbers they are handed, as the reference."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ring_attn_backends.reference import ReferenceBackend
+from ring_attn_backends.triton import TritonBackend
+
+from ring_attn_bench.contract.cache import Appended, Cache, CachedCall
+from ring_attn_bench.plan.problem import Mask, Score
+
+pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered:RuntimeWarning")
+DIM, HEADS, KEY_HEADS = 16, 4, 2
+
+
+def numbers(draw, count, low, high):
+    drawn = draw(st.lists(st.integers(low, high), min_size=count, max_size=count))
+    return torch.tensor(drawn, dtype=torch.int32)
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@st.composite
+def calls(draw):
+    """Of any shapes, with numbers that may be wrong: on a GPU nobody looks at them."""
+    batch, size, paged = draw(st.integers(1, 3)), draw(st.integers(1, 24)), draw(st.booleans())
+    count = draw(st.integers(1, 6)) if paged else batch
+    k, v = (random(count, size, KEY_HEADS, DIM, seed=seed) for seed in (1, 2))
+    cache = Cache(k, v)
+    if paged:
+        pages = draw(st.integers(1, 4))
+        table = numbers(draw, batch * pages, -2, count + 1).view(batch, pages)
+        cache = cache._replace(table=table)
+    elif draw(st.booleans()):
+        cache = cache._replace(rows=numbers(draw, batch, -1, count))
+    room = cache.capacity
+    if draw(st.booleans()):
+        cache = cache._replace(lengths=numbers(draw, batch, -3, room + 5))
+    if draw(st.booleans()):
+        cache = cache._replace(skipped=numbers(draw, batch, -3, room + 5))
+    mask = Mask(
+        draw(st.booleans()),
+        draw(st.none() | st.integers(0, room)),
+        draw(st.none() | st.integers(0, room)),
+    )
+    slopes = 0.5 ** torch.arange(1.0, HEADS + 1) if draw(st.booleans()) else None
+    queries = draw(st.integers(1, 5))
+    return CachedCall(
+        random(batch, queries, HEADS, DIM), cache, mask,
+        Score(DIM**-0.5, draw(st.sampled_from([0.0, 2.0])), slopes),
+        splits=draw(st.integers(0, 4)),
+    )  # fmt: skip
+
+
+def places_once(call, appended):
+    """Whether no two new tokens go to one place, where the last one would win."""
+    cache, batch = call.cache, len(call.q)
+    if cache.rows is not None:
+        return len(set(cache.rows.tolist())) == batch
+    return cache.table is None or len(set(cache.table.flatten().tolist())) == cache.table.numel()
+
+
+def both(call):
+    """Results and caches, of our kernels and of the reference."""
+    for backend in (TritonBackend(), ReferenceBackend()):
+        cache = call.cache._replace(k=call.cache.k.clone(), v=call.cache.v.clone())
+        out, lse = backend.cached_forward(call._replace(cache=cache))
+        yield out, lse, cache.k, cache.v
+
+
+@settings(deadline=None)
+@given(calls())
+def test_whatever_lengths_pages_and_rows_say_results_are_the_references(call):
+    for ours, right in zip(*both(call), strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-5, atol=2e-6)
+
+
+@settings(deadline=None)
+@given(calls(), st.data())
+def test_what_is_appended_lands_where_the_reference_puts_it(call, data):
+    appended, rotary = data.draw(st.integers(0, 5)), data.draw(st.sampled_from([0, 4, 16]))
+    if not places_once(call, appended):
+        return
+    angles = random(max(1, call.cache.capacity), rotary // 2, seed=5)
+    new = Appended(
+        random(len(call.q), appended, KEY_HEADS, DIM, seed=3),
+        random(len(call.q), appended, KEY_HEADS, DIM, seed=4),
+        *((angles.cos(), angles.sin()) if rotary else (None, None)),
+        interleaved=data.draw(st.booleans()),
+        one_place=data.draw(st.booleans()),
+    )
+    for ours, right in zip(*both(call._replace(appended=new)), strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-5, atol=4e-6)
+
+
+def cache_of(room, lengths, page=None):
+    """The same tokens in a room of any size, in rows or in pages."""
+    batch = len(lengths)
+    tokens = [random(batch, 300, KEY_HEADS, DIM, seed=seed) for seed in (1, 2)]
+    told = torch.tensor(lengths, dtype=torch.int32)
+    if page is None:
+        return Cache(*(x[:, :room].contiguous() for x in tokens), told)
+    k, v = (x[:, :room].reshape(-1, page, KEY_HEADS, DIM).flip(0).contiguous() for x in tokens)
+    table = torch.arange(len(k)).flip(0).view(batch, -1).int()
+    return Cache(k, v, told, table)
+
+
+@pytest.mark.parametrize("splits", [0, 3])
+@pytest.mark.parametrize("page", [None, 5, 64])
+def test_room_that_nobody_uses_and_pages_change_no_bit(splits, page):
+    lengths = 70, 33
+    q = random(2, 3, HEADS, DIM)
+    call = CachedCall(q, cache_of(80, lengths), Mask(True), Score(0.25), splits=splits)
+    room = 300 if page is None else 20 * page if page == 5 else 256
+
+    wider = call._replace(cache=cache_of(room, lengths, page))
+
+    small, large = (TritonBackend().cached_forward(x) for x in (call, wider))
+    assert torch.equal(small[0], large[0])
+    assert torch.equal(small[1], large[1])
+
+
+def test_packed_queries_see_what_they_see_by_themselves():
+    lengths, queries = (70, 33, 0), (5, 0, 3)
+    cache = cache_of(80, lengths)
+    q = random(sum(queries), HEADS, DIM)
+    starts = torch.tensor([0, 5, 5, 8], dtype=torch.int32)
+    call = CachedCall(q, cache, Mask(True, 40), Score(0.25), starts=starts, longest=5)
+
+    for splits in (1, 3):
+        out, lse = TritonBackend().cached_forward(call._replace(splits=splits))
+        for entry, (start, stop) in enumerate(((0, 5), (5, 5), (5, 8))):
+            own = cache._replace(
+                k=cache.k[entry : entry + 1],
+                v=cache.v[entry : entry + 1],
+                lengths=cache.lengths[entry : entry + 1],
+            )
+            alone = CachedCall(q[start:stop][None], own, call.mask, call.score)
+            right, right_lse = ReferenceBackend().cached_forward(alone)
+            torch.testing.assert_close(out[start:stop], right[0], rtol=1e-5, atol=2e-6)
+            torch.testing.assert_close(lse[:, start:stop], right_lse[0], rtol=1e-5, atol=2e-6)

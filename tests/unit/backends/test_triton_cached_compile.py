@@ -1,0 +1,135 @@
+"""The kernels over a cache, compiled without a GPU: what they need and what they use."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from ring_attn_bench.contract.cache import Appended, Cache, CachedCall
+from ring_attn_bench.plan.problem import Mask, Score
+
+triton = pytest.importorskip("triton")
+if triton.knobs.runtime.interpret:
+    pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
+
+from ring_attn_backends.triton.cached.launch import append_launch, attend_launch  # noqa: E402
+from ring_attn_backends.triton.cached.table import KEYS, splits_for  # noqa: E402
+
+from tests.unit.backends.test_triton_compile import (  # noqa: E402 - needs Triton
+    SHARED_MEMORY,
+    assert_fits,
+    compiled,
+    source,
+)
+
+BATCH, ROOM, HEADS, KEY_HEADS = 2, 4096, 32, 8
+CAPABILITIES = [
+    pytest.param(80, marks=pytest.mark.full), 90, pytest.param(100, marks=pytest.mark.full)
+]  # fmt: skip
+RARE = {(4, 64), (4, 256)}
+SPILL = 64
+"""Bytes of a thread: what the place of each token in a page takes beside a tile of queries."""
+
+
+CAUSAL = Mask(True)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Queries, and how they are called; page: tokens of one."""
+
+    queries: int = 1
+    page: int | None = None
+    packed: bool = False
+    mask: Mask = CAUSAL
+    softcap: float = 0.0
+    alibi: bool = False
+
+
+DECODE = Shape()
+SHAPES = {
+    "decoding": DECODE,
+    "pages of 16": Shape(page=16),
+    "pages of 256": Shape(page=256),
+    "64 queries": Shape(64),
+    "64 queries, pages of 16": Shape(64, 16),
+    "packed, in pages": Shape(128, 16, packed=True),
+    "window, softcap and ALiBi": Shape(mask=Mask(True, 100), softcap=30.0, alibi=True),
+}
+
+
+def meta(*shape, dtype=torch.int32):
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def cache_of(shape, dim, dtype):
+    if shape.page is None:
+        k = meta(BATCH, ROOM, KEY_HEADS, dim, dtype=dtype)
+        return Cache(k, torch.empty_like(k), meta(BATCH))
+    k = meta(600, shape.page, KEY_HEADS, dim, dtype=dtype)
+    return Cache(k, torch.empty_like(k), meta(BATCH), meta(BATCH, ROOM // shape.page))
+
+
+def launched(shape, dim, dtype):
+    """The launch that the backend would make, of tensors without memory."""
+    batch, queries = (1, 200) if shape.packed else (BATCH, shape.queries)
+    q = meta(batch, queries, HEADS, dim, dtype=dtype)
+    lse = meta(batch, HEADS, queries, dtype=torch.float32)
+    slopes = meta(HEADS, dtype=torch.float32) if shape.alibi else None
+    score = Score(dim**-0.5, shape.softcap, slopes)
+    call = CachedCall(q, cache_of(shape, dim, dtype), shape.mask, score)
+    if shape.packed:
+        call = call._replace(starts=meta(BATCH + 1), longest=shape.queries)
+    return attend_launch(call, torch.empty_like(q), lse)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    ("size", "dim"),
+    [pytest.param(*key, marks=[pytest.mark.full] * (key in RARE)) for key in KEYS],
+)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_tiling_fits_and_loads_ahead(shape, size, dim, capability, tmp_path):
+    dtype = torch.bfloat16 if size == 2 else torch.float32
+    heavy = shape.alibi or shape.queries > 1
+    found = assert_fits(launched(shape, dim, dtype), capability, tmp_path, 256 if heavy else SPILL)
+
+    assert "cp.async" in found.ptx, "the loads are not pipelined"
+    if size == 4:
+        assert "tf32" not in found.ptx
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_merging_and_appending_compile(capability, tmp_path):
+    q = meta(BATCH, 1, HEADS, 128, dtype=torch.bfloat16)
+    new = meta(BATCH, 1, KEY_HEADS, 128, dtype=torch.bfloat16)
+    angles = meta(ROOM, 32, dtype=torch.bfloat16)
+    (merging,) = launched(DECODE, 128, torch.bfloat16).after
+    launches = [merging]
+    for page in (None, 16):
+        cache = cache_of(Shape(page=page), 128, torch.bfloat16)
+        for interleaved in (True, False):
+            rotating = Appended(new, new, angles, angles, interleaved)
+            launches.append(append_launch(q, torch.empty_like(q), rotating, cache))
+        launches.append(append_launch(q, None, Appended(new, new), cache))
+
+    for launch in launches:
+        found = compiled(source(launch.kernel, launch.arguments), capability, tmp_path)
+        assert found.spilled == 0
+
+
+@pytest.mark.parametrize(
+    ("programs", "splits"),
+    [
+        (8, 33),  # one entry of 8 key heads: all of 264 places in one turn
+        (64, 4),
+        (256, 1),
+        (512, 1),  # almost two whole turns
+        (384, 2),  # one and a half turns would leave half of the second idle
+        (10_000, 1),
+    ],
+)
+def test_programs_that_share_keys_fill_whole_turns_of_the_gpu(programs, splits):
+    q = meta(1, 1, 1, 128, dtype=torch.bfloat16)
+
+    assert splits_for(programs, q) == splits
