@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor
 
+from ring_attn_bench.cached.packed import PackedOverPages, attend_packed
 from ring_attn_bench.calls.attend import Output, attend
 from ring_attn_bench.calls.options import Options
-from ring_attn_bench.calls.plain import flag, text
+from ring_attn_bench.calls.plain import flag
 from ring_attn_bench.calls.prepare import prepared, seeded
 from ring_attn_bench.calls.validate import check_starts
-from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.one_device.call import OneDevice
 from ring_attn_bench.one_device.documents_way import OfDocuments
 from ring_attn_bench.plan.problem import Documents
@@ -191,6 +191,9 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
     max_seqlen_k: at least the longest document's queries and keys. A kernel that takes documents
     packed gets them so; with any other, each document is a call of its own.
 
+    block_table: int32 (documents, pages of a document): k and v are then pages, (pages, page size,
+    heads_kv, head_dim), and cu_seqlens_k counts each document's keys in its own. Forward only.
+
     On a CPU starts that do not rise from 0 to all tokens, or a longer document, are refused. On a
     GPU they are too with check_cu_seqlens, which reads them and so waits for all that is queued;
     without it tokens in no document, before the first and behind the last, have out 0, lse -inf
@@ -204,12 +207,11 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
         alibi_slopes, deterministic, sink,
     )  # fmt: skip
-    if block_table is not None:
-        raise Unsupported(
-            text("backend", backend, "auto"),
-            "there is no paged cache (block_table) in packed calls",
-        )
     documents = Documents(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    if block_table is not None:
+        pages = PackedOverPages(q, k, v, documents, block_table)
+        out, lse = attend_packed(pages, options)
+        return (out, lse, None) if probs else out
     call, given, options = prepared(q, k, v, options, _OF_DOCUMENTS, documents)
     if is_checked and given.q.is_cuda:
         check_starts(documents, given.q, given.k)

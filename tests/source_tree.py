@@ -19,7 +19,8 @@ LAYERS = (
     {"registry", "relaunch", "truth"},
     {"calls"},
     {"ring"},
-    {"one_device", "cached"},
+    {"one_device"},
+    {"cached"},
     {"signatures"},
     {
         "attention",

@@ -6,6 +6,9 @@ as.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from torch import Tensor
 
 from ring_attn_bench.cached.given import CacheGiven
@@ -19,23 +22,23 @@ _MANY = 8
 def check_length(given: CacheGiven, problem: CachedProblem) -> None:
     """A length that is one number for all; raises InvalidArgument."""
     if isinstance(given.cache_seqlens, int):
-        _check_range("cache_seqlens", [given.cache_seqlens], _room(problem))
+        check_range("cache_seqlens", [given.cache_seqlens], _room(problem))
 
 
 def check_contents(given: CacheGiven, problem: CachedProblem) -> None:
     """Of tensors on a CPU; raises InvalidArgument."""
     lengths = _lengths(given, problem)
-    _check_range("cache_seqlens", lengths, _room(problem))
+    check_range("cache_seqlens", lengths, _room(problem))
     if given.cache_leftpad is not None:
         for skipped, length in zip(_numbers(given.cache_leftpad), lengths, strict=True):
-            _check_range("cache_leftpad", [skipped], length, "the tokens of the entry")
+            check_range("cache_leftpad", [skipped], length, "the tokens of the entry")
     places: list[tuple[int, int]] = []
     if given.block_table is not None:
         places = _appended_pages(given.block_table, given, problem, lengths)
     elif given.cache_batch_idx is not None:
         rows = _numbers(given.cache_batch_idx)
         last = given.k_cache.shape[0] - 1
-        _check_range("cache_batch_idx", rows, last, "the last row of the cache")
+        check_range("cache_batch_idx", rows, last, "the last row of the cache")
         places = [(row, 0) for row in rows] if problem.appended else []
     if len(set(places)) < len(places):
         raise InvalidArgument(
@@ -48,14 +51,36 @@ def _appended_pages(
     table: Tensor, given: CacheGiven, problem: CachedProblem, lengths: list[int]
 ) -> list[tuple[int, int]]:
     """Page and place in it of every new token, if all pages in use exist."""
-    size, count = given.k_cache.shape[:2][1], given.k_cache.shape[0]
-    places = []
-    for pages, length in zip(table.tolist(), lengths, strict=True):
-        total = length + problem.appended
-        in_use = pages[: -(-total // size)]
-        _check_range("block_table", in_use, count - 1, "the last page of the cache")
-        places += [(pages[at // size], at % size) for at in range(length, total)]
-    return places
+    totals = [length + problem.appended for length in lengths]
+    check_pages(table, given, totals)
+    size = given.k_cache.shape[1]
+    return [
+        (pages[at // size], at % size)
+        for pages, length, total in zip(table.tolist(), lengths, totals, strict=True)
+        for at in range(length, total)
+    ]
+
+
+def check_pages(table: Tensor, given: CacheGiven, totals: Sequence[int]) -> None:
+    """Whether the pages of an entry's first tokens exist; raises InvalidArgument."""
+    count, size = given.k_cache.shape[:2]
+    for pages, total in zip(table.tolist(), totals, strict=True):
+        check_range("block_table", pages[: -(-total // size)], count - 1, "the last page there is")
+
+
+def rising(name: str, starts: Tensor, longest: int, tokens: int | None) -> list[int]:
+    """Where documents begin and the last one ends, which may be tokens; raises InvalidArgument."""
+    numbers = _numbers(starts)
+    lengths = [stop - start for start, stop in pairwise(numbers)]
+    ends = tokens is None or numbers[-1] == tokens
+    if numbers[0] != 0 or min(lengths) < 0 or not ends:
+        end = "" if tokens is None else f" to the {tokens} tokens there are"
+        raise InvalidArgument(f"{name} must rise from 0{end}, got {numbers}.")
+    if max(lengths) > longest:
+        raise InvalidArgument(
+            f"max_seqlen_{name[-1]} is {longest}, but a document has {max(lengths)} tokens."
+        )
+    return numbers
 
 
 def _lengths(given: CacheGiven, problem: CachedProblem) -> list[int]:
@@ -75,9 +100,10 @@ def _numbers(x: Tensor) -> list[int]:
     return numbers
 
 
-def _check_range(
+def check_range(
     name: str, numbers: list[int], last: int, what: str = "the room that the cache has"
 ) -> None:
+    """Raises InvalidArgument for numbers that are not 0 to the last."""
     if all(0 <= number <= last for number in numbers):
         return
     few = numbers[:_MANY]

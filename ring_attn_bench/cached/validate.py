@@ -5,6 +5,8 @@ Shapes, dtypes and numbers alone; what lengths and tables hold is looked at in `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -35,10 +37,10 @@ def checked(given: CacheGiven, options: Options) -> CachedProblem:
     check_tensor("q", given.q, _Q, may_be_empty=True)
     for name, x in (("k_cache", given.k_cache), ("v_cache", given.v_cache)):
         check_tensor(name, x, _PAGES if paged else _ROWS, may_be_empty=not paged)
-    _check_cache(given)
+    check_cache(given)
     batch = given.q.shape[0]
     page_size = given.k_cache.shape[1] if paged else None
-    capacity = _capacity(given, batch)
+    capacity = capacity_of(given, batch)
     _check_new(given, batch, capacity)
     rotary_dim = _checked_rotary(given, capacity)
     _check_counts("cache_seqlens", given.cache_seqlens, batch, given.q.device)
@@ -52,7 +54,7 @@ def checked(given: CacheGiven, options: Options) -> CachedProblem:
             f"num_splits is {given.num_splits}; it must be 0, for as many as are fast, or the "
             "number of programs that share the keys of a head."
         )
-    _check_no_gradient(given, options)
+    check_no_gradient({**given._asdict(), "sink": options.sink})
     return CachedProblem(
         batch=batch,
         queries=given.q.shape[1],
@@ -75,7 +77,9 @@ def checked(given: CacheGiven, options: Options) -> CachedProblem:
     )
 
 
-def _check_cache(given: CacheGiven) -> None:
+def check_cache(given: CacheGiven, names: tuple[str, str] = ("k_cache", "v_cache")) -> None:
+    """Whether q and the cache, by these names of k and v, fit; raises InvalidArgument."""
+    of_keys, of_values = names
     q, k, v = given.q, given.k_cache, given.v_cache
     for what, of_q, of_k, of_v in (
         ("dtype", q.dtype, k.dtype, v.dtype),
@@ -83,25 +87,25 @@ def _check_cache(given: CacheGiven) -> None:
     ):
         if not of_q == of_k == of_v:
             raise InvalidArgument(
-                f"q, k_cache and v_cache must have one {what}, got {of_q}, {of_k} and {of_v}."
+                f"q, {of_keys} and {of_values} must have one {what}, got {of_q}, {of_k} and {of_v}."
             )
     if k.shape[:3] != v.shape[:3]:
         raise InvalidArgument(
-            f"k_cache has shape {tuple(k.shape)} and v_cache {tuple(v.shape)}; all but their last "
-            "dims must be the same."
+            f"{of_keys} has shape {tuple(k.shape)} and {of_values} {tuple(v.shape)}; all but their "
+            "last dims must be the same."
         )
-    if q.shape[2] % k.shape[2]:
+    if q.shape[-2] % k.shape[2]:
         raise InvalidArgument(
-            f"q has {q.shape[2]} heads and k_cache {k.shape[2]}: the query heads must be a "
+            f"q has {q.shape[-2]} heads and {of_keys} {k.shape[2]}: the query heads must be a "
             "multiple of the key heads."
         )
-    if q.shape[3] != k.shape[3]:
+    if q.shape[-1] != k.shape[3]:
         raise InvalidArgument(
-            f"q has head dim {q.shape[3]} and k_cache {k.shape[3]}; they must be the same."
+            f"q has head dim {q.shape[-1]} and {of_keys} {k.shape[3]}; they must be the same."
         )
 
 
-def _capacity(given: CacheGiven, batch: int) -> int:
+def capacity_of(given: CacheGiven, batch: int) -> int:
     """Tokens that there is room for behind each entry; raises InvalidArgument."""
     table, size = given.block_table, given.k_cache.shape[1]
     if table is None:
@@ -224,11 +228,11 @@ def _check_place(name: str, x: Tensor, device: torch.device) -> None:
         raise InvalidArgument(f"{name} is on {x.device}, but q is on {device}.")
 
 
-def _check_no_gradient(given: CacheGiven, options: Options) -> None:
+def check_no_gradient(given: Mapping[str, object]) -> None:
+    """Raises InvalidArgument where a gradient is asked for of one of these, by name."""
     if not torch.is_grad_enabled():
         return
-    tensors = {**given._asdict(), "sink": options.sink}
-    for name, x in tensors.items():
+    for name, x in given.items():
         if isinstance(x, Tensor) and x.requires_grad:
             raise InvalidArgument(
                 f"{name} requires a gradient, and attention over a cache has none: it is forward "

@@ -219,12 +219,8 @@ def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
         ("k", documents.cu_seqlens_k, documents.max_seqlen_k, k),
     )
     for side, starts, longest, x in sides:
-        _check_tensor_of_starts(f"cu_seqlens_{side}", starts, x)
-        if not 0 <= longest < 2**63:  # as `plain.integer`
-            raise InvalidArgument(
-                f"max_seqlen_{side} is {shown(longest)}; it must be the length of the longest "
-                "document, an integer of 0 or more and of at most 64 bits."
-            )
+        check_tensor_of_starts(f"cu_seqlens_{side}", starts, x)
+        check_longest(side, longest)
     ours, theirs = (len(starts) for _, starts, _, _ in sides)
     if ours != theirs:
         raise InvalidArgument(
@@ -233,6 +229,15 @@ def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
         )
     if not q.is_cuda:
         check_starts(documents, q, k)
+
+
+def check_longest(side: str, longest: int) -> None:
+    """Raises InvalidArgument for what is no length; side: q or k."""
+    if not 0 <= longest < 2**63:  # as `plain.integer`
+        raise InvalidArgument(
+            f"max_seqlen_{side} is {shown(longest)}; it must be the length of the longest "
+            "document, an integer of 0 or more and of at most 64 bits."
+        )
 
 
 def check_starts(documents: Documents, q: Tensor, k: Tensor) -> None:
@@ -258,7 +263,8 @@ def _numberless() -> InvalidArgument:
     )
 
 
-def _check_tensor_of_starts(name: str, starts: Tensor, x: Tensor) -> None:
+def check_tensor_of_starts(name: str, starts: Tensor, x: Tensor) -> None:
+    """Raises InvalidArgument unless they are int32 (documents + 1,), where the tokens x are."""
     check_dense(name, starts, what := "a tensor of shape (documents + 1,)")
     if starts.dim() != 1 or len(starts) < 2:
         raise InvalidArgument(f"{name} must be {what}, got {tuple(starts.shape)}.")

@@ -1,0 +1,151 @@
+"""Packed queries over a cache of pages: prefill, as flash-attn's varlen function takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from ring_attn_bench.cached.choose import choose_cached
+from ring_attn_bench.cached.contents import check_pages, check_range, rising
+from ring_attn_bench.cached.given import CacheGiven
+from ring_attn_bench.cached.validate import capacity_of, check_cache, check_no_gradient
+from ring_attn_bench.calls import sinks
+from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.plain import integer
+from ring_attn_bench.calls.prepare import within_float32
+from ring_attn_bench.calls.validate import (
+    check_alibi_slopes,
+    check_longest,
+    check_numbers,
+    check_sink,
+    check_tensor,
+    check_tensor_of_starts,
+    dtype_name,
+)
+from ring_attn_bench.contract.cache import Cache, CachedCall
+from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.one_device.outside import Results, fill, settled
+from ring_attn_bench.plan.cached import CachedProblem
+from ring_attn_bench.plan.problem import Documents, Score
+
+
+@dataclass(frozen=True, slots=True)
+class PackedOverPages:
+    """q (T, H, D) of all documents, over k (P, S, G, D) and v (P, S, G, E).
+
+    documents: cu_seqlens_k counts each document's keys, which lie in the pages of its row of the
+    block table.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    documents: Documents
+    block_table: Tensor
+
+    def plain(self) -> PackedOverPages:
+        """The same: tensors as kernels read them, numbers of Python's own type."""
+        told = self.documents
+        return PackedOverPages(
+            with_unit_stride(self.q), self.k, self.v,
+            Documents(
+                in_a_row(told.cu_seqlens_q), in_a_row(told.cu_seqlens_k),
+                integer("max_seqlen_q", told.max_seqlen_q),
+                integer("max_seqlen_k", told.max_seqlen_k),
+            ),
+            with_unit_stride(self.block_table),
+        )  # fmt: skip
+
+    @property
+    def as_cache(self) -> CacheGiven:
+        """What is checked of it as of any call over a cache."""
+        return CacheGiven(self.q, self.k, self.v, block_table=self.block_table)
+
+
+def attend_packed(given: PackedOverPages, options: Options) -> tuple[Tensor, Tensor]:
+    """out (T, H, E) and lse (H, T), rows in no document 0 and -inf.
+
+    Raises InvalidArgument, UnknownName, Unsupported or BackendUnavailable.
+    """
+    given = given.plain()
+    options = within_float32(options.plain(), given.q)
+    problem = _checked(given, options)
+    kernel = choose_cached(options.backend, problem)
+    q, told, tokens = given.q, given.documents, len(given.q)
+    if not q.is_cuda:
+        _check_contents(given, problem)
+    longest = min(told.max_seqlen_q, tokens), min(told.max_seqlen_k, problem.capacity)
+    room = tokens, min(problem.batch * problem.capacity, 2**31 - 1)
+    sound = settled((told.cu_seqlens_q, told.cu_seqlens_k), room, longest)
+    score = options.score(problem.head_dim)
+    if options.alibi_slopes is not None:
+        score = Score(score.softmax_scale, score.softcap, in_a_row(options.alibi_slopes))
+    if options.softmax_scale is not None and options.softmax_scale <= 0:
+        q = with_unit_stride(options.folded(q))
+    cache = Cache(given.k, given.v, sound[1].diff(), given.block_table)
+    out, lse = kernel.cached_forward(
+        CachedCall(q, cache, problem.mask, score, starts=sound[0], longest=longest[0])
+    )
+    if options.sink is not None:
+        share, lse = sinks.beside(lse, options.sink)
+        out = (out * share.T[..., None]).to(q.dtype)
+    fill(sound, Results(out, lse))
+    return out, lse
+
+
+def _checked(given: PackedOverPages, options: Options) -> CachedProblem:
+    q, told = given.q, given.documents
+    check_tensor("q", q, ("tokens", "heads", "dim"), may_be_empty=True)
+    for name, x in (("k", given.k), ("v", given.v)):
+        check_tensor(name, x, ("pages", "page size", "heads", "dim"), may_be_empty=False)
+    check_cache(given.as_cache, ("k", "v"))
+    for side, starts, longest in (
+        ("q", told.cu_seqlens_q, told.max_seqlen_q),
+        ("k", told.cu_seqlens_k, told.max_seqlen_k),
+    ):
+        check_tensor_of_starts(f"cu_seqlens_{side}", starts, q)
+        check_longest(side, longest)
+    batch = len(told.cu_seqlens_q) - 1
+    if len(told.cu_seqlens_k) - 1 != batch:
+        raise InvalidArgument(
+            f"cu_seqlens_q is for {batch} documents and cu_seqlens_k for "
+            f"{len(told.cu_seqlens_k) - 1}; they must be as many."
+        )
+    capacity = capacity_of(given.as_cache, batch)
+    check_numbers(options)
+    if options.dropout_p:
+        raise InvalidArgument(
+            f"dropout_p is {options.dropout_p}, and attention over a cache has no dropout: pass 0."
+        )
+    check_alibi_slopes(options.alibi_slopes, batch, q.shape[1], q.device)
+    check_sink(options.sink, q.shape[1], q.device)
+    check_no_gradient({"q": q, "k": given.k, "v": given.v, "sink": options.sink})
+    return CachedProblem(
+        batch=batch,
+        queries=min(told.max_seqlen_q, len(q)),
+        capacity=capacity,
+        heads_q=q.shape[1],
+        heads_kv=given.k.shape[2],
+        head_dim=q.shape[2],
+        head_dim_v=given.v.shape[3],
+        dtype=dtype_name(q.dtype),
+        device="cuda" if q.is_cuda else "cpu",
+        mask=options.mask,
+        softcap=options.softcap,
+        alibi=options.alibi_slopes is not None,
+        page_size=given.k.shape[1],
+        packed=True,
+    )
+
+
+def _check_contents(given: PackedOverPages, problem: CachedProblem) -> None:
+    """What starts and tables hold, on a CPU."""
+    told = given.documents
+    rising("cu_seqlens_q", told.cu_seqlens_q, told.max_seqlen_q, len(given.q))
+    starts = rising("cu_seqlens_k", told.cu_seqlens_k, told.max_seqlen_k, None)
+    lengths = [stop - start for start, stop in pairwise(starts)]
+    check_range("the length of a document", lengths, problem.capacity)
+    check_pages(given.block_table, given.as_cache, lengths)
