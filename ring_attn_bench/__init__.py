@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         flash_attn_func,
         flash_attn_varlen_func,
     )
-    from ring_attn_bench.cached_attention import flash_attn_with_kvcache
+    from ring_attn_bench.cached_attention import flash_attn_with_kvcache, ring_attn_with_kvcache
     from ring_attn_bench.errors import (
         BackendUnavailable,
         InvalidArgument,
@@ -66,6 +66,7 @@ _MODULES = {
     "flash_attn_func": "ring_attn_bench.attention",
     "flash_attn_varlen_func": "ring_attn_bench.attention",
     "flash_attn_with_kvcache": "ring_attn_bench.cached_attention",
+    "ring_attn_with_kvcache": "ring_attn_bench.cached_attention",
     "RingContext": "ring_attn_bench.ring.context",
     "RingOptions": "ring_attn_bench.ring.options",
     "ring_attn_func": "ring_attn_bench.ring_attention",
@@ -104,6 +105,7 @@ __all__ = [
     "join_shards",
     "position_ids",
     "ring_attn_func",
+    "ring_attn_with_kvcache",
     "ring_flash_attn_func",
     "ring_flash_attn_kvpacked_func",
     "ring_flash_attn_qkvpacked_func",

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.cached.call import attend_cached
 from ring_attn_bench.cached.given import CacheGiven
+from ring_attn_bench.cached.on_ring import attend_dealt
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import flag
+from ring_attn_bench.ring.context import RingContext, context_of
+from ring_attn_bench.ring.groups import check_group
 
 
 @overload
@@ -126,4 +131,64 @@ def flash_attn_with_kvcache(
         cache_leftpad, block_table, rotary_interleaved, num_splits,
     )  # fmt: skip
     out, lse = attend_cached(given, options)
+    return (out, lse) if wants_lse else out
+
+
+def ring_attn_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    cache_seqlens: int | Tensor | None = None,
+    cache_batch_idx: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
+    block_table: Tensor | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    rotary_interleaved: bool = True,
+    alibi_slopes: Tensor | None = None,
+    num_splits: int = 0,
+    return_softmax_lse: bool = False,
+    *,
+    block: int = 64,
+    group: dist.ProcessGroup | DeviceMesh | None = None,
+    backend: str = "auto",
+    sink: Tensor | None = None,
+    context: RingContext | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`flash_attn_with_kvcache` over a cache whose tokens are dealt to the ranks of a group.
+
+    Every rank makes the same call: q, k, v and all numbers are alike on all of them, and so are the
+    results. The cache is the rank's own: tokens go to ranks by blocks of `block` in turn, so that
+    token t of a rank's row stands at ((t // block) * W + rank) * block + t % block of the whole.
+    cache_seqlens and cache_leftpad count the whole sequence, whose room is W times a rank's; that
+    must be a multiple of block. What is appended every rank has, and the one that it is dealt to
+    keeps: a prompt is put there in one call or in chunks, as a step of decoding is.
+
+    One collective: each rank receives float32 out and lse of the others, 4 (W - 1) (head_dim of v
+    + 1) bytes for each query, head and batch entry (`plan.cached.merging_bytes`), however long the
+    cache is. In a CUDA graph it is captured as NCCL's.
+
+    group: the ranks, default all. context: a RingContext to use, instead of the one kept for a
+    group. Raises as `flash_attn_with_kvcache`, NoProcessGroup, and RingBroken where the others do
+    not come; where ranks shake hands all of them raise together.
+    """
+    ring = context_of(group, context)
+    if group is not None:
+        check_group(group, context)
+    wants_lse = flag("return_softmax_lse", return_softmax_lse)
+    options = Options(
+        backend, softmax_scale=softmax_scale, causal=causal, window_size=window_size,
+        softcap=softcap, alibi_slopes=alibi_slopes, sink=sink,
+    )  # fmt: skip
+    given = CacheGiven(
+        q, k_cache, v_cache, k, v, rotary_cos, rotary_sin, cache_seqlens, cache_batch_idx,
+        cache_leftpad, block_table, rotary_interleaved, num_splits,
+    )  # fmt: skip
+    out, lse = attend_dealt(given, options, block, ring)
     return (out, lse) if wants_lse else out

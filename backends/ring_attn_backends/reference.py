@@ -91,7 +91,7 @@ class ReferenceBackend:
             q = appended(q, new, cache)
         if q.dtype is torch.float64:
             wide = torch.float64
-        out = q.new_zeros(*q.shape[:-1], cache.v.shape[-1])
+        out = q.new_zeros(*q.shape[:-1], cache.v.shape[-1], dtype=wide if call.wide else q.dtype)
         packed = call.starts is not None
         lse = torch.full(_lse_shape(q), float("-inf"), dtype=wide, device=q.device)
         starts = [0] if call.starts is None else call.starts.tolist()
@@ -100,15 +100,15 @@ class ReferenceBackend:
         for entry in range(entries):
             at = slice(starts[entry], starts[entry + 1]) if packed else slice(entry, entry + 1)
             rows = q[at][None] if packed else q[at]
-            keys, exists = keys_of(cache, entry)
-            pairs = _Pairs.of_entry(rows.shape[1], exists, int(totals[entry]), call, entry)
+            keys, stand, exists = keys_of(cache, entry)
+            pairs = _Pairs.of_entry(rows.shape[1], stand, exists, int(totals[entry]), call, entry)
             score = call.score
             if score.alibi_slopes is not None and score.alibi_slopes.ndim == 2:
                 score = replace(score, alibi_slopes=score.alibi_slopes[entry : entry + 1])
             # what lies where no token is may be anything
             there = pairs.allowed.any(0)[None, :, None, None]
             keys = Keys(*(x.masked_fill(~there, 0.0) for x in keys))
-            some_out, some_lse = _forward(rows, keys, pairs, score)
+            some_out, some_lse = _forward(rows.to(out.dtype), keys, pairs, score)
             if packed:
                 out[at], lse[:, at] = some_out[0], some_lse[0]
             else:
@@ -135,12 +135,11 @@ class _Pairs:
 
     @classmethod
     def of_entry(
-        cls, rows: int, exists: Tensor, total: int, call: CachedCall, entry: int
+        cls, rows: int, keys: Tensor, exists: Tensor, total: int, call: CachedCall, entry: int
     ) -> _Pairs:
-        """Queries at the end of an entry's total over all places that its row, or pages, have."""
-        device, skipped = exists.device, call.cache.skipped
-        places = torch.arange(total - rows, total, device=device)
-        keys = torch.arange(len(exists), device=device)
+        """Queries at the end of an entry's total over the places of its row, or pages."""
+        skipped = call.cache.skipped
+        places = torch.arange(total - rows, total, device=keys.device)
         exists = exists & (keys < total)
         if skipped is not None:
             exists &= keys >= skipped[entry]

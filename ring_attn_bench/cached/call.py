@@ -18,7 +18,7 @@ from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import within_float32
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.contract.cache import Appended, Cache, CachedBackend, CachedCall
-from ring_attn_bench.plan.cached import CachedProblem
+from ring_attn_bench.plan.cached import CachedProblem, Dealt
 from ring_attn_bench.plan.problem import Mask, Score
 
 
@@ -31,10 +31,11 @@ class CacheWay:
     score: Score
 
     @classmethod
-    def made(cls, given: CacheGiven, options: Options) -> CacheWay:
+    def made(cls, given: CacheGiven, options: Options, dealt: Dealt | None) -> CacheWay:
         """From plain arguments; raises InvalidArgument, or as `choose_cached`."""
-        problem = checked(given, options)
-        kernel = choose_cached(options.backend, problem)
+        problem = checked(given, options, dealt)
+        first = dealt is None or dealt.rank == 0
+        kernel = choose_cached(options.backend, problem, announces=first)
         return cls(kernel, problem, options.score(problem.head_dim))
 
     @property
@@ -42,8 +43,10 @@ class CacheWay:
         """Counted from the last query and the last key."""
         return self.problem.mask
 
-    def run(self, given: CacheGiven, options: Options) -> tuple[Tensor, Tensor]:
-        """out (B, M, H, E) and lse (B, H, M)."""
+    def run(
+        self, given: CacheGiven, options: Options, *, wide: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """out (B, M, H, E), in q's dtype unless wide, and lse (B, H, M)."""
         q, score = given.q, self.score
         if options.alibi_slopes is not None:
             slopes = in_a_row(options.alibi_slopes)
@@ -55,10 +58,10 @@ class CacheWay:
             lengths = torch.full((len(q),), lengths, dtype=torch.int32, device=q.device)
         cache = Cache(
             given.k_cache, given.v_cache, lengths,
-            given.block_table, given.cache_batch_idx, given.cache_leftpad,
+            given.block_table, given.cache_batch_idx, given.cache_leftpad, self.problem.dealt,
         )  # fmt: skip
         call = CachedCall(
-            q, cache, self.mask, score, self._appended(given), splits=given.num_splits
+            q, cache, self.mask, score, self._appended(given), splits=given.num_splits, wide=wide
         )
         if is_enabled(q.device.type):
             with without_autocast(q.device.type):
@@ -89,14 +92,22 @@ def attend_cached(given: CacheGiven, options: Options) -> tuple[Tensor, Tensor]:
 
     Checks and choice follow from shapes, dtypes and numbers, and are made once for each of them.
     """
+    way, given, options = way_for(given, options)
+    return way.run(given, options)
+
+
+def way_for(
+    given: CacheGiven, options: Options, dealt: Dealt | None = None
+) -> tuple[CacheWay, CacheGiven, Options]:
+    """The way, and the arguments in plain types; dealt: how the cache lies on ranks."""
     given = given.plain()
     options = within_float32(options.plain(), given.q)
-    key = given.key(options)
+    key = given.key(options, dealt)
     way = _ways.find(key)
     if way is None:
-        way = CacheWay.made(given, options)
+        way = CacheWay.made(given, options, dealt)
         _ways.keep(key, way)
     check_length(given, way.problem)
     if not given.q.is_cuda:
         check_contents(given, way.problem)
-    return way.run(given, options)
+    return way, given, options

@@ -9,8 +9,11 @@ from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.ring.backend_choice import announce
 
 
-def choose_cached(name: str, problem: CachedProblem) -> CachedBackend:
-    """Raises UnknownName, BackendUnavailable, or Unsupported with the reasons."""
+def choose_cached(name: str, problem: CachedProblem, *, announces: bool = True) -> CachedBackend:
+    """announces: whether to log what `auto` chose.
+
+    Raises UnknownName, BackendUnavailable, or Unsupported with the reasons.
+    """
     if name != "auto":
         return _checked(name, problem)
     reasons = []
@@ -20,7 +23,8 @@ def choose_cached(name: str, problem: CachedProblem) -> CachedBackend:
         except (BackendUnavailable, Unsupported) as error:
             reasons.append(f"{candidate}: {error.reason}")
             continue
-        announce(candidate, problem.device)
+        if announces:
+            announce(candidate, problem.device)
         return chosen
     raise Unsupported("auto", "; ".join(reasons))
 

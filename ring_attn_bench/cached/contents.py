@@ -6,7 +6,7 @@ as.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor
@@ -51,13 +51,14 @@ def _appended_pages(
     table: Tensor, given: CacheGiven, problem: CachedProblem, lengths: list[int]
 ) -> list[tuple[int, int]]:
     """Page and place in it of every new token, if all pages in use exist."""
-    totals = [length + problem.appended for length in lengths]
+    counted: Callable[[int], int] = int if problem.dealt is None else problem.dealt.count
+    totals = [counted(length + problem.appended) for length in lengths]
     check_pages(table, given, totals)
     size = given.k_cache.shape[1]
     return [
         (pages[at // size], at % size)
         for pages, length, total in zip(table.tolist(), lengths, totals, strict=True)
-        for at in range(length, total)
+        for at in range(counted(length), total)
     ]
 
 

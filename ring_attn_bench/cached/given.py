@@ -10,6 +10,7 @@ from torch import Tensor
 from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import flag, integer
+from ring_attn_bench.plan.cached import Dealt
 
 
 class CacheGiven(NamedTuple):
@@ -59,7 +60,7 @@ class CacheGiven(NamedTuple):
             ),
         )
 
-    def key(self, options: Options) -> Hashable:
+    def key(self, options: Options, dealt: Dealt | None) -> Hashable:
         """All that checks and choice look at, of plain arguments; None is nothing to remember by.
 
         No content of a tensor, and of a length that is a number only whether it is one.
@@ -70,7 +71,7 @@ class CacheGiven(NamedTuple):
             *(self.q, self.k_cache, self.v_cache, self.k, self.v),
             *(self.rotary_cos, self.rotary_sin, None if isinstance(lengths, int) else lengths),
             *(self.cache_batch_idx, self.cache_leftpad, self.block_table),
-            more=(self.rotary_interleaved, self.num_splits, has_length),
+            more=(self.rotary_interleaved, self.num_splits, has_length, dealt),
         )
 
 

@@ -21,15 +21,17 @@ from ring_attn_bench.calls.validate import (
     dtype_name,
 )
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.plan.cached import CachedProblem
+from ring_attn_bench.plan.cached import CachedProblem, Dealt
 
 _Q = ("batch", "tokens", "heads", "dim")
 _ROWS = ("rows", "tokens", "heads", "dim")
 _PAGES = ("pages", "page size", "heads", "dim")
 
 
-def checked(given: CacheGiven, options: Options) -> CachedProblem:
+def checked(given: CacheGiven, options: Options, dealt: Dealt | None) -> CachedProblem:
     """The problem as kernels are asked about it, if plain arguments can be right.
+
+    dealt: how the cache lies on ranks, of which it is one's part; None is all of it.
 
     Raises InvalidArgument.
     """
@@ -41,6 +43,9 @@ def checked(given: CacheGiven, options: Options) -> CachedProblem:
     batch = given.q.shape[0]
     page_size = given.k_cache.shape[1] if paged else None
     capacity = capacity_of(given, batch)
+    if dealt is not None:
+        _check_blocks(capacity, dealt)
+        capacity *= dealt.ranks
     _check_new(given, batch, capacity)
     rotary_dim = _checked_rotary(given, capacity)
     _check_counts("cache_seqlens", given.cache_seqlens, batch, given.q.device)
@@ -74,7 +79,16 @@ def checked(given: CacheGiven, options: Options) -> CachedProblem:
         indexed=given.cache_batch_idx is not None,
         padded=given.cache_leftpad is not None,
         splits=given.num_splits,
+        dealt=dealt,
     )
+
+
+def _check_blocks(room: int, dealt: Dealt) -> None:
+    if room % dealt.block:
+        raise InvalidArgument(
+            f"the cache of this rank has room for {room} tokens, and block is {dealt.block}: the "
+            "room must be a multiple of it."
+        )
 
 
 def check_cache(given: CacheGiven, names: tuple[str, str] = ("k_cache", "v_cache")) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.plan.cached import CachedProblem
+    from ring_attn_bench.plan.cached import CachedProblem, Dealt
     from ring_attn_bench.plan.problem import Mask, Score
 
 
@@ -30,6 +30,8 @@ class Cache(NamedTuple):
     lengths: int32 (B,), tokens before the append; None where they are all C.
     table: int32 (B, L), each entry's pages. rows: int32 (B,), each entry's row; None is its number.
     skipped: int32 (B,), tokens at the beginning that are not there; None is none.
+    dealt: where this is one rank's part; lengths and skipped count the tokens of all ranks, C is
+    this one's, and an appended token is written by the rank that its place is dealt to.
     """
 
     k: Tensor
@@ -38,12 +40,18 @@ class Cache(NamedTuple):
     table: Tensor | None = None
     rows: Tensor | None = None
     skipped: Tensor | None = None
+    dealt: Dealt | None = None
+
+    @property
+    def own_capacity(self) -> int:
+        """C: tokens that there is room for behind an entry here."""
+        size: int = self.k.shape[1]
+        return size if self.table is None else size * self.table.shape[1]
 
     @property
     def capacity(self) -> int:
-        """C: tokens that there is room for behind an entry."""
-        size: int = self.k.shape[1]
-        return size if self.table is None else size * self.table.shape[1]
+        """The same on all ranks together."""
+        return self.own_capacity * (1 if self.dealt is None else self.dealt.ranks)
 
 
 class Appended(NamedTuple):
@@ -68,6 +76,7 @@ class CachedCall(NamedTuple):
 
     starts: int32 (B + 1,), where each entry's queries begin, and after the last where they end;
     longest: the most queries of an entry. splits: see `CachedProblem`.
+    wide: out in float32 (float64 of float64 inputs): it is a part of a sum.
     """
 
     q: Tensor
@@ -78,6 +87,7 @@ class CachedCall(NamedTuple):
     starts: Tensor | None = None
     longest: int = 0
     splits: int = 0
+    wide: bool = False
 
 
 class CachedBackend(Protocol):
@@ -90,12 +100,12 @@ class CachedBackend(Protocol):
         ...
 
     def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
-        """Appends in place, then out (B, M, H, E), in q's dtype, and lse (B, H, M), float32.
+        """Appends in place; then out (B, M, H, E), in q's dtype or wider, and lse (B, H, M).
 
         Of packed queries (T, H, E) and (H, T), where rows in no entry may be anything. lse is
-        float64 for float64 inputs, natural log; a query that sees no key has out 0 and lse -inf.
-        The result does not depend on how much room there is beyond what a cache holds, and lengths
-        that change neither compile nor capture anything anew.
+        float32 (float64 of float64 inputs), natural log; a query that sees no key has out 0 and lse
+        -inf. The result does not depend on how much room there is beyond what a cache holds, and
+        lengths that change neither compile nor capture anything anew.
         """
         ...
 

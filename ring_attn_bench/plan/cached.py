@@ -9,6 +9,29 @@ from ring_attn_bench.plan.problem import DtypeName, Mask
 
 
 @dataclass(frozen=True, slots=True)
+class Dealt:
+    """How the tokens of a cache are dealt to ranks: by blocks, in turn.
+
+    block: tokens that stay together. Token t of a rank's row stands at place
+    (t // block * ranks + rank) * block + t % block.
+    """
+
+    block: int
+    ranks: int
+    rank: int
+
+    def count(self, places: int) -> int:
+        """How many of the first places are this rank's."""
+        turns, rest = divmod(places, self.block * self.ranks)
+        return turns * self.block + min(max(rest - self.rank * self.block, 0), self.block)
+
+
+def merging_bytes(batch: int, queries: int, heads: int, head_dim_v: int, ranks: int) -> int:
+    """What each rank receives in a step over a dealt cache: out and lse of all others, float32."""
+    return 4 * (ranks - 1) * batch * queries * heads * (head_dim_v + 1)
+
+
+@dataclass(frozen=True, slots=True)
 class CachedProblem:
     """One attention call of queries that stand at the end of what a cache holds.
 
@@ -41,3 +64,5 @@ class CachedProblem:
     packed: bool = False
     """Whether the queries of all entries lie one after another."""
     splits: int = 0
+    dealt: Dealt | None = None
+    """Where the cache holds one rank's tokens; capacity counts all ranks'."""

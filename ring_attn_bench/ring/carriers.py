@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+# torch 2.13's name, and that which older ones have
+all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 

@@ -44,10 +44,10 @@ def counted(ring: Ring, case: Case, options: RingOptions = GATHER):
         scattered.append((shares.numel() * shares.itemsize, shares.dtype))
         return scatter(total, shares, **others)
 
-    gather, scatter = all_gather._all_gather, all_gather._reduce_scatter
+    gather, scatter = all_gather.all_gather_single, all_gather._reduce_scatter
     with (
         RingContext(ring.group, options) as context,
-        patch.multiple(all_gather, _all_gather=keys, _reduce_scatter=gradients),
+        patch.multiple(all_gather, all_gather_single=keys, _reduce_scatter=gradients),
         patch.object(Messages, "batch", None),
     ):
         results = attend(ring, case, context)

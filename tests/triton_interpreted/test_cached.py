@@ -8,6 +8,7 @@ from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.triton import TritonBackend
 
 from ring_attn_bench.contract.cache import Appended, Cache, CachedCall
+from ring_attn_bench.plan.cached import Dealt
 from ring_attn_bench.plan.problem import Mask, Score
 
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered:RuntimeWarning")
@@ -36,6 +37,11 @@ def calls(draw):
         cache = cache._replace(table=table)
     elif draw(st.booleans()):
         cache = cache._replace(rows=numbers(draw, batch, -1, count))
+    if draw(st.booleans()):
+        ranks = draw(st.integers(1, 3))
+        blocks = [x for x in range(1, 9) if cache.own_capacity % x == 0]
+        dealt = Dealt(draw(st.sampled_from(blocks)), ranks, draw(st.integers(0, ranks - 1)))
+        cache = cache._replace(dealt=dealt)
     room = cache.capacity
     if draw(st.booleans()):
         cache = cache._replace(lengths=numbers(draw, batch, -3, room + 5))
@@ -51,7 +57,7 @@ def calls(draw):
     return CachedCall(
         random(batch, queries, HEADS, DIM), cache, mask,
         Score(DIM**-0.5, draw(st.sampled_from([0.0, 2.0])), slopes),
-        splits=draw(st.integers(0, 4)),
+        splits=draw(st.integers(0, 4)), wide=draw(st.booleans()),
     )  # fmt: skip
 
 
@@ -71,14 +77,14 @@ def both(call):
         yield out, lse, cache.k, cache.v
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)  # a second each
 @given(calls())
 def test_whatever_lengths_pages_and_rows_say_results_are_the_references(call):
     for ours, right in zip(*both(call), strict=True):
         torch.testing.assert_close(ours, right, rtol=1e-5, atol=2e-6)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=15)
 @given(calls(), st.data())
 def test_what_is_appended_lands_where_the_reference_puts_it(call, data):
     appended, rotary = data.draw(st.integers(0, 5)), data.draw(st.sampled_from([0, 4, 16]))

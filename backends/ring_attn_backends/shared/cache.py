@@ -30,19 +30,22 @@ def appended(q: Tensor, new: Appended, cache: Cache) -> Tensor:
     k = rotated(new.k, places, new)
     row, within, exists = _where(cache, places)
     exists &= places < cache.capacity
+    if cache.dealt is not None:
+        exists &= places // cache.dealt.block % cache.dealt.ranks == cache.dealt.rank
     cache.k[row[exists], within[exists]] = k[exists]
     cache.v[row[exists], within[exists]] = new.v[exists]
     steps = torch.arange(q.shape[1], device=q.device)
     return rotated(q, lengths[:, None] + (steps * 0 if new.one_place else steps), new)
 
 
-def keys_of(cache: Cache, entry: int) -> tuple[Keys, Tensor]:
-    """All C tokens of an entry, (1, C, G, .), and which of them exist, (C,)."""
-    places = torch.arange(cache.capacity, device=cache.k.device)
-    row, within, exists = (
-        x[0] for x in _where(cache._replace(**_only(cache, entry)), places[None])
-    )
-    return Keys(cache.k[row, within][None], cache.v[row, within][None]), exists
+def keys_of(cache: Cache, entry: int) -> tuple[Keys, Tensor, Tensor]:
+    """All C tokens of an entry, (1, C, G, .), where they stand, and which of them exist, (C,)."""
+    places = torch.arange(cache.own_capacity, device=cache.k.device)
+    if cache.dealt is not None:
+        block, ranks, rank = cache.dealt.block, cache.dealt.ranks, cache.dealt.rank
+        places = (places // block * ranks + rank) * block + places % block
+    row, within, exists = (x[0] for x in _where(_only(cache, entry), places[None]))
+    return Keys(cache.k[row, within][None], cache.v[row, within][None]), places, exists
 
 
 def rotated(x: Tensor, places: Tensor, new: Appended) -> Tensor:
@@ -72,6 +75,9 @@ def _where(cache: Cache, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     size, count = cache.k.shape[1], len(cache.k)
     places = places.clamp(max=cache.capacity - 1)
+    if cache.dealt is not None:
+        block, turn = cache.dealt.block, cache.dealt.block * cache.dealt.ranks
+        places = places // turn * block + places % block
     if cache.table is not None:
         row, within = torch.gather(cache.table.long(), 1, places // size), places % size
     elif cache.rows is not None:
@@ -83,10 +89,10 @@ def _where(cache: Cache, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return row.where(exists, 0), within, exists
 
 
-def _only(cache: Cache, entry: int) -> dict[str, Tensor]:
+def _only(cache: Cache, entry: int) -> Cache:
     """What says where an entry is, for a batch of it alone."""
     if cache.table is not None:
-        return {"table": cache.table[entry : entry + 1]}
+        return cache._replace(table=cache.table[entry : entry + 1])
     if cache.rows is not None:
-        return {"rows": cache.rows[entry : entry + 1]}
-    return {"rows": torch.tensor([entry], device=cache.k.device)}
+        return cache._replace(rows=cache.rows[entry : entry + 1])
+    return cache._replace(rows=torch.tensor([entry], device=cache.k.device))

@@ -29,6 +29,8 @@ def unsupported(problem: CachedProblem) -> str | None:
         return f"its CUDA kernel rotates a multiple of 16 columns (got {problem.rotary_dim})"
     if not problem.capacity or not problem.queries:
         return "over a cache its CUDA kernel needs a query, and room for a token"
+    if problem.dealt is not None:
+        return "its CUDA kernel counts places itself: it has no cache that is dealt to ranks"
     if problem.packed:
         return "it is not asked for packed queries over a cache"
     return None
@@ -38,7 +40,7 @@ def forward(function: Any, call: CachedCall) -> tuple[Tensor, Tensor]:  # noqa: 
     """The package's function, with numbers that it may read memory by."""
     cache, new, score = call.cache, call.appended, call.score
     appended = 0 if new is None else new.k.shape[1]
-    lengths, table, rows, skipped = cache[2:]
+    lengths, table, rows, skipped, _ = cache[2:]
     options: dict[str, Any] = {}
     if new is not None:
         options = {

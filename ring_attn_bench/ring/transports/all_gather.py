@@ -17,11 +17,11 @@ from ring_attn_bench.errors import NoProcessGroup, RingBroken, Unsupported
 from ring_attn_bench.plan.plans import Fetch, Plan
 from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.ring.broken import broken
+from ring_attn_bench.ring.carriers import all_gather_single
 from ring_attn_bench.ring.options import RingOptions, resolved
 from ring_attn_bench.ring.transports.memory import FreshMemory
 
-# torch 2.13's names, and those that older ones have
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+# torch 2.13's name, and that which older ones have
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
@@ -47,7 +47,7 @@ class AllGatherLink:
         shape = self._plan.world_size * self._plan.tokens, self._keys.shape[1]
         self._gathered = self._keys.new_empty(shape)
         try:
-            self._keys_work = _all_gather(
+            self._keys_work = all_gather_single(
                 self._gathered, self._keys, group=self._group, async_op=True
             )
         except RuntimeError as error:

@@ -4,9 +4,11 @@
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.cached.entry import length_of, page_of, row_of
+from ring_attn_backends.triton.cached.entry import length_of, own_token, page_of, row_of
 
-RUN_TIME = ("M", "A", "H", "G", "capacity", "page", "count", "angles")
+RUN_TIME = (
+    "M", "A", "H", "G", "capacity", "page", "count", "block", "ranks", "rank", "angles",
+)  # fmt: skip
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -15,10 +17,10 @@ def append(
     lengths_ptr, table_ptr, rows_ptr,
     q_strides, rotated_strides, k_strides, v_strides, k_cache_strides, v_cache_strides,
     cos_strides, sin_strides, table_stride,
-    M, A, H, G, capacity, page, count, angles,
+    M, A, H, G, capacity, page, count, block, ranks, rank, angles,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK: tl.constexpr, PAGED: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr,
-    ONE_PLACE: tl.constexpr,
+    ONE_PLACE: tl.constexpr, DEALT: tl.constexpr,
 ) -> None:  # fmt: skip
     """Grid (tiles of BLOCK tokens, key heads and, if there is something to rotate, heads of q, B).
 
@@ -31,14 +33,13 @@ def append(
     batch = entry.to(tl.int64)
     if head < G:
         places = length + tokens
-        inside = (tokens < A) & (places < capacity)
+        at, is_own = own_token(places, block, ranks, rank, DEALT)
+        inside = (tokens < A) & (places < capacity) & is_own
         if PAGED:
-            row, within, exists = page_of(
-                table_ptr, table_stride, entry, places, inside, page, count
-            )
+            row, within, exists = page_of(table_ptr, table_stride, entry, at, inside, page, count)
         else:
             row, exists = row_of(rows_ptr, entry, count)
-            within = places
+            within = at
         inside &= exists
         k_at = k_ptr + batch * k_strides[0] + tokens.to(tl.int64) * k_strides[1]
         v_at = v_ptr + batch * v_strides[0] + tokens.to(tl.int64) * v_strides[1]

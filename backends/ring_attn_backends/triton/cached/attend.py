@@ -8,12 +8,15 @@ The keys of a head may be shared by several programs, whose partial results `mer
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.cached.entry import length_of, page_of, row_of
+from ring_attn_backends.triton.cached.entry import length_of, own_count, page_of, place_of, row_of
 from ring_attn_backends.triton.places import document
 from ring_attn_backends.triton.scores import allowed, base2_scores, biased
 from ring_attn_backends.triton.softmax import finished, soften
 
-RUN_TIME = ("group", "M", "A", "capacity", "page", "count", "low", "high", "splits", "total_rows")
+RUN_TIME = (
+    *("group", "M", "A", "capacity", "page", "count", "block", "ranks", "rank"),
+    *("low", "high", "splits", "total_rows"),
+)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -21,11 +24,12 @@ def attend(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr,
     lengths_ptr, table_ptr, rows_ptr, skipped_ptr, starts_ptr,
     q_strides, k_strides, v_strides, out_strides, lse_strides, slopes_strides, table_stride,
-    group, M, A, capacity, page, count, low, high, splits, total_rows, scale, cap,
+    group, M, A, capacity, page, count, block, ranks, rank, low, high, splits, total_rows,
+    scale, cap,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
     BIASED: tl.constexpr, PACKED: tl.constexpr, PAGED: tl.constexpr, WHOLE_PAGES: tl.constexpr,
-    SHARED: tl.constexpr,
+    DEALT: tl.constexpr, SHARED: tl.constexpr,
 ) -> None:  # fmt: skip
     """out and lse of BLOCK_M rows, which are a key head's queries, each with its group's heads.
 
@@ -59,7 +63,10 @@ def attend(
     first_place = length + A - M + tile * BLOCK_M // group
     last_place = length + A - M + tl.minimum(tile * BLOCK_M + BLOCK_M - 1, M * group - 1) // group
     start = tl.maximum(start, first_place - high)
-    stop = tl.minimum(stop, last_place - low + 1)
+    stop = tl.maximum(tl.minimum(stop, last_place - low + 1), 0)
+    # from places to tokens, of which this rank has those that were dealt to it
+    start = own_count(start, block, ranks, rank, DEALT)
+    stop = own_count(stop, block, ranks, rank, DEALT)
 
     # tiles begin at multiples of BLOCK_N: then neither the room behind them nor pages move them
     begin = start // BLOCK_N
@@ -92,7 +99,7 @@ def attend(
         inside = (tokens >= start) & (tokens < stop)
         if PAGED and WHOLE_PAGES:
             held, within, there = page_of(
-                table_ptr, table_stride, entry, first, first < capacity, page, count
+                table_ptr, table_stride, entry, first, first < stop, page, count
             )
             inside &= there
             places_k = within + tl.arange(0, BLOCK_N)
@@ -108,13 +115,14 @@ def attend(
         k = tl.load(k_at + columns, mask=inside[:, None] & (columns < D), other=0.0)
         s = tl.dot(q, tl.trans(k), input_precision="ieee")
         s = base2_scores(s, scale, cap, CAPPED, PRECISE)
+        stands = place_of(tokens, block, ranks, rank, DEALT)
         if BIASED:
             # counted from the first row, so that both are exact
             s = biased(
                 s, slopes[:, None], (places - first_place).to(tl.float32)[:, None],
-                (tokens - first_place).to(tl.float32)[None, :],
+                (stands - first_place).to(tl.float32)[None, :],
             )  # fmt: skip
-        visible = allowed(places[:, None], tokens[None, :], low, high) & inside[None, :]
+        visible = allowed(places[:, None], stands[None, :], low, high) & inside[None, :]
         s = tl.where(visible, s, float("-inf"))
         p, fade, total, peak = soften(s, total, peak)
         acc = acc * fade[:, None]

@@ -21,7 +21,7 @@ def forward(call: CachedCall) -> tuple[Tensor, Tensor]:
     """The contract's `cached_forward`."""
     q, cache, new = call.q, call.cache, call.appended
     width = cache.v.shape[-1]
-    out = q.new_empty(*q.shape[:-1], width)
+    out = q.new_empty(*q.shape[:-1], width, dtype=torch.float32 if call.wide else q.dtype)
     if call.starts is None:
         lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)
         given = q, out, lse
@@ -39,11 +39,22 @@ def forward(call: CachedCall) -> tuple[Tensor, Tensor]:
         return [append_launch(given[0], rotated, new, cache), attends]
 
     read = [*given[:1], cache.k, cache.v]
-    more = [x for x in (rotated, *cache[2:], call.starts) if x is not None]
+    told = cache.lengths, cache.table, cache.rows, cache.skipped, call.starts
+    more = [x for x in (rotated, *told) if x is not None]
     if new is not None:
         more += [x for x in new[:4] if x is not None]
-    absent = tuple(x is None for x in (*cache[2:], call.starts))
+    absent = tuple(x is None for x in told)
     how = None if new is None else (new.interleaved, new.one_place)
-    asked = "cached", call.mask, call.longest, call.splits, absent, how, turned
+    asked = (
+        "cached",
+        call.mask,
+        call.longest,
+        call.splits,
+        absent,
+        how,
+        turned,
+        call.wide,
+        cache.dealt,
+    )
     enqueue(asked, (*read, *given[1:]), tuple(read), tuple(more), call.score, launches)
     return out, lse

@@ -25,6 +25,35 @@ def row_of(rows_ptr, entry, count):
 
 
 @triton.jit
+def place_of(tokens, block, ranks, rank, DEALT: tl.constexpr):
+    """Where this rank's tokens stand: `Dealt`."""
+    places = tokens
+    if DEALT:
+        places = (tokens // block * ranks + rank) * block + tokens % block
+    return places
+
+
+@triton.jit
+def own_count(places, block, ranks, rank, DEALT: tl.constexpr):
+    """How many of the first places are this rank's; places are 0 or more."""
+    count = places
+    if DEALT:
+        rest = places % (block * ranks) - rank * block
+        count = places // (block * ranks) * block + tl.minimum(tl.maximum(rest, 0), block)
+    return count
+
+
+@triton.jit
+def own_token(places, block, ranks, rank, DEALT: tl.constexpr):
+    """Which of this rank's tokens stand at places, and whether they are this rank's."""
+    tokens, is_own = places, places >= 0
+    if DEALT:
+        tokens = places // (block * ranks) * block + places % block
+        is_own = places // block % ranks == rank
+    return tokens, is_own
+
+
+@triton.jit
 def page_of(table_ptr, stride, entry, tokens, inside, page, count):
     """The pages of tokens, in 64 bits, the tokens' places in them, and whether those exist.
 

@@ -127,7 +127,8 @@ def _merge_launch(
 
 def _numbers(cache: Cache) -> arguments.Arguments:
     """Where entries lie in the cache, and how much of it there is."""
-    table = cache.table
+    table, dealt = cache.table, cache.dealt
+    block, ranks, rank = (1, 1, 0) if dealt is None else (dealt.block, dealt.ranks, dealt.rank)
     return {
         "lengths_ptr": cache.lengths,
         "table_ptr": table,
@@ -136,6 +137,10 @@ def _numbers(cache: Cache) -> arguments.Arguments:
         "capacity": cache.capacity,
         "page": cache.k.shape[1],
         "count": cache.k.shape[0],
+        "block": block,
+        "ranks": ranks,
+        "rank": rank,
+        "DEALT": dealt is not None,
         "PAGED": table is not None,
     }
 
