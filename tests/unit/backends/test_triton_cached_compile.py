@@ -95,6 +95,8 @@ def test_every_tiling_fits_and_loads_ahead(shape, size, dim, capability, tmp_pat
     found = assert_fits(launched(shape, dim, dtype), capability, tmp_path, 256 if heavy else SPILL)
 
     assert "cp.async" in found.ptx, "the loads are not pipelined"
+    ahead = KEYS[size, dim][2] - 1
+    assert found.shared >= ahead * KEYS[size, dim][0] * 2 * dim * size, "or not all of them"
     if size == 4:
         assert "tf32" not in found.ptx
 

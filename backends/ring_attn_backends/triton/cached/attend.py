@@ -8,7 +8,14 @@ The keys of a head may be shared by several programs, whose partial results `mer
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.cached.entry import length_of, own_count, page_of, place_of, row_of
+from ring_attn_backends.triton.cached.entry import (
+    existing,
+    length_of,
+    own_count,
+    pages_of_tile,
+    place_of,
+    row_of,
+)
 from ring_attn_backends.triton.places import document
 from ring_attn_backends.triton.scores import allowed, base2_scores, biased
 from ring_attn_backends.triton.softmax import finished, soften
@@ -93,21 +100,23 @@ def attend(
     acc = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    for number in tl.range(0, tiles):
-        first = (begin + number) * BLOCK_N
+    # which pages a tile lies in is looked up a tile ahead: the loads of keys wait for nothing then,
+    # and are pipelined as those of rows are
+    first = begin * BLOCK_N
+    if PAGED:
+        pages = pages_of_tile(
+            table_ptr, table_stride, entry, first, stop, page, BLOCK_N, WHOLE_PAGES
+        )
+    for _ in tl.range(0, tiles):
         tokens = first + tl.arange(0, BLOCK_N)
         inside = (tokens >= start) & (tokens < stop)
-        if PAGED and WHOLE_PAGES:
-            held, within, there = page_of(
-                table_ptr, table_stride, entry, first, first < stop, page, count
+        if PAGED:
+            held, exists = existing(pages, count)
+            inside &= exists
+            places_k = tokens % page
+            pages = pages_of_tile(
+                table_ptr, table_stride, entry, first + BLOCK_N, stop, page, BLOCK_N, WHOLE_PAGES
             )
-            inside &= there
-            places_k = within + tl.arange(0, BLOCK_N)
-        elif PAGED:
-            held, places_k, there = page_of(
-                table_ptr, table_stride, entry, tokens, inside, page, count
-            )
-            inside &= there
         else:
             held, places_k = row, tokens
         k_at = k_ptr + (held * k_strides[0] + places_k.to(tl.int64) * k_strides[1])[:, None]
@@ -128,6 +137,8 @@ def attend(
         acc = acc * fade[:, None]
         v = tl.load(v_at + columns_v, mask=inside[:, None] & (columns_v < E), other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
+
+        first += BLOCK_N
 
     divisor, lse = finished(total, peak)
     acc = acc / divisor[:, None]

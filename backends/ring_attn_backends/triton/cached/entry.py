@@ -54,11 +54,28 @@ def own_token(places, block, ranks, rank, DEALT: tl.constexpr):
 
 
 @triton.jit
-def page_of(table_ptr, stride, entry, tokens, inside, page, count):
-    """The pages of tokens, in 64 bits, the tokens' places in them, and whether those exist.
+def page_of(table_ptr, stride, entry, tokens, asked, page, count):
+    """The pages of tokens, in 64 bits, the tokens' places in them, and whether those exist."""
+    numbers = tl.load(table_ptr + entry.to(tl.int64) * stride + tokens // page, asked, other=-1)
+    held, exists = existing(numbers, count)
+    return held, tokens % page, exists
 
-    inside: which tokens are asked for; what is outside is not looked up.
-    """
-    number = tl.load(table_ptr + entry.to(tl.int64) * stride + tokens // page, inside, other=-1)
-    exists = (number >= 0) & (number < count)
-    return tl.where(exists, number, 0).to(tl.int64), tokens % page, exists
+
+@triton.jit
+def pages_of_tile(
+    table_ptr, stride, entry, first, stop, page, BLOCK_N: tl.constexpr, WHOLE_PAGES: tl.constexpr
+):
+    """The numbers of a key tile's pages, -1 at or beyond `stop`: each token's, or if WHOLE_PAGES
+    the one that they share."""
+    tokens = first
+    if not WHOLE_PAGES:
+        tokens += tl.arange(0, BLOCK_N)
+    at = table_ptr + entry.to(tl.int64) * stride + tokens // page
+    return tl.load(at, tokens < stop, other=-1)
+
+
+@triton.jit
+def existing(numbers, count):
+    """Numbers of pages in 64 bits, 0 for those that do not exist, and whether they do."""
+    exists = (numbers >= 0) & (numbers < count)
+    return tl.where(exists, numbers, 0).to(tl.int64), exists
