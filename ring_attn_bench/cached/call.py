@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.cached.choose import choose_cached
-from ring_attn_bench.cached.contents import check_contents, check_length
+from ring_attn_bench.cached.contents import check_call, check_contents
 from ring_attn_bench.cached.given import CacheGiven
 from ring_attn_bench.cached.validate import checked
 from ring_attn_bench.calls import sinks
@@ -107,7 +107,7 @@ def way_for(
     if way is None:
         way = CacheWay.made(given, options, dealt)
         _ways.keep(key, way)
-    check_length(given, way.problem)
+    check_call(given, way.problem)
     if not given.q.is_cuda:
         check_contents(given, way.problem)
     return way, given, options

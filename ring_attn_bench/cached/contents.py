@@ -19,8 +19,18 @@ _MANY = 8
 """Numbers that a sentence shows."""
 
 
-def check_length(given: CacheGiven, problem: CachedProblem) -> None:
-    """A length that is one number for all; raises InvalidArgument."""
+def check_call(given: CacheGiven, problem: CachedProblem) -> None:
+    """What is not remembered of shapes and numbers, on any device; raises InvalidArgument."""
+    for name, cache in (("k_cache", given.k_cache), ("v_cache", given.v_cache)):
+        if cache.is_neg():
+            raise InvalidArgument(
+                f"{name} is a negated view, and kernels read memory; pass {name}.resolve_neg()."
+            )
+    if given.k is not None and given.k_cache.data_ptr() == given.v_cache.data_ptr() != 0:
+        raise InvalidArgument(
+            "k_cache and v_cache are one memory, in which new keys and new values would overwrite "
+            "each other; pass a tensor for each."
+        )
     if isinstance(given.cache_seqlens, int):
         check_range("cache_seqlens", [given.cache_seqlens], _room(problem))
 

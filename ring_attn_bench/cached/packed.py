@@ -50,7 +50,7 @@ class PackedOverPages:
         """The same: tensors as kernels read them, numbers of Python's own type."""
         told = self.documents
         return PackedOverPages(
-            with_unit_stride(self.q), self.k, self.v,
+            with_unit_stride(self.q), with_unit_stride(self.k), with_unit_stride(self.v),
             Documents(
                 in_a_row(told.cu_seqlens_q), in_a_row(told.cu_seqlens_k),
                 integer("max_seqlen_q", told.max_seqlen_q),

@@ -48,7 +48,8 @@ def checked(given: CacheGiven, options: Options, dealt: Dealt | None) -> CachedP
         capacity *= dealt.ranks
     _check_new(given, batch, capacity)
     rotary_dim = _checked_rotary(given, capacity)
-    _check_counts("cache_seqlens", given.cache_seqlens, batch, given.q.device)
+    if not isinstance(given.cache_seqlens, int):  # of which `contents` says what it may be
+        _check_counts("cache_seqlens", given.cache_seqlens, batch, given.q.device)
     _check_counts("cache_batch_idx", given.cache_batch_idx, batch, given.q.device)
     _check_counts("cache_leftpad", given.cache_leftpad, batch, given.q.device)
     check_numbers(options)
@@ -175,10 +176,28 @@ def _check_new(given: CacheGiven, batch: int, capacity: int) -> None:
             "k and v are given without cache_seqlens, which says behind how many tokens of the "
             "cache they go."
         )
+    _check_writable(given)
     if k.shape[1] > capacity:
         raise InvalidArgument(
             f"k has {k.shape[1]} new tokens, and the cache has room for {capacity} in all."
         )
+
+
+def _check_writable(given: CacheGiven) -> None:
+    """Whether new tokens can be put into the cache, each where it has no other."""
+    for name, cache in (("k_cache", given.k_cache), ("v_cache", given.v_cache)):
+        if cache.is_inference() and not torch.is_inference_mode_enabled():
+            raise InvalidArgument(
+                f"{name} was made in inference mode, and nothing can be put into it outside of it; "
+                "make the cache outside, or call under torch.inference_mode()."
+            )
+        if any(
+            size > 1 and not step for size, step in zip(cache.shape, cache.stride(), strict=True)
+        ):
+            raise InvalidArgument(
+                f"{name} is expanded: several of its tokens are one in memory, and nothing can be "
+                f"put into it; pass {name}.contiguous()."
+            )
 
 
 def _checked_rotary(given: CacheGiven, capacity: int) -> int:
@@ -223,11 +242,11 @@ def _checked_rotary(given: CacheGiven, capacity: int) -> int:
     return 2 * cos.shape[1]
 
 
-def _check_counts(name: str, x: Tensor | int | None, batch: int, device: torch.device) -> None:
+def _check_counts(name: str, x: Tensor | None, batch: int, device: torch.device) -> None:
     """One number for each batch entry; raises InvalidArgument."""
-    if x is None or isinstance(x, int):
+    if x is None:
         return
-    check_dense(name, x)
+    check_dense(name, x, "a tensor of shape (batch,)")
     if x.dtype is not torch.int32:
         raise InvalidArgument(f"{name} is {dtype_name(x.dtype)}; it must be int32.")
     if tuple(x.shape) != (batch,):

@@ -8,6 +8,7 @@ from random import Random
 
 import torch
 
+from tests.hostile import caches
 from tests.hostile.values import ODD, ODD_TENSORS, made
 
 RING = [
@@ -145,6 +146,7 @@ _OWN = {
 }  # fmt: skip
 """By argument, what is wrong or odd for it alone."""
 _OWN["cu_seqlens_k"], _OWN["max_seqlen_k"] = _OWN["cu_seqlens_q"], _OWN["max_seqlen_q"]
+_OWN |= caches.OWN | {"block_table": _OWN["block_table"] + caches.OWN["block_table"]}
 
 
 # right calls
@@ -242,6 +244,11 @@ def _packed(random: Random, backends: tuple[str, ...]) -> Call:
     return Call("flash_attn_varlen_func", tensors | options)
 
 
+def _cached(random: Random, backends: tuple[str, ...]) -> Call:
+    s = _Shapes.drawn(random, square=False)
+    return Call(*caches.drawn(random, s, _options(random, s.heads, s.batch, backends)))
+
+
 def _ring(random: Random, backends: tuple[str, ...]) -> Call:
     function = random.choice(["ring_attn_func", *RING])
     s = _Shapes.drawn(random, square=True)
@@ -309,6 +316,7 @@ def _named(random: Random, backends: tuple[str, ...]) -> Call:
 
 _KINDS: dict[str, tuple[int, Callable[[Random, tuple[str, ...]], Call]]] = {
     "one device": (30, _dense), "documents": (25, _packed), "a ring": (25, _ring),
+    "a cache": (20, _cached),
     "dealing": (10, _dealt), "settings": (5, _settings), "names": (5, _named),
 }  # fmt: skip
 """By kind, how often and how it is drawn."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.contract.dropout import keep
+from tests.hostile import caches
 from tests.hostile.truth import FARTHEST, Answer, attention, packed
 from tests.hostile.values import randn
 from tests.packed_truth import sound
@@ -76,6 +77,8 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _of_attention(function: str, given: Mapping[str, object], found: object) -> list[str]:
+    if function in caches.FUNCTIONS:
+        return _of_a_cache(given, found)
     q, k, v = separated(given)
     if q.is_meta:
         raise Unjudged("it has no numbers")
@@ -103,6 +106,20 @@ def _of_attention(function: str, given: Mapping[str, object], found: object) -> 
         raise Unjudged("scores are beyond float32")
     named = ((name, answer.fault(name, x, q.dtype)) for name, x in results.items())
     return [fault for _, fault in named if fault]
+
+
+def _of_a_cache(given: Mapping[str, object], found: object) -> list[str]:
+    told = _told(given, given["q"].shape[-1])
+    for name in ("return_softmax_lse", "rotary_interleaved"):
+        _flag(name, given.get(name, False))
+    for name in ("num_splits", "block"):
+        _whole(name, given.get(name, 0))
+    if not isinstance(given.get("cache_seqlens"), Tensor | None):
+        _whole("cache_seqlens", given["cache_seqlens"])
+    slopes = given.get("alibi_slopes")
+    return caches.faults(
+        given, found, told | {"slopes": None if slopes is None else _double(slopes)}
+    )
 
 
 def separated(given: Mapping[str, object]) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,21 +162,11 @@ def _answer(
 ) -> tuple[Answer, bool]:
     """The truth, and whether weights were dropped that only the call itself knows."""
     q, k, v = (_double(x) for x in tensors)
-    scale = given.get("softmax_scale")
     dropout_p = _number("dropout_p", given.get("dropout_p", 0.0))
     if not 0 <= dropout_p < 1:
         raise Meaningless(f"a dropout_p of {dropout_p} was taken")
-    seed, slopes, sink = (given.get(x) for x in ("dropout_seed", "alibi_slopes", "sink"))
-    told = {
-        "scale": q.shape[-1] ** -0.5 if scale is None else _number("softmax_scale", scale),
-        "causal": _flag("causal", given.get("causal", False)),
-        "window": _window(given.get("window_size", (-1, -1))),
-        "softcap": _number("softcap", given.get("softcap", 0.0)),
-        "sink": None if sink is None else _double(sink),
-        "dropout_p": dropout_p,
-    }
-    if not all(math.isfinite(told[name]) for name in ("scale", "softcap")):
-        raise Meaningless("a scale or softcap that is not finite was taken")
+    seed, slopes = given.get("dropout_seed"), given.get("alibi_slopes")
+    told = _told(given, q.shape[-1]) | {"dropout_p": dropout_p}
     slopes = None if slopes is None else _double(slopes)
     dout = _double(dout)
     dropped = dropout_p > 0 and (seed is None or _draws_its_own(given))
@@ -180,6 +187,21 @@ def _answer(
         where = (torch.arange(n) + max(0, m - n) for n, m in ((rows, keys), (keys, rows)))
         kept = keep(_whole("dropout_seed", seed), dropout_p, batch, heads, *where)
     return attention(q, k, v, dout, dlse, slopes=slopes, keep=kept, **told), dropped
+
+
+def _told(given: Mapping[str, object], dim: int) -> dict[str, object]:
+    """What scores and masks are, of a head dim."""
+    scale, sink = given.get("softmax_scale"), given.get("sink")
+    told = {
+        "scale": dim**-0.5 if scale is None else _number("softmax_scale", scale),
+        "causal": _flag("causal", given.get("causal", False)),
+        "window": _window(given.get("window_size", (-1, -1))),
+        "softcap": _number("softcap", given.get("softcap", 0.0)),
+        "sink": None if sink is None else _double(sink),
+    }
+    if not all(math.isfinite(told[name]) for name in ("scale", "softcap")):
+        raise Meaningless("a scale or softcap that is not finite was taken")
+    return told
 
 
 def _draws_its_own(given: Mapping[str, object]) -> bool:

@@ -219,6 +219,7 @@ WRONG = {
     "scale": ({"softmax_scale": math.nan}, "softmax_scale is nan"),
     "slopes": ({"alibi_slopes": torch.ones(3)}, r"alibi_slopes has shape \(3,\)"),
     "sink": ({"sink": torch.ones(3)}, "sink must be"),
+    "padding for all": ({"cache_leftpad": 3}, "cache_leftpad must be a tensor of shape"),
     "gradient": ({"sink": torch.ones(4, requires_grad=True)}, "it is forward only"),
 }  # fmt: skip
 
@@ -229,6 +230,26 @@ def test_what_cannot_be_right_is_a_sentence(arguments, sentence):
     with pytest.raises(InvalidArgument, match=sentence):
         flash_attn_with_kvcache(Q, *caches, backend="reference", **arguments)
     assert torch.equal(caches[0], K), "a call that is refused has written into the cache"
+
+
+def in_inference_mode(x):
+    with torch.inference_mode():
+        return x.clone()
+
+
+@pytest.mark.parametrize(
+    ("k_cache", "v_cache", "sentence"),
+    [
+        (in_inference_mode(K), V, "k_cache was made in inference mode"),
+        (K, V[:, :1].expand(-1, 12, -1, -1), "v_cache is expanded"),
+        (K, K, "are one memory"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_what_nothing_can_be_put_into_is_a_sentence(k_cache, v_cache, sentence):
+    assert flash_attn_with_kvcache(Q, k_cache, v_cache, backend="reference").shape == Q.shape
+    with pytest.raises(InvalidArgument, match=sentence):
+        flash_attn_with_kvcache(Q, k_cache, v_cache, NEW, NEW, cache_seqlens=3, backend="reference")
 
 
 @pytest.mark.parametrize(
@@ -244,6 +265,7 @@ def test_what_cannot_be_right_is_a_sentence(arguments, sentence):
         (Q, K.transpose(1, 3).contiguous().transpose(1, 3), V, "last dim of k_cache"),
         (Q.clone().requires_grad_(), K, V, "q requires a gradient"),
         (None, K, V, "q must be a tensor"),
+        (Q, K, V._neg_view(), "v_cache is a negated view"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
