@@ -1,0 +1,176 @@
+"""How long a step of decoding takes, beside flash-attn's own: batch x cache, one query, one GPU.
+
+    python scripts/decode_speed.py [--rows 1x8k 8x32k] [--page 16] [--sweep]
+
+Each row is timed in a CUDA graph (what the kernels take) and called in a loop (what a caller sees),
+the contestants in turns, over copies of the cache that no L2 holds. TB/s are those of K and V read;
+`copy` is what the GPU copies, read and written. --sweep tries tilings of our kernel instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import product
+from unittest import mock
+
+import torch
+from ring_attn_backends.triton.cached import table
+from torch import Tensor
+
+from ring_attn_bench import flash_attn_with_kvcache
+from ring_attn_bench.text.digits import count_of
+
+ROWS = "1x8k 1x32k 1x128k 8x8k 8x32k 8x128k 64x8k 64x16k 32x4k"
+HEADS, KEY_HEADS, DIM = 32, 8, 128
+L2 = 256 * 2**20
+"""Bytes of all copies of a cache at least: an H200's L2 holds 50 MiB."""
+SWEPT = {
+    "keys": (32, 64, 128),
+    "warps": (2, 4, 8),
+    "stages": (2, 3, 4, 5),
+    "resident": (1, 2, 3, 4),
+}
+
+Step = Callable[[int], object]
+"""Attends over the copy of that number."""
+
+
+def steps(
+    batch: int, tokens: int, page: int | None, queries: int
+) -> tuple[dict[str, Step], int, float]:
+    """By contestant a step; how many copies there are, and the bytes of one."""
+    size = 2 * batch * tokens * KEY_HEADS * DIM * 2
+    copies = max(1, -(-L2 // size))
+    q = torch.randn(batch, queries, HEADS, DIM, device="cuda", dtype=torch.bfloat16)
+    shape = (batch, tokens) if page is None else (batch * tokens // page, page)
+    caches = [
+        [torch.randn(*shape, KEY_HEADS, DIM, device="cuda").bfloat16() for _ in range(2)]
+        for _ in range(copies)
+    ]
+    lengths = torch.full((batch,), tokens, dtype=torch.int32, device="cuda")
+    told: dict[str, Tensor] = {"cache_seqlens": lengths}
+    if page is not None:
+        order = torch.randperm(batch * tokens // page, device="cuda")
+        told["block_table"] = order.view(batch, -1).int()
+    found: dict[str, Step] = {
+        "triton": lambda i: flash_attn_with_kvcache(
+            q, *caches[i], **told, causal=True, backend="triton"
+        )
+    }
+    if find_spec("flash_attn") and (page is None or page % 256 == 0):
+        from flash_attn import flash_attn_with_kvcache as theirs
+
+        found["flash_attn_2"] = lambda i: theirs(q, *caches[i], **told, causal=True)
+    return found, copies, size
+
+
+def graphed(step: Step, copies: int, calls: int = 20) -> Callable[[], float]:
+    """Microseconds of a call, of which a graph has some."""
+    for i in range(3):
+        step(i % copies)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(calls):
+            step(i % copies)
+
+    def timed() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e3 / calls
+
+    return timed
+
+
+def looped(step: Step, copies: int, calls: int = 50) -> Callable[[], float]:
+    """Microseconds of a call, one after another as a program makes them."""
+
+    def timed() -> float:
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        for i in range(calls):
+            step(i % copies)
+        torch.cuda.synchronize()
+        return (time.perf_counter() - begun) * 1e6 / calls
+
+    return timed
+
+
+def in_turns(timers: dict[str, Callable[[], float]], rounds: int = 9) -> dict[str, float]:
+    """Medians, the first round left out."""
+    samples: dict[str, list[float]] = {name: [] for name in timers}
+    for _ in range(rounds + 1):
+        for name, timer in timers.items():
+            samples[name].append(timer())
+    return {name: statistics.median(x[1:]) for name, x in samples.items()}
+
+
+def copy_speed() -> float:
+    """TB/s, read and written."""
+    x, y = (torch.empty(2**30, dtype=torch.uint8, device="cuda") for _ in range(2))
+    took = in_turns({"copy": graphed(lambda _: y.copy_(x), 1)})
+    return 2 * x.numel() / took["copy"] / 1e6
+
+
+@contextmanager
+def tiled(keys: int, warps: int, stages: int, resident: int) -> Iterator[None]:
+    """Our kernel in that tiling; what was launched before is forgotten."""
+    from ring_attn_backends.triton import kept
+
+    kept._kept.clear()
+    with (
+        mock.patch.dict(table.KEYS, {(2, DIM): (keys, warps, stages)}),
+        mock.patch.object(table, "RESIDENT", resident),
+    ):
+        yield
+    kept._kept.clear()
+
+
+def swept(row: str, batch: int, tokens: int, page: int | None) -> None:
+    """Prints the fastest tilings of a row."""
+    found, copies, size = steps(batch, tokens, page, 1)
+    took = {}
+    for config in product(*SWEPT.values()):
+        with tiled(*config):
+            try:
+                took[config] = in_turns({"it": graphed(found["triton"], copies)}, 3)["it"]
+            except Exception as error:  # it does not fit
+                print(row, config, type(error).__name__)
+    for config in sorted(took, key=lambda x: took[x])[:6]:
+        print(f"{row:>8} {config} {took[config]:8.1f} us {size / took[config] / 1e6:5.2f} TB/s")
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", nargs="+", default=ROWS.split(), help="batch x tokens")
+    parser.add_argument("--page", type=int, help="tokens of a page; default, rows")
+    parser.add_argument("--queries", type=int, default=1)
+    parser.add_argument("--sweep", action="store_true", help="tilings of our kernel")
+    asked = parser.parse_args()
+    print(f"copy {copy_speed():.2f} TB/s; {torch.cuda.get_device_name()}")
+    for row in asked.rows:
+        batch, tokens = row.split("x")
+        shape = int(batch), count_of(tokens), asked.page
+        if asked.sweep:
+            swept(row, *shape)
+            continue
+        found, copies, size = steps(*shape, asked.queries)
+        for how, timer in (("graph", graphed), ("loop", looped)):
+            took = in_turns({name: timer(step, copies) for name, step in found.items()})
+            ratio = took.get("flash_attn_2", float("nan")) / took["triton"]
+            each = "  ".join(
+                f"{name} {us:8.1f} us {size / us / 1e6:5.2f} TB/s" for name, us in took.items()
+            )
+            print(f"{row:>8} {how:>5}  {each}  {ratio:5.2f}x", flush=True)
+
+
+if __name__ == "__main__":
+    main()
