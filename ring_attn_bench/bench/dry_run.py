@@ -47,10 +47,10 @@ class Plan:
 
 def plan(request: Request) -> Plan:
     """Raises whatever would refuse the run."""
-    asked, environment, reasons, rings, entries = asked_of_this_machine(request)
+    asked, machine, rings, entries = asked_of_this_machine(request)
     if request.resume and request.out is not None:
         entries = lacking(entries, held(request.out / "records.jsonl"), asked.suite)
-    return Plan(asked.suite, environment, reasons, rings, tuple(entries))
+    return Plan(asked.suite, machine.environment, machine.refusals, rings, tuple(entries))
 
 
 def lines(made: Plan) -> Iterator[str]:

@@ -1,12 +1,7 @@
-"""What will not run on this machine, told before anything is measured on it.
-
-A process that serves this module says that, with the environment: a package that crashes when it is
-imported, or takes a part of a GPU's memory, does so in a process that ends.
-"""
+"""What will not run on this machine, and how long the rest takes, before any of it is measured."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,40 +9,11 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.flops import area, flops
 from ring_attn_bench.bench.sampling import BATCH
 from ring_attn_bench.bench.suite import Entry, Suite, Timing
-from ring_attn_bench.errors import BackendUnavailable, NoAnswer, clause
-from ring_attn_bench.machine import environment as env
-from ring_attn_bench.records.values import Environment, Frozen, Text
-from ring_attn_bench.workers.serving import serve
+from ring_attn_bench.errors import BackendUnavailable, clause
+from ring_attn_bench.records.values import Environment
 
 LONG_ON_A_CPU = 8192
 """Tokens of a sequence: eager attention over them takes a CPU of two cores a minute and more."""
-
-
-class ToLoad(Frozen):
-    """What a process that serves this module is asked: names of backends and peers."""
-
-    names: tuple[str, ...]
-
-
-class Forecast(env.Described):
-    """What it answers. unavailable: by name, why it cannot be loaded."""
-
-    unavailable: dict[str, Text]
-
-
-def probe(names: Iterable[str]) -> tuple[Environment, dict[str, str]]:
-    """The environment, and those of the backends and peers that cannot be loaded here, and why."""
-    try:
-        asked = ToLoad(names=tuple(sorted(set(names))))
-        told = env.asked("ring_attn_bench.bench.forecast", asked, Forecast)
-    except NoAnswer:  # its row will say what a package did to its process
-        return env.probe(), {}
-    return told.environment, told.unavailable
-
-
-def _forecast(line: str) -> Forecast:
-    names = ToLoad.model_validate_json(line).names
-    return Forecast(environment=env.describe(), unavailable=unavailable(names))
 
 
 def unavailable(names: Iterable[str]) -> dict[str, str]:
@@ -155,7 +121,3 @@ def time(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> str:
         f"contestants to judge: {len(entries)}; times to take: {timed}. Kernels that are compiled "
         "at their first use, or run in an interpreter, add minutes."
     )
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1:], lambda: _forecast)

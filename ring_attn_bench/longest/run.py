@@ -91,20 +91,20 @@ def longest(request: start.Request, lengths: Range, watcher: LongestWatcher) -> 
 
     Raises Interrupted where a person ends it.
     """
-    asked, environment, _, rings, entries = start.asked_of_this_machine(request)
+    asked, machine, rings, entries = start.asked_of_this_machine(request)
     if asked.as_ranks:
         raise InvalidArgument(
             f"suite {asked.suite.name!r} plays larger rings (as_ranks), in which nobody holds the "
             "whole of one; ask for the longest sequence of a suite that runs rings as they are."
         )
-    folder = folder_for(request.out, f"{asked.suite.name}_longest", environment)
+    folder = folder_for(request.out, f"{asked.suite.name}_longest", machine.environment)
     with ExitStack() as stack:
         stack.enter_context(alone_in(folder))
         every = tuple(_left(folder, wanted(entries, lengths), lengths, request, watcher))
-        watcher.heading([_heading(asked.suite, rings, lengths, environment)], len(every))
-        groups = Groups("cuda" if environment.get("gpu") else "cpu", rings)
+        watcher.heading([_heading(asked.suite, rings, lengths, machine.environment)], len(every))
+        groups = Groups(machine, rings)
         stack.callback(groups.close)
-        hunt = Hunt(asked.suite, lengths, environment, groups.of, watcher)
+        hunt = Hunt(asked.suite, lengths, machine.environment, groups.of, watcher)
         try:
             for one in every:
                 found = hunt.limit(one)

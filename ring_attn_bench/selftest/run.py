@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ring_attn_bench.errors import InvalidArgument, MachineLacks
-from ring_attn_bench.machine.environment import probe
+from ring_attn_bench.machine import plug_ins
 from ring_attn_bench.records.record import Record, read
 from ring_attn_bench.selftest.heard import Heard
 from ring_attn_bench.selftest.planted import FAULTS, Fault
@@ -53,7 +53,7 @@ def planted(device: Device, patterns: Sequence[str] = ()) -> Planted:
     chosen = _matching(patterns)
     if device == "cpu":
         return Planted(suites(chosen, CPU_RANKS), {})
-    gpus = int(probe()["gpu_count"] or 0)
+    gpus = int(plug_ins.ask().environment["gpu_count"] or 0)
     if not gpus:
         raise MachineLacks("there is no CUDA device here; --device cpu plants the same faults.")
     lost = {
