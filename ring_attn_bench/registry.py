@@ -109,7 +109,7 @@ def _with_others(own: Mapping[str, str], group: str) -> Mapping[str, str]:
     return {**own, **{name: target for name, target in others.items() if name not in own}}
 
 
-class _Kept(Generic[Made]):
+class _MadeOnce(Generic[Made]):
     """What is made by a name, once for each; what is no name at all is refused, and not looked up.
 
     check: raises UnknownName.
@@ -126,11 +126,11 @@ class _Kept(Generic[Made]):
         return self._make(name)
 
 
-def _kept(check: Callable[[str], None]) -> Callable[[Callable[[str], Made]], _Kept[Made]]:
-    return partial(_Kept, check)
+def _made_once(check: Callable[[str], None]) -> Callable[[Callable[[str], Made]], _MadeOnce[Made]]:
+    return partial(_MadeOnce, check)
 
 
-@_kept(check_backend)
+@_made_once(check_backend)
 def backend_class(name: str) -> type[Backend]:
     """The class of a backend; raises UnknownName, or BackendUnavailable if importing it fails."""
     check_backend(name)
@@ -138,7 +138,7 @@ def backend_class(name: str) -> type[Backend]:
     return kind
 
 
-@_kept(_check_peer)
+@_made_once(_check_peer)
 def peer_class(name: str) -> type[Peer]:
     """The class of a peer; raises UnknownName, or BackendUnavailable if importing it fails."""
     _check_peer(name)
@@ -146,7 +146,7 @@ def peer_class(name: str) -> type[Peer]:
     return kind
 
 
-@_kept(check_transport)
+@_made_once(check_transport)
 def transport_class(name: str) -> Any:  # noqa: ANN401 - a GroupTransport, which only ring/ knows
     """The class of a transport; raises UnknownName, or TransportUnavailable as above."""
     check_transport(name)
@@ -178,13 +178,13 @@ def _is_of_a_signal(error: SystemExit) -> bool:
     return False
 
 
-@_kept(check_backend)
+@_made_once(check_backend)
 def load(name: str) -> Backend:
     """The backend of that name; raises UnknownName, or BackendUnavailable with the reason."""
     return _made(name, backend_class(name))
 
 
-@_kept(_check_peer)
+@_made_once(_check_peer)
 def load_peer(name: str) -> Peer:
     """The peer of that name; raises UnknownName, or BackendUnavailable with the reason."""
     return _made(name, peer_class(name))

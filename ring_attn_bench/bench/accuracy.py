@@ -11,7 +11,7 @@ from torch import Tensor
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.suite import Check
-from ring_attn_bench.bench.tally import Heads, Over, Tally
+from ring_attn_bench.bench.tally import ByHead, Over, Tally
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.record import Case, Contestant, HeadError, TensorError
 from ring_attn_bench.sharding import position_ids
@@ -208,7 +208,9 @@ def _error(name: str, case: Case, parts: list[Over], one_call: Deviation | None)
     )
 
 
-def _wrong_head(name: str, case: Case, ring: Heads, plain: Heads, size: Heads) -> HeadError | None:
+def _wrong_head(
+    name: str, case: Case, ring: ByHead, plain: ByHead, size: ByHead
+) -> HeadError | None:
     """The head furthest beyond what it may be out by itself, judged as the whole result is.
 
     One head of 32 that is out by five times what is allowed is lost in the mean over all of them.

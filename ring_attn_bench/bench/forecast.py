@@ -58,7 +58,7 @@ def is_long(able: Sequence[Entry], environment: Environment) -> bool:
 
 
 @dataclass(frozen=True)
-class _Pace:
+class _RunPace:
     """Seconds: to start a worker group, to judge a contestant on a case, to time a direction.
 
     tflops: by which long calls take longer than that; None where nobody waits for long ones.
@@ -70,7 +70,7 @@ class _Pace:
     tflops: float | None
 
 
-_PACES = {True: _Pace(6.0, 2.5, 0.6, 400.0), False: _Pace(5.0, 0.4, 0.3, None)}
+_PACES = {True: _RunPace(6.0, 2.5, 0.6, 400.0), False: _RunPace(5.0, 0.4, 0.3, None)}
 """On GPUs, by 7 committed runs of 14 to 141 records, which took 0.4 to 2.2 times as long as this
 says, the most where kernels were compiled; on a CPU by the suite `cpu` on two cores. Kernels make
 500 to 650 TFLOP/s of an H200, other people's rings less."""
@@ -88,7 +88,7 @@ def seconds(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> float:
     return taken + sum(_timing(entry, suite.timing, pace) for entry in entries)
 
 
-def _timing(entry: Entry, timing: Timing, pace: _Pace) -> float:
+def _timing(entry: Entry, timing: Timing, pace: _RunPace) -> float:
     """Of all its directions: of calls that are over at once, or as many as must be made."""
     if pace.tflops is None:
         return len(entry.directions) * pace.time

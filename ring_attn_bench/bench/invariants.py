@@ -29,11 +29,11 @@ from ring_attn_bench.records.exactness import (
 from ring_attn_bench.records.record import Case, Contestant, TensorError
 from ring_attn_bench.truth.tolerance import MULTIPLES, Deviation
 
-Change = Callable[[Tensor, Inputs], None]
+Edit = Callable[[Tensor, Inputs], None]
 """Changes a rank's inputs, a copy of its own, in place; told where its tokens stand."""
-Run = Callable[[Change, bool], list[Results]]
+RunEdited = Callable[[Edit, bool], list[Results]]
 """The results of each rank played here on inputs so changed; with a backward or without."""
-Part = Callable[[str, Tensor], Tensor]
+Untouched = Callable[[str, Tensor], Tensor]
 """What must not change, of the result of that name."""
 CALLS_ALIKE = 5
 """Of either inputs, before other bits are held against a contestant. One that has them in some
@@ -54,7 +54,7 @@ class Invariance:
     whole: Inputs
     base: Sequence[Results]
     allowed: Mapping[str, Deviation]
-    run: Run
+    run: RunEdited
     backward: bool
 
     def look(self) -> Invariants:
@@ -99,7 +99,7 @@ class Invariance:
         self.place.sum(everywhere)
         return [everywhere[:, order[own]] for own in self._own]
 
-    def _last_head(self) -> tuple[Change, Part]:
+    def _last_head(self) -> tuple[Edit, Untouched]:
         """Changes the last key head and its queries, or the last of those where it is the only."""
         heads, key_heads = self.case.heads_q, self.case.heads_kv
         queries = 1 if key_heads == 1 else heads // key_heads
@@ -119,7 +119,7 @@ class Invariance:
 
         return change, others
 
-    def _apart(self, change: Change, part: Part, *, bits: bool = True) -> dict[str, Departure]:
+    def _apart(self, change: Edit, part: Untouched, *, bits: bool = True) -> dict[str, Departure]:
         """Not a bit of that part may change, of what does not change from call to call anyway."""
         changed = _by_name(self.run(change, self.backward))
         found = {}
@@ -137,7 +137,9 @@ class Invariance:
         return found
 
     def _unsteady(
-        self, names: Sequence[str], calls: tuple[tuple[Change, Mapping[str, Sequence[Tensor]]], ...]
+        self,
+        names: Sequence[str],
+        calls: tuple[tuple[Edit, Mapping[str, Sequence[Tensor]]], ...],
     ) -> set[str]:
         """Those that have other bits in another call on the same inputs: sums in no fixed order.
 

@@ -20,7 +20,7 @@ from ring_attn_bench.bench import (
 )
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Runner
 from ring_attn_bench.bench.inputs import Inputs
-from ring_attn_bench.bench.invariants import Change, Invariance, allowances, leave, ones_for_v, sums
+from ring_attn_bench.bench.invariants import Edit, Invariance, allowances, leave, ones_for_v, sums
 from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.ring_contestant import Contexts
@@ -149,7 +149,7 @@ class Prepared:
         """
         case, spec, place = self.request.case, self.request.contestant, self.place
 
-        def run(change: Change, backward: bool) -> list[accuracy.Results]:
+        def run(change: Edit, backward: bool) -> list[accuracy.Results]:
             shards = self._cut(whole)
             for rank, shard in zip(place.ranks, shards, strict=True):
                 change(accuracy.positions(case, spec, rank).to(place.device), shard)

@@ -147,12 +147,12 @@ def execute_on(
 ) -> None:
     """Runs the entries on groups that exist already."""
     make_folder(run.folder)
-    keeper = _Keeper(run.records, watcher)
+    keeper = _Recorder(run.records, watcher)
     SuiteRun(run.suite, entries, group_of, run.record, keeper).run()
 
 
 @dataclass(frozen=True)
-class _Keeper:
+class _Recorder:
     """Puts each record on disk before anybody else hears of it."""
 
     path: Path

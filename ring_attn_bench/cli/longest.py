@@ -56,7 +56,7 @@ def longest(
     from ring_attn_bench.longest import as_json as programs
     from ring_attn_bench.longest import run, terminal
     from ring_attn_bench.longest.progress import LongestProgress
-    from ring_attn_bench.longest.search import Range
+    from ring_attn_bench.longest.search import Lengths
     from ring_attn_bench.records import limit
 
     request = Request(
@@ -64,7 +64,7 @@ def longest(
         selection=EntrySelection(case, contestant, matching), timing=False,
         overruled=tuple(overruled or ()), resume=resume,
     )  # fmt: skip
-    lengths = Range(_tokens("--least", least), _tokens("--most", most), within)
+    lengths = Lengths(_tokens("--least", least), _tokens("--most", most), within)
     where = console(quiet=quiet, beside=as_json)
     with ended_by_a_person("--resume"), LongestProgress(where) as progress:
         folder = run.longest(request, lengths, progress)

@@ -114,9 +114,9 @@ def _run(request: Request, shown: _Shown) -> None:
 
 def _tell(request: Request, *, in_place: bool, as_json: bool) -> None:
     from ring_attn_bench.bench import as_json as told
-    from ring_attn_bench.bench.dry_run import lines, plan
+    from ring_attn_bench.bench.dry_run import lines, outlook
 
     if in_place:
         raise InvalidArgument("--dry-run runs nothing, and needs no torchrun; start it without.")
-    made = plan(request)
-    say(told.text(made) if as_json else "\n".join(lines(made)))
+    seen = outlook(request)
+    say(told.text(seen) if as_json else "\n".join(lines(seen)))

@@ -17,7 +17,7 @@ from ring_attn_bench.bench.session import RefusedByWorker, Session
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.errors import Interrupted, InvalidArgument, Terminated
-from ring_attn_bench.longest.search import Ended, Range, search
+from ring_attn_bench.longest.search import Attempt, Lengths, search
 from ring_attn_bench.records import limit as limits
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import INVARIANTS, Invariants
@@ -67,7 +67,7 @@ class Wanted:
         return self.entry.case.name, self.entry.contestant.name, self.direction.value
 
 
-def wanted(entries: Sequence[Entry], lengths: Range) -> tuple[Wanted, ...]:
+def wanted(entries: Sequence[Entry], lengths: Lengths) -> tuple[Wanted, ...]:
     """What a suite asks about, whatever lengths it names, each once."""
     found: dict[tuple[str, str, str], Wanted] = {}
     for entry in entries:
@@ -86,7 +86,7 @@ def of_length(entry: Entry, tokens: int) -> Entry:
     return entry.model_copy(update={"case": case})
 
 
-def longest(request: start.Request, lengths: Range, watcher: LongestWatcher) -> Path:
+def longest(request: start.Request, lengths: Lengths, watcher: LongestWatcher) -> Path:
     """Searches in worker groups; the folder with what was found.
 
     Raises Interrupted where a person ends it.
@@ -115,7 +115,9 @@ def longest(request: start.Request, lengths: Range, watcher: LongestWatcher) -> 
     return folder
 
 
-def _heading(suite: Suite, rings: Sequence[Setup], lengths: Range, environment: Environment) -> str:
+def _heading(
+    suite: Suite, rings: Sequence[Setup], lengths: Lengths, environment: Environment
+) -> str:
     where = environment.get("gpu") or environment.get("cpu")
     return (
         f"suite {suite.name}: {lengths.least:,} to {lengths.most:,} tokens of each rank on "
@@ -126,7 +128,7 @@ def _heading(suite: Suite, rings: Sequence[Setup], lengths: Range, environment: 
 def _left(
     folder: Path,
     every: Sequence[Wanted],
-    lengths: Range,
+    lengths: Lengths,
     request: start.Request,
     watcher: LongestWatcher,
 ) -> Iterator[Wanted]:
@@ -143,7 +145,7 @@ class Hunt:
     """What all searches of a run share."""
 
     suite: Suite
-    lengths: Range
+    lengths: Lengths
     environment: Environment
     group_of: Callable[[Entry], Group]
     watcher: LongestWatcher
@@ -166,7 +168,7 @@ class Hunt:
             seconds=round(time.monotonic() - begun, 3),
         )
 
-    def attempt(self, one: Wanted, tokens: int) -> Ended:
+    def attempt(self, one: Wanted, tokens: int) -> Attempt:
         """One call at that length, and whether what it gives adds up to what it must."""
         entry = of_length(one.entry, tokens)
         self.watcher.trying(entry, one.direction, tokens)
@@ -176,12 +178,12 @@ class Hunt:
             session.sample(one.direction, Subject.RING, 1, 0, Series())
             broken = _broken(session.sums())
         except RefusedByWorker as refusal:
-            return Ended(Status.UNSUPPORTED, str(refusal))
+            return Attempt(Status.UNSUPPORTED, str(refusal))
         except WorkerFailed as failure:
-            return Ended(failure.status, failure.reason)
+            return Attempt(failure.status, failure.reason)
         with suppress(WorkerFailed):  # what it held is gone all the same
             session.release()
-        return Ended(Status.WRONG, broken) if broken else Ended(Status.OK)
+        return Attempt(Status.WRONG, broken) if broken else Attempt(Status.OK)
 
 
 def _broken(found: Invariants) -> str:

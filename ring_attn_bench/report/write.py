@@ -48,13 +48,13 @@ def write_index(folder: Path, tell: Tell = lambda sentence: None) -> list[Path]:
     hears of what is left out. Raises FileError if no folder in it holds records.
     """
     see_to_matplotlib()
-    from ring_attn_bench.report.page.history import Run, index, overview
+    from ring_attn_bench.report.page.history import PastRun, index, overview
     from ring_attn_bench.report.page.html import html
     from ring_attn_bench.report.page.markdown import table
 
     files_of = [records_in(run, tell) for run in sorted(folder.glob("*/"))]
     found = {path.parent.name: path for path in files_of if path.exists()}
-    runs = [Run.of(name, list(read(path, tell))) for name, path in found.items()]
+    runs = [PastRun.of(name, list(read(path, tell))) for name, path in found.items()]
     runs = [run for run in runs if run.rows]
     if not runs:
         raise FileError(

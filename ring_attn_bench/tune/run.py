@@ -29,7 +29,7 @@ from ring_attn_bench.records.outcome import (
 )
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Environment
-from ring_attn_bench.tune.messages import Load, Loaded, Speeds, Time, TrialSpeed
+from ring_attn_bench.tune.messages import Load, Loaded, Speeds, TimeRow, TrialSpeed
 from ring_attn_bench.tune.select import TrialSelection
 from ring_attn_bench.tune.verifier import verify_all
 from ring_attn_bench.workers.keeper import Keeper, Watcher
@@ -58,7 +58,7 @@ class TuneRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Tuning:
     """What all of a run shares."""
 
     request: TuneRequest
@@ -103,7 +103,7 @@ def tune(request: TuneRequest, watcher: Watcher[str, Outcome]) -> Path:
         path = folder / "tuning.csv"
         keeper = Keeper[str, Outcome](path, subjects, lambda x: x.subject, write, watcher)
         provenance = _provenance(request.backend, loaded.version, environment)
-        run = _Run(request, load, needed, provenance, keeper)
+        run = _Tuning(request, load, needed, provenance, keeper)
         try:
             with alone_in(folder):
                 _tune(run, subjects, loaded, first, watcher)
@@ -115,7 +115,7 @@ def tune(request: TuneRequest, watcher: Watcher[str, Outcome]) -> Path:
 
 
 def _tune(
-    run: _Run,
+    run: _Tuning,
     subjects: Sequence[TypedTrial],
     loaded: Loaded,
     first: Hand[Loaded],
@@ -136,7 +136,7 @@ def _tune(
         timer.end()
 
 
-def _verify(run: _Run, subjects: Sequence[TypedTrial], hands: Sequence[Hand[Loaded]]) -> None:
+def _verify(run: _Tuning, subjects: Sequence[TypedTrial], hands: Sequence[Hand[Loaded]]) -> None:
     def tell(subject: TypedTrial, told: Reply) -> None:
         run.keeper.done(str(subject), [run.outcome(subject, told)])
 
@@ -152,7 +152,7 @@ def _verify(run: _Run, subjects: Sequence[TypedTrial], hands: Sequence[Hand[Load
         raise RuntimeError("outcomes are missing: a thread that asked has failed, see above")
 
 
-def _time_row(run: _Run, row: RowKey, timer: Hand[Loaded]) -> None:
+def _time_row(run: _Tuning, row: RowKey, timer: Hand[Loaded]) -> None:
     kernel, table, head_dim, dtype = row
     what = f"{table} {kernel} {head_dim} {dtype}, timed"
     run.keeper.doing(what)
@@ -170,7 +170,7 @@ def _time_row(run: _Run, row: RowKey, timer: Hand[Loaded]) -> None:
 def _speeds(
     request: TuneRequest, right: Sequence[TypedTrial], timer: Hand[Loaded]
 ) -> tuple[TrialSpeed, ...]:
-    command = Time(
+    command = TimeRow(
         subjects=tuple(right), shape=request.shape, rounds=request.rounds, seconds=ROW_SECONDS
     )
     try:
@@ -209,7 +209,7 @@ def _has_nothing_to_tune(backend: str) -> str:
 
 
 def _heading(
-    run: _Run, subjects: Sequence[TypedTrial], rows: int, jobs: int, loaded: Loaded
+    run: _Tuning, subjects: Sequence[TypedTrial], rows: int, jobs: int, loaded: Loaded
 ) -> tuple[str, ...]:
     request, place, untimed = run.request, run.provenance, loaded.offer.untimed
     speeds = (

@@ -1,6 +1,6 @@
 """What a page says, as one frozen value: sections of tables, pictures, words and commands.
 
-Every text is as it is: whoever shows it escapes it. Only `Terms` are our own words, in which
+Every text is as it is: whoever shows it escapes it. Only `Meanings` are our own words, in which
 backticks mark code.
 """
 
@@ -53,7 +53,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class PageTable:
     """A table. folded: shown once it is asked for."""
 
     caption: str
@@ -63,7 +63,7 @@ class Grid:
     folded: bool = False
 
     @classmethod
-    def of(cls, table: Table, *, folded: bool = False) -> Grid:
+    def of(cls, table: Table, *, folded: bool = False) -> PageTable:
         """A table of a terminal: its first columns are words."""
         rows = tuple(tuple(map(Cell, row)) for row in table.rows)
         numeric = [
@@ -77,7 +77,7 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Paragraphs:
     """Paragraphs, or the points of a list."""
 
     texts: tuple[str, ...]
@@ -85,7 +85,7 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Meanings:
     """Words and what they mean, in our own words, with `code` in backticks."""
 
     pairs: tuple[tuple[str, str], ...]
@@ -116,7 +116,7 @@ class Heading:
     text: str
 
 
-Block: TypeAlias = Grid | Words | Terms | Commands | Picture | Heading
+Block: TypeAlias = PageTable | Paragraphs | Meanings | Commands | Picture | Heading
 
 
 @dataclass(frozen=True, slots=True)
