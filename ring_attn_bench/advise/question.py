@@ -9,7 +9,6 @@ from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.values import MIB, MOST
 
-_TOKENS = {"": 1, "k": 2**10, "m": 2**20}
 _BYTES = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20, "tb": 1e12, "tib": 2**40}
 _DIRECTIONS = (Direction.FORWARD, Direction.FORWARD_BACKWARD)
 """Of which there are records."""
@@ -76,18 +75,6 @@ def heads(text: str) -> tuple[int, int]:
     if query % key:
         raise InvalidArgument(f"{query} query heads cannot share {key} key heads; take a divisor.")
     return query, key
-
-
-def tokens(text: str) -> int:
-    """128k is 131072, 1M 1048576, 1000 itself; raises InvalidArgument."""
-    found = re.fullmatch(r"([1-9]\d*)\s*([km]?)", text.strip().lower())
-    if found is None:
-        raise InvalidArgument(f"tokens are {shown(text)}; write a number, as 131072, 128k or 1M.")
-    # the digits are counted first: int() refuses thousands of them
-    count = int(found[1]) * _TOKENS[found[2]] if len(found[1]) <= 12 else MOST_TOKENS + 1
-    if count > MOST_TOKENS:
-        raise InvalidArgument(f"tokens are {shown(text)}; take at most {MOST_TOKENS}.")
-    return count
 
 
 def mebibytes(text: str) -> float:

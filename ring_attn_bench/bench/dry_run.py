@@ -53,15 +53,15 @@ def outlook(request: Request) -> Outlook:
     return Outlook(asked.suite, machine.environment, machine.refusals, rings, tuple(entries))
 
 
-def lines(ahead: Outlook) -> Iterator[str]:
+def lines(seen: Outlook) -> Iterator[str]:
     """For a person: the run's heading, its cases, what cannot run, and the time."""
-    yield heading(ahead.suite, ahead.environment, ahead.rings, ahead.entries)
-    for name, of_case in groupby(ahead.entries, key=lambda entry: entry.case.name):
+    yield heading(seen.suite, seen.environment, seen.rings, seen.entries)
+    for name, of_case in groupby(seen.entries, key=lambda entry: entry.case.name):
         yield f"  {name}"
         yield from (f"    {_line(entry)}" for entry in of_case)
-    yield from forecast.sentences(ahead.entries, ahead.reasons, ahead.environment)
-    if ahead.is_foreseen:
-        yield forecast.time(ahead.able, ahead.suite, gpu=bool(ahead.environment.get("gpu")))
+    yield from forecast.sentences(seen.entries, seen.reasons, seen.environment)
+    if seen.is_foreseen:
+        yield forecast.time(seen.able, seen.suite, gpu=bool(seen.environment.get("gpu")))
 
 
 def _line(entry: Entry) -> str:

@@ -83,10 +83,11 @@ def advise(
     from ring_attn_bench.advise import as_json as told
     from ring_attn_bench.advise import question, terminal
     from ring_attn_bench.advise.answer import advised
+    from ring_attn_bench.text.digits import tokens_of
 
     query, key = question.heads(heads)
     wanted = question.Question(
-        query, key, head_dim, question.tokens(tokens), gpus, causal,
+        query, key, head_dim, tokens_of("--tokens", tokens, question.MOST_TOKENS), gpus, causal,
         question.with_backward(direction), dtype, batch,
         None if memory is None else question.mebibytes(memory), gpu,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from ring_attn_bench.compare.comparison import Comparison, Together
 from ring_attn_bench.compare.noise import Change, share
-from ring_attn_bench.compare.rows import ComparedRow, Time
+from ring_attn_bench.compare.rows import ComparedRow, Medians
 from ring_attn_bench.compare.sides import ComparedSide, Key
 
 SCHEMA = 1
@@ -58,7 +58,7 @@ def _row(row: ComparedRow) -> dict[str, Any]:
     }
 
 
-def _time(time: Time) -> dict[str, Any]:
+def _time(time: Medians) -> dict[str, Any]:
     found = {"verdict": time.verdict.value, "before_ms": time.before, "after_ms": time.after}
     return {**found, **(_change(time.change, time.p) if time.change else {})}
 

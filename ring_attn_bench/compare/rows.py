@@ -61,7 +61,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Time:
+class Medians:
     """Medians in milliseconds, and what is said of them. change, p: None with too few times."""
 
     before: float
@@ -101,7 +101,7 @@ class ComparedRow:
     key: Key
     before: tuple[Record, ...]
     after: tuple[Record, ...]
-    time: Time | None
+    time: Medians | None
     sizes: tuple[ChangedSize, ...]
 
     @property
@@ -186,12 +186,12 @@ def row(key: Key, before: ComparedSide, after: ComparedSide, limits: Limits) -> 
     return ComparedRow(key, old, new, _time(old, new, limits), sizes)
 
 
-def _time(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Time | None:
+def _time(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Medians | None:
     before, after = ([times for record in side if (times := _times(record))] for side in (old, new))
     if not before or not after:
         return None
     change = noise.change(before, after, limits.shared)
-    return Time(_middle(before), _middle(after), change)
+    return Medians(_middle(before), _middle(after), change)
 
 
 def _middle(runs: Sequence[Sequence[float]]) -> float:

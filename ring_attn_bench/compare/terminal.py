@@ -7,7 +7,7 @@ from statistics import median
 
 from ring_attn_bench.compare.comparison import Comparison, Together
 from ring_attn_bench.compare.noise import Change, share
-from ring_attn_bench.compare.rows import ChangedSize, ComparedRow, Time, Verdict
+from ring_attn_bench.compare.rows import ChangedSize, ComparedRow, Medians, Verdict
 from ring_attn_bench.compare.sides import ComparedSide, Key
 from ring_attn_bench.compare.words import CaseWords
 from ring_attn_bench.records.status import Status
@@ -161,7 +161,7 @@ def _explained(row: ComparedRow) -> tuple[str, ...]:
     return (*((f"auto took {row.took}",) if row.took else ()), *row.why)
 
 
-def _cells(time: Time) -> tuple[str, str, str]:
+def _cells(time: Medians) -> tuple[str, str, str]:
     if time.change is None:
         return _signed(time.after / time.before - 1) if time.before else "", "too few times", ""
     return _of_change(time.change)

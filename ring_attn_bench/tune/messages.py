@@ -36,7 +36,7 @@ class Verify(Frozen):
     subject: TypedTrial
 
 
-class TimeRow(Frozen):
+class Time(Frozen):
     """How fast are these trials of one row? seconds: after which there are few more rounds."""
 
     do: Literal["time"] = "time"
@@ -61,5 +61,5 @@ class Speeds(Reply):
     speeds: tuple[TrialSpeed, ...]
 
 
-Command = Annotated[Load | Verify | TimeRow, Field(discriminator="do")]
-COMMANDS: TypeAdapter[Load | Verify | TimeRow] = TypeAdapter(Command)
+Command = Annotated[Load | Verify | Time, Field(discriminator="do")]
+COMMANDS: TypeAdapter[Load | Verify | Time] = TypeAdapter(Command)

@@ -29,7 +29,7 @@ from ring_attn_bench.records.outcome import (
 )
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Environment
-from ring_attn_bench.tune.messages import Load, Loaded, Speeds, TimeRow, TrialSpeed
+from ring_attn_bench.tune.messages import Load, Loaded, Speeds, Time, TrialSpeed
 from ring_attn_bench.tune.select import TrialSelection
 from ring_attn_bench.tune.verifier import verify_all
 from ring_attn_bench.workers.keeper import Keeper, Watcher
@@ -170,7 +170,7 @@ def _time_row(run: _Tuning, row: RowKey, timer: Hand[Loaded]) -> None:
 def _speeds(
     request: TuneRequest, right: Sequence[TypedTrial], timer: Hand[Loaded]
 ) -> tuple[TrialSpeed, ...]:
-    command = TimeRow(
+    command = Time(
         subjects=tuple(right), shape=request.shape, rounds=request.rounds, seconds=ROW_SECONDS
     )
     try:

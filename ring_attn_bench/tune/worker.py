@@ -12,15 +12,7 @@ from ring_attn_bench import registry
 from ring_attn_bench.contract.tunable import TunableBackend
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.tune.messages import (
-    COMMANDS,
-    Load,
-    Loaded,
-    Speeds,
-    TimeRow,
-    TrialSpeed,
-    Verify,
-)
+from ring_attn_bench.tune.messages import COMMANDS, Load, Loaded, Speeds, Time, TrialSpeed, Verify
 from ring_attn_bench.tune.timing import time_row
 from ring_attn_bench.tune.verify import fault
 from ring_attn_bench.workers.after_error import device_works, sentence, status_of
@@ -43,7 +35,7 @@ class TuneWorker:
                 return self._load(command)
             case Verify() as command:
                 return self._verify(command)
-            case TimeRow() as command:
+            case Time() as command:
                 return self._time(command)
 
     def _load(self, command: Load) -> Loaded:
@@ -70,7 +62,7 @@ class TuneWorker:
     def _reply(self, status: Status, reason: str) -> Reply:
         return Reply(status=status, reason=reason, usable=device_works(self._device))
 
-    def _time(self, command: TimeRow) -> Speeds:
+    def _time(self, command: Time) -> Speeds:
         assert self._backend is not None
         try:
             timed = time_row(

@@ -24,7 +24,7 @@ from ring_attn_bench.report.page import (
 )
 from ring_attn_bench.report.page.decisions import Decision
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Mark, Page, Paragraphs, Section
+from ring_attn_bench.report.page.model import Mark, Page, Prose, Section
 from ring_attn_bench.report.plots import Gallery
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.rows import latest, rows
@@ -70,7 +70,7 @@ def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
 def _decided(material: Material, found: Sequence[Decision]) -> Section:
     title = "Which to take"
     if not found:
-        return Section("decisions", title, "", (Paragraphs((_UNTIMED,)),))
+        return Section("decisions", title, "", (Prose((_UNTIMED,)),))
     lead = (
         "For each shape the fastest contestant whose results are right, what it costs in memory "
         "and error, and how far it is ahead; a lead in grey may be chance."

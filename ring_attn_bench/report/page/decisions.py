@@ -17,7 +17,7 @@ from ring_attn_bench.report.page.material import (
     error,
     memory,
 )
-from ring_attn_bench.report.page.model import Cell, Column, PageTable
+from ring_attn_bench.report.page.model import Cell, Cells, Column
 from ring_attn_bench.text.digits import digits
 
 SIDE = (
@@ -84,7 +84,7 @@ def _rival(material: Material, row: ReportRow | None, beside: ReportRow) -> Riva
     return Rival(row, lead(material.times(row), material.times(beside)))
 
 
-def table(material: Material, found: Sequence[Decision]) -> PageTable:
+def table(material: Material, found: Sequence[Decision]) -> Cells:
     """The decision table."""
     peers = any(decision.peer for decision in found)
     unit = device(material.rows)
@@ -105,7 +105,7 @@ def table(material: Material, found: Sequence[Decision]) -> PageTable:
         ]
     rows = tuple(_line(material, decision, peers) for decision in found)
     caption = f"the fastest right contestant of each shape; all of them: {material.shared}"
-    return PageTable(caption, tuple(columns), rows)
+    return Cells(caption, tuple(columns), rows)
 
 
 def _line(material: Material, decision: Decision, peers: bool) -> tuple[Cell, ...]:

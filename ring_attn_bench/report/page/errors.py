@@ -9,15 +9,7 @@ from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import TENSORS, ReportRow
 from ring_attn_bench.report.groups import WHO, SharedShape, group, mask, varying
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import (
-    Block,
-    Cell,
-    Column,
-    Heading,
-    PageTable,
-    Paragraphs,
-    Section,
-)
+from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Prose, Section
 from ring_attn_bench.text.digits import plural, times
 
 
@@ -30,7 +22,7 @@ def section(material: Material) -> Section:
             blocks.append(Heading(material.headings[shape]))
         blocks += shown
     if not blocks:
-        blocks = [Paragraphs(("No row was compared with float64.",))]
+        blocks = [Prose(("No row was compared with float64.",))]
     lead = (
         "Against float64, over all ranks. Of several records the one is shown that uses most of "
         "what is allowed. rmse / no ring is beside the same kernel in one call: what the ring "
@@ -39,17 +31,17 @@ def section(material: Material) -> Section:
     return Section("accuracy", "Accuracy", lead, tuple(blocks))
 
 
-def _by_tensor(rows: Sequence[ReportRow]) -> Iterator[PageTable]:
+def _by_tensor(rows: Sequence[ReportRow]) -> Iterator[Cells]:
     """By backend; where there are more contestants, all of them too, folded away."""
     for table in (*tables.accuracy(rows), *tables.exactness(rows)):
-        yield _whole(PageTable.of(table))
+        yield _whole(Cells.of(table))
     if len(varying(rows)) > 1:
         for table in tables.accuracy(rows, WHO):
-            grid = _whole(PageTable.of(table, folded=True))
+            grid = _whole(Cells.of(table, folded=True))
             yield replace(grid, caption=f"every contestant: {grid.caption}")
 
 
-def _whole(grid: PageTable) -> PageTable:
+def _whole(grid: Cells) -> Cells:
     """With the names that a table for a terminal says once, so that lines stand in any order."""
     names = grid.columns.index(Column("tensor", "word"))
     above: tuple[Cell, ...] = ()
@@ -76,7 +68,7 @@ def _by_ranks(material: Material) -> Iterator[Block]:
         yield from found
 
 
-def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> PageTable:
+def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> Cells:
     columns = (
         Column("backend", "word"),
         Column("tensor", "word"),
@@ -95,7 +87,7 @@ def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> PageTable:
     caption = (
         f"rmse over another's, {mask(rows[0])}, {shape}, worst of {plural(len(rows), 'record')}"
     )
-    return PageTable(caption, columns, tuple(lines))
+    return Cells(caption, columns, tuple(lines))
 
 
 def _worst(rows: Sequence[ReportRow], size: int, tensor: str, key: str) -> Cell:

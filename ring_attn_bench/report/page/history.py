@@ -11,15 +11,7 @@ from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import SharedShape, direction, label, machine, mask
 from ring_attn_bench.report.page.build import marks, stamp
 from ring_attn_bench.report.page.lead import HOW, lead
-from ring_attn_bench.report.page.model import (
-    Cell,
-    Column,
-    Page,
-    PageTable,
-    Paragraphs,
-    Section,
-    Tone,
-)
+from ring_attn_bench.report.page.model import Cell, Cells, Column, Page, Prose, Section, Tone
 from ring_attn_bench.report.rows import latest, rows
 from ring_attn_bench.text.digits import digits, plural, tokens
 
@@ -82,7 +74,7 @@ def index(runs: Sequence[PastRun], others: Sequence[str] = ()) -> Page:
     )
 
 
-def overview(runs: Sequence[PastRun], leads_to: str = "report.html") -> PageTable:
+def overview(runs: Sequence[PastRun], leads_to: str = "report.html") -> Cells:
     """A line for each, the newest first; leads_to: the file of its folder."""
     columns = (
         Column("run", "word"),
@@ -95,7 +87,7 @@ def overview(runs: Sequence[PastRun], leads_to: str = "report.html") -> PageTabl
         Column("failures"),
     )
     ordered = sorted(runs, key=lambda run: (run.when, run.name), reverse=True)
-    return PageTable("the newest first", columns, tuple(_line(run, leads_to) for run in ordered))
+    return Cells("the newest first", columns, tuple(_line(run, leads_to) for run in ordered))
 
 
 def _line(run: PastRun, leads_to: str) -> tuple[Cell, ...]:
@@ -113,10 +105,10 @@ def _line(run: PastRun, leads_to: str) -> tuple[Cell, ...]:
     )
 
 
-def _without_records(names: Sequence[str]) -> Iterator[PageTable]:
+def _without_records(names: Sequence[str]) -> Iterator[Cells]:
     if names:
         lines = tuple((Cell(name, link=f"{name}/README.md"),) for name in names)
-        yield PageTable("other measurements, without records", (Column("folder", "word"),), lines)
+        yield Cells("other measurements, without records", (Column("folder", "word"),), lines)
 
 
 def _changes(runs: Sequence[PastRun]) -> list[tuple[_Seen, _Seen]]:
@@ -156,7 +148,7 @@ def _word(before: _Seen, after: _Seen) -> str:
 def _history(changes: Sequence[tuple[_Seen, _Seen]]) -> Section:
     title = "Row by row, from one run to the next"
     if not changes:
-        return Section("history", title, "", (Paragraphs(("No row was measured in two runs.",)),))
+        return Section("history", title, "", (Prose(("No row was measured in two runs.",)),))
     columns = (
         Column("takes", meaning=f"the later run beside the earlier one: {HOW}"),
         Column("so it is", "word"),
@@ -173,7 +165,7 @@ def _history(changes: Sequence[tuple[_Seen, _Seen]]) -> Section:
     )
     lines = [_change(before, after) for before, after in changes]
     lines.sort(key=lambda line: -(line[0].order or 0.0))
-    grid = PageTable(f"{len(lines)} changes, the slowest first", columns, tuple(lines))
+    grid = Cells(f"{len(lines)} changes, the slowest first", columns, tuple(lines))
     return Section("history", title, _BETWEEN, (grid,))
 
 

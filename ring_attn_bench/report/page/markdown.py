@@ -8,13 +8,13 @@ from urllib.parse import quote
 from ring_attn_bench.report.page.model import (
     Block,
     Cell,
+    Cells,
     Commands,
     Heading,
     Meanings,
     Page,
-    PageTable,
-    Paragraphs,
     Picture,
+    Prose,
     Section,
 )
 from ring_attn_bench.text.table import escape, pipes
@@ -28,7 +28,7 @@ def markdown(page: Page) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(grid: PageTable) -> str:
+def table(grid: Cells) -> str:
     """A table alone."""
     return _grid(grid)
 
@@ -42,13 +42,13 @@ def _section(section: Section) -> Iterator[str]:
 
 def _block(block: Block) -> str:
     match block:
-        case PageTable():
+        case Cells():
             return _grid(block)
         case Picture(path, _, alt):
             return f"![{escape(alt).replace(']', '')}]({quote(str(path))})"
         case Heading(text):
             return f"### {escape(text)}"
-        case Paragraphs(texts, points):
+        case Prose(texts, points):
             shown = [escape(text) for text in texts]
             return "\n".join(f"- {x}" for x in shown) if points else "\n\n".join(shown)
         case Meanings(pairs, title):
@@ -71,7 +71,7 @@ def _line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def _grid(grid: PageTable) -> str:
+def _grid(grid: Cells) -> str:
     align = ["right" if column.kind == "number" else "left" for column in grid.columns]
     kinds = [column.kind for column in grid.columns]
     body = [[_cell(x, kind) for x, kind in zip(row, kinds, strict=True)] for row in grid.rows]

@@ -8,7 +8,7 @@ from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import device, direction, group, holder, mask
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Block, Cell, Column, Heading, PageTable, Section
+from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Section
 from ring_attn_bench.text.digits import digits, tokens
 
 _PEER = "a ring of its own"
@@ -30,7 +30,7 @@ def section(material: Material) -> Section:
     return Section("matrix", "Kernel x schedule x transport", lead, tuple(blocks))
 
 
-def _grids(rows: Sequence[ReportRow]) -> Iterator[PageTable]:
+def _grids(rows: Sequence[ReportRow]) -> Iterator[Cells]:
     for alike in group(rows, lambda row: (row.causal, row.direction)).values():
         ways = sorted({_way(row) for row in alike}, key=lambda way: (way == _PEER, way))
         first = alike[0]
@@ -40,7 +40,7 @@ def _grids(rows: Sequence[ReportRow]) -> Iterator[PageTable]:
             Column("kernel or peer", "word"),
             *(Column(way) for way in ways),
         )
-        yield PageTable(caption, columns, tuple(_lines(alike, ways)))
+        yield Cells(caption, columns, tuple(_lines(alike, ways)))
 
 
 def _lines(rows: Sequence[ReportRow], ways: Sequence[str]) -> Iterator[tuple[Cell, ...]]:

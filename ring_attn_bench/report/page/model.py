@@ -12,10 +12,10 @@ from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
 from ring_attn_bench.report.tables import Table
+from ring_attn_bench.text.digits import SUFFIXES
 
 Tone = Literal["", "good", "bad", "quiet"]
 _NUMBER = re.compile(r"[<>]?\s*(-?[\d,]*\.?\d+(?:e[+-]\d+)?)([KM]?)\b")
-_SUFFIX = {"": 1, "K": 2**10, "M": 2**20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Cell:
         if self.order is not None:
             return self.order
         found = _NUMBER.match(self.text)
-        return float(found[1].replace(",", "")) * _SUFFIX[found[2]] if found else None
+        return float(found[1].replace(",", "")) * SUFFIXES[found[2].lower()] if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class PageTable:
-    """A table. folded: shown once it is asked for."""
+class Cells:
+    """A table of them. folded: shown once it is asked for."""
 
     caption: str
     columns: tuple[Column, ...]
@@ -63,7 +63,7 @@ class PageTable:
     folded: bool = False
 
     @classmethod
-    def of(cls, table: Table, *, folded: bool = False) -> PageTable:
+    def of(cls, table: Table, *, folded: bool = False) -> Cells:
         """A table of a terminal: its first columns are words."""
         rows = tuple(tuple(map(Cell, row)) for row in table.rows)
         numeric = [
@@ -77,8 +77,8 @@ class PageTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Paragraphs:
-    """Paragraphs, or the points of a list."""
+class Prose:
+    """Prose, or the points of a list."""
 
     texts: tuple[str, ...]
     points: bool = False
@@ -116,7 +116,7 @@ class Heading:
     text: str
 
 
-Block: TypeAlias = PageTable | Paragraphs | Meanings | Commands | Picture | Heading
+Block: TypeAlias = Cells | Prose | Meanings | Commands | Picture | Heading
 
 
 @dataclass(frozen=True, slots=True)
