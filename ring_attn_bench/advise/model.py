@@ -133,6 +133,6 @@ def _planned(
     partition: str, world_size: int, seqlen_per_gpu: int, causal: bool, asked: RingOptions
 ) -> tuple[Plan, ...]:
     layout = layout_of(partition, world_size, seqlen_per_gpu, Mask(causal=causal), asked)
-    found = plans(layout, ABLE)
-    assert not isinstance(found, str)  # of causal and full masks all blocks are there
-    return tuple(found)
+    of_ranks = plans(layout, ABLE)
+    assert not isinstance(of_ranks, str)  # of causal and full masks all blocks are there
+    return tuple(of_ranks)

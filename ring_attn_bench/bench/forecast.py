@@ -111,7 +111,7 @@ def _count(one: float, timing: Timing) -> float:
 
 
 def time(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> str:
-    """The same in a sentence."""
+    """About how long these take, in a sentence."""
     groups = {(entry.contestant.backend, entry.case.world_size) for entry in entries}
     timed = sum(len(entry.directions) for entry in entries) if suite.timing.enabled else 0
     taken = seconds(entries, suite, gpu=gpu)

@@ -101,4 +101,4 @@ class Envelope(Frozen):
 
 
 QUIT = Envelope(about="", command=Quit()).model_dump_json()
-"""What ends a group."""
+"""The line that ends a group's processes."""

@@ -37,7 +37,7 @@ JUDGED_TOKENS = 65536
 ROUND = 128
 """A multiple of it has every partition's number of chunks."""
 Errors = dict[str, TensorError]
-"""By result."""
+"""A tensor's error, by the result's name."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,10 @@ class Prepared:
             ones_for_v(shard)
         results = self._results(self.shards)
         dout = [shard.dout for shard in self.shards] if self.backward else None
-        found = sums(self.request.case, self.place, results, dout)
+        invariants = sums(self.request.case, self.place, results, dout)
         return {
             invariant: {name: departure.model_dump() for name, departure in by_result.items()}
-            for invariant, by_result in found.items()
+            for invariant, by_result in invariants.items()
         }
 
     def call(self, direction: Direction, subject: Subject) -> Call | None:

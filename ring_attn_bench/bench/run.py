@@ -34,7 +34,7 @@ class EntrySelection:
     either: str = "*"
 
     def of(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
-        """The entries that match all of them."""
+        """The entries that match all three patterns."""
         return tuple(
             entry
             for entry in entries

@@ -167,7 +167,7 @@ class Session:
 
 
 def _looks(told: Iterable[object]) -> list[GpuLook]:
-    """None of a CPU."""
+    """How each process's GPU was; nothing of a CPU."""
     return [GpuLook.model_validate(look) for look in told if look is not None]
 
 

@@ -105,7 +105,7 @@ class ReadRequest:
 
 
 _SHOWN = 3
-"""Names of a kind in a sentence."""
+"""Names of cases, or of contestants, in a sentence at most."""
 
 
 def under_torchrun() -> bool:
@@ -314,7 +314,7 @@ def heading(
     rings: tuple[Setup, ...],
     entries: tuple[Entry, ...],
 ) -> str:
-    """How many measurements, on what."""
+    """A run's first line: its suite, how many measurements, on what."""
     where = environment.get("gpu") or environment.get("cpu")
     return (
         f"suite {suite.name}: {count(entries)} measurements on {'; '.join(map(str, rings))}; "

@@ -91,9 +91,9 @@ def advise(
         question.with_backward(direction), dtype, batch,
         None if memory is None else question.mebibytes(memory), gpu,
     )  # fmt: skip
-    found = advised(wanted, _figures(records or []))
-    say(told.text(found) if as_json else terminal.text(found, width(), every=every))
-    raise typer.Exit(Exit.WRONG if found.best is None else Exit.RIGHT)
+    advice = advised(wanted, _figures(records or []))
+    say(told.text(advice) if as_json else terminal.text(advice, width(), every=every))
+    raise typer.Exit(Exit.WRONG if advice.best is None else Exit.RIGHT)
 
 
 def _figures(paths: list[Path]) -> tuple[Figure, ...]:

@@ -106,18 +106,18 @@ class ComparedRow:
 
     @property
     def statuses(self) -> tuple[Status, Status]:
-        """Of the worst run of each side."""
+        """The statuses of the row in the worst run of each side."""
         return worst(self.before).status, worst(self.after).status
 
     @property
     def lost(self) -> bool:
-        """Whether it was right, and is no longer."""
+        """Whether the row was right, and is no longer."""
         was, now = self.statuses
         return was is Status.OK and now is not Status.OK
 
     @property
     def won(self) -> bool:
-        """Whether it is right, and was not."""
+        """Whether the row is right, and was not."""
         was, now = self.statuses
         return was is not Status.OK and now is Status.OK
 
@@ -137,7 +137,7 @@ class ComparedRow:
 
     @property
     def slower(self) -> bool:
-        """Whether that is confirmed."""
+        """Whether the row is slower beyond doubt."""
         return self.time is not None and self.time.verdict is Verdict.SLOWER
 
     @property
@@ -233,16 +233,16 @@ class _Error:
 
 
 def _largest_errors(records: Sequence[Record]) -> dict[str, _Error]:
-    found: dict[str, _Error] = {}
+    errors: dict[str, _Error] = {}
     for record in records:
         for name, error in record.accuracy.tensors.items() if record.accuracy else ():
             if _is_number(error.rmse) and _is_number(error.max_abs):
-                known = found.get(name, _Error())
-                found[name] = _Error(
+                known = errors.get(name, _Error())
+                errors[name] = _Error(
                     max(known.rms, error.rmse), max(known.most, error.max_abs),
                     max(known.pytorch, error.pytorch_rmse),
                 )  # fmt: skip
-    return found
+    return errors
 
 
 def _is_number(value: float | None) -> TypeGuard[float]:
@@ -259,12 +259,12 @@ def _memory(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Ite
 
 
 def _most_bytes(records: Sequence[Record]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for record in records:
         if record.memory is None or not record.environment.get("gpu"):
             continue
         named = {"MiB a call": record.memory.peak_extra_bytes, "MiB kept": record.memory.kept_bytes}
         for name, by_rank in named.items():
             if by_rank:
-                found[name] = max(found.get(name, 0), *by_rank)
-    return found
+                sizes[name] = max(sizes.get(name, 0), *by_rank)
+    return sizes

@@ -19,7 +19,7 @@ class CaseWords:
 
     @classmethod
     def of(cls, cases: Iterable[Case]) -> CaseWords:
-        """For tables of these cases."""
+        """The words for tables of these cases."""
         alike: dict[str, set[str]] = {}
         for case in cases:
             for name, word in _parts(case).items():

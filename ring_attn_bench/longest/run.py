@@ -58,25 +58,25 @@ class Wanted:
 
     @property
     def direction(self) -> Direction:
-        """The one that is asked about."""
+        """The direction that is asked about."""
         return self.entry.directions[0]
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """As a `Limit` has it."""
+        """The names of case, contestant and direction, as a `Limit` has them."""
         return self.entry.case.name, self.entry.contestant.name, self.direction.value
 
 
 def wanted(entries: Sequence[Entry], lengths: Lengths) -> tuple[Wanted, ...]:
     """What a suite asks about, whatever lengths it names, each once."""
-    found: dict[tuple[str, str, str], Wanted] = {}
+    every: dict[tuple[str, str, str], Wanted] = {}
     for entry in entries:
         case = of_length(entry, lengths.least).case
         for direction in entry.directions:
             changed = {"case": case, "directions": (direction,)}
             one = Wanted(entry.model_copy(update=changed))
-            found.setdefault(one.key, one)
-    return tuple(found.values())
+            every.setdefault(one.key, one)
+    return tuple(every.values())
 
 
 def of_length(entry: Entry, tokens: int) -> Entry:
@@ -107,9 +107,9 @@ def longest(request: start.Request, lengths: Lengths, watcher: LongestWatcher) -
         hunt = Hunt(asked.suite, lengths, machine.environment, groups.of, watcher)
         try:
             for one in every:
-                found = hunt.limit(one)
-                limits.append(folder, found)
-                watcher.found(found)
+                limit = hunt.limit(one)
+                limits.append(folder, limit)
+                watcher.found(limit)
         except (KeyboardInterrupt, Terminated) as ended:
             raise Interrupted(folder, len(limits.read(folder)), "limits", ended) from None
     return folder
@@ -153,17 +153,17 @@ class Hunt:
     def limit(self, one: Wanted) -> Limit:
         """Searches for one contestant and direction."""
         begun = time.monotonic()
-        found = search(lambda tokens: self.attempt(one, tokens), self.lengths)
+        reached = search(lambda tokens: self.attempt(one, tokens), self.lengths)
         return Limit(
             case=one.entry.case,
             contestant=one.entry.contestant,
             direction=one.direction,
-            longest=found.longest,
-            failed_at=found.failed_at,
-            status=found.ended.status,
-            reason=found.ended.reason,
+            longest=reached.longest,
+            failed_at=reached.failed_at,
+            status=reached.ended.status,
+            reason=reached.ended.reason,
             most=self.lengths.most,
-            tried=found.tried,
+            tried=reached.tried,
             environment=self.environment,
             seconds=round(time.monotonic() - begun, 3),
         )
@@ -186,12 +186,12 @@ class Hunt:
         return Attempt(Status.WRONG, broken) if broken else Attempt(Status.OK)
 
 
-def _broken(found: Invariants) -> str:
+def _broken(invariants: Invariants) -> str:
     said = [
         f"invariant {invariant} does not hold ({INVARIANTS[invariant]}): {name} is out by "
         f"{'no number' if departure.max_abs is None else f'{departure.max_abs:.2g}'}, and "
         f"{departure.allowed_max_abs:.2g} is allowed"
-        for invariant, by_result in found.items()
+        for invariant, by_result in invariants.items()
         for name, departure in by_result.items()
         if not departure.is_kept
     ]

@@ -47,7 +47,7 @@ class SeenGpu:
 
     @classmethod
     def of(cls, uuid: str, nvml: Any = None) -> SeenGpu:  # noqa: ANN401 - it ships no types
-        """That of torch's `uuid`; raises Unseen."""
+        """The GPU of torch's `uuid`; raises Unseen."""
         nvml = nvml or _pynvml()
         try:
             nvml.nvmlInit()
@@ -73,7 +73,7 @@ class SeenGpu:
         )
 
     def limits(self) -> Environment:
-        """As the function of that name."""
+        """The GPU's highest SM clock in MHz, and its power limit in watts."""
         milliwatts = self._asked("nvmlDeviceGetEnforcedPowerLimit")
         return {
             "gpu_most_sm_mhz": self._asked("nvmlDeviceGetMaxClockInfo", self.nvml.NVML_CLOCK_SM),
@@ -130,11 +130,11 @@ def others(
     None if `me` is not among them: then the numbers are those of another container, or the driver
     tells no stranger's. parent: a process's parent; None where there is no such process.
     """
-    found = set(pids)
-    if me not in found:
+    there = set(pids)
+    if me not in there:
         return None
     ask = parent or parent_of
-    return sum(1 for pid in found - {me} if ask(pid) is not None and root not in _line(pid, ask))
+    return sum(1 for pid in there - {me} if ask(pid) is not None and root not in _line(pid, ask))
 
 
 def _line(pid: int, parent: Callable[[int], int | None]) -> Iterator[int]:

@@ -65,15 +65,15 @@ class Sizes:
         return tokens * self.width * number
 
     def rows(self, tokens: int, number: int) -> int:
-        """What is shaped as q."""
+        """Bytes of what is shaped as q."""
         return self.batch * tokens * self.heads_q * self.head_dim * number
 
     def out(self, tokens: int, number: int) -> int:
-        """What is shaped as out."""
+        """Bytes of what is shaped as out."""
         return self.batch * tokens * self.heads_q * self.head_dim_v * number
 
     def lse(self, tokens: int) -> int:
-        """What is shaped as lse."""
+        """Bytes of what is shaped as lse."""
         return self.batch * tokens * self.heads_q * self.wide
 
 

@@ -85,7 +85,7 @@ def _find(
 
 
 def _cells(backends: Iterable[str], features: Iterable[str]) -> list[Task]:
-    """In the order of the matrix."""
+    """The matrix's cells, in its order."""
     directions = (Direction.FORWARD, Direction.BACKWARD)
     return [Task(*cell) for cell in product(backends, features, directions)]
 

@@ -44,7 +44,7 @@ class GpuLook(Frozen):
     others: Count | None = None
     """Processes of others on it; None where it is not known whose those are that are on it."""
     unseen: Text = ""
-    """Why nothing is known at all."""
+    """Why nothing is known of the GPUs."""
 
 
 class WatchedGpu(Frozen):
@@ -75,7 +75,7 @@ class WatchedGpu(Frozen):
 
     @property
     def looks(self) -> int:
-        """How many were taken while calls ran."""
+        """How many looks were taken while calls ran."""
         return max(0, len(self.sm_mhz) - 2)
 
 
@@ -102,7 +102,7 @@ class GpuWatch(Frozen):
 
     @property
     def memory_mhz(self) -> float | None:
-        """Of the memory, as above."""
+        """The memory's clock, as above."""
         return min(_medians(gpu.memory_mhz for gpu in self.gpus), default=None)
 
     @property
@@ -112,13 +112,13 @@ class GpuWatch(Frozen):
 
     @property
     def celsius(self) -> int | None:
-        """The hottest that any of them was."""
+        """The temperature of the hottest GPU at any look."""
         known = [x for gpu in self.gpus for x in gpu.celsius if x is not None]
         return max(known, default=None)
 
     @property
     def held_back(self) -> tuple[str, ...]:
-        """All reasons for lower clocks."""
+        """NVML's reasons for lower clocks, of all GPUs."""
         return tuple(sorted({reason for gpu in self.gpus for reason in gpu.held_back}))
 
     @property
@@ -129,27 +129,27 @@ class GpuWatch(Frozen):
 
     def _slowed(self) -> Iterator[str]:
         for reason, who in SLOWED.items():
-            found = {at: gpu for at, gpu in enumerate(self.gpus) if reason in _reasons(gpu)}
-            if found:
-                worst = max(found.values(), key=lambda gpu: gpu.held_back[reason])
+            slowed = {at: gpu for at, gpu in enumerate(self.gpus) if reason in _reasons(gpu)}
+            if slowed:
+                worst = max(slowed.values(), key=lambda gpu: gpu.held_back[reason])
                 yield (
-                    f"{_named(found, 'was', 'were')} slowed down by {who} ({reason}, in "
+                    f"{_named(slowed, 'was', 'were')} slowed down by {who} ({reason}, in "
                     f"{worst.held_back[reason]} of {worst.looks} looks)"
                 )
 
     def _strangers(self) -> Iterator[str]:
-        found = {at: gpu.others for at, gpu in enumerate(self.gpus) if gpu.others}
-        if found:
-            most = max(found.values())
+        strangers = {at: gpu.others for at, gpu in enumerate(self.gpus) if gpu.others}
+        if strangers:
+            most = max(strangers.values())
             whose = "a process" if most == 1 else f"{most} processes"
-            yield f"{_named(found, 'had', 'had')} {whose} of somebody else"
+            yield f"{_named(strangers, 'had', 'had')} {whose} of somebody else"
 
 
 def _reasons(gpu: WatchedGpu) -> set[str]:
     """Those that slow down; the hardware's own word for all of its reasons only without them."""
-    found = SLOWED.keys() & gpu.held_back.keys()
-    finer = {x for x in found if x.startswith("hw_") and x != _ANY_HARDWARE}
-    return found - {_ANY_HARDWARE} if finer else set(found)
+    reasons = SLOWED.keys() & gpu.held_back.keys()
+    finer = {x for x in reasons if x.startswith("hw_") and x != _ANY_HARDWARE}
+    return reasons - {_ANY_HARDWARE} if finer else set(reasons)
 
 
 def _named(gpus: Iterable[int], one: str, several: str) -> str:
@@ -181,7 +181,7 @@ def _moved(clock: Sequence[int | None]) -> tuple[float, float] | None:
 
 
 def _medians(columns: Iterator[Sequence[float | None]]) -> Iterator[float]:
-    """Of each GPU, while calls ran."""
+    """The median of each GPU's looks while calls ran."""
     for column in columns:
         known = [x for x in column[1:-1] if x is not None]
         if known:

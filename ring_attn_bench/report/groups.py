@@ -86,7 +86,7 @@ def group(rows: Iterable[ReportRow], key: Callable[[ReportRow], Key]) -> dict[Ke
 
 
 def by_shape(rows: Iterable[ReportRow]) -> dict[SharedShape, list[ReportRow]]:
-    """One group for each shape."""
+    """The rows of each shape."""
     return group(rows, SharedShape.of)
 
 
@@ -174,11 +174,11 @@ class Naming:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Of the columns."""
+        """The heads of the columns."""
         return (*self.columns, *(("settings",) if self.told else ()))
 
     def cells(self, row: ReportRow) -> tuple[str, ...]:
-        """The row's, as text."""
+        """The row's cells in those columns."""
         plain = tuple(row.word(column) or "" for column in self.columns)
         return (*plain, *((", ".join(words(row, self.told)),) if self.told else ()))
 

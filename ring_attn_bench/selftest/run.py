@@ -41,7 +41,7 @@ class Planted:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """All that are planted."""
+        """All faults that are planted."""
         return tuple(fault for suite in self.suites for fault in suite.faults)
 
 
@@ -88,14 +88,14 @@ def selftest(asked: Planted, device: Device, tell: Tell) -> tuple[Heard, ...]:
             time.sleep(POLL_SECONDS)
             for bench in list(running):
                 end = bench.how_it_ended()  # before its records are read
-                for found in bench.heard(end):
-                    tell(found)
-                    every.append(found)
+                for one in bench.heard(end):
+                    tell(one)
+                    every.append(one)
                 if end:
                     bench.close()
                     running.remove(bench)
     order = [fault.name for fault in FAULTS]
-    return tuple(sorted(every, key=lambda found: order.index(found.fault.name)))
+    return tuple(sorted(every, key=lambda one: order.index(one.fault.name)))
 
 
 class _Bench(Started):

@@ -19,5 +19,5 @@ def head_dim(size: int) -> str:
 
 
 def heads_of(queries: int, keys: int, size: int) -> str:
-    """Both: heads 32:8 of 128."""
+    """Heads and their size: heads 32:8 of 128."""
     return f"{heads(queries, keys)} of {size}"

@@ -71,7 +71,7 @@ def _beaten(
         if rival is not None and (rival.latency_ms or 0.0) < (row.latency_ms or 0.0):
             by = lead(material.times(row), material.times(rival))
             beaten.append((row, rival, by))
-    return sorted(beaten, key=lambda found: -found[2].times)
+    return sorted(beaten, key=lambda pair: -pair[2].times)
 
 
 def _grid(

@@ -56,16 +56,16 @@ def _whole(grid: Cells) -> Cells:
 def _by_ranks(material: Material) -> Iterator[Block]:
     """The worst error of each backend and tensor beside plain PyTorch's, a column for each W."""
     rows = [row for row in material.rows if row.oracle]
-    found: list[Block] = []
+    blocks: list[Block] = []
     for shape, of_shape in group(rows, lambda row: SharedShape.of(row).but_for_ranks).items():
-        found += material.pictures("growth", shape)
+        blocks += material.pictures("growth", shape)
         for alike in group(of_shape, lambda row: row.causal).values():
             sizes = sorted({row.world_size for row in alike})
             if len(sizes) > 1:
-                found.append(_grid(alike, sizes))
-    if found:
+                blocks.append(_grid(alike, sizes))
+    if blocks:
         yield Heading("By the number of ranks")
-        yield from found
+        yield from blocks
 
 
 def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> Cells:

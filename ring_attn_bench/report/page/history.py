@@ -120,10 +120,10 @@ def _changes(runs: Sequence[PastRun]) -> list[tuple[_Seen, _Seen]]:
         if record.speed is not None and row.latency_ms is not None
     ]
     same: dict[tuple[str, ...], list[_Seen]] = {}
-    for found in seen:
-        row = found.row
+    for each in seen:
+        row = each.row
         key = (row.case, row.contestant, row.direction, machine([row]))
-        same.setdefault(key, []).append(found)
+        same.setdefault(key, []).append(each)
     return [pair for history in same.values() for pair in pairwise(history)]
 
 

@@ -21,7 +21,7 @@ from ring_attn_bench.text.table import escape, pipes
 
 
 def markdown(page: Page) -> str:
-    """The whole file."""
+    """The page as one Markdown file."""
     parts = [f"# {escape(page.title)}", escape(page.about), f"**{escape(page.verdict)}**"]
     parts.append("\n".join(f"- {escape(point)}" for point in page.points))
     parts += [text for section in page.sections for text in _section(section)]

@@ -23,10 +23,10 @@ def section(material: Material) -> Section:
     )
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():
-        found = list(_grids([row for row in rows if row.latency_ms is not None]))
-        if found and len(material.shapes) > 1:
+        grids = list(_grids([row for row in rows if row.latency_ms is not None]))
+        if grids and len(material.shapes) > 1:
             blocks.append(Heading(material.headings[shape]))
-        blocks += found
+        blocks += grids
     return Section("matrix", "Kernel x schedule x transport", lead, tuple(blocks))
 
 

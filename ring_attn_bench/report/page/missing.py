@@ -18,8 +18,8 @@ _CASES = 3
 def section(material: Material) -> Section:
     """Rows by backend and status, then the reasons, the worst first."""
     blocks: list[Block] = []
-    found = by_reason(material.rows)
-    if found:
+    gaps = by_reason(material.rows)
+    if gaps:
         columns = (
             Column("status", "word"),
             Column("rows"),
@@ -28,7 +28,7 @@ def section(material: Material) -> Section:
             Column("where", "word"),
             Column("again", "code"),
         )
-        rows = tuple(_line(material, gap) for gap in found)
+        rows = tuple(_line(material, gap) for gap in gaps)
         blocks.append(Cells("reasons, the worst first", columns, rows))
     else:
         blocks.append(Prose(("Everything ran to its end and was right.",)))

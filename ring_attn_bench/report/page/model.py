@@ -39,8 +39,8 @@ class Cell:
         """By what a column is sorted: the order, or else the number with which the text begins."""
         if self.order is not None:
             return self.order
-        found = _NUMBER.match(self.text)
-        return float(found[1].replace(",", "")) * SUFFIXES[found[2].lower()] if found else None
+        number = _NUMBER.match(self.text)
+        return float(number[1].replace(",", "")) * SUFFIXES[number[2].lower()] if number else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Cells:
 
 @dataclass(frozen=True, slots=True)
 class Prose:
-    """Prose, or the points of a list."""
+    """Paragraphs, or the points of a list."""
 
     texts: tuple[str, ...]
     points: bool = False
@@ -111,7 +111,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """Of what follows in a section."""
+    """The heading of what follows in a section."""
 
     text: str
 

@@ -15,10 +15,10 @@ def section(material: Material) -> Section:
     """A table for each shape, a line for each row that was timed beside one call or its twin."""
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():
-        found = list(_grid(material, rows))
-        if found and len(material.shapes) > 1:
+        grids = list(_grid(material, rows))
+        if grids and len(material.shapes) > 1:
             blocks.append(Heading(material.headings[shape]))
-        blocks += found
+        blocks += grids
     if not blocks:
         blocks = [Prose(("No row was timed beside one call of its kernel or its twin.",))]
     lead = (

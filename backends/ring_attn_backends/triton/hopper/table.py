@@ -188,7 +188,7 @@ def width(tensor: Tensor) -> int:
 
 
 def multiprocessors(q: Tensor) -> int:
-    """Of the GPU that the tensor is on."""
+    """How many multiprocessors the tensor's GPU has."""
     if q.device.type != "cuda":
         return SMS  # the tests have tensors without memory
     return torch.cuda.get_device_properties(q.device).multi_processor_count
