@@ -16,20 +16,9 @@ from typing import Any
 
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import clause
-from ring_attn_bench.records.gpus import GpuLook
+from ring_attn_bench.records.gpus import REASONS, GpuLook
 from ring_attn_bench.records.values import Environment
 
-_REASONS = {
-    0x2: "applications_clocks_setting",
-    0x4: "sw_power_cap",
-    0x8: "hw_slowdown",
-    0x10: "sync_boost",
-    0x20: "sw_thermal_slowdown",
-    0x40: "hw_thermal_slowdown",
-    0x80: "hw_power_brake_slowdown",
-    0x100: "display_clock_setting",
-}
-"""NVML's nvmlClocksEventReasons by bit; 0x1 says that a GPU is idle."""
 _EVENTS = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
 """The same question by its name since driver 535, and before."""
 
@@ -82,7 +71,7 @@ class SeenGpu:
 
     def _held_back(self) -> tuple[str, ...]:
         bits = next((x for name in _EVENTS if (x := self._asked(name)) is not None), 0)
-        return tuple(name for bit, name in _REASONS.items() if bits & bit)
+        return tuple(reason.name for reason in sorted(REASONS) if bits & reason.bit)
 
     def _asked(self, question: str, *about: Any) -> Any:  # noqa: ANN401 - it ships no types
         """The answer; None where this GPU, driver or module has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -19,17 +19,32 @@ MOVED = 0.05
 (2 to 8 % in the committed runs), so that a clock alone could turn their order round."""
 FEWEST = 4
 """Looks, at least, that show a clock that moves: two in each half."""
-SLOWED = {
-    "hw_slowdown": "the hardware, which halves clocks or worse",
-    "hw_thermal_slowdown": "the hardware, against heat",
-    "sw_thermal_slowdown": "the driver, against heat",
-    "hw_power_brake_slowdown": "the power supply's brake",
-}
-"""Of NVML's reasons for lower clocks those that no sound machine has, and who slowed it down.
-
-A power cap (`sw_power_cap`) is none of them: dense kernels reach it wherever they run well."""
-
 _ANY_HARDWARE = "hw_slowdown"
+
+
+class Reason(NamedTuple):
+    """One of NVML's nvmlClocksEventReasons for lower clocks: its bit and its name there.
+
+    slowed_by: who slowed a GPU down, of a reason that no sound machine has.
+    """
+
+    bit: int
+    name: str
+    slowed_by: str = ""
+
+
+REASONS = (
+    Reason(0x2, "applications_clocks_setting"),
+    Reason(0x4, "sw_power_cap"),  # dense kernels reach it wherever they run well
+    Reason(0x8, _ANY_HARDWARE, "the hardware, which halves clocks or worse"),
+    Reason(0x10, "sync_boost"),
+    Reason(0x40, "hw_thermal_slowdown", "the hardware, against heat"),
+    Reason(0x20, "sw_thermal_slowdown", "the driver, against heat"),
+    Reason(0x80, "hw_power_brake_slowdown", "the power supply's brake"),
+    Reason(0x100, "display_clock_setting"),
+)
+"""The gravest of what slows down first; 0x1, which is left out, says that a GPU is idle."""
+SLOWED = {reason.name: reason.slowed_by for reason in REASONS if reason.slowed_by}
 
 
 class GpuLook(Frozen):

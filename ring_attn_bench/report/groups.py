@@ -48,10 +48,9 @@ class SharedShape:
     @property
     def extras(self) -> tuple[str, ...]:
         """What is not plain attention, in words."""
-        left, right = ("all" if size is None else str(size) for size in self.window)
         words = (
-            f"window {left}-{right}" if self.window != (None, None) else "",
-            f"softcap {self.softcap:g}" if self.softcap else "",
+            shapes.window(*self.window),
+            shapes.softcap(self.softcap),
             "deterministic" if self.deterministic else "",
         )
         return tuple(text for text in words if text)

@@ -219,14 +219,15 @@ def _tiles(
     for start in range(0, rows, step):
         inside = slice(start, start + step)
         distance = q_positions[inside, None] - k_positions[None, :]
-        allowed = _allowed(distance, band)
+        allowed = allowed_at(distance, band)
         for b in range(batch):
             for head in range(key_heads):
                 readers = slice(head * group, (head + 1) * group)
                 yield _Tile(b, head, readers, inside, distance, allowed)
 
 
-def _allowed(distance: Tensor, band: Band) -> Tensor:
+def allowed_at(distance: Tensor, band: Band) -> Tensor:
+    """Where a band allows these distances, query position minus key position; bool, as shaped."""
     allowed = torch.ones_like(distance, dtype=torch.bool)
     if band.low is not None:
         allowed &= distance >= band.low
