@@ -48,8 +48,6 @@ def longest(
     Exit codes are those of `ring-attn-bench --help`: 1 if any of them ends in an error, too late or
     wrong.
     """
-    from ring_attn_bench.bench.run import EntrySelection
-    from ring_attn_bench.bench.start import Request
     from ring_attn_bench.longest import as_json as programs
     from ring_attn_bench.longest import run, terminal
     from ring_attn_bench.longest.progress import LongestProgress
@@ -58,10 +56,9 @@ def longest(
     from ring_attn_bench.records.values import MOST
     from ring_attn_bench.text.digits import tokens_of
 
-    request = Request(
-        suite, out, ranks, backends=tuple(backend or ()),
-        selection=EntrySelection(case, contestant, matching), timing=False,
-        overruled=tuple(overruled or ()), resume=resume,
+    request = options.request(
+        suite, out, ranks, backend, (case, contestant, matching), overruled,
+        resume=resume, timing=False,
     )  # fmt: skip
     shortest, furthest = tokens_of("--least", least, MOST), tokens_of("--most", most, MOST)
     lengths = Lengths(shortest, furthest, within)

@@ -46,13 +46,9 @@ def check(
 
     Exit codes are those of `ring-attn-bench --help`.
     """
-    from ring_attn_bench.bench.run import EntrySelection
-    from ring_attn_bench.bench.start import Request
-
-    request = Request(
-        suite, out, ranks,
-        backends=tuple(backend or ()), selection=EntrySelection(case, contestant, matching),
-        timing=False, overruled=tuple(overruled or ()), resume=resume,
+    request = options.request(
+        suite, out, ranks, backend, (case, contestant, matching), overruled,
+        resume=resume, timing=False,
     )  # fmt: skip
     _run(request, _Shown(dry_run, quiet, verbose, as_json))
 
@@ -85,13 +81,9 @@ def bench(
 
     Exit codes are those of `ring-attn-bench --help`.
     """
-    from ring_attn_bench.bench.run import EntrySelection
-    from ring_attn_bench.bench.start import Request
-
-    request = Request(
-        suite, out, ranks, tuple(as_ranks or ()), playing, tuple(backend or ()),
-        EntrySelection(case, contestant, matching), timing=True,
-        overruled=tuple(overruled or ()), resume=resume,
+    request = options.request(
+        suite, out, ranks, backend, (case, contestant, matching), overruled,
+        resume=resume, as_ranks=tuple(as_ranks or ()), playing=playing,
     )  # fmt: skip
     _run(request, _Shown(dry_run, quiet, verbose, as_json))
 
