@@ -129,16 +129,15 @@ class _Solve:
         for rank, compared in self.rows.of_rank.items():
             at = compared.to(self.place.device)
             x = inputs.at(at)
-            where = at, keys, mask, score
-            out, lse = oracle.forward(
-                x.q, inputs.k, inputs.v, *where, arithmetic=self.arithmetic, budget=self.budget
+            asked = oracle.Inquiry(
+                at, keys, mask, score, arithmetic=self.arithmetic, budget=self.budget
             )
+            out, lse = oracle.forward(x.q, inputs.k, inputs.v, asked)
             solved[rank] = {"out": out, "lse": lse}
             if self.backward:
                 solved[rank]["dq"], dk_share, dv_share = oracle.backward(
-                    x.dout, x.q, inputs.k, inputs.v, out, lse, *where,
-                    arithmetic=self.arithmetic, budget=self.budget,
-                )  # fmt: skip
+                    x.dout, x.q, inputs.k, inputs.v, out, lse, asked
+                )
                 dk += dk_share
                 dv += dv_share
         return self._with_keys(solved, dk, dv) if self.backward else solved
