@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial, update_wrapper
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -45,16 +44,6 @@ Made = TypeVar("Made")
 _CHECKOUT_ROOT = Path(__file__).parents[1] / "backends"
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One line of `ring-attn-bench list`."""
-
-    name: str
-    target: str
-    summary: str
-    unavailable: str | None
-
-
 def backends() -> Mapping[str, str]:
     """Name to "module:Class": the backends package's own table, then third parties'.
 
@@ -79,10 +68,11 @@ def check_known(name: str) -> None:
     if is_peer(name):
         _check_peer(name)
     else:
-        _check_backend(name)
+        check_backend(name)
 
 
-def _check_backend(name: str) -> None:
+def check_backend(name: str) -> None:
+    """Raises UnknownName unless there is such a backend."""
     if not isinstance(name, str) or name not in backends():
         raise UnknownName("backend", name, backends())
 
@@ -119,7 +109,7 @@ def _with_others(own: Mapping[str, str], group: str) -> Mapping[str, str]:
     return {**own, **{name: target for name, target in others.items() if name not in own}}
 
 
-class _Kept(Generic[Made]):
+class _MadeOnce(Generic[Made]):
     """What is made by a name, once for each; what is no name at all is refused, and not looked up.
 
     check: raises UnknownName.
@@ -136,19 +126,19 @@ class _Kept(Generic[Made]):
         return self._make(name)
 
 
-def _kept(check: Callable[[str], None]) -> Callable[[Callable[[str], Made]], _Kept[Made]]:
-    return partial(_Kept, check)
+def _made_once(check: Callable[[str], None]) -> Callable[[Callable[[str], Made]], _MadeOnce[Made]]:
+    return partial(_MadeOnce, check)
 
 
-@_kept(_check_backend)
+@_made_once(check_backend)
 def backend_class(name: str) -> type[Backend]:
     """The class of a backend; raises UnknownName, or BackendUnavailable if importing it fails."""
-    _check_backend(name)
+    check_backend(name)
     kind: type[Backend] = _imported(name, backends()[name], BackendUnavailable)
     return kind
 
 
-@_kept(_check_peer)
+@_made_once(_check_peer)
 def peer_class(name: str) -> type[Peer]:
     """The class of a peer; raises UnknownName, or BackendUnavailable if importing it fails."""
     _check_peer(name)
@@ -156,7 +146,7 @@ def peer_class(name: str) -> type[Peer]:
     return kind
 
 
-@_kept(check_transport)
+@_made_once(check_transport)
 def transport_class(name: str) -> Any:  # noqa: ANN401 - a GroupTransport, which only ring/ knows
     """The class of a transport; raises UnknownName, or TransportUnavailable as above."""
     check_transport(name)
@@ -188,13 +178,13 @@ def _is_of_a_signal(error: SystemExit) -> bool:
     return False
 
 
-@_kept(_check_backend)
+@_made_once(check_backend)
 def load(name: str) -> Backend:
     """The backend of that name; raises UnknownName, or BackendUnavailable with the reason."""
     return _made(name, backend_class(name))
 
 
-@_kept(_check_peer)
+@_made_once(_check_peer)
 def load_peer(name: str) -> Peer:
     """The peer of that name; raises UnknownName, or BackendUnavailable with the reason."""
     return _made(name, peer_class(name))
@@ -218,45 +208,3 @@ def _made(name: str, kind: Callable[[], Made]) -> Made:
     except Exception as error:  # as above
         reason = f"making it failed with {type(error).__name__}: {error}"
         raise BackendUnavailable(name, reason) from error
-
-
-def listing() -> tuple[Listing, ...]:
-    """Every backend, then every peer; for each that cannot run here the reason."""
-    known = (*sorted(backends().items()), *sorted(peers().items()))
-    return tuple(_listed(name, target) for name, target in known)
-
-
-def transport_listing() -> tuple[Listing, ...]:
-    """Every transport in the order in which `auto` asks; what ranks it can serve only they know."""
-    return tuple(_listed_transport(name, target) for name, target in transports().items())
-
-
-def _listed_transport(name: str, target: str) -> Listing:
-    try:
-        kind = transport_class(name)
-    except TransportUnavailable as error:
-        return Listing(name, target, "", error.reason)
-    lacking = [part for part in _OF_A_TRANSPORT if not hasattr(kind, part)]
-    reason = f"it is no transport: it has no {' and no '.join(lacking)}" if lacking else None
-    lacks_here: Callable[[], str | None] = getattr(kind, "lacks_here", lambda: None)
-    reason = reason or lacks_here()
-    return Listing(name, target, _first_line(kind), reason)
-
-
-_OF_A_TRANSPORT = ("unsupported", "outgoing", "begin")
-
-
-def _first_line(kind: type) -> str:
-    return next(iter((kind.__doc__ or "").strip().splitlines()), "")
-
-
-def _listed(name: str, target: str) -> Listing:
-    try:
-        summary = _first_line(contestant_class(name))
-    except BackendUnavailable as error:
-        return Listing(name, target, "", error.reason)
-    try:
-        load_contestant(name)
-    except BackendUnavailable as error:
-        return Listing(name, target, summary, error.reason)
-    return Listing(name, target, summary, None)

@@ -187,10 +187,10 @@ def _attention(
         raise turn.refused(partial(tell, like, ring))
     try:
         call, given = agreed_call(separated, like, ring)
-        found = attend(call, given, return_attn_probs=bool(asked.return_attn_probs))
+        results = attend(call, given, return_attn_probs=bool(asked.return_attn_probs))
         if turn.crossed:
             raise two_threads()
-        return found
+        return results
     finally:
         turn.lock.release()
 

@@ -24,7 +24,7 @@ from ring_attn_bench.contract.backend import Backend, abilities, accumulating
 from ring_attn_bench.errors import RingAttnBenchError
 from ring_attn_bench.plan import memory
 from ring_attn_bench.plan.gathered import Gathered
-from ring_attn_bench.plan.memory import KernelMemory, Sizes
+from ring_attn_bench.plan.memory import KernelMemory, ShardShape
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.plan.plans import Launch, Layout, Plan, plan
 from ring_attn_bench.records.direction import Direction
@@ -91,12 +91,12 @@ def _layout(case: Case, partition: str, options: RingOptions) -> Layout:
     return layout_of(partition, case.world_size, tokens, mask_of(case), options)
 
 
-def _sizes(case: Case, options: RingOptions, *, as_given: bool) -> Sizes:
+def _sizes(case: Case, options: RingOptions, *, as_given: bool) -> ShardShape:
     dtype: torch.dtype = getattr(torch, case.dtype)
     wide = accumulator_dtype(dtype)
     travels = travel_dtype(options, dtype, as_given=as_given)
     heads = case.heads_q, case.heads_kv, case.head_dim, case.head_dim
-    return Sizes(case.batch, *heads, dtype.itemsize, wide.itemsize, travels.itemsize)
+    return ShardShape(case.batch, *heads, dtype.itemsize, wide.itemsize, travels.itemsize)
 
 
 def _kernel(name: str, backend: Backend, case: Case) -> KernelMemory:

@@ -221,11 +221,9 @@ def _parts(question: Question, data: Data) -> Iterator[Part]:
 
 
 def _answers(mask: Mask, part: Part, arithmetic: torch.dtype) -> Results:
-    where = (part.rows, part.keys, mask, part.score)
-    out, lse = oracle.forward(part.q, part.k, part.v, *where, keep=part.keep, arithmetic=arithmetic)
-    gradients = oracle.backward(
-        part.dout, part.q, part.k, part.v, out, lse, *where, keep=part.keep, arithmetic=arithmetic
-    )
+    asked = oracle.Inquiry(part.rows, part.keys, mask, part.score, part.keep, arithmetic)
+    out, lse = oracle.forward(part.q, part.k, part.v, asked)
+    gradients = oracle.backward(part.dout, part.q, part.k, part.v, out, lse, asked)
     return {"out": out, "lse": lse} | dict(zip(NAMES, gradients, strict=True))
 
 
@@ -233,7 +231,7 @@ def _uncancelled(mask: Mask, part: Part, exact: Results) -> dict[str, float]:
     """The size of dq and dk with delta 0, which out 0 gives; see `tolerance.bounds`."""
     dq, dk, _ = oracle.backward(
         part.dout, part.q, part.k, part.v, torch.zeros_like(exact["out"]), exact["lse"],
-        part.rows, part.keys, mask, part.score, keep=part.keep,
+        oracle.Inquiry(part.rows, part.keys, mask, part.score, part.keep),
     )  # fmt: skip
     return {"dq": tolerance.size(dq).max_abs, "dk": tolerance.size(dk).max_abs}
 

@@ -78,7 +78,7 @@ class FlashAttn2Backend(ByCalls):
         return flash_2.forward(self, q, keys, call)
 
     def run_backward(self, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool) -> Sums:
-        """As forward."""
+        """One call of flash-attn's backward, as forward."""
         return flash_2.backward(self, rows, keys, call, deterministic=deterministic)
 
     def launch_forward(

@@ -77,7 +77,7 @@ class FlashAttn4Backend(ByCalls):
         )
 
     def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
-        """One call."""
+        """One call of flash-attn 4."""
         if call.documents is not None:  # a hidden key's score is overwritten, its v multiplied by 0
             keys = keys._replace(v=ended(call.documents.cu_seqlens_k, keys.v)[0])
         dim, dim_v = _widths(q.shape[-1], keys.v.shape[-1], _FORWARD_STEP)

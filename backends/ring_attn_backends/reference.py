@@ -33,11 +33,11 @@ class ReferenceBackend:
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def unsupported(self, problem: Problem) -> str | None:
-        """Nothing."""
+        """None: it computes everything."""
         return None
 
     def version(self) -> str:
-        """torch's."""
+        """The version of torch."""
         return f"torch {torch.__version__}"
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:

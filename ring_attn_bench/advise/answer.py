@@ -48,7 +48,7 @@ class Advice:
 
     @property
     def best_ours(self) -> Estimate | None:
-        """The fastest of our ring."""
+        """The estimate of our ring's fastest way."""
         return next((each for each in self.ways if each.way.is_ours), None)
 
     @property
@@ -130,14 +130,14 @@ def advised(question: Question, figures: Sequence[Figure]) -> Advice:
     for figure in known:
         if figure.way not in without:
             by_way.setdefault(figure.way, []).append(figure)
-    found = {way: estimate(way, of, shape) for way, of in by_way.items()}
-    estimates = sorted((x for x in found.values() if x is not None), key=lambda x: x.ms)
+    estimated = {way: estimate(way, of, shape) for way, of in by_way.items()}
+    estimates = sorted((x for x in estimated.values() if x is not None), key=lambda x: x.ms)
     most = _most(shape, known)
     fitting = [each for each in estimates if _fits(each, question.memory, most)]
     return Advice(
         question, shape, tuple(fitting),
         tuple(each for each in estimates if each not in fitting),
-        tuple(way for way, each in found.items() if each is None),
+        tuple(way for way, each in estimated.items() if each is None),
         tuple(failed), most if question.memory is None else question.memory,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ SCHEMA = 1
 
 def text(advice: Advice) -> str:
     """One object; docs/advice.md says what is in it."""
-    found = {
+    told = {
         "schema": SCHEMA,
         "asked": _asked(advice),
         "best": _estimate(advice.best),
@@ -30,7 +30,7 @@ def text(advice: Advice) -> str:
         ],
         "limit_mib": advice.limit,
     }
-    return json.dumps(found, indent=1, allow_nan=False)
+    return json.dumps(told, indent=1, allow_nan=False)
 
 
 def _asked(advice: Advice) -> dict[str, Any]:

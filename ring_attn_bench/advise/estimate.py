@@ -61,7 +61,7 @@ class Estimate:
 
     @property
     def words(self) -> str:
-        """How it is known, for people."""
+        """How the time is known: measured, between two lengths, or modelled."""
         lengths = " and ".join(tokens(figure.shape.seqlen_per_gpu) for figure in self.of)
         where = _where(self.of[0])
         match self.known:

@@ -79,7 +79,7 @@ class Shape(Frozen):
 
     @property
     def direction(self) -> Direction:
-        """As suites and records call it."""
+        """The direction, as suites and records call it."""
         return Direction.FORWARD_BACKWARD if self.backward else Direction.FORWARD
 
 
@@ -110,9 +110,9 @@ def of_records(run: str, records: Iterable[Record]) -> Iterator[Figure]:
     Of a row that a run has twice, as a resumed one may, the last counts.
     """
     for record in {record.key: record for record in records}.values():
-        found = _figure(run, record)
-        if found is not None:
-            yield found
+        figure = _figure(run, record)
+        if figure is not None:
+            yield figure
 
 
 def _figure(run: str, record: Record) -> Figure | None:
@@ -127,7 +127,7 @@ def _figure(run: str, record: Record) -> Figure | None:
 
 
 def _timed(figure: Figure, record: Record) -> Figure | None:
-    """None without a time."""
+    """The figure with the record's time; None for a record without one."""
     summary = summarize(record.speed.samples.ring) if record.speed else None
     if summary is None or summary.median < SHORTEST:
         return None
@@ -140,8 +140,8 @@ def _timed(figure: Figure, record: Record) -> Figure | None:
 
 
 def _gpu_gib(record: Record) -> float | None:
-    found = record.environment.get("gpu_memory_gib")
-    return float(found) if isinstance(found, int | float) and 0 < found < MOST else None
+    gib = record.environment.get("gpu_memory_gib")
+    return float(gib) if isinstance(gib, int | float) and 0 < gib < MOST else None
 
 
 def _shape(record: Record) -> Shape | None:

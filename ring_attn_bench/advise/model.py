@@ -14,7 +14,7 @@ from ring_attn_bench.plan import cost
 from ring_attn_bench.plan import memory as plan_memory
 from ring_attn_bench.plan.block import Abilities, Form
 from ring_attn_bench.plan.measured import MACHINES
-from ring_attn_bench.plan.memory import KernelMemory, Sizes
+from ring_attn_bench.plan.memory import KernelMemory, ShardShape
 from ring_attn_bench.plan.plans import Plan, plans
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.options import RingOptions
@@ -64,7 +64,7 @@ def call_bytes(way: RingWay, shape: Shape) -> float:
     machine = MACHINES.get(shape.gpu)
     kernel = machine.kernels.get(way.backend) if machine else None
     memory = KernelMemory(accumulates=kernel is not None and kernel.accumulates, needs_delta=True)
-    one, sizes = _plans(way, shape)[0], _sizes(way, shape)
+    one, sizes = _plans(way, shape)[0], _shard(shape, _travels(way, shape))
     if not shape.backward:
         return plan_memory.forward(one, sizes, memory, symmetric=False).bytes
     keeps = way.keep_keys
@@ -95,23 +95,16 @@ def shard_bytes(shape: Shape) -> float:
     return shape.batch * shape.seqlen_per_gpu * heads * shape.head_dim * BYTES[shape.dtype]
 
 
-def _shard(shape: Shape, travels: int = _WIDE) -> cost.ShardShape:
-    return cost.ShardShape(
+def _shard(shape: Shape, travels: int = _WIDE) -> ShardShape:
+    return ShardShape(
         shape.batch, shape.heads_q, shape.heads_kv, shape.head_dim, shape.head_dim,
-        BYTES[shape.dtype], travels,
+        element=BYTES[shape.dtype], travels=travels,
     )  # fmt: skip
 
 
 def _asked(way: RingWay, shape: Shape) -> cost.ToPredict:
     shard = _shard(shape, _travels(way, shape))
     return cost.ToPredict(MACHINES[shape.gpu], way.backend, way.transport, shard)
-
-
-def _sizes(way: RingWay, shape: Shape) -> Sizes:
-    return Sizes(
-        shape.batch, shape.heads_q, shape.heads_kv, shape.head_dim, shape.head_dim,
-        element=BYTES[shape.dtype], travels=_travels(way, shape),
-    )  # fmt: skip
 
 
 def _travels(way: RingWay, shape: Shape) -> int:
@@ -133,6 +126,6 @@ def _planned(
     partition: str, world_size: int, seqlen_per_gpu: int, causal: bool, asked: RingOptions
 ) -> tuple[Plan, ...]:
     layout = layout_of(partition, world_size, seqlen_per_gpu, Mask(causal=causal), asked)
-    found = plans(layout, ABLE)
-    assert not isinstance(found, str)  # of causal and full masks all blocks are there
-    return tuple(found)
+    of_ranks = plans(layout, ABLE)
+    assert not isinstance(of_ranks, str)  # of causal and full masks all blocks are there
+    return tuple(of_ranks)

@@ -9,10 +9,9 @@ from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.values import MIB, MOST
 
-_TOKENS = {"": 1, "k": 2**10, "m": 2**20}
 _BYTES = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20, "tb": 1e12, "tib": 2**40}
 _DIRECTIONS = (Direction.FORWARD, Direction.FORWARD_BACKWARD)
-"""Of which there are records."""
+"""Directions of which there are records."""
 MOST_GPUS = 64
 """The records are of one host, and no host has more."""
 MOST_TOKENS = MOST * MOST_GPUS
@@ -68,31 +67,19 @@ def with_backward(text: str) -> bool:
 
 def heads(text: str) -> tuple[int, int]:
     """32:8, or 32 for as many key heads; raises InvalidArgument."""
-    found = re.fullmatch(r"([1-9]\d{0,5})(?::([1-9]\d{0,5}))?", text.strip())
-    if found is None:
+    written = re.fullmatch(r"([1-9]\d{0,5})(?::([1-9]\d{0,5}))?", text.strip())
+    if written is None:
         raise InvalidArgument(f"heads are {shown(text)}; write query:key heads, as 32:8, or 32.")
-    query = int(found[1])
-    key = int(found[2] or query)
+    query = int(written[1])
+    key = int(written[2] or query)
     if query % key:
         raise InvalidArgument(f"{query} query heads cannot share {key} key heads; take a divisor.")
     return query, key
 
 
-def tokens(text: str) -> int:
-    """128k is 131072, 1M 1048576, 1000 itself; raises InvalidArgument."""
-    found = re.fullmatch(r"([1-9]\d*)\s*([km]?)", text.strip().lower())
-    if found is None:
-        raise InvalidArgument(f"tokens are {shown(text)}; write a number, as 131072, 128k or 1M.")
-    # the digits are counted first: int() refuses thousands of them
-    count = int(found[1]) * _TOKENS[found[2]] if len(found[1]) <= 12 else MOST_TOKENS + 1
-    if count > MOST_TOKENS:
-        raise InvalidArgument(f"tokens are {shown(text)}; take at most {MOST_TOKENS}.")
-    return count
-
-
 def mebibytes(text: str) -> float:
     """40GB is 40 x 10^9 bytes, 40GiB 40 x 2^30; raises InvalidArgument."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s*([kmgt]i?b)", text.strip().lower())
-    if found is None or found[2] not in _BYTES or not float(found[1]):
+    written = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s*([kmgt]i?b)", text.strip().lower())
+    if written is None or written[2] not in _BYTES or not float(written[1]):
         raise InvalidArgument(f"memory is {shown(text)}; write it with its unit: 40GB, 512MiB.")
-    return float(found[1]) * _BYTES[found[2]] / MIB
+    return float(written[1]) * _BYTES[written[2]] / MIB

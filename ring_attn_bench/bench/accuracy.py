@@ -11,7 +11,7 @@ from torch import Tensor
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.suite import Check
-from ring_attn_bench.bench.tally import Heads, Over, Tally
+from ring_attn_bench.bench.tally import ByHead, Over, Tally
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.record import Case, Contestant, HeadError, TensorError
 from ring_attn_bench.sharding import position_ids
@@ -129,16 +129,15 @@ class _Solve:
         for rank, compared in self.rows.of_rank.items():
             at = compared.to(self.place.device)
             x = inputs.at(at)
-            where = at, keys, mask, score
-            out, lse = oracle.forward(
-                x.q, inputs.k, inputs.v, *where, arithmetic=self.arithmetic, budget=self.budget
+            asked = oracle.Inquiry(
+                at, keys, mask, score, arithmetic=self.arithmetic, budget=self.budget
             )
+            out, lse = oracle.forward(x.q, inputs.k, inputs.v, asked)
             solved[rank] = {"out": out, "lse": lse}
             if self.backward:
                 solved[rank]["dq"], dk_share, dv_share = oracle.backward(
-                    x.dout, x.q, inputs.k, inputs.v, out, lse, *where,
-                    arithmetic=self.arithmetic, budget=self.budget,
-                )  # fmt: skip
+                    x.dout, x.q, inputs.k, inputs.v, out, lse, asked
+                )
                 dk += dk_share
                 dv += dv_share
         return self._with_keys(solved, dk, dv) if self.backward else solved
@@ -208,7 +207,9 @@ def _error(name: str, case: Case, parts: list[Over], one_call: Deviation | None)
     )
 
 
-def _wrong_head(name: str, case: Case, ring: Heads, plain: Heads, size: Heads) -> HeadError | None:
+def _wrong_head(
+    name: str, case: Case, ring: ByHead, plain: ByHead, size: ByHead
+) -> HeadError | None:
     """The head furthest beyond what it may be out by itself, judged as the whole result is.
 
     One head of 32 that is out by five times what is allowed is lost in the mean over all of them.

@@ -15,7 +15,7 @@ from ring_attn_bench.records.values import Environment
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Outlook:
     """What a request comes to on this machine. reasons: by backend, why it cannot run here."""
 
     suite: Suite
@@ -45,23 +45,23 @@ class Plan:
         return round(forecast.seconds(self.able, self.suite, gpu=gpu), 1)
 
 
-def plan(request: Request) -> Plan:
+def outlook(request: Request) -> Outlook:
     """Raises whatever would refuse the run."""
-    asked, environment, reasons, rings, entries = asked_of_this_machine(request)
+    asked, machine, rings, entries = asked_of_this_machine(request)
     if request.resume and request.out is not None:
         entries = lacking(entries, held(request.out / "records.jsonl"), asked.suite)
-    return Plan(asked.suite, environment, reasons, rings, tuple(entries))
+    return Outlook(asked.suite, machine.environment, machine.refusals, rings, tuple(entries))
 
 
-def lines(made: Plan) -> Iterator[str]:
+def lines(seen: Outlook) -> Iterator[str]:
     """For a person: the run's heading, its cases, what cannot run, and the time."""
-    yield heading(made.suite, made.environment, made.rings, made.entries)
-    for name, of_case in groupby(made.entries, key=lambda entry: entry.case.name):
+    yield heading(seen.suite, seen.environment, seen.rings, seen.entries)
+    for name, of_case in groupby(seen.entries, key=lambda entry: entry.case.name):
         yield f"  {name}"
         yield from (f"    {_line(entry)}" for entry in of_case)
-    yield from forecast.sentences(made.entries, made.reasons, made.environment)
-    if made.is_foreseen:
-        yield forecast.time(made.able, made.suite, gpu=bool(made.environment.get("gpu")))
+    yield from forecast.sentences(seen.entries, seen.reasons, seen.environment)
+    if seen.is_foreseen:
+        yield forecast.time(seen.able, seen.suite, gpu=bool(seen.environment.get("gpu")))
 
 
 def _line(entry: Entry) -> str:

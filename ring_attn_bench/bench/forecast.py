@@ -1,12 +1,7 @@
-"""What will not run on this machine, told before anything is measured on it.
-
-A process that serves this module says that, with the environment: a package that crashes when it is
-imported, or takes a part of a GPU's memory, does so in a process that ends.
-"""
+"""What will not run on this machine, and how long the rest takes, before any of it is measured."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,40 +9,11 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.flops import area, flops
 from ring_attn_bench.bench.sampling import BATCH
 from ring_attn_bench.bench.suite import Entry, Suite, Timing
-from ring_attn_bench.errors import BackendUnavailable, NoAnswer, clause
-from ring_attn_bench.machine import environment as env
-from ring_attn_bench.records.values import Environment, Frozen, Text
-from ring_attn_bench.workers.serving import serve
+from ring_attn_bench.errors import BackendUnavailable, clause
+from ring_attn_bench.records.values import Environment
 
 LONG_ON_A_CPU = 8192
 """Tokens of a sequence: eager attention over them takes a CPU of two cores a minute and more."""
-
-
-class ToLoad(Frozen):
-    """What a process that serves this module is asked: names of backends and peers."""
-
-    names: tuple[str, ...]
-
-
-class Forecast(env.Described):
-    """What it answers. unavailable: by name, why it cannot be loaded."""
-
-    unavailable: dict[str, Text]
-
-
-def probe(names: Iterable[str]) -> tuple[Environment, dict[str, str]]:
-    """The environment, and those of the backends and peers that cannot be loaded here, and why."""
-    try:
-        asked = ToLoad(names=tuple(sorted(set(names))))
-        told = env.asked("ring_attn_bench.bench.forecast", asked, Forecast)
-    except NoAnswer:  # its row will say what a package did to its process
-        return env.probe(), {}
-    return told.environment, told.unavailable
-
-
-def _forecast(line: str) -> Forecast:
-    names = ToLoad.model_validate_json(line).names
-    return Forecast(environment=env.describe(), unavailable=unavailable(names))
 
 
 def unavailable(names: Iterable[str]) -> dict[str, str]:
@@ -92,7 +58,7 @@ def is_long(able: Sequence[Entry], environment: Environment) -> bool:
 
 
 @dataclass(frozen=True)
-class _Pace:
+class _RunPace:
     """Seconds: to start a worker group, to judge a contestant on a case, to time a direction.
 
     tflops: by which long calls take longer than that; None where nobody waits for long ones.
@@ -104,7 +70,7 @@ class _Pace:
     tflops: float | None
 
 
-_PACES = {True: _Pace(6.0, 2.5, 0.6, 400.0), False: _Pace(5.0, 0.4, 0.3, None)}
+_PACES = {True: _RunPace(6.0, 2.5, 0.6, 400.0), False: _RunPace(5.0, 0.4, 0.3, None)}
 """On GPUs, by 7 committed runs of 14 to 141 records, which took 0.4 to 2.2 times as long as this
 says, the most where kernels were compiled; on a CPU by the suite `cpu` on two cores. Kernels make
 500 to 650 TFLOP/s of an H200, other people's rings less."""
@@ -122,7 +88,7 @@ def seconds(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> float:
     return taken + sum(_timing(entry, suite.timing, pace) for entry in entries)
 
 
-def _timing(entry: Entry, timing: Timing, pace: _Pace) -> float:
+def _timing(entry: Entry, timing: Timing, pace: _RunPace) -> float:
     """Of all its directions: of calls that are over at once, or as many as must be made."""
     if pace.tflops is None:
         return len(entry.directions) * pace.time
@@ -145,7 +111,7 @@ def _count(one: float, timing: Timing) -> float:
 
 
 def time(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> str:
-    """The same in a sentence."""
+    """About how long these take, in a sentence."""
     groups = {(entry.contestant.backend, entry.case.world_size) for entry in entries}
     timed = sum(len(entry.directions) for entry in entries) if suite.timing.enabled else 0
     taken = seconds(entries, suite, gpu=gpu)
@@ -155,7 +121,3 @@ def time(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> str:
         f"contestants to judge: {len(entries)}; times to take: {timed}. Kernels that are compiled "
         "at their first use, or run in an interpreter, add minutes."
     )
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1:], lambda: _forecast)

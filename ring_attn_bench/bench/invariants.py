@@ -29,11 +29,11 @@ from ring_attn_bench.records.exactness import (
 from ring_attn_bench.records.record import Case, Contestant, TensorError
 from ring_attn_bench.truth.tolerance import MULTIPLES, Deviation
 
-Change = Callable[[Tensor, Inputs], None]
+Edit = Callable[[Tensor, Inputs], None]
 """Changes a rank's inputs, a copy of its own, in place; told where its tokens stand."""
-Run = Callable[[Change, bool], list[Results]]
+RunEdited = Callable[[Edit, bool], list[Results]]
 """The results of each rank played here on inputs so changed; with a backward or without."""
-Part = Callable[[str, Tensor], Tensor]
+Untouched = Callable[[str, Tensor], Tensor]
 """What must not change, of the result of that name."""
 CALLS_ALIKE = 5
 """Of either inputs, before other bits are held against a contestant. One that has them in some
@@ -54,24 +54,24 @@ class Invariance:
     whole: Inputs
     base: Sequence[Results]
     allowed: Mapping[str, Deviation]
-    run: Run
+    run: RunEdited
     backward: bool
 
     def look(self) -> Invariants:
         """All that say something of the case; a collective over the group's processes."""
         ones = self.run(lambda own, x: ones_for_v(x), False)
-        found = sums(self.case, self.place, ones, None)
+        invariants = sums(self.case, self.place, ones, None)
         if self.backward:
             dout = [self.whole.dout[:, own] for own in self._own]
-            found[DV_SUMS_TO_DOUT] = {"dv": _columns(self.case, self.place, self.base, dout)}
+            invariants[DV_SUMS_TO_DOUT] = {"dv": _columns(self.case, self.place, self.base, dout)}
         if not self.case.causal and self.case.window == (-1, -1):
-            found[KEYS_PERMUTED] = self._keys_permuted()
+            invariants[KEYS_PERMUTED] = self._keys_permuted()
         if self.case.heads_q > 1:
             # query heads of one key head may share a tile, and what a kernel decides for a tile
-            found[HEADS_APART] = self._apart(*self._last_head(), bits=self.case.heads_kv > 1)
+            invariants[HEADS_APART] = self._apart(*self._last_head(), bits=self.case.heads_kv > 1)
         if self.case.batch > 1:
-            found[BATCH_APART] = self._apart(_other_entry, lambda name, x: x[:-1])
-        return found
+            invariants[BATCH_APART] = self._apart(_other_entry, lambda name, x: x[:-1])
+        return invariants
 
     def _keys_permuted(self) -> dict[str, Departure]:
         random = torch.Generator("cpu").manual_seed(0)
@@ -99,7 +99,7 @@ class Invariance:
         self.place.sum(everywhere)
         return [everywhere[:, order[own]] for own in self._own]
 
-    def _last_head(self) -> tuple[Change, Part]:
+    def _last_head(self) -> tuple[Edit, Untouched]:
         """Changes the last key head and its queries, or the last of those where it is the only."""
         heads, key_heads = self.case.heads_q, self.case.heads_kv
         queries = 1 if key_heads == 1 else heads // key_heads
@@ -119,39 +119,41 @@ class Invariance:
 
         return change, others
 
-    def _apart(self, change: Change, part: Part, *, bits: bool = True) -> dict[str, Departure]:
+    def _apart(self, change: Edit, part: Untouched, *, bits: bool = True) -> dict[str, Departure]:
         """Not a bit of that part may change, of what does not change from call to call anyway."""
         changed = _by_name(self.run(change, self.backward))
-        found = {}
+        departures = {}
         for name, after in changed.items():
             before = [part(name, result[name]) for result in self.base]
             if before[0].numel():
                 tally = _tally(before, [part(name, x) for x in after])
                 allowed = Deviation(0.0, 0.0) if bits else self.allowed[name]
-                found[name] = _departure(tally.over(self.place).whole, allowed)
-        broken = [name for name, x in found.items() if not x.is_kept]
+                departures[name] = _departure(tally.over(self.place).whole, allowed)
+        broken = [name for name, x in departures.items() if not x.is_kept]
         for name in self._unsteady(broken, ((leave, _by_name(self.base)), (change, changed))):
             allowed = self.allowed[name]
             limits = {"allowed_max_abs": allowed.max_abs, "allowed_rmse": allowed.rmse}
-            found[name] = found[name].model_copy(update=limits)
-        return found
+            departures[name] = departures[name].model_copy(update=limits)
+        return departures
 
     def _unsteady(
-        self, names: Sequence[str], calls: tuple[tuple[Change, Mapping[str, Sequence[Tensor]]], ...]
+        self,
+        names: Sequence[str],
+        calls: tuple[tuple[Edit, Mapping[str, Sequence[Tensor]]], ...],
     ) -> set[str]:
         """Those that have other bits in another call on the same inputs: sums in no fixed order.
 
         calls: what was changed in them, and what they gave.
         """
-        found: set[str] = set()
+        unsteady: set[str] = set()
         for change, first in calls * CALLS_ALIKE:
-            if len(found) == len(names):
+            if len(unsteady) == len(names):
                 break
             again = _by_name(self.run(change, self.backward))
             for name in names:
                 tally = _tally(first[name], again[name])
-                found |= {name} if tally.over(self.place).whole.max_abs > 0 else set()
-        return found
+                unsteady |= {name} if tally.over(self.place).whole.max_abs > 0 else set()
+        return unsteady
 
     def _judged(self, name: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> Departure:
         return _departure(_tally(before, after).over(self.place).whole, self.allowed[name])
@@ -201,10 +203,10 @@ def sums(
         tally.add(result["out"], torch.ones_like(result["out"]))
     allowed = MULTIPLES["out"] * off_one(dtype_of(case), case.seqlen_total)
     rows = _departure(tally.over(place).whole, Deviation(allowed, allowed))
-    found: Invariants = {ROWS_SUM_TO_ONE: {"out": rows}}
+    invariants: Invariants = {ROWS_SUM_TO_ONE: {"out": rows}}
     if dout is not None:
-        found[DV_SUMS_TO_DOUT] = {"dv": _columns(case, place, ones, dout)}
-    return found
+        invariants[DV_SUMS_TO_DOUT] = {"dv": _columns(case, place, ones, dout)}
+    return invariants
 
 
 def _columns(
@@ -275,11 +277,11 @@ def _tally(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tally:
     return tally
 
 
-def _departure(found: Deviation, allowed: Deviation) -> Departure:
-    finite = found.max_abs < float("inf")
+def _departure(deviation: Deviation, allowed: Deviation) -> Departure:
+    finite = deviation.max_abs < float("inf")
     return Departure(
-        max_abs=found.max_abs if finite else None,
-        rmse=found.rmse if finite else None,
+        max_abs=deviation.max_abs if finite else None,
+        rmse=deviation.rmse if finite else None,
         allowed_max_abs=allowed.max_abs,
         allowed_rmse=allowed.rmse,
     )

@@ -72,7 +72,7 @@ class Sample(Frozen):
     warmup: int
 
 
-class Sums(Frozen):
+class AddUp(Frozen):
     """Run it where every v is 1; answers the invariants that are sums. It spoils its inputs."""
 
     do: Literal["sums"] = "sums"
@@ -90,7 +90,7 @@ class Quit(Frozen):
     do: Literal["quit"] = "quit"
 
 
-Command = Prepare | Judge | Measure | Sample | Sums | Release | Quit
+Command = Prepare | Judge | Measure | Sample | AddUp | Release | Quit
 
 
 class Envelope(Frozen):
@@ -101,4 +101,4 @@ class Envelope(Frozen):
 
 
 QUIT = Envelope(about="", command=Quit()).model_dump_json()
-"""What ends a group."""
+"""The line that ends a group's processes."""

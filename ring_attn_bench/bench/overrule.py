@@ -13,6 +13,7 @@ from ring_attn_bench.bench.grid import LENGTHS, Grid
 from ring_attn_bench.bench.suite import Check, Suite, Timing, load
 from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause
 from ring_attn_bench.records.values import Frozen
+from ring_attn_bench.text.digits import count_of
 
 _TABLES: Mapping[str, type[Frozen]] = {"timing": Timing, "check": Check}
 _OF_SUITE = tuple(name for name in Suite.model_fields if name not in (*_TABLES, "grid"))
@@ -24,7 +25,6 @@ KEYS = (
 """All that can be overruled: a grid's in every grid."""
 _PLAIN_LIST = re.compile(r"\[([^\[\]\"'#\n]*)\]\s*")
 """As [8k,16], which TOML does not know."""
-_SIZES = {"k": 2**10, "m": 2**20}
 
 
 def load_with(path: Path, words: Sequence[str]) -> Suite:
@@ -84,10 +84,8 @@ def _values(text: str) -> Any:  # noqa: ANN401 - what the suite's checks judge
 
 def _value(text: str) -> Any:  # noqa: ANN401 - as above
     """A number, 8k for 8192, a switch, or a text with or without its quotes."""
-    size = re.fullmatch(r"(\d{1,9})([kKmM])", text, re.ASCII)
-    if size:
-        return int(size[1]) * _SIZES[size[2].lower()]
-    value = _toml(text)
+    count = count_of(text)
+    value = _toml(text) if count is None else count
     return value if isinstance(value, bool | int | float | str) else text
 
 

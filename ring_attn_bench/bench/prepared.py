@@ -20,7 +20,7 @@ from ring_attn_bench.bench import (
 )
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Runner
 from ring_attn_bench.bench.inputs import Inputs
-from ring_attn_bench.bench.invariants import Change, Invariance, allowances, leave, ones_for_v, sums
+from ring_attn_bench.bench.invariants import Edit, Invariance, allowances, leave, ones_for_v, sums
 from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.ring_contestant import Contexts
@@ -37,7 +37,7 @@ JUDGED_TOKENS = 65536
 ROUND = 128
 """A multiple of it has every partition's number of chunks."""
 Errors = dict[str, TensorError]
-"""By result."""
+"""A tensor's error, by the result's name."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Prepared:
         """
         case, spec, place = self.request.case, self.request.contestant, self.place
 
-        def run(change: Change, backward: bool) -> list[accuracy.Results]:
+        def run(change: Edit, backward: bool) -> list[accuracy.Results]:
             shards = self._cut(whole)
             for rank, shard in zip(place.ranks, shards, strict=True):
                 change(accuracy.positions(case, spec, rank).to(place.device), shard)
@@ -184,10 +184,10 @@ class Prepared:
             ones_for_v(shard)
         results = self._results(self.shards)
         dout = [shard.dout for shard in self.shards] if self.backward else None
-        found = sums(self.request.case, self.place, results, dout)
+        invariants = sums(self.request.case, self.place, results, dout)
         return {
             invariant: {name: departure.model_dump() for name, departure in by_result.items()}
-            for invariant, by_result in found.items()
+            for invariant, by_result in invariants.items()
         }
 
     def call(self, direction: Direction, subject: Subject) -> Call | None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import product
 
 import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Refused
-from ring_attn_bench.bench.forecast import unavailable
 from ring_attn_bench.bench.messages import Prepare
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
-from ring_attn_bench.errors import BackendUnavailable, MachineLacks, UnknownName, clause
+from ring_attn_bench.errors import BackendUnavailable, MachineLacks, clause
+from ring_attn_bench.machine import plug_ins
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
@@ -39,23 +39,23 @@ def quick_check(backends: tuple[str, ...], say: Say) -> int:
     Raises UnknownName, or MachineLacks where a backend that is asked for by name cannot run here.
     """
     for name in backends:
-        if name not in registry.backends():
-            raise UnknownName("backend", name, registry.backends())
-    gpu = torch.cuda.is_available()
-    if not gpu:
-        _interpret()
+        registry.check_backend(name)
     names = backends or tuple(registry.backends())
-    absent = unavailable(names)
+    machine = plug_ins.ask(names)
+    absent = {name: told.reason for name, told in machine.contestants.items() if told.unavailable}
     if backends and absent:
         lacking = (BackendUnavailable(name, reason) for name, reason in absent.items())
         raise MachineLacks("; ".join(map(str, lacking)))
     refused: dict[str, list[str]] = {}
     for name, reason in absent.items():
         refused.setdefault(reason, []).append(name)
+    able = [name for name in names if name not in absent]
+    for name in able:  # before any is imported; only here, at the edge of a program
+        os.environ.update(machine.variables(name))
     wrong = 0
-    for name, partition in product((name for name in names if name not in absent), PARTITIONS):
+    for name, partition in product(able, PARTITIONS):
         try:
-            fared, is_wrong = _fared(name, partition, gpu=gpu)
+            fared, is_wrong = _fared(name, partition, machine)
         except Refused as refusal:
             refused.setdefault(str(refusal), []).append(f"{name} {partition}")
             continue
@@ -66,23 +66,8 @@ def quick_check(backends: tuple[str, ...], say: Say) -> int:
     return wrong
 
 
-def _interpret() -> None:
-    """Lets the backends that have an interpreter use it. Only here, at the edge of a program."""
-    for name in registry.backends():
-        os.environ.update(_needed(name))
-
-
-def _needed(name: str) -> Mapping[str, str]:
-    """The environment variables that let a backend run on a CPU."""
-    try:
-        return registry.backend_class(name).worker_environment.get("cpu", {})
-    except BackendUnavailable:
-        return {}
-
-
-def _case(name: str, *, gpu: bool) -> Case:
-    """Grouped heads and a causal mask; less of it where the kernel is interpreted."""
-    short = not gpu and bool(_needed(name))
+def _case(*, gpu: bool, short: bool) -> Case:
+    """Grouped heads and a causal mask; short: less of it, for a kernel that is interpreted."""
     return Case(
         batch=1 if short else 2,
         seqlen_total=(INTERPRETED_TOKENS if short else TOKENS) * WORLD_SIZE,
@@ -95,16 +80,16 @@ def _case(name: str, *, gpu: bool) -> Case:
     )
 
 
-def _fared(name: str, partition: str, *, gpu: bool) -> tuple[str, bool]:
+def _fared(name: str, partition: str, machine: plug_ins.Inventory) -> tuple[str, bool]:
     """In words, and whether it is wrong; raises Refused."""
-    device = torch.device("cuda" if gpu else "cpu")
+    device = torch.device(machine.device)
+    gpu = machine.device == "cuda"
+    case = _case(gpu=gpu, short=not gpu and bool(machine.variables(name)))
     place = WorkerPlace(0, 1, device, tuple(range(WORLD_SIZE)), WORLD_SIZE)
     contestant = Contestant(
         backend=name, partition=partition, options=RingOptions(slots=2), played="loopback"
     )
-    request = Prepare(
-        case=_case(name, gpu=gpu), contestant=contestant, directions=tuple(Direction), seed=0
-    )
+    request = Prepare(case=case, contestant=contestant, directions=tuple(Direction), seed=0)
     try:
         accuracy = prepare(request, place, Contexts(place)).judge(Check(), 0, alone=False)
     except Refused:

@@ -30,36 +30,36 @@ def left(
     """
     if path.exists():
         mend(path, tell)
-    found = held(path)
-    if not found:
+    records = held(path)
+    if not records:
         return tuple(entries)
     if not resume:
         tell(
-            f"{path.parent} holds {len(found)} records already. What is measured again takes their "
-            "place in the report; --resume measures only what they lack."
+            f"{path.parent} holds {len(records)} records already. What is measured again takes "
+            "their place in the report; --resume measures only what they lack."
         )
         return tuple(entries)
-    to_measure = lacking(entries, found, suite)
+    to_measure = lacking(entries, records, suite)
     tell(f"{path.parent} holds {count(entries) - count(to_measure)} of these already.")
     return to_measure
 
 
 def count(entries: Sequence[Entry]) -> int:
-    """How many records they make."""
+    """How many records these entries make."""
     return sum(len(entry.directions) for entry in entries)
 
 
-def lacking(entries: Sequence[Entry], found: Held, suite: Suite) -> tuple[Entry, ...]:
+def lacking(entries: Sequence[Entry], records: Held, suite: Suite) -> tuple[Entry, ...]:
     """Those that have no record, or are to be timed and have only been checked."""
-    every = (_lacking(entry, found, suite) for entry in entries)
+    every = (_lacking(entry, records, suite) for entry in entries)
     return tuple(entry for entry in every if entry.directions)
 
 
-def _lacking(entry: Entry, found: Held, suite: Suite) -> Entry:
+def _lacking(entry: Entry, records: Held, suite: Suite) -> Entry:
     """The entry with those of its directions that no record has."""
 
     def has(direction: Direction) -> bool:
-        record = found.get((entry.case.name, entry.contestant.name, direction.value))
+        record = records.get((entry.case.name, entry.contestant.name, direction.value))
         if record is None:
             return False
         untimed = record.status is Status.OK and record.speed is None and not record.interpreted

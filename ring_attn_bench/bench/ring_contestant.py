@@ -52,7 +52,7 @@ class RingRunner:
 
     @property
     def kernel(self) -> Backend:
-        """The one in the ring."""
+        """The backend that the ring calls."""
         return self.jobs[0].backend
 
     @property

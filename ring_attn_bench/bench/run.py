@@ -11,12 +11,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ring_attn_bench import registry
 from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.bench.suite_run import RunWatcher, SuiteRun
-from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.machine.plug_ins import Inventory
 from ring_attn_bench.records.files import make_folder
 from ring_attn_bench.records.record import Record, append
 from ring_attn_bench.records.values import Environment
@@ -35,7 +34,7 @@ class EntrySelection:
     either: str = "*"
 
     def of(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
-        """The entries that match all of them."""
+        """The entries that match all three patterns."""
         return tuple(
             entry
             for entry in entries
@@ -102,8 +101,8 @@ class Run:
 class Groups:
     """The worker groups of a run: one for each backend and ring, started when first needed."""
 
-    def __init__(self, device: str, setups: Sequence[Setup]) -> None:
-        self._device = device
+    def __init__(self, machine: Inventory, setups: Sequence[Setup]) -> None:
+        self._machine = machine
         self._setups = {setup.world_size: setup for setup in setups}
         self._groups: dict[tuple[str, int], TorchrunGroup] = {}
 
@@ -113,9 +112,9 @@ class Groups:
         key = backend, world_size
         if key not in self._groups:
             processes = self._setups[world_size].processes
-            environment = worker_environment(backend, self._device)
+            variables = self._machine.variables(backend)
             self._groups[key] = TorchrunGroup(
-                "ring_attn_bench.bench.serve", [str(world_size)], processes, environment, QUIT
+                "ring_attn_bench.bench.serve", [str(world_size)], processes, variables, QUIT
             )
         return self._groups[key]
 
@@ -126,24 +125,16 @@ class Groups:
                 all_of_them.callback(group.close)
 
 
-def worker_environment(backend: str, device: str) -> dict[str, str]:
-    """The environment variables that a backend's or a peer's processes need on a device."""
-    try:
-        return dict(registry.contestant_class(backend).worker_environment.get(device, {}))
-    except BackendUnavailable:
-        return {}  # the worker will say why
-
-
 def execute(
     run: Run,
     entries: Sequence[Entry],
+    machine: Inventory,
     setups: Sequence[Setup],
     watcher: RunWatcher,
 ) -> None:
     """Runs the entries in worker groups, each record on disk as soon as it is complete."""
-    device = "cuda" if run.environment.get("gpu") else "cpu"
     with ExitStack() as stack:
-        groups = Groups(device, setups)
+        groups = Groups(machine, setups)
         stack.callback(groups.close)
         execute_on(run, entries, groups.of, watcher)
 
@@ -156,12 +147,12 @@ def execute_on(
 ) -> None:
     """Runs the entries on groups that exist already."""
     make_folder(run.folder)
-    keeper = _Keeper(run.records, watcher)
+    keeper = _Recorder(run.records, watcher)
     SuiteRun(run.suite, entries, group_of, run.record, keeper).run()
 
 
 @dataclass(frozen=True)
-class _Keeper:
+class _Recorder:
     """Puts each record on disk before anybody else hears of it."""
 
     path: Path

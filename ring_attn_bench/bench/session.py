@@ -11,6 +11,7 @@ from typing import cast
 from pydantic import TypeAdapter
 
 from ring_attn_bench.bench.messages import (
+    AddUp,
     Command,
     Envelope,
     Judge,
@@ -19,7 +20,6 @@ from ring_attn_bench.bench.messages import (
     Release,
     Sample,
     Subject,
-    Sums,
 )
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.suite import Check, Entry, Suite
@@ -124,7 +124,7 @@ class Session:
 
     def sums(self) -> Invariants:
         """What adds up to something known; the inputs are spoilt by it."""
-        return _INVARIANTS.validate_python(self._ask(Sums())[0]["invariants"])
+        return _INVARIANTS.validate_python(self._ask(AddUp())[0]["invariants"])
 
     def release(self) -> None:
         """Frees what the group holds for this contestant."""
@@ -167,7 +167,7 @@ class Session:
 
 
 def _looks(told: Iterable[object]) -> list[GpuLook]:
-    """None of a CPU."""
+    """How each process's GPU was; nothing of a CPU."""
     return [GpuLook.model_validate(look) for look in told if look is not None]
 
 

@@ -29,6 +29,7 @@ from ring_attn_bench.errors import (
     shown,
 )  # fmt: skip
 from ring_attn_bench.machine import environment as env
+from ring_attn_bench.machine import plug_ins
 from ring_attn_bench.records.folder import folder_for
 from ring_attn_bench.records.lock import alone_in
 from ring_attn_bench.records.values import MOST_RANKS, Environment
@@ -104,7 +105,7 @@ class ReadRequest:
 
 
 _SHOWN = 3
-"""Names of a kind in a sentence."""
+"""Names of cases, or of contestants, in a sentence at most."""
 
 
 def under_torchrun() -> bool:
@@ -181,8 +182,8 @@ def read(request: Request, *, gpu: bool | None = None) -> ReadRequest:
 
 def asked_of_this_machine(
     request: Request,
-) -> tuple[ReadRequest, Environment, dict[str, str], tuple[Setup, ...], tuple[Entry, ...]]:
-    """A request, the machine, who cannot run on it and why, the rings and what they measure."""
+) -> tuple[ReadRequest, plug_ins.Inventory, tuple[Setup, ...], tuple[Entry, ...]]:
+    """A request, the machine and who can run on it, the rings and what they measure."""
     asked = read(request)
     ranks = request.ranks or asked.suite.world_size
     if (
@@ -192,13 +193,13 @@ def asked_of_this_machine(
         if asked.as_ranks:
             early = tuple(played_setup(x, ranks, asked.playing) for x in asked.as_ranks)
         asked.select(early)
-    environment, reasons = forecast.probe(_names(request))
-    gpus = int(environment["gpu_count"] or 0)
+    machine = plug_ins.ask(sorted(_names(request)))
+    gpus = int(machine.environment["gpu_count"] or 0)
     asked = read(request, gpu=gpus > 0)
     rings = asked.rings(gpus)
     entries = asked.select(rings)
-    _require(request.backends, reasons)
-    return asked, environment, reasons, rings, entries
+    _require(request.backends, machine.refusals)
+    return asked, machine, rings, entries
 
 
 def isolated(request: Request, console: Console, *, verbose: bool = False) -> Path:
@@ -206,15 +207,15 @@ def isolated(request: Request, console: Console, *, verbose: bool = False) -> Pa
 
     Raises Interrupted where a person ends it.
     """
-    asked, environment, reasons, rings, entries = asked_of_this_machine(request)
-    run = _run(asked, environment)
+    asked, machine, rings, entries = asked_of_this_machine(request)
+    run = _run(asked, machine.environment)
     try:
         with alone_in(run.folder), Progress(console, verbose=verbose) as progress:
             left = _left(run, entries, asked, progress)
-            lines = [heading(asked.suite, environment, rings, left)]
-            lines += forecast.sentences(left, reasons, environment)
+            lines = [heading(asked.suite, machine.environment, rings, left)]
+            lines += forecast.sentences(left, machine.refusals, machine.environment)
             progress.heading(lines, count(left))
-            execute(run, left, rings, progress)
+            execute(run, left, machine, rings, progress)
     except (KeyboardInterrupt, Terminated) as ended:
         raise _interrupted(run, ended) from None
     return run.folder
@@ -313,7 +314,7 @@ def heading(
     rings: tuple[Setup, ...],
     entries: tuple[Entry, ...],
 ) -> str:
-    """How many measurements, on what."""
+    """A run's first line: its suite, how many measurements, on what."""
     where = environment.get("gpu") or environment.get("cpu")
     return (
         f"suite {suite.name}: {count(entries)} measurements on {'; '.join(map(str, rings))}; "

@@ -77,7 +77,7 @@ class Suite(Frozen):
     """Which cases and contestants to run, and how they are judged and timed."""
 
     name: Annotated[str, Field(max_length=64)]
-    """Part of a folder's name."""
+    """The suite's name, which is part of a folder's."""
     description: str = ""
     seed: Annotated[int, number(ge=0, lt=2**63)] = 0
     world_size: Ranks | None = None
@@ -116,7 +116,7 @@ class Suite(Frozen):
 
     @property
     def backends(self) -> frozenset[str]:
-        """All that a grid names."""
+        """All backends and peers that a grid names."""
         return frozenset(name for grid in self.grid for name in grid.backends)
 
     def adding(self, backends: tuple[str, ...]) -> Suite:

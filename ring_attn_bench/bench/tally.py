@@ -16,7 +16,7 @@ from ring_attn_bench.truth.tolerance import Deviation
 PIECE = 2**24
 """Values that are compared at once: 128 MiB in float64, and a dozen of these live at a time."""
 
-Heads = list[list[float]]
+ByHead = list[list[float]]
 """By batch entry and head, a root mean square."""
 
 
@@ -25,7 +25,7 @@ class Over:
     """Differences over all ranks: of a whole result, and of each of its heads."""
 
     whole: Deviation
-    by_head: Heads
+    by_head: ByHead
     precision: Precision | None = None
     """Where that was asked for, and all is finite."""
 

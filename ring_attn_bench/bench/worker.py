@@ -10,6 +10,7 @@ from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.gpu_looks import OwnGpu
 from ring_attn_bench.bench.memory import kept_bytes, peak_extra_bytes
 from ring_attn_bench.bench.messages import (
+    AddUp,
     Envelope,
     Judge,
     Measure,
@@ -18,7 +19,6 @@ from ring_attn_bench.bench.messages import (
     Release,
     Sample,
     Subject,
-    Sums,
 )
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import Prepared, prepare
@@ -53,7 +53,7 @@ class BenchWorker:
                 return self._measure(about, command)
             case Sample() as command:
                 return self._sample(about, command)
-            case Sums():
+            case AddUp():
                 self._forget_calls(about)
                 return {"invariants": self._prepared[about].sums()}
             case Release():

@@ -62,7 +62,7 @@ def _has_tangent(x: object) -> bool:
 
 
 def under_a_transform(what: str) -> InvalidArgument:
-    """Of a call inside one of torch.func's."""
+    """The error of a call inside one of torch.func's transforms."""
     return InvalidArgument(
         f"{what} has no rule for torch.func's transforms (vmap, grad, jvp, ...) nor for "
         "forward-mode gradients; use torch.autograd, and the batch dim for vmap."

@@ -26,7 +26,7 @@ class Way(Protocol[Made]):
 
     @property
     def calls(self) -> Remembered[Made]:
-        """What was made before."""
+        """Calls that were made before, by their keys."""
         ...
 
     @property

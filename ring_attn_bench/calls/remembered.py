@@ -29,7 +29,7 @@ class Remembered(Generic[Call]):
         return None if key is None else self._found.get(key)
 
     def keep(self, key: Hashable, call: Call) -> None:
-        """Keeps it, unless the key is None."""
+        """Keeps what was made, unless its key is None."""
         if key is None:
             return
         if len(self._found) >= KEPT:

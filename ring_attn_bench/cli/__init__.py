@@ -54,7 +54,7 @@ def program(
         typer.Option("--version", callback=_say_version, is_eager=True, help="Which this is."),
     ] = False,
 ) -> None:
-    """All verbs' beginning."""
+    """The program's own options, before any verb."""
 
 
 VERBS = (

@@ -83,16 +83,17 @@ def advise(
     from ring_attn_bench.advise import as_json as told
     from ring_attn_bench.advise import question, terminal
     from ring_attn_bench.advise.answer import advised
+    from ring_attn_bench.text.digits import tokens_of
 
     query, key = question.heads(heads)
     wanted = question.Question(
-        query, key, head_dim, question.tokens(tokens), gpus, causal,
+        query, key, head_dim, tokens_of("--tokens", tokens, question.MOST_TOKENS), gpus, causal,
         question.with_backward(direction), dtype, batch,
         None if memory is None else question.mebibytes(memory), gpu,
     )  # fmt: skip
-    found = advised(wanted, _figures(records or []))
-    say(told.text(found) if as_json else terminal.text(found, width(), every=every))
-    raise typer.Exit(Exit.WRONG if found.best is None else Exit.RIGHT)
+    advice = advised(wanted, _figures(records or []))
+    say(told.text(advice) if as_json else terminal.text(advice, width(), every=every))
+    raise typer.Exit(Exit.WRONG if advice.best is None else Exit.RIGHT)
 
 
 def _figures(paths: list[Path]) -> tuple[Figure, ...]:

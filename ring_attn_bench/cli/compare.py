@@ -100,8 +100,8 @@ def compare(
             f"--between is {between:g}; give at most {MOST_BETWEEN:g} percent, twice the time."
         )
     limits = Limits(effect / 100, error / 100, memory / 100, between / 100)
-    found = compared(old, new, limits)
+    comparison = compared(old, new, limits)
     if junit is not None:
-        write(junit, tests.text(found))
-    say(told.text(found) if as_json else terminal.text(found, width(), every=every))
-    raise typer.Exit(Exit.WRONG if found.is_regression else Exit.RIGHT)
+        write(junit, tests.text(comparison))
+    say(told.text(comparison) if as_json else terminal.text(comparison, width(), every=every))
+    raise typer.Exit(Exit.WRONG if comparison.is_regression else Exit.RIGHT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
@@ -12,7 +11,6 @@ from ring_attn_bench.cli.ending import ended_by_a_person
 from ring_attn_bench.cli.exits import Exit
 from ring_attn_bench.cli.options import HOW, option
 from ring_attn_bench.cli.terminal import console, say, width
-from ring_attn_bench.errors import InvalidArgument, shown
 
 Least = Annotated[
     str,
@@ -23,7 +21,6 @@ Most = Annotated[str, option(HOW, "TOKENS", "The longest length of each rank tha
 Within = Annotated[
     float, option(HOW, "SHARE", "How near to the longest that there is, as a share of it.", 0.0)
 ]
-_SIZES = {"": 1, "k": 2**10, "m": 2**20}
 
 
 def longest(
@@ -51,20 +48,20 @@ def longest(
     Exit codes are those of `ring-attn-bench --help`: 1 if any of them ends in an error, too late or
     wrong.
     """
-    from ring_attn_bench.bench.run import EntrySelection
-    from ring_attn_bench.bench.start import Request
     from ring_attn_bench.longest import as_json as programs
     from ring_attn_bench.longest import run, terminal
     from ring_attn_bench.longest.progress import LongestProgress
-    from ring_attn_bench.longest.search import Range
+    from ring_attn_bench.longest.search import Lengths
     from ring_attn_bench.records import limit
+    from ring_attn_bench.records.values import MOST
+    from ring_attn_bench.text.digits import tokens_of
 
-    request = Request(
-        suite, out, ranks, backends=tuple(backend or ()),
-        selection=EntrySelection(case, contestant, matching), timing=False,
-        overruled=tuple(overruled or ()), resume=resume,
+    request = options.request(
+        suite, out, ranks, backend, (case, contestant, matching), overruled,
+        resume=resume, timing=False,
     )  # fmt: skip
-    lengths = Range(_tokens("--least", least), _tokens("--most", most), within)
+    shortest, furthest = tokens_of("--least", least, MOST), tokens_of("--most", most, MOST)
+    lengths = Lengths(shortest, furthest, within)
     where = console(quiet=quiet, beside=as_json)
     with ended_by_a_person("--resume"), LongestProgress(where) as progress:
         folder = run.longest(request, lengths, progress)
@@ -75,13 +72,3 @@ def longest(
     if not as_json:
         typer.echo(f"\nTable: {written}")
     raise typer.Exit(Exit.WRONG if limit.failures(every) else Exit.RIGHT)
-
-
-def _tokens(name: str, text: str) -> int:
-    """8k as 8192; raises InvalidArgument."""
-    found = re.fullmatch(r"([1-9]\d{0,8})([kKmM]?)", text, re.ASCII)
-    if found is None:
-        raise InvalidArgument(
-            f"{name} is {shown(text)}; it must be a number of tokens, as 8k or 1m."
-        )
-    return int(found[1]) * _SIZES[found[2].lower()]

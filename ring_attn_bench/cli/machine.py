@@ -14,9 +14,11 @@ def list_backends(as_json: AsJson = False) -> None:
     Exit codes are those of `ring-attn-bench --help`.
     """
     from ring_attn_bench.machine import as_json as told
+    from ring_attn_bench.machine import plug_ins
     from ring_attn_bench.machine.terminal import backends
 
-    typer.echo(told.backends() if as_json else backends(width()))
+    every = plug_ins.every()
+    typer.echo(told.backends(every) if as_json else backends(every, width()))
 
 
 def env(as_json: AsJson = False) -> None:
@@ -25,7 +27,8 @@ def env(as_json: AsJson = False) -> None:
     Exit codes are those of `ring-attn-bench --help`: 0 whatever is missing.
     """
     from ring_attn_bench.machine import as_json as told
-    from ring_attn_bench.machine.environment import probe
+    from ring_attn_bench.machine import plug_ins
     from ring_attn_bench.machine.terminal import machine
 
-    typer.echo(told.machine(probe()) if as_json else machine(probe(), width()))
+    environment = plug_ins.ask().environment
+    typer.echo(told.machine(environment) if as_json else machine(environment, width()))

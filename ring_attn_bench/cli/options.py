@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench import suite_files
 from ring_attn_bench.cli.paths import named
+
+if TYPE_CHECKING:
+    from ring_attn_bench.bench.start import Request
 
 WHAT = "What is run"
 LARGER = "A larger ring, played on fewer GPUs"
@@ -135,3 +138,17 @@ Out = Annotated[
 Resume = Annotated[
     bool, typer.Option(help="Only what --out does not hold already.", rich_help_panel=WHERE)
 ]
+
+
+def request(
+    suite: str | None, out: Path | None, ranks: int | None, backends: list[str] | None,
+    patterns: tuple[str, str, str], overruled: list[str] | None, **more: Any,  # noqa: ANN401
+) -> Request:  # fmt: skip
+    """What a person asks of a suite. patterns: --case, --contestant, --filter; more: its fields."""
+    from ring_attn_bench.bench.run import EntrySelection
+    from ring_attn_bench.bench.start import Request
+
+    return Request(
+        suite, out, ranks, backends=tuple(backends or ()), selection=EntrySelection(*patterns),
+        overruled=tuple(overruled or ()), **more,
+    )  # fmt: skip

@@ -46,13 +46,9 @@ def check(
 
     Exit codes are those of `ring-attn-bench --help`.
     """
-    from ring_attn_bench.bench.run import EntrySelection
-    from ring_attn_bench.bench.start import Request
-
-    request = Request(
-        suite, out, ranks,
-        backends=tuple(backend or ()), selection=EntrySelection(case, contestant, matching),
-        timing=False, overruled=tuple(overruled or ()), resume=resume,
+    request = options.request(
+        suite, out, ranks, backend, (case, contestant, matching), overruled,
+        resume=resume, timing=False,
     )  # fmt: skip
     _run(request, _Shown(dry_run, quiet, verbose, as_json))
 
@@ -85,13 +81,9 @@ def bench(
 
     Exit codes are those of `ring-attn-bench --help`.
     """
-    from ring_attn_bench.bench.run import EntrySelection
-    from ring_attn_bench.bench.start import Request
-
-    request = Request(
-        suite, out, ranks, tuple(as_ranks or ()), playing, tuple(backend or ()),
-        EntrySelection(case, contestant, matching), timing=True,
-        overruled=tuple(overruled or ()), resume=resume,
+    request = options.request(
+        suite, out, ranks, backend, (case, contestant, matching), overruled,
+        resume=resume, as_ranks=tuple(as_ranks or ()), playing=playing,
     )  # fmt: skip
     _run(request, _Shown(dry_run, quiet, verbose, as_json))
 
@@ -114,9 +106,9 @@ def _run(request: Request, shown: _Shown) -> None:
 
 def _tell(request: Request, *, in_place: bool, as_json: bool) -> None:
     from ring_attn_bench.bench import as_json as told
-    from ring_attn_bench.bench.dry_run import lines, plan
+    from ring_attn_bench.bench.dry_run import lines, outlook
 
     if in_place:
         raise InvalidArgument("--dry-run runs nothing, and needs no torchrun; start it without.")
-    made = plan(request)
-    say(told.text(made) if as_json else "\n".join(lines(made)))
+    seen = outlook(request)
+    say(told.text(seen) if as_json else "\n".join(lines(seen)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ring_attn_bench.compare.comparison import Comparison, Together
 from ring_attn_bench.compare.noise import Change, share
-from ring_attn_bench.compare.rows import ComparedRow, Time
+from ring_attn_bench.compare.rows import ComparedRow, Medians
 from ring_attn_bench.compare.sides import ComparedSide, Key
 
 SCHEMA = 1
@@ -15,7 +15,7 @@ SCHEMA = 1
 
 def text(of: Comparison) -> str:
     """One object; docs/comparing.md says what is in it."""
-    found = {
+    told = {
         "schema": SCHEMA,
         "regression": of.is_regression,
         "before": _side(of.before),
@@ -30,7 +30,7 @@ def text(of: Comparison) -> str:
         "only_before": [_named(key) for key in of.only_before],
         "only_after": [_named(key) for key in of.only_after],
     }  # fmt: skip
-    return json.dumps(found, indent=1, allow_nan=False)
+    return json.dumps(told, indent=1, allow_nan=False)
 
 
 def _side(side: ComparedSide) -> dict[str, Any]:
@@ -58,9 +58,9 @@ def _row(row: ComparedRow) -> dict[str, Any]:
     }
 
 
-def _time(time: Time) -> dict[str, Any]:
-    found = {"verdict": time.verdict.value, "before_ms": time.before, "after_ms": time.after}
-    return {**found, **(_change(time.change, time.p) if time.change else {})}
+def _time(time: Medians) -> dict[str, Any]:
+    told = {"verdict": time.verdict.value, "before_ms": time.before, "after_ms": time.after}
+    return {**told, **(_change(time.change, time.p) if time.change else {})}
 
 
 def _change(change: Change, p: float | None) -> dict[str, Any]:
@@ -71,5 +71,5 @@ def _change(change: Change, p: float | None) -> dict[str, Any]:
 
 
 def _group(each: Together) -> dict[str, Any]:
-    found = {"name": each.name, "rows": each.rows, "verdict": each.verdict.value}
-    return {**found, **_change(each.change, each.p)}
+    told = {"name": each.name, "rows": each.rows, "verdict": each.verdict.value}
+    return {**told, **_change(each.change, each.p)}

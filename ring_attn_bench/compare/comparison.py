@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """Of programs and machines."""
+        """What differs between the sides' programs and machines."""
         return differences(self.before, self.after)
 
     @property

@@ -64,13 +64,11 @@ def _of_group(each: Together) -> ElementTree.Element:
 
 def _case(key: Key, tag: str = "", message: str = "", text: str = "") -> ElementTree.Element:
     case, contestant, direction = (_clean(word) for word in key)
-    found = ElementTree.Element(
-        "testcase", {"classname": case, "name": f"{contestant} {direction}"}
-    )
+    test = ElementTree.Element("testcase", {"classname": case, "name": f"{contestant} {direction}"})
     if tag:
-        inner = ElementTree.SubElement(found, tag, {"message": _clean(message)})
+        inner = ElementTree.SubElement(test, tag, {"message": _clean(message)})
         inner.text = _clean(text) or None
-    return found
+    return test
 
 
 def _clean(words: str) -> str:

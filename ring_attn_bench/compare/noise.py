@@ -242,8 +242,8 @@ def adjusted(probabilities: Sequence[float]) -> list[float]:
     that slows all rows is then seen in rows that would show it only alone.
     """
     order = sorted(range(len(probabilities)), key=lambda at: probabilities[at], reverse=True)
-    found, least = [1.0] * len(probabilities), 1.0
+    corrected, least = [1.0] * len(probabilities), 1.0
     for place, at in enumerate(order):
         least = min(least, probabilities[at] * (len(order) / (len(order) - place)))
-        found[at] = least
-    return found
+        corrected[at] = least
+    return corrected

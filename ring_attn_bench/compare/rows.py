@@ -61,7 +61,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Time:
+class Medians:
     """Medians in milliseconds, and what is said of them. change, p: None with too few times."""
 
     before: float
@@ -101,23 +101,23 @@ class ComparedRow:
     key: Key
     before: tuple[Record, ...]
     after: tuple[Record, ...]
-    time: Time | None
+    time: Medians | None
     sizes: tuple[ChangedSize, ...]
 
     @property
     def statuses(self) -> tuple[Status, Status]:
-        """Of the worst run of each side."""
+        """The statuses of the row in the worst run of each side."""
         return worst(self.before).status, worst(self.after).status
 
     @property
     def lost(self) -> bool:
-        """Whether it was right, and is no longer."""
+        """Whether the row was right, and is no longer."""
         was, now = self.statuses
         return was is Status.OK and now is not Status.OK
 
     @property
     def won(self) -> bool:
-        """Whether it is right, and was not."""
+        """Whether the row is right, and was not."""
         was, now = self.statuses
         return was is not Status.OK and now is Status.OK
 
@@ -137,7 +137,7 @@ class ComparedRow:
 
     @property
     def slower(self) -> bool:
-        """Whether that is confirmed."""
+        """Whether the row is slower beyond doubt."""
         return self.time is not None and self.time.verdict is Verdict.SLOWER
 
     @property
@@ -186,12 +186,12 @@ def row(key: Key, before: ComparedSide, after: ComparedSide, limits: Limits) -> 
     return ComparedRow(key, old, new, _time(old, new, limits), sizes)
 
 
-def _time(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Time | None:
+def _time(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Medians | None:
     before, after = ([times for record in side if (times := _times(record))] for side in (old, new))
     if not before or not after:
         return None
     change = noise.change(before, after, limits.shared)
-    return Time(_middle(before), _middle(after), change)
+    return Medians(_middle(before), _middle(after), change)
 
 
 def _middle(runs: Sequence[Sequence[float]]) -> float:
@@ -233,16 +233,16 @@ class _Error:
 
 
 def _largest_errors(records: Sequence[Record]) -> dict[str, _Error]:
-    found: dict[str, _Error] = {}
+    errors: dict[str, _Error] = {}
     for record in records:
         for name, error in record.accuracy.tensors.items() if record.accuracy else ():
             if _is_number(error.rmse) and _is_number(error.max_abs):
-                known = found.get(name, _Error())
-                found[name] = _Error(
+                known = errors.get(name, _Error())
+                errors[name] = _Error(
                     max(known.rms, error.rmse), max(known.most, error.max_abs),
                     max(known.pytorch, error.pytorch_rmse),
                 )  # fmt: skip
-    return found
+    return errors
 
 
 def _is_number(value: float | None) -> TypeGuard[float]:
@@ -259,12 +259,12 @@ def _memory(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Ite
 
 
 def _most_bytes(records: Sequence[Record]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for record in records:
         if record.memory is None or not record.environment.get("gpu"):
             continue
         named = {"MiB a call": record.memory.peak_extra_bytes, "MiB kept": record.memory.kept_bytes}
         for name, by_rank in named.items():
             if by_rank:
-                found[name] = max(found.get(name, 0), *by_rank)
-    return found
+                sizes[name] = max(sizes.get(name, 0), *by_rank)
+    return sizes

@@ -71,10 +71,10 @@ def _differing(before: ComparedSide, after: ComparedSide) -> dict[str, tuple[str
 
 
 def _values(of: ComparedSide, name: str) -> str:
-    found = {
+    words = {
         _word(record.environment.get(name)) for records in of.records.values() for record in records
     }
-    return " / ".join(sorted(found))
+    return " / ".join(sorted(words))
 
 
 def _word(value: object) -> str:

@@ -7,7 +7,7 @@ from statistics import median
 
 from ring_attn_bench.compare.comparison import Comparison, Together
 from ring_attn_bench.compare.noise import Change, share
-from ring_attn_bench.compare.rows import ChangedSize, ComparedRow, Time, Verdict
+from ring_attn_bench.compare.rows import ChangedSize, ComparedRow, Medians, Verdict
 from ring_attn_bench.compare.sides import ComparedSide, Key
 from ring_attn_bench.compare.words import CaseWords
 from ring_attn_bench.records.status import Status
@@ -26,14 +26,14 @@ def text(of: Comparison, width: int, *, every: bool = False) -> str:
 def _parts(of: Comparison, width: int, *, every: bool) -> Iterator[str]:
     words = CaseWords.of(record.case for row in of.rows for record in row.before[:1])
     yield fold("; ".join(_heading(of, words)), width)
-    found = (
+    tables = (
         _statuses(of, words),
         _gone(of, words),
         _sizes(of, words, every),
         _times(of, words, every),
         _together(of),
     )
-    for table in found:
+    for table in tables:
         if table is not None:
             yield table.terminal(width)
     for name, keys in ((of.before.name, of.only_before), (of.after.name, of.only_after)):
@@ -120,11 +120,11 @@ def _gone(of: Comparison, words: CaseWords) -> Table | None:
 
 
 def _sizes(of: Comparison, words: CaseWords, every: bool) -> Table | None:
-    found = [(row, size) for row in of.rows for size in row.sizes]
-    found.sort(key=lambda pair: not pair[1].worse)
+    changed = [(row, size) for row in of.rows for size in row.sizes]
+    changed.sort(key=lambda pair: not pair[1].worse)
     body = tuple(
         (*_who(row, words), size.what, *_of_size(size))
-        for row, size in found
+        for row, size in changed
         if every or size.worse
     )
     if not body:
@@ -161,7 +161,7 @@ def _explained(row: ComparedRow) -> tuple[str, ...]:
     return (*((f"auto took {row.took}",) if row.took else ()), *row.why)
 
 
-def _cells(time: Time) -> tuple[str, str, str]:
+def _cells(time: Medians) -> tuple[str, str, str]:
     if time.change is None:
         return _signed(time.after / time.before - 1) if time.before else "", "too few times", ""
     return _of_change(time.change)

@@ -23,11 +23,11 @@ def _kernels(before: Sequence[Record], after: Sequence[Record]) -> Iterator[str]
 
 
 def _by_name(records: Sequence[Record]) -> dict[str, set[UsedKernel]]:
-    found: dict[str, set[UsedKernel]] = {}
+    by_name: dict[str, set[UsedKernel]] = {}
     for record in records:
         for kernel in record.kernels:
-            found.setdefault(kernel.name, set()).add(kernel)
-    return found
+            by_name.setdefault(kernel.name, set()).add(kernel)
+    return by_name
 
 
 def _said(kernels: set[UsedKernel]) -> str:

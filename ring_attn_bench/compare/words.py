@@ -19,7 +19,7 @@ class CaseWords:
 
     @classmethod
     def of(cls, cases: Iterable[Case]) -> CaseWords:
-        """For tables of these cases."""
+        """The words for tables of these cases."""
         alike: dict[str, set[str]] = {}
         for case in cases:
             for name, word in _parts(case).items():
@@ -53,11 +53,6 @@ def _word(case: Case, name: str) -> str:
     return name if value is True else f"{name} {value}"
 
 
-def _window(case: Case) -> str:
-    left, right = ("all" if size < 0 else str(size) for size in case.window)
-    return f"window {left}-{right}" if "window" in case.extras else ""
-
-
 _WORDS: Mapping[str, Callable[[Case], str]] = {
     "seqlen_total": lambda case: f"{tokens(case.seqlen_per_gpu)} a GPU",
     "world_size": lambda case: f"W = {case.world_size}",
@@ -67,7 +62,7 @@ _WORDS: Mapping[str, Callable[[Case], str]] = {
     "head_dim": lambda case: shapes.head_dim(case.head_dim),
     "dtype": lambda case: case.dtype,
     "causal": lambda case: "causal" if case.causal else "full",
-    "window": _window,
-    "softcap": lambda case: f"softcap {case.softcap:g}" if case.softcap else "",
+    "window": lambda case: shapes.window(*case.window),
+    "softcap": lambda case: shapes.softcap(case.softcap),
 }
 """Of a field that is not here the word is its name, with its value, unless that is the default."""

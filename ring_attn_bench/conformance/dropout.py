@@ -16,6 +16,7 @@ from ring_attn_bench.conformance import blocks
 from ring_attn_bench.conformance.cases import BlockCase
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.plan.positions import Spans
+from ring_attn_bench.truth import oracle
 
 SIGMAS = 5.0
 """By how many standard deviations the share of kept weights may miss 1 - p."""
@@ -78,10 +79,4 @@ def _elsewhere(case: BlockCase) -> BlockCase:
 def _allowed(case: BlockCase, device: str) -> Tensor:
     """(M, N): the keys that a row sees."""
     (rows, keys), band = blocks.positions(case, device), case.mask.band
-    distance = rows[:, None] - keys[None, :]
-    allowed = torch.ones_like(distance, dtype=torch.bool)
-    if band.low is not None:
-        allowed &= distance >= band.low
-    if band.high is not None:
-        allowed &= distance <= band.high
-    return allowed
+    return oracle.allowed_at(rows[:, None] - keys[None, :], band)

@@ -97,12 +97,10 @@ def answers(
     delta: bool = True,
 ) -> Results:
     """The oracle's, of rows and keys at these positions; without delta, which out 0 gives."""
-    where = rows, keys, mask, score
-    out, lse = oracle.forward(q, k, v, *where, keep=keep, arithmetic=arithmetic, in_order=in_order)
+    asked = oracle.Inquiry(rows, keys, mask, score, keep, arithmetic, in_order)
+    out, lse = oracle.forward(q, k, v, asked)
     given = out if delta else torch.zeros_like(out)
-    gradients = oracle.backward(
-        dout, q, k, v, given, lse, *where, keep=keep, arithmetic=arithmetic, in_order=in_order
-    )
+    gradients = oracle.backward(dout, q, k, v, given, lse, asked)
     return {"out": out, "lse": lse} | dict(zip(("dq", "dk", "dv"), gradients, strict=True))
 
 

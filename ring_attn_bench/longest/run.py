@@ -17,7 +17,7 @@ from ring_attn_bench.bench.session import RefusedByWorker, Session
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.errors import Interrupted, InvalidArgument, Terminated
-from ring_attn_bench.longest.search import Ended, Range, search
+from ring_attn_bench.longest.search import Attempt, Lengths, search
 from ring_attn_bench.records import limit as limits
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import INVARIANTS, Invariants
@@ -58,25 +58,25 @@ class Wanted:
 
     @property
     def direction(self) -> Direction:
-        """The one that is asked about."""
+        """The direction that is asked about."""
         return self.entry.directions[0]
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """As a `Limit` has it."""
+        """The names of case, contestant and direction, as a `Limit` has them."""
         return self.entry.case.name, self.entry.contestant.name, self.direction.value
 
 
-def wanted(entries: Sequence[Entry], lengths: Range) -> tuple[Wanted, ...]:
+def wanted(entries: Sequence[Entry], lengths: Lengths) -> tuple[Wanted, ...]:
     """What a suite asks about, whatever lengths it names, each once."""
-    found: dict[tuple[str, str, str], Wanted] = {}
+    every: dict[tuple[str, str, str], Wanted] = {}
     for entry in entries:
         case = of_length(entry, lengths.least).case
         for direction in entry.directions:
             changed = {"case": case, "directions": (direction,)}
             one = Wanted(entry.model_copy(update=changed))
-            found.setdefault(one.key, one)
-    return tuple(found.values())
+            every.setdefault(one.key, one)
+    return tuple(every.values())
 
 
 def of_length(entry: Entry, tokens: int) -> Entry:
@@ -86,36 +86,38 @@ def of_length(entry: Entry, tokens: int) -> Entry:
     return entry.model_copy(update={"case": case})
 
 
-def longest(request: start.Request, lengths: Range, watcher: LongestWatcher) -> Path:
+def longest(request: start.Request, lengths: Lengths, watcher: LongestWatcher) -> Path:
     """Searches in worker groups; the folder with what was found.
 
     Raises Interrupted where a person ends it.
     """
-    asked, environment, _, rings, entries = start.asked_of_this_machine(request)
+    asked, machine, rings, entries = start.asked_of_this_machine(request)
     if asked.as_ranks:
         raise InvalidArgument(
             f"suite {asked.suite.name!r} plays larger rings (as_ranks), in which nobody holds the "
             "whole of one; ask for the longest sequence of a suite that runs rings as they are."
         )
-    folder = folder_for(request.out, f"{asked.suite.name}_longest", environment)
+    folder = folder_for(request.out, f"{asked.suite.name}_longest", machine.environment)
     with ExitStack() as stack:
         stack.enter_context(alone_in(folder))
         every = tuple(_left(folder, wanted(entries, lengths), lengths, request, watcher))
-        watcher.heading([_heading(asked.suite, rings, lengths, environment)], len(every))
-        groups = Groups("cuda" if environment.get("gpu") else "cpu", rings)
+        watcher.heading([_heading(asked.suite, rings, lengths, machine.environment)], len(every))
+        groups = Groups(machine, rings)
         stack.callback(groups.close)
-        hunt = Hunt(asked.suite, lengths, environment, groups.of, watcher)
+        hunt = Hunt(asked.suite, lengths, machine.environment, groups.of, watcher)
         try:
             for one in every:
-                found = hunt.limit(one)
-                limits.append(folder, found)
-                watcher.found(found)
+                limit = hunt.limit(one)
+                limits.append(folder, limit)
+                watcher.found(limit)
         except (KeyboardInterrupt, Terminated) as ended:
             raise Interrupted(folder, len(limits.read(folder)), "limits", ended) from None
     return folder
 
 
-def _heading(suite: Suite, rings: Sequence[Setup], lengths: Range, environment: Environment) -> str:
+def _heading(
+    suite: Suite, rings: Sequence[Setup], lengths: Lengths, environment: Environment
+) -> str:
     where = environment.get("gpu") or environment.get("cpu")
     return (
         f"suite {suite.name}: {lengths.least:,} to {lengths.most:,} tokens of each rank on "
@@ -126,7 +128,7 @@ def _heading(suite: Suite, rings: Sequence[Setup], lengths: Range, environment: 
 def _left(
     folder: Path,
     every: Sequence[Wanted],
-    lengths: Range,
+    lengths: Lengths,
     request: start.Request,
     watcher: LongestWatcher,
 ) -> Iterator[Wanted]:
@@ -143,7 +145,7 @@ class Hunt:
     """What all searches of a run share."""
 
     suite: Suite
-    lengths: Range
+    lengths: Lengths
     environment: Environment
     group_of: Callable[[Entry], Group]
     watcher: LongestWatcher
@@ -151,22 +153,22 @@ class Hunt:
     def limit(self, one: Wanted) -> Limit:
         """Searches for one contestant and direction."""
         begun = time.monotonic()
-        found = search(lambda tokens: self.attempt(one, tokens), self.lengths)
+        reached = search(lambda tokens: self.attempt(one, tokens), self.lengths)
         return Limit(
             case=one.entry.case,
             contestant=one.entry.contestant,
             direction=one.direction,
-            longest=found.longest,
-            failed_at=found.failed_at,
-            status=found.ended.status,
-            reason=found.ended.reason,
+            longest=reached.longest,
+            failed_at=reached.failed_at,
+            status=reached.ended.status,
+            reason=reached.ended.reason,
             most=self.lengths.most,
-            tried=found.tried,
+            tried=reached.tried,
             environment=self.environment,
             seconds=round(time.monotonic() - begun, 3),
         )
 
-    def attempt(self, one: Wanted, tokens: int) -> Ended:
+    def attempt(self, one: Wanted, tokens: int) -> Attempt:
         """One call at that length, and whether what it gives adds up to what it must."""
         entry = of_length(one.entry, tokens)
         self.watcher.trying(entry, one.direction, tokens)
@@ -176,20 +178,20 @@ class Hunt:
             session.sample(one.direction, Subject.RING, 1, 0, Series())
             broken = _broken(session.sums())
         except RefusedByWorker as refusal:
-            return Ended(Status.UNSUPPORTED, str(refusal))
+            return Attempt(Status.UNSUPPORTED, str(refusal))
         except WorkerFailed as failure:
-            return Ended(failure.status, failure.reason)
+            return Attempt(failure.status, failure.reason)
         with suppress(WorkerFailed):  # what it held is gone all the same
             session.release()
-        return Ended(Status.WRONG, broken) if broken else Ended(Status.OK)
+        return Attempt(Status.WRONG, broken) if broken else Attempt(Status.OK)
 
 
-def _broken(found: Invariants) -> str:
+def _broken(invariants: Invariants) -> str:
     said = [
         f"invariant {invariant} does not hold ({INVARIANTS[invariant]}): {name} is out by "
         f"{'no number' if departure.max_abs is None else f'{departure.max_abs:.2g}'}, and "
         f"{departure.allowed_max_abs:.2g} is allowed"
-        for invariant, by_result in found.items()
+        for invariant, by_result in invariants.items()
         for name, departure in by_result.items()
         if not departure.is_kept
     ]

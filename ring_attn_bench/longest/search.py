@@ -10,7 +10,7 @@ from ring_attn_bench.records.status import Status
 
 
 @dataclass(frozen=True)
-class Ended:
+class Attempt:
     """How an attempt at one length ended, and why, where it is not ok."""
 
     status: Status
@@ -18,7 +18,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Range:
+class Lengths:
     """The lengths that are tried: multiples of `least` up to `most`, tokens of each rank.
 
     share: of the longest one found, by which it may fall short of the longest that there is.
@@ -42,7 +42,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Found:
+class Longest:
     """The longest length that went well, and how the shortest that did not ended.
 
     longest: None where none went well. failed_at: None where all did.
@@ -50,14 +50,14 @@ class Found:
 
     longest: int | None
     failed_at: int | None
-    ended: Ended
+    ended: Attempt
     tried: int
 
 
-def search(attempt: Callable[[int], Ended], lengths: Range) -> Found:
+def search(attempt: Callable[[int], Attempt], lengths: Lengths) -> Longest:
     """Takes it that what fails at a length fails at every longer one."""
     good, bad, tried = 0, lengths.multiples + 1, 0
-    ended = Ended(Status.OK)
+    ended = Attempt(Status.OK)
     while bad - good > 1 and (bad > lengths.multiples or bad - good > lengths.share * good):
         at = _next(good, bad, lengths.multiples)
         one, tried = attempt(at * lengths.least), tried + 1
@@ -66,7 +66,7 @@ def search(attempt: Callable[[int], Ended], lengths: Range) -> Found:
         else:
             bad, ended = at, one
     failed = None if bad > lengths.multiples else bad * lengths.least
-    return Found(good * lengths.least or None, failed, ended, tried)
+    return Longest(good * lengths.least or None, failed, ended, tried)
 
 
 def _next(good: int, bad: int, most: int) -> int:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Mapping
+from typing import Any
 
 from ring_attn_bench import registry
 from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.machine.plug_ins import Inventory, PlugIn
 from ring_attn_bench.records.values import Environment
 
 SCHEMA = 1
 """Of both forms, which stay as they are but for keys that come."""
 
 
-def backends() -> str:
+def backends(machine: Inventory) -> str:
     """Backends, peers and transports; `unavailable` is why one cannot run here, or null."""
-    listed = registry.listing()
+    targets = {**registry.backends(), **registry.peers()}
+    lines = _lines(machine.contestants, targets)
     return _text(
         {
-            "backends": _lines(x for x in listed if not registry.is_peer(x.name)),
-            "peers": _lines(x for x in listed if registry.is_peer(x.name)),
-            "transports": _lines(registry.transport_listing()),
+            "backends": [x for x in lines if not registry.is_peer(x["name"])],
+            "peers": [x for x in lines if registry.is_peer(x["name"])],
+            "transports": _lines(machine.transports, registry.transports()),
         }
     )
 
@@ -32,8 +34,14 @@ def machine(environment: Environment) -> str:
     return _text({"machine": environment, "missing": missing})
 
 
-def _lines(listings: Iterable[registry.Listing]) -> list[dict[str, str | None]]:
-    return [asdict(x) for x in listings]
+def _lines(plug_ins: Mapping[str, PlugIn], targets: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name, "target": targets[name], "summary": told.summary,
+            "unavailable": told.unavailable,
+        }
+        for name, told in plug_ins.items()
+    ]  # fmt: skip
 
 
 def _text(told: dict[str, object]) -> str:

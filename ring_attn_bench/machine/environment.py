@@ -1,4 +1,4 @@
-"""What this machine is: found out by a process that serves this module, and may touch CUDA."""
+"""What this machine is: found out by a process that may touch CUDA."""
 
 from __future__ import annotations
 
@@ -6,57 +6,17 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel
 
 from ring_attn_bench.contract.install import COMMANDS
-from ring_attn_bench.errors import NoAnswer, clause
 from ring_attn_bench.machine.gpus import limits
-from ring_attn_bench.records.values import Environment, Frozen
-from ring_attn_bench.workers.process import Process
-from ring_attn_bench.workers.reply import WorkerFailed
-from ring_attn_bench.workers.serving import serve
+from ring_attn_bench.records.values import Environment
 
 PACKAGES = (*COMMANDS, "nvidia_cutlass_dsl", "numpy")
 """Those that can be installed, and what they bring that results depend on."""
-
-
-ANSWER_SECONDS = 300.0
-"""For all packages to be imported, on a machine that is busy with other things."""
-
-Answer = TypeVar("Answer", bound=BaseModel)
-
-
-class ToDescribe(Frozen):
-    """What a process that serves this module is asked."""
-
-
-class Described(Frozen):
-    """What it answers."""
-
-    environment: Environment
-
-
-def probe() -> Environment:
-    """The environment, found out by another process; raises NoAnswer."""
-    return asked("ring_attn_bench.machine.environment", ToDescribe(), Described).environment
-
-
-def asked(module: str, command: BaseModel, answer: type[Answer]) -> Answer:
-    """What a process that serves the module makes of the command; raises NoAnswer."""
-    try:
-        with closing(Process(module, {})) as process:
-            return answer.model_validate_json(process.ask(command, ANSWER_SECONDS))
-    except WorkerFailed as failed:
-        reason = clause(failed.reason)
-        raise NoAnswer(f"cannot find out what this machine has: {reason}.") from None
 
 
 def describe() -> Environment:
@@ -160,7 +120,3 @@ def _printed(command: Sequence[str]) -> str | None:
     except subprocess.TimeoutExpired:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1:], lambda: lambda _: Described(environment=describe()))

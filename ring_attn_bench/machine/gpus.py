@@ -16,20 +16,9 @@ from typing import Any
 
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import clause
-from ring_attn_bench.records.gpus import GpuLook
+from ring_attn_bench.records.gpus import REASONS, GpuLook
 from ring_attn_bench.records.values import Environment
 
-_REASONS = {
-    0x2: "applications_clocks_setting",
-    0x4: "sw_power_cap",
-    0x8: "hw_slowdown",
-    0x10: "sync_boost",
-    0x20: "sw_thermal_slowdown",
-    0x40: "hw_thermal_slowdown",
-    0x80: "hw_power_brake_slowdown",
-    0x100: "display_clock_setting",
-}
-"""NVML's nvmlClocksEventReasons by bit; 0x1 says that a GPU is idle."""
 _EVENTS = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
 """The same question by its name since driver 535, and before."""
 
@@ -47,7 +36,7 @@ class SeenGpu:
 
     @classmethod
     def of(cls, uuid: str, nvml: Any = None) -> SeenGpu:  # noqa: ANN401 - it ships no types
-        """That of torch's `uuid`; raises Unseen."""
+        """The GPU of torch's `uuid`; raises Unseen."""
         nvml = nvml or _pynvml()
         try:
             nvml.nvmlInit()
@@ -73,7 +62,7 @@ class SeenGpu:
         )
 
     def limits(self) -> Environment:
-        """As the function of that name."""
+        """The GPU's highest SM clock in MHz, and its power limit in watts."""
         milliwatts = self._asked("nvmlDeviceGetEnforcedPowerLimit")
         return {
             "gpu_most_sm_mhz": self._asked("nvmlDeviceGetMaxClockInfo", self.nvml.NVML_CLOCK_SM),
@@ -82,7 +71,7 @@ class SeenGpu:
 
     def _held_back(self) -> tuple[str, ...]:
         bits = next((x for name in _EVENTS if (x := self._asked(name)) is not None), 0)
-        return tuple(name for bit, name in _REASONS.items() if bits & bit)
+        return tuple(reason.name for reason in sorted(REASONS) if bits & reason.bit)
 
     def _asked(self, question: str, *about: Any) -> Any:  # noqa: ANN401 - it ships no types
         """The answer; None where this GPU, driver or module has none."""
@@ -130,11 +119,11 @@ def others(
     None if `me` is not among them: then the numbers are those of another container, or the driver
     tells no stranger's. parent: a process's parent; None where there is no such process.
     """
-    found = set(pids)
-    if me not in found:
+    there = set(pids)
+    if me not in there:
         return None
     ask = parent or parent_of
-    return sum(1 for pid in found - {me} if ask(pid) is not None and root not in _line(pid, ask))
+    return sum(1 for pid in there - {me} if ask(pid) is not None and root not in _line(pid, ask))
 
 
 def _line(pid: int, parent: Callable[[int], int | None]) -> Iterator[int]:

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from textwrap import fill as _fill
 
-from ring_attn_bench import registry
 from ring_attn_bench.contract.install import COMMANDS, WITHOUT_GPU
-from ring_attn_bench.errors import BackendUnavailable, UnknownName
+from ring_attn_bench.machine.plug_ins import Inventory, PlugIn
 from ring_attn_bench.records.values import Environment
 from ring_attn_bench.text.sentences import commands, sentences
 
 fill = partial(_fill, break_on_hyphens=False, break_long_words=False)
 
 
-def backends(width: int) -> str:
+def backends(machine: Inventory, width: int) -> str:
     """Tables of every backend and peer, and of transports: what it is, or why it cannot run here.
 
     At most so many columns wide, if there is room for a sentence beside the names.
     """
-    import torch
-
-    gpu = torch.cuda.is_available()
-    lines = [(*line[:1], _here(*line[:2], gpu), line[2]) for line in _listed(registry.listing())]
+    gpu = machine.device == "cuda"
+    lines = _rows(machine.contestants, gpu)
     kernels = sentences(lines, width, ["backend", "here", "what it is, or why not"])
     if any(here == _INTERPRETED for _, here, _ in lines):
         kernels += "\n\n" + fill(f"{_INTERPRETED}: {_MEANS}", width)
     if any("; try: " in text for *_, text in lines):
         kernels += "\n\n" + fill(_where_to_install(gpu), width)
     headers = ["transport", "here", "what it needs, or why not"]
-    transports = sentences(_listed(registry.transport_listing()), width, headers)
+    transports = sentences(_rows(machine.transports, gpu), width, headers)
     note = (
         "auto takes the first that all ranks can, p2p at the latest; a later one has to be asked "
         "for by name."
@@ -46,27 +43,25 @@ _MEANS = (
 )
 
 
-def _here(name: str, here: str, gpu: bool) -> str:
+def _rows(plug_ins: Mapping[str, PlugIn], gpu: bool) -> list[tuple[str, str, str]]:
+    return [
+        (name, _here(told, gpu), told.unavailable or told.summary)
+        for name, told in plug_ins.items()
+    ]
+
+
+def _here(told: PlugIn, gpu: bool) -> str:
     """Yes or no; or that without a GPU it is an interpreter that runs the kernel."""
-    if gpu or here == "no":
-        return here
-    try:
-        needed = registry.contestant_class(name).worker_environment.get("cpu")
-    except (BackendUnavailable, UnknownName):
-        return here
-    return _INTERPRETED if needed else here
+    if told.unavailable is not None:
+        return "no"
+    needed = (told.worker_environment or {}).get("cpu")
+    return _INTERPRETED if needed and not gpu else "yes"
 
 
 def _where_to_install(gpu: bool) -> str:
     """Which pip is meant, and what it is good for."""
     lacks = "There is no CUDA device here, and what these commands install needs one. "
     return f"{'' if gpu else lacks}`pip` is that of {sys.prefix}."
-
-
-def _listed(listings: Sequence[registry.Listing]) -> list[tuple[str, str, str]]:
-    return [
-        (x.name, "no" if x.unavailable else "yes", x.unavailable or x.summary) for x in listings
-    ]
 
 
 def machine(environment: Environment, width: int) -> str:

@@ -92,7 +92,7 @@ def _first(
 def arguments(
     starts: Starts, sound: Starts | None, tokens: Pair, longest: Pair, results: Results
 ) -> dict[str, Any]:
-    """The kernel's, in its order."""
+    """The kernel's arguments, in its order."""
     documents = starts[0].numel() - 1
     views = results._replace(lse=None if results.lse is None else results.lse.T)
     given: dict[str, Any] = {

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 
+from ring_attn_bench.plan.memory import ShardShape
 from ring_attn_bench.plan.plans import Plan, Step
 
 
@@ -75,34 +76,6 @@ class Machine:
     host: Host
     kernels: Mapping[str, KernelPaces]
     ways: Mapping[str, LinkPace]
-
-
-@dataclass(frozen=True, slots=True)
-class ShardShape:
-    """Tensors of a rank: as `Problem` has them, without tokens. element, travels: bytes of an
-    input's number and of a gradient's on its way home."""
-
-    batch: int
-    heads_q: int
-    heads_kv: int
-    head_dim: int
-    head_dim_v: int
-    element: int = 2
-    travels: int = 4
-
-    def flops(self, pairs: float, *, backward: bool) -> float:
-        """Of so many allowed pairs: two products forward, five backward."""
-        d, e = self.head_dim, self.head_dim_v
-        each = 6 * d + 4 * e if backward else 2 * (d + e)
-        return self.batch * self.heads_q * each * pairs
-
-    def packed(self, tokens: int, number: int) -> int:
-        """Bytes of keys and values of so many tokens."""
-        return self.batch * tokens * self.heads_kv * (self.head_dim + self.head_dim_v) * number
-
-    def row(self, *, backward: bool) -> int:
-        """Numbers of a row of out; of q, backward."""
-        return self.batch * self.heads_q * (self.head_dim if backward else self.head_dim_v)
 
 
 @dataclass(frozen=True, slots=True)

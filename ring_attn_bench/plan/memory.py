@@ -42,9 +42,9 @@ Scratch = Callable[[Launch | Gathered], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """Of tensors. element: bytes of an input's number; wide: of an accumulator's; travels: of a
-    gradient's that goes home."""
+class ShardShape:
+    """Tensors of a rank: as `Problem` has them, without tokens. element: bytes of an input's
+    number; wide: of an accumulator's; travels: of a gradient's that goes home."""
 
     batch: int
     heads_q: int
@@ -55,25 +55,35 @@ class Sizes:
     wide: int = 4
     travels: int = 4
 
+    def flops(self, pairs: float, *, backward: bool) -> float:
+        """Of so many allowed pairs: two products forward, five backward."""
+        d, e = self.head_dim, self.head_dim_v
+        each = 6 * d + 4 * e if backward else 2 * (d + e)
+        return self.batch * self.heads_q * each * pairs
+
+    def row(self, *, backward: bool) -> int:
+        """Numbers of a row of out; of q, backward."""
+        return self.batch * self.heads_q * (self.head_dim if backward else self.head_dim_v)
+
     @property
     def width(self) -> int:
         """Elements of a packed token."""
         return self.batch * self.heads_kv * (self.head_dim + self.head_dim_v)
 
     def packed(self, tokens: int, number: int) -> int:
-        """Keys and values of so many tokens, or their gradients; number: bytes of a number."""
+        """Bytes of keys and values of so many tokens, or their gradients; number: of a number."""
         return tokens * self.width * number
 
     def rows(self, tokens: int, number: int) -> int:
-        """What is shaped as q."""
+        """Bytes of what is shaped as q."""
         return self.batch * tokens * self.heads_q * self.head_dim * number
 
     def out(self, tokens: int, number: int) -> int:
-        """What is shaped as out."""
+        """Bytes of what is shaped as out."""
         return self.batch * tokens * self.heads_q * self.head_dim_v * number
 
     def lse(self, tokens: int) -> int:
-        """What is shaped as lse."""
+        """Bytes of what is shaped as lse."""
         return self.batch * tokens * self.heads_q * self.wide
 
 
@@ -116,7 +126,7 @@ class _Ledger:
         self.free(**sizes)
 
 
-def forward(plan: Plan, sizes: Sizes, kernel: KernelMemory, *, symmetric: bool) -> Taken:
+def forward(plan: Plan, sizes: ShardShape, kernel: KernelMemory, *, symmetric: bool) -> Taken:
     """The most that a forward takes. symmetric: whether keys leave from memory that is kept."""
     ledger, tokens = _Ledger(), plan.tokens
     results = {"out": sizes.out(tokens, sizes.element), "lse": sizes.lse(tokens)}
@@ -137,14 +147,14 @@ def forward(plan: Plan, sizes: Sizes, kernel: KernelMemory, *, symmetric: bool) 
 
 
 def backward(
-    plan: Plan, sizes: Sizes, kernel: KernelMemory, *, symmetric: bool, keeps: bool = False
+    plan: Plan, sizes: ShardShape, kernel: KernelMemory, *, symmetric: bool, keeps: bool = False
 ) -> Taken:
     """The most that a backward takes, beyond the forward's out and lse, and keys that it kept."""
     return _Backward(plan, sizes, kernel, symmetric, keeps).run()
 
 
 def forward_backward(
-    plan: Plan, sizes: Sizes, kernel: KernelMemory, *, symmetric: bool, keeps: bool = False
+    plan: Plan, sizes: ShardShape, kernel: KernelMemory, *, symmetric: bool, keeps: bool = False
 ) -> Taken:
     """The most that a forward and then its backward take: out and lse stay for the backward.
 
@@ -159,7 +169,7 @@ def forward_backward(
     return max(first, both, key=lambda taken: taken.bytes)
 
 
-def _publish(ledger: _Ledger, plan: Plan, sizes: Sizes, *, symmetric: bool) -> None:
+def _publish(ledger: _Ledger, plan: Plan, sizes: ShardShape, *, symmetric: bool) -> None:
     sends = any(step.sends for step in plan.steps)
     if sends and not symmetric:
         ledger.take(outgoing=sizes.packed(plan.tokens, sizes.element))
@@ -170,7 +180,7 @@ class _Backward:
     """`ring.backward.BackwardPass` without its tensors."""
 
     def __init__(
-        self, plan: Plan, sizes: Sizes, kernel: KernelMemory, symmetric: bool, keeps: bool
+        self, plan: Plan, sizes: ShardShape, kernel: KernelMemory, symmetric: bool, keeps: bool
     ) -> None:
         self._plan, self._sizes, self._kernel, self._symmetric = plan, sizes, kernel, symmetric
         self._keeps = keeps

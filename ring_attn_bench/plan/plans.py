@@ -83,7 +83,7 @@ class Step:
 
     @cached_property
     def landing_tokens(self) -> int:
-        """The size of the step's landing area."""
+        """The size of the step's landing area, in tokens."""
         return sum(len(fetch.tokens) for fetch in self.fetches)
 
 
@@ -164,7 +164,7 @@ class Plan:
 
     @cached_property
     def landing_tokens(self) -> int:
-        """The size of one landing area."""
+        """The size of one landing area, in tokens."""
         return max((step.landing_tokens for step in self.steps), default=0)
 
     @property

@@ -32,7 +32,7 @@ def last_flags(ranges: list[Range]) -> list[bool]:
 
 
 def without(whole: Range, taken: list[Range]) -> tuple[Range, ...]:
-    """What is left of a range."""
+    """The ranges that are left of a whole one where others are taken."""
     left = [whole]
     for t in taken:
         left = [

@@ -37,7 +37,7 @@ class Asker:
     _version: str = ""
 
     def run(self) -> None:
-        """Until all tasks are dealt out."""
+        """Takes tasks and asks, until all are dealt out."""
         while (task := self.tasks.take(self._held)) is not None:
             if task.backend != self._held:
                 self._hold(task.backend, {})

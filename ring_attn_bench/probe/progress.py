@@ -22,12 +22,12 @@ class ProbeProgress(ProgressLines):
         self._asked: dict[Task, None] = {}
 
     def doing(self, task: Task) -> None:
-        """A task begins."""
+        """Shows what is being asked."""
         self._asked[task] = None
         self._update()
 
     def done(self, task: Task, findings: Sequence[Finding]) -> None:
-        """A task's result."""
+        """Prints what a task found."""
         self._asked.pop(task, None)
         (finding,) = findings
         what = f"{finding.backend:14s} {finding.feature:24s} {finding.direction.value:8s}"

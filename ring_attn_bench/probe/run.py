@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ring_attn_bench import registry
 from ring_attn_bench.conformance.features import FEATURES, select
-from ring_attn_bench.errors import Interrupted, InvalidArgument, Terminated, UnknownName
-from ring_attn_bench.machine import environment as env
+from ring_attn_bench.errors import Interrupted, InvalidArgument, Terminated
+from ring_attn_bench.machine import plug_ins
 from ring_attn_bench.probe.asker import Asker, Terms
 from ring_attn_bench.probe.tasks import Task, Tasks
 from ring_attn_bench.records.direction import Direction
@@ -48,11 +48,10 @@ def probe(request: ProbeRequest, watcher: Watcher[Task, Finding]) -> Path:
     Raises Interrupted where a person ends it.
     """
     for name in request.backends:
-        if name not in registry.backends():
-            raise UnknownName("backend", name, registry.backends())
+        registry.check_backend(name)
     backends = tuple(dict.fromkeys(request.backends or registry.backends()))
     wanted = _cells(backends, [feature.name for feature in select(request.features)])
-    environment = env.probe()
+    environment = plug_ins.ask().environment
     folder = folder_for(request.out, "coverage", environment)
     with alone_in(folder):
         _find(wanted, folder, request, environment, watcher)
@@ -86,7 +85,7 @@ def _find(
 
 
 def _cells(backends: Iterable[str], features: Iterable[str]) -> list[Task]:
-    """In the order of the matrix."""
+    """The matrix's cells, in its order."""
     directions = (Direction.FORWARD, Direction.BACKWARD)
     return [Task(*cell) for cell in product(backends, features, directions)]
 

@@ -39,7 +39,7 @@ class Departure(Frozen):
     """None if a value is not finite where it should be."""
     rmse: float | None
     allowed_max_abs: float
-    """0: not a bit."""
+    """In the result's own unit; 0: not a bit may differ."""
     allowed_rmse: float
 
     @property

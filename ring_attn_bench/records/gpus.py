@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -19,17 +19,32 @@ MOVED = 0.05
 (2 to 8 % in the committed runs), so that a clock alone could turn their order round."""
 FEWEST = 4
 """Looks, at least, that show a clock that moves: two in each half."""
-SLOWED = {
-    "hw_slowdown": "the hardware, which halves clocks or worse",
-    "hw_thermal_slowdown": "the hardware, against heat",
-    "sw_thermal_slowdown": "the driver, against heat",
-    "hw_power_brake_slowdown": "the power supply's brake",
-}
-"""Of NVML's reasons for lower clocks those that no sound machine has, and who slowed it down.
-
-A power cap (`sw_power_cap`) is none of them: dense kernels reach it wherever they run well."""
-
 _ANY_HARDWARE = "hw_slowdown"
+
+
+class Reason(NamedTuple):
+    """One of NVML's nvmlClocksEventReasons for lower clocks: its bit and its name there.
+
+    slowed_by: who slowed a GPU down, of a reason that no sound machine has.
+    """
+
+    bit: int
+    name: str
+    slowed_by: str = ""
+
+
+REASONS = (
+    Reason(0x2, "applications_clocks_setting"),
+    Reason(0x4, "sw_power_cap"),  # dense kernels reach it wherever they run well
+    Reason(0x8, _ANY_HARDWARE, "the hardware, which halves clocks or worse"),
+    Reason(0x10, "sync_boost"),
+    Reason(0x40, "hw_thermal_slowdown", "the hardware, against heat"),
+    Reason(0x20, "sw_thermal_slowdown", "the driver, against heat"),
+    Reason(0x80, "hw_power_brake_slowdown", "the power supply's brake"),
+    Reason(0x100, "display_clock_setting"),
+)
+"""The gravest of what slows down first; 0x1, which is left out, says that a GPU is idle."""
+SLOWED = {reason.name: reason.slowed_by for reason in REASONS if reason.slowed_by}
 
 
 class GpuLook(Frozen):
@@ -44,7 +59,7 @@ class GpuLook(Frozen):
     others: Count | None = None
     """Processes of others on it; None where it is not known whose those are that are on it."""
     unseen: Text = ""
-    """Why nothing is known at all."""
+    """Why nothing is known of the GPUs."""
 
 
 class WatchedGpu(Frozen):
@@ -75,7 +90,7 @@ class WatchedGpu(Frozen):
 
     @property
     def looks(self) -> int:
-        """How many were taken while calls ran."""
+        """How many looks were taken while calls ran."""
         return max(0, len(self.sm_mhz) - 2)
 
 
@@ -102,7 +117,7 @@ class GpuWatch(Frozen):
 
     @property
     def memory_mhz(self) -> float | None:
-        """Of the memory, as above."""
+        """The memory's clock, as above."""
         return min(_medians(gpu.memory_mhz for gpu in self.gpus), default=None)
 
     @property
@@ -112,13 +127,13 @@ class GpuWatch(Frozen):
 
     @property
     def celsius(self) -> int | None:
-        """The hottest that any of them was."""
+        """The temperature of the hottest GPU at any look."""
         known = [x for gpu in self.gpus for x in gpu.celsius if x is not None]
         return max(known, default=None)
 
     @property
     def held_back(self) -> tuple[str, ...]:
-        """All reasons for lower clocks."""
+        """NVML's reasons for lower clocks, of all GPUs."""
         return tuple(sorted({reason for gpu in self.gpus for reason in gpu.held_back}))
 
     @property
@@ -129,27 +144,27 @@ class GpuWatch(Frozen):
 
     def _slowed(self) -> Iterator[str]:
         for reason, who in SLOWED.items():
-            found = {at: gpu for at, gpu in enumerate(self.gpus) if reason in _reasons(gpu)}
-            if found:
-                worst = max(found.values(), key=lambda gpu: gpu.held_back[reason])
+            slowed = {at: gpu for at, gpu in enumerate(self.gpus) if reason in _reasons(gpu)}
+            if slowed:
+                worst = max(slowed.values(), key=lambda gpu: gpu.held_back[reason])
                 yield (
-                    f"{_named(found, 'was', 'were')} slowed down by {who} ({reason}, in "
+                    f"{_named(slowed, 'was', 'were')} slowed down by {who} ({reason}, in "
                     f"{worst.held_back[reason]} of {worst.looks} looks)"
                 )
 
     def _strangers(self) -> Iterator[str]:
-        found = {at: gpu.others for at, gpu in enumerate(self.gpus) if gpu.others}
-        if found:
-            most = max(found.values())
+        strangers = {at: gpu.others for at, gpu in enumerate(self.gpus) if gpu.others}
+        if strangers:
+            most = max(strangers.values())
             whose = "a process" if most == 1 else f"{most} processes"
-            yield f"{_named(found, 'had', 'had')} {whose} of somebody else"
+            yield f"{_named(strangers, 'had', 'had')} {whose} of somebody else"
 
 
 def _reasons(gpu: WatchedGpu) -> set[str]:
     """Those that slow down; the hardware's own word for all of its reasons only without them."""
-    found = SLOWED.keys() & gpu.held_back.keys()
-    finer = {x for x in found if x.startswith("hw_") and x != _ANY_HARDWARE}
-    return found - {_ANY_HARDWARE} if finer else set(found)
+    reasons = SLOWED.keys() & gpu.held_back.keys()
+    finer = {x for x in reasons if x.startswith("hw_") and x != _ANY_HARDWARE}
+    return reasons - {_ANY_HARDWARE} if finer else set(reasons)
 
 
 def _named(gpus: Iterable[int], one: str, several: str) -> str:
@@ -181,7 +196,7 @@ def _moved(clock: Sequence[int | None]) -> tuple[float, float] | None:
 
 
 def _medians(columns: Iterator[Sequence[float | None]]) -> Iterator[float]:
-    """Of each GPU, while calls ran."""
+    """The median of each GPU's looks while calls ran."""
     for column in columns:
         known = [x for x in column[1:-1] if x is not None]
         if known:

@@ -16,7 +16,7 @@ from ring_attn_bench.records.values import Count, Environment, Frozen, Size, Tex
 
 SCHEMA = 1
 LIMITS, SHEET = "limits.jsonl", "limits.csv"
-"""The files of a run's folder."""
+"""The files of a run's folder: every limit, and the table of them."""
 
 
 class Limit(Frozen):

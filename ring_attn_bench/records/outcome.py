@@ -106,7 +106,7 @@ class Outcome(Frozen):
 
     @property
     def is_timed(self) -> bool:
-        """Whether it has a speed."""
+        """Whether the trial has times."""
         return bool(self.full and self.causal)
 
     @property

@@ -161,7 +161,7 @@ class HeadError(Frozen):
 
     @property
     def share(self) -> float:
-        """Of what is allowed."""
+        """The head's rmse over its bound; 1 is all that is allowed."""
         return inf if self.rmse is None or not self.bound_rmse else self.rmse / self.bound_rmse
 
 
@@ -238,7 +238,7 @@ class Samples(Frozen):
     """Raw times in milliseconds, one list for each iteration with one time for each rank."""
 
     ring: list[list[Milliseconds]]
-    """The contestant as it is."""
+    """Calls of the contestant as it is."""
     twin: list[list[Milliseconds]] = Field(default_factory=list)
     """The same launches with keys taken from local buffers: no communication."""
     one_gpu: list[list[Milliseconds]] = Field(default_factory=list)
@@ -336,7 +336,7 @@ class Record(Frozen):
 
     @model_serializer(mode="wrap")
     def _with_schema(self, fields: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """Where defaults are left out too."""
+        """The fields with the schema's version, also where defaults are left out."""
         return {"schema_version": self.schema_version, **fields(self)}
 
     @model_validator(mode="after")

@@ -27,12 +27,12 @@ def guarded(text: str) -> str:
 
 
 def original(cell: str) -> str:
-    """The text of such a cell."""
+    """The text that a guarded cell was made of."""
     return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
 def text(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """The whole file; cells are guarded."""
+    """The whole CSV file, with its cells guarded."""
     return joined([columns, *([guarded(cell) for cell in line] for line in lines)])
 
 

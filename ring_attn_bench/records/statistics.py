@@ -112,7 +112,7 @@ class SlowestRank:
 
     @property
     def is_apart(self) -> bool:
-        """Whether its work does not say why."""
+        """Whether the rank is slower than its share of the work explains."""
         return self.factor > APART * self.by_work
 
     def __str__(self) -> str:

@@ -35,7 +35,7 @@ Environment = dict[str, Text | int | float | bool | None]
 """Facts about the machine and its versions, by name."""
 
 MIB = 2**20
-"""Bytes."""
+"""Bytes of a mebibyte."""
 MOST = 2**31 - 1
 """The largest size of anything: what kernels count with."""
 MOST_RANKS = 1024
@@ -44,7 +44,7 @@ _MOST_COUNTED = 2**63 - 1
 Size = Annotated[int, Field(gt=0, le=MOST)]
 Ranks = Annotated[int, Field(gt=0, le=MOST_RANKS)]
 Total = Annotated[int, Field(gt=0, le=MOST * MOST_RANKS)]
-"""A size of all ranks together."""
+"""A size that all ranks have together, in tokens."""
 Side = Annotated[int, Field(ge=-MOST, le=MOST)]
 """Of a window: keys before or after a query."""
 Count = Annotated[int, Field(ge=0, le=_MOST_COUNTED)]
@@ -52,4 +52,4 @@ Count = Annotated[int, Field(ge=0, le=_MOST_COUNTED)]
 Work = Annotated[int, Field(ge=0, le=10**30)]
 """Floating point operations."""
 Milliseconds = Annotated[float, Field(ge=0, le=1e12)]
-"""Of one call: at most 30 years."""
+"""Of one call; at most 30 years."""

@@ -48,10 +48,9 @@ class SharedShape:
     @property
     def extras(self) -> tuple[str, ...]:
         """What is not plain attention, in words."""
-        left, right = ("all" if size is None else str(size) for size in self.window)
         words = (
-            f"window {left}-{right}" if self.window != (None, None) else "",
-            f"softcap {self.softcap:g}" if self.softcap else "",
+            shapes.window(*self.window),
+            shapes.softcap(self.softcap),
             "deterministic" if self.deterministic else "",
         )
         return tuple(text for text in words if text)
@@ -86,7 +85,7 @@ def group(rows: Iterable[ReportRow], key: Callable[[ReportRow], Key]) -> dict[Ke
 
 
 def by_shape(rows: Iterable[ReportRow]) -> dict[SharedShape, list[ReportRow]]:
-    """One group for each shape."""
+    """The rows of each shape."""
     return group(rows, SharedShape.of)
 
 
@@ -174,11 +173,11 @@ class Naming:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Of the columns."""
+        """The heads of the columns."""
         return (*self.columns, *(("settings",) if self.told else ()))
 
     def cells(self, row: ReportRow) -> tuple[str, ...]:
-        """The row's, as text."""
+        """The row's cells in those columns."""
         plain = tuple(row.word(column) or "" for column in self.columns)
         return (*plain, *((", ".join(words(row, self.told)),) if self.told else ()))
 

@@ -54,7 +54,7 @@ def rows(records: Iterable[Record]) -> tuple[ReportRow, ...]:
 
 
 def row(record: Record) -> ReportRow:
-    """The record as one line."""
+    """The record as a row of results.csv."""
     return ReportRow(
         direction=record.direction,
         status=record.status,

@@ -48,13 +48,13 @@ def write_index(folder: Path, tell: Tell = lambda sentence: None) -> list[Path]:
     hears of what is left out. Raises FileError if no folder in it holds records.
     """
     see_to_matplotlib()
-    from ring_attn_bench.report.page.history import Run, index, overview
+    from ring_attn_bench.report.page.history import PastRun, index, overview
     from ring_attn_bench.report.page.html import html
     from ring_attn_bench.report.page.markdown import table
 
     files_of = [records_in(run, tell) for run in sorted(folder.glob("*/"))]
-    found = {path.parent.name: path for path in files_of if path.exists()}
-    runs = [Run.of(name, list(read(path, tell))) for name, path in found.items()]
+    paths = {path.parent.name: path for path in files_of if path.exists()}
+    runs = [PastRun.of(name, list(read(path, tell))) for name, path in paths.items()]
     runs = [run for run in runs if run.rows]
     if not runs:
         raise FileError(
@@ -62,7 +62,7 @@ def write_index(folder: Path, tell: Tell = lambda sentence: None) -> list[Path]:
         )
     others = [path.parent.name for path in sorted(folder.glob("*/README.md"))]
     web, readme = folder / "index.html", folder / "README.md"
-    files.write(web, html(index(runs, [name for name in others if name not in found])))
+    files.write(web, html(index(runs, [name for name in others if name not in paths])))
     if not readme.exists():
         return [web]
     text = files.decoded(files.read_bytes(readme), str(readme))
@@ -88,7 +88,7 @@ def summary(records: Iterable[Record], width: int = tables.WIDTH) -> str:
 
 
 def _section(lines: Sequence[ReportRow], width: int) -> Iterator[str]:
-    """What is shown of one shape."""
+    """The tables of one shape."""
     title = tables.fold(heading(lines), width)
     yield f"{title}\n{'=' * max(map(len, title.splitlines()))}"
     if any(row.latency_ms is not None for row in lines):

@@ -171,7 +171,7 @@ class RingContext:
 
     @property
     def options(self) -> RingOptions:
-        """As they were given."""
+        """The options as they were given."""
         return self._wanted.options
 
     @property

@@ -14,6 +14,7 @@ from functools import cache
 from ring_attn_bench.plan import cost
 from ring_attn_bench.plan.block import Abilities
 from ring_attn_bench.plan.measured import MACHINES
+from ring_attn_bench.plan.memory import ShardShape
 from ring_attn_bench.plan.plans import Layout, plans
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.ring.options import RingOptions, texts
@@ -47,9 +48,9 @@ class Known:
             return None
         element = _BYTES[problem.dtype]
         narrow = options.gradients == "input" or able.rounds  # nearly always one share each
-        shape = cost.ShardShape(
+        shape = ShardShape(
             problem.batch, problem.heads_q, problem.heads_kv, problem.head_dim, problem.head_dim_v,
-            element, element if narrow else 4,
+            element=element, travels=element if narrow else 4,
         )  # fmt: skip
         asked = cost.ToPredict(machine, kernel, transport, shape)
         return cls(asked, able, problem.backward) if asked.known else None

@@ -26,7 +26,7 @@ class Gradients(IntEnum):
     """What a rank's call has to do with gradients."""
 
     UNNEEDED = 0
-    """None of its inputs needs one."""
+    """No input needs a gradient."""
     WANTED = 1
     OFF = 2
     """Autograd is off: torch.no_grad or inference_mode."""

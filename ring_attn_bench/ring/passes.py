@@ -93,7 +93,7 @@ def loopback_forward(
 def loopback_forward_keeping(
     jobs: Sequence[Job], shards: Sequence[tuple[Tensor, Keys]]
 ) -> list[tuple[tuple[Tensor, Tensor], Kept]]:
-    """The same, and the keys that came to it."""
+    """The same, and the keys that came to each rank."""
     board = Loopback()
     ranks = [
         ForwardPass(job, board, *shard, keeps=True) for job, shard in zip(jobs, shards, strict=True)

@@ -12,7 +12,7 @@ SCHEMA = 1
 
 
 def text(every: Sequence[Heard], left_out: Mapping[str, str]) -> str:
-    """All of it, for a program."""
+    """What was heard of every fault, as JSON."""
     lines = [
         {
             "fault": each.fault.name,

@@ -37,7 +37,7 @@ class Heard:
 
     @property
     def is_named(self) -> bool:
-        """Whether all was said that had to be."""
+        """Whether the harness said all that it had to of the fault."""
         return not self.missing
 
 

@@ -50,17 +50,17 @@ class Fault:
 
     @property
     def is_control(self) -> bool:
-        """Whether nothing is wrong with it."""
+        """Whether what is planted is right."""
         return self.names == RIGHT
 
     @property
     def plugin(self) -> str:
-        """The name under which it is registered."""
+        """The name under which the fault is registered."""
         return f"planted_{self.name.replace(' ', '_').replace('/', '_')}"
 
     @property
     def records(self) -> int:
-        """How many its suite makes of it."""
+        """How many records its suite makes of the fault."""
         return prod(len(values) for values in self.grid.values())
 
 

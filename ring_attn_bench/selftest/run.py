@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ring_attn_bench.errors import InvalidArgument, MachineLacks
-from ring_attn_bench.machine.environment import probe
+from ring_attn_bench.machine import plug_ins
 from ring_attn_bench.records.record import Record, read
 from ring_attn_bench.selftest.heard import Heard
 from ring_attn_bench.selftest.planted import FAULTS, Fault
@@ -41,7 +41,7 @@ class Planted:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """All that are planted."""
+        """All faults that are planted."""
         return tuple(fault for suite in self.suites for fault in suite.faults)
 
 
@@ -53,7 +53,7 @@ def planted(device: Device, patterns: Sequence[str] = ()) -> Planted:
     chosen = _matching(patterns)
     if device == "cpu":
         return Planted(suites(chosen, CPU_RANKS), {})
-    gpus = int(probe()["gpu_count"] or 0)
+    gpus = int(plug_ins.ask().environment["gpu_count"] or 0)
     if not gpus:
         raise MachineLacks("there is no CUDA device here; --device cpu plants the same faults.")
     lost = {
@@ -88,14 +88,14 @@ def selftest(asked: Planted, device: Device, tell: Tell) -> tuple[Heard, ...]:
             time.sleep(POLL_SECONDS)
             for bench in list(running):
                 end = bench.how_it_ended()  # before its records are read
-                for found in bench.heard(end):
-                    tell(found)
-                    every.append(found)
+                for one in bench.heard(end):
+                    tell(one)
+                    every.append(one)
                 if end:
                     bench.close()
                     running.remove(bench)
     order = [fault.name for fault in FAULTS]
-    return tuple(sorted(every, key=lambda found: order.index(found.fault.name)))
+    return tuple(sorted(every, key=lambda one: order.index(one.fault.name)))
 
 
 class _Bench(Started):

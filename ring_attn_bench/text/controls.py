@@ -10,4 +10,4 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 def spelled(text: str) -> str:
     r"""The text with those spelled as Python does, \x1b, and all else as it is."""
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _OBEYED.sub(lambda control: control[0].encode("unicode_escape").decode(), text)

@@ -1,10 +1,14 @@
-"""Numbers as people read them."""
+"""Numbers as people read and write them."""
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 
+from ring_attn_bench.errors import InvalidArgument, shown
+
 _KIBI = 1024
+SUFFIXES = {"": 1, "k": _KIBI, "m": _KIBI**2}
 
 
 def digits(value: float | None, significant: int = 3) -> str:
@@ -40,6 +44,23 @@ def tokens(count: int) -> str:
     if count % _KIBI**2 == 0:
         return f"{count // _KIBI**2}M"
     return f"{count // _KIBI}K" if count % _KIBI == 0 else f"{count:,}"
+
+
+def count_of(text: str) -> int | None:
+    """8k or 8K is 8192, 1m 1048576, 1000 itself; None for any other text, and for 13 digits."""
+    written = re.fullmatch(r"([1-9]\d{0,11})\s*([km]?)", text.strip().lower(), re.ASCII)
+    return None if written is None else int(written[1]) * SUFFIXES[written[2]]
+
+
+def tokens_of(name: str, text: str, most: int) -> int:
+    """The same for the option of that name; raises InvalidArgument."""
+    count = count_of(text)
+    if count is None or count > most:
+        raise InvalidArgument(
+            f"{name} is {shown(text)}; it must be a number of tokens, as 1000, 8k or 1M, and at "
+            f"most {most}."
+        )
+    return count
 
 
 def plural(count: int, noun: str) -> str:

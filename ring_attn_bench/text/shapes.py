@@ -18,6 +18,17 @@ def head_dim(size: int) -> str:
     return f"head dim {size}"
 
 
+def window(left: int | None, right: int | None) -> str:
+    """Keys before and after a query, all where it is None or negative: window 128-all, or empty."""
+    sides = ["all" if size is None or size < 0 else str(size) for size in (left, right)]
+    return "" if sides == ["all", "all"] else f"window {'-'.join(sides)}"
+
+
+def softcap(value: float | None) -> str:
+    """What scores are capped at: softcap 30; empty for none."""
+    return f"softcap {value:g}" if value else ""
+
+
 def heads_of(queries: int, keys: int, size: int) -> str:
-    """Both: heads 32:8 of 128."""
+    """Heads and their size: heads 32:8 of 128."""
     return f"{heads(queries, keys)} of {size}"

@@ -182,7 +182,7 @@ class Notes:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All of them, the first cited first."""
+        """The notes, the first cited first."""
         return tuple(self._numbers)
 
 
@@ -200,7 +200,7 @@ def escape(text: str) -> str:
 
 
 def _pieces(cell: str, breaks: str) -> Iterator[str]:
-    """What stays in one line."""
+    """The pieces of a cell that each stay in one line."""
     for piece in re.split(breaks, cell):
         yield piece.rstrip()
 

@@ -22,91 +22,79 @@ from ring_attn_bench.plan.positions import Band
 from ring_attn_bench.plan.problem import Mask, Score
 
 DEFAULT_BUDGET = 256 * 2**20
-"""Bytes that one block of scores may take; half a dozen such blocks live at a time."""
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_positions: Tensor,
-    k_positions: Tensor,
-    mask: Mask,
-    score: Score,
-    *,
-    keep: Tensor | None = None,
-    arithmetic: torch.dtype = torch.float64,
-    in_order: bool = False,
-    budget: int = DEFAULT_BUDGET,
-) -> tuple[Tensor, Tensor]:
-    """out (B, R, H, E) in `arithmetic`, and lse (B, H, R), natural log.
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """What is asked of rows (R) and keys (N) at these positions, and how it is computed.
 
     keep: (B, H, R, N), which weights dropout keeps; given if and only if there is dropout.
+    arithmetic: the dtype that matrices, and results, are rounded to.
     in_order: sums over the head dim run from its first element to its last, as in a kernel whose
         thread multiplies and adds; otherwise as torch's matmul pleases.
+    budget: bytes that one block of scores may take; half a dozen such blocks live at a time.
+    """
+
+    q_positions: Tensor
+    k_positions: Tensor
+    mask: Mask
+    score: Score
+    keep: Tensor | None = None
+    arithmetic: torch.dtype = torch.float64
+    in_order: bool = False
+    budget: int = DEFAULT_BUDGET
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, asked: Inquiry) -> tuple[Tensor, Tensor]:
+    """out (B, R, H, E) in the arithmetic asked for, and lse (B, H, R), natural log.
 
     lse is float64, or float32 of scores that were not rounded on the way: a kernel's lse never
     passes through the input dtype, so a rounded one would be too kind a yardstick.
     A row that sees no key has out 0 and lse -inf.
     """
-    exact, dropout = _Arithmetic(arithmetic, in_order), _Dropout.of(keep, score)
-    out = q.new_empty(*q.shape[:3], v.shape[3], dtype=arithmetic)
+    exact, dropout = _Arithmetic(asked.arithmetic, asked.in_order), _Dropout.of(asked)
+    out = q.new_empty(*q.shape[:3], v.shape[3], dtype=asked.arithmetic)
     lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=exact.wide)
-    for tile in _tiles(q, k, q_positions, k_positions, mask.band, exact.wide, budget):
-        s, _ = _scores(tile, q, k, score, exact)
+    for tile in _tiles(q, k, asked, exact.wide):
+        s, _ = _scores(tile, q, k, asked.score, exact)
         p = exact.rounded(_normalised(s, torch.logsumexp(s, dim=-1)))
         p = dropout.of_tile(tile, p, exact)
         product = p @ exact.rounded(v[tile.batch, :, tile.key_head])
-        out[tile.batch, tile.rows, tile.heads] = product.transpose(0, 1).to(arithmetic)
+        out[tile.batch, tile.rows, tile.heads] = product.transpose(0, 1).to(asked.arithmetic)
         if exact.rounds:
-            s, _ = _scores(tile, q, k, score, _Arithmetic(exact.wide, in_order))
+            s, _ = _scores(tile, q, k, asked.score, _Arithmetic(exact.wide, asked.in_order))
         lse[tile.batch, tile.heads, tile.rows] = torch.logsumexp(s, dim=-1)
     return out, lse
 
 
 def backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q_positions: Tensor,
-    k_positions: Tensor,
-    mask: Mask,
-    score: Score,
-    *,
-    keep: Tensor | None = None,
-    arithmetic: torch.dtype = torch.float64,
-    in_order: bool = False,
-    budget: int = DEFAULT_BUDGET,
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, asked: Inquiry
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq (B, R, H, D) of these rows, and their share of dk (B, N, G, D) and dv (B, N, G, E).
 
     out and lse are those of the rows over all keys of the sequence, whichever keys are given. If
     dout is zero in every other row, the share of these rows is the whole of dk and dv: so a few
     sampled rows check every key of a long sequence.
-    keep, in_order: as in `forward`.
     """
-    exact, dropout = _Arithmetic(arithmetic, in_order), _Dropout.of(keep, score)
-    dq = q.new_empty(q.shape, dtype=arithmetic)
+    exact, dropout = _Arithmetic(asked.arithmetic, asked.in_order), _Dropout.of(asked)
+    dq = q.new_empty(q.shape, dtype=asked.arithmetic)
     dk = torch.zeros_like(k, dtype=exact.wide)
     dv = torch.zeros_like(v, dtype=exact.wide)
-    for tile in _tiles(q, k, q_positions, k_positions, mask.band, exact.wide, budget):
+    for tile in _tiles(q, k, asked, exact.wide):
         query, do = tile.queries(q, exact), tile.queries(dout, exact)
         delta = (do * tile.queries(out, exact)).sum(-1, keepdim=True)
-        s, slope = _scores(tile, q, k, score, exact)
+        s, slope = _scores(tile, q, k, asked.score, exact)
         p = exact.rounded(_normalised(s, lse[tile.batch, tile.heads, tile.rows].to(s.dtype)))
         dp = exact.rounded(exact.products(do, v[tile.batch, :, tile.key_head]))
         dp = dropout.of_tile(tile, dp, exact)
         ds = exact.rounded(p * (dp - delta)) * slope
-        ds = exact.rounded(ds * score.softmax_scale)
+        ds = exact.rounded(ds * asked.score.softmax_scale)
         product = ds @ exact.rounded(k[tile.batch, :, tile.key_head])
-        dq[tile.batch, tile.rows, tile.heads] = product.transpose(0, 1).to(arithmetic)
+        dq[tile.batch, tile.rows, tile.heads] = product.transpose(0, 1).to(asked.arithmetic)
         dk[tile.batch, :, tile.key_head] += ds.flatten(0, 1).T @ query.flatten(0, 1)
         weights = dropout.of_tile(tile, p, exact)
         dv[tile.batch, :, tile.key_head] += weights.flatten(0, 1).T @ do.flatten(0, 1)
-    return dq, dk.to(arithmetic), dv.to(arithmetic)
+    return dq, dk.to(asked.arithmetic), dv.to(asked.arithmetic)
 
 
 def sample_rows(seqlen: int, rows: int, boundaries: Sequence[int], seed: int) -> Tensor:
@@ -186,13 +174,14 @@ class _Dropout:
     p: float
 
     @classmethod
-    def of(cls, keep: Tensor | None, score: Score) -> _Dropout:
-        if (keep is not None) != (score.dropout_p > 0):
+    def of(cls, asked: Inquiry) -> _Dropout:
+        p = asked.score.dropout_p
+        if (asked.keep is not None) != (p > 0):
             raise InvalidArgument(
-                f"the oracle draws no weights: with dropout_p {score.dropout_p} it is "
-                f"{'given' if score.dropout_p else 'not given'} those to keep."
+                f"the oracle draws no weights: with dropout_p {p} it is "
+                f"{'given' if p else 'not given'} those to keep."
             )
-        return cls(keep, score.dropout_p)
+        return cls(asked.keep, p)
 
     def of_tile(self, tile: _Tile, x: Tensor, exact: _Arithmetic) -> Tensor:
         """Dropped, or scaled by 1 / (1 - p)."""
@@ -202,31 +191,24 @@ class _Dropout:
         return exact.rounded(torch.where(kept, x / (1 - self.p), 0.0))
 
 
-def _tiles(
-    q: Tensor,
-    k: Tensor,
-    q_positions: Tensor,
-    k_positions: Tensor,
-    band: Band,
-    wide: torch.dtype,
-    budget: int,
-) -> Iterator[_Tile]:
+def _tiles(q: Tensor, k: Tensor, asked: Inquiry, wide: torch.dtype) -> Iterator[_Tile]:
     batch, rows, heads, _ = q.shape
     keys, key_heads = k.shape[1:3]
     group = heads // key_heads
-    step = max(1, budget // (group * max(1, keys) * wide.itemsize))
-    q_positions, k_positions = q_positions.to(q.device), k_positions.to(q.device)
+    step = max(1, asked.budget // (group * max(1, keys) * wide.itemsize))
+    q_positions, k_positions = asked.q_positions.to(q.device), asked.k_positions.to(q.device)
     for start in range(0, rows, step):
         inside = slice(start, start + step)
         distance = q_positions[inside, None] - k_positions[None, :]
-        allowed = _allowed(distance, band)
+        allowed = allowed_at(distance, asked.mask.band)
         for b in range(batch):
             for head in range(key_heads):
                 readers = slice(head * group, (head + 1) * group)
                 yield _Tile(b, head, readers, inside, distance, allowed)
 
 
-def _allowed(distance: Tensor, band: Band) -> Tensor:
+def allowed_at(distance: Tensor, band: Band) -> Tensor:
+    """Where a band allows these distances, query position minus key position; bool, as shaped."""
     allowed = torch.ones_like(distance, dtype=torch.bool)
     if band.low is not None:
         allowed &= distance >= band.low

@@ -56,7 +56,7 @@ def error(result: Tensor, truth: Tensor) -> Deviation:
 
 
 def worst(deviations: Iterable[Deviation]) -> Deviation:
-    """The largest of each."""
+    """The largest difference and the largest rmse of them all."""
     pairs = [(x.max_abs, x.rmse) for x in deviations]
     return Deviation(*map(max, zip(*pairs, strict=True)))
 

@@ -23,12 +23,12 @@ class TuneProgress(ProgressLines):
         self._tried: dict[str, None] = {}
 
     def doing(self, what: str) -> None:
-        """A task begins."""
+        """Shows what is being done."""
         self._tried[what] = None
         self._update()
 
     def done(self, what: str, outcomes: Sequence[Outcome]) -> None:
-        """A task's result."""
+        """Prints what a task found."""
         self._tried.pop(what, None)
         number = self.next_number()
         line = Text(f"{self.clock():>6s} {number}  {what:54s}  ")

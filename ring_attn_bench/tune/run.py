@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ring_attn_bench import registry
-from ring_attn_bench.contract.tunable import Tunable
 from ring_attn_bench.errors import (
     BackendUnavailable,
     Interrupted,
@@ -17,7 +16,7 @@ from ring_attn_bench.errors import (
     Terminated,
     clause,
 )  # fmt: skip
-from ring_attn_bench.machine import environment as env
+from ring_attn_bench.machine import plug_ins
 from ring_attn_bench.records.folder import folder_for
 from ring_attn_bench.records.lock import alone_in
 from ring_attn_bench.records.outcome import (
@@ -59,7 +58,7 @@ class TuneRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Tuning:
     """What all of a run shares."""
 
     request: TuneRequest
@@ -87,16 +86,15 @@ def tune(request: TuneRequest, watcher: Watcher[str, Outcome]) -> Path:
     Raises UnknownName; InvalidArgument for a backend without configurations, or if no trial is
     what was asked for; MachineLacks if the backend cannot run here; Interrupted by a person.
     """
-    try:
-        kind = registry.backend_class(request.backend)
-    except BackendUnavailable as error:
-        raise MachineLacks(str(error)) from None
-    if not _is_tunable(kind):
+    registry.check_backend(request.backend)
+    machine = plug_ins.ask([request.backend])
+    told, environment = machine.contestants[request.backend], machine.environment
+    if told.tunable is None:
+        raise MachineLacks(str(BackendUnavailable(request.backend, told.reason)))
+    if not told.tunable:
         raise InvalidArgument(_has_nothing_to_tune(request.backend))
-    environment = env.probe()
-    device = "cuda" if environment.get("gpu") else "cpu"
-    needed = dict(kind.worker_environment.get(device, {}))
-    load = Load.model_validate({"backend": request.backend, "device": device})
+    needed = machine.variables(request.backend)
+    load = Load.model_validate({"backend": request.backend, "device": machine.device})
     first = _hand(load, needed)
     try:
         loaded = _loaded(first, request.backend)
@@ -105,7 +103,7 @@ def tune(request: TuneRequest, watcher: Watcher[str, Outcome]) -> Path:
         path = folder / "tuning.csv"
         keeper = Keeper[str, Outcome](path, subjects, lambda x: x.subject, write, watcher)
         provenance = _provenance(request.backend, loaded.version, environment)
-        run = _Run(request, load, needed, provenance, keeper)
+        run = _Tuning(request, load, needed, provenance, keeper)
         try:
             with alone_in(folder):
                 _tune(run, subjects, loaded, first, watcher)
@@ -117,7 +115,7 @@ def tune(request: TuneRequest, watcher: Watcher[str, Outcome]) -> Path:
 
 
 def _tune(
-    run: _Run,
+    run: _Tuning,
     subjects: Sequence[TypedTrial],
     loaded: Loaded,
     first: Hand[Loaded],
@@ -138,7 +136,7 @@ def _tune(
         timer.end()
 
 
-def _verify(run: _Run, subjects: Sequence[TypedTrial], hands: Sequence[Hand[Loaded]]) -> None:
+def _verify(run: _Tuning, subjects: Sequence[TypedTrial], hands: Sequence[Hand[Loaded]]) -> None:
     def tell(subject: TypedTrial, told: Reply) -> None:
         run.keeper.done(str(subject), [run.outcome(subject, told)])
 
@@ -154,7 +152,7 @@ def _verify(run: _Run, subjects: Sequence[TypedTrial], hands: Sequence[Hand[Load
         raise RuntimeError("outcomes are missing: a thread that asked has failed, see above")
 
 
-def _time_row(run: _Run, row: RowKey, timer: Hand[Loaded]) -> None:
+def _time_row(run: _Tuning, row: RowKey, timer: Hand[Loaded]) -> None:
     kernel, table, head_dim, dtype = row
     what = f"{table} {kernel} {head_dim} {dtype}, timed"
     run.keeper.doing(what)
@@ -200,17 +198,9 @@ def _loaded(hand: Hand[Loaded], backend: str) -> Loaded:
     return loaded
 
 
-def _is_tunable(kind: type) -> bool:
-    return issubclass(kind, Tunable)
-
-
 def _has_nothing_to_tune(backend: str) -> str:
-    tunable = []
-    for name in registry.backends():
-        try:
-            tunable += [name] if _is_tunable(registry.backend_class(name)) else []
-        except BackendUnavailable:
-            continue  # it says so itself when it is asked for
+    every = plug_ins.ask(registry.backends()).contestants
+    tunable = [name for name, told in every.items() if told.tunable]
     return (
         f"backend {backend!r} offers no configurations to tune; those that do: "
         f"{', '.join(tunable) or 'none'}. A class offers them with the two methods of "
@@ -219,7 +209,7 @@ def _has_nothing_to_tune(backend: str) -> str:
 
 
 def _heading(
-    run: _Run, subjects: Sequence[TypedTrial], rows: int, jobs: int, loaded: Loaded
+    run: _Tuning, subjects: Sequence[TypedTrial], rows: int, jobs: int, loaded: Loaded
 ) -> tuple[str, ...]:
     request, place, untimed = run.request, run.provenance, loaded.offer.untimed
     speeds = (

@@ -11,22 +11,22 @@ from ring_attn_bench.errors import FileError
 
 Row = TypeVar("Row")
 Task = TypeVar("Task")
-Heard = TypeVar("Heard", contravariant=True)
-Found = TypeVar("Found", contravariant=True)
+ToldTask = TypeVar("ToldTask", contravariant=True)
+ToldRow = TypeVar("ToldRow", contravariant=True)
 
 
-class Watcher(Protocol[Heard, Found]):
+class Watcher(Protocol[ToldTask, ToldRow]):
     """Who is told what happens, from several threads, one at a time."""
 
     def heading(self, lines: Sequence[str], total: int) -> None:
         """What is about to be done, and how many tasks it takes."""
         ...
 
-    def doing(self, task: Heard) -> None:
+    def doing(self, task: ToldTask) -> None:
         """A task begins."""
         ...
 
-    def done(self, task: Heard, rows: Sequence[Found]) -> None:
+    def done(self, task: ToldTask, rows: Sequence[ToldRow]) -> None:
         """A task is over, and what it found is on disk."""
         ...
 

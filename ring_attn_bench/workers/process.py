@@ -32,7 +32,7 @@ class Started:
     """
 
     who = "process"
-    """What is said to have died."""
+    """What sentences call it."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Started:
         return []
 
     def end(self) -> str:
-        """Of what answers no more: how it ended."""
+        """How a process ended that answers no more."""
         try:
             code = self.runner.wait(timeout=GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -84,7 +84,7 @@ class Started:
         return f"the {self.who} died ({how}){self._last_words()}"
 
     def overdue(self, seconds: float) -> str:
-        """Of what is killed for its silence."""
+        """What is said of a process that is killed for its silence."""
         return f"no answer within {seconds:g} s; the {self.who} was killed{self._last_words()}"
 
     def _last_words(self) -> str:

@@ -193,10 +193,12 @@ def plain(case: Case) -> dict[str, Tensor]:
     at = torch.arange(q.shape[1], device=case.device)
     scale = case.scale or case.dim**-0.5
     score = Score(scale, case.softcap, case.slopes, case.dropout_p, SEED)
-    where = (at, at, Mask.from_window_size(case.causal, case.window), score)
-    how = {"keep": kept(case), "arithmetic": tolerance.baseline_arithmetic(case.dtype)}
-    out, lse = oracle.forward(q, k, v, *where, **how)
-    grads = oracle.backward(dout, q, k, v, out, lse, *where, **how)
+    asked = oracle.Inquiry(
+        at, at, Mask.from_window_size(case.causal, case.window), score, kept(case),
+        tolerance.baseline_arithmetic(case.dtype),
+    )  # fmt: skip
+    out, lse = oracle.forward(q, k, v, asked)
+    grads = oracle.backward(dout, q, k, v, out, lse, asked)
     found = {"out": out, "lse": lse} | dict(zip(("dq", "dk", "dv"), grads, strict=True))
     if case.sinks is not None:  # whose share of a row is what its keys' shares leave
         sink = case.sinks.to(lse.dtype)[:, None]

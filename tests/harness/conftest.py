@@ -125,7 +125,10 @@ def program_in():
 def failing(tmp_path_factory):
     """`bench` over backends that fail, each in its own way, and two that are right."""
     program = Program(tmp_path_factory.mktemp("failing"))
-    backends = "crash hang raise_on_one_rank out_of_memory wrong crash_when_timed reference aten"
+    backends = (
+        "crash crash_on_import hang raise_on_one_rank out_of_memory wrong crash_when_timed "
+        "reference aten"
+    )
     suite = program.suite(*backends.split(), case_seconds=limit(16))
     return Finished(program, "bench", "--suite", str(suite))
 

@@ -16,10 +16,11 @@ from tests.patience import limit
 def test_a_crash_a_hang_and_an_error_become_rows_and_the_rest_goes_on(failing):
     assert failing.done.returncode == 1, failing.done.stderr
     records = failing.records
-    assert len(records) == 16
+    assert len(records) == 18
     status = {key: record.status.value for key, record in records.items()}
     assert status["crash", "forward"] == "error"
     assert "SIGABRT" in records["crash", "forward"].reason.upper().replace("SIGNAL 6", "SIGABRT")
+    assert status["crash_on_import", "forward"] == "error"  # by the first rank that dies of it
     assert status["hang", "forward"] == "timeout"
     assert f"{limit(16):g} s" in records["hang", "forward"].reason
     assert status["raise_on_one_rank", "backward"] == "error"

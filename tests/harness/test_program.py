@@ -50,6 +50,7 @@ def test_list_shows_every_backend_and_why_one_cannot_run(listing):
     assert "planted_backends_that_are_not_there" in listing.stdout
     for name in ("reference", "aten", "triton", "crash"):
         assert name in listing.stdout
+    assert listing.stdout.count("when it was loaded, the process died (SIGABRT)") == 2
 
 
 def test_env_says_what_is_missing_and_the_command_that_installs_it(program):

@@ -105,6 +105,7 @@ def test_only_what_is_asked_for_is_tried_and_in_the_dtype_asked_for(program):
         ("tunable --heads=16", 2, "as 16:4 (got '16')"),
         ("tunable --heads=6:4", 2, "8:4 would do"),
         ("unimportable", 3, "importing planted_backends"),
+        ("crash_on_import", 3, "when it was loaded, the process died (SIGABRT)"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_in_a_sentence(program, words, code, sentence):

@@ -181,9 +181,9 @@ class Ring:
         stays = None
         if self.dropout_p:
             stays = keep(self.score.dropout_seed, self.dropout_p, 1, self.heads, at, at)
-        where = (at, at, self.mask, self.score)
-        out, lse = oracle.forward(q, k, v, *where, keep=stays)
-        return out, lse, *oracle.backward(dout, q, k, v, out, lse, *where, keep=stays)
+        asked = oracle.Inquiry(at, at, self.mask, self.score, stays)
+        out, lse = oracle.forward(q, k, v, asked)
+        return out, lse, *oracle.backward(dout, q, k, v, out, lse, asked)
 
 
 RINGS = {
@@ -278,7 +278,8 @@ def test_a_sink_is_what_the_kernels_go_on_from():
     (job,) = question.jobs("contiguous", torch.float32)
     out, lse = passes.run(ForwardPass(job, Loopback(), q, Keys(k, v), sink))
     at = torch.arange(40)
-    plain, plain_lse = oracle.forward(*wide((q, k, v)), at, at, question.mask, question.score)
+    asked = oracle.Inquiry(at, at, question.mask, question.score)
+    plain, plain_lse = oracle.forward(*wide((q, k, v)), asked)
     right_lse = torch.logaddexp(plain_lse, sink.double()[None, :, None])
     right = plain * torch.exp(plain_lse - right_lse).transpose(1, 2)[..., None]
 

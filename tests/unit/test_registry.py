@@ -31,16 +31,6 @@ def test_an_unknown_name_says_which_there_are_and_which_is_near():
     assert "reference" in str(raised.value)
 
 
-def test_a_backend_that_does_not_import_is_listed_with_its_reason_beside_the_others(monkeypatch):
-    table = {**registry.backends(), "broken": "no_such_module:Backend"}
-    monkeypatch.setattr(registry, "backends", lambda: table)
-
-    listed = {found.name: found.unavailable for found in registry.listing()}
-
-    assert "no_such_module" in listed["broken"]
-    assert listed["reference"] is None
-
-
 @pytest.mark.parametrize("name", registry.peers())
 def test_every_peer_of_the_table_names_itself_without_the_prefix(name):
     found: type[Peer] = registry.peer_class(name)
@@ -48,17 +38,6 @@ def test_every_peer_of_the_table_names_itself_without_the_prefix(name):
     assert registry.PEER_PREFIX + found.name == name
     assert found.kernel is None or isinstance(found.kernel, str)
     assert (found.__doc__ or "").strip()
-
-
-def test_peers_are_listed_after_the_backends_those_that_cannot_run_with_their_reason(monkeypatch):
-    table = {**registry.peers(), "peer:broken[x]": "no_such_module:Peer"}
-    monkeypatch.setattr(registry, "peers", lambda: table)
-
-    listed = {found.name: found.unavailable for found in registry.listing()}
-
-    assert list(listed).index("triton") < list(listed).index("peer:torch_cp[math]")
-    assert listed["peer:torch_cp[math]"] is None
-    assert "no_such_module" in listed["peer:broken[x]"]
 
 
 def test_a_peer_is_no_backend_and_is_not_asked_by_auto():

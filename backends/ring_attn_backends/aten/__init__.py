@@ -59,7 +59,7 @@ class AtenBackend(ByCalls):
         return flash_2.forward(self, q, keys, call) if q.is_cuda else cpu.forward(q, keys, call)
 
     def run_backward(self, rows: Rows, keys: Keys, call: FlashCall, *, deterministic: bool) -> Sums:
-        """As forward."""
+        """One call of torch's backward operator, as forward."""
         if not rows.q.is_cuda:
             return cpu.backward(rows, keys, call)
         return flash_2.backward(self, rows, keys, call, deterministic=deterministic)
@@ -79,7 +79,7 @@ class AtenBackend(ByCalls):
     def launch_backward(
         self, rows: Rows, keys: Keys, launch: flash_2.FlashLaunch, *, deterministic: bool
     ) -> Sums:
-        """torch's operator."""
+        """One call of torch's backward operator."""
         (q, dout, out, lse, _), score = rows, launch.call.score
         # the random state, and a tensor that nothing reads
         unused = torch.empty((), dtype=torch.uint64, device=q.device)

@@ -76,7 +76,7 @@ class FlagGemsBackend:
         return reason and f"its gradients are those of our backend triton: {reason}"
 
     def version(self) -> str:
-        """Both halves'."""
+        """The versions of FlagGems and of our Triton kernels."""
         return f"forward: flag-gems {version('flag-gems')}; backward: {self._gradients.version()}"
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,7 @@ class FlagGemsBackend:
     def packed_backward(
         self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
     ) -> Sums:
-        """Our Triton kernels'."""
+        """The backward of our Triton kernels."""
         return self._gradients.packed_backward(
             rows, keys, documents, score, deterministic=deterministic
         )

@@ -152,7 +152,7 @@ def _alike(k: Tensor, v: Tensor) -> Keys:
 
 
 def _check_offsets(q: Tensor, k: Tensor) -> None:
-    """Its offsets have 32 bits."""
+    """Refuses tensors that 32-bit offsets cannot reach the end of."""
     for x in (q, k):
         reach = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
         if max(reach, x.numel()) >= 2**31:

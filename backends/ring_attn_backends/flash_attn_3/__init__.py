@@ -77,7 +77,7 @@ class FlashAttn3Backend(ByCalls):
             return f"flash-attn-3 at {self._package.__file__}"
 
     def run_forward(self, q: Tensor, keys: Keys, call: FlashCall) -> tuple[Tensor, Tensor]:
-        """One call."""
+        """One call of flash-attn 3."""
         if call.documents is not None:  # as flash-attn-4's, which came from it
             keys = keys._replace(v=ended(call.documents.cu_seqlens_k, keys.v)[0])
         width = rounded(max(q.shape[-1], keys.v.shape[-1]), 8)

@@ -45,7 +45,7 @@ class FlexBackend:
         return f"torch {torch.__version__} (compiled on CUDA, eager on CPU)"
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
-        """One call."""
+        """One call of flex attention."""
         with torch.no_grad():
             return self._attend(q, keys, block, score)
 

@@ -37,7 +37,7 @@ class RingFlashAttn:
         self._package = _import(self.inside.stand_ins())
 
     def version(self) -> str:
-        """The package's and the kernel's."""
+        """The versions of ring-flash-attn and of the kernel."""
         return f"ring-flash-attn {version('ring-flash-attn')}, {self.inside.version()}"
 
     def unsupported(self, problem: Problem, partition: str, world_size: int) -> str | None:
@@ -52,7 +52,7 @@ class RingFlashAttn:
         return self.inside.unsupported(problem)
 
     def join(self, problem: Problem, partition: str, group: dist.ProcessGroup) -> _Ring:
-        """The function for the partition."""
+        """The package's ring function for the partition."""
         return _Ring(getattr(self._package, _FUNCTIONS[partition]), problem, group)
 
 

@@ -45,7 +45,7 @@ class TorchCP:
         self._package = import_module(_MODULE)
 
     def version(self) -> str:
-        """torch's."""
+        """The version of torch."""
         return f"torch {torch.__version__}"
 
     def unsupported(self, problem: Problem, partition: str, world_size: int) -> str | None:

@@ -35,7 +35,7 @@ class Ulysses:
         self._package = _import(self.inside.stand_ins())
 
     def version(self) -> str:
-        """The package's and the kernel's."""
+        """The versions of yunchang and of the kernel."""
         return f"yunchang {version('yunchang')}, {self.inside.version()}"
 
     def unsupported(self, problem: Problem, partition: str, world_size: int) -> str | None:
@@ -48,7 +48,7 @@ class Ulysses:
         return self.inside.unsupported(problem)
 
     def join(self, problem: Problem, partition: str, group: dist.ProcessGroup) -> _Ring:
-        """Its module over the group."""
+        """The package's module over the group."""
         attention = self._package.UlyssesAttention(sequence_process_group=group)
         return _Ring(attention, problem)
 

@@ -129,7 +129,7 @@ def packed_backward(rows: Rows, keys: Keys, documents: Documents, score: Score) 
 def packed_backward_into(
     rows: Rows, keys: Keys, sums: Sums, documents: Documents, score: Score
 ) -> None:
-    """The contract's own."""
+    """The contract's `packed_backward_into`."""
     q, dout, out, lse, delta = rows
     assert delta is not None  # needs_delta
     _backward(

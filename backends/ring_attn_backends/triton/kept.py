@@ -37,13 +37,13 @@ _made_since: set[UsedKernel] = set()
 
 def used() -> tuple[UsedKernel, ...]:
     """The kernels that were launched since this was asked last, each once, by name."""
-    found = set(_made_since)
+    used_now = set(_made_since)
     _made_since.clear()
     for known in tuple(_kept.values()):
         if known.used:
             known.used = False
-            found |= known.kernels
-    return tuple(sorted(found, key=astuple))
+            used_now |= known.kernels
+    return tuple(sorted(used_now, key=astuple))
 
 
 def enqueue(

@@ -48,7 +48,7 @@ class TritonLaunch:
 
     @property
     def options(self) -> dict[str, int]:
-        """For the compiler."""
+        """The launch's options for the compiler."""
         return {"num_warps": 4} if self.config is None else self.config.options
 
     def run(self) -> None:

@@ -59,7 +59,7 @@ class Matrix:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """All of them, from top to bottom."""
+        """The features' names, from top to bottom."""
         return tuple(name for _, names in self.chapters for name in names)
 
     @property

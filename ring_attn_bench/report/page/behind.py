@@ -9,7 +9,7 @@ from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import device, group
 from ring_attn_bench.report.page.lead import HOW, Lead, lead
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Cell, Column, Grid, Section, Words
+from ring_attn_bench.report.page.model import Cell, Cells, Column, Prose, Section
 from ring_attn_bench.text.digits import digits, plural
 
 _YARDSTICK = "reference"
@@ -27,22 +27,22 @@ def section(material: Material) -> Section:
     return Section("behind", "Where we are behind", lead, tuple(blocks))
 
 
-def _by_peers(material: Material) -> Iterator[Grid | Words]:
+def _by_peers(material: Material) -> Iterator[Cells | Prose]:
     cases = group(material.timed, lambda row: (row.case, row.direction))
     with_peers = [rows for rows in cases.values() if any(is_peer(row.backend) for row in rows)]
     ours = [(row, rows) for rows in with_peers for row in rows if not is_peer(row.backend)]
     if not ours:
-        yield Words(("No peer was measured beside a ring of ours in this run.",))
+        yield Prose(("No peer was measured beside a ring of ours in this run.",))
         return
     beaten = _beaten(material, ours, lambda _, other: is_peer(other.backend))
     caption = f"{len(beaten)} of {plural(len(ours), 'row')} of ours are behind a peer"
     if not beaten:
-        yield Words((f"No row of ours of {len(ours)} is behind a peer.",))
+        yield Prose((f"No row of ours of {len(ours)} is behind a peer.",))
         return
     yield _grid(material, caption, beaten, "peer")
 
 
-def _by_kernels(material: Material) -> Iterator[Grid]:
+def _by_kernels(material: Material) -> Iterator[Cells]:
     """Each kernel's fastest ring beside the fastest of all others, peers apart."""
     cases = group(material.timed, lambda row: (row.case, row.direction))
     best = [(row, _best(rows)) for rows in cases.values() for row in _best(rows)]
@@ -71,12 +71,12 @@ def _beaten(
         if rival is not None and (rival.latency_ms or 0.0) < (row.latency_ms or 0.0):
             by = lead(material.times(row), material.times(rival))
             beaten.append((row, rival, by))
-    return sorted(beaten, key=lambda found: -found[2].times)
+    return sorted(beaten, key=lambda pair: -pair[2].times)
 
 
 def _grid(
     material: Material, caption: str, beaten: Sequence[Beaten], rival: str, *, folded: bool = False
-) -> Grid:
+) -> Cells:
     unit = device(material.rows)
     columns = (
         Column("behind by", meaning=HOW),
@@ -99,4 +99,4 @@ def _grid(
         )
         for row, other, by in beaten
     )
-    return Grid(caption, columns, rows, folded=folded)
+    return Cells(caption, columns, rows, folded=folded)

@@ -24,7 +24,7 @@ from ring_attn_bench.report.page import (
 )
 from ring_attn_bench.report.page.decisions import Decision
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Mark, Page, Section, Words
+from ring_attn_bench.report.page.model import Mark, Page, Prose, Section
 from ring_attn_bench.report.plots import Gallery
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.rows import latest, rows
@@ -37,7 +37,7 @@ def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
     """All that the records say; pictures are told by their path from the folder."""
     newest = latest(records)
     material = Material(newest, rows(newest), gallery, folder)
-    found = decisions.decisions(material)
+    decided = decisions.decisions(material)
     timed = (
         (
             behind.section(material),
@@ -51,11 +51,11 @@ def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
     return Page(
         f"Ring attention on {_machine(material.rows)}",
         f"{_about(material.rows)} {_shapes(material)}",
-        verdict.sentence(material, found),
-        verdict.points(material, found),
+        verdict.sentence(material, decided),
+        verdict.points(material, decided),
         marks(material.rows),
         (
-            _decided(material, found),
+            _decided(material, decided),
             *timed,
             errors.section(material),
             held.section(material),
@@ -67,15 +67,15 @@ def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
     )
 
 
-def _decided(material: Material, found: Sequence[Decision]) -> Section:
+def _decided(material: Material, decided: Sequence[Decision]) -> Section:
     title = "Which to take"
-    if not found:
-        return Section("decisions", title, "", (Words((_UNTIMED,)),))
+    if not decided:
+        return Section("decisions", title, "", (Prose((_UNTIMED,)),))
     lead = (
         "For each shape the fastest contestant whose results are right, what it costs in memory "
         "and error, and how far it is ahead; a lead in grey may be chance."
     )
-    return Section("decisions", title, lead, (decisions.table(material, found),))
+    return Section("decisions", title, lead, (decisions.table(material, decided),))
 
 
 def _machine(lines: Sequence[ReportRow]) -> str:
@@ -99,7 +99,7 @@ class Stamp:
 
 
 def stamp(lines: Sequence[ReportRow]) -> Stamp:
-    """That of some rows."""
+    """Where and when some rows were measured, and of which commits."""
     dates = sorted(row.started_at for row in lines if row.started_at)
     minutes = dict.fromkeys(_minute(date) for date in dates[:1] + dates[-1:])
     commits = dict.fromkeys(_short(row.commit) for row in lines if row.commit)

@@ -17,7 +17,7 @@ from ring_attn_bench.report.page.material import (
     error,
     memory,
 )
-from ring_attn_bench.report.page.model import Cell, Column, Grid
+from ring_attn_bench.report.page.model import Cell, Cells, Column
 from ring_attn_bench.text.digits import digits
 
 SIDE = (
@@ -52,7 +52,7 @@ class Decision:
 def decisions(material: Material) -> tuple[Decision, ...]:
     """One for each case and direction in which anything has a speed."""
     cases = group(material.timed, lambda row: (row.case, row.direction))
-    found = [_decision(material, rows) for rows in cases.values()]
+    decided = [_decision(material, rows) for rows in cases.values()]
     shapes, directions = list(material.shapes), list(Direction)
 
     def place(decision: Decision) -> tuple[int, bool, int, int]:
@@ -60,7 +60,7 @@ def decisions(material: Material) -> tuple[Decision, ...]:
         shape, direction = shapes.index(SharedShape.of(row)), directions.index(row.direction)
         return shape, not row.causal, direction, row.seqlen_per_gpu
 
-    return tuple(sorted(found, key=place))
+    return tuple(sorted(decided, key=place))
 
 
 def _decision(material: Material, rows: Sequence[ReportRow]) -> Decision:
@@ -84,9 +84,9 @@ def _rival(material: Material, row: ReportRow | None, beside: ReportRow) -> Riva
     return Rival(row, lead(material.times(row), material.times(beside)))
 
 
-def table(material: Material, found: Sequence[Decision]) -> Grid:
-    """The decision table."""
-    peers = any(decision.peer for decision in found)
+def table(material: Material, decided: Sequence[Decision]) -> Cells:
+    """The decision table: a line for each case, the best and who is next."""
+    peers = any(decision.peer for decision in decided)
     unit = device(material.rows)
     columns = [
         *material.places,
@@ -103,9 +103,9 @@ def table(material: Material, found: Sequence[Decision]) -> Grid:
             Column("peer takes", meaning=f"beside the best of ours: {HOW}"),
             Column("best peer", "word", "the fastest of other people's rings"),
         ]
-    rows = tuple(_line(material, decision, peers) for decision in found)
+    rows = tuple(_line(material, decision, peers) for decision in decided)
     caption = f"the fastest right contestant of each shape; all of them: {material.shared}"
-    return Grid(caption, tuple(columns), rows)
+    return Cells(caption, tuple(columns), rows)
 
 
 def _line(material: Material, decision: Decision, peers: bool) -> tuple[Cell, ...]:

@@ -9,7 +9,7 @@ from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import TENSORS, ReportRow
 from ring_attn_bench.report.groups import WHO, SharedShape, group, mask, varying
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section, Words
+from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Prose, Section
 from ring_attn_bench.text.digits import plural, times
 
 
@@ -22,7 +22,7 @@ def section(material: Material) -> Section:
             blocks.append(Heading(material.headings[shape]))
         blocks += shown
     if not blocks:
-        blocks = [Words(("No row was compared with float64.",))]
+        blocks = [Prose(("No row was compared with float64.",))]
     lead = (
         "Against float64, over all ranks. Of several records the one is shown that uses most of "
         "what is allowed. rmse / no ring is beside the same kernel in one call: what the ring "
@@ -31,17 +31,17 @@ def section(material: Material) -> Section:
     return Section("accuracy", "Accuracy", lead, tuple(blocks))
 
 
-def _by_tensor(rows: Sequence[ReportRow]) -> Iterator[Grid]:
+def _by_tensor(rows: Sequence[ReportRow]) -> Iterator[Cells]:
     """By backend; where there are more contestants, all of them too, folded away."""
     for table in (*tables.accuracy(rows), *tables.exactness(rows)):
-        yield _whole(Grid.of(table))
+        yield _whole(Cells.of(table))
     if len(varying(rows)) > 1:
         for table in tables.accuracy(rows, WHO):
-            grid = _whole(Grid.of(table, folded=True))
+            grid = _whole(Cells.of(table, folded=True))
             yield replace(grid, caption=f"every contestant: {grid.caption}")
 
 
-def _whole(grid: Grid) -> Grid:
+def _whole(grid: Cells) -> Cells:
     """With the names that a table for a terminal says once, so that lines stand in any order."""
     names = grid.columns.index(Column("tensor", "word"))
     above: tuple[Cell, ...] = ()
@@ -56,19 +56,19 @@ def _whole(grid: Grid) -> Grid:
 def _by_ranks(material: Material) -> Iterator[Block]:
     """The worst error of each backend and tensor beside plain PyTorch's, a column for each W."""
     rows = [row for row in material.rows if row.oracle]
-    found: list[Block] = []
+    blocks: list[Block] = []
     for shape, of_shape in group(rows, lambda row: SharedShape.of(row).but_for_ranks).items():
-        found += material.pictures("growth", shape)
+        blocks += material.pictures("growth", shape)
         for alike in group(of_shape, lambda row: row.causal).values():
             sizes = sorted({row.world_size for row in alike})
             if len(sizes) > 1:
-                found.append(_grid(alike, sizes))
-    if found:
+                blocks.append(_grid(alike, sizes))
+    if blocks:
         yield Heading("By the number of ranks")
-        yield from found
+        yield from blocks
 
 
-def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> Grid:
+def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> Cells:
     columns = (
         Column("backend", "word"),
         Column("tensor", "word"),
@@ -87,7 +87,7 @@ def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> Grid:
     caption = (
         f"rmse over another's, {mask(rows[0])}, {shape}, worst of {plural(len(rows), 'record')}"
     )
-    return Grid(caption, columns, tuple(lines))
+    return Cells(caption, columns, tuple(lines))
 
 
 def _worst(rows: Sequence[ReportRow], size: int, tensor: str, key: str) -> Cell:

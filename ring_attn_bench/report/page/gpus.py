@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Words
+from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Prose
 from ring_attn_bench.text.digits import digits, plural
 
 
@@ -23,18 +23,18 @@ def blocks(material: Material) -> Iterator[Block]:
         yield _kernels(material, told)
     unseen = {x.gpus.unseen: None for x in material.records if x.gpus and x.gpus.unseen}
     if unseen:
-        yield Words(tuple(f"Of some GPUs nothing is known: {reason}" for reason in unseen))
+        yield Prose(tuple(f"Of some GPUs nothing is known: {reason}" for reason in unseen))
 
 
-def _suspicious(material: Material, rows: list[ReportRow]) -> Grid:
+def _suspicious(material: Material, rows: list[ReportRow]) -> Cells:
     columns = *material.places, Column("who", "word"), Column("what speaks against it", "word")
     lines = tuple(
         (*material.where(row), material.who(row), Cell(row.suspicion or "")) for row in rows
     )
-    return Grid(f"{plural(len(rows), 'row')} with a suspicious time", columns, lines)
+    return Cells(f"{plural(len(rows), 'row')} with a suspicious time", columns, lines)
 
 
-def _every(material: Material, rows: list[ReportRow]) -> Grid:
+def _every(material: Material, rows: list[ReportRow]) -> Cells:
     columns = (
         *material.places,
         Column("who", "word"),
@@ -56,10 +56,10 @@ def _every(material: Material, rows: list[ReportRow]) -> Grid:
         )
         for row in rows
     )
-    return Grid("how the GPUs were while rows were timed, by NVML", columns, lines, folded=True)
+    return Cells("how the GPUs were while rows were timed, by NVML", columns, lines, folded=True)
 
 
-def _kernels(material: Material, rows: list[ReportRow]) -> Grid:
+def _kernels(material: Material, rows: list[ReportRow]) -> Cells:
     columns = (
         *material.places,
         Column("who", "word"),
@@ -69,4 +69,4 @@ def _kernels(material: Material, rows: list[ReportRow]) -> Grid:
         (*material.where(row), material.who(row), Cell(row.kernels or "")) for row in rows
     )
     caption = "what the compiler made of the kernels that ran"
-    return Grid(caption, columns, lines, folded=True)
+    return Cells(caption, columns, lines, folded=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import direction, group, holder, mask
 from ring_attn_bench.report.page.material import MEMORY, Material, memory
-from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section, Words
+from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Prose, Section
 from ring_attn_bench.text.digits import tokens
 
 
@@ -20,11 +20,11 @@ def section(material: Material) -> Section:
             blocks.append(Heading(material.headings[shape]))
         blocks += shown
     if not blocks:
-        blocks = [Words(("No memory was measured: there is none to measure without a GPU.",))]
+        blocks = [Prose(("No memory was measured: there is none to measure without a GPU.",))]
     return Section("memory", "Memory", f"{MEMORY}; the largest over ranks.", tuple(blocks))
 
 
-def _grids(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
+def _grids(material: Material, rows: Sequence[ReportRow]) -> Iterator[Cells]:
     measured = [row for row in rows if row.peak_extra_mib is not None and row.status.value == "ok"]
     for alike in group(measured, lambda row: (row.causal, row.direction)).values():
         lengths = sorted({row.seqlen_per_gpu for row in alike})
@@ -39,4 +39,4 @@ def _grids(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
         lines.sort(key=lambda line: line[0])
         way = direction(alike[0])
         caption = f"{way}, {mask(alike[0])}, MiB by tokens per {holder(rows)}"
-        yield Grid(caption, columns, tuple(cells for _, cells in lines))
+        yield Cells(caption, columns, tuple(cells for _, cells in lines))

@@ -11,7 +11,7 @@ from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import SharedShape, direction, label, machine, mask
 from ring_attn_bench.report.page.build import marks, stamp
 from ring_attn_bench.report.page.lead import HOW, lead
-from ring_attn_bench.report.page.model import Cell, Column, Grid, Page, Section, Tone, Words
+from ring_attn_bench.report.page.model import Cell, Cells, Column, Page, Prose, Section, Tone
 from ring_attn_bench.report.rows import latest, rows
 from ring_attn_bench.text.digits import digits, plural, tokens
 
@@ -26,7 +26,7 @@ _BETWEEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PastRun:
     """A folder's records and their rows, in the same order."""
 
     name: str
@@ -34,7 +34,7 @@ class Run:
     rows: tuple[ReportRow, ...]
 
     @classmethod
-    def of(cls, name: str, records: Sequence[Record]) -> Run:
+    def of(cls, name: str, records: Sequence[Record]) -> PastRun:
         """The run of a folder with that name."""
         newest = latest(records)
         return cls(name, newest, rows(newest))
@@ -49,12 +49,12 @@ class Run:
 class _Seen:
     """A row in a run, with its raw times."""
 
-    run: Run
+    run: PastRun
     row: ReportRow
     times: list[list[float]]
 
 
-def index(runs: Sequence[Run], others: Sequence[str] = ()) -> Page:
+def index(runs: Sequence[PastRun], others: Sequence[str] = ()) -> Page:
     """The page over them all; others: folders that hold no records."""
     ordered = sorted(runs, key=lambda run: (run.when, run.name))
     every = [row for run in ordered for row in run.rows]
@@ -74,7 +74,7 @@ def index(runs: Sequence[Run], others: Sequence[str] = ()) -> Page:
     )
 
 
-def overview(runs: Sequence[Run], leads_to: str = "report.html") -> Grid:
+def overview(runs: Sequence[PastRun], leads_to: str = "report.html") -> Cells:
     """A line for each, the newest first; leads_to: the file of its folder."""
     columns = (
         Column("run", "word"),
@@ -87,10 +87,10 @@ def overview(runs: Sequence[Run], leads_to: str = "report.html") -> Grid:
         Column("failures"),
     )
     ordered = sorted(runs, key=lambda run: (run.when, run.name), reverse=True)
-    return Grid("the newest first", columns, tuple(_line(run, leads_to) for run in ordered))
+    return Cells("the newest first", columns, tuple(_line(run, leads_to) for run in ordered))
 
 
-def _line(run: Run, leads_to: str) -> tuple[Cell, ...]:
+def _line(run: PastRun, leads_to: str) -> tuple[Cell, ...]:
     bad = sum(row.status.is_failure for row in run.rows)
     place = stamp(run.rows)
     return (
@@ -105,13 +105,13 @@ def _line(run: Run, leads_to: str) -> tuple[Cell, ...]:
     )
 
 
-def _without_records(names: Sequence[str]) -> Iterator[Grid]:
+def _without_records(names: Sequence[str]) -> Iterator[Cells]:
     if names:
         lines = tuple((Cell(name, link=f"{name}/README.md"),) for name in names)
-        yield Grid("other measurements, without records", (Column("folder", "word"),), lines)
+        yield Cells("other measurements, without records", (Column("folder", "word"),), lines)
 
 
-def _changes(runs: Sequence[Run]) -> list[tuple[_Seen, _Seen]]:
+def _changes(runs: Sequence[PastRun]) -> list[tuple[_Seen, _Seen]]:
     """Each row of a run beside the same row of the last run that had it."""
     seen = [
         _Seen(run, row, record.speed.samples.ring)
@@ -120,10 +120,10 @@ def _changes(runs: Sequence[Run]) -> list[tuple[_Seen, _Seen]]:
         if record.speed is not None and row.latency_ms is not None
     ]
     same: dict[tuple[str, ...], list[_Seen]] = {}
-    for found in seen:
-        row = found.row
+    for each in seen:
+        row = each.row
         key = (row.case, row.contestant, row.direction, machine([row]))
-        same.setdefault(key, []).append(found)
+        same.setdefault(key, []).append(each)
     return [pair for history in same.values() for pair in pairwise(history)]
 
 
@@ -148,7 +148,7 @@ def _word(before: _Seen, after: _Seen) -> str:
 def _history(changes: Sequence[tuple[_Seen, _Seen]]) -> Section:
     title = "Row by row, from one run to the next"
     if not changes:
-        return Section("history", title, "", (Words(("No row was measured in two runs.",)),))
+        return Section("history", title, "", (Prose(("No row was measured in two runs.",)),))
     columns = (
         Column("takes", meaning=f"the later run beside the earlier one: {HOW}"),
         Column("so it is", "word"),
@@ -165,7 +165,7 @@ def _history(changes: Sequence[tuple[_Seen, _Seen]]) -> Section:
     )
     lines = [_change(before, after) for before, after in changes]
     lines.sort(key=lambda line: -(line[0].order or 0.0))
-    grid = Grid(f"{len(lines)} changes, the slowest first", columns, tuple(lines))
+    grid = Cells(f"{len(lines)} changes, the slowest first", columns, tuple(lines))
     return Section("history", title, _BETWEEN, (grid,))
 
 

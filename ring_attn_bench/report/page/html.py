@@ -15,7 +15,7 @@ _HERE = files(__package__)
 
 
 def html(page: Page) -> str:
-    """The whole file."""
+    """The page as one HTML file."""
     environment = Environment(
         loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

@@ -8,27 +8,27 @@ from urllib.parse import quote
 from ring_attn_bench.report.page.model import (
     Block,
     Cell,
+    Cells,
     Commands,
-    Grid,
     Heading,
+    Meanings,
     Page,
     Picture,
+    Prose,
     Section,
-    Terms,
-    Words,
 )
 from ring_attn_bench.text.table import escape, pipes
 
 
 def markdown(page: Page) -> str:
-    """The whole file."""
+    """The page as one Markdown file."""
     parts = [f"# {escape(page.title)}", escape(page.about), f"**{escape(page.verdict)}**"]
     parts.append("\n".join(f"- {escape(point)}" for point in page.points))
     parts += [text for section in page.sections for text in _section(section)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(grid: Grid) -> str:
+def table(grid: Cells) -> str:
     """A table alone."""
     return _grid(grid)
 
@@ -42,16 +42,16 @@ def _section(section: Section) -> Iterator[str]:
 
 def _block(block: Block) -> str:
     match block:
-        case Grid():
+        case Cells():
             return _grid(block)
         case Picture(path, _, alt):
             return f"![{escape(alt).replace(']', '')}]({quote(str(path))})"
         case Heading(text):
             return f"### {escape(text)}"
-        case Words(texts, points):
+        case Prose(texts, points):
             shown = [escape(text) for text in texts]
             return "\n".join(f"- {x}" for x in shown) if points else "\n\n".join(shown)
-        case Terms(pairs, title):
+        case Meanings(pairs, title):
             text = "\n".join(f"- **{term}**: {meaning}" for term, meaning in pairs)
             return _folded(title, text) if title else text
         case Commands(lines):
@@ -71,7 +71,7 @@ def _line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def _grid(grid: Grid) -> str:
+def _grid(grid: Cells) -> str:
     align = ["right" if column.kind == "number" else "left" for column in grid.columns]
     kinds = [column.kind for column in grid.columns]
     body = [[_cell(x, kind) for x, kind in zip(row, kinds, strict=True)] for row in grid.rows]

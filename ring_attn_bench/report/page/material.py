@@ -53,7 +53,7 @@ class Material:
 
     @property
     def shared(self) -> str:
-        """What all shapes have in common."""
+        """What all shapes have in common, in words."""
         return ", ".join(word for word in self._of_all_shapes if word)
 
     @cached_property
@@ -76,7 +76,7 @@ class Material:
         return self.samples.get((row.case, row.contestant, row.direction.value), [])
 
     def pictures(self, topic: str, shape: SharedShape) -> Iterator[Picture]:
-        """Those of a topic and a shape."""
+        """The pictures of a topic and a shape."""
         for drawn in self.gallery.pictures:
             if (drawn.topic, drawn.shape) == (topic, shape.slug):
                 path = PurePosixPath(drawn.path.relative_to(self.folder).as_posix())
@@ -100,7 +100,7 @@ class Material:
 
     @cached_property
     def places(self) -> tuple[Column, ...]:
-        """Heads for `where`."""
+        """The columns of `where`."""
         shape = (Column("shape", "word"),) if len(self.shapes) > 1 else ()
         return (
             Column("direction", "word"),

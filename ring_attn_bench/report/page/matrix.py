@@ -8,7 +8,7 @@ from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import device, direction, group, holder, mask
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section
+from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Section
 from ring_attn_bench.text.digits import digits, tokens
 
 _PEER = "a ring of its own"
@@ -23,14 +23,14 @@ def section(material: Material) -> Section:
     )
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():
-        found = list(_grids([row for row in rows if row.latency_ms is not None]))
-        if found and len(material.shapes) > 1:
+        grids = list(_grids([row for row in rows if row.latency_ms is not None]))
+        if grids and len(material.shapes) > 1:
             blocks.append(Heading(material.headings[shape]))
-        blocks += found
+        blocks += grids
     return Section("matrix", "Kernel x schedule x transport", lead, tuple(blocks))
 
 
-def _grids(rows: Sequence[ReportRow]) -> Iterator[Grid]:
+def _grids(rows: Sequence[ReportRow]) -> Iterator[Cells]:
     for alike in group(rows, lambda row: (row.causal, row.direction)).values():
         ways = sorted({_way(row) for row in alike}, key=lambda way: (way == _PEER, way))
         first = alike[0]
@@ -40,7 +40,7 @@ def _grids(rows: Sequence[ReportRow]) -> Iterator[Grid]:
             Column("kernel or peer", "word"),
             *(Column(way) for way in ways),
         )
-        yield Grid(caption, columns, tuple(_lines(alike, ways)))
+        yield Cells(caption, columns, tuple(_lines(alike, ways)))
 
 
 def _lines(rows: Sequence[ReportRow], ways: Sequence[str]) -> Iterator[tuple[Cell, ...]]:

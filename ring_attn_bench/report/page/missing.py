@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import group
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Section, Tone, Words
+from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Prose, Section, Tone
 from ring_attn_bench.report.tables import counts
 from ring_attn_bench.report.tables.gaps import Gap, by_reason
 from ring_attn_bench.text.digits import plural
@@ -18,8 +18,8 @@ _CASES = 3
 def section(material: Material) -> Section:
     """Rows by backend and status, then the reasons, the worst first."""
     blocks: list[Block] = []
-    found = by_reason(material.rows)
-    if found:
+    gaps = by_reason(material.rows)
+    if gaps:
         columns = (
             Column("status", "word"),
             Column("rows"),
@@ -28,12 +28,12 @@ def section(material: Material) -> Section:
             Column("where", "word"),
             Column("again", "code"),
         )
-        rows = tuple(_line(material, gap) for gap in found)
-        blocks.append(Grid("reasons, the worst first", columns, rows))
+        rows = tuple(_line(material, gap) for gap in gaps)
+        blocks.append(Cells("reasons, the worst first", columns, rows))
     else:
-        blocks.append(Words(("Everything ran to its end and was right.",)))
+        blocks.append(Prose(("Everything ran to its end and was right.",)))
     blocks.append(_counts(material.rows))
-    blocks += [Words(material.gallery.skipped)] if material.gallery.skipped else []
+    blocks += [Prose(material.gallery.skipped)] if material.gallery.skipped else []
     lead = "A wrong row has no speed. Unsupported and oom are answers, not failures."
     return Section("missing", "What did not run, and why", lead, tuple(blocks))
 
@@ -62,11 +62,11 @@ def _where(rows: Sequence[ReportRow]) -> str:
     return "; ".join(told)
 
 
-def _counts(rows: Sequence[ReportRow]) -> Grid:
-    grid = Grid.of(counts(rows))
+def _counts(rows: Sequence[ReportRow]) -> Cells:
+    grid = Cells.of(counts(rows))
     names = {row.backend for row in rows}
     body = tuple(
         (Cell(name.text, who=name.text if name.text in names else ""), *rest)
         for name, *rest in grid.rows
     )
-    return Grid(grid.caption, grid.columns, body)
+    return Cells(grid.caption, grid.columns, body)

@@ -1,6 +1,6 @@
 """What a page says, as one frozen value: sections of tables, pictures, words and commands.
 
-Every text is as it is: whoever shows it escapes it. Only `Terms` are our own words, in which
+Every text is as it is: whoever shows it escapes it. Only `Meanings` are our own words, in which
 backticks mark code.
 """
 
@@ -12,10 +12,10 @@ from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
 from ring_attn_bench.report.tables import Table
+from ring_attn_bench.text.digits import SUFFIXES
 
 Tone = Literal["", "good", "bad", "quiet"]
 _NUMBER = re.compile(r"[<>]?\s*(-?[\d,]*\.?\d+(?:e[+-]\d+)?)([KM]?)\b")
-_SUFFIX = {"": 1, "K": 2**10, "M": 2**20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Cell:
         """By what a column is sorted: the order, or else the number with which the text begins."""
         if self.order is not None:
             return self.order
-        found = _NUMBER.match(self.text)
-        return float(found[1].replace(",", "")) * _SUFFIX[found[2]] if found else None
+        number = _NUMBER.match(self.text)
+        return float(number[1].replace(",", "")) * SUFFIXES[number[2].lower()] if number else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """A table. folded: shown once it is asked for."""
+class Cells:
+    """A table of them. folded: shown once it is asked for."""
 
     caption: str
     columns: tuple[Column, ...]
@@ -63,7 +63,7 @@ class Grid:
     folded: bool = False
 
     @classmethod
-    def of(cls, table: Table, *, folded: bool = False) -> Grid:
+    def of(cls, table: Table, *, folded: bool = False) -> Cells:
         """A table of a terminal: its first columns are words."""
         rows = tuple(tuple(map(Cell, row)) for row in table.rows)
         numeric = [
@@ -77,7 +77,7 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Prose:
     """Paragraphs, or the points of a list."""
 
     texts: tuple[str, ...]
@@ -85,7 +85,7 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Meanings:
     """Words and what they mean, in our own words, with `code` in backticks."""
 
     pairs: tuple[tuple[str, str], ...]
@@ -111,12 +111,12 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """Of what follows in a section."""
+    """The heading of what follows in a section."""
 
     text: str
 
 
-Block: TypeAlias = Grid | Words | Terms | Commands | Picture | Heading
+Block: TypeAlias = Cells | Prose | Meanings | Commands | Picture | Heading
 
 
 @dataclass(frozen=True, slots=True)

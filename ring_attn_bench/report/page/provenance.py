@@ -10,13 +10,13 @@ from ring_attn_bench.report.page import gpus
 from ring_attn_bench.report.page.decisions import SIDE, time
 from ring_attn_bench.report.page.explained import HOW
 from ring_attn_bench.report.page.material import MEMORY, Material, error, memory
-from ring_attn_bench.report.page.model import Cell, Column, Commands, Grid, Section, Terms, Tone
+from ring_attn_bench.report.page.model import Cell, Cells, Column, Commands, Meanings, Section, Tone
 from ring_attn_bench.text.digits import digits, percent
 
 
 def how() -> Section:
     """What the figures mean, and results.csv."""
-    blocks = (Terms(HOW), Terms(tuple(_glossary()), "Columns of results.csv"))
+    blocks = (Meanings(HOW), Meanings(tuple(_glossary()), "Columns of results.csv"))
     return Section("how", "How it was measured", "", blocks)
 
 
@@ -31,7 +31,7 @@ def where(material: Material) -> Section:
     facts["runs"] = list(group(material.rows, lambda row: row.run))
     rows = tuple((Cell(name), Cell(", ".join(x))) for name, x in facts.items() if x)
     columns = Column("fact", "word"), Column("value", "word")
-    grid = Grid("environment", columns, rows)
+    grid = Cells("environment", columns, rows)
     blocks = grid, *gpus.blocks(material)
     return Section("provenance", "Where it was measured", "", blocks)
 
@@ -53,7 +53,7 @@ def again(material: Material) -> Section:
     return Section("again", "Every row, and how to see it again", lead, blocks)
 
 
-def _every_row(material: Material) -> Grid:
+def _every_row(material: Material) -> Cells:
     unit = device(material.rows)
     columns = (
         *material.places,
@@ -69,7 +69,7 @@ def _every_row(material: Material) -> Grid:
         Column("command", "code"),
     )
     rows = tuple(_line(material, row) for row in material.rows)
-    return Grid(f"all {len(rows)} rows", columns, rows, folded=True)
+    return Cells(f"all {len(rows)} rows", columns, rows, folded=True)
 
 
 def _line(material: Material, row: ReportRow) -> tuple[Cell, ...]:

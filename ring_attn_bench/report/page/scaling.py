@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import SharedShape, device, direction, group, holder, mask
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section, Words
+from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Prose, Section
 from ring_attn_bench.report.plots.lines import interval
 from ring_attn_bench.text.digits import digits, tokens
 
@@ -29,7 +29,7 @@ def section(material: Material) -> Section:
     return Section("scaling", "Scaling", lead, (*blocks, *_by_ranks(material)))
 
 
-def _by_length(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
+def _by_length(material: Material, rows: Sequence[ReportRow]) -> Iterator[Cells]:
     for alike in group(rows, lambda row: (row.causal, row.direction)).values():
         timed = [row for row in alike if row.latency_ms is not None]
         if len({row.seqlen_per_gpu for row in timed}) > 1:
@@ -47,7 +47,7 @@ def _by_ranks(material: Material) -> Iterator[Block]:
     if not grids:
         sizes = {row.world_size for row in material.rows}
         if len(sizes) == 1 and material.timed:
-            yield Words((_NO_RANKS,))
+            yield Prose((_NO_RANKS,))
         return
     yield Heading("By the number of ranks")
     yield from grids
@@ -63,7 +63,7 @@ def _strong(row: ReportRow) -> tuple[int, str]:
 
 def _scaled(
     material: Material, size: Callable[[ReportRow], tuple[int, str]], kind: str
-) -> Iterator[Grid]:
+) -> Iterator[Cells]:
     def alike(row: ReportRow) -> tuple[object, ...]:
         return SharedShape.of(row).but_for_ranks, row.causal, row.direction, size(row)
 
@@ -82,7 +82,7 @@ def _grid(
     rows: Sequence[ReportRow],
     at: Callable[[ReportRow], int],
     head: Callable[[int], str],
-) -> Grid:
+) -> Cells:
     """A line for each contestant, the fastest on the right first; a column for each value."""
     places = sorted({at(row) for row in rows})
     tops = {place: max(x.tflops_per_gpu or 0.0 for x in rows if at(x) == place) for place in places}
@@ -94,7 +94,7 @@ def _grid(
         cells = (_cell(known.get(place), tops[place]) for place in places)
         lines.append((rates, (material.who(of_contestant[0]), *cells)))
     lines.sort(key=lambda line: line[0], reverse=True)
-    return Grid(caption, columns, tuple(cells for _, cells in lines))
+    return Cells(caption, columns, tuple(cells for _, cells in lines))
 
 
 def _who(row: ReportRow) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import device, holder
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Block, Cell, Column, Grid, Heading, Section, Words
+from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Prose, Section
 from ring_attn_bench.text.digits import digits, percent
 
 
@@ -15,12 +15,12 @@ def section(material: Material) -> Section:
     """A table for each shape, a line for each row that was timed beside one call or its twin."""
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():
-        found = list(_grid(material, rows))
-        if found and len(material.shapes) > 1:
+        grids = list(_grid(material, rows))
+        if grids and len(material.shapes) > 1:
             blocks.append(Heading(material.headings[shape]))
-        blocks += found
+        blocks += grids
     if not blocks:
-        blocks = [Words(("No row was timed beside one call of its kernel or its twin.",))]
+        blocks = [Prose(("No row was timed beside one call of its kernel or its twin.",))]
     lead = (
         "One call is the same kernel without a ring, at one device's share of the work; the twin "
         "makes the ring's launches on local keys. So launches are twin less one call, and "
@@ -30,7 +30,7 @@ def section(material: Material) -> Section:
     return Section("time", "Where the time goes", lead, tuple(blocks))
 
 
-def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
+def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Cells]:
     shown = [row for row in rows if row.one_gpu_ms is not None or row.twin_ms is not None]
     if not shown:
         return
@@ -52,7 +52,7 @@ def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
         Column("slowest rank", meaning="its median time over the mean of the others', and which"),
     )
     ordered = sorted(shown, key=_place)
-    yield Grid("of each row", columns, tuple(_line(material, x) for x in ordered))
+    yield Cells("of each row", columns, tuple(_line(material, x) for x in ordered))
 
 
 def _place(row: ReportRow) -> tuple[str, bool, int, float]:

@@ -103,7 +103,7 @@ def _by_length(material: Material, contests: Sequence[Contest]) -> str:
 
 
 def _range(words: Sequence[str]) -> str:
-    """The first to the last of them."""
+    """The first and the last of some figures: 4K to 64K."""
     return " to ".join(dict.fromkeys((words[0], words[-1])))
 
 

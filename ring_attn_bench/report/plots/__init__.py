@@ -47,7 +47,7 @@ class Gallery:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files."""
+        """The pictures' files."""
         return tuple(picture.path for picture in self.pictures)
 
 

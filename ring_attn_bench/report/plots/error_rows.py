@@ -54,10 +54,10 @@ def _points(
     theirs = is_peer(rows[0].backend)
     for wrong in (False, True):
         alike = [row for row in rows if (row.status is Status.WRONG) is wrong]
-        found = [x for row in alike if (x := ratio(row.ratios[tensor])) is not None]
-        if not found:
+        ratios = [x for row in alike if (x := ratio(row.ratios[tensor])) is not None]
+        if not ratios:
             continue
-        across, up = [max(x, floor) for x in found], [place] * len(found)
+        across, up = [max(x, floor) for x in ratios], [place] * len(ratios)
         axes.plot(
             across, up, linestyle="", color=style.colour(rows[0]), marker=style.marker(rows[0]),
             markersize=4.5, alpha=0.7, markeredgewidth=1 if theirs else 0,

@@ -71,5 +71,5 @@ def _draw(
 
 
 def _worst(rows: Sequence[ReportRow], size: int, tensor: str, ratio: Ratio) -> float:
-    found = [ratio(row.ratios[tensor]) for row in rows if row.world_size == size]
-    return max((x for x in found if x is not None), default=nan)
+    ratios = [ratio(row.ratios[tensor]) for row in rows if row.world_size == size]
+    return max((x for x in ratios if x is not None), default=nan)

@@ -43,7 +43,7 @@ def _table(rows: Sequence[ReportRow], who: Naming, unit: str) -> Table:
 
 
 def _figures(unit: str, notes: Notes) -> dict[str, Callable[[ReportRow], str]]:
-    """Head to cell of the number columns."""
+    """By the head of a column of numbers, its cell."""
     return {
         "latency ms": lambda row: digits(row.latency_ms, 4),
         "±": lambda row: _interval(row, notes),

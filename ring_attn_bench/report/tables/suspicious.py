@@ -13,9 +13,9 @@ _SHOWN = 8
 
 
 def suspicious(rows: Sequence[ReportRow]) -> list[Table]:
-    """One table, or none where nothing is."""
-    found = [row for row in rows if row.latency_ms is not None and row.suspicion]
-    if not found:
+    """One table of suspicious times, or none."""
+    doubtful = [row for row in rows if row.latency_ms is not None and row.suspicion]
+    if not doubtful:
         return []
     naming = Naming.of(rows)
     body = tuple(
@@ -24,10 +24,10 @@ def suspicious(rows: Sequence[ReportRow]) -> list[Table]:
             naming.label(row),
             row.suspicion or "",
         )
-        for row in found[:_SHOWN]
+        for row in doubtful[:_SHOWN]
     )
     headers = ("case", "who", "what speaks against it")
-    more = len(found) - _SHOWN
+    more = len(doubtful) - _SHOWN
     remarks = (f"{plural(more, 'row')} more: `suspicion` in results.csv.",) if more > 0 else ()
-    caption = plural(len(found), "suspicious time")
+    caption = plural(len(doubtful), "suspicious time")
     return [Table(caption, headers, body, names=len(headers), remarks=remarks)]

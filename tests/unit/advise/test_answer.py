@@ -9,7 +9,7 @@ from ring_attn_bench.advise import as_json, terminal
 from ring_attn_bench.advise.answer import advised
 from ring_attn_bench.advise.estimate import HowKnown
 from ring_attn_bench.advise.model import options
-from ring_attn_bench.advise.question import Question, heads, mebibytes, tokens
+from ring_attn_bench.advise.question import Question, heads, mebibytes
 from ring_attn_bench.errors import InvalidArgument, UnknownName
 from ring_attn_bench.records.status import Status
 from tests.unit.advise import committed
@@ -220,22 +220,15 @@ def test_no_figures_are_a_sentence():
 
 def test_numbers_are_read_as_people_write_them():
     assert [heads(text) for text in ("32:8", "32", " 16:16 ")] == [(32, 8), (32, 32), (16, 16)]
-    assert [tokens(text) for text in ("128k", "1M", "1000")] == [131072, 2**20, 1000]
     assert mebibytes("1GiB") == 1024
     assert mebibytes("40 GB") == pytest.approx(38147, abs=1)
 
 
 @pytest.mark.parametrize(
     ("read", "text"),
-    [(heads, "8:3"), (heads, "a:b"), (heads, "0"), (tokens, "12x"), (tokens, "-1"),
+    [(heads, "8:3"), (heads, "a:b"), (heads, "0"),
      (mebibytes, "40"), (mebibytes, "0GB"), (mebibytes, "40 apples")],
 )  # fmt: skip
 def test_other_numbers_are_a_sentence(read, text):
     with pytest.raises(InvalidArgument):
         read(text)
-
-
-@pytest.mark.parametrize("text", ["1000000000000", "999999999999M", "9" * 5000])
-def test_of_too_many_tokens_it_is_said_how_many_there_may_be(text):
-    with pytest.raises(InvalidArgument, match="take at most 137438953408"):
-        tokens(text)

@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from ring_attn_bench import cli
 from ring_attn_bench.bench import start
+from ring_attn_bench.machine import plug_ins
+from ring_attn_bench.machine.plug_ins import PlugIn
 from ring_attn_bench.records.record import append
 
 SUITE = """
@@ -28,11 +30,11 @@ def machine(monkeypatch, tmp_path, make_record):
 
     class Machine:
         ran = ()
-        probed = 0
+        asked = 0
         ends_after = None
         ends_by = KeyboardInterrupt()
 
-        def execute(self, run, entries, rings, watcher):
+        def execute(self, run, entries, machine, rings, watcher):
             run.folder.mkdir(exist_ok=True, parents=True)
             todo = [(entry, direction) for entry in entries for direction in entry.directions]
             for entry, direction in todo[: self.ends_after]:
@@ -45,13 +47,14 @@ def machine(monkeypatch, tmp_path, make_record):
             if self.ends_after is not None:
                 raise self.ends_by
 
-        def probe(self, names):
-            self.probed += 1
-            return MACHINE, {name: CANNOT[name] for name in names if name in CANNOT}
+        def ask(self, names):
+            self.asked += 1
+            lost = {x: PlugIn(status="unsupported", reason=CANNOT[x]) for x in names if x in CANNOT}
+            return plug_ins.Inventory(MACHINE, lost)
 
     found = Machine()
     monkeypatch.setattr(start, "execute", found.execute)
-    monkeypatch.setattr(start.forecast, "probe", found.probe)
+    monkeypatch.setattr(plug_ins, "ask", found.ask)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.toml").write_text(SUITE)

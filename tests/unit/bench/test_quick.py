@@ -5,7 +5,9 @@ import pytest
 from ring_attn_bench import registry
 from ring_attn_bench.bench import quick
 from ring_attn_bench.bench.contestant import Refused
-from ring_attn_bench.errors import BackendUnavailable, MachineLacks
+from ring_attn_bench.errors import MachineLacks
+from ring_attn_bench.machine import plug_ins
+from ring_attn_bench.machine.plug_ins import PlugIn
 
 MISSING = ("flash_attn_2", "flash_attn_3")
 
@@ -14,19 +16,19 @@ MISSING = ("flash_attn_2", "flash_attn_3")
 def said(monkeypatch):
     """What it says, over two backends that are not here and two that are."""
 
-    def load(name):
-        if name in MISSING:
-            raise BackendUnavailable(name, "it is not installed")
+    def ask(names):
+        reasons = {name: "it is not installed" for name in names if name in MISSING}
+        lost = {name: PlugIn(status="unsupported", reason=x) for name, x in reasons.items()}
+        return plug_ins.Inventory({}, {**dict.fromkeys(names, PlugIn()), **lost})
 
-    def fared(name, partition, gpu):
+    def fared(name, partition, machine):
         if name == "flex" and partition == "striped":
             raise Refused("it does not deal so.")
         return "ok", False
 
     table = dict.fromkeys(("aten", "flash_attn_2", "flex", "flash_attn_3"))
-    monkeypatch.setattr(registry, "load_contestant", load)
+    monkeypatch.setattr(plug_ins, "ask", ask)
     monkeypatch.setattr(registry, "backends", lambda: table)
-    monkeypatch.setattr(quick, "_interpret", lambda: None)
     monkeypatch.setattr(quick, "_fared", fared)
     return []
 
@@ -50,10 +52,9 @@ def test_a_backend_that_is_asked_for_by_name_and_not_here_is_what_the_machine_la
 
 
 def test_an_interpreted_kernel_is_asked_less_and_the_same():
-    whole, short = quick._case("aten", gpu=False), quick._case("triton", gpu=False)
+    whole, short = (quick._case(gpu=False, short=short) for short in (False, True))
 
     assert short.batch * short.heads_q * short.head_dim * 8 == (
         whole.batch * whole.heads_q * whole.head_dim
     )
     assert short.heads_q // short.heads_kv == whole.heads_q // whole.heads_kv == 2
-    assert quick._case("triton", gpu=True) == quick._case("aten", gpu=True)

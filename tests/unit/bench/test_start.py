@@ -11,7 +11,7 @@ from typer.main import get_command
 
 import ring_attn_bench
 from ring_attn_bench import cli, registry
-from ring_attn_bench.bench import forecast, resume, start
+from ring_attn_bench.bench import resume, start
 from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.suite import Timing, load
 from ring_attn_bench.bench.team import Team
@@ -143,7 +143,7 @@ def test_a_mistake_is_told_before_the_machine_is_looked_at(machine, typed, line,
     done = typed(f"ring-attn-bench {line}")
 
     assert sentence in str(done.exception)
-    assert machine.probed == 0
+    assert machine.asked == 0
 
 
 def test_one_variable_of_torchruns_alone_is_not_torchrun(monkeypatch):
@@ -220,14 +220,6 @@ def test_where_everything_can_run_nothing_is_said_of_it(machine, typed):
     assert "CUDA device" not in said
 
 
-def test_another_process_finds_out_what_cannot_be_loaded():
-    environment, reasons = forecast.probe(["reference", "cudnn", "peer:torch_cp[math]"])
-
-    assert environment["torch"]
-    assert set(reasons) == (set() if environment["gpu"] else {"cudnn"})
-    assert all(reasons.values())
-
-
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -276,7 +268,7 @@ def test_what_no_machine_can_run_is_told_before_the_machine_is_looked_at(
     done = typed(f"ring-attn-bench bench --suite small.toml {words}")
     assert isinstance(done.exception, InvalidArgument)
     assert sentence in str(done.exception)
-    assert not machine.probed
+    assert not machine.asked
 
 
 def test_an_empty_suite_is_no_suite_and_not_the_default(machine, typed):
@@ -328,7 +320,7 @@ def torchrun(machine, monkeypatch):
         monkeypatch.setenv(name, value)
 
     def runs(run, left, group, progress):
-        machine.execute(run, left, None, progress)
+        machine.execute(run, left, None, None, progress)
         group(left[0]).ask(QUIT, 1.0)
 
     def starts(raises, process=0):

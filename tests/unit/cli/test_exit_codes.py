@@ -15,7 +15,7 @@ import pytest
 from ring_attn_bench import __version__
 from ring_attn_bench.cli import exits, report
 from ring_attn_bench.errors import FileError, NoAnswer
-from ring_attn_bench.machine import environment
+from ring_attn_bench.machine import plug_ins
 from ring_attn_bench.probe.tasks import Task
 from ring_attn_bench.records import finding
 from ring_attn_bench.records.direction import Direction
@@ -246,7 +246,7 @@ def test_a_machine_that_gives_no_answer_is_no_bug(program, monkeypatch):
     def silent():
         raise NoAnswer("cannot find out what this machine has: no answer within 300 s.")
 
-    monkeypatch.setattr(environment, "probe", silent)
+    monkeypatch.setattr(plug_ins, "ask", silent)
 
     code, _, said = program("env")
 

@@ -8,6 +8,7 @@ import pytest
 from ring_attn_bench.cli import report
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.machine import as_json
+from ring_attn_bench.machine.plug_ins import Inventory, PlugIn
 from ring_attn_bench.records.record import append
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.registry import TRANSPORTS, backends, peers
@@ -42,12 +43,13 @@ def test_numbers_are_numbers_and_what_is_empty_is_null(shown):
 
 
 def test_the_list_is_every_backend_peer_and_transport_with_why_it_cannot_run():
-    told = json.loads(as_json.backends())
+    every = dict.fromkeys((*peers(), *sorted(backends())), PlugIn(summary="sums"))
+    told = json.loads(as_json.backends(Inventory({}, every, dict.fromkeys(TRANSPORTS, PlugIn()))))
 
     assert told["schema"] == 1
     names = {kind: [line["name"] for line in told[kind]] for kind in told if kind != "schema"}
     assert names == {
-        "backends": sorted(backends()), "peers": sorted(peers()), "transports": list(TRANSPORTS),
+        "backends": sorted(backends()), "peers": list(peers()), "transports": list(TRANSPORTS),
     }  # fmt: skip
     reference = next(line for line in told["backends"] if line["name"] == "reference")
     assert set(reference) == {"name", "target", "summary", "unavailable"}

@@ -11,13 +11,13 @@ from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.longest.run import Hunt, wanted
-from ring_attn_bench.longest.search import Range
+from ring_attn_bench.longest.search import Lengths
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.reply import WorkerFailed
 
 RANKS = 2
-LENGTHS = Range(16, 256, 0.0)
+LENGTHS = Lengths(16, 256, 0.0)
 
 
 class Here:

@@ -8,7 +8,7 @@ from ring_attn_bench.bench.suite import Entry
 from ring_attn_bench.errors import FileError
 from ring_attn_bench.longest import as_json, terminal
 from ring_attn_bench.longest.run import of_length, wanted
-from ring_attn_bench.longest.search import Range
+from ring_attn_bench.longest.search import Lengths
 from ring_attn_bench.records import limit as limits
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.limit import Limit
@@ -83,7 +83,7 @@ def test_lengths_of_a_suite_are_asked_about_once(make_case, make_contestant):
               directions=tuple(Direction))
         for tokens in (8192, 16384)
     ]  # fmt: skip
-    every = wanted(entries, Range(256, 4096, 0.05))
+    every = wanted(entries, Lengths(256, 4096, 0.05))
     assert [one.direction for one in every] == list(Direction)
     assert {one.entry.case.seqlen_per_gpu for one in every} == {256}
     assert of_length(entries[0], 512).case.seqlen_per_gpu == 512

@@ -4,29 +4,28 @@ import re
 import shlex
 import sys
 import tomllib
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import pytest
-import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.contract.install import COMMANDS
-from ring_attn_bench.machine import terminal
-from ring_attn_bench.registry import Listing
+from ring_attn_bench.machine import plug_ins, terminal
+from ring_attn_bench.machine.plug_ins import Inventory, PlugIn
 
 CHECKOUT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+LOST = partial(PlugIn, status="unsupported")
 REASON = "importing some_kernels_package.interface failed with ModuleNotFoundError: " * 3
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_list_fits_and_breaks_no_word(monkeypatch, width):
+def test_the_list_fits_and_breaks_no_word(width):
     names = ("reference", "peer:ring_flash_attn[flash_attn_4]")
-    found = tuple(Listing(name, "module:Class", "", REASON) for name in names)
-    monkeypatch.setattr(registry, "listing", lambda: found)
 
-    shown = terminal.backends(width)
+    shown = terminal.backends(Inventory({}, dict.fromkeys(names, LOST(reason=REASON))), width)
 
     longest = max(map(len, REASON.split()))
     assert max(map(len, shown.splitlines())) <= max(width, len(names[1]) + 10 + longest)
@@ -34,33 +33,28 @@ def test_the_list_fits_and_breaks_no_word(monkeypatch, width):
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-def test_a_kernel_that_only_an_interpreter_can_run_here_is_no_yes(monkeypatch, gpu):
-    names = ("aten", "triton", "cudnn", "a_plugin")
-    lacks = {"cudnn": "it is not here"}
-    found = tuple(Listing(name, "module:Class", "sums", lacks.get(name)) for name in names)
-    monkeypatch.setattr(registry, "listing", lambda: found)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(registry, "transport_listing", lambda: ())
+def test_a_kernel_that_only_an_interpreter_can_run_here_is_no_yes(gpu):
+    every = {
+        "aten": PlugIn(summary="sums"),
+        "triton": PlugIn(summary="sums", worker_environment={"cpu": {"TRITON_INTERPRET": "1"}}),
+        "cudnn": LOST(reason="it is not here"),
+    }
 
-    shown = terminal.backends(120)
+    shown = terminal.backends(Inventory({"gpu": "H" * gpu}, every), 120)
 
     here = dict(re.findall(r"^(\w+) +(yes|no|interpreted) ", shown, re.MULTILINE))
     triton = "yes" if gpu else "interpreted"
-    assert {name: here[name] for name in names} == {
-        "aten": "yes", "triton": triton, "cudnn": "no", "a_plugin": "yes",
-    }  # fmt: skip
+    assert {name: here[name] for name in every} == {"aten": "yes", "triton": triton, "cudnn": "no"}
     assert ("TRITON_INTERPRET=1" in shown) is not gpu
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-def test_list_and_env_say_alike_what_a_command_is_good_for_here(monkeypatch, gpu):
+def test_list_and_env_say_alike_what_a_command_is_good_for_here(gpu):
     command = COMMANDS["flash_attn"]
-    found = (Listing("flash_attn_2", "module:Class", "", f"it is not here; try: {command}"),)
-    monkeypatch.setattr(registry, "listing", lambda: found)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(registry, "transport_listing", lambda: ())
+    environment = {"torch": "2", "gpu": "H" * gpu}
+    lost = {"flash_attn_2": LOST(reason=f"it is not here; try: {command}")}
 
-    both = terminal.backends(300), terminal.machine({"torch": "2", "gpu": "H" * gpu}, 300)
+    both = terminal.backends(Inventory(environment, lost), 300), terminal.machine(environment, 300)
 
     for shown in both:
         assert command in shown
@@ -79,9 +73,9 @@ def test_what_a_backend_says_to_try_is_what_env_says():
 def test_the_list_has_every_transport_with_what_it_needs_or_why_it_is_none(monkeypatch):
     table = {**registry.TRANSPORTS, "broken": "nowhere:Nothing", "bare": "string:Template"}
     monkeypatch.setattr(registry, "transports", lambda: table)
-    monkeypatch.setattr(registry, "listing", lambda: ())
+    told = {name: plug_ins._transport(name) for name in table}
 
-    shown = terminal.backends(120)
+    shown = terminal.backends(Inventory({}, transports=told), 120)
 
     p2p, broken, bare = (
         next(line for line in shown.splitlines() if line.startswith(name))

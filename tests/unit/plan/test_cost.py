@@ -21,13 +21,13 @@ from ring_attn_bench.plan import cost
 from ring_attn_bench.plan.block import Abilities, Form
 from ring_attn_bench.plan.cost import (
     Host,
-    ShardShape,
     ToPredict,
     one_call_seconds,
     percent_of_one_call,
     seconds,
 )
 from ring_attn_bench.plan.measured import H200, MACHINES
+from ring_attn_bench.plan.memory import ShardShape
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.plans import Layout, plans
 from ring_attn_bench.plan.problem import Mask
@@ -231,9 +231,8 @@ def ring_suite():
                 continue
             travels = 2 if row["gradients"] == "input" else 4
             heads = int(row["heads_q"]), int(row["heads_kv"])
-            asked = ToPredict(
-                H200, row["backend"], row["transport"], ShardShape(1, *heads, 128, 128, 2, travels)
-            )
+            shape = ShardShape(1, *heads, 128, 128, travels=travels)
+            asked = ToPredict(H200, row["backend"], row["transport"], shape)
             one = schedule == "one_launch"
             ring = ring_of(row["partition"], 2, tokens, grouping=(1,) if one else None, one=one)
             yield row, 1e3 * slowest(asked, ring, backward="backward" in row["direction"])

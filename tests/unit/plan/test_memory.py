@@ -12,7 +12,7 @@ from ring_attn_backends.triton.hopper.splits import shares_bytes
 from ring_attn_bench.contract.backend import abilities, accumulating
 from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.plan import memory
-from ring_attn_bench.plan.memory import KernelMemory, Sizes
+from ring_attn_bench.plan.memory import KernelMemory, ShardShape
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.plans import Launch, plan
 from ring_attn_bench.plan.problem import Mask, Score
@@ -76,7 +76,7 @@ class Call:
     def sizes(self):
         wide = accumulator_dtype(self.dtype)
         travels = (self.travels or wide).itemsize
-        return Sizes(
+        return ShardShape(
             self.batch, *self.heads, *self.head_dims, self.dtype.itemsize, wide.itemsize, travels
         )
 

@@ -83,12 +83,12 @@ class Question:
         if self.dropout_p:
             drawn = score.dropout_seed, self.dropout_p, BATCH, self.heads
             keep = dropout.keep(*drawn, where, where)
-        given = where, where, self.mask, score
-        out, lse = oracle.forward(q, k, v, *given, keep=keep)
+        asked = oracle.Inquiry(where, where, self.mask, score, keep)
+        out, lse = oracle.forward(q, k, v, asked)
         if self.sink:
             alone, lse = lse, torch.logaddexp(lse, self.sinks[:, None])
             out = out * (alone - lse).exp().transpose(1, 2)[..., None]
-        gradients = oracle.backward(dout, q, k, v, out, lse, *given, keep=keep)
+        gradients = oracle.backward(dout, q, k, v, out, lse, asked)
         return dict(zip(NAMES, (out, lse, *gradients), strict=True))
 
     def jobs(self, partition, world_size):

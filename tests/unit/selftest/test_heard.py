@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ring_attn_bench.bench.suite import load
+from ring_attn_bench.machine.plug_ins import Inventory
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import (
     Accuracy,
@@ -111,7 +112,7 @@ def test_a_pattern_without_a_fault_is_refused_with_their_names():
 
 
 def test_rings_that_the_gpus_are_too_few_for_are_left_out_with_a_reason(monkeypatch):
-    monkeypatch.setattr(run, "probe", lambda: {"gpu_count": 2})
+    monkeypatch.setattr(run.plug_ins, "ask", lambda: Inventory({"gpu_count": 2}))
 
     asked = run.planted("cuda")
 

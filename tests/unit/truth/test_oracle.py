@@ -7,6 +7,7 @@ from torch import Tensor
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.truth import oracle, tolerance
+from ring_attn_bench.truth.oracle import Inquiry
 
 B, S, H, G, D, E = 2, 37, 6, 3, 16, 8
 POSITIONS = torch.arange(S)
@@ -63,10 +64,9 @@ def by_autograd(q, k, v, dout, mask: Mask, score: Score, keep=None) -> dict[str,
 
 
 def by_oracle(q, k, v, dout, mask: Mask, score: Score, **options) -> dict[str, Tensor]:
-    out, lse = oracle.forward(q, k, v, POSITIONS, POSITIONS, mask, score, **options)
-    gradients = oracle.backward(
-        dout, q, k, v, out, lse, POSITIONS, POSITIONS, mask, score, **options
-    )
+    asked = Inquiry(POSITIONS, POSITIONS, mask, score, **options)
+    out, lse = oracle.forward(q, k, v, asked)
+    gradients = oracle.backward(dout, q, k, v, out, lse, asked)
     return {"out": out, "lse": lse} | dict(zip(("dq", "dk", "dv"), gradients, strict=True))
 
 
@@ -102,7 +102,8 @@ def test_dropout_without_weights_to_keep_is_refused():
 
 def test_no_keys_are_nothing_to_see():
     q, k, v, _ = inputs()
-    out, lse = oracle.forward(q, k[:, :0], v[:, :0], POSITIONS, POSITIONS[:0], Mask(), Score(SCALE))
+    asked = Inquiry(POSITIONS, POSITIONS[:0], Mask(), Score(SCALE))
+    out, lse = oracle.forward(q, k[:, :0], v[:, :0], asked)
     assert not out.any()
     assert lse.isneginf().all()
 
@@ -134,10 +135,9 @@ def test_sampled_rows_give_their_rows_and_with_sparse_dout_all_of_dk_and_dv(mask
     sparse = torch.zeros_like(dout)
     sparse[:, rows] = dout[:, rows]
     whole = by_oracle(q, k, v, sparse, mask, score)
-    out, lse = oracle.forward(q[:, rows], k, v, rows, POSITIONS, mask, score)
-    dq, dk, dv = oracle.backward(
-        sparse[:, rows], q[:, rows], k, v, out, lse, rows, POSITIONS, mask, score
-    )
+    asked = Inquiry(rows, POSITIONS, mask, score)
+    out, lse = oracle.forward(q[:, rows], k, v, asked)
+    dq, dk, dv = oracle.backward(sparse[:, rows], q[:, rows], k, v, out, lse, asked)
     torch.testing.assert_close(out, whole["out"][:, rows])
     torch.testing.assert_close(lse, whole["lse"][:, :, rows])
     torch.testing.assert_close(dq, whole["dq"][:, rows])
@@ -153,7 +153,7 @@ def test_shares_of_two_halves_of_the_keys_add_up_to_the_whole():
     shares = [
         oracle.backward(
             dout, q, k[:, part], v[:, part], whole["out"], whole["lse"],
-            POSITIONS, POSITIONS[part], mask, score,
+            Inquiry(POSITIONS, POSITIONS[part], mask, score),
         )
         for part in halves
     ]  # fmt: skip
@@ -166,10 +166,9 @@ def test_shares_of_two_halves_of_the_keys_add_up_to_the_whole():
 def test_rows_that_see_nothing_are_zero_with_lse_minus_infinity(arithmetic):
     q, k, v, dout = inputs(torch.float16)
     keys, mask, score = POSITIONS + 5, Mask(causal=True), Score(SCALE)
-    out, lse = oracle.forward(q, k, v, POSITIONS, keys, mask, score, arithmetic=arithmetic)
-    dq, dk, dv = oracle.backward(
-        dout, q, k, v, out, lse, POSITIONS, keys, mask, score, arithmetic=arithmetic
-    )
+    asked = Inquiry(POSITIONS, keys, mask, score, arithmetic=arithmetic)
+    out, lse = oracle.forward(q, k, v, asked)
+    dq, dk, dv = oracle.backward(dout, q, k, v, out, lse, asked)
     assert lse[:, :, :5].isneginf().all()
     assert lse[:, :, 5:].isfinite().all()
     assert not out[:, :5].any()

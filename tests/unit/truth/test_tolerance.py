@@ -150,10 +150,10 @@ def test_a_sum_that_a_kernel_takes_element_by_element_is_right_at_the_widest_hea
     case = replace(FULL, rows=wide, keys=wide, batch=1, key_heads=1, dim=256)
     data, right = case.kind.inputs(case, CPU), expected(case, CPU)
     out, lse = right.given
-    of_kernel = oracle.backward(
-        data.dout, data.q, data.k, data.v, out, lse, *positions(case, CPU), case.mask,
-        case.score(CPU), arithmetic=torch.float32, in_order=True,
-    )  # fmt: skip
+    asked = oracle.Inquiry(
+        *positions(case, CPU), case.mask, case.score(CPU), arithmetic=torch.float32, in_order=True
+    )
+    of_kernel = oracle.backward(data.dout, data.q, data.k, data.v, out, lse, asked)
     assert faults(right, dict(zip(("dq", "dk", "dv"), of_kernel, strict=True))) == []
 
 

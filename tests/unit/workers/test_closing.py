@@ -37,7 +37,7 @@ def group(monkeypatch, tmp_path):
 def test_a_signal_that_comes_while_a_run_closes_its_groups_leaves_nothing(
     group, tmp_path, monkeypatch, by
 ):
-    groups = Groups("cpu", [])
+    groups = Groups(None, [])
     groups._groups = {("one", 2): group(), ("other", 2): group()}
     started = [one._started.runner for one in groups._groups.values()]
 

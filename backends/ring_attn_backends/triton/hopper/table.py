@@ -72,14 +72,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredShape:
     """What the rows' microseconds are of."""
 
     tokens: int
     heads: int
 
 
-MEASURED = Measured(tokens=16384, heads=16)
+MEASURED = MeasuredShape(tokens=16384, heads=16)
 
 TABLE: dict[tuple[Kernel, int], Row] = {
     ("forward", 128): Row(Config(block=128, stages=2), 0, 164160, (3343, 1693)),
@@ -188,7 +188,7 @@ def width(tensor: Tensor) -> int:
 
 
 def multiprocessors(q: Tensor) -> int:
-    """Of the GPU that the tensor is on."""
+    """How many multiprocessors the tensor's GPU has."""
     if q.device.type != "cuda":
         return SMS  # the tests have tensors without memory
     return torch.cuda.get_device_properties(q.device).multi_processor_count

@@ -18,7 +18,7 @@ def serves(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) 
 
 
 def serves_gathered(tensors: tuple[Tensor, ...], keys: Gathering, score: Score) -> bool:
-    """All of that, too."""
+    """Whether gathered keys are served: wherever the rest is."""
     return True
 
 

@@ -26,7 +26,7 @@ class Tiling:
 
     @property
     def options(self) -> dict[str, int]:
-        """For the compiler."""
+        """The row's options for the compiler."""
         return {"num_warps": self.warps, "num_stages": self.stages}
 
     def __str__(self) -> str:

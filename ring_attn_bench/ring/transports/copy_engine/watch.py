@@ -21,7 +21,7 @@ _LOOKS = 40
 """How often a timeout's length is looked at."""
 
 
-class _Pass(NamedTuple):
+class _Followed(NamedTuple):
     number: int
     end: torch.cuda.Event
     plan: Plan
@@ -40,7 +40,7 @@ class Watch:
 
     def __init__(self, transport: CopyEngine, timeout: timedelta) -> None:
         self._transport, self._timeout = ref(transport), timeout.total_seconds()
-        self._passes: deque[_Pass] = deque()
+        self._passes: deque[_Followed] = deque()
         self._spare: deque[torch.cuda.Event] = deque()  # of passes that are over
         self._more, self._ended = threading.Event(), False
         self._thread: threading.Thread | None = None
@@ -52,7 +52,7 @@ class Watch:
         self._number += 1
         end = self._spare.popleft() if self._spare else torch.cuda.Event()
         end.record(stream)
-        self._passes.append(_Pass(self._number, end, plan, slot, head_groups, time.monotonic()))
+        self._passes.append(_Followed(self._number, end, plan, slot, head_groups, time.monotonic()))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True, name="ring-watch")
             self._thread.start()
@@ -96,7 +96,7 @@ class Watch:
                 return
             time.sleep(pause)
 
-    def _give_up(self, oldest: _Pass) -> None:
+    def _give_up(self, oldest: _Followed) -> None:
         transport = self._transport()
         if transport is None:
             return

@@ -44,7 +44,7 @@ class Words:
         return self._at(2 * SLOTS + 1, peer)
 
     def first(self) -> list[int]:
-        """The table as it begins."""
+        """The table's words as they begin."""
         words = [0] * (self.bytes // _BYTES)
         for peer in range(self.world_size):
             for offset in (*(self.free(slot, peer) for slot in range(SLOTS)), self.room(peer)):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ring_attn_bench.report.page.build import page
-from ring_attn_bench.report.page.model import Grid
+from ring_attn_bench.report.page.model import Cells
 from ring_attn_bench.report.plots import Gallery
 
 
@@ -22,7 +22,7 @@ class Read:
         return found
 
     def grids(self, name):
-        return [block for block in self.section(name).blocks if isinstance(block, Grid)]
+        return [block for block in self.section(name).blocks if isinstance(block, Cells)]
 
     def column(self, grid, head):
         place = [column.head for column in grid.columns].index(head)

@@ -10,7 +10,7 @@ from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.gpus import GpuLook, GpuWatch
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.report.page.model import Words
+from ring_attn_bench.report.page.model import Prose
 
 TITLES = (
     "decisions", "behind", "matrix", "scaling", "time", "accuracy", "memory", "missing", "how",
@@ -204,5 +204,5 @@ def test_why_gpus_were_not_seen_is_said_once(read, timed):
     unseen = {"gpus": GpuWatch(unseen="nvidia-ml-py is not installed")}
     found = read([timed(name, 400).model_copy(update=unseen) for name in ("triton", "cudnn")])
 
-    (words,) = [x for x in found.section("provenance").blocks if isinstance(x, Words)]
+    (words,) = [x for x in found.section("provenance").blocks if isinstance(x, Prose)]
     assert words.texts == ("Of some GPUs nothing is known: nvidia-ml-py is not installed",)

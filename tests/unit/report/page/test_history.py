@@ -8,7 +8,7 @@ import pytest
 
 from ring_attn_bench.errors import FileError
 from ring_attn_bench.records.record import append
-from ring_attn_bench.report.page.history import Run, index
+from ring_attn_bench.report.page.history import PastRun, index
 from ring_attn_bench.report.write import write_index
 from tests.unit.conftest import speed
 
@@ -37,8 +37,8 @@ def section(page, name):
 
 def test_a_row_that_became_slower_is_seen_the_slowest_first(run):
     runs = [
-        Run.of("b", run("2026-01-02", triton=300, aten=200, cudnn=400)),
-        Run.of("a", run("2026-01-01", triton=400, aten=201, cudnn=300)),
+        PastRun.of("b", run("2026-01-02", triton=300, aten=200, cudnn=400)),
+        PastRun.of("a", run("2026-01-01", triton=400, aten=201, cudnn=300)),
     ]
     page = index(runs)
     (grid,) = section(page, "history")
@@ -52,8 +52,9 @@ def test_a_row_that_became_slower_is_seen_the_slowest_first(run):
 
 def test_a_row_is_compared_with_the_last_run_that_had_it(run):
     runs = [
-        Run.of("a", run("2026-01-01", triton=400)), Run.of("b", run("2026-01-02", aten=200)),
-        Run.of("c", run("2026-01-03", triton=300)),
+        PastRun.of("a", run("2026-01-01", triton=400)),
+        PastRun.of("b", run("2026-01-02", aten=200)),
+        PastRun.of("c", run("2026-01-03", triton=300)),
     ]  # fmt: skip
     (grid,) = section(index(runs), "history")
     (row,) = grid.rows
@@ -66,13 +67,15 @@ def test_what_ran_elsewhere_is_another_row(run, make_record):
         record.model_copy(update={"environment": {**record.environment, "gpu": "NVIDIA H100"}})
         for record in run("2026-01-02", triton=300)
     ]
-    page = index([Run.of("a", before), Run.of("b", after)])
+    page = index([PastRun.of("a", before), PastRun.of("b", after)])
     (words,) = section(page, "history")
     assert words.texts == ("No row was measured in two runs.",)
 
 
 def test_the_newest_run_is_first_and_leads_to_its_page(run):
-    page = index([Run.of(day, run(day, triton=400)) for day in ("2026-01-01", "2026-01-02")], ["x"])
+    page = index(
+        [PastRun.of(day, run(day, triton=400)) for day in ("2026-01-01", "2026-01-02")], ["x"]
+    )
     runs, others = section(page, "runs")
     assert [row[0].text for row in runs.rows] == ["2026-01-02", "2026-01-01"]
     assert runs.rows[0][0].link == "2026-01-02/report.html"

@@ -39,7 +39,7 @@ class Worklist:
 
     @property
     def count(self) -> int:
-        """Of tiles."""
+        """How many tiles there are."""
         return self.tiles.shape[0]
 
 
