@@ -74,17 +74,11 @@ def expected(case: CachedCase, device: str, keep: Tensor | None = None) -> Expec
             keys = torch.cat([k.to(new_k.dtype), new_k[entry]])[None, first:]
             values = torch.cat([v, data.v[entry]])[None, first:]
             at = torch.arange(total - case.queries, total, device=device)
-            where = at, torch.arange(first, total, device=device), case.mask, score
-            each.append(
-                oracle.forward(
-                    q[entry : entry + 1],
-                    keys,
-                    values,
-                    *where,
-                    arithmetic=arithmetic,
-                    in_order=in_order,
-                )
-            )
+            asked = oracle.Inquiry(
+                at, torch.arange(first, total, device=device), case.mask, score,
+                arithmetic=arithmetic, in_order=in_order,
+            )  # fmt: skip
+            each.append(oracle.forward(q[entry : entry + 1], keys, values, asked))
         out, lse = (torch.cat(x) for x in zip(*each, strict=True))
         left = {"k_cache": new_k, "v_cache": data.v} if case.appended else {}
         return {"out": out, "lse": lse} | left

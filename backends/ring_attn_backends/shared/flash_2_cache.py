@@ -29,6 +29,10 @@ def unsupported(problem: CachedProblem) -> str | None:
         return f"its CUDA kernel rotates a multiple of 16 columns (got {problem.rotary_dim})"
     if not problem.capacity or not problem.queries:
         return "over a cache its CUDA kernel needs a query, and room for a token"
+    if problem.queries > problem.capacity:
+        return "over a cache its CUDA kernel has no more queries than the cache has room for tokens"
+    if problem.rotary_dim and problem.queries > 1 and _is_unlimited(problem):
+        return "its CUDA kernel takes a window as wide as the cache for none, and rotates q alike"
     if problem.dealt is not None:
         return "its CUDA kernel counts places itself: it has no cache that is dealt to ranks"
     if problem.packed:
@@ -60,8 +64,7 @@ def forward(function: Any, call: CachedCall) -> tuple[Tensor, Tensor]:  # noqa: 
         cache_leftpad=None if skipped is None else skipped.clamp(0, cache.capacity),
         block_table=None if table is None else table.clamp(0, last),
         softmax_scale=score.softmax_scale,
-        causal=call.mask.causal,
-        window_size=_window(call.mask),
+        **_sides(call),
         softcap=score.softcap,
         alibi_slopes=score.alibi_slopes,
         num_splits=call.splits,
@@ -71,9 +74,24 @@ def forward(function: Any, call: CachedCall) -> tuple[Tensor, Tensor]:  # noqa: 
     return out, lse.masked_fill(lse == float("inf"), float("-inf"))
 
 
-def _window(mask: Mask) -> tuple[int, int]:
-    left, right = mask.window_left, mask.window_right
-    return -1 if left is None else left, -1 if right is None else right
+def _sides(call: CachedCall) -> dict[str, Any]:
+    """The mask in its words: causal ALiBi, whose lse lacks a row's share, as the window it is."""
+    left, right = (-1 if side is None else side for side in _window(call.mask))
+    if call.mask.causal and call.score.alibi_slopes is not None:
+        left = left if left >= 0 else call.cache.capacity - 1
+        return {"causal": False, "window_size": (left, 0)}
+    return {"causal": call.mask.causal, "window_size": (left, right)}
+
+
+def _window(mask: Mask) -> tuple[int | None, int | None]:
+    return mask.window_left, mask.window_right
+
+
+def _is_unlimited(problem: CachedProblem) -> bool:
+    """Whether there is a window, of which no side is narrower than the cache."""
+    sides = [side for side in _window(problem.mask) if side is not None]
+    wide = all(side >= problem.capacity for side in sides)
+    return bool(sides) and wide and not problem.mask.causal
 
 
 def _like(angles: Tensor | None, q: Tensor) -> Tensor | None:

@@ -111,6 +111,61 @@ class FlashAttn2:
             softcap, dropout_p, rng_state,
         )  # fmt: skip
 
+    def flash_attn_with_kvcache(
+        self, q, k_cache, v_cache, k=None, v=None, rotary_cos=None, rotary_sin=None,
+        cache_seqlens=None, cache_batch_idx=None, cache_leftpad=None, block_table=None,
+        softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0,
+        rotary_interleaved=True, alibi_slopes=None, num_splits=0, return_softmax_lse=False,
+    ):  # fmt: skip
+        """mha_fwd_kvcache: new keys first, then each entry as if it were alone."""
+        self._check(q, k_cache, v_cache, 0.0, softcap)
+        assert block_table is None or k_cache.shape[1] % 256 == 0, "pages of 256"
+        room = k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+        batch, rows, heads, _ = q.shape
+        if rows == 1 and alibi_slopes is None:
+            causal = False
+        left, right = window_size[0], 0 if causal else window_size[1]
+        left, right = self._dense_sides(left, right, room)
+        mask = Mask(left, right, room, alibi_slopes)
+        self.calls.append(Made("over a cache", mask))
+        out = torch.full_like(q, float("nan"))
+        lse = torch.full((batch, heads, rows), float("nan"))
+        for entry in range(batch):
+            length = room if cache_seqlens is None else int(cache_seqlens[entry])
+            row = entry if cache_batch_idx is None else int(cache_batch_idx[entry])
+            assert 0 <= length <= room, "an illegal address"
+            assert row < len(k_cache), "an illegal address"
+            where = [(row, at) for at in range(room)]
+            if block_table is not None:
+                size = k_cache.shape[1]
+                where = [(int(block_table[entry, at // size]), at % size) for at in range(room)]
+            own = q[entry]
+            for at in range(0 if k is None else k.shape[1]):
+                turned = k[entry, at]
+                if rotary_cos is not None:
+                    angles = rotary_cos[length + at], rotary_sin[length + at]
+                    turned = _turned(turned, *angles, rotary_interleaved)
+                k_cache[where[length + at]], v_cache[where[length + at]] = turned, v[entry, at]
+            if rotary_cos is not None:
+                steps = torch.arange(rows) if mask.is_causal or mask.is_local else torch.zeros(rows)
+                at = (length + steps).long()
+                own = torch.stack([
+                    _turned(x, rotary_cos[i], rotary_sin[i], rotary_interleaved)
+                    for x, i in zip(own, at, strict=True)
+                ])  # fmt: skip
+            total = length + (0 if k is None else k.shape[1])
+            first = 0 if cache_leftpad is None else int(cache_leftpad[entry])
+            keys, values = (
+                torch.stack([x[at] for at in where[first:total]])
+                if first < total
+                else x.new_empty(0, *x.shape[2:])
+                for x in (k_cache, v_cache)
+            )
+            scores = _scores(own, keys, entry, mask, softmax_scale, softcap, 0.0, None)
+            own_out, lse[entry] = scores.forward(values, no_key=float("inf"))
+            out[entry] = own_out.to(q.dtype)
+        return (out, lse) if return_softmax_lse else out
+
     def _dense_sides(self, left, right, keys):
         """flash_api.cpp:399: a side of so many keys is none, whatever the rows are."""
         return (-1 if left >= keys else left), (-1 if right >= keys else right)
@@ -212,6 +267,16 @@ def _kept(state, entry, heads, rows, keys, dropout_p):
     generator = torch.Generator().manual_seed(int.from_bytes(words[:7], "big"))
     grid = torch.randint(256, (heads, 512, 512), generator=generator)
     return grid[:, :rows, :keys] <= int((1 - dropout_p) * 255.0)
+
+
+def _turned(x, cos, sin, interleaved):
+    """rotary.h: x (heads, D) with its leading columns turned, in float32."""
+    cos, sin, width = cos.float(), sin.float(), 2 * len(cos)
+    head = x[..., :width].float()
+    a, b = (head[..., ::2], head[..., 1::2]) if interleaved else head.chunk(2, -1)
+    pairs = a * cos - b * sin, a * sin + b * cos
+    head = torch.stack(pairs, -1).flatten(-2) if interleaved else torch.cat(pairs, -1)
+    return torch.cat([head.to(x.dtype), x[..., width:]], -1)
 
 
 def _drawn():
