@@ -22,21 +22,27 @@ from ring_attn_bench.plan.cached import CachedProblem, Dealt
 from ring_attn_bench.plan.problem import Mask, Score
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CacheWay:
-    """The kernel, and what it computes of which shapes."""
+    """The kernel, and what it computes of which shapes; itself what calls are alike by.
+
+    is_kept: whether the next call of such shapes gets this very one.
+    """
 
     kernel: CachedBackend
     problem: CachedProblem
     score: Score
+    is_kept: bool
 
     @classmethod
-    def made(cls, given: CacheGiven, options: Options, dealt: Dealt | None) -> CacheWay:
+    def made(
+        cls, given: CacheGiven, options: Options, dealt: Dealt | None, *, is_kept: bool
+    ) -> CacheWay:
         """From plain arguments; raises InvalidArgument, or as `choose_cached`."""
         problem = checked(given, options, dealt)
         first = dealt is None or dealt.rank == 0
         kernel = choose_cached(options.backend, problem, announces=first)
-        return cls(kernel, problem, options.score(problem.head_dim))
+        return cls(kernel, problem, options.score(problem.head_dim), is_kept)
 
     @property
     def mask(self) -> Mask:
@@ -61,8 +67,9 @@ class CacheWay:
             given.block_table, given.cache_batch_idx, given.cache_leftpad, self.problem.dealt,
         )  # fmt: skip
         call = CachedCall(
-            q, cache, self.mask, score, self._appended(given), splits=given.num_splits, wide=wide
-        )
+            q, cache, self.mask, score, self._appended(given), splits=given.num_splits, wide=wide,
+            alike=self if self.is_kept else None,
+        )  # fmt: skip
         if is_enabled(q.device.type):
             with without_autocast(q.device.type):
                 out, lse = self.kernel.cached_forward(call)
@@ -105,7 +112,7 @@ def way_for(
     key = given.key(options, dealt)
     way = _ways.find(key)
     if way is None:
-        way = CacheWay.made(given, options, dealt)
+        way = CacheWay.made(given, options, dealt, is_kept=key is not None)
         _ways.keep(key, way)
     check_call(given, way.problem)
     if not given.q.is_cuda:

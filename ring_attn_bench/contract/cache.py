@@ -77,6 +77,8 @@ class CachedCall(NamedTuple):
     starts: int32 (B + 1,), where each entry's queries begin, and after the last where they end;
     longest: the most queries of an entry. splits: see `CachedProblem`.
     wide: out in float32 (float64 of float64 inputs): it is a part of a sum.
+    alike: the same object in all calls that differ in addresses and contents alone, if there are
+    such: what a kernel makes of a call it can keep by it, as long as it lives. None is unknown.
     """
 
     q: Tensor
@@ -88,6 +90,7 @@ class CachedCall(NamedTuple):
     longest: int = 0
     splits: int = 0
     wide: bool = False
+    alike: object = None
 
 
 class CachedBackend(Protocol):

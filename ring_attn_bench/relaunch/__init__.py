@@ -19,7 +19,7 @@ from ring_attn_bench.relaunch.calls import Made, Repeatable, TritonCall, driver_
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Kept", "Made", "Relaunch", "relaunch", "signature"]
+__all__ = ["Kept", "Made", "Relaunch", "placement", "relaunch", "signature"]
 
 KEPT = 4096
 """Launches that are kept at most: then all are forgotten. A ring has some, new lengths are new."""
@@ -85,10 +85,15 @@ def signature(tensors: Sequence[Tensor]) -> Hashable:
 
     And which of them are one, for arguments are told apart by identity.
     """
+    looks = [(x.shape, x.stride(), x.dtype) for x in tensors]
+    return tensors[0].get_device(), placement(tensors), *looks
+
+
+def placement(tensors: Sequence[Tensor]) -> Hashable:
+    """What of a `signature` does not follow from shapes, strides, dtypes and devices."""
     ids = list(map(id, tensors))
     same = None if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
-    looks = [(x.shape, x.stride(), x.dtype, x.data_ptr() % 16) for x in tensors]
-    return tensors[0].get_device(), same, *looks
+    return same, *[address % 16 for address in map(_address, tensors)]
 
 
 class Kept(dict[Hashable, Relaunch | None]):

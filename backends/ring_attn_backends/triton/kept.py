@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from ring_attn_bench.contract.used import UsedKernel
-from ring_attn_bench.relaunch import KEPT, Made, Relaunch, relaunch, signature
+from ring_attn_bench.relaunch import KEPT, Made, Relaunch, placement, relaunch, signature
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,19 +49,24 @@ def used() -> tuple[UsedKernel, ...]:
 def enqueue(
     asked: Hashable, given: tuple[Tensor, ...], seen: tuple[Tensor, ...],
     more: tuple[Tensor, ...], score: Score, launches: Callable[[], Sequence[TritonLaunch]],
-    *, held: object = None,
+    *, held: object = None, alike: bool = False,
 ) -> None:  # fmt: skip
     """Launches what is kept, or the launches, which are then kept.
 
     asked: what is, besides of these tensors with this score. given: what kernels read and write;
     seen: those of them that the others follow from. more: other tensors that kernels are handed.
+    alike: whether what is asked tells shapes and scores too, so that nobody has to look at them.
     """
     if score.dropout_p or not given[0].is_cuda:  # a seed is a call's own; nothing is compiled
         _made(launches())
         return
     if score.alibi_slopes is not None:
         more = *more, score.alibi_slopes
-    key = asked, score.softmax_scale, score.softcap, signature((*seen, *more))
+    key: Hashable
+    if alike:
+        key = asked, placement((*seen, *more))
+    else:
+        key = asked, score.softmax_scale, score.softcap, signature((*seen, *more))
     kept = _kept.get(key)
     if kept is not None:
         kept.used = True  # a store, and nothing more: hosts count microseconds here
