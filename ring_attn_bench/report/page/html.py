@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from jinja2 import BaseLoader, Environment, StrictUndefined
@@ -12,6 +13,8 @@ from ring_attn_bench.report.page.model import Cell, Page
 from ring_attn_bench.report.plots.canvas import paint
 
 _HERE = files(__package__)
+_INSIDE = re.compile(r" (?![±+[(])")
+_PARTS = re.compile(r"(?<=[:,\[])")
 
 
 def html(page: Page) -> str:
@@ -29,6 +32,8 @@ def html(page: Page) -> str:
         script=Markup(_read("page.js")),
         svg=Markup,  # of pictures: matplotlib has escaped the words in it
         split=_split,
+        glued=_glued,
+        breakable=_breakable,
         heat=_heat,
         paint=paint,
         outline=outline,
@@ -58,6 +63,17 @@ def _split(cell: Cell) -> tuple[str, str]:
     if cell.who and cell.text.startswith(cell.who):
         return cell.who, cell.text.removeprefix(cell.who).lstrip("/")
     return cell.text, ""
+
+
+def _glued(text: str) -> str:
+    """A figure that goes to a new line only where what belongs to it begins: 0.3 | [0.2, 0.4]."""
+    return _INSIDE.sub("\N{NO-BREAK SPACE}", text)
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in a new line: peer: | theirs[ | kernel]."""
+    pieces = (escape(piece) for piece in _PARTS.split(name))
+    return Markup("<wbr>").join(pieces)
 
 
 def _heat(value: float) -> int:
