@@ -14,7 +14,8 @@ from typing import Literal, TypeAlias
 from ring_attn_bench.report.tables import Table
 
 Tone = Literal["", "good", "bad", "quiet"]
-_NUMBER = re.compile(r"[<>]?\s*(-?[\d,]*\.?\d+(?:e[+-]\d+)?)([KM]?)\b")
+_NUMBER = re.compile(r"[<>]?\s*(-?[\d,]*\.?\d+(?:e[+-]\d+)?)([KM]?)x?(?![\w.])")
+"""As in page.js: 1,024 or 0.53x or <1.2e-05 or 64K, and what stands behind it, but no 4on2."""
 _SUFFIX = {"": 1, "K": 2**10, "M": 2**20}
 
 

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import SharedShape, by_shape, group
-from ring_attn_bench.report.plots.canvas import save, svg
+from ring_attn_bench.report.plots.canvas import save
 from ring_attn_bench.report.plots.errors import draw_errors
 from ring_attn_bench.report.plots.growth import draw_growth
 from ring_attn_bench.report.plots.memory import draw_memory
 from ring_attn_bench.report.plots.scaling import draw_scaling
 from ring_attn_bench.report.plots.style import Style
+from ring_attn_bench.report.plots.svg import svg
 from ring_attn_bench.report.plots.throughput import draw_throughput
 from ring_attn_bench.report.scaled import SCALINGS
 
