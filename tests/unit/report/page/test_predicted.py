@@ -83,6 +83,8 @@ def test_what_is_above_the_rings_own_is_the_kernels_and_what_is_below_it_a_mista
     assert "By more than 20 %: aten forward 1.40x." in sentence
     assert "which no kernel explains: cudnn forward 0.50x." in sentence
     assert set(page.texts(table(page), "predicted of")) == {"ring"}
+    tones = {x.text: x.tone for x in page.column(table(page), "measured / predicted")}
+    assert tones == {"1.40x": "", "1.00x": "", "0.50x": "bad"}
 
 
 def test_what_the_allocator_rounds_up_is_no_difference(read, held):
