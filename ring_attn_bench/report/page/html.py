@@ -38,7 +38,7 @@ def html(page: Page) -> str:
         svg=Markup,  # of pictures: matplotlib has escaped the words in it
         split=_split,
         classes=_classes,
-        order=_order,
+        order=order_told,
         glued=_glued,
         breakable=_breakable,
         heat=_heat,
@@ -79,7 +79,7 @@ def _classes(cell: Cell, kind: str) -> str:
     return " ".join(filter(None, looks))
 
 
-def _order(cell: Cell) -> str:
+def order_told(cell: Cell) -> str:
     """By what its column is sorted, where its text does not begin with that number (page.js)."""
     rank, shown = cell.rank, replace(cell, order=None).rank
     if rank is None or (shown is not None and abs(rank - shown) <= _AS_SHOWN * abs(rank)):

@@ -168,7 +168,7 @@ def _name(axes: Axes, shown: Sequence[Line], style: Style, limits: _Limits) -> N
     """Names to the right of the panel, as near to their lines' ends as they have room."""
     ordered = sorted(shown, key=lambda line: last(line).tflops_per_gpu or 0.0)
     rates = [last(line).tflops_per_gpu or 0.0 for line in ordered]
-    heights = _apart(rates, limits.top)
+    heights = apart(rates, limits.top)
     for line, rate, height in zip(ordered, rates, heights, strict=True):
         row = last(line)
         axes.annotate(
@@ -181,7 +181,7 @@ def _name(axes: Axes, shown: Sequence[Line], style: Style, limits: _Limits) -> N
         )  # fmt: skip
 
 
-def _apart(wanted: Sequence[float], top: float) -> list[float]:
+def apart(wanted: Sequence[float], top: float) -> list[float]:
     """Rising heights up to the top, each a name's height or more above the one before."""
     gap = top / max(len(wanted), _NAMES)
     found: list[float] = []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.report import plots
 from ring_attn_bench.report.plots.canvas import BEHIND
-from ring_attn_bench.report.plots.scaling import _apart, draw_scaling
+from ring_attn_bench.report.plots.scaling import apart, draw_scaling
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.rows import rows
 from ring_attn_bench.report.scaled import STRONG, WEAK, compared, last, lines
@@ -116,7 +116,7 @@ def test_of_a_crowd_the_fastest_of_each_backend_has_a_name_and_the_others_are_gr
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=30).map(sorted))
 def test_names_rise_with_their_lines_stay_inside_and_do_not_touch(rates):
-    heights = _apart(rates, 100.0)
+    heights = apart(rates, 100.0)
     gap = 100.0 / max(len(rates), 12)
     assert all(after - before > 0.999 * gap for before, after in pairwise(heights))
     assert max(heights) <= 100.0

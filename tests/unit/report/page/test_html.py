@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_attn_bench.report.page.html import _order
+from ring_attn_bench.report.page.html import order_told
 from ring_attn_bench.report.page.model import Cell
 from ring_attn_bench.text.digits import digits, power, times
 
@@ -18,23 +18,23 @@ from ring_attn_bench.text.digits import digits, power, times
 )  # fmt: skip
 def test_a_text_that_begins_with_its_number_is_sorted_by_it(text, rank):
     assert Cell(text).rank == pytest.approx(rank)
-    assert _order(Cell(text, rank)) == ""
+    assert order_told(Cell(text, rank)) == ""
 
 
 @pytest.mark.parametrize("text", ["4on2", "", "zigzag", "1.2.3", "p2p"])
 def test_what_is_no_number_is_sorted_as_words(text):
     assert Cell(text).rank is None
-    assert _order(Cell(text)) == ""
+    assert order_told(Cell(text)) == ""
 
 
 def test_a_text_that_says_less_than_its_cell_is_told_its_number():
-    assert _order(Cell("194 + 134", 328.0)) == "328"
-    assert _order(Cell(">10x", 12.5)) == "12.5"
-    assert _order(Cell("nobody", 3.0)) == "3"
+    assert order_told(Cell("194 + 134", 328.0)) == "328"
+    assert order_told(Cell(">10x", 12.5)) == "12.5"
+    assert order_told(Cell("nobody", 3.0)) == "3"
 
 
 @given(st.floats(1e-6, 1e9), st.sampled_from([digits, power, times]))
 def test_rounding_as_it_is_shown_moves_no_row_by_more_than_that(value, shown):
     text = shown(value)
-    told = _order(Cell(text, value))
+    told = order_told(Cell(text, value))
     assert float(told or Cell(text).rank) == pytest.approx(value, rel=0.006)
