@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from ring_attn_backends.triton.hopper.splits import shares_bytes
+from ring_attn_backends.triton.hopper.splits import scratch_bytes
 
 from ring_attn_bench import registry
+from ring_attn_bench.bench.contestant import problem_of
 from ring_attn_bench.bench.inputs import mask_of
 from ring_attn_bench.contract.backend import Backend, abilities, accumulating
 from ring_attn_bench.errors import RingAttnBenchError
 from ring_attn_bench.plan import memory
-from ring_attn_bench.plan.gathered import Gathered
 from ring_attn_bench.plan.memory import KernelMemory, ShardShape
 from ring_attn_bench.plan.partition import get_partition
-from ring_attn_bench.plan.plans import Launch, Layout, Plan, plan
+from ring_attn_bench.plan.plans import Layout, Plan, plan
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Record, read
 from ring_attn_bench.records.status import Status
@@ -104,17 +104,8 @@ def _kernel(name: str, backend: Backend, case: Case) -> KernelMemory:
     if name != "triton" or case.dtype not in ("float16", "bfloat16"):
         return KernelMemory(*traits)
 
-    def scratch(launch: Launch | Gathered) -> int:
-        if isinstance(launch, Gathered):
-            tokens = sum(len(line.tokens) for line in launch.keys)
-            ragged = launch.ragged
-        else:
-            tokens, band = len(launch.keys), launch.block.index_band
-            ragged = band is None or not band.is_open
-        heads = case.heads_q, case.heads_kv, case.head_dim, case.head_dim
-        return shares_bytes(case.batch, tokens, *heads, ragged=ragged)
-
-    return KernelMemory(*traits, scratch)
+    problem = problem_of(case, torch.device("cuda"), backward=True)
+    return KernelMemory(*traits, partial(scratch_bytes, problem))
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from ring_attn_bench.bench.inputs import Inputs, mask_of
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.records.record import Case
+from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.options import RingOptions
 
 Outputs = tuple[Tensor, Tensor | None]
@@ -50,6 +51,11 @@ class Runner(Protocol):
     @property
     def allowed_pairs(self) -> list[int] | None:
         """The allowed pairs that each rank played here computes; None if nobody knows."""
+        ...
+
+    @property
+    def job(self) -> Job | None:
+        """What the one rank that this process plays does; None of a peer, and of several ranks."""
         ...
 
     def twin(self) -> Runner | None:

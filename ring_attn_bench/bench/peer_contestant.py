@@ -32,6 +32,7 @@ class PeerRunner:
 
     interpreted = False
     took = None
+    job = None
     allowed_pairs = None  # what a peer launches is its own affair, and not guessed
 
     @property

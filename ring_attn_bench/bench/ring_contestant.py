@@ -71,6 +71,11 @@ class RingRunner:
         """From the plans; where a larger ring is played, of all its ranks."""
         return [job.plan.area for job in self.whole or self.jobs]
 
+    @property
+    def job(self) -> Job | None:
+        """Of the one rank that is played here."""
+        return self.jobs[0] if len(self.jobs) == 1 else None
+
     def twin(self) -> RingRunner | None:
         """The same launches on keys from a local buffer; None where no keys travel."""
         if self.transport is None or self.jobs[0].plan.world_size == 1:

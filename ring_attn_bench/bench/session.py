@@ -27,6 +27,7 @@ from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Invariants
 from ring_attn_bench.records.gpus import GpuLook
+from ring_attn_bench.records.predicted import PredictedMemory
 from ring_attn_bench.records.record import Accuracy, Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.group import Group
@@ -66,6 +67,7 @@ class Session:
         self.version = ""
         self.interpreted = False
         self.took: object = None
+        self.predicted: dict[Direction, PredictedMemory] = {}
 
     def prepare(self, directions: tuple[Direction, ...]) -> None:
         """Makes the contestant for these directions; raises RefusedByWorker, WorkerFailed."""
@@ -157,18 +159,35 @@ class Session:
             seed=self._suite.seed,
             own=self._own,
         )
-        answer = self._told(command)[0]
+        answers = self._told(command)
+        answer = answers[0]
         if "refused" in answer:
             raise RefusedByWorker(str(answer["refused"]))
         self._generation = self._group.generation
         self.version = str(answer["version"])
         self.interpreted = bool(answer["interpreted"])
         self.took = answer["took"]
+        self.predicted = _predicted([answer.get("predicted") for answer in answers])
 
 
 def _looks(told: Iterable[object]) -> list[GpuLook]:
     """How each process's GPU was; nothing of a CPU."""
     return [GpuLook.model_validate(look) for look in told if look is not None]
+
+
+def _predicted(told: Sequence[object]) -> dict[Direction, PredictedMemory]:
+    """By direction, of all ranks; nothing where one could not say."""
+    if None in told:
+        return {}
+    answers = cast(list[Facts], told)
+    by_rank = [cast(dict[str, int], answer["call_bytes"]) for answer in answers]
+    with_kernel = all(bool(answer["with_kernel"]) for answer in answers)
+    return {
+        Direction(way): PredictedMemory(
+            call_bytes=[sizes[way] for sizes in by_rank], with_kernel=with_kernel
+        )
+        for way in by_rank[0]
+    }
 
 
 def _of_all(answers: list[Facts], name: str) -> list[int] | None:

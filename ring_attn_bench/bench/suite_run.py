@@ -296,6 +296,7 @@ class SuiteRun:
                 direction=direction,
                 interpreted=session.interpreted,
                 took=session.took,
+                predicted=session.predicted.get(direction),
                 backend_version=session.version,
                 seconds=round(time.monotonic() - started, 3),
                 **outcome,

@@ -21,6 +21,7 @@ from ring_attn_bench.bench.messages import (
     Subject,
 )
 from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.predicted import predicted
 from ring_attn_bench.bench.prepared import Prepared, prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.timing import Call, Timer
@@ -72,6 +73,7 @@ class BenchWorker:
         took = None if contestant.took is None else asdict(contestant.took)
         return {
             "version": contestant.version, "interpreted": contestant.interpreted, "took": took,
+            "predicted": predicted(contestant, command, self._place.device),
         }  # fmt: skip
 
     def _judge(self, about: str, command: Judge) -> Facts:

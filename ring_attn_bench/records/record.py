@@ -26,6 +26,7 @@ from ring_attn_bench.records import files, json_lines
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Invariants, Precision
 from ring_attn_bench.records.gpus import GpuWatch
+from ring_attn_bench.records.predicted import PredictedMemory
 from ring_attn_bench.records.statistics import SlowestRank, slowest
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import (
@@ -289,6 +290,8 @@ class Record(Frozen):
     accuracy: Accuracy | None = None
     speed: Speed | None = None
     memory: Memory | None = None
+    predicted: PredictedMemory | None = None
+    """What a call was expected to take; None of a peer, where nothing ran, and of before."""
     gpus: GpuWatch | None = None
     """How they were while it was timed; None on a CPU, and in records of before."""
     kernels: tuple[UsedKernel, ...] = ()

@@ -170,6 +170,14 @@ class ReportRow(Frozen):
         description="GPUs, or CPU processes, that shared the work; 1 by loopback, and where a "
         "larger ring was played as many as it has ranks"
     )
+    predicted_mib: float | None = _column(
+        description="what a call takes beyond the inputs by its plan: results, keys that leave and "
+        "land, accumulators, gradients on their way, what a launch returns; largest over ranks"
+    )
+    predicted_of: str | None = _column(
+        description="whose memory that is: `ring and kernel`, or `ring` where the kernel does not "
+        "say what it takes for itself"
+    )
     ratios: dict[str, Ratios]
     exactness: dict[str, Exactness]
     invariants: str | None = _column(

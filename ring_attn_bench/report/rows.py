@@ -64,6 +64,7 @@ def row(record: Record) -> ReportRow:
         took=_took(record),
         **_speed(record),
         **_memory(record),
+        **_predicted(record),
         **_accuracy(record.accuracy, record.direction),
         **_gpus(record),
         **_provenance(record),
@@ -166,6 +167,14 @@ def _memory(record: Record) -> dict[str, Any]:
         "peak_extra_mib": record.memory.peak_extra_bytes, "kept_mib": record.memory.kept_bytes,
     }  # fmt: skip
     return {name: max(by_rank) / MIB for name, by_rank in named.items() if by_rank}
+
+
+def _predicted(record: Record) -> dict[str, Any]:
+    """Of a CPU too: it is a matter of plans."""
+    if record.predicted is None or not record.predicted.call_bytes:
+        return {}
+    whose = "ring and kernel" if record.predicted.with_kernel else "ring"
+    return {"predicted_mib": max(record.predicted.call_bytes) / MIB, "predicted_of": whose}
 
 
 def _accuracy(accuracy: Accuracy | None, direction: Direction) -> dict[str, Any]:

@@ -21,6 +21,9 @@ def test_under_torchrun_the_bench_runs_in_place_and_says_so(program):
         ("wrong", "forward"): "wrong",
     }
     assert records["aten", "forward"].case.world_size == 2
+    told = records["aten", "forward"].predicted  # by each rank's plan, where nobody can measure it
+    assert len(told.call_bytes) == 2
+    assert min(told.call_bytes) > 0
     assert done.stdout.count("suite planted") == 1  # rank 0 alone speaks
 
 

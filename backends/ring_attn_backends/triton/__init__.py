@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.cached import CachedProblem
     from ring_attn_bench.plan.gathered import Gathered
+    from ring_attn_bench.plan.plans import Launch
     from ring_attn_bench.plan.problem import Documents, Score
 
 MAX_HEAD_DIM = 256
@@ -98,6 +99,12 @@ class TritonBackend:
         from ring_attn_backends.triton.kept import used
 
         return used()
+
+    def scratch_bytes(self, problem: Problem, launch: Launch | Gathered) -> int:
+        """As the contract says (`contract/scratch.py`): of the Hopper kernels, shares of dk, dv."""
+        from ring_attn_backends.triton.scratch import scratch_bytes
+
+        return scratch_bytes(problem, launch)
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """out in q's dtype."""

@@ -83,9 +83,9 @@ def _grid(
         Column("sure", "word", "whether beyond the noise of this run"),
         *material.places,
         Column("who", "word"),
-        Column(f"TFLOP/s/{unit}"),
+        Column(f"TFLOP/s per {unit}"),
         Column(rival, "word"),
-        Column(f"its TFLOP/s/{unit}"),
+        Column(f"its TFLOP/s per {unit}"),
     )
     rows = tuple(
         (

@@ -94,7 +94,7 @@ def table(material: Material, decided: Sequence[Decision]) -> Cells:
         Column("ahead by", meaning=f"of the runner-up: {HOW}"),
         Column("MiB", meaning=MEMORY),
         Column("error", meaning=ERROR),
-        Column(f"TFLOP/s/{unit}", meaning="useful work"),
+        Column(f"TFLOP/s per {unit}", meaning="useful work"),
         Column("ms", meaning=f"median over iterations of the slowest rank's time; {SIDE}"),
         Column("runner-up", "word"),
     ]

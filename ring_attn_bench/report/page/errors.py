@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ring_attn_bench.report import tables
-from ring_attn_bench.report.columns import TENSORS, ReportRow
+from ring_attn_bench.report.columns import TENSORS, Ratios, ReportRow
 from ring_attn_bench.report.groups import WHO, SharedShape, group, mask, varying
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Prose, Section
@@ -25,8 +25,8 @@ def section(material: Material) -> Section:
         blocks = [Prose(("No row was compared with float64.",))]
     lead = (
         "Against float64, over all ranks. Of several records the one is shown that uses most of "
-        "what is allowed. rmse / no ring is beside the same kernel in one call: what the ring "
-        "adds, apart from what the kernel has."
+        "what is allowed. rmse / no ring is beside the same kernel in one call: what merging "
+        "adds to what the kernel has by itself."
     )
     return Section("accuracy", "Accuracy", lead, tuple(blocks))
 
@@ -54,7 +54,7 @@ def _whole(grid: Cells) -> Cells:
 
 
 def _by_ranks(material: Material) -> Iterator[Block]:
-    """The worst error of each backend and tensor beside plain PyTorch's, a column for each W."""
+    """The worst error of each backend and tensor, the kernel's own apart; a column for each W."""
     rows = [row for row in material.rows if row.oracle]
     blocks: list[Block] = []
     for shape, of_shape in group(rows, lambda row: SharedShape.of(row).but_for_ranks).items():
@@ -72,17 +72,16 @@ def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> Cells:
     columns = (
         Column("backend", "word"),
         Column("tensor", "word"),
-        Column("beside", "word", "whose rmse it is divided by"),
+        Column("rmse of", "word", "whose, over whose; no ring is the same kernel in one call"),
         *(Column(f"W = {size}") for size in sizes),
     )
     lines = []
     for name, of_backend in group(rows, lambda row: row.backend).items():
         for tensor in TENSORS:
-            for beside, key in (("PyTorch", "vs_pytorch"), ("no ring", "vs_one_gpu")):
-                cells = [_worst(of_backend, size, tensor, key) for size in sizes]
+            for words, ratio in _RATIOS.items():
+                cells = [_worst(of_backend, size, tensor, ratio) for size in sizes]
                 if any(cell.text for cell in cells):
-                    words = Cell(name, who=name), Cell(tensor), Cell(beside)
-                    lines.append((*words, *cells))
+                    lines.append((Cell(name, who=name), Cell(tensor), Cell(words), *cells))
     shape = SharedShape.of(rows[0]).title
     caption = (
         f"rmse over another's, {mask(rows[0])}, {shape}, worst of {plural(len(rows), 'record')}"
@@ -90,7 +89,24 @@ def _grid(rows: Sequence[ReportRow], sizes: Sequence[int]) -> Cells:
     return Cells(caption, columns, tuple(lines))
 
 
-def _worst(rows: Sequence[ReportRow], size: int, tensor: str, key: str) -> Cell:
-    ratios = [getattr(row.ratios[tensor], key) for row in rows if row.world_size == size]
-    worst = max((ratio for ratio in ratios if ratio is not None), default=None)
+def _kernels_own(ratios: Ratios) -> float | None:
+    """The kernel's in one call over PyTorch's: what it has without any merging."""
+    if ratios.vs_pytorch is None or not ratios.vs_one_gpu:
+        return None
+    return ratios.vs_pytorch / ratios.vs_one_gpu
+
+
+_RATIOS: Mapping[str, Callable[[Ratios], float | None]] = {
+    "ring / PyTorch": lambda ratios: ratios.vs_pytorch,
+    "no ring / PyTorch": _kernels_own,
+    "ring / no ring": lambda ratios: ratios.vs_one_gpu,
+}
+"""All of a ring's error, what of it the kernel has, and what merging adds to that."""
+
+
+def _worst(
+    rows: Sequence[ReportRow], size: int, tensor: str, ratio: Callable[[Ratios], float | None]
+) -> Cell:
+    ratios = [ratio(row.ratios[tensor]) for row in rows if row.world_size == size]
+    worst = max((found for found in ratios if found is not None), default=None)
     return Cell(times(worst), worst)

@@ -41,6 +41,14 @@ HOW = (
         "over ranks.",
     ),
     (
+        "predicted MiB",
+        "What the plan of a call takes, said before it runs: results, keys that leave and land, "
+        "accumulators, partial gradients on their way, what a launch returns, and for itself what "
+        "the kernel says. Where it says nothing the ring alone is predicted, `ring` in "
+        "`predicted_of`, and what is measured beyond that is the kernel's. Of peers, and over "
+        "transports that take buffers of their own, nothing is predicted.",
+    ),
+    (
         "errors",
         "Against float64, over all ranks. A result is wrong if its max_abs or its rmse exceeds its "
         "bound: 2 times (out, lse) or 3 times (dq, dk, dv) the error that plain PyTorch makes in "

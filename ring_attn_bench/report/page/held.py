@@ -6,19 +6,21 @@ from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import direction, group, holder, mask
+from ring_attn_bench.report.page import predicted
 from ring_attn_bench.report.page.material import MEMORY, Material, memory
 from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Prose, Section
 from ring_attn_bench.text.digits import tokens
 
 
 def section(material: Material) -> Section:
-    """A picture and a table for each shape, direction and mask; the smallest first."""
+    """A picture and a table for each shape, direction and mask, the smallest first; predictions."""
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():
         shown: list[Block] = [*material.pictures("memory", shape), *_grids(material, rows)]
         if shown and len(material.shapes) > 1:
             blocks.append(Heading(material.headings[shape]))
         blocks += shown
+    blocks += predicted.blocks(material)
     if not blocks:
         blocks = [Prose(("No memory was measured: there is none to measure without a GPU.",))]
     return Section("memory", "Memory", f"{MEMORY}; the largest over ranks.", tuple(blocks))

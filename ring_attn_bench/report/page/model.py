@@ -15,7 +15,8 @@ from ring_attn_bench.report.tables import Table
 from ring_attn_bench.text.digits import SUFFIXES
 
 Tone = Literal["", "good", "bad", "quiet"]
-_NUMBER = re.compile(r"[<>]?\s*(-?[\d,]*\.?\d+(?:e[+-]\d+)?)([KM]?)\b")
+_NUMBER = re.compile(r"[<>]?\s*(-?[\d,]*\.?\d+(?:e[+-]\d+)?)([KM]?)x?(?![\w.])")
+"""As in page.js: 1,024 or 0.53x or <1.2e-05 or 64K, and what stands behind it, but no 4on2."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,15 @@
     return made;
   };
 
-  // sort: numbers by what they are, words as people do; empty cells stay below
+  // sort: numbers by what they are (as in model.py), words as people do; empty cells stay below
+  const begins = /^[<>]?\s*(-?[\d,]*\.?\d+(?:e[+-]\d+)?)([KM]?)x?(?![\w.])/;
+  const sizes = { "": 1, K: 2 ** 10, M: 2 ** 20 };
   const order = (row, at) => {
     const cell = row.cells[at];
-    return cell.dataset.o === undefined ? cell.textContent.trim() : Number(cell.dataset.o);
+    const text = cell.textContent.trim();
+    if (cell.dataset.o !== undefined) return Number(cell.dataset.o);
+    const found = cell.classList.contains("number") ? begins.exec(text) : null;
+    return found ? Number(found[1].replaceAll(",", "")) * sizes[found[2]] : text;
   };
   const compare = (one, other) => {
     if (one === "" || other === "") return (one === "") - (other === "");

@@ -61,7 +61,7 @@ def _every_row(material: Material) -> Cells:
         Column("status", "word"),
         Column("ms", meaning=SIDE),
         Column("samples"),
-        Column(f"TFLOP/s/{unit}"),
+        Column(f"TFLOP/s per {unit}"),
         Column(f"% of 1 {unit}"),
         Column("% of twin"),
         Column("MiB", meaning=MEMORY),

@@ -9,6 +9,7 @@ from ring_attn_bench.report.groups import SharedShape, device, direction, group,
 from ring_attn_bench.report.page.material import Material
 from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Prose, Section
 from ring_attn_bench.report.plots.lines import interval
+from ring_attn_bench.report.scaled import SCALINGS, Line, Scaling, compared, last, lines
 from ring_attn_bench.text.digits import digits, tokens
 
 _NO_RANKS = "All rings of this run have one size, so nothing is said of more or fewer ranks."
@@ -35,71 +36,53 @@ def _by_length(material: Material, rows: Sequence[ReportRow]) -> Iterator[Cells]
         if len({row.seqlen_per_gpu for row in timed}) > 1:
             what = f"by tokens per {holder(rows)}"
             caption = f"{direction(alike[0])}, {mask(alike[0])}, {what}"
-            yield _grid(material, caption, timed, lambda row: row.seqlen_per_gpu, tokens)
+            contestants = group(timed, lambda row: row.contestant).values()
+            by_length = [{row.seqlen_per_gpu: row for row in x} for x in contestants]
+            yield _grid(material, caption, by_length, tokens)
 
 
 def _by_ranks(material: Material) -> Iterator[Block]:
     """Tokens of a rank as they are (weak), then tokens of all as they are (strong)."""
-    grids = [
-        *_scaled(material, _weak, "weak scaling"),
-        *_scaled(material, _strong, "strong scaling"),
-    ]
-    if not grids:
+    blocks = [block for scaling in SCALINGS for block in _scaled(material, scaling)]
+    if not blocks:
         sizes = {row.world_size for row in material.rows}
         if len(sizes) == 1 and material.timed:
             yield Prose((_NO_RANKS,))
         return
     yield Heading("By the number of ranks")
-    yield from grids
+    yield from blocks
 
 
-def _weak(row: ReportRow) -> tuple[int, str]:
-    return row.seqlen_per_gpu, f"{tokens(row.seqlen_per_gpu)} tokens on each rank"
-
-
-def _strong(row: ReportRow) -> tuple[int, str]:
-    return row.seqlen_total, f"{tokens(row.seqlen_total)} tokens in all"
-
-
-def _scaled(
-    material: Material, size: Callable[[ReportRow], tuple[int, str]], kind: str
-) -> Iterator[Cells]:
-    def alike(row: ReportRow) -> tuple[object, ...]:
-        return SharedShape.of(row).but_for_ranks, row.causal, row.direction, size(row)
-
-    for rows in group(material.timed, alike).values():
-        if len({row.world_size for row in rows}) > 1:
+def _scaled(material: Material, scaling: Scaling) -> Iterator[Block]:
+    """By shape its picture, and a table for each mask, direction and size."""
+    by_shape = group(material.timed, lambda row: SharedShape.of(row).but_for_ranks)
+    for shape, of_shape in by_shape.items():
+        yield from material.pictures(scaling.name, shape)
+        for rows in compared(of_shape, scaling):
             first = rows[0]
-            way = direction(first)
-            shape = SharedShape.of(first).title
-            caption = f"{kind}: {size(first)[1]}, {way}, {mask(first)}, {shape}"
-            yield _grid(material, caption, rows, lambda row: row.world_size, lambda w: f"W = {w}")
+            kept = scaling.told(first, "rank")
+            way = f"{direction(first)}, {mask(first)}, {shape.title}"
+            yield _grid(material, f"{scaling.name} scaling: {kept}, {way}", lines(rows), _ranks)
+
+
+def _ranks(size: int) -> str:
+    return f"W = {size}"
 
 
 def _grid(
-    material: Material,
-    caption: str,
-    rows: Sequence[ReportRow],
-    at: Callable[[ReportRow], int],
-    head: Callable[[int], str],
+    material: Material, caption: str, found: Sequence[Line], head: Callable[[int], str]
 ) -> Cells:
     """A line for each contestant, the fastest on the right first; a column for each value."""
-    places = sorted({at(row) for row in rows})
-    tops = {place: max(x.tflops_per_gpu or 0.0 for x in rows if at(x) == place) for place in places}
+    places = sorted({place for line in found for place in line})
+    tops = {place: max(_rate(line.get(place)) for line in found) for place in places}
     columns = (Column("who", "word"), *(Column(head(place)) for place in places))
-    lines = []
-    for of_contestant in group(rows, _who).values():
-        known = {at(row): row for row in of_contestant}
-        rates = [_rate(known.get(place)) for place in reversed(places)]
-        cells = (_cell(known.get(place), tops[place]) for place in places)
-        lines.append((rates, (material.who(of_contestant[0]), *cells)))
-    lines.sort(key=lambda line: line[0], reverse=True)
-    return Cells(caption, columns, tuple(cells for _, cells in lines))
-
-
-def _who(row: ReportRow) -> tuple[object, ...]:
-    """A contestant, whatever ranks were played by whom."""
-    return row.backend, row.partition, *row.options.items(), row.transport.partition("-")[0]
+    body = []
+    for line in found:
+        rates = [_rate(line.get(place)) for place in reversed(places)]
+        cells = (_cell(line.get(place), tops[place]) for place in places)
+        body.append((rates, (material.who(last(line)), *cells)))
+    body.sort(key=lambda line: line[0], reverse=True)
+    return Cells(caption, columns, tuple(cells for _, cells in body))
 
 
 def _rate(row: ReportRow | None) -> float:

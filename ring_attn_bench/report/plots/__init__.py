@@ -10,12 +10,15 @@ from matplotlib.figure import Figure
 
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import SharedShape, by_shape, group
-from ring_attn_bench.report.plots.canvas import save, svg
+from ring_attn_bench.report.plots.canvas import save
 from ring_attn_bench.report.plots.errors import draw_errors
 from ring_attn_bench.report.plots.growth import draw_growth
 from ring_attn_bench.report.plots.memory import draw_memory
+from ring_attn_bench.report.plots.scaling import draw_scaling
 from ring_attn_bench.report.plots.style import Style
+from ring_attn_bench.report.plots.svg import svg
 from ring_attn_bench.report.plots.throughput import draw_throughput
+from ring_attn_bench.report.scaled import SCALINGS
 
 __all__ = ["Drawn", "Gallery", "draw"]
 
@@ -65,9 +68,11 @@ def draw(rows: Sequence[ReportRow], folder: Path) -> Gallery:
         if len(pictures) == before:
             skipped.append(f"No {topic} plot: {_WHY_NONE[topic]}.")
     for shape, alike in group(rows, lambda row: SharedShape.of(row).but_for_ranks).items():
-        figure = draw_growth(alike, style, shape.title)
-        if figure is not None:
-            pictures.append(_drawn(figure, "growth", shape, folder, len(pictures)))
+        grown = {"growth": draw_growth(alike, style, shape.title)}
+        grown |= {x.name: draw_scaling(alike, style, shape.title, x) for x in SCALINGS}
+        for topic, figure in grown.items():
+            if figure is not None:
+                pictures.append(_drawn(figure, topic, shape, folder, len(pictures)))
     return Gallery(tuple(pictures), tuple(skipped))
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import Literal
 from warnings import catch_warnings, filterwarnings
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -27,24 +25,7 @@ GREY = "#555555"
 BEHIND = "#C4C4C4"
 """Of lines that stand behind others."""
 _DPI = 150
-_POINTS = 72
 _COLOURS = 255
-_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
-_NEEDLESS = re.compile(
-    r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->|<style type.*?</style>", re.DOTALL
-)
-_TAG = re.compile(r"<[^>]*>")
-_SIZE = re.compile(r'\s(?:width|height)="[\d.]+pt"')
-_PLACES = re.compile(r'\s(?:d|x|y|transform)="[^"]*"')
-_DECIMALS = re.compile(r"(\.\d\d)\d+")
-_FONTS = re.compile(r";? font-family: [^;\"]*")
-_IDS = re.compile(r'(\bid="|url\(#|xlink:href="#)')
-_BETWEEN = re.compile(r">\s+<")
-_PARTS = {
-    "#000000": "ink", GREY: "soft", GRID: "line", "#ffffff": "paper", BEHIND: "behind",
-    "#0072b2": "blue", "#009e73": "green",
-}  # fmt: skip
-"""By colour, what of a page it stands for, or its name: where paper is dark it is lighter."""
 _LETTERS_PER_INCH = 14.5
 
 
@@ -122,8 +103,8 @@ def folded(figure: Figure, text: str) -> str:
 def save(figure: Figure, path: Path) -> Path:
     """Writes the picture, making its folder."""
     drawn, packed = BytesIO(), BytesIO()
-    _as_they_are(figure)
-    with _any_letter():
+    as_they_are(figure)
+    with any_letter():
         figure.savefig(drawn)
     figure.set_layout_engine("none")  # found once, it stays: the SVG of it is the same picture
     # a palette holds all that lines on white need, in a third of the bytes: reports travel; this
@@ -138,45 +119,14 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def svg(figure: Figure, name: str) -> str:
-    """The picture as an element of a page that has others: ids begin with its name.
-
-    Words stay words; what is neither ink nor paper by colour alone is the page's own, which may be
-    dark: `--ink`, `--soft`, `--line`, `--paper` and so on, see `_PARTS`.
-    """
-    _as_they_are(figure)
-    drawn = StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), _any_letter():
-        figure.savefig(drawn, format="svg", transparent=True, metadata=_NO_METADATA)
-    text = _NEEDLESS.sub("", drawn.getvalue())
-    head, rest = _TAG.sub(lambda tag: _slimmed(tag[0], name), text).split(">", 1)
-    width = figure.get_figwidth() * _POINTS
-    size = f'style="max-width: {1.35 * width:.0f}px; min-width: {0.8 * width:.0f}px"'
-    return _BETWEEN.sub("><", f"{_SIZE.sub('', head)} {size}>{rest}").strip()
-
-
-def _slimmed(tag: str, name: str) -> str:
-    """The tag, and no word between tags, which may be anything."""
-    tag = _FONTS.sub("", _IDS.sub(rf"\g<1>{name}-", tag))
-    tag = _PLACES.sub(lambda place: _DECIMALS.sub(r"\1", " ".join(place[0].split("\n"))), tag)
-    for colour, part in _PARTS.items():
-        tag = re.sub(colour, f"var(--{part})", tag, flags=re.IGNORECASE)
-    return tag
-
-
-def paint(colour: str) -> str:
-    """The colour as a page has it, whether its paper is light or dark."""
-    part = {known.lower(): part for known, part in _PARTS.items()}.get(colour.lower())
-    return f"var(--{part})" if part else colour
-
-
-def _as_they_are(figure: Figure) -> None:
+def as_they_are(figure: Figure) -> None:
+    """Words are words, and no formulas."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # names may have a dollar, and nothing here is a formula
 
 
 @contextmanager
-def _any_letter() -> Iterator[None]:
+def any_letter() -> Iterator[None]:
     """A letter that the font has not got is a box, of which nobody need be warned."""
     with catch_warnings():
         filterwarnings("ignore", r"(?s)Glyph \d+ .*missing from font", UserWarning)

@@ -24,9 +24,9 @@ _KERNELS: Mapping[str, str] = {
 """By the word in a peer's name, the backend of ours with that kernel."""
 _LOOKS: Mapping[str, tuple[str, str]] = {
     "ring_flash_attn": (">", "////"),
-    "torch_cp,alltoall": ("v", "..."),
+    "torch_cp,alltoall": ("v", "---"),
     "torch_cp,allgather": ("P", "|||"),
-    "torch_cp": ("d", "..."),
+    "torch_cp": ("d", "---"),
     "yunchang,ulysses": ("*", "xxx"),
 }
 """By package and variant, marker and hatch."""

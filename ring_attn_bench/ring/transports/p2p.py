@@ -170,6 +170,7 @@ class P2P(FreshMemory):
     """
 
     hands_on = True
+    symmetric = False
 
     def __init__(
         self, group: dist.ProcessGroup, options: RingOptions, part: Part | None = None

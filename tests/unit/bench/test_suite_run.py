@@ -155,6 +155,35 @@ def test_every_direction_of_every_contestant_gets_one_record_with_all_ranks_samp
         assert record.memory.kept_bytes == [0, 7]
 
 
+class PredictingGroup(FakeGroup):
+    """The same where plans say what calls take, if this process knows."""
+
+    silent = ()
+
+    def _answer(self, about, command, process):
+        facts = super()._answer(about, command, process)
+        if isinstance(command, Prepare) and process not in self.silent:
+            sizes = {way.value: 90 + process for way in command.directions}
+            facts["predicted"] = {"call_bytes": sizes, "with_kernel": process == 0}
+        return facts
+
+
+class HalfPredictingGroup(PredictingGroup):
+    silent = (1,)
+
+
+def test_what_a_call_should_take_is_on_record_with_what_it_took_and_where_it_did_not_fit():
+    full = PredictingGroup(fail_at=[3], status=Status.OOM)  # when it is measured
+    records = run({"reference": PredictingGroup(), "aten": full})
+
+    assert {r.status for r in records} == {Status.OK, Status.OOM}
+    for record in records:
+        assert record.predicted.call_bytes == [90, 91]
+        assert not record.predicted.with_kernel  # which every rank's kernel has to say
+    unknown = run({"reference": HalfPredictingGroup(), "aten": FakeGroup()})
+    assert [record.predicted for record in unknown] == [None] * 6
+
+
 def test_a_record_has_its_gpus_before_at_each_batch_and_after_and_the_kernels_of_all_ranks():
     groups = {"reference": LookedAtGroup(), "aten": FakeGroup()}
 

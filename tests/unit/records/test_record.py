@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ring_attn_bench.errors import FileError, InvalidArgument
 from ring_attn_bench.records.direction import Direction
+from ring_attn_bench.records.predicted import PredictedMemory
 from ring_attn_bench.records.record import Case, Record, append, read
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.ring.options import NAMELESS, RingOptions
@@ -24,6 +25,15 @@ def test_records_read_back_as_they_were_written(tmp_path, sweep_records):
         append(path, record)
 
     assert list(read(path)) == list(sweep_records)
+
+
+def test_a_prediction_is_read_back_and_lines_of_before_have_none(tmp_path, make_record):
+    path, told = tmp_path / "records.jsonl", PredictedMemory(call_bytes=[5, 6], with_kernel=True)
+    append(path, make_record(predicted=told))
+    append(path, make_record())
+
+    assert [record.predicted for record in read(path)] == [told, None]
+    assert "predicted" not in path.read_text().splitlines()[1]
 
 
 def test_a_compressed_file_reads_the_same(tmp_path, tiny_records):

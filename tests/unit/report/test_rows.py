@@ -8,6 +8,7 @@ from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Departure, Precision
 from ring_attn_bench.records.gpus import GpuLook, GpuWatch
+from ring_attn_bench.records.predicted import PredictedMemory
 from ring_attn_bench.records.record import Memory, Samples, Speed
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import COLUMNS, MEANINGS, TENSORS, ReportRow
@@ -200,8 +201,10 @@ def test_a_frame_knows_empty_cells_and_types(sweep_records):
 
 def test_every_column_is_filled_by_somebody(make_record):
     memory = Memory(peak_extra_bytes=[1], kept_bytes=[1])
+    told = PredictedMemory(call_bytes=[1])
 
-    assert row(make_record(memory=memory)).model_fields_set == set(ReportRow.model_fields)
+    made = make_record(memory=memory, predicted=told)
+    assert row(made).model_fields_set == set(ReportRow.model_fields)
 
 
 FINE = Precision(

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ring_attn_backends.triton.arguments import needs_precise_tanh
 from ring_attn_backends.triton.hopper.extents import Extent
-from ring_attn_bench.plan.problem import Documents
+from ring_attn_bench.plan.problem import Documents, Score
 
 if TYPE_CHECKING:
     from ring_attn_bench.contract.tensors import Gathering
     from ring_attn_bench.plan.block import Block
-    from ring_attn_bench.plan.problem import Score
+    from ring_attn_bench.plan.problem import Problem
 
 CAPABILITY = (9, 0)
 """Of the GPUs that have what these kernels use: wgmma, and TMA as Hopper has it."""
@@ -52,6 +52,17 @@ def lacks(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -
     return None
 
 
+def serves_problem(problem: Problem) -> bool:
+    """Whether these kernels compute its blocks, on the GPU that is current, as shards lie there."""
+    if problem.device != "cuda" or unserved(torch.cuda.current_device()) is not None:
+        return False
+    if problem.alibi or problem.dropout_p > 0:
+        return False
+    dtype: torch.dtype = getattr(torch, problem.dtype)
+    dims = problem.head_dim, problem.head_dim_v
+    return _too_much(dtype, dims, Score(1.0, problem.softcap)) is None
+
+
 def serves_gathered(tensors: tuple[Tensor, ...], keys: Gathering, score: Score) -> bool:
     """Whether these kernels compute it for gathered keys; tensors: q, and dout if given."""
     from ring_attn_backends.triton.hopper.descriptors import fits
@@ -74,12 +85,17 @@ def _lacks(q: Tensor, v: Tensor, score: Score) -> str | None:
         return "ALiBi and dropout"
     if score.softmax_scale <= 0:
         return "a scale that is not positive"
-    if q.dtype not in (torch.float16, torch.bfloat16):
-        return str(q.dtype)
-    if needs_precise_tanh(q.dtype, score):
+    return _too_much(q.dtype, (q.shape[-1], v.shape[-1]), score)
+
+
+def _too_much(dtype: torch.dtype, head_dims: tuple[int, int], score: Score) -> str | None:
+    """What of the dtype, the softcap and the head dims is left to the plain kernels, or None."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return str(dtype)
+    if needs_precise_tanh(dtype, score):
         return f"a softcap of {score.softcap:g}, for which their tanh is too rough"
-    if not NARROWEST < max(q.shape[-1], v.shape[-1]) <= WIDEST:
-        return f"head dims {q.shape[-1]} and {v.shape[-1]}"
+    if not NARROWEST < max(head_dims) <= WIDEST:
+        return "head dims {} and {}".format(*head_dims)
     return None
 
 

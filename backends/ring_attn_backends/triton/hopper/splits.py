@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from ring_attn_backends.triton.arguments import padded
 from ring_attn_backends.triton.hopper.table import SMS, TABLE
+from ring_attn_bench.plan.gathered import Gathered
+
+if TYPE_CHECKING:
+    from ring_attn_bench.plan.plans import Launch
+    from ring_attn_bench.plan.problem import Problem
 
 
 def splits_for(programs: int, group: int, sms: int, *, ragged: bool) -> int:
@@ -36,3 +42,15 @@ def shares_bytes(
     programs = -(-tokens // own) * heads_kv * batch
     splits = splits_for(programs, heads_q // heads_kv, sms, ragged=ragged)
     return 4 * splits * batch * tokens * heads_kv * (head_dim + head_dim_v) if splits > 1 else 0
+
+
+def scratch_bytes(problem: Problem, launch: Launch | Gathered, sms: int = SMS) -> int:
+    """What a backward's launch takes beside its results: the shares of its keys' gradients."""
+    if isinstance(launch, Gathered):
+        tokens = sum(len(line.tokens) for line in launch.keys)
+        ragged = launch.ragged
+    else:
+        tokens, band = len(launch.keys), launch.block.index_band
+        ragged = band is None or not band.is_open
+    heads = problem.heads_q, problem.heads_kv, problem.head_dim, problem.head_dim_v
+    return shares_bytes(problem.batch, tokens, *heads, ragged=ragged, sms=sms)

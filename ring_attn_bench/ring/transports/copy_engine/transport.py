@@ -50,6 +50,7 @@ class CopyEngine:
     """
 
     hands_on = True
+    symmetric = True
 
     def __init__(
         self, group: dist.ProcessGroup, options: RingOptions, part: Part | None = None

@@ -27,6 +27,9 @@ FLAGS = (
 WIDTHS = (360, 1600)
 PROBE = """<script>
 addEventListener("load", () => {
+  document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
+  const tables = [...document.querySelectorAll(".table")];
+  const wide = tables.filter((table) => table.scrollWidth > table.clientWidth + 1);
   const first = document.querySelector("#again table");
   const text = () => first.tBodies[0].rows[0].textContent;
   const before = text();
@@ -37,7 +40,7 @@ addEventListener("load", () => {
   const shown = [...first.tBodies[0].rows].filter((row) => !row.hidden);
   parent.postMessage({
     width: document.documentElement.scrollWidth, sorted: before !== text(), shown: shown.length,
-    all: first.tBodies[0].rows.length,
+    all: first.tBodies[0].rows.length, wide: wide.map((table) => table.ariaLabel),
   }, "*");
 });
 </script>"""
@@ -88,6 +91,11 @@ def seen(watched, tmp_path_factory):
 
 def test_nothing_is_wider_than_a_telephone_or_a_screen(seen):
     assert sorted(found["width"] for found in seen[0]) == list(WIDTHS)
+
+
+def test_no_column_of_a_table_is_beyond_the_edge_of_a_screen(seen):
+    (on_a_screen,) = (found for found in seen[0] if found["width"] == max(WIDTHS))
+    assert on_a_screen["wide"] == []
 
 
 def test_the_browser_complains_of_nothing(seen):
