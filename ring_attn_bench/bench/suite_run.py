@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
 
+from ring_attn_bench.bench.gauges import Gauges
 from ring_attn_bench.bench.messages import Subject
 from ring_attn_bench.bench.sampling import BATCH, Series
 from ring_attn_bench.bench.session import Measured, RefusedByWorker, Session
@@ -85,6 +86,7 @@ class SuiteRun:
         self._make = make
         self._watcher = watcher
         self._random = random.Random(suite.seed)
+        self._gauges = Gauges(entries, group_of, suite.case_seconds)
 
     def run(self) -> None:
         """Every case in turn."""
@@ -94,6 +96,7 @@ class SuiteRun:
     def _case(self, case: Case, entries: Sequence[Entry]) -> None:
         self._watcher.case(case.name, len(entries))
         sessions, matches = [], []
+        self._gauge(entries[0])
         for entry in entries:
             self._watcher.doing(f"checking {entry.contestant.name}")
             session = Session(entry, self._group_of(entry), self._suite)
@@ -102,6 +105,13 @@ class SuiteRun:
         self._time(matches)
         for session in sessions:
             self._release(session)
+
+    def _gauge(self, entry: Entry) -> None:
+        """Sees to the ceilings of the entry's ring, while no contestant of it holds anything."""
+        timing = self._suite.timing
+        if timing.enabled and timing.ceilings and self._gauges.of(entry) is None:
+            self._watcher.doing("measuring a matrix product, a copy and the link")
+            self._gauges.measure(entry)
 
     def _release(self, session: Session) -> None:
         with suppress(WorkerFailed):  # what it held is gone all the same
@@ -255,6 +265,7 @@ class SuiteRun:
             memory=measured.memory,
             speed=Speed(samples=samples, **work),
             gpus=ring.watched(measured.looks),
+            ceilings=self._gauges.of(match.session.entry),
             kernels=measured.kernels,
         )
 

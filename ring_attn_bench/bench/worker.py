@@ -6,11 +6,13 @@ from dataclasses import asdict
 
 import torch
 
+from ring_attn_bench.bench.ceilings import gauge
 from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.gpu_looks import OwnGpu
 from ring_attn_bench.bench.memory import kept_bytes, peak_extra_bytes
 from ring_attn_bench.bench.messages import (
     Envelope,
+    Gauge,
     Judge,
     Measure,
     Prepare,
@@ -56,6 +58,10 @@ class BenchWorker:
             case Sums():
                 self._forget_calls(about)
                 return {"invariants": self._prepared[about].sums()}
+            case Gauge() as command:
+                gauged = gauge(self._place, self._timer, command.dtypes)
+                self._give_memory_back()
+                return {"gauged": gauged.model_dump()}
             case Release():
                 self._release(about)
                 return {}

@@ -23,6 +23,7 @@ from pydantic import (
 from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.records import files, json_lines
+from ring_attn_bench.records.ceilings import Ceilings
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Invariants, Precision
 from ring_attn_bench.records.gpus import GpuWatch
@@ -291,6 +292,8 @@ class Record(Frozen):
     memory: Memory | None = None
     gpus: GpuWatch | None = None
     """How they were while it was timed; None on a CPU, and in records of before."""
+    ceilings: Ceilings | None = None
+    """What the machine made of plain work in the same run; None where nobody measured it."""
     kernels: tuple[UsedKernel, ...] = ()
     """What the compiler made of those that ran in a call, on all ranks, where the backend says."""
     took: Options | None = None

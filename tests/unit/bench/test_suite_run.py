@@ -6,6 +6,7 @@ import pytest
 
 from ring_attn_bench.bench.messages import (
     Envelope,
+    Gauge,
     Judge,
     Measure,
     Prepare,
@@ -74,6 +75,8 @@ class FakeGroup:
                 if command.subject is Subject.TWIN:
                     return {"milliseconds": None}
                 return {"milliseconds": [1.0 + process] * command.count}
+            case Gauge():
+                return {"gauged": {"matmul_tflops": {"float32": 3.0 - process}, "copy_gbs": 9.0}}
             case Release():
                 return {}
         raise AssertionError(command)
@@ -114,7 +117,9 @@ class LookedAtGroup(FakeGroup):
 def suite(**timing):
     table = {
         "name": "fake",
-        "timing": {"min_samples": 6, "max_samples": 12, "warmup": 2, **timing},
+        "timing": {
+            "min_samples": 6, "max_samples": 12, "warmup": 2, "ceilings": False, **timing
+        },
         "grid": [
             {
                 "backends": ["reference", "aten"], "seqlen_per_gpu": [8], "heads": ["2:1"],
@@ -284,3 +289,34 @@ def test_what_is_refused_after_a_restart_is_a_row_and_no_crash(batches):
     assert statuses(records) == {("reference", "ok"): 3, ("aten", "error"): 3}
     reason = "it was refused when its processes had been started again: no all"
     assert all(r.reason.endswith(reason) for r in records if r.status is Status.ERROR)
+
+
+def gauged(group):
+    return [at for at, (_, command) in enumerate(group.log) if isinstance(command, Gauge)]
+
+
+def test_ceilings_are_measured_once_before_anything_else_and_are_in_every_timed_record():
+    groups = {"reference": FakeGroup(), "aten": FakeGroup()}
+
+    records = run(groups, ceilings=True)
+
+    assert sorted(map(gauged, groups.values())) == [[], [0]]
+    assert {record.ceilings.matmul_tflops for record in records} == {(3.0, 2.0)}
+
+
+def test_ceilings_that_fail_cost_no_row():
+    groups = {"reference": FakeGroup(fail_at=[1]), "aten": FakeGroup()}
+
+    records = run(groups, ceilings=True)
+
+    assert statuses(records) == {("reference", "ok"): 3, ("aten", "ok"): 3}
+    assert {record.ceilings.unmeasured for record in records} == {"planted"}
+
+
+def test_without_timing_no_ceilings_are_measured():
+    group = FakeGroup()
+
+    records = run({"reference": group, "aten": group}, enabled=False, ceilings=True)
+
+    assert gauged(group) == []
+    assert {record.ceilings for record in records} == {None}
