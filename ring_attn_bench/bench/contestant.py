@@ -11,6 +11,7 @@ from torch import Tensor
 from ring_attn_bench.bench.inputs import Inputs, mask_of
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.plan.problem import Problem
+from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case
 from ring_attn_bench.ring.options import RingOptions
 
@@ -50,6 +51,12 @@ class Runner(Protocol):
     @property
     def allowed_pairs(self) -> list[int] | None:
         """The allowed pairs that each rank played here computes; None if nobody knows."""
+        ...
+
+    def link_bytes(self, case: Case, direction: Direction) -> int | None:
+        """Bytes of a call that a rank played here receives, or sends, whichever is more: the most
+        of these ranks, or of all where a larger ring is played. None where nothing travels or
+        nobody knows."""
         ...
 
     def twin(self) -> Runner | None:

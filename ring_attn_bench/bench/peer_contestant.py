@@ -15,6 +15,7 @@ from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.peer import Peer, PeerRing
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.problem import Problem
+from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring.context import RingContext
 
@@ -38,6 +39,9 @@ class PeerRunner:
     def version(self) -> str:
         """The version of the peer's package."""
         return self.peer.version()
+
+    def link_bytes(self, case: Case, direction: Direction) -> None:
+        """None: nobody knows."""
 
     def twin(self) -> None:
         """None: its communication cannot be taken out."""

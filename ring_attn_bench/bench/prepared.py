@@ -230,7 +230,14 @@ class Prepared:
             "devices": self._devices,
             "one_gpu_flops": flops.flops(case, direction, one_call_area),
             **self._executed(direction),
+            "link_bytes": self._link_bytes(direction),
         }
+
+    def _link_bytes(self, direction: Direction) -> int | None:
+        moved = self.contestant.link_bytes(self.request.case, direction)
+        if moved is None or self.stand_in is not None:  # which knows of all ranks
+            return moved
+        return int(self.place.largest(torch.tensor([moved], device=self.place.device)).item())
 
     def _executed(self, direction: Direction) -> dict[str, float | int | None]:
         """What all ranks launch, and how much more the busiest one does than the mean."""

@@ -17,7 +17,10 @@ from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
+from ring_attn_bench.plan.cost import ShardShape
 from ring_attn_bench.plan.partition import get_partition
+from ring_attn_bench.plan.traffic import traffic
+from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.backend_choice import able
@@ -70,6 +73,26 @@ class RingRunner:
     def allowed_pairs(self) -> list[int]:
         """From the plans; where a larger ring is played, of all its ranks."""
         return [job.plan.area for job in self.whole or self.jobs]
+
+    def link_bytes(self, case: Case, direction: Direction) -> int | None:
+        """From the plans."""
+        if self.transport is None or self.jobs[0].plan.world_size == 1:
+            return None
+        element = getattr(torch, case.dtype).itemsize
+        moved = (
+            traffic(
+                job.plan,
+                ShardShape(
+                    case.batch, case.heads_q, case.heads_kv, case.head_dim, case.head_dim,
+                    element, job.gradients.itemsize,
+                ),
+                forward=direction is not Direction.BACKWARD,
+                backward=direction is not Direction.FORWARD,
+                keeps=self.took.keep_keys,
+            )
+            for job in self.whole or self.jobs
+        )  # fmt: skip
+        return max(of_rank.busier for of_rank in moved)
 
     def twin(self) -> RingRunner | None:
         """The same launches on keys from a local buffer; None where no keys travel."""

@@ -263,6 +263,9 @@ class Speed(Frozen):
     """The busiest rank's work over the mean; None for a peer."""
     one_gpu_flops: Work | None = None
     """Of the one-GPU call; its time is scaled by useful_flops / devices over this."""
+    link_bytes: Count | None = None
+    """Of one call, that the rank with most of them receives, or sends, by its plan; None where
+    nothing travels, for a peer, and in records of before."""
 
 
 class Memory(Frozen):
