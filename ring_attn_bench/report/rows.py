@@ -189,12 +189,10 @@ def _lost(name: str, lost: Lost | None) -> dict[str, float | None]:
 
 
 def _ceilings(ceilings: Ceilings | None) -> dict[str, float | None]:
-    if ceilings is None:
-        return {}
     return {
-        "matmul_tflops": ceilings.matmul,
-        "copy_gbs": ceilings.copy_rate,
-        "link_gbs": ceilings.link,
+        "matmul_tflops": None if ceilings is None else ceilings.matmul,
+        "copy_gbs": None if ceilings is None else ceilings.copy_rate,
+        "link_gbs": None if ceilings is None else ceilings.link,
     }
 
 

@@ -14,15 +14,19 @@ from ring_attn_bench.report.plots.canvas import save, svg
 from ring_attn_bench.report.plots.errors import draw_errors
 from ring_attn_bench.report.plots.growth import draw_growth
 from ring_attn_bench.report.plots.memory import draw_memory
+from ring_attn_bench.report.plots.spent import draw_spent
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.plots.throughput import draw_throughput
 
 __all__ = ["Drawn", "Gallery", "draw"]
 
-_TOPICS = {"throughput": draw_throughput, "errors": draw_errors, "memory": draw_memory}
+_TOPICS = {
+    "throughput": draw_throughput, "time": draw_spent, "errors": draw_errors, "memory": draw_memory,
+}  # fmt: skip
 _WHY_NONE = {
     "throughput": "no record has a speed: nothing ran to its end, was timed, and was right, "
     "or all kernels were interpreted",
+    "time": "no record was timed beside one call of its kernel",
     "errors": "no record was compared with the oracle",
     "memory": "no record has a peak of GPU memory",
 }
