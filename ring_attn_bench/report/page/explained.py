@@ -35,9 +35,9 @@ HOW = (
         "ring = one call + uneven work + launches + communication. One call is the kernel alone at "
         "one GPU's share of the work; uneven work is what the busiest rank has beyond it, by the "
         "plan, at that pace; launches are what the twin takes beyond both: more and shorter "
-        "launches, merging, the host. Each is a difference of medians, and ± what both medians' "
-        "97.5 % intervals leave, so that it holds with 95 %; what may be nothing is `within noise` "
-        "and no part of a bar. Of a peer only one call is known.",
+        "launches, merging, the host. Each is a difference of medians, in brackets between what "
+        "both medians' 97.5 % intervals leave, so that it holds with 95 %; what may be nothing is "
+        "`within noise` and no part of a bar. Of a peer only one call is known.",
     ),
     (
         "link alone, hidden",

@@ -92,8 +92,8 @@ def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Grid]:
         Column("one call ms", meaning=f"of the kernel, at one {unit}'s share of the work"),
         Column("uneven ms", meaning="the busiest rank's work beyond its share, an estimate"),
         Column("launches ms", meaning="twin less one call and uneven: more launches, merging, "
-               "host; ± the larger side of its 95 % interval"),
-        Column("communication ms", meaning="ring less twin; ± as above"),
+               "host; in brackets its 95 % interval"),
+        Column("communication ms", meaning="ring less twin; in brackets as above"),
         Column("link alone ms", meaning="what the plan's bytes take at the measured ceiling"),
         Column("hidden ms", meaning="of that at least so much lies under launches"),
         Column("% of matmul", meaning="TFLOP/s beside a product of large matrices in the same run"),
@@ -136,16 +136,16 @@ def _line(material: Material, row: ReportRow) -> tuple[Cell, ...]:
 
 
 def _difference(ms: float | None, low: float | None, high: float | None) -> Cell:
-    """0.42 ± 0.05; within noise, ±0.03; 0.42 ± ? where nobody knows how sure it is."""
+    """0.42 (0.19 to 0.59), within noise (-0.1 to 0.3), or, of too few samples, 0.42 (?)."""
     if ms is None:
         return Cell("")
     if low is None or high is None:
-        return Cell(f"{_signed(ms)} ± ?", ms, "quiet")
-    side = digits(max(ms - low, high - ms), 2)
+        return Cell(f"{_signed(ms)} (?)", ms, "quiet")
+    between = f"({_signed(low)} to {_signed(high)})"
     if low <= 0 <= high:
-        return Cell(f"within noise, ±{side}", 0.0, "quiet")
+        return Cell(f"within noise {between}", 0.0, "quiet")
     tone: Tone = "" if ms > 0 else "quiet"
-    return Cell(f"{_signed(ms)} ± {side}", ms, tone)
+    return Cell(f"{_signed(ms)} {between}", ms, tone)
 
 
 def _slowest(row: ReportRow) -> Cell:

@@ -156,7 +156,7 @@ def test_a_part_that_may_be_chance_is_said_to_be_noise_and_no_bar_has_it(read, t
     same = record.speed.model_copy(update={"samples": samples})
     (cells,) = lines(read([record.model_copy(update={"speed": same})]).grids("time")[0])
 
-    assert cells["communication ms"].text.startswith("within noise, ±0.")
+    assert cells["communication ms"].text.startswith("within noise (\N{MINUS SIGN}0.")
     assert cells["communication ms"].tone == "quiet"
     assert cells["of the ring's time"].parts[3:] == (0.0, 0.0)
 
