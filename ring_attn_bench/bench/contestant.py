@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench.bench.inputs import Inputs, mask_of
+from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.records.direction import Direction
@@ -61,6 +62,10 @@ class Runner(Protocol):
 
     def twin(self) -> Runner | None:
         """The same without communication, whose results mean nothing; or None."""
+        ...
+
+    def traced(self, recorder: Recorder[Any]) -> Runner | None:
+        """The same, whose calls are recorded; or None."""
         ...
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:

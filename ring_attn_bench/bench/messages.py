@@ -78,6 +78,14 @@ class Sums(Frozen):
     do: Literal["sums"] = "sums"
 
 
+class Look(Frozen):
+    """Make one more call, with a mark around all that ranks do in it; answers a `Looked`, or None
+    where the contestant cannot be looked at."""
+
+    do: Literal["look"] = "look"
+    direction: Direction
+
+
 class Gauge(Frozen):
     """Measure what the machine makes of plain work in these dtypes; answers a `Gauged`."""
 
@@ -97,7 +105,7 @@ class Quit(Frozen):
     do: Literal["quit"] = "quit"
 
 
-Command = Prepare | Judge | Measure | Sample | Sums | Gauge | Release | Quit
+Command = Prepare | Judge | Measure | Sample | Sums | Look | Gauge | Release | Quit
 
 
 class Envelope(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.peer import Peer, PeerRing
 from ring_attn_bench.errors import BackendUnavailable
@@ -45,6 +47,9 @@ class PeerRunner:
 
     def twin(self) -> None:
         """None: its communication cannot be taken out."""
+
+    def traced(self, recorder: Recorder[Any]) -> None:
+        """None: nobody knows where its launches are."""
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and, if the peer gives it, lse."""

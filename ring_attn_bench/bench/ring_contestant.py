@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs, score_of
 from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.recorder import Recorder
+from ring_attn_bench.bench.traced import TracedTransport, traced_job
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
@@ -100,6 +103,13 @@ class RingRunner:
             return None
         # one twin for all passes: it keeps its buffer
         return RingRunner(self.jobs, Twin(), self.took)
+
+    def traced(self, recorder: Recorder[Any]) -> RingRunner | None:
+        """The same, whose calls are recorded; None by loopback, whose ranks take turns."""
+        if self.transport is None:
+            return None
+        of_ranks = tuple(traced_job(job, recorder) for job in self.jobs)
+        return replace(self, jobs=of_ranks, transport=TracedTransport(self.transport, recorder))
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and lse of every rank played here."""

@@ -52,6 +52,8 @@ class Request:
     """Keys of the suite with other values: `seqlen_per_gpu=8k,32k`."""
     resume: bool = False
     """Whether what the folder's records hold already need not be measured again."""
+    trace: bool = False
+    """Whether one more call of each row that is timed is looked at."""
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,10 @@ def _run(asked: ReadRequest, environment: Environment) -> Run:
     suite = asked.suite
     folder = folder_for(asked.request.out, suite.name, environment)
     overruled = asked.request.overruled
-    return Run(folder.name, suite, asked.argument, environment, folder, asked.added, overruled)
+    return Run(
+        folder.name, suite, asked.argument, environment, folder, asked.added, overruled,
+        asked.request.trace,
+    )  # fmt: skip
 
 
 def _left(

@@ -19,6 +19,7 @@ from ring_attn_bench.bench.messages import Subject
 from ring_attn_bench.bench.sampling import BATCH, Series
 from ring_attn_bench.bench.session import Measured, RefusedByWorker, Session
 from ring_attn_bench.bench.suite import Entry, Suite
+from ring_attn_bench.bench.tracing import Traces
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import INVARIANTS
 from ring_attn_bench.records.record import (
@@ -70,6 +71,7 @@ class SuiteRun:
 
     make: builds a record from an entry, a direction and the fields that depend on the outcome.
     watcher: is told what goes on, and gets each finished record.
+    traces: keeps one more call of each row that was timed, looked at; None is no such call.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class SuiteRun:
         group_of: GroupOf,
         make: MakeRecord,
         watcher: RunWatcher,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         self._suite = suite
         self._entries = entries
         self._group_of = group_of
@@ -256,7 +260,7 @@ class SuiteRun:
             stop=ring.stop(self._suite.timing),
         )
         work: dict[str, Any] = measured.work | ({} if one_call else {"one_gpu_flops": None})
-        self._finish(
+        record = self._finish(
             match.session,
             match.direction,
             match.started,
@@ -268,6 +272,19 @@ class SuiteRun:
             ceilings=self._gauges.of(match.session.entry),
             kernels=measured.kernels,
         )
+        if self._traces is not None:
+            self._look(match, record, self._traces)
+
+    def _look(self, match: _Match, record: Record, traces: Traces) -> None:
+        """One more call of a row whose record is kept already."""
+        self._watcher.doing(f"looking at {match.session.entry.contestant.name}")
+        try:
+            looks = match.session.look(match.direction)
+        except WorkerFailed as failure:
+            traces.failed(record, failure.reason)
+            return
+        if looks is not None:
+            traces.keep(record, looks)
 
     def _lost(self, match: _Match, waiting: list[_Match], failure: WorkerFailed) -> None:
         """A match's group failed: nothing more is tried with that contestant on that case."""
@@ -300,18 +317,18 @@ class SuiteRun:
         direction: Direction,
         started: float,
         **outcome: Any,  # noqa: ANN401 - the fields of Record, which checks them
-    ) -> None:
-        self._watcher.record(
-            self._make(
-                entry=session.entry,
-                direction=direction,
-                interpreted=session.interpreted,
-                took=session.took,
-                backend_version=session.version,
-                seconds=round(time.monotonic() - started, 3),
-                **outcome,
-            )
+    ) -> Record:
+        record = self._make(
+            entry=session.entry,
+            direction=direction,
+            interpreted=session.interpreted,
+            took=session.took,
+            backend_version=session.version,
+            seconds=round(time.monotonic() - started, 3),
+            **outcome,
         )
+        self._watcher.record(record)
+        return record
 
 
 def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:

@@ -67,6 +67,7 @@ def bench(
     ranks: options.Ranks = None,
     as_ranks: options.AsRanks = None,
     playing: options.Playing = None,
+    trace: options.Trace = False,
     dry_run: options.DryRun = False,
     out: options.Out = None,
     resume: options.Resume = False,
@@ -91,7 +92,7 @@ def bench(
     request = Request(
         suite, out, ranks, tuple(as_ranks or ()), playing, tuple(backend or ()),
         EntrySelection(case, contestant, matching), timing=True,
-        overruled=tuple(overruled or ()), resume=resume,
+        overruled=tuple(overruled or ()), resume=resume, trace=trace,
     )  # fmt: skip
     _run(request, _Shown(dry_run, quiet, verbose, as_json))
 
