@@ -101,23 +101,27 @@ class _Gauging:
 
     def _pulls(self) -> tuple[float | None, str]:
         """By copies from the rank before, and why that could not be, where it should have been."""
-        place, size = self._place, self._sizes.sent
-        if place.processes == 1 or place.device.type != "cuda":
+        if self._place.processes == 1 or self._place.device.type != "cuda":
             return None, ""
+        with _own_group() as group:
+            return self._pulled_over(group)
+
+    def _pulled_over(self, group: dist.ProcessGroup) -> tuple[float | None, str]:
+        """By itself, so that no memory of the group's is left when it ends."""
         from ring_attn_bench.ring.transports.copy_engine.areas import Area
         from ring_attn_bench.ring.transports.copy_engine.transport import CopyEngine
 
-        with _own_group() as group:
-            if CopyEngine.unsupported(group) is not None:
-                return None, ""
-            (target,) = self._empty(torch.uint8, size, 1)
-            try:
-                area = Area(group, place.device, size)
-                theirs = area.of((place.process - 1) % place.processes)[:size]
-                return _rate(size / 1e9, self._seconds(lambda: target.copy_(theirs))), ""
-            except RuntimeError as error:
-                words = str(error).strip().splitlines() or ["no reason given"]
-                return None, f"copies from a peer's memory failed: {words[0][:300]}"
+        if CopyEngine.unsupported(group) is not None:
+            return None, ""
+        place, size = self._place, self._sizes.sent
+        (target,) = self._empty(torch.uint8, size, 1)
+        try:
+            area = Area(group, place.device, size)
+            theirs = area.of((place.process - 1) % place.processes)[:size]
+            return _rate(size / 1e9, self._seconds(lambda: target.copy_(theirs))), ""
+        except RuntimeError as error:
+            words = str(error).strip().splitlines() or ["no reason given"]
+            return None, f"copies from a peer's memory failed: {words[0][:300]}"
 
     def _empty(self, dtype: torch.dtype, numbers: int, count: int) -> list[Tensor]:
         """So many tensors, on all processes or, with _TooLittleMemory, on none."""

@@ -174,6 +174,11 @@ def read(request: Request, *, gpu: bool | None = None) -> ReadRequest:
     if not request.timing:
         untimed = suite.timing.model_copy(update={"enabled": False})
         suite = suite.model_copy(update={"timing": untimed})
+    if request.trace and not suite.timing.enabled:
+        raise InvalidArgument(
+            f"--trace looks at rows that are timed, and suite {suite.name!r} times none "
+            "(timing.enabled is false); leave it out, or add --set timing.enabled=true."
+        )
     added = tuple(name for name in request.backends if name not in suite.backends)
     asked = ReadRequest(request, suite.adding(added), argument, added)
     if request.playing is not None and not asked.as_ranks:

@@ -164,7 +164,7 @@ class TracedLink(Generic[Mark]):
             landed: Tensor = self._link.landed(index)
         else:
             landed, arrived = self._clock.arrival(lambda: self._link.landed(index))
-            posted = self._posted.pop(index)
+            posted = self._posted.pop(index, start)
             if self._plan.steps[index].fetches:
                 self._recorder.add("keys", f"keys of step {index}", index, posted, arrived)
         self._waited(f"keys of step {index}", index, start)
