@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench.bench.inputs import Inputs, mask_of
+from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.plan.problem import Problem
+from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.options import RingOptions
@@ -58,8 +60,18 @@ class Runner(Protocol):
         """What the one rank that this process plays does; None of a peer, and of several ranks."""
         ...
 
+    def link_bytes(self, case: Case, direction: Direction) -> int | None:
+        """Bytes of a call that a rank played here receives, or sends, whichever is more: the most
+        of these ranks, or of all where a larger ring is played. None where nothing travels or
+        nobody knows."""
+        ...
+
     def twin(self) -> Runner | None:
         """The same without communication, whose results mean nothing; or None."""
+        ...
+
+    def traced(self, recorder: Recorder[Any]) -> Runner | None:
+        """The same, whose calls are recorded; or None."""
         ...
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:

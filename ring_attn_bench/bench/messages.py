@@ -10,7 +10,7 @@ from pydantic import Field
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
-from ring_attn_bench.records.values import Frozen
+from ring_attn_bench.records.values import DType, Frozen
 
 
 class Subject(StrEnum):
@@ -78,6 +78,21 @@ class AddUp(Frozen):
     do: Literal["sums"] = "sums"
 
 
+class Look(Frozen):
+    """Make one more call, with a mark around all that ranks do in it; answers a `Looked`, or None
+    where the contestant cannot be looked at."""
+
+    do: Literal["look"] = "look"
+    direction: Direction
+
+
+class Gauge(Frozen):
+    """Measure what the machine makes of plain work in these dtypes; answers a `Gauged`."""
+
+    do: Literal["gauge"] = "gauge"
+    dtypes: tuple[DType, ...]
+
+
 class Release(Frozen):
     """Forget the prepared contestant."""
 
@@ -90,7 +105,7 @@ class Quit(Frozen):
     do: Literal["quit"] = "quit"
 
 
-Command = Prepare | Judge | Measure | Sample | AddUp | Release | Quit
+Command = Prepare | Judge | Measure | Sample | AddUp | Look | Gauge | Release | Quit
 
 
 class Envelope(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,10 +12,12 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.peer import Peer, PeerRing
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.problem import Problem
+from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring.context import RingContext
 
@@ -40,8 +43,14 @@ class PeerRunner:
         """The version of the peer's package."""
         return self.peer.version()
 
+    def link_bytes(self, case: Case, direction: Direction) -> None:
+        """None: nobody knows."""
+
     def twin(self) -> None:
         """None: its communication cannot be taken out."""
+
+    def traced(self, recorder: Recorder[Any]) -> None:
+        """None: nobody knows where its launches are."""
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and, if the peer gives it, lse."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.invariants import Edit, Invariance, allowances, leave, ones_for_v, sums
 from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.timing import Call
@@ -195,8 +197,14 @@ class Prepared:
         if subject is Subject.ONE_CALL:
             return self._one_call(direction)
         contestant = self.contestant if subject is Subject.RING else self.twin
-        if contestant is None:
-            return None
+        return None if contestant is None else self._call_of(contestant, direction)
+
+    def traced(self, direction: Direction, recorder: Recorder[Any]) -> Call | None:
+        """What leaves its spans with the recorder; None if the contestant cannot be looked at."""
+        contestant = self.contestant.traced(recorder)
+        return None if contestant is None else self._call_of(contestant, direction)
+
+    def _call_of(self, contestant: Runner, direction: Direction) -> Call:
         if direction is Direction.FORWARD:
             return lambda: contestant.forward(self.shards)
         if direction is Direction.BACKWARD:
@@ -230,7 +238,14 @@ class Prepared:
             "devices": self._devices,
             "one_gpu_flops": flops.flops(case, direction, one_call_area),
             **self._executed(direction),
+            "link_bytes": self._link_bytes(direction),
         }
+
+    def _link_bytes(self, direction: Direction) -> int | None:
+        moved = self.contestant.link_bytes(self.request.case, direction)
+        if moved is None or self.stand_in is not None:  # which knows of all ranks
+            return moved
+        return int(self.place.largest(torch.tensor([moved], device=self.place.device)).item())
 
     def _executed(self, direction: Direction) -> dict[str, float | int | None]:
         """What all ranks launch, and how much more the busiest one does than the mean."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,15 @@ from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.inputs import Inputs, score_of
 from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.recorder import Recorder
+from ring_attn_bench.bench.traced import TracedTransport, traced_job
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
+from ring_attn_bench.plan.memory import ShardShape
 from ring_attn_bench.plan.partition import get_partition
+from ring_attn_bench.plan.traffic import traffic
+from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.backend_choice import able
@@ -76,12 +82,39 @@ class RingRunner:
         """Of the one rank that is played here."""
         return self.jobs[0] if len(self.jobs) == 1 else None
 
+    def link_bytes(self, case: Case, direction: Direction) -> int | None:
+        """From the plans."""
+        if self.transport is None or self.jobs[0].plan.world_size == 1:
+            return None
+        element = getattr(torch, case.dtype).itemsize
+        moved = (
+            traffic(
+                job.plan,
+                ShardShape(
+                    case.batch, case.heads_q, case.heads_kv, case.head_dim, case.head_dim,
+                    element, travels=job.gradients.itemsize,
+                ),
+                forward=direction is not Direction.BACKWARD,
+                backward=direction is not Direction.FORWARD,
+                keeps=self.took.keep_keys,
+            )
+            for job in self.whole or self.jobs
+        )  # fmt: skip
+        return max(of_rank.busier for of_rank in moved)
+
     def twin(self) -> RingRunner | None:
         """The same launches on keys from a local buffer; None where no keys travel."""
         if self.transport is None or self.jobs[0].plan.world_size == 1:
             return None
         # one twin for all passes: it keeps its buffer
         return RingRunner(self.jobs, Twin(), self.took)
+
+    def traced(self, recorder: Recorder[Any]) -> RingRunner | None:
+        """The same, whose calls are recorded; None by loopback, whose ranks take turns."""
+        if self.transport is None:
+            return None
+        of_ranks = tuple(traced_job(job, recorder) for job in self.jobs)
+        return replace(self, jobs=of_ranks, transport=TracedTransport(self.transport, recorder))
 
     def forward(self, shards: Sequence[Inputs]) -> list[Outputs]:
         """out and lse of every rank played here."""

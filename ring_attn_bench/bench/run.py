@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ring_attn_bench.bench.messages import QUIT
 from ring_attn_bench.bench.setup import Setup
 from ring_attn_bench.bench.suite import Entry, Suite
 from ring_attn_bench.bench.suite_run import RunWatcher, SuiteRun
+from ring_attn_bench.bench.tracing import Traces
 from ring_attn_bench.machine.plug_ins import Inventory
 from ring_attn_bench.records.files import make_folder
 from ring_attn_bench.records.record import Record, append
@@ -66,6 +67,8 @@ class Run:
     """Backends that the suite's file does not name."""
     overruled: tuple[str, ...] = ()
     """Keys of the suite that were overruled, as `--set` has them."""
+    trace: bool = False
+    """Whether one more call of each row that is timed is looked at."""
 
     @property
     def records(self) -> Path:
@@ -125,12 +128,20 @@ class Groups:
                 all_of_them.callback(group.close)
 
 
+class Noting(RunWatcher, Protocol):
+    """A watcher that prints what else there is to say."""
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        ...
+
+
 def execute(
     run: Run,
     entries: Sequence[Entry],
     machine: Inventory,
     setups: Sequence[Setup],
-    watcher: RunWatcher,
+    watcher: Noting,
 ) -> None:
     """Runs the entries in worker groups, each record on disk as soon as it is complete."""
     with ExitStack() as stack:
@@ -143,12 +154,13 @@ def execute_on(
     run: Run,
     entries: Sequence[Entry],
     group_of: Callable[[Entry], Group],
-    watcher: RunWatcher,
+    watcher: Noting,
 ) -> None:
     """Runs the entries on groups that exist already."""
     make_folder(run.folder)
     keeper = _Recorder(run.records, watcher)
-    SuiteRun(run.suite, entries, group_of, run.record, keeper).run()
+    traces = Traces(run.folder, watcher.note) if run.trace else None
+    SuiteRun(run.suite, entries, group_of, run.record, keeper, traces).run()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ring_attn_bench.bench.messages import (
     Command,
     Envelope,
     Judge,
+    Look,
     Measure,
     Prepare,
     Release,
@@ -23,6 +24,7 @@ from ring_attn_bench.bench.messages import (
 )
 from ring_attn_bench.bench.sampling import Series
 from ring_attn_bench.bench.suite import Check, Entry, Suite
+from ring_attn_bench.bench.tracing import Looked
 from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Invariants
@@ -123,6 +125,13 @@ class Session:
         by_rank = [_looks(cast(list[object], answer.get("looks", []))) for answer in answers]
         series.looks += [list(looks) for looks in zip(*by_rank, strict=True)]
         return True
+
+    def look(self, direction: Direction) -> tuple[Looked, ...] | None:
+        """What each process saw in one more call; None where the contestant cannot be looked at."""
+        answers = [answer["looked"] for answer in self._ask(Look(direction=direction))]
+        if None in answers:
+            return None
+        return tuple(Looked.model_validate(answer) for answer in answers)
 
     def sums(self) -> Invariants:
         """What adds up to something known; the inputs are spoilt by it."""

@@ -53,6 +53,8 @@ class Request:
     """Keys of the suite with other values: `seqlen_per_gpu=8k,32k`."""
     resume: bool = False
     """Whether what the folder's records hold already need not be measured again."""
+    trace: bool = False
+    """Whether one more call of each row that is timed is looked at."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,11 @@ def read(request: Request, *, gpu: bool | None = None) -> ReadRequest:
     if not request.timing:
         untimed = suite.timing.model_copy(update={"enabled": False})
         suite = suite.model_copy(update={"timing": untimed})
+    if request.trace and not suite.timing.enabled:
+        raise InvalidArgument(
+            f"--trace looks at rows that are timed, and suite {suite.name!r} times none "
+            "(timing.enabled is false); leave it out, or add --set timing.enabled=true."
+        )
     added = tuple(name for name in request.backends if name not in suite.backends)
     asked = ReadRequest(request, suite.adding(added), argument, added)
     if request.playing is not None and not asked.as_ranks:
@@ -298,7 +305,10 @@ def _run(asked: ReadRequest, environment: Environment) -> Run:
     suite = asked.suite
     folder = folder_for(asked.request.out, suite.name, environment)
     overruled = asked.request.overruled
-    return Run(folder.name, suite, asked.argument, environment, folder, asked.added, overruled)
+    return Run(
+        folder.name, suite, asked.argument, environment, folder, asked.added, overruled,
+        asked.request.trace,
+    )  # fmt: skip
 
 
 def _left(

@@ -44,6 +44,8 @@ class Timing(Frozen):
     """Sampling ends when the 95 % interval of the median is within this share of it."""
     seconds: Seconds = 10.0
     """... or when this long has been spent on one contestant and direction."""
+    ceilings: Switch = True
+    """Whether a matrix product, a copy and the link are measured before anything else."""
 
     @model_validator(mode="after")
     def _samples_fit(self) -> Self:

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
 
+from ring_attn_bench.bench.gauges import Gauges
 from ring_attn_bench.bench.messages import Subject
 from ring_attn_bench.bench.sampling import BATCH, Series
 from ring_attn_bench.bench.session import Measured, RefusedByWorker, Session
 from ring_attn_bench.bench.suite import Entry, Suite
+from ring_attn_bench.bench.tracing import Traces
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import INVARIANTS
 from ring_attn_bench.records.record import (
@@ -69,6 +71,7 @@ class SuiteRun:
 
     make: builds a record from an entry, a direction and the fields that depend on the outcome.
     watcher: is told what goes on, and gets each finished record.
+    traces: keeps one more call of each row that was timed, looked at; None is no such call.
     """
 
     def __init__(
@@ -78,13 +81,16 @@ class SuiteRun:
         group_of: GroupOf,
         make: MakeRecord,
         watcher: RunWatcher,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         self._suite = suite
         self._entries = entries
         self._group_of = group_of
         self._make = make
         self._watcher = watcher
         self._random = random.Random(suite.seed)
+        self._gauges = Gauges(entries, group_of, suite.case_seconds)
 
     def run(self) -> None:
         """Every case in turn."""
@@ -94,6 +100,7 @@ class SuiteRun:
     def _case(self, case: Case, entries: Sequence[Entry]) -> None:
         self._watcher.case(case.name, len(entries))
         sessions, matches = [], []
+        self._gauge(entries[0])
         for entry in entries:
             self._watcher.doing(f"checking {entry.contestant.name}")
             session = Session(entry, self._group_of(entry), self._suite)
@@ -102,6 +109,13 @@ class SuiteRun:
         self._time(matches)
         for session in sessions:
             self._release(session)
+
+    def _gauge(self, entry: Entry) -> None:
+        """Sees to the ceilings of the entry's ring, while no contestant of it holds anything."""
+        timing = self._suite.timing
+        if timing.enabled and timing.ceilings and self._gauges.of(entry) is None:
+            self._watcher.doing("measuring a matrix product, a copy and the link")
+            self._gauges.measure(entry)
 
     def _release(self, session: Session) -> None:
         with suppress(WorkerFailed):  # what it held is gone all the same
@@ -246,7 +260,7 @@ class SuiteRun:
             stop=ring.stop(self._suite.timing),
         )
         work: dict[str, Any] = measured.work | ({} if one_call else {"one_gpu_flops": None})
-        self._finish(
+        record = self._finish(
             match.session,
             match.direction,
             match.started,
@@ -255,8 +269,22 @@ class SuiteRun:
             memory=measured.memory,
             speed=Speed(samples=samples, **work),
             gpus=ring.watched(measured.looks),
+            ceilings=self._gauges.of(match.session.entry),
             kernels=measured.kernels,
         )
+        if self._traces is not None:
+            self._look(match, record, self._traces)
+
+    def _look(self, match: _Match, record: Record, traces: Traces) -> None:
+        """One more call of a row whose record is kept already."""
+        self._watcher.doing(f"looking at {match.session.entry.contestant.name}")
+        try:
+            looks = match.session.look(match.direction)
+        except WorkerFailed as failure:
+            traces.failed(record, failure.reason)
+            return
+        if looks is not None:
+            traces.keep(record, looks)
 
     def _lost(self, match: _Match, waiting: list[_Match], failure: WorkerFailed) -> None:
         """A match's group failed: nothing more is tried with that contestant on that case."""
@@ -289,19 +317,19 @@ class SuiteRun:
         direction: Direction,
         started: float,
         **outcome: Any,  # noqa: ANN401 - the fields of Record, which checks them
-    ) -> None:
-        self._watcher.record(
-            self._make(
-                entry=session.entry,
-                direction=direction,
-                interpreted=session.interpreted,
-                took=session.took,
-                predicted=session.predicted.get(direction),
-                backend_version=session.version,
-                seconds=round(time.monotonic() - started, 3),
-                **outcome,
-            )
+    ) -> Record:
+        record = self._make(
+            entry=session.entry,
+            direction=direction,
+            interpreted=session.interpreted,
+            took=session.took,
+            predicted=session.predicted.get(direction),
+            backend_version=session.version,
+            seconds=round(time.monotonic() - started, 3),
+            **outcome,
         )
+        self._watcher.record(record)
+        return record
 
 
 def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
+from ring_attn_bench.bench.ceilings import gauge
 from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.gpu_looks import OwnGpu
 from ring_attn_bench.bench.memory import kept_bytes, peak_extra_bytes
 from ring_attn_bench.bench.messages import (
     AddUp,
     Envelope,
+    Gauge,
     Judge,
+    Look,
     Measure,
     Prepare,
     Quit,
@@ -23,11 +27,15 @@ from ring_attn_bench.bench.messages import (
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.predicted import predicted
 from ring_attn_bench.bench.prepared import Prepared, prepare
+from ring_attn_bench.bench.recorder import DeviceClock, HostClock, Recorder
 from ring_attn_bench.bench.ring_contestant import Contexts
 from ring_attn_bench.bench.timing import Call, Timer
 from ring_attn_bench.contract.used import kernels_used
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.workers.reply import Facts
+
+MEETINGS = 9
+"""Of all processes before a call that is looked at, by which their clocks are compared."""
 
 
 class BenchWorker:
@@ -57,6 +65,12 @@ class BenchWorker:
             case AddUp():
                 self._forget_calls(about)
                 return {"invariants": self._prepared[about].sums()}
+            case Look() as command:
+                return {"looked": self._look(about, command.direction)}
+            case Gauge() as command:
+                gauged = gauge(self._place, self._timer, command.dtypes)
+                self._give_memory_back()
+                return {"gauged": gauged.model_dump()}
             case Release():
                 self._release(about)
                 return {}
@@ -114,6 +128,31 @@ class BenchWorker:
         times = self._timer.sample(call, command.count, command.warmup, look)
         look()
         return {"milliseconds": times, "looks": looks}
+
+    def _look(self, about: str, direction: Direction) -> Facts | None:
+        """After one call that nobody looks at, so that what is made once has been made."""
+        place, cuda = self._place, self._place.device.type == "cuda"
+        recorder: Recorder[Any] = Recorder(DeviceClock() if cuda else HostClock())
+        prepared = self._prepared[about]
+        call = prepared.traced(direction, recorder)
+        if call is None:
+            return None
+        call()
+        recorder.clear()
+        clock, met = recorder.clock, []
+        for _ in range(MEETINGS):
+            place.line_up()
+            met.append(clock.mark())
+        began = clock.mark()
+        call()
+        ended = clock.mark()
+        if cuda:
+            torch.cuda.synchronize()
+        when = clock.milliseconds
+        return {
+            "rank": prepared.place.ranks[0], "clock": clock.name, "met": [when(x) for x in met],
+            "began": when(began), "ended": when(ended), "spans": recorder.told(),
+        }  # fmt: skip
 
     def _call(self, about: str, direction: Direction, subject: Subject) -> Call | None:
         key = (about, direction, subject)

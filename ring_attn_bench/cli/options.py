@@ -96,6 +96,15 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Say what would run, and about how long.", rich_help_panel=HOW),
 ]
+Trace = Annotated[
+    bool,
+    typer.Option(
+        "--trace",
+        help="One more call of each ring row, looked at: who computed, waited and sent when, as "
+        "traces/*.json (Chrome, Perfetto) and pictures.",
+        rich_help_panel=HOW,
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No line for each result.", rich_help_panel=SHOWN)
 ]

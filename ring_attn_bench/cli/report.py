@@ -57,7 +57,7 @@ def show(records: Path, out: Path | None, *, as_json: bool = False) -> int:
 
     folder = out or records.parent
     kept = list(read(records, beside))
-    written = write_report(records, folder)
+    written = write_report(records, folder, beside)
     if as_json:
         from ring_attn_bench.report.as_json import text
         from ring_attn_bench.report.rows import rows

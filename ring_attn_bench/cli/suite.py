@@ -63,6 +63,7 @@ def bench(
     ranks: options.Ranks = None,
     as_ranks: options.AsRanks = None,
     playing: options.Playing = None,
+    trace: options.Trace = False,
     dry_run: options.DryRun = False,
     out: options.Out = None,
     resume: options.Resume = False,
@@ -83,7 +84,7 @@ def bench(
     """
     request = options.request(
         suite, out, ranks, backend, (case, contestant, matching), overruled,
-        resume=resume, as_ranks=tuple(as_ranks or ()), playing=playing,
+        resume=resume, as_ranks=tuple(as_ranks or ()), playing=playing, trace=trace,
     )  # fmt: skip
     _run(request, _Shown(dry_run, quiet, verbose, as_json))
 

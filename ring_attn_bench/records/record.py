@@ -23,6 +23,7 @@ from pydantic import (
 from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.records import files, json_lines
+from ring_attn_bench.records.ceilings import Ceilings
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Invariants, Precision
 from ring_attn_bench.records.gpus import GpuWatch
@@ -263,6 +264,9 @@ class Speed(Frozen):
     """The busiest rank's work over the mean; None for a peer."""
     one_gpu_flops: Work | None = None
     """Of the one-GPU call; its time is scaled by useful_flops / devices over this."""
+    link_bytes: Count | None = None
+    """Of one call, that the rank with most of them receives, or sends, by its plan; None where
+    nothing travels, for a peer, and in records of before."""
 
 
 class Memory(Frozen):
@@ -294,6 +298,8 @@ class Record(Frozen):
     """What a call was expected to take; None of a peer, where nothing ran, and of before."""
     gpus: GpuWatch | None = None
     """How they were while it was timed; None on a CPU, and in records of before."""
+    ceilings: Ceilings | None = None
+    """What the machine made of plain work in the same run; None where nobody measured it."""
     kernels: tuple[UsedKernel, ...] = ()
     """What the compiler made of those that ran in a call, on all ranks, where the backend says."""
     took: Options | None = None

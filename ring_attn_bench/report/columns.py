@@ -159,6 +159,59 @@ class ReportRow(Frozen):
     imbalance: float | None = _column(
         description="the busiest rank's work over the mean; empty for a peer"
     )
+    uneven_ms: float | None = _column(
+        description="what the busiest rank has beyond one GPU's share of the work, at the pace of "
+        "one call: an estimate"
+    )
+    launches_ms: float | None = _column(
+        description="twin_ms less one_gpu_ms and uneven_ms: more and shorter launches, merging, "
+        "the host; by loopback of the ring itself; below 0 where one call is slower"
+    )
+    launches_ms_lo: float | None = _column(
+        description="lower end of what that is with 95 % confidence; 0 inside is noise"
+    )
+    launches_ms_hi: float | None = _column(
+        description="upper end of it; both empty below 7 samples of each"
+    )
+    communication_ms: float | None = _column(
+        description="latency_ms less twin_ms: transfers that nothing hides, launches that they "
+        "slow down, ranks that wait for each other"
+    )
+    communication_ms_lo: float | None = _column(description="as launches_ms_lo")
+    communication_ms_hi: float | None = _column(description="as launches_ms_hi")
+    link_mib: float | None = _column(
+        description="what the rank with most of it receives, or sends, in a call by its plan"
+    )
+    link_ms: float | None = _column(
+        description="what the link alone would take for it: by link_gbs"
+    )
+    hidden_ms: float | None = _column(
+        description="of link_ms at least so much lies under launches: less what communication is "
+        "beyond noise"
+    )
+    waiting_ms: float | None = _column(
+        description="of communication_ms at least so much is no transfer: beyond noise and link_ms"
+    )
+    loses_most: str | None = _column(
+        description="by what the row loses most time to one call: `uneven work`, `launches` or "
+        "`communication`; empty where all of it is noise or not known"
+    )
+    percent_of_matmul: float | None = _column(
+        description="100 x tflops_per_gpu / matmul_tflops: can be more for a kernel in another "
+        "precision than torch's product, as TF32"
+    )
+    percent_of_link: float | None = _column(description="100 x link_ms / latency_ms")
+    matmul_tflops: float | None = _column(
+        description="measured in the same run: a product of large square matrices of the dtype, "
+        "all ranks at once, the slowest of them"
+    )
+    copy_gbs: float | None = _column(
+        description="measured as above: a copy inside the device, read and written"
+    )
+    link_gbs: float | None = _column(
+        description="measured as above: one direction between neighbours, by torch.distributed or "
+        "by copies out of a peer's memory, whichever is faster"
+    )
     slowest_rank: int | None = _column(
         description="the rank with the largest median time; empty where ranks are played or share "
         "a process"

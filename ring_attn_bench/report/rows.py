@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from ring_attn_bench.records.breakdown import Lost, breakdown
+from ring_attn_bench.records.ceilings import Ceilings
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.gpus import GpuWatch
 from ring_attn_bench.records.record import Accuracy, Case, Contestant, Record, TensorError
@@ -136,6 +138,8 @@ def _speed(record: Record) -> dict[str, Any]:
         **_slowest(record),
         "executed_over_useful_flops": _ratio(speed.executed_flops, speed.useful_flops),
         **_beside(record, ring.median),
+        **_why(record),
+        **_ceilings(record.ceilings),
     }
 
 
@@ -157,6 +161,40 @@ def _beside(record: Record, latency: float) -> dict[str, Any]:
         ideal = alone.median * share / speed.one_gpu_flops
         cells |= {"one_gpu_ms": ideal, "percent_of_one_gpu": 100 * ideal / latency}
     return cells
+
+
+def _why(record: Record) -> dict[str, Any]:
+    """What the time is made of, and how near it is to what the machine can do."""
+    found = breakdown(record)
+    assert found is not None  # it has a speed
+    assert record.speed is not None
+    moved = record.speed.link_bytes
+    return {
+        "uneven_ms": found.uneven,
+        **_lost("launches_ms", found.launches),
+        **_lost("communication_ms", found.communication),
+        "link_mib": None if moved is None else moved / MIB,
+        "link_ms": found.link,
+        "hidden_ms": found.hidden,
+        "waiting_ms": found.waiting,
+        "loses_most": found.mostly or None,
+        "percent_of_matmul": found.percent_of_matmul,
+        "percent_of_link": found.percent_of_link,
+    }
+
+
+def _lost(name: str, lost: Lost | None) -> dict[str, float | None]:
+    if lost is None:
+        return {}
+    return {name: lost.ms, f"{name}_lo": lost.low, f"{name}_hi": lost.high}
+
+
+def _ceilings(ceilings: Ceilings | None) -> dict[str, float | None]:
+    return {
+        "matmul_tflops": None if ceilings is None else ceilings.matmul,
+        "copy_gbs": None if ceilings is None else ceilings.copy_rate,
+        "link_gbs": None if ceilings is None else ceilings.link,
+    }
 
 
 def _memory(record: Record) -> dict[str, Any]:

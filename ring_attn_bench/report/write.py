@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ring_attn_bench.errors import FileError
@@ -10,6 +11,7 @@ from ring_attn_bench.records import files
 from ring_attn_bench.records.folder import records_in
 from ring_attn_bench.records.json_lines import Tell
 from ring_attn_bench.records.record import Record, read
+from ring_attn_bench.records.trace import in_folder
 from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import by_shape, heading
@@ -17,9 +19,12 @@ from ring_attn_bench.report.matplotlib_backend import see_to_matplotlib
 from ring_attn_bench.report.rows import latest, rows
 
 
-def write_report(records_path: Path, out_dir: Path) -> list[Path]:
+def write_report(
+    records_path: Path, out_dir: Path, tell: Tell = lambda sentence: None
+) -> list[Path]:
     """Writes results.csv, report.md, report.html and plots/*.png; the paths of these files.
 
+    Traces that lie beside the records are drawn too; tell: hears of one that cannot be read.
     Raises FileError if there are no records, or if they cannot be read or a file not be written.
     """
     # Here, so that a summary for the terminal needs neither pandas nor matplotlib.
@@ -28,6 +33,7 @@ def write_report(records_path: Path, out_dir: Path) -> list[Path]:
     from ring_attn_bench.report.page.build import page
     from ring_attn_bench.report.page.html import html
     from ring_attn_bench.report.page.markdown import markdown
+    from ring_attn_bench.report.page.timelines import shown
 
     records = _records(records_path)
     lines = rows(records)
@@ -35,7 +41,11 @@ def write_report(records_path: Path, out_dir: Path) -> list[Path]:
     table, text, web = (out_dir / name for name in ("results.csv", "report.md", "report.html"))
     csv.write(lines, table)
     gallery = plots.draw(lines, out_dir / "plots")
-    made = page(records, gallery, out_dir)
+    run = records_path.parent
+    traces = in_folder(run, tell)
+    looked_at = plots.draw_traces(traces, out_dir / "plots", shown(lines, traces))
+    gallery = replace(gallery, pictures=(*gallery.pictures, *looked_at))
+    made = page(records, gallery, out_dir, traces, run)
     files.write(text, markdown(made))
     files.write(web, html(made))
     return [table, text, web, *gallery.paths]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ring_attn_bench.records.trace import in_folder
 from ring_attn_bench.report import csv
 from tests.harness.conftest import Finished, Program
 
@@ -10,7 +11,7 @@ from tests.harness.conftest import Finished, Program
 def played(tmp_path_factory):
     program = Program(tmp_path_factory.mktemp("played"))
     suite = program.suite("wrong", "reference", "peer:planted[right]")
-    return Finished(program, "bench", "--suite", str(suite), "--as-ranks", "4")
+    return Finished(program, "bench", "--suite", str(suite), "--as-ranks", "4", "--trace")
 
 
 def test_a_record_says_who_was_played_on_how_many(played):
@@ -50,6 +51,28 @@ def test_a_peer_is_refused_with_a_sentence(played):
     record = played.records["peer:planted[right]", "forward"]
     assert record.status.value == "unsupported"
     assert "cannot be played on fewer processes than its 4 ranks" in record.reason
+
+
+def test_each_timed_row_of_ours_was_looked_at_on_the_ranks_that_were_played(played):
+    found = {trace.key[1:]: trace for trace in in_folder(played.out, pytest.fail)}
+    assert found.keys() == {
+        ("reference/zigzag/p2p-4on2-0+3", direction) for direction in ("forward", "backward")
+    }
+    for trace in found.values():
+        assert [rank.rank for rank in trace.ranks] == [0, 3]
+        lanes = {span.lane for rank in trace.ranks for span in rank.spans}
+        assert lanes >= {"launches", "waits", "keys"}
+        assert trace.ideal_ms > 0
+    assert "Who waited when" in (played.out / "report.md").read_text()
+
+
+def test_speeds_of_light_of_the_two_processes_are_in_every_timed_record(played):
+    ceilings = played.records["reference", "forward"].ceilings
+    for rates in (ceilings.matmul_tflops, ceilings.copy_gbs, ceilings.messages_gbs):
+        assert len(rates) == 2
+    assert ceilings.unmeasured == ""
+    assert played.records["reference", "backward"].speed.link_bytes > 0
+    assert played.records["wrong", "forward"].ceilings is None
 
 
 def test_the_report_is_marked(played):

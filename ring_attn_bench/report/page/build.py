@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.trace import Trace
 from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import group, machine
@@ -20,6 +21,7 @@ from ring_attn_bench.report.page import (
     provenance,
     scaling,
     spent,
+    timelines,
     verdict,
 )
 from ring_attn_bench.report.page.decisions import Decision
@@ -33,10 +35,20 @@ from ring_attn_bench.text.digits import plural
 _UNTIMED = "Nothing was timed, so nothing is fastest; whether it is right is under Accuracy."
 
 
-def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
-    """All that the records say; pictures are told by their path from the folder."""
+def page(
+    records: Sequence[Record],
+    gallery: Gallery,
+    folder: Path,
+    traces: tuple[Trace, ...] = (),
+    run: Path | None = None,
+) -> Page:
+    """All that the records say; pictures are told by their path from the folder.
+
+    traces: what lies in `run` of rows that were looked at.
+    """
     newest = latest(records)
-    material = Material(newest, rows(newest), gallery, folder)
+    material = Material(newest, rows(newest), gallery, folder, traces, run or folder)
+    looked_at = timelines.section(material)
     decided = decisions.decisions(material)
     timed = (
         (
@@ -44,6 +56,7 @@ def page(records: Sequence[Record], gallery: Gallery, folder: Path) -> Page:
             matrix.section(material),
             scaling.section(material),
             spent.section(material),
+            *(() if looked_at is None else (looked_at,)),
         )
         if material.timed
         else ()

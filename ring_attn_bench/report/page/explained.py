@@ -31,6 +31,29 @@ HOW = (
         "communication.",
     ),
     (
+        "where the time goes",
+        "ring = one call + uneven work + launches + communication. One call is the kernel alone at "
+        "one GPU's share of the work; uneven work is what the busiest rank has beyond it, by the "
+        "plan, at that pace; launches are what the twin takes beyond both: more and shorter "
+        "launches, merging, the host. Each is a difference of medians, in brackets between what "
+        "both medians' 97.5 % intervals leave, so that it holds with 95 %; what may be nothing is "
+        "`within noise` and no part of a bar. Of a peer only one call is known.",
+    ),
+    (
+        "link alone, hidden",
+        "What the plan has the busiest rank receive, or send, over what one link made of large "
+        "messages or copies in the same run. Communication beyond that is no transfer: ranks that "
+        "wait for each other, launches that transfers slow down. What of it communication does not "
+        "show lies under launches: it is hidden.",
+    ),
+    (
+        "speeds of light",
+        "Before a ring's first contestant, its processes measure all at once a product of large "
+        "square matrices in the cases' dtype, a copy inside the device, and what a link between "
+        "neighbours moves in one direction. % of matmul and % of link are beside the slowest of "
+        "them. A datasheet's figures are of clocks that nobody saw.",
+    ),
+    (
         "MiB",
         "Of a call: the peak of torch's allocator beyond what was held before it, without the "
         "inputs, with the results (a forward's also while its backward runs). Behind the +, what "

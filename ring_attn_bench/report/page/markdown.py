@@ -44,7 +44,7 @@ def _block(block: Block) -> str:
     match block:
         case Cells():
             return _grid(block)
-        case Picture(path, _, alt):
+        case Picture(path, alt=alt):
             return f"![{escape(alt).replace(']', '')}]({quote(str(path))})"
         case Heading(text):
             return f"### {escape(text)}"

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ring_attn_bench.records.record import Record
+from ring_attn_bench.records.trace import Trace
 from ring_attn_bench.report.columns import TENSORS, ReportRow
 from ring_attn_bench.report.groups import Naming, SharedShape, by_shape, direction, heading, mask
 from ring_attn_bench.report.page.model import Cell, Column, Picture
@@ -24,6 +25,9 @@ class Material:
     rows: tuple[ReportRow, ...]
     gallery: Gallery
     folder: Path
+    traces: tuple[Trace, ...] = ()
+    run: Path = Path()
+    """Where they lie."""
 
     @cached_property
     def naming(self) -> Naming:

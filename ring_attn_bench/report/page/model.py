@@ -103,11 +103,16 @@ class Commands:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The same twice: a file beside the page, and an SVG element. alt: what it shows, in words."""
+    """The same twice: a file beside the page, and an SVG element. alt: what it shows, in words.
+
+    source: the file that it was drawn from, as a path from the page; source_name: its name.
+    """
 
     path: PurePosixPath
     svg: str
     alt: str
+    source: str = "results.csv"
+    source_name: str = "results.csv"
 
 
 @dataclass(frozen=True, slots=True)

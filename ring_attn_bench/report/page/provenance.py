@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ring_attn_bench.report.columns import MEANINGS, NESTED, TENSORS, ReportRow
 from ring_attn_bench.report.groups import device, group
-from ring_attn_bench.report.page import gpus
+from ring_attn_bench.report.page import gpus, light
 from ring_attn_bench.report.page.decisions import SIDE, time
 from ring_attn_bench.report.page.explained import HOW
 from ring_attn_bench.report.page.material import MEMORY, Material, error, memory
@@ -32,7 +32,7 @@ def where(material: Material) -> Section:
     rows = tuple((Cell(name), Cell(", ".join(x))) for name, x in facts.items() if x)
     columns = Column("fact", "word"), Column("value", "word")
     grid = Cells("environment", columns, rows)
-    blocks = grid, *gpus.blocks(material)
+    blocks = grid, *light.blocks(material), *gpus.blocks(material)
     return Section("provenance", "Where it was measured", "", blocks)
 
 

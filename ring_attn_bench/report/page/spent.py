@@ -1,33 +1,77 @@
-"""Where the time goes: one call of the kernel, what a ring's launches add, and communication."""
+"""Where the time goes: one call of the kernel, and what a ring takes beyond it, the worst first."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ring_attn_bench.report.columns import ReportRow
-from ring_attn_bench.report.groups import device, holder
+from ring_attn_bench.report.groups import device, direction, holder, mask
 from ring_attn_bench.report.page.material import Material
-from ring_attn_bench.report.page.model import Block, Cell, Cells, Column, Heading, Prose, Section
-from ring_attn_bench.text.digits import digits, percent
+from ring_attn_bench.report.page.model import (
+    Block,
+    Cell,
+    Cells,
+    Column,
+    Heading,
+    Prose,
+    Section,
+    Tone,
+)
+from ring_attn_bench.report.parts import lost, parts
+from ring_attn_bench.text.digits import digits, percent, plural, tokens
+
+_MINUS = "\N{MINUS SIGN}"
+_LEAD = (
+    "One call is the same kernel without a ring, at one device's share of the work; the twin makes "
+    "the ring's launches on local keys. Uneven work is what the busiest rank has beyond its share, "
+    "by the plan, at the pace of one call; launches are what the twin takes beyond both; "
+    "communication is what the ring takes beyond the twin. A part that is within noise (95 %) is "
+    "none. The link's own time is what its measured ceiling would take for the bytes of the plan: "
+    "communication beyond that is no transfer but ranks that wait and launches that are slowed "
+    "down, and what of it no communication shows is hidden."
+)
 
 
 def section(material: Material) -> Section:
-    """A table for each shape, a line for each row that was timed beside one call or its twin."""
+    """For each shape a picture, and a line for each row that was timed beside one call or its twin;
+    those that lose most of their time first."""
     blocks: list[Block] = []
     for shape, rows in material.shapes.items():
-        grids = list(_grid(material, rows))
-        if grids and len(material.shapes) > 1:
+        shown: list[Block] = [*material.pictures("time", shape), *_grid(material, rows)]
+        if shown and len(material.shapes) > 1:
             blocks.append(Heading(material.headings[shape]))
-        blocks += grids
+        blocks += shown
     if not blocks:
         blocks = [Prose(("No row was timed beside one call of its kernel or its twin.",))]
-    lead = (
-        "One call is the same kernel without a ring, at one device's share of the work; the twin "
-        "makes the ring's launches on local keys. So launches are twin less one call, and "
-        "communication is ring less twin: what is less than nothing is noise, or an order of work "
-        "that one call has not. A bar is the ring's time: one call, launches, communication."
-    )
-    return Section("time", "Where the time goes", lead, tuple(blocks))
+    else:
+        blocks = [Prose(tuple(_said(material)), points=True), *blocks]
+    return Section("time", "Where the time goes", _LEAD, tuple(blocks))
+
+
+def _said(material: Material) -> Iterator[str]:
+    """To what rows lose most, and which one loses most."""
+    found = [row for row in material.timed if lost(row) is not None]
+    for what, count in Counter(row.loses_most for row in found if row.loses_most).most_common():
+        (worst, *_) = sorted(
+            (row for row in found if row.loses_most == what), key=lambda x: -(lost(x) or 0.0)
+        )
+        yield (
+            f"{plural(count, 'row')} of {len(found)} {'loses' if count == 1 else 'lose'} most to "
+            f"{what}; the worst of them is {_named(material, worst)}, "
+            f"{percent(lost(worst))} % of whose time one call would not have taken."
+        )
+    unknown = sum(row.loses_most is None for row in found)
+    if unknown:
+        yield (
+            f"Of {plural(unknown, 'row')} nobody can say: what they lose is within noise, too few "
+            "samples were taken, or the ring is somebody else's."
+        )
+
+
+def _named(material: Material, row: ReportRow) -> str:
+    where = f"{direction(row)}, {mask(row)}, {tokens(row.seqlen_per_gpu)}"
+    return f"{material.naming.label(row)} ({where})"
 
 
 def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Cells]:
@@ -40,43 +84,68 @@ def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Cells]:
         Column("mask", "word"),
         Column("tokens", meaning=f"per {holder(rows)}"),
         Column("who", "word"),
-        Column("of the ring's time", "bar", "one call, launches, communication"),
+        Column("of the ring's time", "bar", "one call, uneven work, launches, communication as "
+               "long as the link takes, communication beyond that"),
+        Column("lost %", meaning=f"100 less % of 1 {unit}: what one call would not have taken"),
+        Column("mostly to", "word", "the largest part beyond noise"),
         Column("ring ms"),
         Column("one call ms", meaning=f"of the kernel, at one {unit}'s share of the work"),
-        Column("launches ms", meaning="twin less one call: more launches, merging, host"),
-        Column("communication ms", meaning="ring less twin: what is not hidden"),
-        Column(f"% of 1 {unit}", meaning="100 x one call / ring"),
-        Column("% of twin", meaning="100 x twin / ring"),
+        Column("uneven ms", meaning="the busiest rank's work beyond its share, an estimate"),
+        Column("launches ms", meaning="twin less one call and uneven: more launches, merging, "
+               "host; in brackets its 95 % interval"),
+        Column("communication ms", meaning="ring less twin; in brackets as above"),
+        Column("link alone ms", meaning="what the plan's bytes take at the measured ceiling"),
+        Column("hidden ms", meaning="of that at least so much lies under launches"),
+        Column("% of matmul", meaning="TFLOP/s beside a product of large matrices in the same run"),
+        Column("% of link", meaning="100 x link alone / ring"),
         Column("work launched / useful"),
         Column("imbalance", meaning="the busiest rank's work over the mean"),
         Column("slowest rank", meaning="its median time over the mean of the others', and which"),
-    )
+    )  # fmt: skip
     ordered = sorted(shown, key=_place)
-    yield Cells("of each row", columns, tuple(_line(material, x) for x in ordered))
+    yield Cells("of each row, the worst first", columns, tuple(_line(material, x) for x in ordered))
 
 
-def _place(row: ReportRow) -> tuple[str, bool, int, float]:
-    return row.direction.value, not row.causal, -row.seqlen_per_gpu, row.latency_ms or 0.0
+def _place(row: ReportRow) -> tuple[float, str, bool, int, float]:
+    gone = lost(row)
+    share = 1.0 if gone is None else -gone
+    return share, row.direction.value, not row.causal, row.seqlen_per_gpu, row.latency_ms or 0.0
 
 
 def _line(material: Material, row: ReportRow) -> tuple[Cell, ...]:
-    ring, one, twin = row.latency_ms, row.one_gpu_ms, row.twin_ms
-    launches = None if one is None or twin is None else twin - one
-    sent = None if ring is None or twin is None else ring - twin
+    gone, bar = lost(row), parts(row)
     return (
         *material.where(row)[:3],
         material.who(row),
-        _bar(ring, one, launches, sent),
-        Cell(digits(ring, 4), ring),
-        Cell(digits(one), one),
-        Cell(_signed(launches), launches),
-        Cell(_signed(sent), sent),
-        Cell(percent(row.percent_of_one_gpu)),
-        Cell(percent(row.percent_of_twin)),
+        Cell("") if bar is None else Cell(bar.text, bar.shares[0], parts=bar.shares),
+        Cell(percent(gone), gone),
+        Cell(row.loses_most or ""),
+        Cell(digits(row.latency_ms, 4), row.latency_ms),
+        Cell(digits(row.one_gpu_ms), row.one_gpu_ms),
+        Cell(digits(row.uneven_ms, 2), row.uneven_ms),
+        _difference(row.launches_ms, row.launches_ms_lo, row.launches_ms_hi),
+        _difference(row.communication_ms, row.communication_ms_lo, row.communication_ms_hi),
+        Cell(digits(row.link_ms, 2), row.link_ms),
+        Cell(digits(row.hidden_ms, 2), row.hidden_ms),
+        Cell(percent(row.percent_of_matmul), row.percent_of_matmul),
+        Cell(percent(row.percent_of_link), row.percent_of_link),
         Cell("" if (work := row.executed_over_useful_flops) is None else f"{work:.2f}"),
         Cell("" if row.imbalance is None else f"{row.imbalance:.2f}"),
         _slowest(row),
     )
+
+
+def _difference(ms: float | None, low: float | None, high: float | None) -> Cell:
+    """0.42 (0.19 to 0.59), within noise (-0.1 to 0.3), or, of too few samples, 0.42 (?)."""
+    if ms is None:
+        return Cell("")
+    if low is None or high is None:
+        return Cell(f"{_signed(ms)} (?)", ms, "quiet")
+    between = f"({_signed(low)} to {_signed(high)})"
+    if low <= 0 <= high:
+        return Cell(f"within noise {between}", 0.0, "quiet")
+    tone: Tone = "" if ms > 0 else "quiet"
+    return Cell(f"{_signed(ms)} {between}", ms, tone)
 
 
 def _slowest(row: ReportRow) -> Cell:
@@ -86,17 +155,6 @@ def _slowest(row: ReportRow) -> Cell:
     return Cell(f"{row.slowest_over_others:.2f}x, rank {row.slowest_rank}", row.slowest_over_others)
 
 
-def _signed(value: float | None) -> str:
+def _signed(value: float) -> str:
     """To two digits: a difference of medians knows no more; a true minus, as in print."""
-    return "" if value is None else digits(value, 2).replace("-", "\N{MINUS SIGN}")
-
-
-def _bar(ring: float | None, one: float | None, *rest: float | None) -> Cell:
-    """Shares of the ring's time; what is below nothing is none, and all fit into the whole."""
-    if not ring or one is None:
-        return Cell("")
-    parts = [max(0.0, part or 0.0) for part in (one, *rest)]
-    whole = max(ring, sum(parts))
-    shares = tuple(part / whole for part in parts)
-    text = " + ".join(f"{100 * share:.0f}" for share in shares)
-    return Cell(f"{text} %", shares[0], parts=shares)
+    return digits(value, 2).replace("-", _MINUS)

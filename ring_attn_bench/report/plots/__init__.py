@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ring_attn_bench.records.trace import Key, Trace, slug_of
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import SharedShape, by_shape, group
 from ring_attn_bench.report.plots.canvas import save
@@ -15,17 +16,22 @@ from ring_attn_bench.report.plots.errors import draw_errors
 from ring_attn_bench.report.plots.growth import draw_growth
 from ring_attn_bench.report.plots.memory import draw_memory
 from ring_attn_bench.report.plots.scaling import draw_scaling
+from ring_attn_bench.report.plots.spent import draw_spent
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.plots.svg import svg
 from ring_attn_bench.report.plots.throughput import draw_throughput
+from ring_attn_bench.report.plots.timeline import draw_timeline
 from ring_attn_bench.report.scaled import SCALINGS
 
-__all__ = ["Drawn", "Gallery", "draw"]
+__all__ = ["Drawn", "Gallery", "draw", "draw_traces"]
 
-_TOPICS = {"throughput": draw_throughput, "errors": draw_errors, "memory": draw_memory}
+_TOPICS = {
+    "throughput": draw_throughput, "time": draw_spent, "errors": draw_errors, "memory": draw_memory,
+}  # fmt: skip
 _WHY_NONE = {
     "throughput": "no record has a speed: nothing ran to its end, was timed, and was right, "
     "or all kernels were interpreted",
+    "time": "no record was timed beside one call of its kernel",
     "errors": "no record was compared with the oracle",
     "memory": "no record has a peak of GPU memory",
 }
@@ -74,6 +80,17 @@ def draw(rows: Sequence[ReportRow], folder: Path) -> Gallery:
             if figure is not None:
                 pictures.append(_drawn(figure, topic, shape, folder, len(pictures)))
     return Gallery(tuple(pictures), tuple(skipped))
+
+
+def draw_traces(traces: Sequence[Trace], folder: Path, shown: Collection[Key]) -> tuple[Drawn, ...]:
+    """A timeline of each; those of the rows in `shown` as SVG elements too."""
+    pictures = []
+    for number, trace in enumerate(traces):
+        figure = draw_timeline(trace)
+        path = save(figure, folder / f"timeline_{slug_of(trace.key)}.png")
+        element = svg(figure, f"t{number}") if trace.key in shown else ""
+        pictures.append(Drawn("timeline", slug_of(trace.key), path, element))
+    return tuple(pictures)
 
 
 def _drawn(figure: Figure, topic: str, shape: SharedShape, folder: Path, number: int) -> Drawn:

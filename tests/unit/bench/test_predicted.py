@@ -14,7 +14,7 @@ from ring_attn_bench.bench.predicted import predicted
 from ring_attn_bench.contract.backend import abilities
 from ring_attn_bench.contract.scratch import scratch_of
 from ring_attn_bench.plan import memory
-from ring_attn_bench.plan.memory import KernelMemory, Sizes
+from ring_attn_bench.plan.memory import KernelMemory, ShardShape
 from ring_attn_bench.plan.plans import plan
 from ring_attn_bench.plan.problem import Mask, Problem
 from ring_attn_bench.records.direction import Direction
@@ -51,7 +51,11 @@ def made(asked, rank=2, transport="p2p", ranks=None):
 def by_hand(rank, *, symmetric):
     layout = layout_of("zigzag", 4, 24, Mask(causal=True), RingOptions("p2p"))
     one = plan(layout, rank, abilities(ReferenceBackend(), alibi=False))
-    given = one, Sizes(2, 4, 2, 16, 16, 4, 4, 4), KernelMemory(False, ReferenceBackend.needs_delta)
+    given = (
+        one,
+        ShardShape(2, 4, 2, 16, 16, 4, 4, 4),
+        KernelMemory(False, ReferenceBackend.needs_delta),
+    )
     ways = memory.forward, memory.backward, memory.forward_backward
     return [way(*given, symmetric=symmetric).bytes for way in ways]
 

@@ -6,7 +6,9 @@ import pytest
 
 from ring_attn_bench.bench.messages import (
     Envelope,
+    Gauge,
     Judge,
+    Look,
     Measure,
     Prepare,
     Release,
@@ -16,9 +18,11 @@ from ring_attn_bench.bench.messages import (
 from ring_attn_bench.bench.sampling import BATCH
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.suite_run import SuiteRun
+from ring_attn_bench.bench.tracing import Traces
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.records.trace import in_folder
 from ring_attn_bench.workers.reply import WorkerFailed
 
 RIGHT = {
@@ -31,7 +35,8 @@ WRONG = RIGHT | {"rmse": 3.0}
 class FakeGroup:
     """Two processes that always take 1 and 2 ms; fails on the command numbers it is told to."""
 
-    def __init__(self, *, fail_at=(), refuse=None, error=RIGHT, status=Status.TIMEOUT):
+    def __init__(self, *, fail_at=(), refuse=None, error=RIGHT, status=Status.TIMEOUT, traced=True):
+        self._traced = traced
         self.generation = 0
         self.log = []
         self._fail_at, self._refuse, self._error = set(fail_at), refuse, error
@@ -74,6 +79,18 @@ class FakeGroup:
                 if command.subject is Subject.TWIN:
                     return {"milliseconds": None}
                 return {"milliseconds": [1.0 + process] * command.count}
+            case Gauge():
+                return {"gauged": {"matmul_tflops": {"float32": 3.0 - process}, "copy_gbs": 9.0}}
+            case Look():
+                if not self._traced:
+                    return {"looked": None}
+                span = {"lane": "launches", "name": "x", "start": 1.0, "end": 2.0}
+                return {
+                    "looked": {
+                        "rank": process, "clock": "a clock", "met": [0.0], "began": 1.0,
+                        "ended": 3.0, "spans": [span],
+                    }
+                }  # fmt: skip
             case Release():
                 return {}
         raise AssertionError(command)
@@ -114,7 +131,9 @@ class LookedAtGroup(FakeGroup):
 def suite(**timing):
     table = {
         "name": "fake",
-        "timing": {"min_samples": 6, "max_samples": 12, "warmup": 2, **timing},
+        "timing": {
+            "min_samples": 6, "max_samples": 12, "warmup": 2, "ceilings": False, **timing
+        },
         "grid": [
             {
                 "backends": ["reference", "aten"], "seqlen_per_gpu": [8], "heads": ["2:1"],
@@ -125,14 +144,14 @@ def suite(**timing):
     return Suite.model_validate(table)
 
 
-def run(groups, **timing):
+def run(groups, traces=None, **timing):
     wanted, watcher = suite(**timing), Watcher()
 
     def make(*, entry, **fields):
         return Record(run="r", suite="s", case=entry.case, contestant=entry.contestant, **fields)
 
     entries = wanted.entries(2, "real")
-    SuiteRun(wanted, entries, lambda e: groups[e.contestant.backend], make, watcher).run()
+    SuiteRun(wanted, entries, lambda e: groups[e.contestant.backend], make, watcher, traces).run()
     return watcher.records
 
 
@@ -313,3 +332,70 @@ def test_what_is_refused_after_a_restart_is_a_row_and_no_crash(batches):
     assert statuses(records) == {("reference", "ok"): 3, ("aten", "error"): 3}
     reason = "it was refused when its processes had been started again: no all"
     assert all(r.reason.endswith(reason) for r in records if r.status is Status.ERROR)
+
+
+def gauged(group):
+    return [at for at, (_, command) in enumerate(group.log) if isinstance(command, Gauge)]
+
+
+def test_ceilings_are_measured_once_before_anything_else_and_are_in_every_timed_record():
+    groups = {"reference": FakeGroup(), "aten": FakeGroup()}
+
+    records = run(groups, ceilings=True)
+
+    assert sorted(map(gauged, groups.values())) == [[], [0]]
+    assert {record.ceilings.matmul_tflops for record in records} == {(3.0, 2.0)}
+
+
+def test_ceilings_that_fail_cost_no_row():
+    groups = {"reference": FakeGroup(fail_at=[1]), "aten": FakeGroup()}
+
+    records = run(groups, ceilings=True)
+
+    assert statuses(records) == {("reference", "ok"): 3, ("aten", "ok"): 3}
+    assert {record.ceilings.unmeasured for record in records} == {"planted"}
+
+
+def test_without_timing_no_ceilings_are_measured():
+    group = FakeGroup()
+
+    records = run({"reference": group, "aten": group}, enabled=False, ceilings=True)
+
+    assert gauged(group) == []
+    assert {record.ceilings for record in records} == {None}
+
+
+def test_each_row_that_was_timed_is_looked_at_once_when_its_record_is_kept(tmp_path):
+    groups = {"reference": FakeGroup(), "aten": FakeGroup(traced=False)}
+
+    records = run(groups, Traces(tmp_path, pytest.fail))
+
+    rows = {record.key for record in records if record.contestant.backend == "reference"}
+    assert {trace.key for trace in in_folder(tmp_path, pytest.fail)} == rows
+    asked = [command for _, command in groups["aten"].log if isinstance(command, Look)]
+    assert len(asked) == 3, "none of which has anything to show"
+
+
+def test_without_traces_nobody_is_looked_at():
+    group = FakeGroup()
+
+    run({"reference": group, "aten": FakeGroup()})
+
+    assert not any(isinstance(command, Look) for _, command in group.log)
+
+
+def test_a_group_that_fails_when_it_is_looked_at_costs_the_trace_and_no_row(tmp_path):
+    class Shy(FakeGroup):
+        def ask(self, command, seconds):
+            if isinstance(Envelope.model_validate_json(command).command, Look):
+                self.generation += 1
+                raise WorkerFailed(Status.ERROR, "it does not like to be looked at", [])
+            return super().ask(command, seconds)
+
+    told = []
+    records = run({"reference": Shy(), "aten": FakeGroup()}, Traces(tmp_path, told.append))
+
+    assert statuses(records) == {("reference", "ok"): 3, ("aten", "ok"): 3}
+    assert len(told) == 3
+    assert all("it does not like to be looked at; its times are kept." in line for line in told)
+    assert len(in_folder(tmp_path, pytest.fail)) == 3

@@ -34,7 +34,8 @@ def sweep_gallery(sweep_records, tmp_path_factory):
 
 def test_a_sweep_has_every_topic(sweep_gallery):
     names = [path.name for path in sweep_gallery.paths]
-    assert names == [f"{topic}_{SLUG}.png" for topic in ("throughput", "errors", "memory")]
+    topics = ("throughput", "time", "errors", "memory")
+    assert names == [f"{topic}_{SLUG}.png" for topic in topics]
     assert sweep_gallery.skipped == ()
 
 
@@ -52,6 +53,7 @@ def test_a_run_without_memory_and_speed_says_what_is_missing(tiny_records, tmp_p
     assert [path.name for path in gallery.paths] == ["errors_w2_b1_h4-2_d16_float32.png"]
     assert [text.split(":")[0] for text in gallery.skipped] == [
         "No throughput plot",
+        "No time plot",
         "No memory plot",
     ]
 
@@ -60,14 +62,14 @@ def test_nothing_but_refusals_draws_nothing(make_record, tmp_path):
     refused = make_record(status=Status.UNSUPPORTED, reason="so")
     gallery = plots.draw(rows([refused]), tmp_path)
     assert gallery.paths == ()
-    assert len(gallery.skipped) == 3
+    assert len(gallery.skipped) == 4
 
 
 def test_every_shape_has_its_own_file(make_record, make_case, tmp_path):
     shapes = [{}, {"head_dim": 64}, {"window": (128, 0)}, {"softcap": 30.0}]
     records = [make_record(case=make_case(**shape)) for shape in shapes]
     gallery = plots.draw(rows(records), tmp_path)
-    assert len({path.name for path in gallery.paths}) == 3 * len(shapes)
+    assert len({path.name for path in gallery.paths}) == 4 * len(shapes)
 
 
 def test_a_picture_can_be_drawn_again_from_the_csv(sweep_records, sweep_gallery, tmp_path):

@@ -31,6 +31,11 @@ class _Giving:
         self._gifts: Gifts
         self._partials: list[Tensor] = []
 
+    @property
+    def copies_on(self) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+        """The streams that keys, and gradients, travel on: for who wants to see when they do."""
+        return self._transport.pulls, self._transport.pushes
+
     def give(self, index: int, partials: Tensor) -> None:
         """Enqueues copies into the owners' inboxes, behind what this stream has done."""
         at, driver = self._transport, self._driver

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 
 from ring_attn_bench.contract.used import UsedKernel
+from ring_attn_bench.records.ceilings import Ceilings
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.gpus import GpuLook, GpuWatch
 from ring_attn_bench.records.status import Status
@@ -121,14 +123,69 @@ def test_rings_of_several_sizes_are_told_by_size(read, timed, make_case):
     assert [column.head for column in errors.columns][3:] == ["W = 2", "W = 4", "W = 8"]
 
 
-def test_time_is_one_call_and_launches_and_communication(sweep):
+def lines(grid):
+    return [dict(zip((x.head for x in grid.columns), row, strict=True)) for row in grid.rows]
+
+
+def test_time_is_one_call_and_what_is_beyond_noise_of_launches_and_communication(sweep):
+    for cells in lines(sweep.grids("time")[0]):
+        bar, ring = cells["of the ring's time"].parts, cells["ring ms"].order
+        named = [cells[f"{x} ms"] for x in ("one call", "uneven", "launches")]
+        assert bar[:3] == pytest.approx([cell.order / ring for cell in named], rel=1e-6)
+        communication = cells["communication ms"].order / ring
+        assert sum(bar[3:]) == pytest.approx(communication)
+        assert sum(bar) <= 1.0000001
+
+
+def test_rows_that_lose_most_come_first_and_the_page_says_to_what(sweep):
     grid = sweep.grids("time")[0]
-    for row in grid.rows:
-        cells = dict(zip((x.head for x in grid.columns), row, strict=True))
-        parts = (cells[f"{x} ms"] for x in ("one call", "launches", "communication"))
-        ring = cells["ring ms"].order
-        assert sum(part.order for part in parts) == pytest.approx(ring)
-        assert sum(cells["of the ring's time"].parts) <= 1.0000001
+    shares = [cells["lost %"].order for cells in lines(grid)]
+    assert shares == sorted(shares, reverse=True)
+    (said, *_) = sweep.section("time").blocks
+    assert said.points
+    counts = Counter(cells["mostly to"].text for cells in lines(grid))
+    told = [re.match(r"(\d+) rows? of \d+ loses? most to (\w+)", text) for text in said.texts]
+    assert {found[2]: int(found[1]) for found in told if found} == {
+        name: count for name, count in counts.items() if name
+    }
+
+
+def test_a_part_that_may_be_chance_is_said_to_be_noise_and_no_bar_has_it(read, timed):
+    record = timed("triton", 400)
+    samples = record.speed.samples.model_copy(update={"twin": record.speed.samples.ring})
+    same = record.speed.model_copy(update={"samples": samples})
+    (cells,) = lines(read([record.model_copy(update={"speed": same})]).grids("time")[0])
+
+    assert cells["communication ms"].text.startswith("within noise (\N{MINUS SIGN}0.")
+    assert cells["communication ms"].tone == "quiet"
+    assert cells["of the ring's time"].parts[3:] == (0.0, 0.0)
+
+
+def test_beside_the_link_alone_communication_is_transfer_and_waiting(read, timed):
+    record = timed("triton", 400)
+    ceilings = Ceilings(dtype="bfloat16", matmul_tflops=(800.0, 810.0), copy_gbs=(4000.0,),
+                        messages_gbs=(100.0,), measured_at="2026-01-01")  # fmt: skip
+    speed = record.speed.model_copy(update={"link_bytes": 10**7})
+    found = read([record.model_copy(update={"speed": speed, "ceilings": ceilings})])
+    (cells,) = lines(found.grids("time")[0])
+
+    ring = cells["ring ms"].order
+    assert cells["link alone ms"].order == pytest.approx(0.1)
+    assert cells["of the ring's time"].parts[3] == pytest.approx(0.1 / ring)
+    assert cells["of the ring's time"].parts[4] > 0
+    assert cells["hidden ms"].order == pytest.approx(0.0)
+    assert float(cells["% of matmul"].text) == pytest.approx(50, rel=0.03)
+    light = found.grids("provenance")[1]
+    assert light.caption.startswith("speeds of light")
+    assert [cell.text for cell in light.rows[0][3:7]] == ["800 to 810", "4,000", "100", ""]
+
+
+def test_why_a_speed_of_light_is_not_known_is_said(read, timed):
+    ceilings = Ceilings(dtype="bfloat16", unmeasured="a process has no 768 MiB to measure with")
+    found = read([timed("triton", 400).model_copy(update={"ceilings": ceilings})])
+
+    (words,) = [x for x in found.section("provenance").blocks if isinstance(x, Prose)]
+    assert words.texts[0].endswith("nothing is known: a process has no 768 MiB to measure with")
 
 
 def test_every_row_has_its_command(sweep, sweep_records):
