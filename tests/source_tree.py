@@ -22,6 +22,7 @@ LAYERS = (
     {"one_device"},
     {"signatures"},
     {"attention", "ring_attention", "sharding"},  # what people import, and it all:
+    {"flash_attn"},  # under others' names
     {""},
     {"text"},  # tables and numbers for people
     {"records"},  # words and files
