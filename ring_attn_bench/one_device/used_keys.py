@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ring_attn_bench.calls.validate import check_packed, check_used, read
+from ring_attn_bench.calls.validate import check_packed, check_starts, check_used, read
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.one_device.outside import settled
 from ring_attn_bench.plan.problem import Documents
@@ -32,8 +32,11 @@ def with_used_keys(
     Raises InvalidArgument.
     """
     starts = documents.cu_seqlens_q, documents.cu_seqlens_k
-    check_packed(q, k, v, Documents(*starts, _ANY, _ANY))
+    given = Documents(*starts, _ANY, _ANY)
+    check_packed(q, k, v, given)  # on a CPU what starts hold too
     check_used(used, len(starts[1]) - 1, k)
+    if checks and k.is_cuda:
+        check_starts(given, q, k)
     reads = checks or not k.is_cuda
     if reads:
         _check_numbers(used, starts[1])

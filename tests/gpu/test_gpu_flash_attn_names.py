@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ring_attn_bench import flash_attn_func, flash_attn_varlen_func, registry
+from ring_attn_bench import InvalidArgument, flash_attn_func, flash_attn_varlen_func, registry
 from ring_attn_bench.errors import BackendUnavailable
 from tests.dropped_truth import LENGTHS, dense_faults, documents_faults
 from tests.halves import half_passes_faults
@@ -81,3 +81,21 @@ def test_what_is_behind_the_used_keys_is_not_felt_and_nobody_reads_how_many_ther
     found = dict(zip(NAMES, (out.detach(), lse.detach(), *gradients), strict=True))
     for name, x in right.items():
         torch.testing.assert_close(found[name].double().cpu(), x, rtol=2e-2, atol=4e-2, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("starts", "used", "sentence"),
+    [
+        ((0, 90, 60, 240), (40, 0, 9), "cu_seqlens_q must rise from 0"),
+        ((0, 90, 90, 240), (40, 1, 9), "document 1 uses 1 keys, but it has 0"),
+        ((0, 90, 90, 240), (40, 0, 151), "document 2 uses 151 keys, but it has 150"),
+    ],
+)
+def test_lengths_are_looked_at_where_that_is_asked_for(starts, used, sentence):
+    x = torch.randn(240, 2, 64, device="cuda", dtype=torch.bfloat16)
+    starts, used = (torch.tensor(n, dtype=torch.int32, device="cuda") for n in (starts, used))
+    with pytest.raises(InvalidArgument, match=sentence):
+        flash_attn_varlen_func(
+            x, x, x, starts, starts, 240, 240, seqused_k=used, check_cu_seqlens=True,
+            backend="triton",
+        )  # fmt: skip
