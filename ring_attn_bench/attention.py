@@ -11,13 +11,19 @@ The arguments are flash-attn's, and:
 
     backend          a name from `ring-attn-bench list`; `auto` takes the first that can and logs it
     sink             (heads_q,): a logit of every row besides its keys', with a value of 0
+    s_aux, learnable_sink  the same, as Hugging Face and flash-attn 4 call it
     dropout_seed     what is dropped follows from it; default, drawn from torch's CPU generator
 
-They return out in q's dtype, with return_attn_probs (out, lse, None): lse float32 (float64 of
+A last dim that is not contiguous is copied; a softcap of 0 or less is none.
+
+They return out in q's dtype, with return_attn_probs (out, lse, pattern): lse float32 (float64 of
 float64 inputs), natural log, (batch, heads_q, queries) or of documents (heads_q, queries). Both
 are differentiable; a kernel that computes delta by itself runs its backward twice if lse has a
-gradient. They raise InvalidArgument, UnknownName, Unsupported (its text is the backend's reason)
-or BackendUnavailable. A feature is used or refused, never dropped.
+gradient. pattern: under dropout 1 where a weight stayed and -1 where it was dropped, masked ones
+too, in q's dtype, (batch, heads_q, queries, keys) or (documents, heads_q, longest queries, longest
+keys), with 0 beyond a document's end; None without dropout, and of a kernel whose pattern is its
+own (`aten` and `flash_attn_2`). They raise InvalidArgument, UnknownName, Unsupported (its text is
+the backend's reason) or BackendUnavailable. A feature is used or refused, never dropped.
 """
 
 from __future__ import annotations
@@ -27,19 +33,22 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from torch import Tensor
 
 from ring_attn_bench.cached.packed import PackedOverPages, attend_packed
-from ring_attn_bench.calls.attend import Output, attend
-from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.attend import LocalOutput, attend
+from ring_attn_bench.calls.options import Options, Window
 from ring_attn_bench.calls.plain import flag
 from ring_attn_bench.calls.prepare import prepared, seeded
+from ring_attn_bench.calls.sinks import under_one_name
 from ring_attn_bench.calls.validate import check_starts
+from ring_attn_bench.one_device import dropped
 from ring_attn_bench.one_device.call import OneDevice
 from ring_attn_bench.one_device.documents_way import OfDocuments
+from ring_attn_bench.one_device.used_keys import with_used_keys
 from ring_attn_bench.plan.problem import Documents
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ring_attn_bench.signatures import LocalArguments, VarlenArguments
+    from ring_attn_bench.signatures import DenseArguments, VarlenArguments
 
 _ONE_DEVICE, _OF_DOCUMENTS = OneDevice(), OfDocuments()
 
@@ -52,7 +61,7 @@ def flash_attn_func(
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
@@ -61,6 +70,8 @@ def flash_attn_func(
     backend: str = "auto",
     sink: Tensor | None = None,
     dropout_seed: int | None = None,
+    s_aux: Tensor | None = None,
+    learnable_sink: Tensor | None = None,
 ) -> Tensor: ...
 @overload
 def flash_attn_func(
@@ -69,8 +80,8 @@ def flash_attn_func(
     v: Tensor,
     *,
     return_attn_probs: Literal[True],
-    **arguments: Unpack[LocalArguments],
-) -> tuple[Tensor, Tensor, None]: ...
+    **arguments: Unpack[DenseArguments],
+) -> tuple[Tensor, Tensor, Tensor | None]: ...
 @overload
 def flash_attn_func(
     q: Tensor,
@@ -78,8 +89,8 @@ def flash_attn_func(
     v: Tensor,
     *positional: Any,  # noqa: ANN401 - too long a list to be told apart
     return_attn_probs: bool = ...,
-    **arguments: Unpack[LocalArguments],
-) -> Output: ...
+    **arguments: Unpack[DenseArguments],
+) -> LocalOutput: ...
 def flash_attn_func(  # type: ignore[misc]  # the last overload has more positions than there are
     q: Tensor,
     k: Tensor,
@@ -87,7 +98,7 @@ def flash_attn_func(  # type: ignore[misc]  # the last overload has more positio
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
@@ -96,7 +107,9 @@ def flash_attn_func(  # type: ignore[misc]  # the last overload has more positio
     backend: str = "auto",
     sink: Tensor | None = None,
     dropout_seed: int | None = None,
-) -> Output:
+    s_aux: Tensor | None = None,
+    learnable_sink: Tensor | None = None,
+) -> LocalOutput:
     """Attention of q over k and v, differentiable in q, k, v and sink.
 
     A sink may have any size: one that outweighs all scores, or is inf, leaves out 0 and no
@@ -105,10 +118,14 @@ def flash_attn_func(  # type: ignore[misc]  # the last overload has more positio
     probs = flag("return_attn_probs", return_attn_probs)
     options = Options(
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
-        alibi_slopes, deterministic, sink,
+        alibi_slopes, deterministic, under_one_name(sink, s_aux, learnable_sink),
     )  # fmt: skip
     call, given, options = prepared(q, k, v, options, _ONE_DEVICE)
-    return attend(seeded(call, options), given, return_attn_probs=probs)
+    call = seeded(call, options)
+    found = attend(call, given, return_attn_probs=probs)
+    if probs and options.dropout_p:
+        return *found[:2], dropped.of_sequence(call, given)
+    return found
 
 
 @overload
@@ -123,7 +140,7 @@ def flash_attn_varlen_func(
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
@@ -134,6 +151,9 @@ def flash_attn_varlen_func(
     sink: Tensor | None = None,
     dropout_seed: int | None = None,
     check_cu_seqlens: bool = False,
+    s_aux: Tensor | None = None,
+    learnable_sink: Tensor | None = None,
+    seqused_k: Tensor | None = None,
 ) -> Tensor: ...
 @overload
 def flash_attn_varlen_func(
@@ -147,7 +167,7 @@ def flash_attn_varlen_func(
     *,
     return_attn_probs: Literal[True],
     **arguments: Unpack[VarlenArguments],
-) -> tuple[Tensor, Tensor, None]: ...
+) -> tuple[Tensor, Tensor, Tensor | None]: ...
 @overload
 def flash_attn_varlen_func(
     q: Tensor,
@@ -160,7 +180,7 @@ def flash_attn_varlen_func(
     *positional: Any,  # noqa: ANN401 - too long a list to be told apart
     return_attn_probs: bool = ...,
     **arguments: Unpack[VarlenArguments],
-) -> Output: ...
+) -> LocalOutput: ...
 def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more positions than there are
     q: Tensor,
     k: Tensor,
@@ -172,7 +192,7 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
@@ -183,13 +203,18 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
     sink: Tensor | None = None,
     dropout_seed: int | None = None,
     check_cu_seqlens: bool = False,
-) -> Output:
+    s_aux: Tensor | None = None,
+    learnable_sink: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+) -> LocalOutput:
     """Attention inside each of several documents that lie one after another.
 
     q (tokens of all documents, heads_q, head_dim), k and v alike. cu_seqlens_q and cu_seqlens_k:
     int32 (documents + 1,), where each document begins and the last one ends. max_seqlen_q and
     max_seqlen_k: at least the longest document's queries and keys. A kernel that takes documents
-    packed gets them so; with any other, each document is a call of its own.
+    packed gets them so; with any other, each document is a call of its own. seqused_k: int32
+    (documents,), how many keys of each document there are, from its first; the others count as not
+    there, masks and max_seqlen_k too count from the last one used, and k and v are copied once.
 
     block_table: int32 (documents, pages of a document): k and v are then pages, (pages, page size,
     heads_kv, head_dim), and cu_seqlens_k counts each document's keys in its own. Forward only.
@@ -205,14 +230,20 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
     is_checked = flag("check_cu_seqlens", check_cu_seqlens)
     options = Options(
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
-        alibi_slopes, deterministic, sink,
+        alibi_slopes, deterministic, under_one_name(sink, s_aux, learnable_sink),
     )  # fmt: skip
     documents = Documents(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     if block_table is not None:
-        pages = PackedOverPages(q, k, v, documents, block_table)
+        pages = PackedOverPages(q, k, v, documents, block_table, seqused_k)
         out, lse = attend_packed(pages, options)
         return (out, lse, None) if probs else out
+    if seqused_k is not None:
+        k, v, documents = with_used_keys(q, k, v, documents, seqused_k, checks=is_checked)
     call, given, options = prepared(q, k, v, options, _OF_DOCUMENTS, documents)
     if is_checked and given.q.is_cuda:
         check_starts(documents, given.q, given.k)
-    return attend(seeded(call, options), given, return_attn_probs=probs)
+    call = seeded(call, options)
+    found = attend(call, given, return_attn_probs=probs)
+    if probs and options.dropout_p:
+        return *found[:2], dropped.of_documents(call, given)
+    return found

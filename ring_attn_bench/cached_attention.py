@@ -14,8 +14,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from ring_attn_bench.cached.call import attend_cached
 from ring_attn_bench.cached.given import CacheGiven
 from ring_attn_bench.cached.on_ring import attend_dealt
-from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.options import Options, Window
 from ring_attn_bench.calls.plain import flag
+from ring_attn_bench.calls.sinks import under_one_name
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring.groups import check_group
 
@@ -35,7 +36,7 @@ def flash_attn_with_kvcache(
     block_table: Tensor | None = None,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     rotary_interleaved: bool = True,
     alibi_slopes: Tensor | None = None,
@@ -44,6 +45,8 @@ def flash_attn_with_kvcache(
     *,
     backend: str = "auto",
     sink: Tensor | None = None,
+    s_aux: Tensor | None = None,
+    learnable_sink: Tensor | None = None,
 ) -> Tensor: ...
 @overload
 def flash_attn_with_kvcache(
@@ -60,7 +63,7 @@ def flash_attn_with_kvcache(
     block_table: Tensor | None = None,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     rotary_interleaved: bool = True,
     alibi_slopes: Tensor | None = None,
@@ -69,6 +72,8 @@ def flash_attn_with_kvcache(
     return_softmax_lse: Literal[True],
     backend: str = "auto",
     sink: Tensor | None = None,
+    s_aux: Tensor | None = None,
+    learnable_sink: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 def flash_attn_with_kvcache(
     q: Tensor,
@@ -84,7 +89,7 @@ def flash_attn_with_kvcache(
     block_table: Tensor | None = None,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     rotary_interleaved: bool = True,
     alibi_slopes: Tensor | None = None,
@@ -93,6 +98,8 @@ def flash_attn_with_kvcache(
     *,
     backend: str = "auto",
     sink: Tensor | None = None,
+    s_aux: Tensor | None = None,
+    learnable_sink: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of a few queries over all keys that a cache holds, new ones put into it first.
 
@@ -110,6 +117,7 @@ def flash_attn_with_kvcache(
     cache_leftpad: int32 (batch,): tokens at the beginning that count as not there.
     block_table: int32 (batch, pages of an entry), the pages of each entry in their order.
     num_splits: how many programs share the keys of a head; 0 takes what is fast.
+    s_aux, learnable_sink: other names of sink, as in `flash_attn_func`.
 
     Returns out (batch, queries, heads_q, head_dim of v) in q's dtype, with return_softmax_lse
     (out, lse): float32 (batch, heads_q, queries), natural log. A query that sees no key has out 0
@@ -124,7 +132,8 @@ def flash_attn_with_kvcache(
     wants_lse = flag("return_softmax_lse", return_softmax_lse)
     options = Options(
         backend, softmax_scale=softmax_scale, causal=causal, window_size=window_size,
-        softcap=softcap, alibi_slopes=alibi_slopes, sink=sink,
+        softcap=softcap, alibi_slopes=alibi_slopes,
+        sink=under_one_name(sink, s_aux, learnable_sink),
     )  # fmt: skip
     given = CacheGiven(
         q, k_cache, v_cache, k, v, rotary_cos, rotary_sin, cache_seqlens, cache_batch_idx,
@@ -148,7 +157,7 @@ def ring_attn_with_kvcache(
     block_table: Tensor | None = None,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     rotary_interleaved: bool = True,
     alibi_slopes: Tensor | None = None,

@@ -57,9 +57,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.attend import Output, attend
-from ring_attn_bench.calls.dense import check_dense
-from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.options import Options, Window
 from ring_attn_bench.calls.plain import flag
+from ring_attn_bench.calls.unpack import unpacked
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.ring.call import agreed_call, tell
 from ring_attn_bench.ring.context import RingContext, context_of
@@ -91,7 +91,7 @@ def ring_attention(
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
@@ -209,7 +209,7 @@ def _of_q_kv(*settled: str) -> Any:  # noqa: ANN401
 
     def function(q: Tensor, kv: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
         asked = fixed.asked(*arguments, **named)
-        return _attention(fixed, kv, lambda: (q, *_unpacked("kv", kv, 2)), asked)
+        return _attention(fixed, kv, lambda: (q, *unpacked("kv", kv, 2)), asked)
 
     return _public(function, fixed, "kv (batch, tokens, 2, heads_kv, head_dim)")
 
@@ -219,18 +219,9 @@ def _of_qkv(*settled: str) -> Any:  # noqa: ANN401
 
     def function(qkv: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
         asked = fixed.asked(*arguments, **named)
-        return _attention(fixed, qkv, lambda: _unpacked("qkv", qkv, 3), asked)
+        return _attention(fixed, qkv, lambda: unpacked("qkv", qkv, 3), asked)
 
     return _public(function, fixed, "qkv (batch, tokens, 3, heads, head_dim)")
-
-
-def _unpacked(name: str, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
-    """The parts of a packed tensor, as views; their gradients are stacked by one copy."""
-    what = f"have shape (batch, tokens, {parts}, heads, dim)"
-    check_dense(name, packed, f"a tensor and {what}")
-    if packed.dim() != 5 or packed.shape[2] != parts:
-        raise InvalidArgument(f"{name} must {what}, got {tuple(packed.shape)}.")
-    return packed.unbind(2)
 
 
 def _public(function: Callable[..., Output], fixed: _Fixed, tensors: str) -> Callable[..., Output]:

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.attend import Output
+from ring_attn_bench.calls.options import Window
 from ring_attn_bench.ring.context import RingContext
-
-Window = tuple[int, int]
 
 
 class LocalArguments(TypedDict, total=False):
@@ -33,10 +32,24 @@ class LocalArguments(TypedDict, total=False):
     dropout_seed: int | None
 
 
-class VarlenArguments(LocalArguments, total=False):
-    """The arguments of the functions of packed documents."""
+class PackedDocumentsArguments(LocalArguments, total=False):
+    """Those of packed documents in packed tensors."""
 
     check_cu_seqlens: bool
+
+
+class DenseArguments(LocalArguments, total=False):
+    """Those of flash_attn_func, which knows other names of a sink."""
+
+    s_aux: Tensor | None
+    learnable_sink: Tensor | None
+
+
+class VarlenArguments(DenseArguments, total=False):
+    """Those of flash_attn_varlen_func."""
+
+    check_cu_seqlens: bool
+    seqused_k: Tensor | None
 
 
 class RingArguments(TypedDict, total=False):
@@ -68,7 +81,7 @@ class RingFunction(Protocol):
         dropout_p: float = 0.0,
         softmax_scale: float | None = None,
         causal: bool = False,
-        window_size: tuple[int, int] = (-1, -1),
+        window_size: Window = (-1, -1),
         alibi_slopes: Tensor | None = None,
         deterministic: bool = False,
         return_attn_probs: Literal[False] = False,
@@ -113,7 +126,7 @@ class KVPackedFunction(Protocol):
         dropout_p: float = 0.0,
         softmax_scale: float | None = None,
         causal: bool = False,
-        window_size: tuple[int, int] = (-1, -1),
+        window_size: Window = (-1, -1),
         alibi_slopes: Tensor | None = None,
         deterministic: bool = False,
         return_attn_probs: Literal[False] = False,
@@ -155,7 +168,7 @@ class QKVPackedFunction(Protocol):
         dropout_p: float = 0.0,
         softmax_scale: float | None = None,
         causal: bool = False,
-        window_size: tuple[int, int] = (-1, -1),
+        window_size: Window = (-1, -1),
         alibi_slopes: Tensor | None = None,
         deterministic: bool = False,
         return_attn_probs: Literal[False] = False,
@@ -197,7 +210,7 @@ class AnyPartitionFunction(Protocol):
         dropout_p: float = 0.0,
         softmax_scale: float | None = None,
         causal: bool = False,
-        window_size: tuple[int, int] = (-1, -1),
+        window_size: Window = (-1, -1),
         alibi_slopes: Tensor | None = None,
         deterministic: bool = False,
         return_attn_probs: Literal[False] = False,

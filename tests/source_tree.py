@@ -22,12 +22,8 @@ LAYERS = (
     {"one_device"},
     {"cached"},
     {"signatures"},
-    {
-        "attention",
-        "cached_attention",
-        "ring_attention",
-        "sharding",
-    },  # what people import, and it all:
+    {"attention", "cached_attention", "ring_attention", "sharding"},  # what people import,
+    {"flash_attn"},  # also under others' names, and it all:
     {""},
     {"text"},  # tables and numbers for people
     {"records"},  # words and files

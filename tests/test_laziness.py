@@ -50,7 +50,8 @@ def importing(*parts: str) -> str:
 
 
 def test_importing_the_package_loads_no_torch_and_no_kernel():
-    assert heavy(loaded_by("import ring_attn_bench"), "torch", *KERNEL_PACKAGES) == []
+    code = "import ring_attn_bench, ring_attn_bench.flash_attn"
+    assert heavy(loaded_by(code), "torch", *KERNEL_PACKAGES) == []
 
 
 def test_importing_plans_and_contracts_loads_no_torch_and_no_kernel():
@@ -66,8 +67,10 @@ def test_importing_records_report_and_cli_loads_no_torch():
 def test_touching_every_public_name_loads_no_kernel_and_no_cuda():
     code = """
 import ring_attn_bench
-for name in getattr(ring_attn_bench, "__all__", ()):
-    getattr(ring_attn_bench, name)
+from ring_attn_bench import flash_attn
+for package in (ring_attn_bench, flash_attn):
+    for name in dir(package):
+        getattr(package, name)
 torch = sys.modules.get("torch")
 assert torch is None or not torch.cuda.is_initialized(), "CUDA was initialised"
 """

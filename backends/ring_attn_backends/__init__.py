@@ -19,6 +19,7 @@ A module imports its kernel's package only when a backend is made.
 PEERS = {
     "ring_flash_attn[flash_attn_2]": "ring_attn_backends.peers.ring_flash_attn:WithFlashAttn2",
     "ring_flash_attn[flash_attn_4]": "ring_attn_backends.peers.ring_flash_attn:WithFlashAttn4",
+    "ring_flash_attn[triton]": "ring_attn_backends.peers.ring_flash_attn:WithTriton",
     "torch_cp[flash,alltoall]": "ring_attn_backends.peers.torch_cp:FlashAllToAll",
     "torch_cp[flash,allgather]": "ring_attn_backends.peers.torch_cp:FlashAllGather",
     "torch_cp[cudnn,alltoall]": "ring_attn_backends.peers.torch_cp:CudnnAllToAll",
@@ -26,6 +27,7 @@ PEERS = {
     "torch_cp[math]": "ring_attn_backends.peers.torch_cp:Math",
     "yunchang[ulysses,flash_attn_2]": "ring_attn_backends.peers.yunchang:WithFlashAttn2",
     "yunchang[ulysses,flash_attn_4]": "ring_attn_backends.peers.yunchang:WithFlashAttn4",
+    "yunchang[ulysses,triton]": "ring_attn_backends.peers.yunchang:WithTriton",
 }
 """Other people's whole rings: package[kernel inside, variant] to "module:Class".
 

@@ -30,6 +30,7 @@ class ReferenceBackend:
     forms = frozenset(Form)
     alibi = Alibi.POSITION
     needs_delta = True
+    drops_by_position = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def unsupported(self, problem: Problem) -> str | None:

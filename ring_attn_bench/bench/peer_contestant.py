@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,15 @@ class PeerRunner:
     context: RingContext
     """Whose communicator the ring runs on: with the context it would go."""
 
-    interpreted = False
     took = None
     job = None
     allowed_pairs = None  # what a peer launches is its own affair, and not guessed
+
+    @property
+    def interpreted(self) -> bool:
+        """Whether its kernel, where that is one of ours, says so."""
+        ask: Callable[[], bool] = getattr(self.kernel, "interpreted", lambda: False)
+        return ask()
 
     @property
     def version(self) -> str:

@@ -13,7 +13,7 @@ from ring_attn_bench.cached.given import CacheGiven
 from ring_attn_bench.cached.validate import checked
 from ring_attn_bench.calls import sinks
 from ring_attn_bench.calls.autocast import is_enabled, without_autocast
-from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
+from ring_attn_bench.calls.layout import in_a_row, rows_in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import within_float32
 from ring_attn_bench.calls.remembered import Remembered
@@ -53,7 +53,7 @@ class CacheWay:
         self, given: CacheGiven, options: Options, *, wide: bool = False
     ) -> tuple[Tensor, Tensor]:
         """out (B, M, H, E), in q's dtype unless wide, and lse (B, H, M)."""
-        q, score = given.q, self.score
+        q, score = rows_in_a_row(given.q), self.score
         if options.alibi_slopes is not None:
             slopes = in_a_row(options.alibi_slopes)
             score = Score(score.softmax_scale, score.softcap, slopes)
@@ -85,9 +85,12 @@ class CacheWay:
             return None
         # as in flash-attn: without a mask all queries are taken to stand at one place
         one_place = not (self.mask.causal or self.mask.has_window)
+        cos, sin = given.rotary_cos, given.rotary_sin
         return Appended(
-            given.k, given.v, given.rotary_cos, given.rotary_sin, given.rotary_interleaved,
-            one_place,
+            rows_in_a_row(given.k), rows_in_a_row(given.v),
+            None if cos is None else rows_in_a_row(cos),
+            None if sin is None else rows_in_a_row(sin),
+            given.rotary_interleaved, one_place,
         )  # fmt: skip
 
 

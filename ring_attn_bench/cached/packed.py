@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from ring_attn_bench.cached.choose import choose_cached
@@ -12,7 +13,7 @@ from ring_attn_bench.cached.contents import check_pages, check_range, rising
 from ring_attn_bench.cached.given import CacheGiven
 from ring_attn_bench.cached.validate import capacity_of, check_cache, check_no_gradient
 from ring_attn_bench.calls import sinks
-from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
+from ring_attn_bench.calls.layout import in_a_row, rows_in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.prepare import within_float32
@@ -23,6 +24,7 @@ from ring_attn_bench.calls.validate import (
     check_sink,
     check_tensor,
     check_tensor_of_starts,
+    check_used,
     dtype_name,
 )
 from ring_attn_bench.contract.cache import Cache, CachedCall
@@ -37,7 +39,7 @@ class PackedOverPages:
     """q (T, H, D) of all documents, over k (P, S, G, D) and v (P, S, G, E).
 
     documents: cu_seqlens_k counts each document's keys, which lie in the pages of its row of the
-    block table.
+    block table. used: int32 (documents,), how many of them there are, from the first; None is all.
     """
 
     q: Tensor
@@ -45,6 +47,7 @@ class PackedOverPages:
     v: Tensor
     documents: Documents
     block_table: Tensor
+    used: Tensor | None = None
 
     def plain(self) -> PackedOverPages:
         """The same: tensors as kernels read them, numbers of Python's own type."""
@@ -57,6 +60,7 @@ class PackedOverPages:
                 integer("max_seqlen_k", told.max_seqlen_k),
             ),
             with_unit_stride(self.block_table),
+            None if self.used is None else in_a_row(self.used),
         )  # fmt: skip
 
     @property
@@ -74,7 +78,7 @@ def attend_packed(given: PackedOverPages, options: Options) -> tuple[Tensor, Ten
     options = within_float32(options.plain(), given.q)
     problem = _checked(given, options)
     kernel = choose_cached(options.backend, problem)
-    q, told, tokens = given.q, given.documents, len(given.q)
+    q, told, tokens = rows_in_a_row(given.q), given.documents, len(given.q)
     if not q.is_cuda:
         _check_contents(given, problem)
     longest = min(told.max_seqlen_q, tokens), min(told.max_seqlen_k, problem.capacity)
@@ -85,7 +89,10 @@ def attend_packed(given: PackedOverPages, options: Options) -> tuple[Tensor, Ten
         score = Score(score.softmax_scale, score.softcap, in_a_row(options.alibi_slopes))
     if options.softmax_scale is not None and options.softmax_scale <= 0:
         q = with_unit_stride(options.folded(q))
-    cache = Cache(given.k, given.v, sound[1].diff(), given.block_table)
+    lengths = sound[1].diff()
+    if given.used is not None:
+        lengths = torch.minimum(lengths, given.used)
+    cache = Cache(given.k, given.v, lengths, given.block_table)
     out, lse = kernel.cached_forward(
         CachedCall(q, cache, problem.mask, score, starts=sound[0], longest=longest[0])
     )
@@ -114,6 +121,8 @@ def _checked(given: PackedOverPages, options: Options) -> CachedProblem:
             f"cu_seqlens_q is for {batch} documents and cu_seqlens_k for "
             f"{len(told.cu_seqlens_k) - 1}; they must be as many."
         )
+    if given.used is not None:
+        check_used(given.used, batch, q)
     capacity = capacity_of(given.as_cache, batch)
     check_numbers(options)
     if options.dropout_p:
@@ -148,4 +157,9 @@ def _check_contents(given: PackedOverPages, problem: CachedProblem) -> None:
     starts = rising("cu_seqlens_k", told.cu_seqlens_k, told.max_seqlen_k, None)
     lengths = [stop - start for start, stop in pairwise(starts)]
     check_range("the length of a document", lengths, problem.capacity)
+    if given.used is not None:
+        used: list[int] = given.used.tolist()
+        for number, length in zip(used, lengths, strict=True):
+            check_range("seqused_k", [number], length, "the keys of the document")
+        lengths = used
     check_pages(given.block_table, given.as_cache, lengths)

@@ -95,6 +95,13 @@ def _check_blocks(room: int, dealt: Dealt) -> None:
 def check_cache(given: CacheGiven, names: tuple[str, str] = ("k_cache", "v_cache")) -> None:
     """Whether q and the cache, by these names of k and v, fit; raises InvalidArgument."""
     of_keys, of_values = names
+    for name, x in zip(names, (given.k_cache, given.v_cache), strict=True):
+        if x.stride(-1) != 1 and x.shape[-1] > 1:
+            raise InvalidArgument(
+                f"the last dim of {name} is not contiguous (its stride is {x.stride(-1)}, it must "
+                f"be 1), and a copy of a cache in every call would be no cache; make it so once, "
+                f"by {name}.contiguous()."
+            )
     q, k, v = given.q, given.k_cache, given.v_cache
     for what, of_q, of_k, of_v in (
         ("dtype", q.dtype, k.dtype, v.dtype),

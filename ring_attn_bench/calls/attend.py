@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from ring_attn_bench.contract.tensors import Kept, Keys, Rows, Sums
 from ring_attn_bench.plan.problem import Score
 
 Output = Tensor | tuple[Tensor, Tensor, None]
+LocalOutput = Tensor | tuple[Tensor, Tensor, Tensor | None]
+"""What the functions of one device return: the third is the pattern of dropout, where known."""
 
 
 class Given(NamedTuple):
@@ -60,7 +62,7 @@ class Call(Protocol):
         """Whether `backward` reads `rows.delta`."""
         ...
 
-    def seeded(self, seed: int) -> Call:
+    def seeded(self, seed: int) -> Self:
         """The same call with another seed for dropout."""
         ...
 

@@ -11,7 +11,8 @@ from ring_attn_bench.calls.dense import INT32_MAX
 def with_unit_stride(x: Tensor) -> Tensor:
     """x with a contiguous last dim, if that has one element or x has none at all; no sign bit.
 
-    Its stride means nothing then, `contiguous` leaves it as it is, and a kernel asks for 1.
+    Its stride means nothing then, `contiguous` leaves it as it is, and a kernel asks for 1. Nothing
+    is copied: x may be no tensor, or one that is too large to be.
     """
     try:
         if x.stride(-1) == 1:
@@ -23,6 +24,14 @@ def with_unit_stride(x: Tensor) -> Tensor:
     if not x.numel():
         return x.reshape(-1).view(x.shape)
     return x.squeeze(-1).unsqueeze(-1) if x.shape[-1] == 1 else x
+
+
+def rows_in_a_row(x: Tensor) -> Tensor:
+    """A checked x, or a copy: its last dim contiguous, as kernels read it; no sign bit."""
+    if x.stride(-1) == 1:
+        return x
+    x = with_unit_stride(x)
+    return (x if x.stride(-1) == 1 else x.contiguous()).resolve_neg()
 
 
 def in_a_row(x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from ring_attn_bench.calls.plain import flag, integer, number, pair, text
 from ring_attn_bench.calls.remembered import key_of
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.problem import Mask, Score
+
+Window = Sequence[int] | Tensor
+"""Keys before and keys after a query that it sees: two integers, -1 for all."""
 
 
 class Options(NamedTuple):
@@ -26,7 +29,7 @@ class Options(NamedTuple):
     dropout_seed: int | None = None
     softmax_scale: float | None = None
     causal: bool = False
-    window_size: tuple[int, int] = (-1, -1)
+    window_size: Window = (-1, -1)
     softcap: float = 0.0
     alibi_slopes: Tensor | None = None
     deterministic: bool = False
@@ -50,8 +53,8 @@ class Options(NamedTuple):
 
     @property
     def mask(self) -> Mask:
-        """Causality and the window."""
-        return Mask.from_window_size(self.causal, self.window_size)
+        """Causality and the window, of plain options."""
+        return Mask.from_window_size(self.causal, cast(tuple[int, int], self.window_size))
 
     @property
     def draws_seed(self) -> bool:

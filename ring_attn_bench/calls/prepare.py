@@ -11,7 +11,7 @@ from torch import Tensor
 from ring_attn_bench.calls.attend import Call, Given
 from ring_attn_bench.calls.autocast import as_autocast
 from ring_attn_bench.calls.autograd_limits import check_not_traced
-from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
+from ring_attn_bench.calls.layout import in_a_row, rows_in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options, drawn_seed
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.remembered import Remembered
@@ -19,6 +19,7 @@ from ring_attn_bench.calls.validate import checked
 from ring_attn_bench.plan.problem import Documents, Problem
 
 Made = TypeVar("Made")
+Seeded = TypeVar("Seeded", bound=Call)
 
 
 class Way(Protocol[Made]):
@@ -71,6 +72,8 @@ def prepared(
     if call is None:
         call = way.made(checked(q, k, v, options, way.ranks, documents), options)
         way.calls.keep(key, call)
+    if not q.stride(-1) == k.stride(-1) == v.stride(-1) == 1:
+        q, k, v = rows_in_a_row(q), rows_in_a_row(k), rows_in_a_row(v)
     slopes = options.alibi_slopes
     slopes = None if slopes is None else in_a_row(slopes)
     if options.softmax_scale is not None and options.softmax_scale <= 0:
@@ -88,9 +91,16 @@ def within_float32(options: Options, q: object) -> Options:
     """Plain options of a q, of numbers that kernels compute with as they are meant."""
     if options.softmax_scale is not None:
         options = _without_underflow(options, q)
-    if _NO_CAP <= options.softcap <= _LARGEST and getattr(q, "dtype", None) is not torch.float64:
+    if options.softcap and _caps_nothing(options.softcap, q):
         options = options._replace(softcap=0.0)
     return options
+
+
+def _caps_nothing(softcap: float, q: object) -> bool:
+    """Whether it is none: 0 or less, as in flash-attn, or too large to be felt."""
+    if softcap <= 0:
+        return True
+    return _NO_CAP <= softcap <= _LARGEST and getattr(q, "dtype", None) is not torch.float64
 
 
 def _without_underflow(options: Options, q: object) -> Options:
@@ -113,7 +123,7 @@ def _plain(documents: Documents) -> Documents:
     )
 
 
-def seeded(call: Call, options: Options) -> Call:
+def seeded(call: Seeded, options: Options) -> Seeded:
     """The call with its seed for dropout, drawn if none was given."""
     if not options.dropout_p:
         return call

@@ -5,6 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ring_attn_bench.errors import InvalidArgument
+
+
+def under_one_name(
+    sink: Tensor | None, s_aux: Tensor | None, learnable_sink: Tensor | None
+) -> Tensor | None:
+    """The sink of a call, which others call otherwise; raises InvalidArgument for two of them."""
+    if s_aux is None and learnable_sink is None:
+        return sink
+    given = {"sink": sink, "s_aux": s_aux, "learnable_sink": learnable_sink}
+    found = {name: x for name, x in given.items() if x is not None}
+    if len(found) > 1:
+        raise InvalidArgument(
+            f"{' and '.join(found)} are given, and are names of one thing; pass sink alone."
+        )
+    (one,) = found.values()
+    return one
+
 
 def start(sink: Tensor, dtype: torch.dtype) -> Tensor:
     """The sink (H,) as a row can start from it: of a size that kernels can count in base 2.

@@ -15,6 +15,7 @@ from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.problem import DTYPES, Documents, DtypeName, Problem
 
 _FLOAT32 = torch.finfo(torch.float32)
+_PACKED = "tokens", "heads", "dim"
 
 
 def checked(
@@ -31,7 +32,7 @@ def checked(
     None on one device. documents: where they are packed.
     Raises InvalidArgument: what, got, allowed.
     """
-    dims = ("tokens", "heads", "dim") if documents else ("batch", "tokens", "heads", "dim")
+    dims = _PACKED if documents else ("batch", *_PACKED)
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_tensor(name, x, dims, may_be_empty=ranks is None)
         if ranks is not None:
@@ -130,11 +131,6 @@ def check_tensor(name: str, x: Tensor, dims: tuple[str, ...], *, may_be_empty: b
         )
     if dtype_name(x.dtype) not in DTYPES:
         raise InvalidArgument(f"{name} is {dtype_name(x.dtype)}; allowed are {', '.join(DTYPES)}.")
-    if x.stride(-1) != 1:
-        raise InvalidArgument(
-            f"the last dim of {name} is not contiguous (its stride is {x.stride(-1)}, it must be "
-            f"1); call {name}.contiguous()."
-        )
     _check_sizes(name, x, dims, may_be_empty)
 
 
@@ -172,7 +168,7 @@ def check_numbers(options: Options) -> None:
         )
     if softcap and not _FLOAT32.tiny <= softcap <= _FLOAT32.max:
         raise InvalidArgument(
-            f"softcap is {softcap}; it must be 0 (none) or positive, in float32 too "
+            f"softcap is {softcap}; it must be 0 or less (none), or positive, in float32 too "
             f"({_FLOAT32.tiny:.3g} to {_FLOAT32.max:.3g})."
         )
 
@@ -212,6 +208,26 @@ def check_sink(sink: Tensor | None, heads: int, device: torch.device) -> None:
         raise InvalidArgument(f"sink is on {sink.device}, but q is on {device}.")
 
 
+def check_packed(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> None:
+    """Raises InvalidArgument unless these can be packed documents, whatever is done with them."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        check_tensor(name, x, _PACKED, may_be_empty=True)
+    _check_lengths(q, k, v, dealt=False)
+    _check_fit(q, k, v)
+    _check_documents(documents, q, k)
+
+
+def check_used(used: Tensor, documents: int, k: Tensor) -> None:
+    """Raises InvalidArgument unless it can say how many keys of each document are used."""
+    check_dense("seqused_k", used, what := f"a tensor of shape (documents,) = ({documents},)")
+    if tuple(used.shape) != (documents,):
+        raise InvalidArgument(f"seqused_k must be {what}, got {tuple(used.shape)}.")
+    if used.dtype is not torch.int32:
+        raise InvalidArgument(f"seqused_k is {dtype_name(used.dtype)}; it must be int32.")
+    if used.device != k.device:
+        raise InvalidArgument(f"seqused_k is on {used.device}, but the tokens are on {k.device}.")
+
+
 def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
     # what cu_seqlens hold is looked at on a CPU only: on a GPU that would stall the queue
     sides = (
@@ -243,21 +259,27 @@ def check_longest(side: str, longest: int) -> None:
 def check_starts(documents: Documents, q: Tensor, k: Tensor) -> None:
     """What cu_seqlens of the right shape hold; waits for the GPU where they are on one."""
     both = documents.cu_seqlens_q, documents.cu_seqlens_k
-    try:
-        ours, theirs = torch.stack(both).tolist()
-    except RuntimeError as error:
-        if "CUDA error" in str(error):  # of what was queued before
-            raise
-        raise _numberless() from None
-    if type(ours[0]) is not int:  # a symbol, of what is traced
-        raise _numberless()
+    ours, theirs = read("cu_seqlens_q and cu_seqlens_k", *both)
     _check_rise("q", ours, int(documents.max_seqlen_q), q.shape[0])
     _check_rise("k", theirs, int(documents.max_seqlen_k), k.shape[0])
 
 
-def _numberless() -> InvalidArgument:
+def read(names: str, *tensors: Tensor) -> list[list[int]]:
+    """The numbers of tensors of one length; waits for the GPU where they are on one."""
+    try:
+        numbers: list[list[int]] = torch.stack(tensors).tolist()
+    except RuntimeError as error:
+        if "CUDA error" in str(error):  # of what was queued before
+            raise
+        raise _numberless(names) from None
+    if any(type(x) is not int for row in numbers for x in row[:1]):  # a symbol, of what is traced
+        raise _numberless(names)
+    return numbers
+
+
+def _numberless(names: str) -> InvalidArgument:
     return InvalidArgument(
-        "cu_seqlens_q and cu_seqlens_k hold no numbers that can be read here: they are on the meta "
+        f"{names} hold no numbers that can be read here: they are on the meta "
         "device, batched by vmap, fake or traced; calls are planned by where documents begin, so "
         "pass real tensors of int32, in a call for each of them."
     )

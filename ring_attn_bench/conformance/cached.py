@@ -157,7 +157,7 @@ def _cache(case: CachedCase, data: CachedTensors) -> tuple[Cache, list[tuple[Ten
     else:
         size, needed = case.page, [-(-end // case.page) for end in ends]
         count = sum(needed) + 3
-        scattered = torch.randperm(count, generator=torch.Generator().manual_seed(4))
+        scattered = torch.randperm(count, generator=torch.Generator().manual_seed(4), device="cpu")
         table = data.q.new_full((batch, -(-case.room // size)), NO_PAGE, dtype=torch.int32)
         for entry, (stop, pages) in enumerate(zip(accumulate(needed), needed, strict=True)):
             table[entry, :pages] = scattered[stop - pages : stop]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ring_attn_bench.conformance import blocks
 from ring_attn_bench.conformance.cases import BlockCase
-from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.contract import dropout
+from ring_attn_bench.contract.backend import Backend, drops_by_position
 from ring_attn_bench.plan.positions import Spans
 from ring_attn_bench.truth import oracle
 
@@ -63,7 +64,15 @@ def mask_faults(backend: Backend, case: BlockCase, device: str, keep: Tensor) ->
     heads = first.flatten(0, 1)
     if len(heads.unique(dim=0)) < len(heads):
         wrong.append("it drops the same weights in several heads or batch entries")
+    if drops_by_position(backend) and (first & ~_by_position(case, device)[..., seen]).any():
+        wrong.append("it keeps weights that dropout by position drops, and says it drops so")
     return wrong
+
+
+def _by_position(case: BlockCase, device: str) -> Tensor:
+    """(B, H, M, N): what a backend keeps that drops by position."""
+    where = blocks.positions(case, device)
+    return dropout.keep(case.dropout_seed, case.dropout_p, case.batch, case.heads, *where)
 
 
 def _elsewhere(case: BlockCase) -> BlockCase:

@@ -35,6 +35,8 @@ class Backend(Protocol):
     needs_delta: whether `backward` reads `delta`; the ring then computes it, once for all launches.
     rounds_gradients: whether `backward` gives dq, dk, dv in the inputs' dtype; one that does not
         say so is taken to give them wider. A share that travels by itself is then sent as it is.
+    drops_by_position: whether the weights that it keeps are those of `dropout.keep`; one that does
+        not say so is taken to have a pattern of its own, which nobody else knows.
     worker_environment: by device type, environment variables that its process must start with.
     """
 
@@ -228,6 +230,11 @@ def _has(kind: type, *names: str) -> bool:
 def rounds_gradients(backend: Backend) -> bool:
     """Whether `backward` gives gradients in the inputs' dtype, as far as the backend says."""
     return bool(getattr(backend, "rounds_gradients", False))
+
+
+def drops_by_position(backend: Backend) -> bool:
+    """Whether the weights that it keeps are those of `dropout.keep`, as far as it says."""
+    return bool(getattr(backend, "drops_by_position", False))
 
 
 def abilities(backend: Backend, *, alibi: bool, dropout: bool = False) -> Abilities:

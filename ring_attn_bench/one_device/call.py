@@ -7,7 +7,6 @@ from functools import lru_cache, partial
 
 import torch
 
-from ring_attn_bench.calls.attend import Call
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.one_device.one_launch import OneLaunch
@@ -21,15 +20,17 @@ from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.ring.transports.alone import Alone
 
+LocalCall = OneLaunch | RingCall
+
 
 @dataclass(frozen=True)
 class OneDevice:
     """Where a call of q (B, M, H, D) and k, v (B, N, G, D) is computed: a `Way`."""
 
-    calls: Remembered[Call] = field(default_factory=Remembered)
+    calls: Remembered[LocalCall] = field(default_factory=Remembered)
     ranks: None = None
 
-    def made(self, problem: Problem, options: Options) -> Call:
+    def made(self, problem: Problem, options: Options) -> LocalCall:
         """One launch if that is all, else a ring of one; raises as `choose`."""
         rows = problem.seqlen if problem.queries is None else problem.queries
         planner = local_planner(rows, problem.seqlen, problem.mask)

@@ -51,10 +51,10 @@ class DocumentsCall:
             out = q.new_empty(*q.shape[:2], given.v.shape[2])
             lse = q.new_empty(q.shape[1], q.shape[0], dtype=accumulator_dtype(q.dtype))
             seen = "forward", q.shape, given.v.shape, q.dtype
-            documents = self._documents(given, Results(out, lse), seen)
+            documents = self.documents(given, Results(out, lse), seen)
             into.packed_forward_into(q, keys, out, lse, documents, score)
             return out, lse
-        documents = self._documents(given)
+        documents = self.documents(given)
         out, lse = self.kernel.packed_forward(q, keys, documents, score)
         if given.sink is not None:
             share, lse = sinks.beside(lse, given.sink)
@@ -71,12 +71,12 @@ class DocumentsCall:
             shapes = q.shape, k.shape, v.shape
             sums = Sums(*[q.new_empty(shape) for shape in shapes])
             results = Results(sums.dq, None, sums.dk, sums.dv)
-            documents = self._documents(given, results, ("backward", *shapes, q.dtype))
+            documents = self.documents(given, results, ("backward", *shapes, q.dtype))
             into.packed_backward_into(
                 rows, given.keys, sums, documents, score, deterministic=self.deterministic
             )
             return sums
-        documents = self._documents(given)
+        documents = self.documents(given)
 
         def launched(rows: Rows, keys: Keys, score: Score) -> Sums:
             return self.kernel.packed_backward(
@@ -87,7 +87,7 @@ class DocumentsCall:
         fill(_starts(documents), Results(sums.dq, None, sums.dk, sums.dv))
         return sums
 
-    def _documents(
+    def documents(
         self, given: Given, results: Results = NOTHING, seen: Hashable = None
     ) -> Documents:
         """Where they are, made sound; results are filled in outside of them, seen: see there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import torch
+from ring_attn_backends.peers.flash_attn_kernels import ours_as_flash_attn
 from ring_attn_backends.peers.ring_flash_attn import RingFlashAttn
 from ring_attn_backends.peers.torch_cp import Math, TorchCP
 from ring_attn_backends.peers.yunchang import Ulysses
@@ -26,6 +27,37 @@ class RingPlain4(RingFlashAttn):
 
     name = "ring_flash_attn[plain_4]"
     inside = PlainFlashAttn4()
+    kernel = inside.name
+
+
+class Ours:
+    """In the place of flash-attn: our functions over our reference, which is plain torch too."""
+
+    name = "reference"
+
+    def stand_ins(self):
+        return ours_as_flash_attn(self.name)
+
+    def unsupported(self, problem):
+        return None
+
+    def version(self):
+        return "ours"
+
+
+class RingOurs(RingFlashAttn):
+    """ring-flash-attn over our functions."""
+
+    name = "ring_flash_attn[ours]"
+    inside = Ours()
+    kernel = inside.name
+
+
+class UlyssesOurs(Ulysses):
+    """yunchang's Ulysses over our functions."""
+
+    name = "yunchang[ulysses,ours]"
+    inside = Ours()
     kernel = inside.name
 
 
@@ -74,7 +106,8 @@ class PlainAllGather(PlainAllToAll):
 PEERS = {
     f"peer:{peer.name}": peer
     for peer in (
-        RingPlain, RingPlain4, UlyssesPlain, UlyssesPlain4, PlainAllToAll, PlainAllGather, Math
+        RingPlain, RingPlain4, RingOurs, UlyssesPlain, UlyssesPlain4, UlyssesOurs,
+        PlainAllToAll, PlainAllGather, Math,
     )
 }  # fmt: skip
 

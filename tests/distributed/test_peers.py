@@ -32,9 +32,9 @@ HALF = CASE.model_copy(update={"dtype": "float16"})
 SIXTEEN = {"dtype": "bfloat16"}
 MULTI_HEAD = {"heads_q": 4, "heads_kv": 4}
 
-RINGS = ("peer:ring_flash_attn[plain]", "peer:ring_flash_attn[plain_4]")
+RINGS = tuple(f"peer:ring_flash_attn[{kernel}]" for kernel in ("plain", "plain_4", "ours"))
 TORCH = ("peer:torch_cp[plain,alltoall]", "peer:torch_cp[plain,allgather]")
-ULYSSES = ("peer:yunchang[ulysses,plain]", "peer:yunchang[ulysses,plain_4]")
+ULYSSES = tuple(f"peer:yunchang[ulysses,{kernel}]" for kernel in ("plain", "plain_4", "ours"))
 MATH = "peer:torch_cp[math]"
 
 

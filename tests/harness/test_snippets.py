@@ -31,6 +31,11 @@ ALL = list(snippets())
 @pytest.fixture
 def file(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in ("flash_attn", "flash_attn.flash_attn_interface"):  # a page puts ours there
+        there = sys.modules.get(name)
+        monkeypatch.setitem(sys.modules, name, there)  # and afterwards it is as it was
+        if there is None:
+            del sys.modules[name]
     path = tmp_path / "snippet.py"
     path.write_text(request.param, encoding="utf-8")
     return path

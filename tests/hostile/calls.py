@@ -145,7 +145,11 @@ _OWN = {
     "options": ("{}", "'auto'", "RingOptions(slots=3)", "RingOptions(slots=10**30)"),
 }  # fmt: skip
 """By argument, what is wrong or odd for it alone."""
-_OWN["cu_seqlens_k"], _OWN["max_seqlen_k"] = _OWN["cu_seqlens_q"], _OWN["max_seqlen_q"]
+for _name in ("cu_seqlens", "max_seqlen"):
+    _OWN[f"{_name}_k"] = _OWN[_name] = _OWN[f"{_name}_q"]
+_OWN["s_aux"] = _OWN["learnable_sink"] = _OWN["sink"]
+_OWN["seqused_k"] = ("starts(0)", "starts(1, 9)", "starts(-1)", "starts(1, 1, dtype=torch.int64)",
+                     "starts(2, 0)", "starts(1)[:, None]")  # fmt: skip
 _OWN |= caches.OWN | {"block_table": _OWN["block_table"] + caches.OWN["block_table"]}
 
 
@@ -215,33 +219,61 @@ class _Shapes:
         return f"leaf({text})" if random.random() < 0.7 else text
 
 
-def _dense(random: Random, backends: tuple[str, ...]) -> Call:
-    s = _Shapes.drawn(random, square=False)
-    tensors = {
-        "q": s.tensor(random, 1, s.batch, s.rows, s.heads, s.dim),
-        "k": s.tensor(random, 2, s.batch, s.keys, s.groups, s.dim),
-        "v": s.tensor(random, 3, s.batch, s.keys, s.groups, s.dim_v),
+def _form(random: Random) -> str:
+    return random.choice(("", "", "", "kvpacked_", "qkvpacked_"))
+
+
+def _tensors(
+    random: Random, s: _Shapes, form: str, rows: tuple[int, ...], keys: tuple[int, ...]
+) -> dict[str, str]:
+    """q, k and v, packed as the form says; rows, keys: the dims before heads."""
+    if form == "qkvpacked_":
+        return {"qkv": s.tensor(random, 1, *keys, 3, s.heads, s.dim)}
+    q = {"q": s.tensor(random, 1, *rows, s.heads, s.dim)}
+    if form == "kvpacked_":
+        return q | {"kv": s.tensor(random, 2, *keys, 2, s.groups, s.dim)}
+    return q | {
+        "k": s.tensor(random, 2, *keys, s.groups, s.dim),
+        "v": s.tensor(random, 3, *keys, s.groups, s.dim_v),
     }
-    return Call("flash_attn_func", tensors | _options(random, s.heads, s.batch, backends))
+
+
+def _dense(random: Random, backends: tuple[str, ...]) -> Call:
+    s, form = _Shapes.drawn(random, square=False), _form(random)
+    tensors = _tensors(random, s, form, (s.batch, s.rows), (s.batch, s.keys))
+    options = _options(random, s.heads, s.batch, backends)
+    if not form:
+        options = _renamed(random, options)
+    return Call(f"flash_attn_{form}func", tensors | options)
 
 
 def _packed(random: Random, backends: tuple[str, ...]) -> Call:
-    s = _Shapes.drawn(random, square=False)
+    s, form = _Shapes.drawn(random, square=False), _form(random)
     lengths = [[random.randint(0, 5) for _ in range(s.batch)] for _ in "qk"]
     at = [[sum(side[:i]) for i in range(s.batch + 1)] for side in lengths]
-    tensors = {
-        "q": s.tensor(random, 1, at[0][-1], s.heads, s.dim),
-        "k": s.tensor(random, 2, at[1][-1], s.groups, s.dim),
-        "v": s.tensor(random, 3, at[1][-1], s.groups, s.dim_v),
-        "cu_seqlens_q": f"starts({', '.join(map(str, at[0]))})",
-        "cu_seqlens_k": f"starts({', '.join(map(str, at[1]))})",
-        "max_seqlen_q": str(max(lengths[0], default=0) + random.choice((0, 0, 3))),
-        "max_seqlen_k": str(max(lengths[1], default=0) + random.choice((0, 0, 3))),
-    }
+    tensors = _tensors(random, s, form, (at[0][-1],), (at[1][-1],))
+    for side, starts, own in zip("qk", at, lengths, strict=True):
+        tensors[f"cu_seqlens_{side}"] = f"starts({', '.join(map(str, starts))})"
+        tensors[f"max_seqlen_{side}"] = str(max(own, default=0) + random.choice((0, 0, 3)))
     options = _options(random, s.heads, s.batch, backends)
-    if random.random() < 0.1:
-        options["block_table"] = "None"
-    return Call("flash_attn_varlen_func", tensors | options)
+    if form == "qkvpacked_":
+        for name in ("cu_seqlens", "max_seqlen"):
+            del tensors[f"{name}_q"]
+            tensors[name] = tensors.pop(f"{name}_k")
+    elif not form:
+        options = _renamed(random, options)
+        if random.random() < 0.1:
+            options["block_table"] = "None"
+        if random.random() < 0.2 and s.batch:
+            used = ", ".join(str(random.randint(0, count)) for count in lengths[1])
+            options["seqused_k"] = f"starts({used})"
+    return Call(f"flash_attn_varlen_{form}func", tensors | options)
+
+
+def _renamed(random: Random, options: dict[str, str]) -> dict[str, str]:
+    """A sink may go by another name."""
+    name = random.choice(("sink", "sink", "s_aux", "learnable_sink"))
+    return {name if key == "sink" else key: text for key, text in options.items()}
 
 
 def _cached(random: Random, backends: tuple[str, ...]) -> Call:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from numbers import Real
 from operator import index
 
@@ -60,6 +60,12 @@ def _flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def _cap(value: object) -> float:
+    """0 or less is none."""
+    cap = _number("softcap", value)
+    return 0.0 if cap <= 0 else cap
+
+
 def _window(value: object) -> tuple[int, int]:
     if not isinstance(value, tuple | list) and getattr(value, "shape", None) != (2,):
         raise Meaningless("window_size was taken for two integers")
@@ -77,6 +83,7 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _of_attention(function: str, given: Mapping[str, object], found: object) -> list[str]:
+    given = _under_its_name(given)
     if function in caches.FUNCTIONS:
         return _of_a_cache(given, found)
     q, k, v = separated(given)
@@ -125,9 +132,9 @@ def _of_a_cache(given: Mapping[str, object], found: object) -> list[str]:
 def separated(given: Mapping[str, object]) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v of any form, without their gradients."""
     if "qkv" in given:
-        tensors = given["qkv"].detach().unbind(2)
+        tensors = given["qkv"].detach().unbind(-3)
     elif "kv" in given:
-        tensors = (given["q"].detach(), *given["kv"].detach().unbind(2))
+        tensors = (given["q"].detach(), *given["kv"].detach().unbind(-3))
     else:
         tensors = tuple(given[name].detach() for name in "qkv")
     if any(x.dtype not in DTYPES for x in tensors) or len({x.dtype for x in tensors}) > 1:
@@ -146,11 +153,21 @@ def _gradients(
     by_name: dict[str, Tensor] = {}
     for name, gradient in zip(leaves, found, strict=True):
         if name in ("kv", "qkv"):
-            parts = zip(name, gradient.unbind(2), strict=True)
+            parts = zip(name, gradient.unbind(-3), strict=True)
             by_name |= {f"d{part}": share for part, share in parts}
         else:
             by_name[f"d{name}"] = gradient
     return by_name
+
+
+def _under_its_name(given: Mapping[str, object]) -> Mapping[str, object]:
+    """The sink as `sink`, whatever it was called."""
+    names = ("sink", "s_aux", "learnable_sink")
+    sinks = [given[name] for name in names if given.get(name) is not None]
+    if len(sinks) > 1:
+        raise Meaningless("two sinks were taken for one")
+    rest = {name: x for name, x in given.items() if name not in names}
+    return rest | {"sink": sinks[0]} if sinks else rest
 
 
 def _answer(
@@ -170,7 +187,7 @@ def _answer(
     slopes = None if slopes is None else _double(slopes)
     dout = _double(dout)
     dropped = dropout_p > 0 and (seed is None or _draws_its_own(given))
-    if function == "flash_attn_varlen_func":
+    if "varlen" in function:
         documents = _documents(given)
         parts = [
             attention(
@@ -196,7 +213,7 @@ def _told(given: Mapping[str, object], dim: int) -> dict[str, object]:
         "scale": dim**-0.5 if scale is None else _number("softmax_scale", scale),
         "causal": _flag("causal", given.get("causal", False)),
         "window": _window(given.get("window_size", (-1, -1))),
-        "softcap": _number("softcap", given.get("softcap", 0.0)),
+        "softcap": _cap(given.get("softcap", 0.0)),
         "sink": None if sink is None else _double(sink),
     }
     if not all(math.isfinite(told[name]) for name in ("scale", "softcap")):
@@ -216,11 +233,34 @@ def _is_on_cpu(given: Mapping[str, object]) -> bool:
 
 def _documents(given: Mapping[str, object]) -> list[tuple[slice, slice]]:
     """Where rows and keys of each are. What a GPU holds nobody has looked at: it was made sound."""
-    at = tuple(given[f"cu_seqlens_{side}"].tolist() for side in "qk")
-    longest = tuple(_whole(name, given[name]) for name in ("max_seqlen_q", "max_seqlen_k"))
+
+    def of(name: str, side: str) -> object:
+        return given[f"{name}_{side}"] if f"{name}_{side}" in given else given[name]
+
+    at = tuple(of("cu_seqlens", side).tolist() for side in "qk")
+    longest = tuple(_whole("max_seqlen", of("max_seqlen", side)) for side in "qk")
+    used = given.get("seqused_k")
+    counts = [10**9] * len(at[1]) if used is None else used.tolist()
     if _is_on_cpu(given):
-        return list(zip(*([slice(*ends) for ends in pairwise(side)] for side in at), strict=True))
-    return sound(at, (given["q"].shape[0], given["k"].shape[0]), longest)
+        sides = ([slice(*ends) for ends in pairwise(side)] for side in at)
+        return _cut(list(zip(*sides, strict=True)), counts)
+    q, k, _ = separated(given)
+    if used is None:
+        return sound(at, (len(q), len(k)), longest)
+    # with counts, only those of the keys that are used must not be too many
+    found = _cut(sound(at, (len(q), len(k)), (len(q), len(k))), counts)
+    rows, keys = (
+        list(accumulate((x.stop - x.start for x in side), initial=0))
+        for side in zip(*found, strict=True)
+    )
+    return found[: len(sound((rows, keys), (len(q), len(k)), longest))]
+
+
+def _cut(documents: list[tuple[slice, slice]], counts: list[int]) -> list[tuple[slice, slice]]:
+    return [
+        (rows, slice(keys.start, min(keys.stop, keys.start + max(0, count))))
+        for (rows, keys), count in zip(documents, counts, strict=False)
+    ]
 
 
 # the others

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 import ring_attn_bench
-from ring_attn_bench import registry
+from ring_attn_bench import flash_attn, registry
 
 
 class Plain(torch.Tensor):
@@ -82,6 +82,7 @@ def starts(*values, dtype=torch.int32):
 
 NAMESPACE: Mapping[str, object] = {
     **{name: getattr(ring_attn_bench, name) for name in ring_attn_bench.__all__},
+    **{name: getattr(flash_attn, name) for name in flash_attn.__all__},
     **{name: value for name, value in vars(registry).items() if callable(value)},
     "torch": torch, "np": np, "math": math, "dist": dist, "datetime": datetime,
     "Decimal": Decimal, "Fraction": Fraction, "Plain": Plain, "Word": Word, "Whole": Whole,

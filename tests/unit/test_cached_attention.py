@@ -148,6 +148,17 @@ def test_entries_may_be_any_rows_of_a_larger_cache():
     assert_same(found, called(q, k, v, cache_seqlens=int32(5, 9)))
 
 
+def test_a_last_dim_that_is_not_contiguous_is_copied():
+    q, k, v = inputs(queries=2)
+    new = [random(2, 2, 2, DIM, seed=seed) for seed in (4, 5)]
+    told = {"cache_seqlens": 5, "causal": True}
+    right = called(q, k.clone(), v.clone(), *new, **told)
+    q, *new = (x.transpose(1, 3).contiguous().transpose(1, 3) for x in (q, *new))
+
+    assert q.stride(-1) != 1
+    assert_same(called(q, k, v, *new, **told), right)
+
+
 def test_no_query_has_no_result_and_the_cache_is_appended_to():
     q, k, v = inputs(queries=0)
     new = random(2, 2, 2, DIM, seed=4)

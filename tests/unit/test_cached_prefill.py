@@ -54,6 +54,9 @@ def test_every_option_over_pages_is_as_over_documents_in_a_row(data):
     if draw(st.booleans()):
         options["sink"] = torch.arange(HEADS, dtype=torch.float64)
     told = starts(queries), starts(keys), max(queries), max(keys)
+    if draw(st.booleans()):
+        used = [draw(st.integers(0, length)) for length in keys]
+        options["seqused_k"] = torch.tensor(used, dtype=torch.int32)
 
     out, lse, nothing = flash_attn_varlen_func(q, *pages, *told, block_table=table, **options)
 
@@ -76,6 +79,7 @@ WRONG = {
     "page": ({"block_table": TABLE - 5}, "block_table is .*; allowed are 0 to 3"),
     "int64": ({"block_table": TABLE.long()}, "is int64; it must be int32"),
     "documents": ({"cu_seqlens_q": int32(0, 4)}, "they must be as many"),
+    "used": ({"seqused_k": int32(6, 0)}, "seqused_k is 6; allowed are 0 to 5"),
     "dropout": ({"dropout_p": 0.5}, "has no dropout"),
     "gradient": ({"sink": torch.ones(HEADS, requires_grad=True)}, "it is forward only"),
 }  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 
 import ring_attn_bench
 from ring_attn_bench import signatures
-from ring_attn_bench.calls.attend import Output
+from ring_attn_bench.calls.attend import LocalOutput, Output
 
 FLASH_ATTN_TAIL = [
     ("dropout_p", 0.0), ("softmax_scale", None), ("causal", False), ("window_size", (-1, -1)),
@@ -79,7 +79,7 @@ def test_what_users_import_are_functions_with_arguments_types_and_help(function)
     assert getattr(ring_attn_bench, name) is function
     assert pickle.loads(pickle.dumps(function)) is function
     assert set(hints) == {*parameters, "return"}
-    assert hints["return"] == Output
+    assert hints["return"] == (Output if "group" in parameters else LocalOutput)
     assert not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
     text = pydoc.render_doc(function, renderer=pydoc.plaintext)
     assert all(parameter in text for parameter in parameters)
@@ -110,7 +110,7 @@ def test_type_checkers_are_told_the_signatures_that_there_are(name, protocol):
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("flash_attn_func", "LocalArguments"), ("flash_attn_varlen_func", "VarlenArguments")],
+    [("flash_attn_func", "DenseArguments"), ("flash_attn_varlen_func", "VarlenArguments")],
 )
 def test_arguments_by_name_are_those_of_the_functions_of_one_device(name, arguments):
     parameters = inspect.signature(getattr(ring_attn_bench, name)).parameters

@@ -1,11 +1,13 @@
-"""The kernels that go inside peers written for flash-attn: its own, and flash-attn-4 in its place.
+"""The kernels that go inside peers written for flash-attn: its own, and others in its place.
 
 Shapes: q, out, dq (B, M, H, D), k, v, dk, dv (B, N, G, D), lse (B, H, M), natural log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.peers.stand_ins import flash_attn_modules
+from ring_attn_backends.triton import TritonBackend
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.problem import Problem
@@ -77,6 +80,48 @@ class FlashAttn4:
     def version(self) -> str:
         """The version of the package."""
         return f"flash-attn-4 {version('flash-attn-4')}"
+
+
+class Triton:
+    """Our Triton kernels under the names of flash-attn's functions."""
+
+    name = "triton"
+
+    @cached_property
+    def _kernels(self) -> TritonBackend:
+        return TritonBackend()
+
+    def stand_ins(self) -> Mapping[str, ModuleType]:
+        """Three functions of flash-attn that call ours; raises BackendUnavailable."""
+        return ours_as_flash_attn(self._kernels.name)
+
+    def unsupported(self, problem: Problem) -> str | None:
+        """What our kernels take."""
+        return self._kernels.unsupported(problem)
+
+    def version(self) -> str:
+        """Triton's, and which of our kernels this machine gets."""
+        return self._kernels.version()
+
+
+def ours_as_flash_attn(backend: str) -> dict[str, ModuleType]:
+    """Modules with flash-attn 2.8's functions over one of our backends, as users get them."""
+    from ring_attn_bench import flash_attn
+
+    return flash_attn_modules(
+        _by(backend, flash_attn._flash_attn_forward),
+        _by(backend, flash_attn._flash_attn_backward),
+        _by(backend, flash_attn.flash_attn_func),
+    )
+
+
+def _by(backend: str, function: Callable[..., object]) -> Callable[..., object]:
+    def by_backend(*arguments: object, **named: object) -> object:
+        return function(*arguments, **named, backend=backend)
+
+    # peers look up what a function takes
+    by_backend.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return by_backend
 
 
 def as_flash_attn(package: Any) -> dict[str, ModuleType]:  # noqa: ANN401 - it ships no types

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, PeerKernel
+from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, PeerKernel, Triton
 from ring_attn_backends.peers.stand_ins import standing_in
+from ring_attn_backends.triton import TritonBackend
 from ring_attn_bench.plan.problem import Mask, Problem
 
 _FUNCTIONS = {
@@ -70,6 +71,15 @@ class WithFlashAttn4(RingFlashAttn):
     name = "ring_flash_attn[flash_attn_4]"
     inside = FlashAttn4()
     kernel = inside.name
+
+
+class WithTriton(RingFlashAttn):
+    """ring-flash-attn with our Triton kernels in the place of flash-attn 2."""
+
+    name = "ring_flash_attn[triton]"
+    inside = Triton()
+    kernel = inside.name
+    worker_environment = TritonBackend.worker_environment
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, PeerKernel
+from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, PeerKernel, Triton
 from ring_attn_backends.peers.ring_flash_attn import window_size
 from ring_attn_backends.peers.stand_ins import standing_in
+from ring_attn_backends.triton import TritonBackend
 from ring_attn_bench.plan.problem import Problem
 
 
@@ -67,6 +68,15 @@ class WithFlashAttn4(Ulysses):
     name = "yunchang[ulysses,flash_attn_4]"
     inside = FlashAttn4()
     kernel = inside.name
+
+
+class WithTriton(Ulysses):
+    """yunchang's Ulysses with our Triton kernels in the place of flash-attn 2."""
+
+    name = "yunchang[ulysses,triton]"
+    inside = Triton()
+    kernel = inside.name
+    worker_environment = TritonBackend.worker_environment
 
 
 @dataclass(frozen=True)

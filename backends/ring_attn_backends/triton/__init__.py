@@ -44,6 +44,7 @@ class TritonBackend:
     forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
     alibi = Alibi.POSITION
     needs_delta = True
+    drops_by_position = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "cpu": {"TRITON_INTERPRET": "1"}
     }

@@ -1,11 +1,17 @@
 """Other modules in the place of a peer's imports: for that import alone, and without a trace."""
 
+import inspect
 import sys
 from importlib import import_module
 from types import ModuleType
 
 import pytest
+import torch
+from ring_attn_backends.peers.flash_attn_kernels import Triton, ours_as_flash_attn
 from ring_attn_backends.peers.stand_ins import flash_attn_modules, standing_in
+
+from ring_attn_bench import Unsupported, flash_attn
+from ring_attn_bench.plan.problem import Problem
 
 PEER = "from flash_attn.flash_attn_interface import _flash_attn_forward as kernel\n"
 
@@ -68,3 +74,24 @@ def test_a_peer_that_was_there_before_is_there_again(peer):
 
     assert sys.modules[peer] is before
     assert (before.kernel(), copy.kernel()) == ("its own", "one")
+
+
+def test_our_functions_stand_there_with_one_backend_and_the_arguments_that_peers_look_up(peer):
+    kernel = imported(peer, ours_as_flash_attn("reference")).kernel
+    x = torch.randn(1, 6, 2, 8)
+    how = 0.0, None, True, -1, -1, 0.0, None, False
+
+    assert inspect.isfunction(kernel)
+    assert inspect.getfullargspec(kernel) == inspect.getfullargspec(flash_attn._flash_attn_forward)
+    right = flash_attn._flash_attn_forward(x, x, x, *how, backend="reference")
+    assert all(map(torch.equal, kernel(x, x, x, *how), right))
+    with pytest.raises(Unsupported, match="no softcap"):
+        imported(peer, ours_as_flash_attn("aten")).kernel(x, x, x, *how[:5], 2.0, *how[6:])
+
+
+def test_our_triton_kernels_in_a_peer_say_what_they_need():
+    problem = Problem(1, 64, 2, 2, 16, 16, "float32", "cpu")
+
+    assert "TRITON_INTERPRET=1" in Triton().unsupported(problem)
+    assert Triton().version().startswith("triton ")
+    assert Triton().name == "triton"

@@ -1,10 +1,13 @@
 """What a peer cannot be, and what the harness says of it before anything runs."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.messages import Prepare
+from ring_attn_bench.bench.peer_contestant import PeerRunner
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
@@ -35,6 +38,15 @@ def test_a_peer_whose_package_does_not_import_is_refused_with_that_reason(monkey
     )
     with pytest.raises(Refused, match="no_such_module"):
         prepared("peer:gone[x]")
+
+
+def test_a_peer_with_an_interpreted_kernel_of_ours_inside_has_no_speed():
+    for kernel, interpreted in (
+        (SimpleNamespace(interpreted=lambda: True), True),
+        (SimpleNamespace(), False),
+        (None, False),
+    ):
+        assert PeerRunner(None, None, kernel, True, None).interpreted is interpreted
 
 
 def test_a_name_with_brackets_selects_itself_and_a_pattern_still_selects():

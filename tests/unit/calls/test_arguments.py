@@ -32,7 +32,7 @@ WRONG = {
         torch.ones(2), torch.ones(2, 2, dtype=torch.int64), np.ones(2), (None, None),
     ],
     "softcap": [
-        None, "1", True, torch.tensor(1.0), [1.0], -1.0, float("inf"), float("nan"), 10**400,
+        None, "1", True, torch.tensor(1.0), [1.0], float("inf"), float("nan"), 10**400,
     ],
     "alibi_slopes": [[0.5, 0.25], 0.5, (0.5, 0.25), np.ones(2, np.float32)],
     "deterministic": ["no", None, 2, 0.0, torch.tensor(False)],
@@ -51,7 +51,9 @@ MEANT = {
         (np.array([1, 2]), (1, 2)), (torch.tensor([1, 2]), (1, 2)),
         ((np.int64(1), torch.tensor(2)), (1, 2)), (torch.Size([1, 2]), (1, 2)),
     ],
-    "softcap": [(2, 2.0), (np.float32(0.5), 0.5)],
+    "softcap": [
+        (2, 2.0), (np.float32(0.5), 0.5), (-1.0, 0.0), (-0.0, 0.0), (float("-inf"), 0.0), (-3, 0.0),
+    ],
     "deterministic": [(1, True), (np.False_, False)],
     "dropout_seed": [(np.int64(7), 7), (torch.tensor(7), 7)],
 }  # fmt: skip

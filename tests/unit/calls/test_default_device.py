@@ -84,6 +84,20 @@ def test_packed_documents_are_too(backend):
         assert torch.equal(computed(), expected)
 
 
+def test_what_is_made_of_documents_on_the_way_is_too():
+    used = torch.tensor([2, 5], dtype=torch.int32)
+
+    def computed() -> tuple[torch.Tensor, ...]:
+        return flash_attn_varlen_func(
+            *[X[0]] * 3, STARTS, STARTS, 5, 5, 0.3, seqused_k=used, dropout_seed=3,
+            return_attn_probs=True, backend="reference",
+        )  # fmt: skip
+
+    expected = computed()
+    with torch.device("meta"):
+        assert all(map(torch.equal, computed(), expected))
+
+
 def test_shards_are_put_together_on_their_own_device():
     with torch.device("meta"):
         parts = [shard(X, rank, 2, "zigzag") for rank in range(2)]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
 from ring_attn_bench.errors import InvalidArgument
@@ -41,11 +42,54 @@ def ends(tokens):
     return starts, starts, tokens, tokens
 
 
-def test_a_stride_between_neighbours_is_still_refused():
-    x = torch.randn(1, 5, 2, 16)[..., ::2]
-    with pytest.raises(InvalidArgument, match=r"its stride is 2.*q\.contiguous\(\)"):
+APART = {
+    "every second column": lambda: torch.randn(1, 5, 2, 16)[..., ::2],
+    "heads last": lambda: torch.randn(1, 5, 8, 2).mT,
+    "one column for all": lambda: torch.randn(1, 5, 2, 1).expand(1, 5, 2, 8),
+    "with a sign bit": lambda: torch._neg_view(torch.randn(1, 5, 8, 2).mT),
+}
+
+
+@BACKENDS
+@pytest.mark.parametrize("make", APART.values(), ids=APART)
+def test_columns_that_lie_apart_are_copied(backend, make):
+    apart = [make().requires_grad_() for _ in "qkv"]
+    side_by_side = [x.detach().clone(memory_format=torch.contiguous_format) for x in apart]
+    side_by_side = [x.requires_grad_() for x in side_by_side]
+    assert all(x.stride(-1) != 1 for x in apart)
+
+    for three in (apart, side_by_side):
+        flash_attn_func(*three, causal=True, backend=backend).square().sum().backward()
+
+    assert all(torch.equal(x.grad, y.grad) for x, y in zip(apart, side_by_side, strict=True))
+    packed = [
+        flash_attn_varlen_func(*(x[0] for x in three), *ends(5), backend=backend)
+        for three in (apart, side_by_side)
+    ]
+    assert torch.equal(*packed)
+
+
+def test_what_a_kernel_gets_has_contiguous_columns(monkeypatch):
+    seen = []
+    forward = ReferenceBackend.forward
+
+    def looking(self, q, keys, *rest):
+        seen.extend([q, *keys])
+        return forward(self, q, keys, *rest)
+
+    monkeypatch.setattr(ReferenceBackend, "forward", looking)
+    for make in APART.values():
+        flash_attn_func(*[make()] * 3, backend="reference")
+        flash_attn_func(*[make()] * 3, softmax_scale=-1.0, backend="reference")
+
+    assert len(seen) == 6 * len(APART)
+    assert all(x.stride(-1) == 1 and not x.is_neg() for x in seen)
+
+
+def test_nothing_is_copied_that_is_refused_for_its_size():
+    x = torch.randn(1, 5, 2, 1).expand(1, 5, 2, 2**32)
+    with pytest.raises(InvalidArgument, match="too large"):
         flash_attn_func(x, x, x)
-    flash_attn_func(*[x.contiguous()] * 3)
 
 
 @BACKENDS

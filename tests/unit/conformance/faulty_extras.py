@@ -73,6 +73,13 @@ class DropoutOfOneBlock(OtherBlock):
         return block if band is None else Block((rows,), (keys,), band)
 
 
+class DropoutOfItsOwn(OtherScore):
+    """Sound, but for saying that it drops by position."""
+
+    def other(self, score, q):
+        return replace(score, dropout_seed=score.dropout_seed + 1)
+
+
 class DropoutTooOften(OtherScore):
     def other(self, score, q):
         return replace(score, dropout_p=score.dropout_p * 1.3)

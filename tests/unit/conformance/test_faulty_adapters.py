@@ -70,6 +70,7 @@ FAULTS = [
     Fault(extras.DropoutUnscaled, "dropout", spares="causal"),
     Fault(extras.DropoutOfTheFirstHead, "dropout", spares="causal", says="several heads"),
     Fault(extras.DropoutOfOneBlock, "dropout", spares="causal", says="another block"),
+    Fault(extras.DropoutOfItsOwn, "dropout", spares="causal", says="says it drops so"),
     Fault(extras.DropoutTooOften, "dropout", says="standard deviations"),
     Fault(extras.NeverFirst, "in_place", BACKWARD, "blocks_add_up"),
     Fault(extras.KeysAlwaysFirst, "in_place", BACKWARD, "blocks_add_up"),
