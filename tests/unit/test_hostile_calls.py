@@ -47,9 +47,11 @@ def planted(**functions):
 
 def test_a_planted_traceback_is_found_and_made_small():
     def raises(*arguments, softcap=0.0, **options):
-        return flash_attn_func(*arguments, softcap=softcap + 0, **options)  # of a str, a TypeError
+        if type(softcap) is not float:  # an integer too, which is a right one
+            raise TypeError("planted")
+        return flash_attn_func(*arguments, softcap=softcap, **options)
 
-    tally = run(0, 1000, ("reference",), planted(flash_attn_func=raises))
+    tally = run(0, 600, ("reference",), planted(flash_attn_func=raises))
 
     assert tally.counts[RAW] == tally.failures > 0
     smallest = [call for kind, call in tally.smallest.items() if "TypeError" in kind.kind]
