@@ -9,6 +9,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 COMPILED=(
     tests/unit/backends/test_triton_compile.py tests/unit/backends/test_triton_gathered_compile.py
     tests/unit/backends/test_triton_hopper_compile.py
+    tests/unit/backends/test_triton_cached_compile.py
 )
 
 run_pytest() {

@@ -52,6 +52,10 @@ REPRESENTATIVE = (
     "test_gathered.py::test_out_and_gradients_are_as_good_as_plain_torch[everything]",
     "test_gathered.py::test_a_piece_is_not_read_before_its_word[*]",
     "test_gathered.py::test_what_never_comes_is_not_waited_for_and_makes_everything_nan[*-meanwhile]",
+    # a cache
+    "test_cached.py::test_what_is_appended_lands_where_the_reference_puts_it",
+    "test_cached.py::test_room_that_nobody_uses_and_pages_change_no_bit[5-3]",
+    "test_cached.py::test_packed_queries_see_what_they_see_by_themselves",
     # numbers at the edge, and a public call
     "test_edges.py::test_what_is_not_finite_goes_where_the_references_does[nan in k*-0.0-*32]",
     "test_edges.py::test_scores_of_ten_thousand_neither_overflow_nor_lose_the_softmax[1-*16]",

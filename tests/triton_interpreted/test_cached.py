@@ -11,7 +11,11 @@ from ring_attn_bench.contract.cache import Appended, Cache, CachedCall
 from ring_attn_bench.plan.cached import Dealt
 from ring_attn_bench.plan.problem import Mask, Score
 
-pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:divide by zero encountered:RuntimeWarning"),
+    # of Triton 3.6's interpreter, to which a scalar is an array of one
+    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
+]
 DIM, HEADS, KEY_HEADS = 16, 4, 2
 
 
