@@ -79,12 +79,12 @@ def _checked_block(block: object) -> int:
 
 def _joined(out: Tensor, lse: Tensor, ring: RingContext) -> tuple[Tensor, Tensor]:
     """The parts of all ranks as one: out and lse travel side by side, in lse's dtype."""
-    if ring.world_size == 1:
+    if ring.world_size == 1 or not lse.numel():  # no queries: gloo carries no empty tensors
         return out, lse
     own = torch.cat([out.to(lse.dtype), lse.transpose(1, 2)[..., None]], dim=-1)
     parts = own.new_empty(ring.world_size, *own.shape)
     try:
-        all_gather_single(parts, own, group=ring.group)
+        all_gather_single(parts.flatten(0, 1), own, group=ring.group)
     except RuntimeError as error:
         raise broken("the parts of the others", ring.group, error) from error
     lses = parts[..., -1]

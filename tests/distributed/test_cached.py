@@ -98,6 +98,20 @@ def test_left_padding_counts_tokens_of_the_whole_sequence(ranks: RankPool) -> No
     assert max(ranks.run(padded, world_size=3)) < 1e-12
 
 
+def asks_nothing(ring: Ring) -> tuple[int, ...]:
+    """Appends two tokens and has no query."""
+    q, new = random(BATCH, 0, HEADS, DIM), random(BATCH, 2, KEY_HEADS, DIM)
+    k, v = (torch.zeros(BATCH, ROOM, KEY_HEADS, DIM, dtype=torch.float64) for _ in range(2))
+    out = ring_attn_with_kvcache(q, k, v, new, new, cache_seqlens=3, block=4, group=ring.group)
+    assert isinstance(out, Tensor)
+    assert out.shape == q.shape
+    return tuple(int(at) for at in k[0, :, 0, 0].nonzero())
+
+
+def test_no_query_has_no_result_and_each_rank_keeps_what_is_dealt_to_it(ranks: RankPool) -> None:
+    assert ranks.run(asks_nothing, world_size=2) == [(3,), (0,)]
+
+
 def plain(ring: Ring, **changed: Any) -> object:
     q, k, v = random(BATCH, 1, HEADS, DIM), *[random(BATCH, ROOM, KEY_HEADS, DIM)] * 2
     given = {"cache_seqlens": 5, "block": 4, "group": ring.group} | changed
