@@ -10,7 +10,7 @@ from ring_attn_bench.records.record import Memory
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.csv import read as read_csv
 from ring_attn_bench.report.csv import write
-from ring_attn_bench.report.page.model import Heading, Words
+from ring_attn_bench.report.page.model import Heading, Prose
 from ring_attn_bench.report.rows import row, rows
 
 MIB = 2**20
@@ -38,7 +38,7 @@ def said(page):
     """The paragraphs below the heading."""
     blocks = page.section("memory").blocks
     (at,) = (i for i, x in enumerate(blocks) if x == Heading("Measured beside predicted"))
-    assert isinstance(blocks[at + 1], Words)
+    assert isinstance(blocks[at + 1], Prose)
     return blocks[at + 1].texts[1:]
 
 
