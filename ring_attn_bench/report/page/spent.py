@@ -79,11 +79,14 @@ def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Cells]:
     if not shown:
         return
     unit = device(rows)
-    columns = (
+    which = (
         Column("direction", "word"),
         Column("mask", "word"),
         Column("tokens", meaning=f"per {holder(rows)}"),
         Column("who", "word"),
+    )
+    columns = (
+        *which,
         Column("of the ring's time", "bar", "one call, uneven work, launches, communication as "
                "long as the link takes, communication beyond that"),
         Column("lost %", meaning=f"100 less % of 1 {unit}: what one call would not have taken"),
@@ -96,14 +99,19 @@ def _grid(material: Material, rows: Sequence[ReportRow]) -> Iterator[Cells]:
         Column("communication ms", meaning="ring less twin; in brackets as above"),
         Column("link alone ms", meaning="what the plan's bytes take at the measured ceiling"),
         Column("hidden ms", meaning="of that at least so much lies under launches"),
+    )  # fmt: skip
+    ordered = sorted(shown, key=_place)
+    yield Cells("of each row, the worst first", columns, tuple(_line(material, x) for x in ordered))
+    paces = (
+        *which,
         Column("% of matmul", meaning="TFLOP/s beside a product of large matrices in the same run"),
         Column("% of link", meaning="100 x link alone / ring"),
         Column("work launched / useful"),
         Column("imbalance", meaning="the busiest rank's work over the mean"),
         Column("slowest rank", meaning="its median time over the mean of the others', and which"),
-    )  # fmt: skip
-    ordered = sorted(shown, key=_place)
-    yield Cells("of each row, the worst first", columns, tuple(_line(material, x) for x in ordered))
+    )
+    body = tuple(_pace(material, row) for row in ordered)
+    yield Cells("pace and work of each row", paces, body, folded=True)
 
 
 def _place(row: ReportRow) -> tuple[float, str, bool, int, float]:
@@ -127,6 +135,13 @@ def _line(material: Material, row: ReportRow) -> tuple[Cell, ...]:
         _difference(row.communication_ms, row.communication_ms_lo, row.communication_ms_hi),
         Cell(digits(row.link_ms, 2), row.link_ms),
         Cell(digits(row.hidden_ms, 2), row.hidden_ms),
+    )
+
+
+def _pace(material: Material, row: ReportRow) -> tuple[Cell, ...]:
+    return (
+        *material.where(row)[:3],
+        material.who(row),
         Cell(percent(row.percent_of_matmul), row.percent_of_matmul),
         Cell(percent(row.percent_of_link), row.percent_of_link),
         Cell("" if (work := row.executed_over_useful_flops) is None else f"{work:.2f}"),
