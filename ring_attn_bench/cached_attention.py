@@ -5,7 +5,7 @@ The arguments are flash-attn's, and `backend` and `sink` as in `attention`. Forw
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch.distributed as dist
 from torch import Tensor
@@ -20,6 +20,11 @@ from ring_attn_bench.calls.sinks import under_one_name
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring.groups import check_group
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ring_attn_bench.signatures import LocalCacheArguments, RingCacheArguments
+
 
 @overload
 def flash_attn_with_kvcache(
@@ -28,26 +33,10 @@ def flash_attn_with_kvcache(
     v_cache: Tensor,
     k: Tensor | None = None,
     v: Tensor | None = None,
-    rotary_cos: Tensor | None = None,
-    rotary_sin: Tensor | None = None,
-    cache_seqlens: int | Tensor | None = None,
-    cache_batch_idx: Tensor | None = None,
-    cache_leftpad: Tensor | None = None,
-    block_table: Tensor | None = None,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-    window_size: Window = (-1, -1),
-    softcap: float = 0.0,
-    rotary_interleaved: bool = True,
-    alibi_slopes: Tensor | None = None,
-    num_splits: int = 0,
-    return_softmax_lse: Literal[False] = False,
     *,
-    backend: str = "auto",
-    sink: Tensor | None = None,
-    s_aux: Tensor | None = None,
-    learnable_sink: Tensor | None = None,
-) -> Tensor: ...
+    return_softmax_lse: Literal[True],
+    **arguments: Unpack[LocalCacheArguments],
+) -> tuple[Tensor, Tensor]: ...
 @overload
 def flash_attn_with_kvcache(
     q: Tensor,
@@ -55,27 +44,11 @@ def flash_attn_with_kvcache(
     v_cache: Tensor,
     k: Tensor | None = None,
     v: Tensor | None = None,
-    rotary_cos: Tensor | None = None,
-    rotary_sin: Tensor | None = None,
-    cache_seqlens: int | Tensor | None = None,
-    cache_batch_idx: Tensor | None = None,
-    cache_leftpad: Tensor | None = None,
-    block_table: Tensor | None = None,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-    window_size: Window = (-1, -1),
-    softcap: float = 0.0,
-    rotary_interleaved: bool = True,
-    alibi_slopes: Tensor | None = None,
-    num_splits: int = 0,
-    *,
-    return_softmax_lse: Literal[True],
-    backend: str = "auto",
-    sink: Tensor | None = None,
-    s_aux: Tensor | None = None,
-    learnable_sink: Tensor | None = None,
-) -> tuple[Tensor, Tensor]: ...
-def flash_attn_with_kvcache(
+    *positional: Any,  # noqa: ANN401 - too long a list to be told apart
+    return_softmax_lse: Literal[False] = False,
+    **arguments: Unpack[LocalCacheArguments],
+) -> Tensor: ...
+def flash_attn_with_kvcache(  # type: ignore[misc]  # the last overload has more positions
     q: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
@@ -143,7 +116,29 @@ def flash_attn_with_kvcache(
     return (out, lse) if wants_lse else out
 
 
+@overload
 def ring_attn_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    *,
+    return_softmax_lse: Literal[True],
+    **arguments: Unpack[RingCacheArguments],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def ring_attn_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    *positional: Any,  # noqa: ANN401 - too long a list to be told apart
+    return_softmax_lse: Literal[False] = False,
+    **arguments: Unpack[RingCacheArguments],
+) -> Tensor: ...
+def ring_attn_with_kvcache(  # type: ignore[misc]  # as above
     q: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,

@@ -52,6 +52,41 @@ class VarlenArguments(DenseArguments, total=False):
     seqused_k: Tensor | None
 
 
+class CacheArguments(TypedDict, total=False):
+    """By name, what the functions over a cache take besides q, the cache and what is appended."""
+
+    rotary_cos: Tensor | None
+    rotary_sin: Tensor | None
+    cache_seqlens: int | Tensor | None
+    cache_batch_idx: Tensor | None
+    cache_leftpad: Tensor | None
+    block_table: Tensor | None
+    softmax_scale: float | None
+    causal: bool
+    window_size: Window
+    softcap: float
+    rotary_interleaved: bool
+    alibi_slopes: Tensor | None
+    num_splits: int
+    backend: str
+    sink: Tensor | None
+
+
+class LocalCacheArguments(CacheArguments, total=False):
+    """Those of one device, which knows other names of a sink."""
+
+    s_aux: Tensor | None
+    learnable_sink: Tensor | None
+
+
+class RingCacheArguments(CacheArguments, total=False):
+    """The arguments of the function over a cache that is dealt to ranks."""
+
+    block: int
+    group: dist.ProcessGroup | DeviceMesh | None
+    context: RingContext | None
+
+
 class RingArguments(TypedDict, total=False):
     """The arguments of the ring functions."""
 

@@ -57,13 +57,7 @@ class FlashAttn2Backend(ByCalls):
         """What its kernels cannot do over a cache, or at all."""
         if (reason := flash_2_cache.unsupported(problem)) is not None:
             return reason
-        return self.unsupported(
-            Problem(
-                problem.batch, problem.capacity, problem.heads_q, problem.heads_kv,
-                problem.head_dim, problem.head_dim_v, problem.dtype, problem.device, problem.mask,
-                problem.softcap, problem.alibi, backward=False, queries=problem.queries,
-            )
-        )  # fmt: skip
+        return self.unsupported(problem.without_cache)
 
     def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
         """The package's function over a cache: it appends, rotates and attends in one launch."""

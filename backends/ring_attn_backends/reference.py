@@ -82,16 +82,15 @@ class ReferenceBackend:
         return dq.to(rows.q.dtype) * (torch.nan if lost else 1)
 
     def cached_unsupported(self, problem: CachedProblem) -> str | None:
-        """Nothing."""
+        """None: it computes everything."""
         return None
 
     def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
         """`forward` of each entry's queries over the whole of its row, or of its pages."""
-        q, cache, new, wide = call.q, call.cache, call.appended, torch.float32
+        q, cache, new = call.q, call.cache, call.appended
         if new is not None:
             q = appended(q, new, cache)
-        if q.dtype is torch.float64:
-            wide = torch.float64
+        wide = torch.promote_types(q.dtype, torch.float32)
         out = q.new_zeros(*q.shape[:-1], cache.v.shape[-1], dtype=wide if call.wide else q.dtype)
         packed = call.starts is not None
         lse = torch.full(_lse_shape(q), float("-inf"), dtype=wide, device=q.device)

@@ -70,15 +70,7 @@ class CacheWay:
             q, cache, self.mask, score, self._appended(given), splits=given.num_splits, wide=wide,
             alike=self if self.is_kept else None,
         )  # fmt: skip
-        if is_enabled(q.device.type):
-            with without_autocast(q.device.type):
-                out, lse = self.kernel.cached_forward(call)
-        else:
-            out, lse = self.kernel.cached_forward(call)
-        if options.sink is None:
-            return out, lse
-        share, lse = sinks.beside(lse, options.sink)
-        return (out * share.transpose(1, 2)[..., None]).to(q.dtype), lse
+        return computed(self.kernel, call, options.sink)
 
     def _appended(self, given: CacheGiven) -> Appended | None:
         if given.k is None or given.v is None:
@@ -92,6 +84,16 @@ class CacheWay:
             None if sin is None else rows_in_a_row(sin),
             given.rotary_interleaved, one_place,
         )  # fmt: skip
+
+
+def computed(kernel: CachedBackend, call: CachedCall, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    """out and lse of the kernel, whatever autocast is on, with a sink beside the keys."""
+    device_type = call.q.device.type
+    if is_enabled(device_type):
+        with without_autocast(device_type):
+            return computed(kernel, call, sink)
+    out, lse = kernel.cached_forward(call)
+    return (out, lse) if sink is None else sinks.joined(out, lse, sink)
 
 
 _ways: Remembered[CacheWay] = Remembered()

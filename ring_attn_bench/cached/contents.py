@@ -7,7 +7,6 @@ as.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 from torch import Tensor
 
@@ -77,21 +76,6 @@ def check_pages(table: Tensor, given: CacheGiven, totals: Sequence[int]) -> None
     count, size = given.k_cache.shape[:2]
     for pages, total in zip(table.tolist(), totals, strict=True):
         check_range("block_table", pages[: -(-total // size)], count - 1, "the last page there is")
-
-
-def rising(name: str, starts: Tensor, longest: int, tokens: int | None) -> list[int]:
-    """Where documents begin and the last one ends, which may be tokens; raises InvalidArgument."""
-    numbers = _numbers(starts)
-    lengths = [stop - start for start, stop in pairwise(numbers)]
-    ends = tokens is None or numbers[-1] == tokens
-    if numbers[0] != 0 or min(lengths) < 0 or not ends:
-        end = "" if tokens is None else f" to the {tokens} tokens there are"
-        raise InvalidArgument(f"{name} must rise from 0{end}, got {numbers}.")
-    if max(lengths) > longest:
-        raise InvalidArgument(
-            f"max_seqlen_{name[-1]} is {longest}, but a document has {max(lengths)} tokens."
-        )
-    return numbers
 
 
 def _lengths(given: CacheGiven, problem: CachedProblem) -> list[int]:

@@ -46,8 +46,7 @@ def attend_dealt(
     finally:
         turn.lock.release()
     if options.sink is not None:
-        share, lse = sinks.beside(lse, options.sink)
-        out = out * share.transpose(1, 2)[..., None]
+        out, lse = sinks.joined(out, lse, options.sink)
     return out.to(given.q.dtype), lse
 
 
@@ -117,7 +116,7 @@ def _signature(way: CacheWay, given: CacheGiven, options: Options) -> Signature:
             SINK: int(options.sink is not None),
         },
         {
-            "call: ring_attn_with_kvcache": "",
+            "function": "ring_attn_with_kvcache",
             "dtype": problem.dtype,
             "mask": str(problem.mask),
             "softmax_scale, softcap or alibi_slopes": (

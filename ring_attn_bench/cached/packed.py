@@ -8,24 +8,25 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ring_attn_bench.cached.call import computed
 from ring_attn_bench.cached.choose import choose_cached
-from ring_attn_bench.cached.contents import check_pages, check_range, rising
+from ring_attn_bench.cached.contents import check_pages, check_range
 from ring_attn_bench.cached.given import CacheGiven
 from ring_attn_bench.cached.validate import capacity_of, check_cache, check_no_gradient
-from ring_attn_bench.calls import sinks
 from ring_attn_bench.calls.layout import in_a_row, rows_in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.prepare import within_float32
 from ring_attn_bench.calls.validate import (
     check_alibi_slopes,
-    check_longest,
+    check_documents,
     check_numbers,
+    check_rise,
     check_sink,
     check_tensor,
-    check_tensor_of_starts,
     check_used,
     dtype_name,
+    read,
 )
 from ring_attn_bench.contract.cache import Cache, CachedCall
 from ring_attn_bench.errors import InvalidArgument
@@ -93,12 +94,8 @@ def attend_packed(given: PackedOverPages, options: Options) -> tuple[Tensor, Ten
     if given.used is not None:
         lengths = torch.minimum(lengths, given.used)
     cache = Cache(given.k, given.v, lengths, given.block_table)
-    out, lse = kernel.cached_forward(
-        CachedCall(q, cache, problem.mask, score, starts=sound[0], longest=longest[0])
-    )
-    if options.sink is not None:
-        share, lse = sinks.beside(lse, options.sink)
-        out = (out * share.T[..., None]).to(q.dtype)
+    call = CachedCall(q, cache, problem.mask, score, starts=sound[0], longest=longest[0])
+    out, lse = computed(kernel, call, options.sink)
     fill(sound, Results(out, lse))
     return out, lse
 
@@ -109,18 +106,8 @@ def _checked(given: PackedOverPages, options: Options) -> CachedProblem:
     for name, x in (("k", given.k), ("v", given.v)):
         check_tensor(name, x, ("pages", "page size", "heads", "dim"), may_be_empty=False)
     check_cache(given.as_cache, ("k", "v"))
-    for side, starts, longest in (
-        ("q", told.cu_seqlens_q, told.max_seqlen_q),
-        ("k", told.cu_seqlens_k, told.max_seqlen_k),
-    ):
-        check_tensor_of_starts(f"cu_seqlens_{side}", starts, q)
-        check_longest(side, longest)
+    check_documents(told, q, q)  # of k's starts there is no more to say: its tokens are in pages
     batch = len(told.cu_seqlens_q) - 1
-    if len(told.cu_seqlens_k) - 1 != batch:
-        raise InvalidArgument(
-            f"cu_seqlens_q is for {batch} documents and cu_seqlens_k for "
-            f"{len(told.cu_seqlens_k) - 1}; they must be as many."
-        )
     if given.used is not None:
         check_used(given.used, batch, q)
     capacity = capacity_of(given.as_cache, batch)
@@ -153,8 +140,9 @@ def _checked(given: PackedOverPages, options: Options) -> CachedProblem:
 def _check_contents(given: PackedOverPages, problem: CachedProblem) -> None:
     """What starts and tables hold, on a CPU."""
     told = given.documents
-    rising("cu_seqlens_q", told.cu_seqlens_q, told.max_seqlen_q, len(given.q))
-    starts = rising("cu_seqlens_k", told.cu_seqlens_k, told.max_seqlen_k, None)
+    ours, starts = read("cu_seqlens_q and cu_seqlens_k", told.cu_seqlens_q, told.cu_seqlens_k)
+    check_rise("q", ours, told.max_seqlen_q, len(given.q))
+    check_rise("k", starts, told.max_seqlen_k, None)
     lengths = [stop - start for start, stop in pairwise(starts)]
     check_range("the length of a document", lengths, problem.capacity)
     if given.used is not None:

@@ -21,7 +21,7 @@ from ring_attn_bench.calls.validate import (
     dtype_name,
 )
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.plan.cached import CachedProblem, Dealt
+from ring_attn_bench.plan.cached import MOST_SPLITS, CachedProblem, Dealt
 
 _Q = ("batch", "tokens", "heads", "dim")
 _ROWS = ("rows", "tokens", "heads", "dim")
@@ -55,10 +55,10 @@ def checked(given: CacheGiven, options: Options, dealt: Dealt | None) -> CachedP
     check_numbers(options)
     check_alibi_slopes(options.alibi_slopes, batch, given.q.shape[2], given.q.device)
     check_sink(options.sink, given.q.shape[2], given.q.device)
-    if given.num_splits < 0:
+    if not 0 <= given.num_splits <= MOST_SPLITS:
         raise InvalidArgument(
             f"num_splits is {given.num_splits}; it must be 0, for as many as are fast, or the "
-            "number of programs that share the keys of a head."
+            f"number of programs that share the keys of a head, at most {MOST_SPLITS}."
         )
     check_no_gradient({**given._asdict(), "sink": options.sink})
     return CachedProblem(

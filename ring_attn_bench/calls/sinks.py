@@ -44,6 +44,12 @@ def beside(lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
     return share, as_given(with_sink, sink)
 
 
+def joined(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
+    """out (..., M, H, E) and lse (..., H, M) with a sink beside the keys that they are of."""
+    share, lse = beside(lse, sink)
+    return (out * share.transpose(-1, -2)[..., None]).to(out.dtype), lse
+
+
 def gradient(sink: Tensor, lse: Tensor, sums: Tensor) -> Tensor:
     """-sum over rows of p_sink * (delta - dlse): the sink's value is 0, so its dp is too.
 

@@ -229,7 +229,14 @@ def check_used(used: Tensor, documents: int, k: Tensor) -> None:
 
 
 def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
+    check_documents(documents, q, k)
     # what cu_seqlens hold is looked at on a CPU only: on a GPU that would stall the queue
+    if not q.is_cuda:
+        check_starts(documents, q, k)
+
+
+def check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
+    """Raises InvalidArgument unless they can be documents of q and k, whatever cu_seqlens hold."""
     sides = (
         ("q", documents.cu_seqlens_q, documents.max_seqlen_q, q),
         ("k", documents.cu_seqlens_k, documents.max_seqlen_k, k),
@@ -243,8 +250,6 @@ def _check_documents(documents: Documents, q: Tensor, k: Tensor) -> None:
             f"cu_seqlens_q is for {ours - 1} documents and cu_seqlens_k for {theirs - 1}; they "
             "must be as many."
         )
-    if not q.is_cuda:
-        check_starts(documents, q, k)
 
 
 def check_longest(side: str, longest: int) -> None:
@@ -260,8 +265,8 @@ def check_starts(documents: Documents, q: Tensor, k: Tensor) -> None:
     """What cu_seqlens of the right shape hold; waits for the GPU where they are on one."""
     both = documents.cu_seqlens_q, documents.cu_seqlens_k
     ours, theirs = read("cu_seqlens_q and cu_seqlens_k", *both)
-    _check_rise("q", ours, int(documents.max_seqlen_q), q.shape[0])
-    _check_rise("k", theirs, int(documents.max_seqlen_k), k.shape[0])
+    check_rise("q", ours, int(documents.max_seqlen_q), q.shape[0])
+    check_rise("k", theirs, int(documents.max_seqlen_k), k.shape[0])
 
 
 def read(names: str, *tensors: Tensor) -> list[list[int]]:
@@ -296,12 +301,15 @@ def check_tensor_of_starts(name: str, starts: Tensor, x: Tensor) -> None:
         raise InvalidArgument(f"{name} is on {starts.device}, but the tokens are on {x.device}.")
 
 
-def _check_rise(side: str, starts: list[int], longest: int, tokens: int) -> None:
+def check_rise(side: str, starts: list[int], longest: int, tokens: int | None) -> None:
+    """Raises InvalidArgument unless documents lie one behind another, none longer than is said.
+
+    tokens: where the last one must end; None where that is no matter. side: q or k.
+    """
     lengths = [stop - start for start, stop in pairwise(starts)]
-    if starts[0] != 0 or starts[-1] != tokens or min(lengths) < 0:
-        raise InvalidArgument(
-            f"cu_seqlens_{side} must rise from 0 to the {tokens} tokens there are, got {starts}."
-        )
+    if starts[0] != 0 or min(lengths) < 0 or tokens not in (None, starts[-1]):
+        end = "" if tokens is None else f" to the {tokens} tokens there are"
+        raise InvalidArgument(f"cu_seqlens_{side} must rise from 0{end}, got {starts}.")
     if max(lengths) > longest:
         raise InvalidArgument(
             f"max_seqlen_{side} is {longest}, but a document has {max(lengths)} tokens."

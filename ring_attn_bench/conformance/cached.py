@@ -29,12 +29,24 @@ NO_PAGE = 10**6
 class CachedTensors(CaseTensors):
     """q (B, M, H, D); k and v what is appended, (B, A, G, .), of all entries. dout is q, unused.
 
-    old: k (L, G, D) and v (L, G, E) of each entry's tokens before the append.
+    old: k (L, G, D) and v (L, G, E) of each entry's tokens before the append, which lie in the
+    cache. goes: row, or page, and place in it of each entry's new tokens.
     """
 
     old: tuple[tuple[Tensor, Tensor], ...]
     cos: Tensor | None
     sin: Tensor | None
+    cache: Cache
+    goes: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """What a backend must leave as it is; of the cache, all but where new tokens go."""
+        rest = {"k_cache": _bits(self.cache.k), "v_cache": _bits(self.cache.v)}
+        for bits in rest.values():
+            for at in self.goes:
+                bits[at] = 0
+        return {"q": self.q, "k": self.k, "v": self.v} | rest
 
 
 def inputs(case: CachedCase, device: str) -> CachedTensors:
@@ -54,7 +66,8 @@ def inputs(case: CachedCase, device: str) -> CachedTensors:
     if case.rotary:
         angles = torch.rand(case.room, case.rotary // 2, generator=generator, device="cpu") * 6.28
         cos, sin = (f(angles).to(device, case.torch_dtype) for f in (torch.cos, torch.sin))
-    return CachedTensors(q, new[0], new[1], q, old, cos, sin)
+    cache, goes = _cache(case, q, old)
+    return CachedTensors(q, new[0], new[1], q, old, cos, sin, cache, goes)
 
 
 def expected(case: CachedCase, device: str, keep: Tensor | None = None) -> Expected:
@@ -104,9 +117,7 @@ def forward(
     kernel = caching(backend)
     assert kernel is not None  # the case's `refusal` asks
     device = data.q.device.type
-    cache, places = _cache(case, data)
-    before = [_bits(x) for x in (cache.k, cache.v)]
-    new = None
+    cache, new = data.cache, None
     if case.appended:
         new = Appended(data.k, data.v, data.cos, data.sin, case.interleaved, case.one_place)
     poison(device, (data.q,))
@@ -114,14 +125,9 @@ def forward(
         CachedCall(data.q, cache, case.mask, case.score(device), new, splits=case.splits)
     )
     results = {"out": out, "lse": lse}
-    for name, x, bits in zip(("k_cache", "v_cache"), (cache.k, cache.v), before, strict=True):
-        if case.appended:
-            results[name] = torch.stack([x[row, at] for row, at in places])
-            for row, at in places:
-                bits[row, at] = _bits(x)[row, at]
-        if not torch.equal(bits, _bits(x)):
-            # seen as what is out of all bounds
-            results[name] = torch.full_like(data.k if name == "k_cache" else data.v, NAN)
+    if case.appended:
+        for name, x in (("k_cache", cache.k), ("v_cache", cache.v)):
+            results[name] = torch.stack([x[at] for at in data.goes])
     return results
 
 
@@ -142,9 +148,11 @@ def kept_faults(backend: Backend, case: CachedCase, device: str, keep: Tensor) -
     return []
 
 
-def _cache(case: CachedCase, data: CachedTensors) -> tuple[Cache, list[tuple[Tensor, Tensor]]]:
+def _cache(
+    case: CachedCase, q: Tensor, old: tuple[tuple[Tensor, Tensor], ...]
+) -> tuple[Cache, tuple[tuple[Tensor, Tensor], ...]]:
     """The cache, NaN where no token is, and where each entry's new tokens go."""
-    device, batch = data.q.device, len(case.lengths)
+    device, batch = q.device, len(case.lengths)
 
     def numbers(values: Sequence[int]) -> Tensor | None:
         return torch.tensor(values, dtype=torch.int32, device=device) if values else None
@@ -158,11 +166,11 @@ def _cache(case: CachedCase, data: CachedTensors) -> tuple[Cache, list[tuple[Ten
         size, needed = case.page, [-(-end // case.page) for end in ends]
         count = sum(needed) + 3
         scattered = torch.randperm(count, generator=torch.Generator().manual_seed(4), device="cpu")
-        table = data.q.new_full((batch, -(-case.room // size)), NO_PAGE, dtype=torch.int32)
+        table = q.new_full((batch, -(-case.room // size)), NO_PAGE, dtype=torch.int32)
         for entry, (stop, pages) in enumerate(zip(accumulate(needed), needed, strict=True)):
             table[entry, :pages] = scattered[stop - pages : stop]
     k, v = (
-        data.q.new_full((count, size, case.key_heads, width), NAN)
+        q.new_full((count, size, case.key_heads, width), NAN)
         for width in (case.dim, case.head_dim_v)
     )
     places = []
@@ -172,10 +180,10 @@ def _cache(case: CachedCase, data: CachedTensors) -> tuple[Cache, list[tuple[Ten
         if table is not None:
             row, at = table[entry].long()[at // size], at % size
         length = case.lengths[entry]
-        k[row[:length], at[:length]], v[row[:length], at[:length]] = data.old[entry]
+        k[row[:length], at[:length]], v[row[:length], at[:length]] = old[entry]
         places.append((row[length:], at[length:]))
     lengths = numbers(case.lengths) if case.told else None
-    return Cache(k, v, lengths, table, rows, numbers(case.skipped)), places
+    return Cache(k, v, lengths, table, rows, numbers(case.skipped)), tuple(places)
 
 
 def _bits(x: Tensor) -> Tensor:

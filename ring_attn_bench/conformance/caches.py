@@ -70,11 +70,7 @@ class CachedCase(AnyCase):
         self, device: str, *, deterministic: bool = False, backward: bool = True
     ) -> Problem:
         """The same attention without a cache; a backend is asked about `cached_problem`."""
-        return Problem(
-            len(self.lengths), self.room, self.heads, self.key_heads, self.dim, self.head_dim_v,
-            self.dtype, "cuda" if device == "cuda" else "cpu", self.mask, self.softcap, self.alibi,
-            0.0, deterministic, backward, queries=self.queries,
-        )  # fmt: skip
+        return self.cached_problem(device).without_cache
 
     def cached_problem(self, device: str) -> CachedProblem:
         """What the backend is asked about the case before it runs."""

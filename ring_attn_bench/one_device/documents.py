@@ -57,8 +57,7 @@ class DocumentsCall:
         documents = self.documents(given)
         out, lse = self.kernel.packed_forward(q, keys, documents, score)
         if given.sink is not None:
-            share, lse = sinks.beside(lse, given.sink)
-            out = out * share.T[..., None]
+            out, lse = sinks.joined(out, lse, given.sink)
         out = out.to(q.dtype)
         fill(_starts(documents), Results(out, lse))
         return out, lse

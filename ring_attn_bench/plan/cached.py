@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ring_attn_bench.plan.problem import DtypeName, Mask
+from ring_attn_bench.plan.problem import DtypeName, Mask, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,10 @@ class Dealt:
         return turns * self.block + min(max(rest - self.rank * self.block, 0), self.block)
 
 
+MOST_SPLITS = 128
+"""As in flash-attn: a GPU of twice that many multiprocessors has two heads at least."""
+
+
 def merging_bytes(batch: int, queries: int, heads: int, head_dim_v: int, ranks: int) -> int:
     """What each rank receives in a step over a dealt cache: out and lse of all others, float32."""
     return 4 * (ranks - 1) * batch * queries * heads * (head_dim_v + 1)
@@ -40,6 +44,7 @@ class CachedProblem:
     page_size: tokens of a page; None where each entry has a row of its own.
     rotary_dim: leading columns of q and of appended keys that are rotated; 0 none.
     splits: programs that share the keys of a head, if the caller says; 0 leaves it to the kernel.
+        At most MOST_SPLITS.
     """
 
     batch: int
@@ -66,3 +71,23 @@ class CachedProblem:
     splits: int = 0
     dealt: Dealt | None = None
     """Where the cache holds one rank's tokens; capacity counts all ranks'."""
+
+    @property
+    def without_cache(self) -> Problem:
+        """The same attention over keys in a row: what else a kernel may be unable to do of it."""
+        return Problem(
+            batch=self.batch,
+            seqlen=self.capacity,
+            queries=self.queries,
+            heads_q=self.heads_q,
+            heads_kv=self.heads_kv,
+            head_dim=self.head_dim,
+            head_dim_v=self.head_dim_v,
+            dtype=self.dtype,
+            device=self.device,
+            mask=self.mask,
+            softcap=self.softcap,
+            alibi=self.alibi,
+            backward=False,
+            packed=self.packed,
+        )

@@ -227,6 +227,7 @@ WRONG = {
     "table and rows": (
         {"block_table": TABLE, "cache_batch_idx": int32(0, 1)}, "pass block_table"),
     "splits": ({"num_splits": -1}, "num_splits is -1"),
+    "many splits": ({"num_splits": 129}, "num_splits is 129; .* at most 128"),
     "scale": ({"softmax_scale": math.nan}, "softmax_scale is nan"),
     "slopes": ({"alibi_slopes": torch.ones(3)}, r"alibi_slopes has shape \(3,\)"),
     "sink": ({"sink": torch.ones(3)}, "sink must be"),

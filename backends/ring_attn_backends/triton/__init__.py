@@ -11,7 +11,6 @@ import torch
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.block import Alibi, Form
-from ring_attn_bench.plan.problem import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from ring_attn_bench.plan.cached import CachedProblem
     from ring_attn_bench.plan.gathered import Gathered
     from ring_attn_bench.plan.plans import Launch
-    from ring_attn_bench.plan.problem import Documents, Score
+    from ring_attn_bench.plan.problem import Documents, Problem, Score
 
 MAX_HEAD_DIM = 256
 FARTHEST = 2**29
@@ -226,14 +225,7 @@ class TritonBackend:
         """As `unsupported`; and places that kernels do not count to."""
         if problem.capacity + problem.appended + problem.queries >= FARTHEST:
             return f"it counts places of a cache below {FARTHEST} (got {problem.capacity} tokens)"
-        return self.unsupported(
-            Problem(
-                batch=problem.batch, seqlen=problem.capacity, queries=problem.queries,
-                heads_q=problem.heads_q, heads_kv=problem.heads_kv, head_dim=problem.head_dim,
-                head_dim_v=problem.head_dim_v, dtype=problem.dtype, device=problem.device,
-                backward=False,
-            )
-        )  # fmt: skip
+        return self.unsupported(problem.without_cache)
 
     def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
         """Two kernels, or one where no programs share a head's keys; one before if it appends."""

@@ -120,6 +120,21 @@ def test_merging_and_appending_compile(capability, tmp_path):
         assert found.spilled == 0
 
 
+def test_any_number_of_documents_and_of_their_tiles_has_room_in_the_grid():
+    documents, longest, queries = 70_000, 2**20, 2**21
+    q = meta(1, queries, HEADS, 128, dtype=torch.bfloat16)
+    k = meta(600, 16, KEY_HEADS, 128, dtype=torch.bfloat16)
+    cache = Cache(k, torch.empty_like(k), meta(documents), meta(documents, 4))
+    call = CachedCall(
+        q, cache, CAUSAL, Score(1.0), starts=meta(documents + 1), longest=longest
+    )  # fmt: skip
+
+    grid = attend_launch(call, torch.empty_like(q), meta(1, HEADS, queries)).grid
+
+    assert max(grid[1:]) < 2**16
+    assert grid[0] >= documents * longest * (HEADS // KEY_HEADS) // 64
+
+
 @pytest.mark.parametrize(
     ("programs", "splits"),
     [

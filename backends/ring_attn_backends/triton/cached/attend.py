@@ -22,7 +22,7 @@ from ring_attn_backends.triton.softmax import finished, soften
 
 RUN_TIME = (
     *("group", "M", "A", "capacity", "page", "count", "block", "ranks", "rank"),
-    *("low", "high", "splits", "total_rows"),
+    *("low", "high", "entries", "splits", "total_rows"),
 )
 
 
@@ -31,7 +31,7 @@ def attend(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr,
     lengths_ptr, table_ptr, rows_ptr, skipped_ptr, starts_ptr,
     q_strides, k_strides, v_strides, out_strides, lse_strides, slopes_strides, table_stride,
-    group, M, A, capacity, page, count, block, ranks, rank, low, high, splits, total_rows,
+    group, M, A, capacity, page, count, block, ranks, rank, low, high, entries, splits, total_rows,
     scale, cap,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
@@ -40,12 +40,13 @@ def attend(
 ) -> None:  # fmt: skip
     """out and lse of BLOCK_M rows, which are a key head's queries, each with its group's heads.
 
-    Grid (B, G, row tiles x splits). count: rows, or pages, of the cache. WHOLE_PAGES: a key tile
-    never lies in two. SHARED: writes float32 partials, contiguous: out (splits, total_rows, E) and
-    lse (splits, total_rows), rows counted by query, then by head. A share without keys has no out.
+    Grid (B x row tiles x splits, G). entries: B. count: rows, or pages, of the cache.
+    WHOLE_PAGES: a key tile never lies in two. SHARED: writes float32 partials, contiguous: out
+    (splits, total_rows, E) and lse (splits, total_rows), rows counted by query, then by head. A
+    share without keys has no out.
     """
-    entry, key_head = tl.program_id(0), tl.program_id(1)
-    tile, split = tl.program_id(2) // splits, tl.program_id(2) % splits
+    entry, key_head = tl.program_id(0) % entries, tl.program_id(1)
+    tile, split = tl.program_id(0) // entries // splits, tl.program_id(0) // entries % splits
     first_query = 0
     if PACKED:
         first_query, M = document(starts_ptr, entry)
@@ -137,7 +138,6 @@ def attend(
         acc = acc * fade[:, None]
         v = tl.load(v_at + columns_v, mask=inside[:, None] & (columns_v < E), other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
-
         first += BLOCK_N
 
     divisor, lse = finished(total, peak)

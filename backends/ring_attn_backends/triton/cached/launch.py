@@ -87,6 +87,7 @@ def attend_launch(
         "A": 0 if call.appended is None else call.appended.k.shape[1],
         "low": low,
         "high": high,
+        "entries": batch,
         "splits": splits,
         "total_rows": total_rows,
         "BLOCK_M": config.rows,
@@ -95,15 +96,11 @@ def attend_launch(
         "WHOLE_PAGES": cache.table is not None and cache.k.shape[1] % config.keys == 0,
         "SHARED": splits > 1,
     }
-    grid = batch, key_heads, tiles * splits
+    # along the first axis there is room for 2^31 programs, along the others for 65535
+    grid = batch * tiles * splits, key_heads, 1
+    scratch = (to_out, to_lse) if after else ()
     return TritonLaunch(
-        attend,
-        grid,
-        _named(attend, given),
-        q.device,
-        config,
-        scratch=(to_out, to_lse) if after else (),
-        after=after,
+        attend, grid, _named(attend, given), q.device, config, scratch=scratch, after=after
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ring_attn_backends.triton.arguments import padded
 from ring_attn_backends.triton.hopper.table import multiprocessors
 from ring_attn_backends.triton.plain.table import Tiling
+from ring_attn_bench.plan.cached import MOST_SPLITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,6 @@ KEYS = {
 }
 """By bytes of an element and the wider head dim: keys of a tile, warps, tiles loaded ahead."""
 
-MOST_SPLITS = 128
 MOST_TURNS = 4
 """Splits where even one for each head has no room in one turn: then they only fill the last."""
 RESIDENT = 2
