@@ -27,6 +27,9 @@ KEYS = {
     (4, 256): (16, 8, 2),
 }
 """By bytes of an element and the wider head dim: keys of a tile, warps, tiles loaded ahead."""
+LARGE = 64 * 256
+"""Rows x head dim of a tile that takes twice the warps: its float32 sums are half of the registers
+of four, and beside the place of each token in a page 280 bytes of a thread would spill."""
 
 MOST_TURNS = 4
 """Splits where even one for each head has no room in one turn: then they only fill the last."""
@@ -39,7 +42,7 @@ def tiling(q: Tensor, v: Tensor, rows: int) -> Tiling:
     widest = max(64, *(padded(x.shape[-1]) for x in (q, v)))
     keys, warps, stages = KEYS[q.element_size(), widest]
     height = min(MOST_ROWS[q.element_size()], max(FEWEST_ROWS, 1 << (rows - 1).bit_length()))
-    return Tiling(height, keys, warps, stages)
+    return Tiling(height, keys, warps * (2 if height * widest >= LARGE else 1), stages)
 
 
 def splits_for(programs: int, q: Tensor) -> int:
