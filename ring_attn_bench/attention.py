@@ -217,7 +217,8 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
     there, masks and max_seqlen_k too count from the last one used, and k and v are copied once.
 
     block_table: int32 (documents, pages of a document): k and v are then pages, (pages, page size,
-    heads_kv, head_dim), and cu_seqlens_k counts each document's keys in its own. Forward only.
+    heads_kv, head_dim), and cu_seqlens_k counts each document's keys in its own. Forward only:
+    going backward through it raises InvalidArgument.
 
     On a CPU starts that do not rise from 0 to all tokens, or a longer document, are refused. On a
     GPU they are too with check_cu_seqlens, which reads them and so waits for all that is queued;

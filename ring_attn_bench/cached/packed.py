@@ -11,8 +11,9 @@ from torch import Tensor
 from ring_attn_bench.cached.call import computed
 from ring_attn_bench.cached.choose import choose_cached
 from ring_attn_bench.cached.contents import check_pages, check_range
+from ring_attn_bench.cached.forward_only import forward_only
 from ring_attn_bench.cached.given import CacheGiven
-from ring_attn_bench.cached.validate import capacity_of, check_cache, check_no_gradient
+from ring_attn_bench.cached.validate import capacity_of, check_cache
 from ring_attn_bench.calls.layout import in_a_row, rows_in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import integer
@@ -73,7 +74,8 @@ class PackedOverPages:
 def attend_packed(given: PackedOverPages, options: Options) -> tuple[Tensor, Tensor]:
     """out (T, H, E) and lse (H, T), rows in no document 0 and -inf.
 
-    Raises InvalidArgument, UnknownName, Unsupported or BackendUnavailable.
+    Raises InvalidArgument, UnknownName, Unsupported or BackendUnavailable; going backward through
+    them raises InvalidArgument.
     """
     given = given.plain()
     options = within_float32(options.plain(), given.q)
@@ -95,9 +97,10 @@ def attend_packed(given: PackedOverPages, options: Options) -> tuple[Tensor, Ten
         lengths = torch.minimum(lengths, given.used)
     cache = Cache(given.k, given.v, lengths, given.block_table)
     call = CachedCall(q, cache, problem.mask, score, starts=sound[0], longest=longest[0])
-    out, lse = computed(kernel, call, options.sink)
+    with torch.no_grad():
+        out, lse = computed(kernel, call, options.sink)
     fill(sound, Results(out, lse))
-    return out, lse
+    return forward_only(out, lse, (given.q, given.k, given.v, options.sink))
 
 
 def _checked(given: PackedOverPages, options: Options) -> CachedProblem:
@@ -118,7 +121,6 @@ def _checked(given: PackedOverPages, options: Options) -> CachedProblem:
         )
     check_alibi_slopes(options.alibi_slopes, batch, q.shape[1], q.device)
     check_sink(options.sink, q.shape[1], q.device)
-    check_no_gradient({"q": q, "k": given.k, "v": given.v, "sink": options.sink})
     return CachedProblem(
         batch=batch,
         queries=min(told.max_seqlen_q, len(q)),

@@ -81,7 +81,6 @@ WRONG = {
     "documents": ({"cu_seqlens_q": int32(0, 4)}, "they must be as many"),
     "used": ({"seqused_k": int32(6, 0)}, "seqused_k is 6; allowed are 0 to 5"),
     "dropout": ({"dropout_p": 0.5}, "has no dropout"),
-    "gradient": ({"sink": torch.ones(HEADS, requires_grad=True)}, "it is forward only"),
 }  # fmt: skip
 
 
@@ -94,3 +93,21 @@ def test_what_cannot_be_right_is_a_sentence(arguments, sentence):
 def test_a_backend_without_caches_says_so():
     with pytest.raises(Unsupported, match="it has no attention over a cache"):
         flash_attn_varlen_func(Q, K, V, **TOLD, backend="aten")
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "sink"])
+def test_results_are_there_without_no_grad_and_a_gradient_of_them_is_a_sentence(name):
+    tensors = {"q": Q, "k": K, "v": V, "sink": torch.ones(HEADS, dtype=torch.float64)}
+    plain = flash_attn_varlen_func(**tensors, **TOLD, backend="reference")
+    asked = tensors | {name: tensors[name].clone().requires_grad_()}
+
+    out, lse, _ = flash_attn_varlen_func(
+        **asked, **TOLD, backend="reference", return_attn_probs=True
+    )
+
+    assert torch.equal(out, plain)
+    for result in (out, lse):
+        with pytest.raises(InvalidArgument, match="it is forward only"):
+            result.sum().backward(retain_graph=True)
+    with torch.no_grad():
+        assert not flash_attn_varlen_func(**asked, **TOLD, backend="reference").requires_grad
