@@ -1,0 +1,84 @@
+"""Loss curves held against float64, with plain PyTorch as the measure; kept as CSV and a plot."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+TIMES_PLAIN = 3.0
+"""A curve may be as many times as far from float64 as plain PyTorch has been up to that step."""
+FLOOR = {"float32": 2e-6, "bfloat16": 2e-2}
+"""And that far in any case, in nats: 4 units of a loss near 4 in float32, 1 of bfloat16."""
+
+STYLES = ("-", "--", ":", "-.")
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+"""Okabe and Ito's palette, which the colour-blind can tell apart (jfly.uni-koeln.de/color)."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of each step of one way and seed, in nats."""
+
+    name: str
+    seed: int
+    losses: tuple[float, ...]
+
+    def distances(self, truth: Curve) -> list[float]:
+        """How far from the truth at each step."""
+        return [abs(a - b) for a, b in zip(self.losses, truth.losses, strict=True)]
+
+
+def bounds(plain: Curve, truth: Curve, dtype: str) -> list[float]:
+    """How far from float64 a curve may be at each step: training repeats what a step got wrong."""
+    farthest, allowed = 0.0, []
+    for distance in plain.distances(truth):
+        farthest = max(farthest, distance)
+        allowed.append(max(TIMES_PLAIN * farthest, FLOOR[dtype]))
+    return allowed
+
+
+def first_beyond(curve: Curve, truth: Curve, allowed: list[float]) -> int | None:
+    """The first step at which a curve is too far from float64; a NaN is."""
+    pairs = zip(curve.distances(truth), allowed, strict=True)
+    return next((step for step, (far, bound) in enumerate(pairs) if not far <= bound), None)
+
+
+def spread(curves: list[Curve]) -> float:
+    """How far the last losses of some seeds lie apart."""
+    last = [curve.losses[-1] for curve in curves]
+    return max(last) - min(last)
+
+
+def write_csv(path: Path, curves: list[Curve]) -> None:
+    """A line for each curve, seed and step."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(["curve", "seed", "step", "loss"])
+        for curve in curves:
+            for step, loss in enumerate(curve.losses):
+                lines.writerow([curve.name, curve.seed, step, repr(loss)])
+
+
+def draw(path: Path, curves: list[Curve], allowed: list[float]) -> None:
+    """The curves of the first seed above, their distances from float64 and the bound below."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    truth = curves[0]
+    figure, (above, below) = pyplot.subplots(2, figsize=(8, 8), sharex=True, layout="constrained")
+    for place, curve in enumerate(x for x in curves if x.seed == truth.seed):
+        look = {"linestyle": STYLES[place % len(STYLES)], "color": COLOURS[place % len(COLOURS)]}
+        above.plot(curve.losses, label=curve.name, **look)
+        if curve is not truth:
+            below.plot(curve.distances(truth), label=curve.name, **look)
+    below.plot(allowed, color="#999999", linewidth=1, label="allowed")
+    above.set(ylabel="loss (nats)", title="The same training by each attention")
+    below.set(ylabel="distance from float64 (nats)", xlabel="step", yscale="log")
+    for panel in (above, below):
+        panel.legend(frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,160 @@
+"""Trains a small GPT through the ring and on one device, and holds the loss curves together.
+
+    torchrun --nproc-per-node=2 examples/train_tiny_gpt.py [--backend NAME ...] [--out DIR]
+
+Text is made on the spot, dealt zigzag to the ranks; every backend trains the same model from the
+same weights, once through the ring of all ranks, and once more by plain PyTorch in the same
+precision and in float64 on one device. At every step a curve may be no farther from float64 than
+three times as far as plain PyTorch has been, and neither may the gradients of any parameter at the
+first step. Exits with 1 if one is. `--one-device NAME` has a backend train on one device beside
+them. `--save FILE` keeps model and optimizer of the first backend at the end, and `--resume FILE`
+goes on from there on any number of ranks. Float32 on CPUs over gloo, bfloat16 on GPUs over NCCL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tiny_gpt.curves import (
+    FLOOR,
+    TIMES_PLAIN,
+    Curve,
+    bounds,
+    draw,
+    first_beyond,
+    spread,
+    write_csv,
+)
+from tiny_gpt.training import PLAIN, TRUTH, Run, Task, Way
+
+
+def main() -> int:
+    options = arguments()
+    device = started()
+    ways = [Way.by_backend(name, dist.get_world_size()) for name in options.backend]
+    ways += [Way.by_backend(name, 1) for name in options.one_device]
+    curves: list[Curve] = []
+    is_right = True
+    for seed in range(options.seeds):
+        task = Task(device, options.tokens, options.batch, seed)
+        is_right &= compare_gradients(task, ways)
+        trained = {
+            way.name: train(task, way, options, keeps=way is ways[0])
+            for way in (TRUTH, PLAIN, *ways)
+        }
+        curves += trained.values()
+        is_right &= compare_curves(task, trained, ways)
+    for way in ways if options.seeds > 1 else []:
+        of_seeds = [curve for curve in curves if curve.name == way.name]
+        say(f"{way.name}: last losses of {options.seeds} seeds lie {spread(of_seeds):.4f} apart")
+    if options.out and dist.get_rank() == 0:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_csv(options.out / "losses.csv", curves)
+        by_name = {curve.name: curve for curve in curves if curve.seed == 0}
+        allowed = bounds(by_name[PLAIN.name], by_name[TRUTH.name], name_of(task.low))
+        draw(options.out / "losses.png", curves, allowed)
+    dist.destroy_process_group()
+    return 0 if is_right else 1
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--backend", nargs="*", default=["auto"], help="through the ring")
+    parser.add_argument("--one-device", nargs="*", default=[], help="without it")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--tokens", type=int, default=256, help="of the whole sequence")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="a folder for losses.csv and losses.png")
+    parser.add_argument("--save", type=Path, help="where to keep the first backend's model")
+    parser.add_argument("--resume", type=Path, help="a kept model to go on from")
+    return parser.parse_args()
+
+
+def started() -> torch.device:
+    """This rank's device, with a process group over all of them."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    return device
+
+
+def train(task: Task, way: Way, options: argparse.Namespace, *, keeps: bool) -> Curve:
+    """The loss of each step, from a kept model on if there is one; may keep its own."""
+    run = Run(task, way)
+    if options.resume:
+        run.load(options.resume)
+    curve = Curve(way.name, task.seed, tuple(run.losses(run.step + options.steps)))
+    if options.save and keeps and dist.get_rank() == 0:
+        run.save(options.save)
+    return curve
+
+
+def compare_gradients(task: Task, ways: Iterable[Way]) -> bool:
+    """Whether no parameter's first gradient is farther from float64 than it may be."""
+
+    def gradients(way: Way) -> dict[str, torch.Tensor]:
+        run = Run(task, way)
+        run.gradients()
+        return {name: x.grad.double() for name, x in run.model.named_parameters()}
+
+    def distance(x: dict[str, torch.Tensor], name: str) -> float:
+        return (x[name] - right[name]).norm().item()
+
+    right, plain = gradients(TRUTH), gradients(PLAIN)
+    is_right = True
+    for way in ways:
+        found = gradients(way)
+        ratios = {name: distance(found, name) / distance(plain, name) for name in right}
+        worst = max(ratios, key=lambda name: ratios[name])
+        is_within = ratios[worst] <= TIMES_PLAIN
+        is_right &= is_within
+        say(
+            f"{way.name}, seed {task.seed}: gradients of {len(right)} parameters "
+            f"{'within' if is_within else 'NOT WITHIN'} {TIMES_PLAIN:g} x plain PyTorch's error, "
+            f"farthest {worst} at {ratios[worst]:.2f} x"
+        )
+    return is_right
+
+
+def compare_curves(task: Task, trained: dict[str, Curve], ways: Iterable[Way]) -> bool:
+    """Whether every curve is at every step as near to float64 as it has to be."""
+    truth, plain = trained[TRUTH.name], trained[PLAIN.name]
+    allowed = bounds(plain, truth, name_of(task.low))
+    is_right = True
+    for way in ways:
+        curve = trained[way.name]
+        beyond = first_beyond(curve, truth, allowed)
+        is_right &= beyond is None
+        verdict = "agrees at every step" if beyond is None else f"DOES NOT AGREE at step {beyond}"
+        far, of_plain = max(curve.distances(truth)), max(plain.distances(truth))
+        say(
+            f"{way.name}, seed {task.seed}: {verdict}; loss {curve.losses[0]:.4f} to "
+            f"{curve.losses[-1]:.4f}, at most {far:.1e} from float64 (plain PyTorch: "
+            f"{of_plain:.1e}; floor {FLOOR[name_of(task.low)]:.0e})"
+        )
+    return is_right
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """As in `FLOOR`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def say(line: str) -> None:
+    """Prints it once."""
+    if dist.get_rank() == 0:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

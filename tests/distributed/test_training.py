@@ -1,0 +1,87 @@
+"""A small GPT trained through the ring: its loss curves, and what would be noticed of them."""
+
+from __future__ import annotations
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.patience import limit
+
+CHECKOUT = Path(__file__).parents[2]
+SMALL = ["--tokens", "32", "--batch", "2"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The folder beside the example, as a package."""
+    monkeypatch.syspath_prepend(CHECKOUT / "examples")
+    import tiny_gpt.curves
+    import tiny_gpt.training
+
+    return tiny_gpt
+
+
+def trained(world_size, *options):
+    """What the example prints, where it ends well."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={world_size}", "examples/train_tiny_gpt.py", *SMALL, *map(str, options),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=limit(120))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def losses(folder, curve):
+    with (folder / "losses.csv").open(encoding="utf-8") as file:
+        return [float(line["loss"]) for line in csv.DictReader(file) if line["curve"] == curve]
+
+
+def test_curves_agree_and_go_on_alike_from_a_checkpoint_on_another_number_of_ranks(tmp_path):
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    kept = tmp_path / "model.pt"
+
+    said = trained(2, "--backend", "reference", "aten", "--steps", 8, "--out", whole)
+    trained(2, "--backend", "reference", "--steps", 4, "--out", first, "--save", kept)
+    trained(1, "--backend", "reference", "--steps", 4, "--out", second, "--resume", kept)
+
+    assert said.count("gradients of 15 parameters within 3 x") == 2
+    assert said.count("agrees at every step") == 2
+    assert (whole / "losses.png").stat().st_size > 10_000
+    in_one_go = losses(whole, "reference on 2")
+    in_two = losses(first, "reference on 2") + losses(second, "reference on 1")
+    assert len(in_two) == 8
+    assert in_two == pytest.approx(in_one_go, abs=2e-6)
+
+
+def test_attention_that_sees_one_token_too_few_is_not_within_the_bounds(tiny):
+    task = tiny.training.Task(torch.device("cpu"), 32, 2, 0)
+
+    def too_few(q, k, v):
+        """Its own key counts as the one before."""
+        k, v = (torch.cat([x[:, :1], x[:, :-1]], dim=1) for x in (k, v))
+        return tiny.training.plain_attention(q, k, v)
+
+    truth, plain, wrong = (
+        tiny.curves.Curve(way.name, 0, tuple(tiny.training.Run(task, way).losses(3)))
+        for way in (
+            tiny.training.TRUTH, tiny.training.PLAIN, tiny.training.Way("wrong", too_few)
+        )
+    )  # fmt: skip
+
+    allowed = tiny.curves.bounds(plain, truth, "float32")
+    assert tiny.curves.first_beyond(plain, truth, allowed) is None
+    assert tiny.curves.first_beyond(wrong, truth, allowed) == 0
+
+
+def test_a_loss_that_is_no_number_is_beyond_every_bound(tiny):
+    truth = tiny.curves.Curve("float64", 0, (3.0, 2.0))
+    lost = tiny.curves.Curve("lost", 0, (3.0, math.nan))
+
+    assert tiny.curves.first_beyond(lost, truth, [9.0, 9.0]) == 1
