@@ -17,7 +17,13 @@ from ring_attn_bench.calls.layout import in_a_row, rows_in_a_row, with_unit_stri
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import within_float32
 from ring_attn_bench.calls.remembered import Remembered
-from ring_attn_bench.contract.cache import Appended, Cache, CachedBackend, CachedCall
+from ring_attn_bench.contract.cache import (
+    Appended,
+    Cache,
+    CachedBackend,
+    CachedCall,
+    takes_sinks,
+)
 from ring_attn_bench.plan.cached import CachedProblem, Dealt
 from ring_attn_bench.plan.problem import Mask, Score
 
@@ -92,8 +98,11 @@ def computed(kernel: CachedBackend, call: CachedCall, sink: Tensor | None) -> tu
     if is_enabled(device_type):
         with without_autocast(device_type):
             return computed(kernel, call, sink)
-    out, lse = kernel.cached_forward(call)
-    return (out, lse) if sink is None else sinks.joined(out, lse, sink)
+    if sink is None:
+        return kernel.cached_forward(call)
+    if takes_sinks(kernel):
+        return kernel.cached_forward(call._replace(sink=in_a_row(sink)))
+    return sinks.joined(*kernel.cached_forward(call), sink)
 
 
 _ways: Remembered[CacheWay] = Remembered()

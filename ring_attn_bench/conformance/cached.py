@@ -12,6 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from ring_attn_bench.calls import sinks
 from ring_attn_bench.conformance.caches import CachedCase
 from ring_attn_bench.conformance.expected import Expected, Results, expect_forward
 from ring_attn_bench.conformance.inputs import NAN, CaseTensors
@@ -36,6 +37,7 @@ class CachedTensors(CaseTensors):
     old: tuple[tuple[Tensor, Tensor], ...]
     cos: Tensor | None
     sin: Tensor | None
+    sink: Tensor | None
     cache: Cache
     goes: tuple[tuple[Tensor, Tensor], ...]
 
@@ -67,7 +69,8 @@ def inputs(case: CachedCase, device: str) -> CachedTensors:
         angles = torch.rand(case.room, case.rotary // 2, generator=generator, device="cpu") * 6.28
         cos, sin = (f(angles).to(device, case.torch_dtype) for f in (torch.cos, torch.sin))
     cache, goes = _cache(case, q, old)
-    return CachedTensors(q, new[0], new[1], q, old, cos, sin, cache, goes)
+    sink = torch.linspace(-1, 3, case.heads, device=device) if case.sink else None
+    return CachedTensors(q, new[0], new[1], q, old, cos, sin, sink, cache, goes)
 
 
 def expected(case: CachedCase, device: str, keep: Tensor | None = None) -> Expected:
@@ -91,7 +94,8 @@ def expected(case: CachedCase, device: str, keep: Tensor | None = None) -> Expec
                 at, torch.arange(first, total, device=device), case.mask, score,
                 arithmetic=arithmetic, in_order=in_order,
             )  # fmt: skip
-            each.append(oracle.forward(q[entry : entry + 1], keys, values, asked))
+            result = oracle.forward(q[entry : entry + 1], keys, values, asked)
+            each.append(result if data.sink is None else sinks.joined(*result, data.sink))
         out, lse = (torch.cat(x) for x in zip(*each, strict=True))
         left = {"k_cache": new_k, "v_cache": data.v} if case.appended else {}
         return {"out": out, "lse": lse} | left
@@ -122,7 +126,9 @@ def forward(
         new = Appended(data.k, data.v, data.cos, data.sin, case.interleaved, case.one_place)
     poison(device, (data.q,))
     out, lse = kernel.cached_forward(
-        CachedCall(data.q, cache, case.mask, case.score(device), new, splits=case.splits)
+        CachedCall(
+            data.q, cache, case.mask, case.score(device), new, splits=case.splits, sink=data.sink
+        )
     )
     results = {"out": out, "lse": lse}
     if case.appended:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ring_attn_bench.conformance.cases import ALL, AnyCase, Kind
 from ring_attn_bench.contract.backend import Backend
-from ring_attn_bench.contract.cache import caching
+from ring_attn_bench.contract.cache import caching, takes_sinks
 from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.problem import Mask, Problem, Score
 
@@ -40,6 +40,7 @@ class CachedCase(AnyCase):
     dim_v: int | None = None
     softcap: float = 0.0
     alibi: bool = False
+    sink: bool = False
     splits: int = 0
 
     @property
@@ -104,4 +105,6 @@ class CachedCase(AnyCase):
         kernel = caching(backend)
         if kernel is None:
             return "it has no attention over a cache"
+        if self.sink and not takes_sinks(kernel):
+            return "it has no sinks over a cache: they are joined to its results"
         return kernel.cached_unsupported(self.cached_problem(device))

@@ -77,6 +77,8 @@ class CachedCall(NamedTuple):
     starts: int32 (B + 1,), where each entry's queries begin, and after the last where they end;
     longest: the most queries of an entry. splits: see `CachedProblem`.
     wide: out in float32 (float64 of float64 inputs): it is a part of a sum.
+    sink: (H,), contiguous, of any dtype: a logit of every row besides its keys', with a value of 0,
+    for a backend that `takes_sinks`. An lse is never below it; infinity leaves out 0.
     alike: the same object in all calls that differ in addresses and contents alone, if there are
     such: what a kernel makes of a call it can keep by it, as long as it lives. None is unknown.
     """
@@ -90,6 +92,7 @@ class CachedCall(NamedTuple):
     longest: int = 0
     splits: int = 0
     wide: bool = False
+    sink: Tensor | None = None
     alike: object = None
 
 
@@ -111,6 +114,11 @@ class CachedBackend(Protocol):
         lengths that change neither compile nor capture anything anew.
         """
         ...
+
+
+def takes_sinks(backend: CachedBackend) -> bool:
+    """Whether it has `cached_sinks = True`; a sink of a call by any other is joined afterwards."""
+    return getattr(type(backend), "cached_sinks", False) is True
 
 
 def caching(backend: object) -> CachedBackend | None:

@@ -1,5 +1,7 @@
 """Our kernels over a cache, interpreted: whatever numbers they are handed, as the reference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,9 +9,14 @@ from hypothesis import strategies as st
 from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.triton import TritonBackend
 
+from ring_attn_bench.cached.call import computed
+from ring_attn_bench.conformance.ask import faults
+from ring_attn_bench.conformance.feature import Asks
+from ring_attn_bench.conformance.features.cache import CACHE
 from ring_attn_bench.contract.cache import Appended, Cache, CachedCall
 from ring_attn_bench.plan.cached import Dealt
 from ring_attn_bench.plan.problem import Mask, Score
+from ring_attn_bench.records.direction import Direction
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:divide by zero encountered:RuntimeWarning"),
@@ -17,6 +24,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
 ]
 DIM, HEADS, KEY_HEADS = 16, 4, 2
+
+
+SINK = torch.tensor([0.5, -1.0, 3.0, 0.0])
+EXTREME = torch.tensor([-torch.inf, torch.inf, 3.4e38, -3.4e38])
 
 
 def numbers(draw, count, low, high):
@@ -62,6 +73,7 @@ def calls(draw):
         random(batch, queries, HEADS, DIM), cache, mask,
         Score(DIM**-0.5, draw(st.sampled_from([0.0, 2.0])), slopes),
         splits=draw(st.integers(0, 4)), wide=draw(st.booleans()),
+        sink=draw(st.none() | st.just(SINK) | st.just(EXTREME)),
     )  # fmt: skip
 
 
@@ -77,7 +89,7 @@ def both(call):
     """Results and caches, of our kernels and of the reference."""
     for backend in (TritonBackend(), ReferenceBackend()):
         cache = call.cache._replace(k=call.cache.k.clone(), v=call.cache.v.clone())
-        out, lse = backend.cached_forward(call._replace(cache=cache))
+        out, lse = computed(backend, call._replace(cache=cache, sink=None), call.sink)
         yield out, lse, cache.k, cache.v
 
 
@@ -131,6 +143,36 @@ def test_room_that_nobody_uses_and_pages_change_no_bit(splits, page):
     small, large = (TritonBackend().cached_forward(x) for x in (call, wider))
     assert torch.equal(small[0], large[0])
     assert torch.equal(small[1], large[1])
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_a_sink_that_is_no_number_leaves_none_to_its_head_alone(splits):
+    q, sink = random(1, 2, HEADS, DIM), torch.tensor([torch.nan, 0.0, 1.0, 2.0])
+    call = CachedCall(q, cache_of(80, (70,)), Mask(True), Score(0.25), splits=splits, sink=sink)
+
+    out, lse = TritonBackend().cached_forward(call)
+
+    assert out[:, :, 0].isnan().all()
+    assert not out[:, :, 1:].isnan().any()
+    assert not lse[:, 1:].isnan().any()
+
+
+class WithoutSink(TritonBackend):
+    """Says that it takes sinks, and does not look at them."""
+
+    def cached_forward(self, call):
+        return super().cached_forward(call._replace(sink=None))
+
+
+(SINKS,) = (feature.cases for feature in CACHE.features if feature.name == "cache_sink")
+
+
+@pytest.mark.parametrize("case", SINKS, ids=str)
+def test_a_sink_that_is_dropped_is_noticed(case):
+    case = replace(case, dtype="float32")
+
+    assert faults(TritonBackend(), Asks.RESULTS, case, Direction.FORWARD, "cpu") == []
+    assert faults(WithoutSink(), Asks.RESULTS, case, Direction.FORWARD, "cpu")
 
 
 def test_packed_queries_see_what_they_see_by_themselves():

@@ -44,6 +44,7 @@ class TritonBackend:
     alibi = Alibi.POSITION
     needs_delta = True
     drops_by_position = True
+    cached_sinks = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "cpu": {"TRITON_INTERPRET": "1"}
     }

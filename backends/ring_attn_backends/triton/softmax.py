@@ -30,6 +30,21 @@ def soften(s, total, peak):
 
 
 @triton.jit
+def with_sink(sink, total, peak):
+    """What acc fades to beside a sink, a logit with a value of 0, and the total and peak with it.
+
+    One beyond half of what float32 holds leaves its rows nothing, as the limit has it, or all.
+    """
+    most = 1.7e38  # of which base 2 has room for
+    sink = tl.where(sink > most, most, tl.where(sink < -most, float("-inf"), sink))
+    base2 = sink * 1.4426950408889634  # log2(e)
+    new_peak = tl.maximum(peak, base2)
+    shift = finite(new_peak)
+    fade = tl.exp2(peak - shift)
+    return fade, total * fade + tl.exp2(base2 - shift), new_peak
+
+
+@triton.jit
 def finished(total, peak):
     """What acc is to be divided by, and lse; a row without keys has total 0: 1, and -inf."""
     lse = (finite(peak) + tl.log2(total)) * 0.6931471805599453  # ln(2)

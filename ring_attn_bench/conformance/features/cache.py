@@ -128,6 +128,13 @@ CACHE = Chapter(
             (replace(_FEW, title="cache, ALiBi", alibi=True),),
         ),
         Feature(
+            "cache_sink", "over a cache, sink",
+            (
+                replace(_ONE, title="cache, sink", sink=True, lengths=(0, 129, 1), splits=1),
+                replace(_FEW, title="cache, sink, shared by three", sink=True, splits=3),
+            ),
+        ),
+        Feature(
             "cache_deterministic", "over a cache, repeated",
             (replace(_NEW_FEW, title="cache, repeated", splits=3),),
             asks=Asks.REPEATS,

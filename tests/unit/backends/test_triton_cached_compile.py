@@ -44,6 +44,7 @@ class Shape:
     mask: Mask = CAUSAL
     softcap: float = 0.0
     alibi: bool = False
+    sink: bool = False
 
 
 DECODE = Shape()
@@ -55,6 +56,7 @@ SHAPES = {
     "64 queries, pages of 16": Shape(64, 16),
     "packed, in pages": Shape(128, 16, packed=True),
     "window, softcap and ALiBi": Shape(mask=Mask(True, 100), softcap=30.0, alibi=True),
+    "64 queries, sink": Shape(64, sink=True),
 }
 
 
@@ -77,7 +79,8 @@ def launched(shape, dim, dtype):
     lse = meta(batch, HEADS, queries, dtype=torch.float32)
     slopes = meta(HEADS, dtype=torch.float32) if shape.alibi else None
     score = Score(dim**-0.5, shape.softcap, slopes)
-    call = CachedCall(q, cache_of(shape, dim, dtype), shape.mask, score)
+    sink = meta(HEADS, dtype=dtype) if shape.sink else None
+    call = CachedCall(q, cache_of(shape, dim, dtype), shape.mask, score, sink=sink)
     if shape.packed:
         call = call._replace(starts=meta(BATCH + 1), longest=shape.queries)
     return attend_launch(call, torch.empty_like(q), lse)

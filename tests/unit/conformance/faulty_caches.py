@@ -5,6 +5,24 @@ from dataclasses import replace
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
+from ring_attn_bench.calls import sinks
+
+
+class WithSinks(ReferenceBackend):
+    """Sound: a sink of its own."""
+
+    cached_sinks = True
+
+    def cached_forward(self, call):
+        out, lse = super().cached_forward(call._replace(sink=None))
+        return (out, lse) if call.sink is None else sinks.joined(out, lse, call.sink)
+
+
+class SinkDropped(ReferenceBackend):
+    """It says that it takes sinks, and does not look at them."""
+
+    cached_sinks = True
+
 
 class AllTheRoom(ReferenceBackend):
     """What no token lies in is attended over too."""

@@ -18,7 +18,7 @@ from ring_attn_backends.triton.cached.entry import (
 )
 from ring_attn_backends.triton.places import document
 from ring_attn_backends.triton.scores import allowed, base2_scores, biased
-from ring_attn_backends.triton.softmax import finished, soften
+from ring_attn_backends.triton.softmax import finished, soften, with_sink
 
 RUN_TIME = (
     *("group", "M", "A", "capacity", "page", "count", "block", "ranks", "rank"),
@@ -29,7 +29,7 @@ RUN_TIME = (
 @triton.jit(do_not_specialize=RUN_TIME)
 def attend(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr,
-    lengths_ptr, table_ptr, rows_ptr, skipped_ptr, starts_ptr,
+    lengths_ptr, table_ptr, rows_ptr, skipped_ptr, starts_ptr, sink_ptr,
     q_strides, k_strides, v_strides, out_strides, lse_strides, slopes_strides, table_stride,
     group, M, A, capacity, page, count, block, ranks, rank, low, high, entries, splits, total_rows,
     scale, cap,
@@ -43,7 +43,7 @@ def attend(
     Grid (B x row tiles x splits, G). entries: B. count: rows, or pages, of the cache.
     WHOLE_PAGES: a key tile never lies in two. SHARED: writes float32 partials, contiguous: out
     (splits, total_rows, E) and lse (splits, total_rows), rows counted by query, then by head. A
-    share without keys has no out.
+    share without keys has no out. sink: (H,), of programs that share nothing.
     """
     entry, key_head = tl.program_id(0) % entries, tl.program_id(1)
     tile, split = tl.program_id(0) // entries // splits, tl.program_id(0) // entries % splits
@@ -140,8 +140,14 @@ def attend(
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
         first += BLOCK_N
 
+    if sink_ptr is not None:
+        sink = tl.load(sink_ptr + heads, mask=real, other=0.0).to(tl.float32)
+        fade, total, peak = with_sink(sink, total, peak)
+        acc = acc * fade[:, None]
     divisor, lse = finished(total, peak)
     acc = acc / divisor[:, None]
+    if sink_ptr is not None:
+        lse = tl.maximum(lse, sink)
     real_v = real[:, None] & (columns_v < E)
     if SHARED:
         # the rows of all entries and heads, as out would be in a row

@@ -39,7 +39,7 @@ def forward(call: CachedCall) -> tuple[Tensor, Tensor]:
         return [append_launch(given[0], rotated, new, cache), attends]
 
     read = [*given[:1], cache.k, cache.v]
-    told = cache.lengths, cache.table, cache.rows, cache.skipped, call.starts
+    told = cache.lengths, cache.table, cache.rows, cache.skipped, call.starts, call.sink
     more = [x for x in (rotated, *told) if x is not None]
     if new is not None:
         more += [x for x in new[:4] if x is not None]

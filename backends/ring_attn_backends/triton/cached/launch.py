@@ -72,7 +72,7 @@ def attend_launch(
     if splits > 1:
         to_lse = torch.empty(splits, total_rows, dtype=torch.float32, device=q.device)
         to_out = to_lse.new_empty(splits, total_rows, out.shape[-1])
-        after = (_merge_launch(to_out, to_lse, out, lse),)
+        after = (_merge_launch(to_out, to_lse, out, lse, call.sink),)
     low, high = band_of(call.mask)
     given = {
         **arguments.of_tensors({"q": q, "k": cache.k, "v": cache.v}),
@@ -83,6 +83,7 @@ def attend_launch(
         "PRECISE": arguments.needs_precise_tanh(q.dtype, call.score),
         "starts_ptr": call.starts,
         "skipped_ptr": cache.skipped,
+        "sink_ptr": None if after else call.sink,
         "M": queries,
         "A": 0 if call.appended is None else call.appended.k.shape[1],
         "low": low,
@@ -105,12 +106,13 @@ def attend_launch(
 
 
 def _merge_launch(
-    partial_out: Tensor, partial_lse: Tensor, out: Tensor, lse: Tensor
+    partial_out: Tensor, partial_lse: Tensor, out: Tensor, lse: Tensor, sink: Tensor | None
 ) -> TritonLaunch:
     given = {
         "partial_out_ptr": partial_out,
         "partial_lse_ptr": partial_lse,
         **arguments.pointers({"out": out, "lse": lse}),
+        "sink_ptr": sink,
         "splits": partial_lse.shape[0],
         "total_rows": partial_lse.shape[1],
         "H": out.shape[2],

@@ -4,12 +4,12 @@
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.softmax import finite
+from ring_attn_backends.triton.softmax import finite, with_sink
 
 
 @triton.jit(do_not_specialize=["splits", "total_rows", "H", "M"])
 def merge(
-    partial_out_ptr, partial_lse_ptr, out_ptr, lse_ptr, out_strides, lse_strides,
+    partial_out_ptr, partial_lse_ptr, out_ptr, lse_ptr, sink_ptr, out_strides, lse_strides,
     splits, total_rows, H, M,
     E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -35,10 +35,16 @@ def merge(
         acc = acc * fade + tl.sum(out * weights[:, None], 0)
         total = total * fade + tl.sum(weights, 0)
         peak = new_peak
-    acc = acc / tl.where(total == 0.0, 1.0, total)
     query, head = at // H, at % H
+    if sink_ptr is not None:
+        sink = tl.load(sink_ptr + head).to(tl.float32)
+        fade, total, peak = with_sink(sink, total, peak)
+        acc = acc * fade
+    acc = acc / tl.where(total == 0.0, 1.0, total)
     entry, query = query // M, query % M
     out_ptr += entry * out_strides[0] + query * out_strides[1] + head * out_strides[2]
     tl.store(out_ptr + columns, acc.to(out_ptr.dtype.element_ty), mask=columns < E)
     lse = (finite(peak) + tl.log2(total)) * 0.6931471805599453  # ln(2)
+    if sink_ptr is not None:
+        lse = tl.maximum(lse, sink)
     tl.store(lse_ptr + entry * lse_strides[0] + head * lse_strides[1] + query, lse)
