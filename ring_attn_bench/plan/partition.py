@@ -73,8 +73,14 @@ PARTITIONS = {
 """The partitions by name (striped: Brandon et al. 2023; zigzag: as in ring-flash-attention)."""
 
 
-def get_partition(name: str) -> Partition:
-    """The partition of that name; raises UnknownName."""
+AnyPartition = str | Partition
+"""A partition, or the name of one of the table's."""
+
+
+def get_partition(name: AnyPartition) -> Partition:
+    """The partition of that name, or the given one; raises UnknownName."""
+    if isinstance(name, Partition):
+        return name
     if not isinstance(name, str) or name not in PARTITIONS:
         raise UnknownName("partition", name, PARTITIONS)
     return PARTITIONS[name]

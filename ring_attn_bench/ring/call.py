@@ -20,7 +20,8 @@ from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.contract.tensors import Kept, Keys, Rows, Sums
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.block import Abilities
-from ring_attn_bench.plan.plans import Layout, Plan
+from ring_attn_bench.plan.layout import Layout
+from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.backend_choice import Planner, able, choose, ring_planner
