@@ -43,6 +43,11 @@ if TYPE_CHECKING:
         zigzag_ring_flash_attn_kvpacked_func,
         zigzag_ring_flash_attn_qkvpacked_func,
     )
+    from ring_attn_bench.ring_documents import (
+        document_position_ids,
+        documents,
+        ring_attn_varlen_func,
+    )
     from ring_attn_bench.sharding import (
         join_shards,
         position_ids,
@@ -82,6 +87,9 @@ _MODULES = {
     "zigzag_ring_flash_attn_func": "ring_attn_bench.ring_attention",
     "zigzag_ring_flash_attn_kvpacked_func": "ring_attn_bench.ring_attention",
     "zigzag_ring_flash_attn_qkvpacked_func": "ring_attn_bench.ring_attention",
+    "document_position_ids": "ring_attn_bench.ring_documents",
+    "documents": "ring_attn_bench.ring_documents",
+    "ring_attn_varlen_func": "ring_attn_bench.ring_documents",
     "join_shards": "ring_attn_bench.sharding",
     "position_ids": "ring_attn_bench.sharding",
     "shard": "ring_attn_bench.sharding",
@@ -99,12 +107,15 @@ __all__ = [
     "TransportUnavailable",
     "UnknownName",
     "Unsupported",
+    "document_position_ids",
+    "documents",
     "flash_attn_func",
     "flash_attn_varlen_func",
     "flash_attn_with_kvcache",
     "join_shards",
     "position_ids",
     "ring_attn_func",
+    "ring_attn_varlen_func",
     "ring_attn_with_kvcache",
     "ring_flash_attn_func",
     "ring_flash_attn_kvpacked_func",

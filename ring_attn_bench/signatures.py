@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.attend import Output
 from ring_attn_bench.calls.options import Window
+from ring_attn_bench.plan.partition import AnyPartition
 from ring_attn_bench.ring.context import RingContext
 
 
@@ -102,6 +103,12 @@ class RingArguments(TypedDict, total=False):
     dropout_seed: int | None
     sink: Tensor | None
     context: RingContext | None
+
+
+class RingDocumentsArguments(RingArguments, total=False):
+    """The arguments of the ring function of packed documents."""
+
+    partition: AnyPartition | None
 
 
 class RingFunction(Protocol):

@@ -23,6 +23,7 @@ LAYERS = (
     {"cached"},
     {"signatures"},
     {"attention", "cached_attention", "ring_attention", "sharding"},  # what people import,
+    {"ring_documents"},
     {"flash_attn"},  # also under others' names, and it all:
     {""},
     {"text"},  # tables and numbers for people

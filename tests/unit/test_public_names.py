@@ -28,7 +28,7 @@ def test_the_public_names_are_these():
     functions = {f"{ring}_{packing}" for ring in RINGS for packing in PACKINGS}
     others = {
         "ring_attn_func", "flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache",
-        "ring_attn_with_kvcache",
+        "ring_attn_with_kvcache", "ring_attn_varlen_func", "documents", "document_position_ids",
         "RingContext", "RingOptions", "shard", "unshard", "join_shards",
         "position_ids", "BackendUnavailable", "InvalidArgument", "NoProcessGroup",
         "RingAttnBenchError", "RingBroken", "TransportUnavailable", "UnknownName", "Unsupported",
@@ -118,6 +118,19 @@ def test_arguments_by_name_are_those_of_the_functions_of_one_device(name, argume
     tensors = {"q", "k", "v", "return_attn_probs"}
     tensors |= {"cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"}
     assert set(parameters) - tensors - {"block_table"} == named
+
+
+def test_documents_on_a_ring_are_called_as_ring_flash_attentions_are_and_more():
+    parameters = inspect.signature(ring_attn_bench.ring_attn_varlen_func).parameters
+    assert list(parameters)[:5] == ["q", "k", "v", "cu_seqlens", "max_seqlen"]
+    tail = list(parameters.values())[5:]
+    assert [(p.name, p.default) for p in tail[:8]] == FLASH_ATTN_TAIL
+    assert [p.name for p in tail[8:]] == [
+        "partition", "backend", "softcap", "dropout_seed", "sink", "context",
+    ]  # fmt: skip
+    assert all(p.kind is p.KEYWORD_ONLY for p in tail[8:])
+    named = set(typing.get_type_hints(signatures.RingDocumentsArguments))
+    assert named == set(parameters) - {*list(parameters)[:5], "return_attn_probs"}
 
 
 def test_a_misspelt_argument_is_a_type_error_that_names_it():
