@@ -33,9 +33,10 @@ from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.options import Options, Window
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.calls.validate import check_tensor, read
-from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.plan.documents import DealtDocuments, Starts, cut
-from ring_attn_bench.plan.partition import AnyPartition, get_partition
+from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
+from ring_attn_bench.plan.deal import DEALS
+from ring_attn_bench.plan.documents import DealtDocuments, Starts, check_starts, cut
+from ring_attn_bench.plan.partition import PARTITIONS, AnyPartition, get_partition
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring_attention import Asked, attended, ring_attention
 
@@ -49,13 +50,23 @@ CuSeqlens = Sequence[int] | Tensor
 
 
 def documents(
-    cu_seqlens: CuSeqlens, partition: AnyPartition, world_size: int, seqlen: int | None = None
+    cu_seqlens: CuSeqlens,
+    partition: AnyPartition,
+    world_size: int,
+    seqlen: int | None = None,
+    *,
+    causal: bool = True,
+    window_size: Window = (-1, -1),
 ) -> DealtDocuments:
     """One batch's documents as a value that calls, layers and data loaders share.
 
     cu_seqlens: of the whole packed sequence, integers or a tensor of them; a GPU's is read, which
-    waits for the GPU. partition: a name, or a partition as data. seqlen: tokens of the packed
-    sequence, padding included; default, where the last document ends.
+    waits for the GPU. partition: of a sequence, by name or as data; or one that deals each batch by
+    itself: `balanced`, pieces of one length so that all ranks have as much work, or `head_tail`,
+    each document as zigzag deals a sequence. The value's `.partition` is that of this batch.
+    seqlen: tokens of the packed sequence, padding included; default, where the last document ends.
+    causal, window_size: of the calls; `balanced` counts their work, and a call with another mask is
+    right all the same.
 
     Raises InvalidArgument for starts that do not rise from 0 and for a length that cannot be dealt,
     or UnknownName.
@@ -63,8 +74,16 @@ def documents(
     starts, ranks = _starts(cu_seqlens), integer("world_size", world_size)
     if ranks < 1:
         raise InvalidArgument(f"world_size is {ranks}; it must be at least 1.")
-    rule = get_partition(partition)
     whole = starts[-1] if seqlen is None else integer("seqlen", seqlen)
+    if isinstance(partition, str) and partition in DEALS:
+        tokens = get_partition("contiguous").tokens_per_rank(whole, ranks)
+        check_starts(starts, whole)
+        mask = Options(causal=causal, window_size=window_size).plain().mask
+        dealt = DEALS[partition](starts, ranks, tokens, mask.band)
+        return DealtDocuments(starts, dealt, ranks, tokens)
+    if isinstance(partition, str) and partition not in PARTITIONS:
+        raise UnknownName("partition", partition, (*PARTITIONS, *DEALS))
+    rule = get_partition(partition)
     return DealtDocuments(starts, rule, ranks, rule.tokens_per_rank(whole, ranks))
 
 
@@ -228,6 +247,11 @@ def _dealt(
             raise InvalidArgument(
                 "partition is None; it must say how the packed sequence was dealt, as 'zigzag', or "
                 "cu_seqlens must be what documents(...) made, which has it."
+            )
+        if isinstance(partition, str) and partition in DEALS:
+            raise InvalidArgument(
+                f"partition {partition!r} deals each batch by itself; pass the value by which it "
+                f"was dealt, documents(cu_seqlens, {partition!r}, ...), in place of cu_seqlens."
             )
         return documents(cu_seqlens, partition, ranks, tokens * ranks)
     if partition is not None and get_partition(partition) != cu_seqlens.partition:

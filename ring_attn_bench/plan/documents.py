@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.plan.partition import Dealt, Partition
+from ring_attn_bench.plan.partition import Rule
 from ring_attn_bench.plan.positions import Band, Span, Spans
 
 Starts = tuple[int, ...]
@@ -62,7 +62,7 @@ class DealtDocuments:
     """
 
     starts: Starts
-    partition: Partition | Dealt
+    partition: Rule
     world_size: int
     tokens: int
 

@@ -8,15 +8,16 @@ Pure integers: no tensor, no process group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nlargest
 from itertools import pairwise
 
 from ring_attn_bench.plan.layout import Layout
-from ring_attn_bench.plan.lower import Chunk, by_document, chunks, visible_keys
-from ring_attn_bench.plan.positions import Range, part
+from ring_attn_bench.plan.lower import Chunk, by_document, visible_keys
+from ring_attn_bench.plan.positions import Range
 
 MOST = 8
 """Messages from one owner: a copy of its own costs as much as 2.5 MB of a longer one, which is 600
@@ -45,10 +46,19 @@ class Send:
     tokens: Range
 
 
-def landed(layout: Layout, fetch: Fetch) -> tuple[Chunk, ...]:
+def landed(layout: Layout, fetch: Fetch) -> list[Chunk]:
     """The chunks of what is fetched, where they land."""
-    spans = layout.partition.spans(fetch.owner, layout.world_size, layout.tokens)
-    return chunks(part(spans, fetch.tokens), fetch.at, layout.documents)
+    owned, wanted, by = layout.chunks(fetch.owner), fetch.tokens, fetch.at - fetch.tokens.start
+    first = bisect_right(owned, wanted.start, key=lambda chunk: chunk.tokens.stop)
+    found = []
+    for chunk in owned[first:]:
+        tokens = chunk.tokens
+        if tokens.start >= wanted.stop:
+            break
+        inside = Range(max(tokens.start, wanted.start), min(tokens.stop, wanted.stop))
+        span = chunk.span.part(inside.shifted(-tokens.start))
+        found.append(Chunk(inside.shifted(by), span, chunk.document))
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -60,22 +70,14 @@ def fetches_of(
     in_turn: in the order of the offsets, so that at no time two ranks read from one; so are those
     of documents, whose rows share no keys.
     """
-    needed: list[tuple[int, int, Range]] = []
-    rows = by_document(layout.chunks(rank))
-    for offset in offsets:
-        owner = (rank - offset) % layout.world_size
-        found = []
-        for chunk in layout.chunks(owner):
-            ours = rows.get(chunk.document, ())
-            seen = visible_keys(ours, chunk, layout.band)
-            if len(seen):
-                readers = sum(len(visible_keys([row], chunk, layout.band)) > 0 for row in ours)
-                found.append((-readers, owner, seen.shifted(chunk.tokens.start)))
-        if layout.documents is not None:
-            found = [(0, owner, tokens) for tokens in _joined([x[2] for x in found], MOST)]
-        needed += found
-    if len(offsets) > 1 and not in_turn:
-        needed.sort(key=lambda entry: entry[0])
+    owners = [(rank - offset) % layout.world_size for offset in offsets]
+    if layout.documents is None:
+        needed = [(readers, owner, tokens) for owner in owners
+                  for readers, tokens in _needed(layout, rank, owner)]  # fmt: skip
+        if len(offsets) > 1 and not in_turn:
+            needed.sort(key=lambda entry: -entry[0])
+    else:
+        needed = [(0, owner, tokens) for owner in owners for tokens in _packed(layout, rank, owner)]
     made: list[Fetch] = []
     at = 0
     for _, owner, tokens in needed:
@@ -95,12 +97,36 @@ def sends_of(
     owed = []
     for offset in offsets:
         reader = (rank + offset) % layout.world_size
+        if layout.documents is not None:  # in the order in which they lie here
+            owed += [Send(reader, tokens) for tokens in _packed(layout, reader, rank)]
+            continue
         owed += [
             Send(reader, fetch.tokens)
             for fetch in fetches_of(layout, reader, offsets, in_turn=in_turn)
             if fetch.owner == rank
         ]
     return tuple(owed)
+
+
+def _needed(layout: Layout, rank: int, owner: int) -> Iterator[tuple[int, Range]]:
+    """What rank's rows see of owner's tokens, chunk by chunk, and how many chunks of rows do."""
+    rows = layout.chunks(rank)
+    for chunk in layout.chunks(owner):
+        seen = visible_keys(rows, chunk, layout.band)
+        if len(seen):
+            readers = sum(len(visible_keys([row], chunk, layout.band)) > 0 for row in rows)
+            yield readers, seen.shifted(chunk.tokens.start)
+
+
+@lru_cache(maxsize=1024)
+def _packed(layout: Layout, rank: int, owner: int) -> tuple[Range, ...]:
+    """What rank's rows see of owner's tokens in documents that both have."""
+    rows = by_document(layout.chunks(rank))
+    seen = (
+        visible_keys(rows.get(chunk.document, ()), chunk, layout.band).shifted(chunk.tokens.start)
+        for chunk in layout.chunks(owner)
+    )
+    return tuple(_joined([tokens for tokens in seen if len(tokens)], MOST))
 
 
 def _joined(ranges: Sequence[Range], most: int) -> list[Range]:

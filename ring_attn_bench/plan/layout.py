@@ -8,7 +8,7 @@ from functools import lru_cache
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.documents import Starts, check_starts
 from ring_attn_bench.plan.lower import Chunk, chunks
-from ring_attn_bench.plan.partition import Dealt, Partition
+from ring_attn_bench.plan.partition import Rule
 from ring_attn_bench.plan.positions import Band
 
 
@@ -24,7 +24,7 @@ class Layout:
         it is padding, which sees nothing and is not seen. None is one document of all tokens.
     """
 
-    partition: Partition | Dealt
+    partition: Rule
     world_size: int
     tokens: int
     band: Band
@@ -64,6 +64,10 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _chunks(
-    partition: Partition | Dealt, world_size: int, tokens: int, documents: Starts | None, rank: int
+    partition: Rule,
+    world_size: int,
+    tokens: int,
+    documents: Starts | None,
+    rank: int,
 ) -> tuple[Chunk, ...]:
     return chunks(partition.spans(rank, world_size, tokens), documents=documents)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import overload
 from zlib import crc32
 
@@ -55,23 +57,88 @@ class Partition:
         return seqlen // world_size
 
 
-@dataclass(frozen=True)
-class Dealt:
-    """A partition as data, of one sequence and number of ranks: which tokens each rank holds.
+class OfOneSequence(ABC):
+    """A partition of one sequence over one number of ranks, in spans of steps of 1.
 
-    of_ranks: by rank, the positions of its tokens in steps of 1, increasing, in the order of its
-    storage; as many tokens on every rank.
+    Every rank has as many tokens, each token is one rank's.
     """
 
     name: str
+    world_size: int
+    local: int
+    """Tokens of each rank."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What ranks compare: its name and who holds what."""
+
+    @abstractmethod
+    def spans_of(self, rank: int) -> Spans:
+        """The positions of rank's tokens, increasing, in the order of its storage."""
+
+    def spans(self, rank: int, world_size: int, tokens_per_rank: int) -> Spans:
+        """As `Partition.spans`; raises InvalidArgument for other ranks or another length."""
+        self.tokens_per_rank(world_size * tokens_per_rank, world_size)
+        return self.spans_of(rank)
+
+    def check_local_length(self, tokens_per_rank: int) -> None:
+        """Raises InvalidArgument for another number of tokens than it deals."""
+        if tokens_per_rank != self.local:
+            raise InvalidArgument(
+                f"partition {self.name!r} deals {self.local} tokens to each rank, not "
+                f"{tokens_per_rank}; it is of one packed sequence, and another needs its own."
+            )
+
+    def tokens_per_rank(self, seqlen: int, world_size: int) -> int:
+        """As `Partition.tokens_per_rank`."""
+        if world_size != self.world_size or seqlen != world_size * self.local:
+            raise InvalidArgument(
+                f"partition {self.name!r} deals a sequence of {self.world_size * self.local} "
+                f"tokens to {self.world_size} ranks, not one of {seqlen} to {world_size}; make it "
+                "for the sequence and the ring that it is used with."
+            )
+        return self.local
+
+
+@dataclass(frozen=True)
+class Dealt(OfOneSequence):
+    """A partition as data: of_ranks has each rank's spans; raises InvalidArgument for no such."""
+
+    name: str
     of_ranks: tuple[Spans, ...]
+
+    def __post_init__(self) -> None:
+        every = sorted(
+            (span.start, span.start + span.count, span.step)
+            for spans in self.of_ranks
+            for span in spans
+        )
+        rising = all(a.last < b.start for spans in self.of_ranks for a, b in pairwise(spans))
+        in_a_row = all(a[1] == b[0] for a, b in pairwise([(0, 0, 1), *every]))
+        alike = len({count(spans) for spans in self.of_ranks}) == 1 and every[-1:]
+        if not rising or not in_a_row or not alike or {step for *_, step in every} != {1}:
+            raise InvalidArgument(
+                f"partition {self.name!r} is none: every rank must have as many tokens, in spans "
+                "of steps of 1 and increasing, and each token of the sequence be one rank's."
+            )
 
     def __hash__(self) -> int:
         return self._checksum
 
     @property
+    def world_size(self) -> int:  # type: ignore[override]  # a property is enough
+        """How many ranks it deals to."""
+        return len(self.of_ranks)
+
+    @cached_property
+    def local(self) -> int:  # type: ignore[override]
+        """Tokens of each rank."""
+        return count(self.of_ranks[0])
+
+    @property
     def identity(self) -> str:
-        """What ranks compare: its name and who holds what."""
+        """Its name and a checksum of who holds what."""
         return f"{self.name} {self._checksum}"
 
     @cached_property
@@ -82,36 +149,9 @@ class Dealt:
             numbers.append(-1)
         return crc32(numbers.tobytes())
 
-    @cached_property
-    def _tokens(self) -> int:
-        return count(self.of_ranks[0])
-
-    def spans(self, rank: int, world_size: int, tokens_per_rank: int) -> Spans:
-        """As `Partition.spans`; raises InvalidArgument for other ranks or another length."""
-        if world_size != len(self.of_ranks):
-            raise InvalidArgument(
-                f"partition {self.name!r} deals a sequence to {len(self.of_ranks)} ranks, not to "
-                f"{world_size}; make it for as many ranks as the ring has."
-            )
-        self.check_local_length(tokens_per_rank)
+    def spans_of(self, rank: int) -> Spans:
+        """As there."""
         return self.of_ranks[rank]
-
-    def check_local_length(self, tokens_per_rank: int) -> None:
-        """Raises InvalidArgument for another number of tokens than it deals."""
-        if tokens_per_rank != self._tokens:
-            raise InvalidArgument(
-                f"partition {self.name!r} deals {self._tokens} tokens to each rank, not "
-                f"{tokens_per_rank}; it is of one packed sequence, and another needs its own."
-            )
-
-    def tokens_per_rank(self, seqlen: int, world_size: int) -> int:
-        """As `Partition.tokens_per_rank`."""
-        if world_size != len(self.of_ranks) or seqlen != world_size * self._tokens:
-            raise InvalidArgument(
-                f"partition {self.name!r} deals a sequence of {len(self.of_ranks) * self._tokens} "
-                f"tokens to {len(self.of_ranks)} ranks, not one of {seqlen} to {world_size}."
-            )
-        return self._tokens
 
 
 def _contiguous(rank: int, world_size: int, tokens: int) -> Spans:
@@ -141,17 +181,19 @@ PARTITIONS = {
 """The partitions by name (striped: Brandon et al. 2023; zigzag: as in ring-flash-attention)."""
 
 
-AnyPartition = str | Partition | Dealt
+Rule = Partition | OfOneSequence
+"""A partition."""
+AnyPartition = str | Rule
 """A partition, or the name of one of the table's."""
 
 
 @overload
 def get_partition(name: str) -> Partition: ...
 @overload
-def get_partition(name: AnyPartition) -> Partition | Dealt: ...
-def get_partition(name: AnyPartition) -> Partition | Dealt:
+def get_partition(name: AnyPartition) -> Rule: ...
+def get_partition(name: AnyPartition) -> Rule:
     """The partition of that name, or the given one; raises UnknownName."""
-    if isinstance(name, Partition | Dealt):
+    if isinstance(name, Rule):
         return name
     if not isinstance(name, str) or name not in PARTITIONS:
         raise UnknownName("partition", name, PARTITIONS)

@@ -13,7 +13,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ring_attn_bench import RingContext, ring_attn_varlen_func
+from ring_attn_bench import RingContext, documents, ring_attn_varlen_func
+from ring_attn_bench.plan.deal import DEALS
+from ring_attn_bench.plan.documents import DealtDocuments
 from ring_attn_bench.truth import tolerance
 from tests.distributed.pool import Ring
 from tests.distributed.truth import positions
@@ -61,6 +63,12 @@ class Packed:
     def sinks(self) -> Tensor | None:
         return torch.arange(self.heads, dtype=torch.float64) - 1 if self.sink else None
 
+    @property
+    def batch(self) -> DealtDocuments:
+        """The value that a data loader deals by."""
+        whole = self.tokens * self.world_size
+        return documents(self.starts, self.partition, self.world_size, whole, causal=self.causal)
+
     def inputs(self) -> list[Tensor]:
         """q, k, v and the gradient of out, over the whole packed sequence."""
         generator = torch.Generator().manual_seed(len(self.starts))
@@ -76,6 +84,9 @@ class Packed:
     def order(self, rank: int) -> Tensor:
         """Where rank's tokens are in the packed sequence."""
         whole = self.tokens * self.world_size
+        if self.partition in DEALS:
+            spans = self.batch.spans(rank)
+            return torch.tensor([at for span in spans for at in span.positions()])
         return positions(self.partition, rank, self.world_size, whole)
 
 
@@ -84,10 +95,14 @@ def attend(ring: Ring, case: Packed, context: RingContext | None = None) -> dict
     *leaves, dout = (x[case.order(ring.rank)].clone() for x in case.inputs())
     leaves = [x.requires_grad_() for x in leaves]
     sink = case.sinks.to(case.dtype).requires_grad_() if case.sink else None
+    told: dict[str, object] = {"cu_seqlens": case.batch}
+    if case.partition not in DEALS:
+        starts = torch.tensor(case.starts, dtype=torch.int32)
+        told = {"cu_seqlens": starts, "partition": case.partition}
     out, lse, nothing = ring_attn_varlen_func(
-        *leaves, torch.tensor(case.starts, dtype=torch.int32), group=ring.group, context=context,
-        partition=case.partition, backend=case.backend, return_attn_probs=True, sink=sink,
-        dropout_p=case.dropout_p, dropout_seed=7, **case.options,
+        *leaves, **told, group=ring.group, context=context, backend=case.backend,
+        return_attn_probs=True, sink=sink, dropout_p=case.dropout_p, dropout_seed=7,
+        **case.options,
     )  # fmt: skip
     assert nothing is None
     wanted = leaves if sink is None else [*leaves, sink]
@@ -112,9 +127,8 @@ def joined(case: Packed, ranks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor
 
 def truth(case: Packed) -> dict[str, Tensor]:
     """In float64, each document by itself; nothing in padding."""
-    documents = [(slice(a, b), slice(a, b)) for a, b in pairwise(case.starts)]
-    given = replace(case, dtype=torch.float64) if case.dtype is torch.float64 else case
-    return expected(*given.inputs(), documents, sink=case.sinks, **case.options)
+    apart = [(slice(a, b), slice(a, b)) for a, b in pairwise(case.starts)]
+    return expected(*case.inputs(), apart, sink=case.sinks, **case.options)
 
 
 def plain(case: Packed) -> dict[str, Tensor]:

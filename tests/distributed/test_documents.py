@@ -12,7 +12,7 @@ from ring_attn_bench import RingContext, RingOptions, documents, ring_attn_varle
 from tests.distributed.documents import Packed, attend, faults, joined, truth
 from tests.distributed.pool import Raised, Ring
 
-PARTITIONS = ("contiguous", "zigzag", "striped")
+PARTITIONS = ("contiguous", "zigzag", "striped", "head_tail", "balanced")
 ACROSS = (0, 1, 7, 7, 19, 22)
 """Of 3 ranks with 8 tokens: within one rank, empty, over three of them; two tokens of padding."""
 CHANGES = {
@@ -146,7 +146,11 @@ WRONG = {
     "nothing": ({"cu_seqlens": None}, "or a sequence of integers"),
     "one document longer than is said": ({"max_seqlen": 9}, "a document has 10 tokens"),
     "no partition": ({"partition": None}, "it must say how the packed sequence was dealt"),
-    "an unknown partition": ({"partition": "zagzig"}, "zagzig"),
+    "an unknown partition": ({"partition": "zagzig"}, "head_tail"),
+    "a partition that is each batch's own": (
+        {"partition": "balanced"},
+        "documents(cu_seqlens, 'balanced', ...), in place of cu_seqlens",
+    ),
     "a batch dim": ({"batch": True}, r"must have 3 dims: (tokens, heads, dim)"),
     "documents of another ring": (
         {"cu_seqlens": documents([0, 24], "zigzag", 3), "partition": None},

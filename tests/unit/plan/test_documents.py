@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.plan.deal import DEALS
 from ring_attn_bench.plan.documents import OUTSIDE, cut
 from ring_attn_bench.plan.fetches import MOST, fetches_of
 from ring_attn_bench.plan.layout import Layout
@@ -53,12 +54,14 @@ def starts_of(draw, tokens):
 
 @st.composite
 def rings(draw, one_launch):
-    partition = draw(st.sampled_from(tuple(PARTITIONS)))
+    partition = draw(st.sampled_from((*PARTITIONS, *DEALS)))
     world_size = draw(st.integers(1, 5))
-    tokens = draw(st.integers(1, 5)) * PARTITIONS[partition].chunks_per_rank
+    tokens = 2 * draw(st.integers(1, 4))
     side = st.none() | st.integers(0, 24)
     mask = Mask(draw(st.booleans()), draw(side), draw(side))
     documents = draw(starts_of(world_size * tokens))
+    if partition in DEALS:
+        partition = DEALS[partition](documents, world_size, tokens, mask.band)
     if one_launch:
         able = draw(st.sampled_from([GATHERS, BY_POSITION]))
         return ring_of(
