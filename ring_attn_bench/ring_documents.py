@@ -19,7 +19,7 @@ crosses to another rank: right, and slow where there are many.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -71,7 +71,7 @@ def documents(
     Raises InvalidArgument for starts that do not rise from 0 and for a length that cannot be dealt,
     or UnknownName.
     """
-    starts, ranks = _starts(cu_seqlens), integer("world_size", world_size)
+    starts, ranks = starts_of(cu_seqlens), integer("world_size", world_size)
     if ranks < 1:
         raise InvalidArgument(f"world_size is {ranks}; it must be at least 1.")
     whole = starts[-1] if seqlen is None else integer("seqlen", seqlen)
@@ -189,37 +189,47 @@ def ring_attn_varlen_func(  # type: ignore[misc]  # the last overload has more p
         return_attn_probs, group, partition="", backend=backend, softcap=softcap,
         dropout_seed=dropout_seed, sink=sink, context=context,
     )  # fmt: skip
-    return _attended((q, k, v), cu_seqlens, max_seqlen, partition, asked)
 
-
-def _attended(
-    tensors: tuple[Tensor, Tensor, Tensor],
-    cu_seqlens: CuSeqlens | DealtDocuments,
-    max_seqlen: int | None,
-    partition: AnyPartition | None,
-    asked: Asked,
-) -> Output:
-    """The call with a batch dim, around which padding is taken off and put back."""
-    ring = context_of(asked.group, asked.context)
-    known: list[DealtDocuments] = []
-
-    def packed() -> DealtDocuments:
-        for name, x in zip("qkv", tensors, strict=True):
-            check_tensor(name, x, ("tokens", "heads", "dim"), may_be_empty=False)
-        dealt = _dealt(cu_seqlens, partition, ring.world_size, tensors[0].shape[0])
-        _check_longest(max_seqlen, dealt)
-        known.append(dealt)
+    def deal(ring: RingContext, tokens: int) -> DealtDocuments:
+        dealt = _dealt(cu_seqlens, partition, ring.world_size, tokens)
+        check_longest("max_seqlen", max_seqlen, dealt.longest)
         return dealt
 
-    def separate() -> tuple[Tensor, ...]:
-        padding = known[0].padding(ring.rank)
+    return attended_packed(q, lambda: (q, k, v), deal, asked)
+
+
+def attended_packed(
+    like: object,
+    separate: Callable[[], tuple[Tensor, ...]],
+    deal: Callable[[RingContext, int], DealtDocuments],
+    asked: Asked,
+) -> Output:
+    """A call of packed tensors on a ring: with a batch dim inside, and padding as if it were none.
+
+    separate: q, k and v (tokens, heads, dim). deal: the documents of a ring with so many tokens on
+    each rank. Both raise InvalidArgument. like: a tensor of q's device.
+    """
+    ring = context_of(asked.group, asked.context)
+    known: list[tuple[tuple[Tensor, ...], DealtDocuments]] = []
+
+    def packed() -> DealtDocuments:
+        tensors = separate()
+        for name, x in zip("qkv", tensors, strict=True):
+            check_tensor(name, x, ("tokens", "heads", "dim"), may_be_empty=False)
+        documents = deal(ring, tensors[0].shape[0])
+        known.append((tensors, documents))
+        return documents
+
+    def batched() -> tuple[Tensor, ...]:
+        ((tensors, documents),) = known
+        padding = documents.padding(ring.rank)
         return tuple(_with_padding(x, padding, 0, 0.0)[None] for x in tensors)
 
     def settle(asked: Asked) -> Options:
-        return asked.options._replace(partition=known[0].partition.name)
+        return asked.options._replace(partition=known[0][1].partition.name)
 
-    results = attended(ring, tensors[0], separate, asked, settle, packed)
-    padding = known[0].padding(ring.rank)
+    results = attended(ring, like, batched, asked, settle, packed)
+    padding = known[0][1].padding(ring.rank)
     if isinstance(results, Tensor):
         return _with_padding(results[0], padding, 0, 0.0)
     out, lse, nothing = results
@@ -268,26 +278,25 @@ def _dealt(
     return cu_seqlens
 
 
-def _check_longest(max_seqlen: int | None, dealt: DealtDocuments) -> None:
-    if max_seqlen is None:
-        return
-    if (told := integer("max_seqlen", max_seqlen)) < dealt.longest:
+def check_longest(name: str, told: int | None, longest: int) -> None:
+    """Raises InvalidArgument for a longest document that is shorter than one is."""
+    if told is not None and integer(name, told) < longest:
         raise InvalidArgument(
-            f"max_seqlen is {told}, but a document has {dealt.longest} tokens; pass that, or None."
+            f"{name} is {told}, but a document has {longest} tokens; pass that, or more."
         )
 
 
-def _starts(cu_seqlens: object) -> Starts:
-    """Whole numbers; raises InvalidArgument."""
+def starts_of(cu_seqlens: object, name: str = "cu_seqlens") -> Starts:
+    """Whole numbers; raises InvalidArgument. A GPU's tensor is read, which waits for the GPU."""
     what = "a tensor of shape (documents + 1,), or a sequence of integers"
     if isinstance(cu_seqlens, Tensor):
-        check_dense("cu_seqlens", cu_seqlens, what)
+        check_dense(name, cu_seqlens, what)
         if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
             raise InvalidArgument(
-                f"cu_seqlens is {str(cu_seqlens.dtype).removeprefix('torch.')} of shape "
+                f"{name} is {str(cu_seqlens.dtype).removeprefix('torch.')} of shape "
                 f"{tuple(cu_seqlens.shape)}; it must be {what}, int32 or int64."
             )
-        return tuple(read("cu_seqlens", cu_seqlens)[0])
+        return tuple(read(name, cu_seqlens)[0])
     if not isinstance(cu_seqlens, Sequence) or isinstance(cu_seqlens, str | bytes):
-        raise InvalidArgument(f"cu_seqlens is {shown(cu_seqlens)}; it must be {what}.")
-    return tuple(x if type(x) is int else integer("cu_seqlens", x) for x in cu_seqlens)
+        raise InvalidArgument(f"{name} is {shown(cu_seqlens)}; it must be {what}.")
+    return tuple(x if type(x) is int else integer(name, x) for x in cu_seqlens)

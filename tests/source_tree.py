@@ -24,7 +24,9 @@ LAYERS = (
     {"signatures"},
     {"attention", "cached_attention", "ring_attention", "sharding"},  # what people import,
     {"ring_documents"},
-    {"flash_attn"},  # also under others' names, and it all:
+    {"signatures_varlen"},
+    {"ring_varlen"},  # also under others' names,
+    {"flash_attn"},  # and it all:
     {""},
     {"text"},  # tables and numbers for people
     {"records"},  # words and files
