@@ -16,6 +16,11 @@ if TYPE_CHECKING:
         flash_attn_varlen_func,
     )
     from ring_attn_bench.cached_attention import flash_attn_with_kvcache, ring_attn_with_kvcache
+    from ring_attn_bench.document_sharding import (
+        document_position_ids,
+        documents,
+        shard_documents,
+    )
     from ring_attn_bench.errors import (
         BackendUnavailable,
         InvalidArgument,
@@ -43,11 +48,7 @@ if TYPE_CHECKING:
         zigzag_ring_flash_attn_kvpacked_func,
         zigzag_ring_flash_attn_qkvpacked_func,
     )
-    from ring_attn_bench.ring_documents import (
-        document_position_ids,
-        documents,
-        ring_attn_varlen_func,
-    )
+    from ring_attn_bench.ring_documents import ring_attn_varlen_func
     from ring_attn_bench.ring_varlen import (
         llama3_flash_attn_prepare_cu_seqlens,
         llama3_flash_attn_varlen_func,
@@ -99,8 +100,9 @@ _MODULES = {
     "zigzag_ring_flash_attn_func": "ring_attn_bench.ring_attention",
     "zigzag_ring_flash_attn_kvpacked_func": "ring_attn_bench.ring_attention",
     "zigzag_ring_flash_attn_qkvpacked_func": "ring_attn_bench.ring_attention",
-    "document_position_ids": "ring_attn_bench.ring_documents",
-    "documents": "ring_attn_bench.ring_documents",
+    "document_position_ids": "ring_attn_bench.document_sharding",
+    "documents": "ring_attn_bench.document_sharding",
+    "shard_documents": "ring_attn_bench.document_sharding",
     "ring_attn_varlen_func": "ring_attn_bench.ring_documents",
     "ring_flash_attn_varlen_func": "ring_attn_bench.ring_varlen",
     "ring_flash_attn_varlen_kvpacked_func": "ring_attn_bench.ring_varlen",
@@ -150,6 +152,7 @@ __all__ = [
     "ring_flash_attn_varlen_kvpacked_func",
     "ring_flash_attn_varlen_qkvpacked_func",
     "shard",
+    "shard_documents",
     "stripe_flash_attn_func",
     "stripe_flash_attn_kvpacked_func",
     "stripe_flash_attn_qkvpacked_func",

@@ -19,24 +19,23 @@ crosses to another rank: right, and slow where there are many.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.functional import pad
 
 from ring_attn_bench.calls.attend import Output
-from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.options import Options, Window
 from ring_attn_bench.calls.plain import integer
-from ring_attn_bench.calls.validate import check_tensor, read
-from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
+from ring_attn_bench.calls.validate import check_tensor
+from ring_attn_bench.document_sharding import CuSeqlens, documents
+from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.deal import DEALS
-from ring_attn_bench.plan.documents import DealtDocuments, Starts, check_starts, cut
-from ring_attn_bench.plan.partition import PARTITIONS, AnyPartition, get_partition
+from ring_attn_bench.plan.documents import DealtDocuments
+from ring_attn_bench.plan.partition import AnyPartition, get_partition
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring_attention import Asked, attended, ring_attention
 
@@ -44,69 +43,6 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ring_attn_bench.signatures import RingDocumentsArguments
-
-CuSeqlens = Sequence[int] | Tensor
-"""Where documents begin, and after the last one where it ends: integers."""
-
-
-def documents(
-    cu_seqlens: CuSeqlens,
-    partition: AnyPartition,
-    world_size: int,
-    seqlen: int | None = None,
-    *,
-    causal: bool = True,
-    window_size: Window = (-1, -1),
-) -> DealtDocuments:
-    """One batch's documents as a value that calls, layers and data loaders share.
-
-    cu_seqlens: of the whole packed sequence, integers or a tensor of them; a GPU's is read, which
-    waits for the GPU. partition: of a sequence, by name or as data; or one that deals each batch by
-    itself: `balanced`, pieces of one length so that all ranks have as much work, or `head_tail`,
-    each document as zigzag deals a sequence. The value's `.partition` is that of this batch.
-    seqlen: tokens of the packed sequence, padding included; default, where the last document ends.
-    causal, window_size: of the calls; `balanced` counts their work, and a call with another mask is
-    right all the same.
-
-    Raises InvalidArgument for starts that do not rise from 0 and for a length that cannot be dealt,
-    or UnknownName.
-    """
-    starts, ranks = starts_of(cu_seqlens), integer("world_size", world_size)
-    if ranks < 1:
-        raise InvalidArgument(f"world_size is {ranks}; it must be at least 1.")
-    whole = starts[-1] if seqlen is None else integer("seqlen", seqlen)
-    if isinstance(partition, str) and partition in DEALS:
-        tokens = get_partition("contiguous").tokens_per_rank(whole, ranks)
-        check_starts(starts, whole)
-        mask = Options(causal=causal, window_size=window_size).plain().mask
-        dealt = DEALS[partition](starts, ranks, tokens, mask.band)
-        return DealtDocuments(starts, dealt, ranks, tokens)
-    if isinstance(partition, str) and partition not in PARTITIONS:
-        raise UnknownName("partition", partition, (*PARTITIONS, *DEALS))
-    rule = get_partition(partition)
-    return DealtDocuments(starts, rule, ranks, rule.tokens_per_rank(whole, ranks))
-
-
-def document_position_ids(
-    documents: DealtDocuments, rank: int, device: torch.device | None = None
-) -> Tensor:
-    """Positions of rank's tokens in their documents, int64 (tokens,): what rotary embeddings need.
-
-    Padding counts on from where the last document ends, from 0. Raises InvalidArgument for a rank
-    that there is not.
-    """
-    rank = integer("rank", rank)
-    if not 0 <= rank < documents.world_size:
-        raise InvalidArgument(
-            f"rank is {rank}; the documents are dealt to {documents.world_size} ranks, so it must "
-            f"be in [0, {documents.world_size})."
-        )
-    found: list[int] = []
-    for span in documents.spans(rank):
-        for part, number in cut(span, documents.starts):
-            first = documents.starts[number]  # of padding, -1, where the last one ends
-            found.extend(at - first for at in part.positions())
-    return torch.tensor(found, dtype=torch.int64, device="cpu").to(device)
 
 
 @overload
@@ -191,7 +127,7 @@ def ring_attn_varlen_func(  # type: ignore[misc]  # the last overload has more p
     )  # fmt: skip
 
     def deal(ring: RingContext, tokens: int) -> DealtDocuments:
-        dealt = _dealt(cu_seqlens, partition, ring.world_size, tokens)
+        dealt = _dealt(cu_seqlens, partition, ring, tokens)
         check_longest("max_seqlen", max_seqlen, dealt.longest)
         return dealt
 
@@ -215,43 +151,53 @@ def attended_packed(
     def packed() -> DealtDocuments:
         tensors = separate()
         for name, x in zip("qkv", tensors, strict=True):
-            check_tensor(name, x, ("tokens", "heads", "dim"), may_be_empty=False)
-        documents = deal(ring, tensors[0].shape[0])
+            check_tensor(name, x, ("tokens", "heads", "dim"), may_be_empty=True)
+        counts = [x.shape[0] for x in tensors]
+        if len(set(counts)) > 1:
+            raise InvalidArgument(
+                "q, k and v must have one number of tokens, got "
+                f"{counts[0]}, {counts[1]} and {counts[2]}."
+            )
+        documents = deal(ring, counts[0])
         known.append((tensors, documents))
         return documents
 
     def batched() -> tuple[Tensor, ...]:
         ((tensors, documents),) = known
-        padding = documents.padding(ring.rank)
-        return tuple(_with_padding(x, padding, 0, 0.0)[None] for x in tensors)
+        inside = documents.tokens - documents.padding(ring.rank)
+        return tuple(_first(x, inside, documents.tokens)[None] for x in tensors)
 
     def settle(asked: Asked) -> Options:
         return asked.options._replace(partition=known[0][1].partition.name)
 
     results = attended(ring, like, batched, asked, settle, packed)
-    padding = known[0][1].padding(ring.rank)
+    documents = known[0][1]
+    inside, held = documents.tokens - documents.padding(ring.rank), documents.held(ring.rank)
     if isinstance(results, Tensor):
-        return _with_padding(results[0], padding, 0, 0.0)
+        return _first(results[0], inside, held)
     out, lse, nothing = results
-    return (
-        _with_padding(out[0], padding, 0, 0.0),
-        _with_padding(lse[0], padding, 1, float("-inf")),
-        nothing,
-    )
+    lse = _first(lse[0], inside, held, dim=1, value=float("-inf"))
+    return _first(out[0], inside, held), lse, nothing
 
 
-def _with_padding(x: Tensor, padding: int, dim: int, value: float) -> Tensor:
-    """x, whose last tokens hold the value, whatever they held: not even a NaN comes out of them."""
-    if not padding:
+def _first(x: Tensor, inside: int, tokens: int, dim: int = 0, value: float = 0.0) -> Tensor:
+    """The first tokens of x, and behind them the value: so many inside, and so many of them all.
+
+    Whatever x has behind them, not even a NaN comes out of it.
+    """
+    if inside == x.shape[dim] == tokens:
         return x
-    kept = x.narrow(dim, 0, x.shape[dim] - padding)
-    behind = (0, 0) * (x.dim() - 1 - dim) + (0, padding)
-    return pad(kept, behind, value=value)
+    behind = (0, 0) * (x.dim() - 1 - dim) + (0, tokens - inside)
+    return pad(x.narrow(dim, 0, inside), behind, value=value)
 
 
 def _dealt(
-    cu_seqlens: CuSeqlens | DealtDocuments, partition: AnyPartition | None, ranks: int, tokens: int
+    cu_seqlens: CuSeqlens | DealtDocuments,
+    partition: AnyPartition | None,
+    ring: RingContext,
+    tokens: int,
 ) -> DealtDocuments:
+    ranks = ring.world_size
     if not isinstance(cu_seqlens, DealtDocuments):
         if partition is None:
             raise InvalidArgument(
@@ -269,11 +215,12 @@ def _dealt(
             f"partition is {shown(partition)}, but the documents were dealt by "
             f"{cu_seqlens.partition.name!r}; leave it out."
         )
-    if (cu_seqlens.world_size, cu_seqlens.tokens) != (ranks, tokens):
+    held = cu_seqlens.held(ring.rank) if ring.rank < cu_seqlens.world_size else cu_seqlens.tokens
+    if (cu_seqlens.world_size, held) != (ranks, tokens):
         raise InvalidArgument(
-            f"the documents are of {cu_seqlens.tokens} tokens on each of {cu_seqlens.world_size} "
-            f"ranks, but q has {tokens} on one of {ranks}; make them for this ring, with seqlen= "
-            "where the sequence is padded."
+            f"the documents are of {held} tokens on rank {ring.rank} of {cu_seqlens.world_size}, "
+            f"but q has {tokens} on one of {ranks}; make them for this ring, with seqlen= where "
+            "the sequence is padded, or uneven=True where it is not and does not divide."
         )
     return cu_seqlens
 
@@ -284,19 +231,3 @@ def check_longest(name: str, told: int | None, longest: int) -> None:
         raise InvalidArgument(
             f"{name} is {told}, but a document has {longest} tokens; pass that, or more."
         )
-
-
-def starts_of(cu_seqlens: object, name: str = "cu_seqlens") -> Starts:
-    """Whole numbers; raises InvalidArgument. A GPU's tensor is read, which waits for the GPU."""
-    what = "a tensor of shape (documents + 1,), or a sequence of integers"
-    if isinstance(cu_seqlens, Tensor):
-        check_dense(name, cu_seqlens, what)
-        if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
-            raise InvalidArgument(
-                f"{name} is {str(cu_seqlens.dtype).removeprefix('torch.')} of shape "
-                f"{tuple(cu_seqlens.shape)}; it must be {what}, int32 or int64."
-            )
-        return tuple(read(name, cu_seqlens)[0])
-    if not isinstance(cu_seqlens, Sequence) or isinstance(cu_seqlens, str | bytes):
-        raise InvalidArgument(f"{name} is {shown(cu_seqlens)}; it must be {what}.")
-    return tuple(x if type(x) is int else integer(name, x) for x in cu_seqlens)

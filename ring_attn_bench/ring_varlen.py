@@ -31,13 +31,14 @@ from ring_attn_bench.calls.attend import Output
 from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.plain import flag, integer
 from ring_attn_bench.calls.unpack import unpacked
+from ring_attn_bench.document_sharding import starts_of
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.deal import PerDocument
 from ring_attn_bench.plan.documents import DealtDocuments, check_starts
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.ring.context import RingContext
 from ring_attn_bench.ring_attention import ring_attention
-from ring_attn_bench.ring_documents import attended_packed, check_longest, starts_of
+from ring_attn_bench.ring_documents import attended_packed, check_longest
 
 if TYPE_CHECKING:
     from ring_attn_bench.signatures_varlen import (

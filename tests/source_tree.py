@@ -22,8 +22,8 @@ LAYERS = (
     {"one_device"},
     {"cached"},
     {"signatures"},
-    {"attention", "cached_attention", "ring_attention", "sharding"},  # what people import,
-    {"ring_documents"},
+    {"attention", "cached_attention", "document_sharding", "ring_attention", "sharding"},
+    {"ring_documents"},  # what people import,
     {"signatures_varlen"},
     {"ring_varlen"},  # also under others' names,
     {"flash_attn"},  # and it all:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from heapq import heappop, heappush
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -74,6 +74,10 @@ class PerDocument(OfOneSequence):
 
     def spans_of(self, rank: int) -> Spans:
         """As there."""
+        return _spans_of(self, rank)
+
+    def deal_to(self, rank: int) -> Spans:
+        """`spans_of`, which is kept: of 1,000 documents this takes 3 ms."""
         unit, ranks = self.pieces * self.world_size, self.world_size
         left = [(stop - (stop - start) % unit, stop) for start, stop in self._bounds]
         room = sum(stop - at for at, stop in left) // ranks
@@ -88,6 +92,11 @@ class PerDocument(OfOneSequence):
             _extend(found, at + begin, end - begin)
             before += stop - at
         return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _spans_of(dealt: PerDocument, rank: int) -> Spans:
+    return dealt.deal_to(rank)
 
 
 def head_tail(starts: Starts, world_size: int, tokens: int, band: Band) -> OfOneSequence:

@@ -59,12 +59,14 @@ class DealtDocuments:
 
     starts: cu_seqlens, where each document begins in the packed sequence and after the last where
     it ends. tokens: of each rank; what the ranks hold beyond the last document is padding.
+    uneven: whether ranks hold no padding, and so fewer tokens than that where they would.
     """
 
     starts: Starts
     partition: Rule
     world_size: int
     tokens: int
+    uneven: bool = False
 
     def __post_init__(self) -> None:
         check_starts(self.starts, self.world_size * self.tokens)
@@ -76,7 +78,7 @@ class DealtDocuments:
     @cached_property
     def _hash(self) -> int:
         # kept, because every call of a layer is found by it
-        return hash((self.starts, self.partition, self.world_size, self.tokens))
+        return hash((self.starts, self.partition, self.world_size, self.tokens, self.uneven))
 
     @cached_property
     def longest(self) -> int:
@@ -95,9 +97,20 @@ class DealtDocuments:
 
     def padding(self, rank: int) -> int:
         """How many of rank's tokens are in no document: its last ones."""
-        end = self.starts[-1]
-        spans = self.spans(rank)
-        return sum(len(range(max(0, -(-(end - s.start) // s.step)), s.count)) for s in spans)
+        if rank not in self._padding:
+            end, spans = self.starts[-1], self.spans(rank)
+            inside = (min(max(0, -(-(end - s.start) // s.step)), s.count) for s in spans)
+            self._padding[rank] = self.tokens - sum(inside)
+        return self._padding[rank]
+
+    @cached_property
+    def _padding(self) -> dict[int, int]:
+        # kept by rank, because every call of a layer asks
+        return {}
+
+    def held(self, rank: int) -> int:
+        """How many tokens the rank's tensors have."""
+        return self.tokens - self.padding(rank) if self.uneven else self.tokens
 
     def pairs(self, rank: int, band: Band) -> int:
         """Allowed pairs of rank's rows: its work."""

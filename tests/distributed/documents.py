@@ -28,7 +28,7 @@ NAMES = ("out", "lse", "dq", "dk", "dv")
 class Packed:
     """A call of every rank, with `tokens` tokens each, of which those behind `starts` are padding.
 
-    beyond: what padding holds, in q, k, v and the gradient of out.
+    beyond: what padding holds, in q, k, v and the gradient of out. uneven: ranks hold no padding.
     """
 
     world_size: int
@@ -47,6 +47,7 @@ class Packed:
     sink: bool = False
     dropout_p: float = 0.0
     beyond: float = float("nan")
+    uneven: bool = False
 
     @property
     def options(self) -> dict[str, object]:
@@ -66,8 +67,11 @@ class Packed:
     @property
     def batch(self) -> DealtDocuments:
         """The value that a data loader deals by."""
-        whole = self.tokens * self.world_size
-        return documents(self.starts, self.partition, self.world_size, whole, causal=self.causal)
+        whole = None if self.uneven else self.tokens * self.world_size
+        return documents(
+            self.starts, self.partition, self.world_size, whole,
+            causal=self.causal, uneven=self.uneven,
+        )  # fmt: skip
 
     def inputs(self) -> list[Tensor]:
         """q, k, v and the gradient of out, over the whole packed sequence."""
@@ -86,8 +90,10 @@ class Packed:
         whole = self.tokens * self.world_size
         if self.partition in DEALS:
             spans = self.batch.spans(rank)
-            return torch.tensor([at for span in spans for at in span.positions()])
-        return positions(self.partition, rank, self.world_size, whole)
+            held = torch.tensor([at for span in spans for at in span.positions()])
+            return held[: self.batch.held(rank)]
+        held = positions(self.partition, rank, self.world_size, whole)
+        return held[held < self.starts[-1]] if self.uneven else held
 
 
 def attend(ring: Ring, case: Packed, context: RingContext | None = None) -> dict[str, Tensor]:
@@ -96,7 +102,7 @@ def attend(ring: Ring, case: Packed, context: RingContext | None = None) -> dict
     leaves = [x.requires_grad_() for x in leaves]
     sink = case.sinks.to(case.dtype).requires_grad_() if case.sink else None
     told: dict[str, object] = {"cu_seqlens": case.batch}
-    if case.partition not in DEALS:
+    if case.partition not in DEALS and not case.uneven:
         starts = torch.tensor(case.starts, dtype=torch.int32)
         told = {"cu_seqlens": starts, "partition": case.partition}
     out, lse, nothing = ring_attn_varlen_func(
@@ -112,7 +118,7 @@ def attend(ring: Ring, case: Packed, context: RingContext | None = None) -> dict
 
 
 def joined(case: Packed, ranks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The ranks' results as those of the packed sequence."""
+    """The ranks' results as those of the packed sequence, as it is dealt."""
     order = torch.cat([case.order(rank) for rank in range(case.world_size)]).argsort()
     whole = {}
     for name in ranks[0]:
@@ -126,9 +132,16 @@ def joined(case: Packed, ranks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor
 
 
 def truth(case: Packed) -> dict[str, Tensor]:
-    """In float64, each document by itself; nothing in padding."""
+    """In float64, each document by itself; nothing in padding, if there is any."""
     apart = [(slice(a, b), slice(a, b)) for a, b in pairwise(case.starts)]
-    return expected(*case.inputs(), apart, sink=case.sinks, **case.options)
+    found = expected(*case.inputs(), apart, sink=case.sinks, **case.options)
+    if not case.uneven:
+        return found
+    end = case.starts[-1]
+    return {
+        name: x if name == "dsink" else x[:, :end] if name == "lse" else x[:end]
+        for name, x in found.items()
+    }
 
 
 def plain(case: Packed) -> dict[str, Tensor]:

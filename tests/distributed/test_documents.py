@@ -120,6 +120,21 @@ def test_new_lengths_in_every_call_are_right_and_nothing_grows(ranks):
             torch.testing.assert_close(joined(case, parts)["out"], right, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_a_sequence_of_any_length_goes_to_any_number_of_ranks(ranks, partition):
+    """Of 1 token to 3 ranks two have none; causal or not, a document or several."""
+    for length, causal in ((1, True), (7, False), (11, True), (23, False)):
+        unit = {"zigzag": 6}.get(partition, 3)
+        tokens = -(-length // unit) * unit // 3
+        for starts in ((0, length), (0, length // 3, length)):
+            case = Packed(3, starts, partition, tokens, causal=causal, sink=True, uneven=True)
+            found = ranks.run(attend, case, world_size=3)
+            held = [len(case.order(rank)) for rank in range(3)]
+            assert [len(rank["out"]) for rank in found] == held
+            assert sum(held) == length
+            assert faults(case, found) == [], case
+
+
 def test_documents_of_one_rank_alone_are_a_ring_of_one(ranks):
     case = Packed(1, (0, 3, 11), tokens=12)
     assert faults(case, ranks.run(attend, case, world_size=1)) == []
@@ -154,7 +169,7 @@ WRONG = {
     "a batch dim": ({"batch": True}, r"must have 3 dims: (tokens, heads, dim)"),
     "documents of another ring": (
         {"cu_seqlens": documents([0, 24], "zigzag", 3), "partition": None},
-        "8 tokens on each of 3 ranks, but q has 8 on one of 2",
+        "8 tokens on rank 1 of 3, but q has 8 on one of 2",
     ),
     "documents of another partition": (
         {"cu_seqlens": documents([0, 16], "striped", 2), "partition": "zigzag"},

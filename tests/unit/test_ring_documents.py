@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring_attn_bench import InvalidArgument, document_position_ids, documents, shard
+from ring_attn_bench import (
+    InvalidArgument,
+    document_position_ids,
+    documents,
+    shard,
+    shard_documents,
+)
 from ring_attn_bench.plan.partition import PARTITIONS, Dealt
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Mask
@@ -52,6 +58,34 @@ def test_work_is_the_allowed_pairs_of_a_ranks_rows(batch, causal, left, right):
         assert batch.pairs(rank, mask.band) == found[-1]
     wanted = max(found) * len(found) / sum(found) if any(found) else 1.0
     assert batch.imbalance(mask.band) == wanted
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 7),
+    st.sampled_from(["contiguous", "zigzag", "striped", "balanced", "head_tail"]),
+)  # fmt: skip
+def test_uneven_documents_of_any_length_are_each_token_once_and_no_padding(length, ranks, name):
+    batch = documents([0, length // 2, length], name, ranks, uneven=True)
+    tokens = torch.arange(length)
+    shards = [shard_documents(tokens, batch, rank) for rank in range(ranks)]
+    assert sorted(torch.cat(shards).tolist()) == list(range(length))
+    assert [len(x) for x in shards] == [batch.held(rank) for rank in range(ranks)]
+    for rank, held in enumerate(shards):
+        restarted = torch.where(held < length // 2, held, held - length // 2)
+        assert document_position_ids(batch, rank).tolist() == restarted.tolist()
+
+
+def test_a_rank_of_padded_documents_has_its_padding():
+    batch = documents([0, 3, 7], "striped", 2, 8)
+    x = torch.arange(8.0).view(1, 8).requires_grad_()
+    assert shard_documents(x, batch, 1, dim=1).tolist() == [[1.0, 3.0, 5.0, 7.0]]
+    shard_documents(x, batch, 0, dim=-1).sum().backward()
+    assert x.grad.tolist() == [[1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0]]
+    with pytest.raises(InvalidArgument, match="packed sequence of 8 tokens"):
+        shard_documents(x, batch, 0)
+    with pytest.raises(InvalidArgument, match="leave out one of the two"):
+        documents([0, 7], "striped", 2, 8, uneven=True)
 
 
 def test_integers_and_tensors_of_them_make_one_value():
