@@ -61,8 +61,7 @@ from ring_attn_bench.calls.options import Options, Window
 from ring_attn_bench.calls.plain import flag
 from ring_attn_bench.calls.unpack import unpacked
 from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.plan.documents import DealtDocuments
-from ring_attn_bench.ring.call import agreed_call, tell
+from ring_attn_bench.ring.call import Packed, agreed_call, tell
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring.groups import check_group
 from ring_attn_bench.ring.threads import two_threads
@@ -172,12 +171,12 @@ def attended(
     separate: Callable[[], tuple[Tensor, ...]],
     asked: Asked,
     settle: Callable[[Asked], Options],
-    packed: Callable[[], DealtDocuments] | None = None,
+    packed: Callable[[], Packed] | None = None,
 ) -> Output:
     """The call over a ring, all of whose mistakes are told to the other ranks.
 
-    separate: q, k and v, batch first; settle: the options; packed: the documents of which the
-    sequence is packed, before anything else. They raise InvalidArgument. like: a tensor of q's
+    separate: q, k and v, batch first; settle: the options; packed: the documents of which sequences
+    are packed, before anything else. They raise InvalidArgument. like: a tensor of q's
     device.
     """
 

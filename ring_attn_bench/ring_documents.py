@@ -36,6 +36,7 @@ from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.deal import DEALS
 from ring_attn_bench.plan.documents import DealtDocuments
 from ring_attn_bench.plan.partition import AnyPartition, get_partition
+from ring_attn_bench.ring.call import Packed
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring_attention import Asked, attended, ring_attention
 
@@ -62,6 +63,7 @@ def ring_attn_varlen_func(
     group: dist.ProcessGroup | DeviceMesh | None = None,
     *,
     partition: AnyPartition | None = None,
+    queries: CuSeqlens | DealtDocuments | None = None,
     backend: str | None = "auto",
     softcap: float = 0.0,
     dropout_seed: int | None = None,
@@ -106,6 +108,7 @@ def ring_attn_varlen_func(  # type: ignore[misc]  # the last overload has more p
     group: dist.ProcessGroup | DeviceMesh | None = None,
     *,
     partition: AnyPartition | None = None,
+    queries: CuSeqlens | DealtDocuments | None = None,
     backend: str | None = "auto",
     softcap: float = 0.0,
     dropout_seed: int | None = None,
@@ -115,10 +118,13 @@ def ring_attn_varlen_func(  # type: ignore[misc]  # the last overload has more p
     """Attention of this rank's queries over their documents, on any partition and number of ranks.
 
     cu_seqlens: of the whole packed sequence, alike on every rank, or what `documents` made of them,
-    which has the partition. max_seqlen: the longest document, or more; None asks nobody. lse is
-    (heads_q, tokens). alibi_slopes (heads_q,), alike for all documents. What is dropped follows
-    from positions in the packed sequence, so from no partition. The other arguments, what is
-    returned and raised: help("ring_attn_bench.ring_attention"); this module's help says more.
+    which has the partition. queries: where documents' queries begin, or their value, if they are
+    others than the keys (cross attention): of each document the last query stands at the last key,
+    and one that sees no key has out 0 and lse -inf. max_seqlen: the longest document of keys, or
+    more; None asks nobody. lse is (heads_q, tokens). alibi_slopes (heads_q,), alike for all
+    documents. What is dropped follows from positions in the packed sequence, so from no partition.
+    The other arguments, what is returned and raised: help("ring_attn_bench.ring_attention"); this
+    module's help says more.
     """
     asked = ring_attention(
         dropout_p, softmax_scale, causal, window_size, alibi_slopes, deterministic,
@@ -126,10 +132,12 @@ def ring_attn_varlen_func(  # type: ignore[misc]  # the last overload has more p
         dropout_seed=dropout_seed, sink=sink, context=context,
     )  # fmt: skip
 
-    def deal(ring: RingContext, tokens: int) -> DealtDocuments:
-        dealt = _dealt(cu_seqlens, partition, ring, tokens)
+    def deal(ring: RingContext, keys: int, rows: int) -> Packed:
+        dealt = _dealt("k", cu_seqlens, partition, ring, keys)
         check_longest("max_seqlen", max_seqlen, dealt.longest)
-        return dealt
+        if queries is None:
+            return dealt, None
+        return dealt, _dealt("q", queries, partition, ring, rows)
 
     return attended_packed(q, lambda: (q, k, v), deal, asked)
 
@@ -137,47 +145,51 @@ def ring_attn_varlen_func(  # type: ignore[misc]  # the last overload has more p
 def attended_packed(
     like: object,
     separate: Callable[[], tuple[Tensor, ...]],
-    deal: Callable[[RingContext, int], DealtDocuments],
+    deal: Callable[[RingContext, int, int], Packed],
     asked: Asked,
 ) -> Output:
     """A call of packed tensors on a ring: with a batch dim inside, and padding as if it were none.
 
-    separate: q, k and v (tokens, heads, dim). deal: the documents of a ring with so many tokens on
-    each rank. Both raise InvalidArgument. like: a tensor of q's device.
+    separate: q, k and v (tokens, heads, dim). deal: the documents of a ring with so many keys and
+    so many queries on this rank. Both raise InvalidArgument. like: a tensor of q's device.
     """
     ring = context_of(asked.group, asked.context)
-    known: list[tuple[tuple[Tensor, ...], DealtDocuments]] = []
+    known: list[tuple[tuple[Tensor, ...], DealtDocuments, DealtDocuments]] = []
 
-    def packed() -> DealtDocuments:
+    def packed() -> Packed:
         tensors = separate()
         for name, x in zip("qkv", tensors, strict=True):
             check_tensor(name, x, ("tokens", "heads", "dim"), may_be_empty=True)
         counts = [x.shape[0] for x in tensors]
-        if len(set(counts)) > 1:
+        documents, queries = deal(ring, counts[1], counts[0])
+        if counts[1] != counts[2] or (queries is None and counts[0] != counts[1]):
             raise InvalidArgument(
-                "q, k and v must have one number of tokens, got "
-                f"{counts[0]}, {counts[1]} and {counts[2]}."
+                f"q, k and v must have one number of tokens, got {counts[0]}, {counts[1]} and "
+                f"{counts[2]}; queries of their own lengths are told by queries=."
             )
-        documents = deal(ring, counts[0])
-        known.append((tensors, documents))
-        return documents
+        known.append((tensors, documents, documents if queries is None else queries))
+        return documents, queries
 
     def batched() -> tuple[Tensor, ...]:
-        ((tensors, documents),) = known
-        inside = documents.tokens - documents.padding(ring.rank)
-        return tuple(_first(x, inside, documents.tokens)[None] for x in tensors)
+        (((q, k, v), keys, rows),) = known
+        return tuple(_whole(x, side, ring.rank) for x, side in ((q, rows), (k, keys), (v, keys)))
 
     def settle(asked: Asked) -> Options:
         return asked.options._replace(partition=known[0][1].partition.name)
 
     results = attended(ring, like, batched, asked, settle, packed)
-    documents = known[0][1]
-    inside, held = documents.tokens - documents.padding(ring.rank), documents.held(ring.rank)
+    rows = known[0][2]
+    inside, held = rows.tokens - rows.padding(ring.rank), rows.held(ring.rank)
     if isinstance(results, Tensor):
         return _first(results[0], inside, held)
     out, lse, nothing = results
     lse = _first(lse[0], inside, held, dim=1, value=float("-inf"))
     return _first(out[0], inside, held), lse, nothing
+
+
+def _whole(x: Tensor, side: DealtDocuments, rank: int) -> Tensor:
+    """With a batch dim, and zeros for padding."""
+    return _first(x, side.tokens - side.padding(rank), side.tokens)[None]
 
 
 def _first(x: Tensor, inside: int, tokens: int, dim: int = 0, value: float = 0.0) -> Tensor:
@@ -192,6 +204,7 @@ def _first(x: Tensor, inside: int, tokens: int, dim: int = 0, value: float = 0.0
 
 
 def _dealt(
+    side: str,
     cu_seqlens: CuSeqlens | DealtDocuments,
     partition: AnyPartition | None,
     ring: RingContext,
@@ -219,8 +232,8 @@ def _dealt(
     if (cu_seqlens.world_size, held) != (ranks, tokens):
         raise InvalidArgument(
             f"the documents are of {held} tokens on rank {ring.rank} of {cu_seqlens.world_size}, "
-            f"but q has {tokens} on one of {ranks}; make them for this ring, with seqlen= where "
-            "the sequence is padded, or uneven=True where it is not and does not divide."
+            f"but {side} has {tokens} on one of {ranks}; make them for this ring, with seqlen= "
+            "where the sequence is padded, or uneven=True where it is not and does not divide."
         )
     return cu_seqlens
 

@@ -212,7 +212,9 @@ def _function(name: str, form: str, lengths: tuple[str, ...], deal: Deal) -> Any
             return tensors
 
         like = given[_TENSORS[form][0]]
-        return attended_packed(like, separate, lambda *where: deal(given, *where), asked)
+        return attended_packed(
+            like, separate, lambda ring, keys, _: (deal(given, ring, keys), None), asked
+        )
 
     function.__name__ = function.__qualname__ = name
     function.__signature__ = signature  # type: ignore[attr-defined]  # inspect looks for it

@@ -110,7 +110,7 @@ def sends_of(
 
 def _needed(layout: Layout, rank: int, owner: int) -> Iterator[tuple[int, Range]]:
     """What rank's rows see of owner's tokens, chunk by chunk, and how many chunks of rows do."""
-    rows = layout.chunks(rank)
+    rows = layout.rows(rank)
     for chunk in layout.chunks(owner):
         seen = visible_keys(rows, chunk, layout.band)
         if len(seen):
@@ -121,7 +121,7 @@ def _needed(layout: Layout, rank: int, owner: int) -> Iterator[tuple[int, Range]
 @lru_cache(maxsize=1024)
 def _packed(layout: Layout, rank: int, owner: int) -> tuple[Range, ...]:
     """What rank's rows see of owner's tokens in documents that both have."""
-    rows = by_document(layout.chunks(rank))
+    rows = by_document(layout.rows(rank))
     seen = (
         visible_keys(rows.get(chunk.document, ()), chunk, layout.band).shifted(chunk.tokens.start)
         for chunk in layout.chunks(owner)

@@ -69,7 +69,7 @@ class Step:
 class Plan:
     """What one rank does in a forward or a backward pass.
 
-    tokens: the rank's local length.
+    tokens: the rank's local length, of keys. queries: of queries, where that is another.
     slots: landing areas that exist at once; step s uses area (s - 1) % slots.
     rows_start_at_zero: whether out must start from zeros and lse from -inf.
     unfinished: rows whose final value is not written by a launch marked `last`.
@@ -82,6 +82,7 @@ class Plan:
     steps: tuple[Step, ...]
     rows_start_at_zero: bool
     unfinished: tuple[Range, ...]
+    queries: int | None = None
 
     @cached_property
     def launches(self) -> tuple[Launch, ...]:
@@ -112,7 +113,8 @@ class Plan:
         if not self.launches or self.rows_start_at_zero:
             return False
         first, *others = self.launches
-        return len(first.rows) == self.tokens and all(launch.last for launch in others)
+        rows = self.tokens if self.queries is None else self.queries
+        return len(first.rows) == rows and all(launch.last for launch in others)
 
     @cached_property
     def adds_keys_once(self) -> bool:
@@ -172,7 +174,7 @@ def _made(layout: Layout, rank: int, able: Abilities) -> Plan | str:
             return pieces
         lowered.append(pieces)
     firsts, rows_start_at_zero = first_flags(
-        [piece.rows for pieces in lowered for piece in pieces], layout.tokens
+        [piece.rows for pieces in lowered for piece in pieces], layout.row_tokens
     )
     lasts = last_flags([piece.rows for pieces in lowered for piece in pieces])
     flags = list(zip(firsts, lasts, strict=True))
@@ -188,7 +190,8 @@ def _made(layout: Layout, rank: int, able: Abilities) -> Plan | str:
         min(layout.slots, max(1, len(steps) - 1)),
         tuple(steps),
         rows_start_at_zero,
-        without(Range(0, layout.tokens), finished),
+        without(Range(0, layout.row_tokens), finished),
+        None if layout.queries is None else layout.row_tokens,
     )
 
 
@@ -244,15 +247,16 @@ def lone_plan(rows: Spans, keys: Spans, band: Band, able: Abilities) -> Plan | s
 def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
     if not able.gathers:
         return "it has no launch over gathered keys (schedule 'gather' needs none)"
-    rows, remote = layout.chunks(rank), tuple(range(1, layout.world_size))
+    rows, remote = layout.rows(rank), tuple(range(1, layout.world_size))
     fetches = fetches_of(layout, rank, remote, in_turn=True)
-    keys = [(OWN, chunk) for chunk in rows]
+    keys = [(OWN, chunk) for chunk in layout.chunks(rank)]
     for piece, fetch in enumerate(fetches, 1):
         keys += [(piece, chunk) for chunk in landed(layout, fetch)]
     whole = gathered(rows, keys, layout.band, join=not able.positions)
     own = Step((), (), (), 0, keys_start_at_zero=False)
     step = Step(fetches, sends_of(layout, rank, remote, in_turn=True), (), 0, False, whole)
-    return Plan(rank, layout.world_size, layout.tokens, 1, (own, step), False, ())
+    queries = None if layout.queries is None else layout.row_tokens
+    return Plan(rank, layout.world_size, layout.tokens, 1, (own, step), False, (), queries)
 
 
 def _step(
@@ -279,8 +283,8 @@ def _pieces(
     layout: Layout, rank: int, offsets: tuple[int, ...], able: Abilities
 ) -> tuple[Cut, ...] | str:
     """The launches over the keys of the ranks at `offsets`."""
-    rows = layout.chunks(rank)
+    rows = layout.rows(rank)
     if offsets == (0,):
-        return lower(rows, rows, layout.band, able)
+        return lower(rows, layout.chunks(rank), layout.band, able)
     keys = [chunk for fetch in fetches_of(layout, rank, offsets) for chunk in landed(layout, fetch)]
     return lower(rows, keys, layout.band, able)

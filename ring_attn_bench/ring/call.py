@@ -21,7 +21,7 @@ from ring_attn_bench.contract.tensors import Kept, Keys, Rows, Sums
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.block import Abilities
 from ring_attn_bench.plan.documents import DealtDocuments
-from ring_attn_bench.plan.layout import Layout
+from ring_attn_bench.plan.layout import Layout, Queries
 from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.ring import passes
@@ -105,14 +105,20 @@ class RingCall(NamedTuple):
         return replace(self.job, score=given.score(self.job.score))
 
 
+Packed = tuple[DealtDocuments, DealtDocuments | None]
+"""The documents of keys, and those of queries where they are others."""
+
+
 class OnRing(NamedTuple):
     """Where a call of shards is computed: a `Way`.
 
     documents: of which the sequence is packed, and how it was dealt; None is one sequence.
+    queries: those of the queries, where they are others than the keys.
     """
 
     ring: RingContext
     documents: DealtDocuments | None = None
+    queries: DealtDocuments | None = None
 
     @property
     def calls(self) -> Remembered[tuple[Job, Signature]]:
@@ -120,7 +126,7 @@ class OnRing(NamedTuple):
         each batch has plans of its own, and large ones."""
         if self.documents is None:
             return self.ring.calls
-        return RememberedOf(self.ring.calls_of_documents, self.documents)
+        return RememberedOf(self.ring.calls_of_documents, (self.documents, self.queries))
 
     @property
     def ranks(self) -> int:
@@ -129,13 +135,20 @@ class OnRing(NamedTuple):
 
     def made(self, problem: Problem, options: Options) -> tuple[Job, Signature]:
         """The job, and what it must have in common with the other ranks'; raises as `choose`."""
-        ring = self.ring
-        documents = self.documents
+        ring, documents = self.ring, self.documents
+        if self.queries is None and problem.queries not in (None, problem.seqlen):
+            rows, keys = (count // ring.world_size for count in (problem.queries, problem.seqlen))
+            raise InvalidArgument(
+                f"q, k and v must have one number of tokens, got {rows}, {keys} and {keys}."
+            )
         partition = options.partition if documents is None else documents.partition
         if partition is None:
             raise InvalidArgument("partition is None; it must be a name like 'zigzag'.")
         tokens = problem.seqlen // ring.world_size
-        starts = None if documents is None else documents.apart
+        starts, queries = None if documents is None else documents.apart, None
+        if documents is not None and self.queries is not None:
+            starts, theirs = documents.starts, self.queries
+            queries = Queries(theirs.partition, theirs.tokens, theirs.starts)
 
         def known(name: str, blocks: Abilities) -> Known | None:
             if starts is not None:  # figures are of one sequence
@@ -152,9 +165,10 @@ class OnRing(NamedTuple):
             waits = (ring.arrives or starts is not None) and blocks.gathers
             where = partition, ring.world_size, tokens, problem.mask
             took = settled(
-                *where, ring.options, waits=waits, known=known(name, blocks), documents=starts
-            )
-            return took, laid_out(*where, took, starts)
+                *where, ring.options, waits=waits, known=known(name, blocks), documents=starts,
+                queries=queries,
+            )  # fmt: skip
+            return took, laid_out(*where, took, starts, queries)
 
         def planner_of(name: str) -> Planner:
             def planner(blocks: Abilities) -> Plan | str:
@@ -180,7 +194,7 @@ def agreed_call(
     separated: Callable[[], tuple[Tensor, Tensor, Tensor, Options]],
     like: object,
     ring: RingContext,
-    packed: Callable[[], DealtDocuments] | None = None,
+    packed: Callable[[], Packed] | None = None,
 ) -> tuple[RingCall, Given]:
     """The call and its tensors, checked here and, where ranks shake hands, against the others'.
 
@@ -190,7 +204,7 @@ def agreed_call(
     others, which then raise too instead of waiting for it.
     """
     try:
-        way = OnRing(ring, None if packed is None else packed())
+        way = OnRing(ring, *(() if packed is None else packed()))
         asked = separated()
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             check_untransformed("attention", *asked[:3], asked[3].sink, asked[3].alibi_slopes)
@@ -246,11 +260,12 @@ def _signature(
     problem: Problem, layout: Layout, job: Job, options: Options, way: OnRing
 ) -> Signature:
     """Everything that ranks must have in common for their messages to fit."""
-    documents = way.documents
+    documents, queries = way.documents, layout.queries
     return Signature.of(
         {
             "batch size": problem.batch,
             "tokens": layout.tokens,
+            "queries": layout.row_tokens,
             "query heads": problem.heads_q,
             "key heads": problem.heads_kv,
             "head dim": problem.head_dim,
@@ -260,7 +275,9 @@ def _signature(
         {
             "dtype": problem.dtype,
             "partition": layout.partition.identity,
+            "partition of queries": "" if queries is None else queries.partition.identity,
             "cu_seqlens": "" if documents is None else str(documents.starts),
+            "cu_seqlens of queries": "" if queries is None else str(queries.starts),
             "backend": job.backend.name,
             "mask": str(problem.mask),
             "softmax_scale, softcap or alibi_slopes": (

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.documents import Starts
-from ring_attn_bench.plan.layout import Layout
+from ring_attn_bench.plan.layout import Layout, Queries
 from ring_attn_bench.plan.partition import AnyPartition, get_partition
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.fastest import Known, fastest
@@ -34,26 +34,28 @@ def settled(
     waits: bool = False,
     known: Known | None = None,
     documents: Starts | None = None,
+    queries: Queries | None = None,
 ) -> RingOptions:
     """The options without `auto`, cut to `landing_tokens`; transport is left as it is.
 
-    tokens: of each rank. documents: as in `Layout`. waits: as in `resolved`, whose rule is what is
-    taken; but where schedule and grouping are `auto` and the call is known, what is `fastest` by
-    the model.
+    tokens: of each rank. documents, queries: as in `Layout`. waits: as in `resolved`, whose rule
+    is what is taken; but where schedule and grouping are `auto` and the call is known, what is
+    `fastest` by the model.
 
     Raises UnknownName, or InvalidArgument for a length or a grouping that does not fit the ranks,
     and for keys that cannot fit the budget.
     """
     where = partition, world_size, tokens, mask
-    rule = _ruled(*where, options, waits=waits, documents=documents)
+    packed = documents, queries
+    rule = _ruled(*where, options, packed, waits=waits)
     if known is None or world_size == 1 or not is_open(options):
         return rule
     candidates = [rule]
     for schedule in (name for name, schedule in SCHEDULES.items() if schedule.weighed):
         with suppress(InvalidArgument):  # slots that were asked for may not fit the budget then
             asked = replace(options, schedule=schedule)
-            candidates.append(_ruled(*where, asked, documents=documents))
-    layouts = {took: laid_out(*where, took, documents) for took in candidates}
+            candidates.append(_ruled(*where, asked, packed))
+    layouts = {took: laid_out(*where, took, *packed) for took in candidates}
     return fastest(layouts, rule, known)
 
 
@@ -63,12 +65,12 @@ def _ruled(
     tokens: int,
     mask: Mask,
     options: RingOptions,
+    packed: tuple[Starts | None, Queries | None],
     *,
     waits: bool = False,
-    documents: Starts | None = None,
 ) -> RingOptions:
     took = resolved(options, world_size, waits=waits)
-    layout = laid_out(partition, world_size, tokens, mask, took, documents)
+    layout = laid_out(partition, world_size, tokens, mask, took, *packed)
     if options.landing_tokens is None or world_size == 1:
         return took
     return _Budget(options.landing_tokens, needs(layout), layout).fitted(options, took)
@@ -98,13 +100,14 @@ def laid_out(
     mask: Mask,
     took: RingOptions,
     documents: Starts | None = None,
+    queries: Queries | None = None,
 ) -> Layout:
     """Who holds what, and the steps of options that are settled."""
     assert took.slots != "auto"  # nothing is, once resolved
     assert took.grouping != "auto"
     rule, whole = get_partition(partition), SCHEDULES[took.schedule].waits
     where = rule, world_size, tokens, mask.band
-    return Layout(*where, took.slots, took.grouping, whole, documents)
+    return Layout(*where, took.slots, took.grouping, whole, documents, queries)
 
 
 class _Budget:

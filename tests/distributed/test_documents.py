@@ -169,7 +169,7 @@ WRONG = {
     "a batch dim": ({"batch": True}, r"must have 3 dims: (tokens, heads, dim)"),
     "documents of another ring": (
         {"cu_seqlens": documents([0, 24], "zigzag", 3), "partition": None},
-        "8 tokens on rank 1 of 3, but q has 8 on one of 2",
+        "8 tokens on rank 1 of 3, but k has 8 on one of 2",
     ),
     "documents of another partition": (
         {"cu_seqlens": documents([0, 16], "striped", 2), "partition": "zigzag"},

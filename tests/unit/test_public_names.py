@@ -180,7 +180,7 @@ def test_documents_on_a_ring_are_called_as_ring_flash_attentions_are_and_more():
     tail = list(parameters.values())[5:]
     assert [(p.name, p.default) for p in tail[:8]] == FLASH_ATTN_TAIL
     assert [p.name for p in tail[8:]] == [
-        "partition", "backend", "softcap", "dropout_seed", "sink", "context",
+        "partition", "queries", "backend", "softcap", "dropout_seed", "sink", "context",
     ]  # fmt: skip
     assert all(p.kind is p.KEYWORD_ONLY for p in tail[8:])
     named = set(typing.get_type_hints(signatures.RingDocumentsArguments))
