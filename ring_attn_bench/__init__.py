@@ -16,6 +16,11 @@ if TYPE_CHECKING:
         flash_attn_varlen_func,
     )
     from ring_attn_bench.cached_attention import flash_attn_with_kvcache, ring_attn_with_kvcache
+    from ring_attn_bench.document_sharding import (
+        document_position_ids,
+        documents,
+        shard_documents,
+    )
     from ring_attn_bench.errors import (
         BackendUnavailable,
         InvalidArgument,
@@ -42,6 +47,19 @@ if TYPE_CHECKING:
         zigzag_ring_flash_attn_func,
         zigzag_ring_flash_attn_kvpacked_func,
         zigzag_ring_flash_attn_qkvpacked_func,
+    )
+    from ring_attn_bench.ring_documents import ring_attn_varlen_func
+    from ring_attn_bench.ring_varlen import (
+        llama3_flash_attn_prepare_cu_seqlens,
+        llama3_flash_attn_varlen_func,
+        llama3_flash_attn_varlen_kvpacked_func,
+        llama3_flash_attn_varlen_qkvpacked_func,
+        ring_flash_attn_varlen_func,
+        ring_flash_attn_varlen_kvpacked_func,
+        ring_flash_attn_varlen_qkvpacked_func,
+        zigzag_ring_flash_attn_varlen_func,
+        zigzag_ring_flash_attn_varlen_kvpacked_func,
+        zigzag_ring_flash_attn_varlen_qkvpacked_func,
     )
     from ring_attn_bench.sharding import (
         join_shards,
@@ -82,6 +100,20 @@ _MODULES = {
     "zigzag_ring_flash_attn_func": "ring_attn_bench.ring_attention",
     "zigzag_ring_flash_attn_kvpacked_func": "ring_attn_bench.ring_attention",
     "zigzag_ring_flash_attn_qkvpacked_func": "ring_attn_bench.ring_attention",
+    "document_position_ids": "ring_attn_bench.document_sharding",
+    "documents": "ring_attn_bench.document_sharding",
+    "shard_documents": "ring_attn_bench.document_sharding",
+    "ring_attn_varlen_func": "ring_attn_bench.ring_documents",
+    "ring_flash_attn_varlen_func": "ring_attn_bench.ring_varlen",
+    "ring_flash_attn_varlen_kvpacked_func": "ring_attn_bench.ring_varlen",
+    "ring_flash_attn_varlen_qkvpacked_func": "ring_attn_bench.ring_varlen",
+    "zigzag_ring_flash_attn_varlen_func": "ring_attn_bench.ring_varlen",
+    "zigzag_ring_flash_attn_varlen_kvpacked_func": "ring_attn_bench.ring_varlen",
+    "zigzag_ring_flash_attn_varlen_qkvpacked_func": "ring_attn_bench.ring_varlen",
+    "llama3_flash_attn_varlen_func": "ring_attn_bench.ring_varlen",
+    "llama3_flash_attn_varlen_kvpacked_func": "ring_attn_bench.ring_varlen",
+    "llama3_flash_attn_varlen_qkvpacked_func": "ring_attn_bench.ring_varlen",
+    "llama3_flash_attn_prepare_cu_seqlens": "ring_attn_bench.ring_varlen",
     "join_shards": "ring_attn_bench.sharding",
     "position_ids": "ring_attn_bench.sharding",
     "shard": "ring_attn_bench.sharding",
@@ -99,17 +131,28 @@ __all__ = [
     "TransportUnavailable",
     "UnknownName",
     "Unsupported",
+    "document_position_ids",
+    "documents",
     "flash_attn_func",
     "flash_attn_varlen_func",
     "flash_attn_with_kvcache",
     "join_shards",
+    "llama3_flash_attn_prepare_cu_seqlens",
+    "llama3_flash_attn_varlen_func",
+    "llama3_flash_attn_varlen_kvpacked_func",
+    "llama3_flash_attn_varlen_qkvpacked_func",
     "position_ids",
     "ring_attn_func",
+    "ring_attn_varlen_func",
     "ring_attn_with_kvcache",
     "ring_flash_attn_func",
     "ring_flash_attn_kvpacked_func",
     "ring_flash_attn_qkvpacked_func",
+    "ring_flash_attn_varlen_func",
+    "ring_flash_attn_varlen_kvpacked_func",
+    "ring_flash_attn_varlen_qkvpacked_func",
     "shard",
+    "shard_documents",
     "stripe_flash_attn_func",
     "stripe_flash_attn_kvpacked_func",
     "stripe_flash_attn_qkvpacked_func",
@@ -120,6 +163,9 @@ __all__ = [
     "zigzag_ring_flash_attn_func",
     "zigzag_ring_flash_attn_kvpacked_func",
     "zigzag_ring_flash_attn_qkvpacked_func",
+    "zigzag_ring_flash_attn_varlen_func",
+    "zigzag_ring_flash_attn_varlen_kvpacked_func",
+    "zigzag_ring_flash_attn_varlen_qkvpacked_func",
 ]
 
 

@@ -61,7 +61,7 @@ from ring_attn_bench.calls.options import Options, Window
 from ring_attn_bench.calls.plain import flag
 from ring_attn_bench.calls.unpack import unpacked
 from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.ring.call import agreed_call, tell
+from ring_attn_bench.ring.call import Packed, agreed_call, tell
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring.groups import check_group
 from ring_attn_bench.ring.threads import two_threads
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     )
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """What a ring function was called with, besides its tensors.
 
     options: of backend None where the caller left that open, or wrote so.
@@ -103,13 +103,13 @@ def ring_attention(
     dropout_seed: int | None = None,
     sink: Tensor | None = None,
     context: RingContext | None = None,
-) -> _Asked:
+) -> Asked:
     """The arguments that all ring functions take after their tensors."""
     options = Options(
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,  # type: ignore[arg-type]
         alibi_slopes, deterministic, sink, partition,
     )  # fmt: skip
-    return _Asked(options, return_attn_probs, group, context)
+    return Asked(options, return_attn_probs, group, context)
 
 
 _POSITIONAL = 8
@@ -132,7 +132,7 @@ class _Fixed:
         """How many arguments of the function are tensors to attend over."""
         return 1 if "_qkvpacked_" in self.name else 2 if "_kvpacked_" in self.name else 3
 
-    def asked(self, *arguments: Any, **named: Any) -> _Asked:  # noqa: ANN401 - any function's
+    def asked(self, *arguments: Any, **named: Any) -> Asked:  # noqa: ANN401 - any function's
         """The call's arguments, completed by the fixed ones."""
         if self.partition is not None:
             if "partition" in named:
@@ -149,7 +149,7 @@ class _Fixed:
                 ) from None
             raise TypeError(str(error).replace("ring_attention()", f"{self.name}()")) from None
 
-    def options(self, asked: _Asked) -> Options:
+    def options(self, asked: Asked) -> Options:
         """The options, with a backend; raises InvalidArgument for another one than the only one."""
         options = asked.options
         backend: str | None = options.backend
@@ -165,19 +165,25 @@ class _Fixed:
         return options  # what is no name is refused by `plain`
 
 
-def _attention(
-    fixed: _Fixed, like: object, separate: Callable[[], tuple[Tensor, ...]], asked: _Asked
+def attended(
+    ring: RingContext,
+    like: object,
+    separate: Callable[[], tuple[Tensor, ...]],
+    asked: Asked,
+    settle: Callable[[Asked], Options],
+    packed: Callable[[], Packed] | None = None,
 ) -> Output:
-    """The call, all of whose mistakes are told to the other ranks.
+    """The call over a ring, all of whose mistakes are told to the other ranks.
 
-    separate: q, k and v of the function's tensors; raises InvalidArgument. like: one of those.
+    separate: q, k and v, batch first; settle: the options; packed: the documents of which sequences
+    are packed, before anything else. They raise InvalidArgument. like: a tensor of q's
+    device.
     """
-    ring = context_of(asked.group, asked.context)
 
     def separated() -> tuple[Tensor, Tensor, Tensor, Options]:
         if asked.group is not None:
             check_group(asked.group, asked.context)
-        options = fixed.options(asked)
+        options = settle(asked)
         flag("return_attn_probs", asked.return_attn_probs)
         q, k, v = separate()
         return q, k, v, options
@@ -186,7 +192,7 @@ def _attention(
     if not turn.lock.acquire(blocking=False):
         raise turn.refused(partial(tell, like, ring))
     try:
-        call, given = agreed_call(separated, like, ring)
+        call, given = agreed_call(separated, like, ring, packed)
         results = attend(call, given, return_attn_probs=bool(asked.return_attn_probs))
         if turn.crossed:
             raise two_threads()
@@ -199,7 +205,9 @@ def _of_q_k_v(*settled: str) -> Any:  # noqa: ANN401 - the protocols in `signatu
     fixed = _Fixed(*settled)
 
     def function(q: Tensor, k: Tensor, v: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
-        return _attention(fixed, q, lambda: (q, k, v), fixed.asked(*arguments, **named))
+        asked = fixed.asked(*arguments, **named)
+        ring = context_of(asked.group, asked.context)
+        return attended(ring, q, lambda: (q, k, v), asked, fixed.options)
 
     return _public(function, fixed, "q (batch, tokens, heads_q, head_dim), k and v alike")
 
@@ -209,7 +217,8 @@ def _of_q_kv(*settled: str) -> Any:  # noqa: ANN401
 
     def function(q: Tensor, kv: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
         asked = fixed.asked(*arguments, **named)
-        return _attention(fixed, kv, lambda: (q, *unpacked("kv", kv, 2)), asked)
+        ring = context_of(asked.group, asked.context)
+        return attended(ring, kv, lambda: (q, *unpacked("kv", kv, 2)), asked, fixed.options)
 
     return _public(function, fixed, "kv (batch, tokens, 2, heads_kv, head_dim)")
 
@@ -219,7 +228,8 @@ def _of_qkv(*settled: str) -> Any:  # noqa: ANN401
 
     def function(qkv: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
         asked = fixed.asked(*arguments, **named)
-        return _attention(fixed, qkv, lambda: unpacked("qkv", qkv, 3), asked)
+        ring = context_of(asked.group, asked.context)
+        return attended(ring, qkv, lambda: unpacked("qkv", qkv, 3), asked, fixed.options)
 
     return _public(function, fixed, "qkv (batch, tokens, 3, heads, head_dim)")
 

@@ -1,4 +1,7 @@
-"""Deals a sequence to ranks and puts it back: shard, unshard and the positions in between."""
+"""Deals a sequence to ranks and puts it back: shard, unshard and the positions in between.
+
+partition: a name, or a partition as data, as `documents(...).partition` is.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from ring_attn_bench.calls.autograd_limits import (
 from ring_attn_bench.calls.dense import INT32_MAX, check_can_be_sent, check_dense, device_of
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.plan.partition import get_partition
+from ring_attn_bench.plan.partition import AnyPartition, get_partition
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import backend_of_device_types, message_device, shakes_hands
 from ring_attn_bench.ring.context import next_number
@@ -31,7 +34,11 @@ from ring_attn_bench.ring.handshake import Gradients, Signature, agree, agree_on
 
 
 def position_ids(
-    seqlen: int, rank: int, world_size: int, partition: str, device: torch.device | None = None
+    seqlen: int,
+    rank: int,
+    world_size: int,
+    partition: AnyPartition,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Global positions of rank's tokens, int64 (seqlen / world_size,): what rotary embeddings need.
 
@@ -52,7 +59,7 @@ def position_ids(
     return torch.cat([torch.arange(s.start, s.last + 1, s.step, device=where) for s in spans])
 
 
-def shard(x: Tensor, rank: int, world_size: int, partition: str, dim: int = 1) -> Tensor:
+def shard(x: Tensor, rank: int, world_size: int, partition: AnyPartition, dim: int = 1) -> Tensor:
     """Rank's tokens of x, whose dim `dim` is the whole sequence; a copy, differentiable.
 
     Raises InvalidArgument if the sequence cannot be dealt evenly, or UnknownName.
@@ -64,7 +71,7 @@ def shard(x: Tensor, rank: int, world_size: int, partition: str, dim: int = 1) -
 
 def unshard(
     x: Tensor,
-    partition: str,
+    partition: AnyPartition,
     group: dist.ProcessGroup | DeviceMesh | None = None,
     dim: int = 1,
     *,
@@ -108,7 +115,7 @@ def unshard(
 
 
 def _checked_shard(
-    x: Tensor, partition: str, group: dist.ProcessGroup, dim: int, handshake: object
+    x: Tensor, partition: AnyPartition, group: dist.ProcessGroup, dim: int, handshake: object
 ) -> int:
     """The dim, counted from the front; raises where this rank's shard cannot be sent."""
     check_not_traced()
@@ -138,18 +145,19 @@ def _checked_shard(
     return dim
 
 
-def _signature(x: Tensor, partition: str, dim: int) -> Signature:
+def _signature(x: Tensor, partition: AnyPartition, dim: int) -> Signature:
     """What ranks must have in common; the first sizes as numbers, for the sentence's sake."""
     off = not torch.is_grad_enabled() or x.is_inference()
+    named = get_partition(partition).identity
     return Signature.of(
         {"number of dims": x.dim(), "dim": dim}
         | {f"size of dim {at}": size for at, size in enumerate(x.shape[:16])},
-        {"shape": str(tuple(x.shape)), "dtype": str(x.dtype), "partition": partition},
+        {"shape": str(tuple(x.shape)), "dtype": str(x.dtype), "partition": named},
         Gradients.OFF if off else Gradients.WANTED if x.requires_grad else Gradients.UNNEEDED,
     )
 
 
-def join_shards(shards: Sequence[Tensor], partition: str, dim: int = 1) -> Tensor:
+def join_shards(shards: Sequence[Tensor], partition: AnyPartition, dim: int = 1) -> Tensor:
     """The whole sequence from all its shards, in the order of their ranks.
 
     Raises InvalidArgument unless there are some, all of one shape, or UnknownName.
@@ -177,7 +185,7 @@ class _Unshard(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401 - torch has no public type for it
         x: Tensor,
-        partition: str,
+        partition: AnyPartition,
         group: dist.ProcessGroup,
         dim: int,
         number: int | None,

@@ -6,6 +6,7 @@ tests/unit/test_public_names.py holds the two together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypedDict, Unpack, overload
 
 import torch.distributed as dist
@@ -14,6 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.attend import Output
 from ring_attn_bench.calls.options import Window
+from ring_attn_bench.plan.documents import DealtDocuments
+from ring_attn_bench.plan.partition import AnyPartition
 from ring_attn_bench.ring.context import RingContext
 
 
@@ -102,6 +105,13 @@ class RingArguments(TypedDict, total=False):
     dropout_seed: int | None
     sink: Tensor | None
     context: RingContext | None
+
+
+class RingDocumentsArguments(RingArguments, total=False):
+    """The arguments of the ring function of packed documents."""
+
+    partition: AnyPartition | None
+    queries: Sequence[int] | Tensor | DealtDocuments | None
 
 
 class RingFunction(Protocol):

@@ -32,8 +32,9 @@ from torch import Tensor
 from ring_attn_bench import flash_attn_func
 from ring_attn_bench.contract.backend import abilities
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.partition import get_partition
-from ring_attn_bench.plan.plans import Layout, plan
+from ring_attn_bench.plan.plans import plan
 from ring_attn_bench.plan.positions import Band
 from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.ring import passes

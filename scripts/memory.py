@@ -24,9 +24,10 @@ from ring_attn_bench.bench.inputs import mask_of
 from ring_attn_bench.contract.backend import Backend, abilities, accumulating
 from ring_attn_bench.errors import RingAttnBenchError
 from ring_attn_bench.plan import memory
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.memory import KernelMemory, ShardShape
 from ring_attn_bench.plan.partition import get_partition
-from ring_attn_bench.plan.plans import Layout, Plan, plan
+from ring_attn_bench.plan.plans import Plan, plan
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Record, read
 from ring_attn_bench.records.status import Status

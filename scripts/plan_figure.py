@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, Plan, plans
+from ring_attn_bench.plan.plans import Plan, plans
 from ring_attn_bench.plan.problem import Mask
 
 RANKS, CHUNK = 4, 8

@@ -22,8 +22,11 @@ LAYERS = (
     {"one_device"},
     {"cached"},
     {"signatures"},
-    {"attention", "cached_attention", "ring_attention", "sharding"},  # what people import,
-    {"flash_attn"},  # also under others' names, and it all:
+    {"attention", "cached_attention", "document_sharding", "ring_attention", "sharding"},
+    {"ring_documents"},  # what people import,
+    {"signatures_varlen"},
+    {"ring_varlen"},  # also under others' names,
+    {"flash_attn"},  # and it all:
     {""},
     {"text"},  # tables and numbers for people
     {"records"},  # words and files

@@ -15,13 +15,14 @@ from torch.nn import Parameter
 Call = TypeVar("Call")
 
 KEPT = 1024
-"""Calls that are kept at most: then all are forgotten."""
+"""Calls that are kept at most, where nothing else is said."""
 
 
 class Remembered(Generic[Call]):
-    """Calls by their keys."""
+    """Calls by their keys. most: that are kept, of which all are forgotten when one more comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self._most = KEPT if most is None else most
         self._found: dict[Hashable, Call] = {}
 
     def find(self, key: Hashable) -> Call | None:
@@ -32,9 +33,24 @@ class Remembered(Generic[Call]):
         """Keeps what was made, unless its key is None."""
         if key is None:
             return
-        if len(self._found) >= KEPT:
+        if len(self._found) >= self._most:
             self._found.clear()
         self._found[key] = call
+
+
+class RememberedOf(Remembered[Call]):
+    """What is remembered of calls of one thing, in a memory of several things' calls."""
+
+    def __init__(self, whole: Remembered[Call], of: Hashable) -> None:
+        self._whole, self._of = whole, of
+
+    def find(self, key: Hashable) -> Call | None:
+        """As there."""
+        return None if key is None else self._whole.find((self._of, key))
+
+    def keep(self, key: Hashable, call: Call) -> None:
+        """As there."""
+        self._whole.keep(None if key is None else (self._of, key), call)
 
 
 def key_of(tensors: tuple[Tensor | None, ...], *numbers: object) -> Hashable:

@@ -93,7 +93,8 @@ def _is_differentiated(
 
 
 def _check_lengths(q: Tensor, k: Tensor, v: Tensor, *, dealt: bool) -> None:
-    if dealt:
+    """Whether q may have another length than k is the way's to say."""
+    if dealt and k.shape[1] != v.shape[1]:
         _same("number of tokens", q.shape[1], k.shape[1], v.shape[1])
     if k.shape[-3] != v.shape[-3]:
         raise InvalidArgument(

@@ -1,19 +1,20 @@
 """One launch over the keys of many ranks: its lines of tokens, and what each of them visits.
 
 Rows and keys lie in areas: the rank's own shard, and the landing area with the pieces that came
-from other ranks. A *line* is tokens of one area that are stored in a row at evenly spaced
-positions; its *visits* are the lines of the other side that it sees, own ones first, then in the
-order in which pieces arrive. A kernel is given tiles of lines, the heaviest first (`tiles`), and
-walks each tile's visits; so any partition, mask and number of ranks is one launch.
+from other ranks. A *line* is tokens of one document and one area that are stored in a row at evenly
+spaced positions; its *visits* are the lines of the other side that it sees, own ones first, then in
+the order in which pieces arrive. A kernel is given tiles of lines, the heaviest first (`tiles`),
+and walks each tile's visits; so any partition, mask, documents and number of ranks are one launch.
 
 Pure integers: no tensor, no process group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ring_attn_bench.plan.documents import OUTSIDE
 from ring_attn_bench.plan.lower import Chunk
 from ring_attn_bench.plan.positions import Band, Range
 
@@ -93,9 +94,16 @@ def gathered(
     join: whether neighbours in one piece may be one visit where a band of indices covers both; not
     for a kernel that must know positions.
     """
-    own = [(OWN, chunk) for chunk in rows]
-    lines = tuple(_line(OWN, row, keys, band, join=join, of_keys=False) for row in rows)
-    columns = tuple(_line(piece, key, own, band, join=join, of_keys=True) for piece, key in keys)
+    own = _by_document((OWN, chunk) for chunk in rows)
+    theirs = _by_document(keys)
+    lines = tuple(
+        _line(OWN, row, theirs.get(row.document, ()), band, join=join, of_keys=False)
+        for row in rows
+    )
+    columns = tuple(
+        _line(piece, key, own.get(key.document, ()), band, join=join, of_keys=True)
+        for piece, key in keys
+    )
     steps = {c.span.step for c in (*rows, *(key for _, key in keys)) if c.span.count > 1}
     assert len(steps) <= 1, f"chunks of the steps {sorted(steps)} are not of one partition"
     pieces = max((piece for piece, _ in keys), default=OWN)
@@ -122,6 +130,15 @@ def tiles(
         return turn, -tile.weight
 
     return tuple(sorted(visits, key=order))
+
+
+def _by_document(keys: Iterable[tuple[int, Chunk]]) -> dict[int, list[tuple[int, Chunk]]]:
+    """As `lower.by_document`, each chunk with its piece."""
+    found: dict[int, list[tuple[int, Chunk]]] = {}
+    for piece, chunk in keys:
+        if chunk.document != OUTSIDE:
+            found.setdefault(chunk.document, []).append((piece, chunk))
+    return found
 
 
 def _line(

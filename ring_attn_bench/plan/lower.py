@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ring_attn_bench.plan.block import Abilities, Block, Form
+from ring_attn_bench.plan.documents import OUTSIDE, Starts, cut
 from ring_attn_bench.plan.positions import Band, Range, Span, part
 
 
@@ -25,19 +27,39 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens stored in a row whose positions are one progression."""
+    """Tokens of one document that are stored in a row, whose positions are one progression."""
 
     tokens: Range
     span: Span
+    document: int = 0
 
 
-def chunks(spans: Iterable[Span], start: int = 0) -> tuple[Chunk, ...]:
-    """The chunks of spans that are stored one after another from `start` on."""
+Documents = dict[int, list[Chunk]]
+"""Chunks by the number of their document, in stored order."""
+
+
+def chunks(
+    spans: Iterable[Span], start: int = 0, documents: Starts | None = None
+) -> tuple[Chunk, ...]:
+    """The chunks of spans that are stored one after another from `start` on.
+
+    documents: where they begin; None where all tokens are of one.
+    """
     made = []
     for span in spans:
-        made.append(Chunk(Range(start, start + span.count), span))
-        start += span.count
+        for piece, document in [(span, 0)] if documents is None else cut(span, documents):
+            made.append(Chunk(Range(start, start + piece.count), piece, document))
+            start += piece.count
     return tuple(made)
+
+
+def by_document(chunks: Iterable[Chunk]) -> Documents:
+    """The chunks of each document, without those of tokens that are in none."""
+    found: Documents = {}
+    for chunk in chunks:
+        if chunk.document != OUTSIDE:
+            found.setdefault(chunk.document, []).append(chunk)
+    return found
 
 
 def visible_keys(rows: Sequence[Chunk], keys: Chunk, band: Band) -> Range:
@@ -56,11 +78,28 @@ def lower(
 ) -> tuple[Cut, ...] | str:
     """Blocks that together hold every allowed pair once and nothing else, or the reason why not.
 
-    rows, keys: chunks in stored order, the keys without gaps between them.
+    rows, keys: chunks in stored order. Only those of one document see each other, so each document
+    is lowered by itself.
     able: the blocks that the kernel can be given.
     """
+    fitting: list[Cut] = []
+    theirs = by_document(keys)
+    for document, ours in by_document(rows).items():
+        if document not in theirs:
+            continue
+        found = _lowered(ours, theirs[document], band, able)
+        if isinstance(found, str):
+            return found
+        fitting.extend(found)
+    return tuple(fitting)
+
+
+def _lowered(
+    rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band, able: Abilities
+) -> Sequence[Cut] | str:
+    """The blocks of one document."""
     pieces = _split(rows, keys, band, join=not able.index_alibi)
-    if len(pieces) > 1 and rows and keys:
+    if len(pieces) > 1 and _in_a_row(rows) and _in_a_row(keys):
         # one call where one will do: a local causal block, or a kernel that masks by position
         whole = _piece(_hull(rows), _hull(keys), rows, keys, band)
         if refusal(whole.block, able) is None:
@@ -72,7 +111,7 @@ def lower(
         if reason is not None and any(refusal(x.block, able) for x in parts):
             return reason
         fitting.extend(parts)
-    return tuple(fitting)
+    return fitting
 
 
 def _stairs(piece: Cut) -> tuple[Cut, ...]:
@@ -177,6 +216,10 @@ def _piece(
     row_spans = part(tuple(c.span for c in row_chunks), rows.shifted(-row_chunks[0].tokens.start))
     key_spans = part(tuple(c.span for c in key_chunks), keys.shifted(-key_chunks[0].tokens.start))
     return Cut(rows, keys, Block(row_spans, key_spans, band))
+
+
+def _in_a_row(parts: Sequence[Chunk]) -> bool:
+    return all(a.tokens.stop == b.tokens.start for a, b in pairwise(parts))
 
 
 def _hull(parts: Sequence[Chunk]) -> Range:

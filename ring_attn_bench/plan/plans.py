@@ -17,35 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.block import Abilities, Block
+from ring_attn_bench.plan.fetches import Fetch, Send, fetches_of, landed, sends_of
 from ring_attn_bench.plan.gathered import OWN, Gathered, gathered
-from ring_attn_bench.plan.lower import Chunk, Cut, chunks, lower, visible_keys
-from ring_attn_bench.plan.partition import Partition
-from ring_attn_bench.plan.positions import Band, Range, Span, Spans, count, part
+from ring_attn_bench.plan.layout import Layout
+from ring_attn_bench.plan.lower import Cut, chunks, lower
+from ring_attn_bench.plan.positions import Band, Range, Spans, count
 from ring_attn_bench.plan.touched import first_flags, last_flags, without
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Keys and values that a rank needs: `tokens` of `owner`'s shard, landing at token `at`."""
-
-    owner: int
-    tokens: Range
-    at: int
-
-    @property
-    def landing(self) -> Range:
-        """Where the tokens land, in the landing area of their step."""
-        return Range(self.at, self.at + len(self.tokens))
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Keys and values that a rank owes: `tokens` of its own shard, to `reader`."""
-
-    reader: int
-    tokens: Range
 
 
 @dataclass(frozen=True)
@@ -91,7 +69,7 @@ class Step:
 class Plan:
     """What one rank does in a forward or a backward pass.
 
-    tokens: the rank's local length.
+    tokens: the rank's local length, of keys. queries: of queries, where that is another.
     slots: landing areas that exist at once; step s uses area (s - 1) % slots.
     rows_start_at_zero: whether out must start from zeros and lse from -inf.
     unfinished: rows whose final value is not written by a launch marked `last`.
@@ -104,6 +82,7 @@ class Plan:
     steps: tuple[Step, ...]
     rows_start_at_zero: bool
     unfinished: tuple[Range, ...]
+    queries: int | None = None
 
     @cached_property
     def launches(self) -> tuple[Launch, ...]:
@@ -134,7 +113,8 @@ class Plan:
         if not self.launches or self.rows_start_at_zero:
             return False
         first, *others = self.launches
-        return len(first.rows) == self.tokens and all(launch.last for launch in others)
+        rows = self.tokens if self.queries is None else self.queries
+        return len(first.rows) == rows and all(launch.last for launch in others)
 
     @cached_property
     def adds_keys_once(self) -> bool:
@@ -179,54 +159,13 @@ class Plan:
         return sum(step.landing_tokens for step in self.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Who holds what, and how a pass is cut into steps: everything a plan follows from.
-
-    tokens: local length of every rank.
-    slots: landing areas (2 is the classic ring; at least the number of steps is a full run-ahead).
-    grouping: how many ranks' keys each remote step brings; None is one each.
-    one_launch: whether the keys of all ranks, own ones too, are one launch's; grouping is then all.
-    """
-
-    partition: Partition
-    world_size: int
-    tokens: int
-    band: Band
-    slots: int = 2
-    grouping: tuple[int, ...] | None = None
-    one_launch: bool = False
-
-    def __post_init__(self) -> None:
-        self.partition.check_local_length(self.tokens)
-        if self.slots < 1:
-            raise InvalidArgument(f"slots is {self.slots}, but a ring needs at least 1.")
-        remote = self.world_size - 1
-        if self.grouping is not None and (
-            sum(self.grouping) != remote or any(size < 1 for size in self.grouping)
-        ):
-            raise InvalidArgument(
-                f"grouping {self.grouping} must be positive numbers that add up to the "
-                f"{remote} other ranks."
-            )
-
-    @property
-    def offsets(self) -> tuple[tuple[int, ...], ...]:
-        """The ring offsets that each step brings; step 0 is the rank itself."""
-        sizes = (1,) * (self.world_size - 1) if self.grouping is None else self.grouping
-        starts = [1 + sum(sizes[:i]) for i in range(len(sizes))]
-        remote = tuple(tuple(range(a, a + n)) for a, n in zip(starts, sizes, strict=True))
-        return ((0,), *remote)
-
-    def chunks(self, rank: int) -> tuple[Chunk, ...]:
-        """The chunks of rank's shard."""
-        return chunks(self.partition.spans(rank, self.world_size, self.tokens))
-
-
-@lru_cache(maxsize=1024)
 def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
     """What `rank` does, for a kernel that can be given such blocks; or why that cannot be."""
-    if layout.one_launch and layout.world_size > 1:
+    return (_plan if layout.documents is None else _plan_of_documents)(layout, rank, able)
+
+
+def _made(layout: Layout, rank: int, able: Abilities) -> Plan | str:
+    if layout.one_launch and (layout.world_size > 1 or layout.documents is not None):
         return _one_launch(layout, rank, able)
     lowered = []
     for offsets in layout.offsets:
@@ -235,7 +174,7 @@ def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
             return pieces
         lowered.append(pieces)
     firsts, rows_start_at_zero = first_flags(
-        [piece.rows for pieces in lowered for piece in pieces], layout.tokens
+        [piece.rows for pieces in lowered for piece in pieces], layout.row_tokens
     )
     lasts = last_flags([piece.rows for pieces in lowered for piece in pieces])
     flags = list(zip(firsts, lasts, strict=True))
@@ -251,17 +190,26 @@ def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
         min(layout.slots, max(1, len(steps) - 1)),
         tuple(steps),
         rows_start_at_zero,
-        without(Range(0, layout.tokens), finished),
+        without(Range(0, layout.row_tokens), finished),
+        None if layout.queries is None else layout.row_tokens,
     )
 
 
-@lru_cache(maxsize=256)
+_plan = lru_cache(maxsize=1024)(_made)
+_plan_of_documents = lru_cache(maxsize=64)(_made)
+"""Fewer, because they are larger, and each batch has others."""
+
+
 def plans(layout: Layout, able: Abilities) -> tuple[Plan, ...] | str:
     """What every rank does; or why it cannot be, if only one rank's part cannot.
 
     A rank may need no window block where its neighbour does: asked about its own part alone it
     would start, and wait for a neighbour that has refused.
     """
+    return (_plans if layout.documents is None else _plans_of_documents)(layout, able)
+
+
+def _all_made(layout: Layout, able: Abilities) -> tuple[Plan, ...] | str:
     of_steps = []
     for rank in range(layout.world_size):
         lowered = plan(layout, rank, able)
@@ -269,6 +217,10 @@ def plans(layout: Layout, able: Abilities) -> tuple[Plan, ...] | str:
             return lowered
         of_steps.append(lowered)
     return tuple(of_steps)
+
+
+_plans = lru_cache(maxsize=256)(_all_made)
+_plans_of_documents = lru_cache(maxsize=8)(_all_made)
 
 
 def lone_plan(rows: Spans, keys: Spans, band: Band, able: Abilities) -> Plan | str:
@@ -295,22 +247,23 @@ def lone_plan(rows: Spans, keys: Spans, band: Band, able: Abilities) -> Plan | s
 def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
     if not able.gathers:
         return "it has no launch over gathered keys (schedule 'gather' needs none)"
-    rows, remote = layout.chunks(rank), layout.offsets[1]
-    fetches = _fetches(layout, rank, remote, in_turn=True)
-    keys = [(OWN, chunk) for chunk in rows]
+    rows, remote = layout.rows(rank), tuple(range(1, layout.world_size))
+    fetches = fetches_of(layout, rank, remote, in_turn=True)
+    keys = [(OWN, chunk) for chunk in layout.chunks(rank)]
     for piece, fetch in enumerate(fetches, 1):
-        keys += [(piece, chunk) for chunk in chunks(_spans_of(layout, fetch), fetch.at)]
+        keys += [(piece, chunk) for chunk in landed(layout, fetch)]
     whole = gathered(rows, keys, layout.band, join=not able.positions)
     own = Step((), (), (), 0, keys_start_at_zero=False)
-    step = Step(fetches, _sends(layout, rank, remote, in_turn=True), (), 0, False, whole)
-    return Plan(rank, layout.world_size, layout.tokens, 1, (own, step), False, ())
+    step = Step(fetches, sends_of(layout, rank, remote, in_turn=True), (), 0, False, whole)
+    queries = None if layout.queries is None else layout.row_tokens
+    return Plan(rank, layout.world_size, layout.tokens, 1, (own, step), False, (), queries)
 
 
 def _step(
     layout: Layout, rank: int, index: int, offsets: tuple[int, ...], pieces: tuple[Cut, ...],
     flags: list[tuple[bool, bool]],
 ) -> Step:  # fmt: skip
-    fetches = () if index == 0 else _fetches(layout, rank, offsets)
+    fetches = () if index == 0 else fetches_of(layout, rank, offsets)
     landing = layout.tokens if index == 0 else sum(len(f.tokens) for f in fetches)
     first_keys, keys_start_at_zero = first_flags([piece.keys for piece in pieces], landing)
     launches = [
@@ -319,7 +272,7 @@ def _step(
     ]
     return Step(
         fetches,
-        () if index == 0 else _sends(layout, rank, offsets),
+        () if index == 0 else sends_of(layout, rank, offsets),
         tuple(launches),
         max(0, index - layout.slots + 1) if index > layout.slots else 0,
         keys_start_at_zero,
@@ -330,63 +283,8 @@ def _pieces(
     layout: Layout, rank: int, offsets: tuple[int, ...], able: Abilities
 ) -> tuple[Cut, ...] | str:
     """The launches over the keys of the ranks at `offsets`."""
-    rows = layout.chunks(rank)
+    rows = layout.rows(rank)
     if offsets == (0,):
-        return lower(rows, rows, layout.band, able)
-    landed: list[Chunk] = []
-    at = 0
-    for fetch in _fetches(layout, rank, offsets):
-        landed.extend(chunks(_spans_of(layout, fetch), at))
-        at += len(fetch.tokens)
-    return lower(rows, landed, layout.band, able)
-
-
-def _spans_of(layout: Layout, fetch: Fetch) -> tuple[Span, ...]:
-    spans = layout.partition.spans(fetch.owner, layout.world_size, layout.tokens)
-    return part(spans, fetch.tokens)
-
-
-@lru_cache(maxsize=4096)
-def _fetches(
-    layout: Layout, rank: int, offsets: tuple[int, ...], *, in_turn: bool = False
-) -> tuple[Fetch, ...]:
-    """What rank needs of the ranks at `offsets`: most widely seen first, so rows can share keys.
-
-    in_turn: in the order of the offsets, so that at no time two ranks read from one.
-    """
-    needed = []
-    rows = layout.chunks(rank)
-    for offset in offsets:
-        owner = (rank - offset) % layout.world_size
-        for chunk in layout.chunks(owner):
-            seen = visible_keys(rows, chunk, layout.band)
-            if len(seen):
-                readers = sum(len(visible_keys([row], chunk, layout.band)) > 0 for row in rows)
-                needed.append((-readers, owner, seen.shifted(chunk.tokens.start)))
-    if len(offsets) > 1 and not in_turn:
-        needed.sort(key=lambda entry: entry[0])
-    fetches: list[Fetch] = []
-    at = 0
-    for _, owner, tokens in needed:
-        before = fetches[-1] if fetches else None
-        if before and before.owner == owner and before.tokens.stop == tokens.start:
-            fetches[-1] = Fetch(owner, Range(before.tokens.start, tokens.stop), before.at)
-        else:
-            fetches.append(Fetch(owner, tokens, at))
-        at += len(tokens)
-    return tuple(fetches)
-
-
-def _sends(
-    layout: Layout, rank: int, offsets: tuple[int, ...], *, in_turn: bool = False
-) -> tuple[Send, ...]:
-    """What the ranks that read from `rank` in this step will fetch, in their fetches' order."""
-    sends = []
-    for offset in offsets:
-        reader = (rank + offset) % layout.world_size
-        sends += [
-            Send(reader, fetch.tokens)
-            for fetch in _fetches(layout, reader, offsets, in_turn=in_turn)
-            if fetch.owner == rank
-        ]
-    return tuple(sends)
+        return lower(rows, layout.chunks(rank), layout.band, able)
+    keys = [chunk for fetch in fetches_of(layout, rank, offsets) for chunk in landed(layout, fetch)]
+    return lower(rows, keys, layout.band, able)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 from ring_attn_bench.plan.positions import Range
 
 
@@ -11,24 +13,38 @@ def first_flags(ranges: list[Range], length: int) -> tuple[list[bool], bool]:
     It must where a range is touched only in part, or where something is never touched; then no
     range counts as first.
     """
-    left: tuple[Range, ...] = (Range(0, length),)
-    flags = []
+    flags, touched, total = [], _Touched(), 0
     for wanted in ranges:
-        rest = tuple(piece for part in left for piece in without(part, [wanted]))
-        taken = sum(map(len, left)) - sum(map(len, rest))
-        if 0 < taken < len(wanted):
+        fresh = len(wanted) - touched.add(wanted)
+        if 0 < fresh < len(wanted):
             return [False] * len(ranges), True
-        flags.append(taken > 0)
-        left = rest
-    return (flags, False) if not left else ([False] * len(ranges), True)
+        flags.append(fresh > 0)
+        total += fresh
+    return (flags, False) if total == length else ([False] * len(ranges), True)
 
 
 def last_flags(ranges: list[Range]) -> list[bool]:
     """For each range whether nothing after it touches any of it."""
-    return [
-        all(without(wanted, [later]) == (wanted,) for later in ranges[index + 1 :])
-        for index, wanted in enumerate(ranges)
-    ]
+    touched = _Touched()
+    return [touched.add(wanted) == 0 for wanted in reversed(ranges)][::-1]
+
+
+class _Touched:
+    """Tokens that ranges have touched, as ranges apart from each other: there may be thousands."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+
+    def add(self, tokens: Range) -> int:
+        """Adds them, and says how many of them were touched before."""
+        start, stop = tokens.start, tokens.stop
+        first, behind = bisect_left(self._stops, start), bisect_right(self._starts, stop)
+        near = list(zip(self._starts[first:behind], self._stops[first:behind], strict=True))
+        before = sum(min(stop, b) - max(start, a) for a, b in near)
+        self._starts[first:behind] = [min(start, near[0][0]) if near else start]
+        self._stops[first:behind] = [max(stop, near[-1][1]) if near else stop]
+        return before
 
 
 def without(whole: Range, taken: list[Range]) -> tuple[Range, ...]:

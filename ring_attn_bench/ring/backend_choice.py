@@ -10,7 +10,8 @@ from ring_attn_bench import registry
 from ring_attn_bench.contract.backend import Backend, abilities
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.block import Abilities
-from ring_attn_bench.plan.plans import Layout, Plan, plans
+from ring_attn_bench.plan.layout import Layout
+from ring_attn_bench.plan.plans import Plan, plan, plans
 from ring_attn_bench.plan.problem import Mask, Problem
 
 _log = logging.getLogger("ring_attn_bench")
@@ -26,10 +27,11 @@ def ring_planner(layout: Layout, rank: int, mask: Mask) -> Planner:
     """The plan of `rank` in a ring."""
 
     def planned(able: Abilities) -> Plan | str:
-        of_ranks = plans(layout, able)
-        if isinstance(of_ranks, str):
-            return f"a mask '{mask}' on partition {layout.partition.name!r}: {of_ranks}"
-        return of_ranks[rank]
+        # of one launch nothing is refused on one rank alone, so that the others' are not made
+        made = plan(layout, rank, able) if layout.one_launch else plans(layout, able)
+        if isinstance(made, str):
+            return f"a mask '{mask}' on partition {layout.partition.name!r}: {made}"
+        return made if isinstance(made, Plan) else made[rank]
 
     return planned
 

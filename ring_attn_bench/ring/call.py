@@ -16,11 +16,13 @@ from ring_attn_bench.calls.autograd_limits import check_untransformed
 from ring_attn_bench.calls.dense import device_of
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
-from ring_attn_bench.calls.remembered import Remembered
+from ring_attn_bench.calls.remembered import Remembered, RememberedOf
 from ring_attn_bench.contract.tensors import Kept, Keys, Rows, Sums
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.block import Abilities
-from ring_attn_bench.plan.plans import Layout, Plan
+from ring_attn_bench.plan.documents import DealtDocuments
+from ring_attn_bench.plan.layout import Layout, Queries
+from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.backend_choice import Planner, able, choose, ring_planner
@@ -103,15 +105,28 @@ class RingCall(NamedTuple):
         return replace(self.job, score=given.score(self.job.score))
 
 
+Packed = tuple[DealtDocuments, DealtDocuments | None]
+"""The documents of keys, and those of queries where they are others."""
+
+
 class OnRing(NamedTuple):
-    """Where a call of shards is computed: a `Way`."""
+    """Where a call of shards is computed: a `Way`.
+
+    documents: of which the sequence is packed, and how it was dealt; None is one sequence.
+    queries: those of the queries, where they are others than the keys.
+    """
 
     ring: RingContext
+    documents: DealtDocuments | None = None
+    queries: DealtDocuments | None = None
 
     @property
     def calls(self) -> Remembered[tuple[Job, Signature]]:
-        """What the ring's context remembers of earlier calls."""
-        return self.ring.calls
+        """What the ring's context remembers of earlier calls: of fewer that are of documents, for
+        each batch has plans of its own, and large ones."""
+        if self.documents is None:
+            return self.ring.calls
+        return RememberedOf(self.ring.calls_of_documents, (self.documents, self.queries))
 
     @property
     def ranks(self) -> int:
@@ -120,13 +135,24 @@ class OnRing(NamedTuple):
 
     def made(self, problem: Problem, options: Options) -> tuple[Job, Signature]:
         """The job, and what it must have in common with the other ranks'; raises as `choose`."""
-        ring = self.ring
-        if options.partition is None:
+        ring, documents = self.ring, self.documents
+        if self.queries is None and problem.queries not in (None, problem.seqlen):
+            rows, keys = (count // ring.world_size for count in (problem.queries, problem.seqlen))
+            raise InvalidArgument(
+                f"q, k and v must have one number of tokens, got {rows}, {keys} and {keys}."
+            )
+        partition = options.partition if documents is None else documents.partition
+        if partition is None:
             raise InvalidArgument("partition is None; it must be a name like 'zigzag'.")
         tokens = problem.seqlen // ring.world_size
-        partition = options.partition
+        starts, queries = None if documents is None else documents.apart, None
+        if documents is not None and self.queries is not None:
+            starts, theirs = documents.starts, self.queries
+            queries = Queries(theirs.partition, theirs.tokens, theirs.starts)
 
         def known(name: str, blocks: Abilities) -> Known | None:
+            if starts is not None:  # figures are of one sequence
+                return None
             # not problem.backward: a rank whose inputs need no gradient takes the others' steps
             asked = replace(problem, backward=torch.is_grad_enabled())
             return Known.of(
@@ -135,10 +161,14 @@ class OnRing(NamedTuple):
 
         @cache
         def settle(name: str, blocks: Abilities) -> tuple[RingOptions, Layout]:
-            waits = ring.arrives and blocks.gathers
+            # several documents are many launches for whatever has no launch over all of them
+            waits = (ring.arrives or starts is not None) and blocks.gathers
             where = partition, ring.world_size, tokens, problem.mask
-            took = settled(*where, ring.options, waits=waits, known=known(name, blocks))
-            return took, laid_out(*where, took)
+            took = settled(
+                *where, ring.options, waits=waits, known=known(name, blocks), documents=starts,
+                queries=queries,
+            )  # fmt: skip
+            return took, laid_out(*where, took, starts, queries)
 
         def planner_of(name: str) -> Planner:
             def planner(blocks: Abilities) -> Plan | str:
@@ -157,24 +187,28 @@ class OnRing(NamedTuple):
         (job,) = jobs(
             problem, layout, backend, score, ring.options, (ring.rank,), hands_on=ring.hands_on
         )
-        return job, _signature(problem, layout, job, options, ring)
+        return job, _signature(problem, layout, job, options, self)
 
 
 def agreed_call(
-    separated: Callable[[], tuple[Tensor, Tensor, Tensor, Options]], like: object, ring: RingContext
+    separated: Callable[[], tuple[Tensor, Tensor, Tensor, Options]],
+    like: object,
+    ring: RingContext,
+    packed: Callable[[], Packed] | None = None,
 ) -> tuple[RingCall, Given]:
     """The call and its tensors, checked here and, where ranks shake hands, against the others'.
 
     separated: q, k, v and the options of arguments in whatever form they came; may raise. like: an
-    argument on their device.
+    argument on their device. packed: the documents of tensors that hold several; may raise too.
     Raises what the public functions document. A rank that refuses its own arguments tells the
     others, which then raise too instead of waiting for it.
     """
     try:
+        way = OnRing(ring, *(() if packed is None else packed()))
         asked = separated()
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             check_untransformed("attention", *asked[:3], asked[3].sink, asked[3].alibi_slopes)
-        (job, signature), given, options = prepared(*asked, OnRing(ring))
+        (job, signature), given, options = prepared(*asked, way)
         device = given.q.device
         greets = ring.greets(device)
     except Exception:
@@ -186,7 +220,7 @@ def agreed_call(
         seed = str(options.dropout_seed)
         if agree(ring.group, where, signature.with_text("dropout_seed", seed)):
             try:
-                (job, signature), given, options = prepared(*_taking_part(*asked), OnRing(ring))
+                (job, signature), given, options = prepared(*_taking_part(*asked), way)
             except Exception:
                 tell(like, ring)
                 raise
@@ -223,13 +257,15 @@ def tell(x: object, ring: RingContext) -> None:
 
 
 def _signature(
-    problem: Problem, layout: Layout, job: Job, options: Options, ring: RingContext
+    problem: Problem, layout: Layout, job: Job, options: Options, way: OnRing
 ) -> Signature:
     """Everything that ranks must have in common for their messages to fit."""
+    documents, queries = way.documents, layout.queries
     return Signature.of(
         {
             "batch size": problem.batch,
             "tokens": layout.tokens,
+            "queries": layout.row_tokens,
             "query heads": problem.heads_q,
             "key heads": problem.heads_kv,
             "head dim": problem.head_dim,
@@ -238,14 +274,17 @@ def _signature(
         },
         {
             "dtype": problem.dtype,
-            "partition": layout.partition.name,
+            "partition": layout.partition.identity,
+            "partition of queries": "" if queries is None else queries.partition.identity,
+            "cu_seqlens": "" if documents is None else str(documents.starts),
+            "cu_seqlens of queries": "" if queries is None else str(queries.starts),
             "backend": job.backend.name,
             "mask": str(problem.mask),
             "softmax_scale, softcap or alibi_slopes": (
                 f"{options.scale(problem.head_dim)!r} {options.softcap!r} {problem.alibi}"
             ),
             "dropout_p": repr(options.dropout_p),
-            "ring options": str(ring.options),
+            "ring options": str(way.ring.options),
             "deterministic": str(problem.deterministic),
         },
         Gradients.WANTED

@@ -91,8 +91,6 @@ class RingContext:
     because making it is a collective. A closed one stays closed, unpickled too.
     """
 
-    _made: _Made | None
-
     def __init__(
         self,
         group: dist.ProcessGroup | DeviceMesh | None = None,
@@ -107,7 +105,7 @@ class RingContext:
                 "century."
             )
         self._want(_wanted(resolve_group(group), options, timeout))
-        self._made = self._make()  # not at the first call: all ranks are here now
+        self._made: _Made | None = self._make()  # not at the first call: all ranks are here now
 
     def _want(self, wanted: _Wanted) -> None:
         self._wanted = wanted
@@ -116,10 +114,14 @@ class RingContext:
         self._closed = False
         self._passes = 0
         self._end: Callable[[], object] = _nothing
+        self._forget()
+        self.turn = Turn()
+
+    def _forget(self) -> None:
         self.calls: Remembered[tuple[Job, Signature]] = Remembered()
+        self.calls_of_documents: Remembered[tuple[Job, Signature]] = Remembered(16)
         self._greeting: dict[torch.device, bool] = {}
         self._parts: dict[Part, Transport] = {}
-        self.turn = Turn()
 
     def _make(self) -> _Made:
         made = _make(self._wanted)
@@ -137,7 +139,7 @@ class RingContext:
         """
         self._closed = True
         self._made = None
-        self.calls, self._greeting, self._parts = Remembered(), {}, {}
+        self._forget()
         self._end()
 
     def __enter__(self) -> RingContext:

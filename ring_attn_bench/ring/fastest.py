@@ -13,9 +13,10 @@ from functools import cache
 
 from ring_attn_bench.plan import cost
 from ring_attn_bench.plan.block import Abilities
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.measured import MACHINES
 from ring_attn_bench.plan.memory import ShardShape
-from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.plans import plans
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.ring.options import RingOptions, texts
 

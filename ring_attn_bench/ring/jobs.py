@@ -9,7 +9,8 @@ import torch
 from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.block import Abilities
-from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.layout import Layout
+from ring_attn_bench.plan.plans import plans
 from ring_attn_bench.plan.problem import Problem, Score
 from ring_attn_bench.ring.backend_choice import able, ring_planner
 from ring_attn_bench.ring.forward import Job

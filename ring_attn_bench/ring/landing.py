@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 
-from ring_attn_bench.plan.lower import chunks, visible_keys
-from ring_attn_bench.plan.partition import Partition
-from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.fetches import fetches_of
+from ring_attn_bench.plan.layout import Layout
 
 Needs = tuple[tuple[int, ...], ...]
 """By ring offset, from 1 on, and by rank: tokens that it fetches from the rank at that offset."""
 
 
-@lru_cache(maxsize=256)
-def needs(partition: Partition, world_size: int, tokens: int, band: Band) -> Needs:
+def needs(layout: Layout) -> Needs:
     """What plans of such a ring fetch, however their steps are grouped."""
-    held = [chunks(partition.spans(rank, world_size, tokens)) for rank in range(world_size)]
+    ranks, offsets = range(layout.world_size), range(1, layout.world_size)
 
     def fetched(rank: int, offset: int) -> int:
-        owned = held[(rank - offset) % world_size]
-        return sum(len(visible_keys(held[rank], chunk, band)) for chunk in owned)
+        return sum(len(fetch.tokens) for fetch in fetches_of(layout, rank, (offset,)))
 
-    ranks, offsets = range(world_size), range(1, world_size)
     return tuple(tuple(fetched(rank, offset) for rank in ranks) for offset in offsets)
 
 

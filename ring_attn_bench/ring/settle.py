@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.plan.partition import get_partition
-from ring_attn_bench.plan.plans import Layout
+from ring_attn_bench.plan.documents import Starts
+from ring_attn_bench.plan.layout import Layout, Queries
+from ring_attn_bench.plan.partition import AnyPartition, get_partition
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.fastest import Known, fastest
 from ring_attn_bench.ring.landing import Needs, groups, largest, needs
@@ -24,7 +25,7 @@ def is_open(options: RingOptions) -> bool:
 
 
 def settled(
-    partition: str,
+    partition: AnyPartition,
     world_size: int,
     tokens: int,
     mask: Mask,
@@ -32,45 +33,51 @@ def settled(
     *,
     waits: bool = False,
     known: Known | None = None,
+    documents: Starts | None = None,
+    queries: Queries | None = None,
 ) -> RingOptions:
     """The options without `auto`, cut to `landing_tokens`; transport is left as it is.
 
-    tokens: of each rank. waits: as in `resolved`, whose rule is what is taken; but where schedule
-    and grouping are `auto` and the call is known, what is `fastest` by the model.
+    tokens: of each rank. documents, queries: as in `Layout`. waits: as in `resolved`, whose rule
+    is what is taken; but where schedule and grouping are `auto` and the call is known, what is
+    `fastest` by the model.
 
     Raises UnknownName, or InvalidArgument for a length or a grouping that does not fit the ranks,
     and for keys that cannot fit the budget.
     """
     where = partition, world_size, tokens, mask
-    rule = _ruled(*where, options, waits=waits)
+    packed = documents, queries
+    rule = _ruled(*where, options, packed, waits=waits)
     if known is None or world_size == 1 or not is_open(options):
         return rule
     candidates = [rule]
     for schedule in (name for name, schedule in SCHEDULES.items() if schedule.weighed):
         with suppress(InvalidArgument):  # slots that were asked for may not fit the budget then
-            candidates.append(_ruled(*where, replace(options, schedule=schedule)))
-    return fastest({took: laid_out(*where, took) for took in candidates}, rule, known)
+            asked = replace(options, schedule=schedule)
+            candidates.append(_ruled(*where, asked, packed))
+    layouts = {took: laid_out(*where, took, *packed) for took in candidates}
+    return fastest(layouts, rule, known)
 
 
 def _ruled(
-    partition: str,
+    partition: AnyPartition,
     world_size: int,
     tokens: int,
     mask: Mask,
     options: RingOptions,
+    packed: tuple[Starts | None, Queries | None],
     *,
     waits: bool = False,
 ) -> RingOptions:
     took = resolved(options, world_size, waits=waits)
-    layout = laid_out(partition, world_size, tokens, mask, took)
+    layout = laid_out(partition, world_size, tokens, mask, took, *packed)
     if options.landing_tokens is None or world_size == 1:
         return took
-    fetched = needs(layout.partition, world_size, tokens, layout.band)
-    return _Budget(options.landing_tokens, fetched, layout).fitted(options, took)
+    return _Budget(options.landing_tokens, needs(layout), layout).fitted(options, took)
 
 
 def layout_of(
-    partition: str,
+    partition: AnyPartition,
     world_size: int,
     tokens: int,
     mask: Mask,
@@ -78,18 +85,29 @@ def layout_of(
     *,
     waits: bool = False,
     known: Known | None = None,
+    documents: Starts | None = None,
 ) -> Layout:
     """Who holds what, and the steps that the options ask for; arguments and errors of `settled`."""
-    took = settled(partition, world_size, tokens, mask, options, waits=waits, known=known)
-    return laid_out(partition, world_size, tokens, mask, took)
+    where = partition, world_size, tokens, mask
+    took = settled(*where, options, waits=waits, known=known, documents=documents)
+    return laid_out(*where, took, documents)
 
 
-def laid_out(partition: str, world_size: int, tokens: int, mask: Mask, took: RingOptions) -> Layout:
+def laid_out(
+    partition: AnyPartition,
+    world_size: int,
+    tokens: int,
+    mask: Mask,
+    took: RingOptions,
+    documents: Starts | None = None,
+    queries: Queries | None = None,
+) -> Layout:
     """Who holds what, and the steps of options that are settled."""
     assert took.slots != "auto"  # nothing is, once resolved
     assert took.grouping != "auto"
     rule, whole = get_partition(partition), SCHEDULES[took.schedule].waits
-    return Layout(rule, world_size, tokens, mask.band, took.slots, took.grouping, whole)
+    where = rule, world_size, tokens, mask.band
+    return Layout(*where, took.slots, took.grouping, whole, documents, queries)
 
 
 class _Budget:

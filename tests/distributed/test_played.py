@@ -11,8 +11,9 @@ import torch
 from ring_attn_bench import RingContext, RingOptions
 from ring_attn_bench.contract.backend import Backend, abilities
 from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.plans import plans
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.registry import EVERYWHERE, load
 from ring_attn_bench.ring import passes

@@ -15,8 +15,9 @@ from ring_attn_bench.calls import kernel
 from ring_attn_bench.contract.backend import AccumulatingBackend, abilities
 from ring_attn_bench.contract.dropout import keep
 from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, plan
+from ring_attn_bench.plan.plans import plan
 from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.ring import passes

@@ -5,6 +5,7 @@ import pickle
 import pydoc
 import re
 import typing
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import ring_attn_bench
-from ring_attn_bench import signatures
+from ring_attn_bench import signatures, signatures_varlen
 from ring_attn_bench.calls.attend import LocalOutput, Output
 
 FLASH_ATTN_TAIL = [
@@ -21,14 +22,25 @@ FLASH_ATTN_TAIL = [
     ("group", None),
 ]  # fmt: skip
 RINGS = ("ring_flash_attn", "zigzag_ring_flash_attn", "stripe_flash_attn", "triton_ring_flash_attn")
+LENGTHS = ["cu_seqlens", "max_seqlen"]
+PREPARED = [
+    "cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k", "heads_k_stride",
+    "local_k_slice",
+]  # fmt: skip
+VARLEN = {
+    "ring_flash_attn": LENGTHS, "zigzag_ring_flash_attn": LENGTHS, "llama3_flash_attn": PREPARED,
+}  # fmt: skip
 PACKINGS = {"func": ["q", "k", "v"], "kvpacked_func": ["q", "kv"], "qkvpacked_func": ["qkv"]}
 
 
 def test_the_public_names_are_these():
     functions = {f"{ring}_{packing}" for ring in RINGS for packing in PACKINGS}
+    functions |= {f"{ring}_varlen_{packing}" for ring in VARLEN for packing in PACKINGS}
     others = {
         "ring_attn_func", "flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache",
-        "ring_attn_with_kvcache",
+        "ring_attn_with_kvcache", "llama3_flash_attn_prepare_cu_seqlens",
+        "ring_attn_varlen_func", "documents", "document_position_ids",
+        "shard_documents",
         "RingContext", "RingOptions", "shard", "unshard", "join_shards",
         "position_ids", "BackendUnavailable", "InvalidArgument", "NoProcessGroup",
         "RingAttnBenchError", "RingBroken", "TransportUnavailable", "UnknownName", "Unsupported",
@@ -61,6 +73,25 @@ def test_the_ring_functions_have_the_signatures_that_people_know():
             assert all(p.kind is p.KEYWORD_ONLY for p in tail[8:])
 
 
+def test_the_varlen_functions_have_the_signatures_that_people_know():
+    for (ring, lengths), (packing, tensors) in product(VARLEN.items(), PACKINGS.items()):
+        function = getattr(ring_attn_bench, f"{ring}_varlen_{packing}")
+        parameters = inspect.signature(function).parameters
+
+        assert list(parameters)[: len(tensors) + len(lengths)] == tensors + lengths
+        tail = list(parameters.values())[len(tensors) + len(lengths) :]
+        assert [(p.name, p.default) for p in tail[:8]] == FLASH_ATTN_TAIL
+        assert [p.name for p in tail[8:]] == [
+            "backend",
+            "softcap",
+            "dropout_seed",
+            "sink",
+            "context",
+        ]
+    prepare = inspect.signature(ring_attn_bench.llama3_flash_attn_prepare_cu_seqlens)
+    assert list(prepare.parameters) == ["cu_seqlens", "causal", "rank", "world_size"]
+
+
 def functions():
     return [
         pytest.param(getattr(ring_attn_bench, name), id=name)
@@ -91,6 +122,11 @@ PROTOCOLS = {
     "zigzag_ring_flash_attn_kvpacked_func": "KVPackedFunction",
     "zigzag_ring_flash_attn_qkvpacked_func": "QKVPackedFunction",
 }
+VARLEN_PROTOCOLS = {
+    f"{ring}_flash_attn_varlen_{packing}func": f"{protocol}{kind}Function"
+    for ring, protocol in (("ring", "Varlen"), ("zigzag_ring", "Varlen"), ("llama3", "Gathered"))
+    for packing, kind in (("", ""), ("kvpacked_", "KVPacked"), ("qkvpacked_", "QKVPacked"))
+}
 
 
 @pytest.mark.parametrize(("name", "protocol"), PROTOCOLS.items())
@@ -108,6 +144,24 @@ def test_type_checkers_are_told_the_signatures_that_there_are(name, protocol):
             assert told[argument].annotation == parameter.annotation
 
 
+@pytest.mark.parametrize(("name", "protocol"), VARLEN_PROTOCOLS.items())
+def test_type_checkers_are_told_the_signatures_of_varlen_functions(name, protocol):
+    parameters = inspect.signature(getattr(ring_attn_bench, name)).parameters
+    call = SimpleNamespace(
+        __module__=signatures_varlen.__name__, __qualname__=f"{protocol}.__call__"
+    )
+    first, *_ = typing.get_overloads(call)
+    told, hints = dict(inspect.signature(first).parameters), typing.get_type_hints(first)
+    del told["self"]
+
+    assert list(told) == list(parameters)
+    for argument, parameter in parameters.items():
+        assert told[argument].kind is parameter.kind
+        assert told[argument].default == parameter.default
+        if argument != "return_attn_probs":
+            assert hints[argument] == parameter.annotation
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [("flash_attn_func", "DenseArguments"), ("flash_attn_varlen_func", "VarlenArguments")],
@@ -118,6 +172,19 @@ def test_arguments_by_name_are_those_of_the_functions_of_one_device(name, argume
     tensors = {"q", "k", "v", "return_attn_probs"}
     tensors |= {"cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"}
     assert set(parameters) - tensors - {"block_table"} == named
+
+
+def test_documents_on_a_ring_are_called_as_ring_flash_attentions_are_and_more():
+    parameters = inspect.signature(ring_attn_bench.ring_attn_varlen_func).parameters
+    assert list(parameters)[:5] == ["q", "k", "v", "cu_seqlens", "max_seqlen"]
+    tail = list(parameters.values())[5:]
+    assert [(p.name, p.default) for p in tail[:8]] == FLASH_ATTN_TAIL
+    assert [p.name for p in tail[8:]] == [
+        "partition", "queries", "backend", "softcap", "dropout_seed", "sink", "context",
+    ]  # fmt: skip
+    assert all(p.kind is p.KEYWORD_ONLY for p in tail[8:])
+    named = set(typing.get_type_hints(signatures.RingDocumentsArguments))
+    assert named == set(parameters) - {*list(parameters)[:5], "return_attn_probs"}
 
 
 def test_a_misspelt_argument_is_a_type_error_that_names_it():

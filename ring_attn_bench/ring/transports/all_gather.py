@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_bench.errors import NoProcessGroup, RingBroken, Unsupported
-from ring_attn_bench.plan.plans import Fetch, Plan
+from ring_attn_bench.plan.fetches import Fetch
+from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.carriers import all_gather_single

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ring_attn_bench.plan.plans import Plan, Send, Step
+from ring_attn_bench.plan.fetches import Send
+from ring_attn_bench.plan.plans import Plan, Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from ring_attn_bench.bench.traced import TracedLink, traced_job
 from ring_attn_bench.bench.tracing import Looked, Traces, aligned
 from ring_attn_bench.contract.backend import abilities, accumulating, gathering
 from ring_attn_bench.contract.tensors import Keys
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, plan
+from ring_attn_bench.plan.plans import plan
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.records.trace import Span, in_folder
 from ring_attn_bench.ring import passes

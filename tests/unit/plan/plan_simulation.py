@@ -1,10 +1,13 @@
 """All ranks' plans with the position of every token: what a plan's claims are checked against."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from ring_attn_bench.plan.block import Abilities, Form
-from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, plan
+from ring_attn_bench.plan.layout import Layout
+from ring_attn_bench.plan.partition import get_partition
+from ring_attn_bench.plan.plans import plan
 
 PLAIN = Abilities(frozenset({Form.FULL, Form.CAUSAL}))
 WINDOWS = Abilities(PLAIN.forms | {Form.WINDOW})
@@ -43,6 +46,16 @@ def computed(block):
     return np.array([[band.allows(int(i) - int(j)) for j in keys] for i in rows])
 
 
+def document_of(positions, starts):
+    """Which document each token is in, or -1: one of all tokens where there are no starts."""
+    if starts is None:
+        return np.zeros(len(positions), dtype=int)
+    number = np.full(len(positions), -1)
+    for document, (start, stop) in enumerate(pairwise(starts)):
+        number[(positions >= start) & (positions < stop)] = document
+    return number
+
+
 class Ring:
     """The plans of all ranks, and where every token is."""
 
@@ -53,6 +66,12 @@ class Ring:
         assert not any(isinstance(p, str) for p in self.plans), self.plans
         spans = (layout.partition.spans(r, world_size, layout.tokens) for r in range(world_size))
         self.own = [positions(s) for s in spans]
+
+    def sees(self, rows, keys):
+        """Which rows see which keys: by the mask, and of one document."""
+        ours, theirs = (document_of(x, self.layout.documents) for x in (rows, keys))
+        together = (ours[:, None] == theirs[None, :]) & (ours >= 0)[:, None]
+        return sees(self.mask, rows, keys) & together
 
     def landed(self, rank, index):
         """The positions of the keys in a step's landing area."""
@@ -84,8 +103,11 @@ def accumulated(length, starts_at_zero, ranges, shares, firsts):
     return total
 
 
-def ring_of(name, world_size, tokens, mask, able, slots=2, grouping=None, *, one_launch=False):
+def ring_of(
+    name, world_size, tokens, mask, able, slots=2, grouping=None, *, one_launch=False,
+    documents=None,
+):  # fmt: skip
     if one_launch and world_size > 1:
         grouping = (world_size - 1,)
-    layout = Layout(PARTITIONS[name], world_size, tokens, mask.band, slots, grouping, one_launch)
-    return Ring(mask, layout, able)
+    where = get_partition(name), world_size, tokens, mask.band
+    return Ring(mask, Layout(*where, slots, grouping, one_launch, documents), able)

@@ -26,10 +26,11 @@ from ring_attn_bench.plan.cost import (
     percent_of_one_call,
     seconds,
 )
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.measured import H200, MACHINES
 from ring_attn_bench.plan.memory import ShardShape
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.plans import plans
 from ring_attn_bench.plan.problem import Mask
 
 RESULTS = Path(__file__).parents[3] / "results"

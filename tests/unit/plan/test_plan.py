@@ -29,13 +29,13 @@ def every_allowed_pair_is_computed_once_and_nothing_else(ring):
     times = np.zeros((len(every), len(every)), dtype=int)
     for _, launch, rows, keys in ring.launches():
         times[np.ix_(rows, keys)] += computed(launch.block)
-    np.testing.assert_array_equal(times, sees(ring.mask, every, every).astype(int))
+    np.testing.assert_array_equal(times, ring.sees(every, every).astype(int))
     assert sum(p.area for p in ring.plans) == times.sum()
 
 
 def blocks_tell_the_truth_about_their_pairs(ring):
     for _, launch, rows, keys in ring.launches():
-        block, pairs = launch.block, sees(ring.mask, rows, keys)
+        block, pairs = launch.block, ring.sees(rows, keys)
         np.testing.assert_array_equal(positions(block.rows), rows)
         np.testing.assert_array_equal(positions(block.keys), keys)
         np.testing.assert_array_equal(computed(block), pairs)
@@ -79,7 +79,7 @@ def nothing_is_fetched_twice_or_at_an_end_that_no_row_sees(ring):
         tokens = [ring.own[f.owner][f.tokens.slice] for f in fetches]
         assert len(set(np.concatenate([*tokens, []]))) == one.fetched_tokens
         for ends in (own[[0, -1]] for own in tokens):
-            assert sees(ring.mask, ring.own[rank], ends).any(axis=0).all()
+            assert ring.sees(ring.own[rank], ends).any(axis=0).all()
 
 
 def flags_add_up_to_every_pair_of_every_row_and_key(ring):
@@ -103,7 +103,7 @@ def flags_add_up_to_every_pair_of_every_row_and_key(ring):
         for left in one.unfinished:
             assert np.isnan(final[left.slice]).all(), "finished already"
             final[left.slice] = storage[left.slice]
-        np.testing.assert_array_equal(final, sees(ring.mask, ring.own[rank], every).sum(axis=1))
+        np.testing.assert_array_equal(final, ring.sees(ring.own[rank], every).sum(axis=1))
         for index, step in enumerate(one.steps):
             landed = ring.landed(rank, index)
             keys = accumulated(
@@ -113,7 +113,7 @@ def flags_add_up_to_every_pair_of_every_row_and_key(ring):
                 [computed(x.block).sum(axis=0) for x in step.launches],
                 [x.first_keys for x in step.launches],
             )
-            seen = sees(ring.mask, ring.own[rank], landed).sum(axis=0)
+            seen = ring.sees(ring.own[rank], landed).sum(axis=0)
             np.testing.assert_array_equal(keys, seen)
 
 

@@ -4,8 +4,9 @@ import pytest
 
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, plan, plans
+from ring_attn_bench.plan.plans import plan, plans
 from ring_attn_bench.plan.problem import Mask
 from tests.unit.plan.plan_simulation import PLAIN, WINDOWS, ring_of
 

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.memory import ShardShape
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.plans import plans
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.plan.traffic import Traffic, traffic
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.plans import plans
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.transports.copy_engine import link, route, transport
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import _WRITE, MOST, Batch

@@ -8,8 +8,9 @@ from random import Random
 import pytest
 
 from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, plans
+from ring_attn_bench.plan.plans import plans
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.ring.transports.copy_engine.programme import programme
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words

@@ -10,8 +10,9 @@ from ring_attn_bench.contract import dropout
 from ring_attn_bench.contract.backend import abilities
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.block import Abilities, Form
+from ring_attn_bench.plan.layout import Layout
 from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.plans import Layout, Plan, plan
+from ring_attn_bench.plan.plans import Plan, plan
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.ring import passes
 from ring_attn_bench.ring.forward import ForwardPass, Job

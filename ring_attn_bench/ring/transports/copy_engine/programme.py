@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ring_attn_bench.plan.plans import Fetch, Plan
+from ring_attn_bench.plan.fetches import Fetch
+from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.ring.transports.copy_engine.memory_operations import Batch, MemoryDriver
 from ring_attn_bench.ring.transports.copy_engine.words import Words
 from ring_attn_bench.ring.transports.played import Part

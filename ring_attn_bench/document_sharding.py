@@ -1,0 +1,139 @@
+"""A batch of packed documents as a value, and how data loaders deal by it.
+
+`documents` makes one frozen value of a batch, which every layer's call takes in place of
+`cu_seqlens` (`ring_documents`); its `.partition` deals whatever else is dealt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.calls.dense import check_dense
+from ring_attn_bench.calls.options import Options, Window
+from ring_attn_bench.calls.plain import flag, integer
+from ring_attn_bench.calls.validate import read
+from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
+from ring_attn_bench.plan.deal import DEALS
+from ring_attn_bench.plan.documents import DealtDocuments, Starts, check_starts, cut
+from ring_attn_bench.plan.partition import PARTITIONS, AnyPartition, Partition, get_partition
+
+CuSeqlens = Sequence[int] | Tensor
+"""Where documents begin, and after the last one where it ends: integers."""
+
+
+def documents(
+    cu_seqlens: CuSeqlens,
+    partition: AnyPartition,
+    world_size: int,
+    seqlen: int | None = None,
+    *,
+    causal: bool = True,
+    window_size: Window = (-1, -1),
+    uneven: bool = False,
+) -> DealtDocuments:
+    """One batch's documents as a value that calls, layers and data loaders share.
+
+    cu_seqlens: of the whole packed sequence, integers or a tensor of them; a GPU's is read, which
+    waits for the GPU. partition: of a sequence, by name or as data; or one that deals each batch by
+    itself: `balanced`, pieces of one length so that all ranks have as much work, or `head_tail`,
+    each document as zigzag deals a sequence. The value's `.partition` is that of this batch.
+    seqlen: tokens of the packed sequence, padding included; default, where the last document ends.
+    uneven: whether ranks hold no padding: the sequence is dealt as the next longer one that can be,
+    and ranks whose last tokens would be padding have fewer (`.held(rank)`), some even none. So any
+    length goes to any number of ranks.
+    causal, window_size: of the calls; `balanced` counts their work, and a call with another mask is
+    right all the same.
+
+    Raises InvalidArgument for starts that do not rise from 0 and for a length that cannot be dealt,
+    or UnknownName.
+    """
+    starts, ranks = starts_of(cu_seqlens), integer("world_size", world_size)
+    if ranks < 1:
+        raise InvalidArgument(f"world_size is {ranks}; it must be at least 1.")
+    uneven = flag("uneven", uneven)
+    if uneven and seqlen is not None:
+        raise InvalidArgument(
+            f"seqlen is {shown(seqlen)} and uneven is True; uneven shards hold no padding, so "
+            "leave out one of the two."
+        )
+    deal = DEALS.get(partition) if isinstance(partition, str) else None
+    if isinstance(partition, str) and deal is None and partition not in PARTITIONS:
+        raise UnknownName("partition", partition, (*PARTITIONS, *DEALS))
+    rule = get_partition("contiguous" if deal is not None else partition)
+    whole = starts[-1] if seqlen is None else integer("seqlen", seqlen)
+    if uneven and isinstance(rule, Partition):
+        unit = rule.chunks_per_rank * ranks
+        whole = max(1, -(-whole // unit)) * unit
+    tokens = rule.tokens_per_rank(whole, ranks)
+    if deal is not None:
+        check_starts(starts, whole)
+        mask = Options(causal=causal, window_size=window_size).plain().mask
+        rule = deal(starts, ranks, tokens, mask.band)
+    return DealtDocuments(starts, rule, ranks, tokens, uneven)
+
+
+def shard_documents(x: Tensor, documents: DealtDocuments, rank: int, dim: int = 0) -> Tensor:
+    """Rank's tokens of x, whose dim `dim` is the packed sequence; a copy, differentiable.
+
+    Of uneven documents x has no padding, of others as much as they were made with. Raises
+    InvalidArgument for another length, and for a rank that there is not.
+    """
+    check_dense("x", x)
+    _check_rank(rank, documents)
+    dim, whole = integer("dim", dim), documents.world_size * documents.tokens
+    length = documents.starts[-1] if documents.uneven else whole
+    if not -x.dim() <= dim < x.dim() or x.shape[dim] != length:
+        raise InvalidArgument(
+            f"x has shape {tuple(x.shape)} and dim is {dim}; that dim must be the packed sequence "
+            f"of {length} tokens."
+        )
+    spans = documents.spans(rank)
+    at = torch.tensor([at for span in spans for at in span.positions()], device="cpu")
+    return x.index_select(dim, at[: documents.held(rank)].to(x.device))
+
+
+def document_position_ids(
+    documents: DealtDocuments, rank: int, device: torch.device | None = None
+) -> Tensor:
+    """Positions of rank's tokens in their documents, int64 (held,): what rotary embeddings need.
+
+    Padding counts on from where the last document ends, from 0. Raises InvalidArgument for a rank
+    that there is not.
+    """
+    rank = _check_rank(rank, documents)
+    found: list[int] = []
+    for span in documents.spans(rank):
+        for part, number in cut(span, documents.starts):
+            first = documents.starts[number]  # of padding, -1, where the last one ends
+            found.extend(at - first for at in part.positions())
+    held = found[: documents.held(rank)]
+    return torch.tensor(held, dtype=torch.int64, device="cpu").to(device)
+
+
+def _check_rank(rank: object, documents: DealtDocuments) -> int:
+    number = integer("rank", rank)
+    if not 0 <= number < documents.world_size:
+        raise InvalidArgument(
+            f"rank is {number}; the documents are dealt to {documents.world_size} ranks, so it "
+            f"must be in [0, {documents.world_size})."
+        )
+    return number
+
+
+def starts_of(cu_seqlens: object, name: str = "cu_seqlens") -> Starts:
+    """Whole numbers; raises InvalidArgument. A GPU's tensor is read, which waits for the GPU."""
+    what = "a tensor of shape (documents + 1,), or a sequence of integers"
+    if isinstance(cu_seqlens, Tensor):
+        check_dense(name, cu_seqlens, what)
+        if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+            raise InvalidArgument(
+                f"{name} is {str(cu_seqlens.dtype).removeprefix('torch.')} of shape "
+                f"{tuple(cu_seqlens.shape)}; it must be {what}, int32 or int64."
+            )
+        return tuple(read(name, cu_seqlens)[0])
+    if not isinstance(cu_seqlens, Sequence) or isinstance(cu_seqlens, str | bytes):
+        raise InvalidArgument(f"{name} is {shown(cu_seqlens)}; it must be {what}.")
+    return tuple(x if type(x) is int else integer(name, x) for x in cu_seqlens)
