@@ -54,6 +54,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.calls.attend import Output, attend
@@ -172,6 +173,11 @@ def _attention(
 
     separate: q, k and v of the function's tensors; raises InvalidArgument. like: one of those.
     """
+    if is_compiling():
+        from ring_attn_bench.ops import ring as traced  # what is never traced does without
+
+        flag("return_attn_probs", asked.return_attn_probs)
+        return traced.attention(separate(), fixed.options(asked), *asked[1:])
     ring = context_of(asked.group, asked.context)
 
     def separated() -> tuple[Tensor, Tensor, Tensor, Options]:

@@ -21,6 +21,7 @@ LAYERS = (
     {"ring"},
     {"one_device"},
     {"cached"},
+    {"ops"},  # all of these as torch's operators
     {"signatures"},
     {"attention", "cached_attention", "ring_attention", "sharding"},  # what people import,
     {"flash_attn"},  # also under others' names, and it all:

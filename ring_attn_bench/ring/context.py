@@ -23,6 +23,7 @@ from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.groups import abort, destroy, living, resolve_group
+from ring_attn_bench.ring.handles import named
 from ring_attn_bench.ring.link import Homeward, Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.same_options import agree_on_options
@@ -120,6 +121,7 @@ class RingContext:
         self._greeting: dict[torch.device, bool] = {}
         self._parts: dict[Part, Transport] = {}
         self.turn = Turn()
+        self.handle = named(self)
 
     def _make(self) -> _Made:
         made = _make(self._wanted)
