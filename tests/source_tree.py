@@ -26,6 +26,7 @@ LAYERS = (
     {"attention", "cached_attention", "ring_attention", "sharding"},  # what people import,
     {"flash_attn"},  # also under others' names, and it all:
     {""},
+    {"integrations"},  # where other libraries look for it
     {"text"},  # tables and numbers for people
     {"records"},  # words and files
     {"workers"},  # processes that may die
