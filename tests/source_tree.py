@@ -24,6 +24,7 @@ LAYERS = (
     {"ops"},  # all of these as torch's operators
     {"signatures"},
     {"attention", "cached_attention", "ring_attention", "sharding"},  # what people import,
+    {"modules"},
     {"flash_attn"},  # also under others' names, and it all:
     {""},
     {"integrations"},  # where other libraries look for it

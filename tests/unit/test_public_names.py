@@ -29,7 +29,7 @@ def test_the_public_names_are_these():
     others = {
         "ring_attn_func", "flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache",
         "ring_attn_with_kvcache",
-        "RingContext", "RingOptions", "shard", "unshard", "join_shards",
+        "RingAttention", "RingContext", "RingOptions", "shard", "unshard", "join_shards",
         "position_ids", "BackendUnavailable", "InvalidArgument", "NoProcessGroup",
         "RingAttnBenchError", "RingBroken", "TransportUnavailable", "UnknownName", "Unsupported",
     }  # fmt: skip
