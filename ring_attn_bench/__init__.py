@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UnknownName,
         Unsupported,
     )
+    from ring_attn_bench.modules import RingAttention
     from ring_attn_bench.ring.context import RingContext
     from ring_attn_bench.ring.options import RingOptions
     from ring_attn_bench.ring_attention import (
@@ -85,6 +86,7 @@ _MODULES = {
     "flash_attn_varlen_func": "ring_attn_bench.attention",
     "flash_attn_with_kvcache": "ring_attn_bench.cached_attention",
     "ring_attn_with_kvcache": "ring_attn_bench.cached_attention",
+    "RingAttention": "ring_attn_bench.modules",
     "RingContext": "ring_attn_bench.ring.context",
     "RingOptions": "ring_attn_bench.ring.options",
     "ring_attn_func": "ring_attn_bench.ring_attention",
@@ -124,6 +126,7 @@ __all__ = [
     "BackendUnavailable",
     "InvalidArgument",
     "NoProcessGroup",
+    "RingAttention",
     "RingAttnBenchError",
     "RingBroken",
     "RingContext",

@@ -31,6 +31,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ring_attn_bench.cached.packed import PackedOverPages, attend_packed
 from ring_attn_bench.calls.attend import LocalOutput, attend
@@ -120,6 +121,10 @@ def flash_attn_func(  # type: ignore[misc]  # the last overload has more positio
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
         alibi_slopes, deterministic, under_one_name(sink, s_aux, learnable_sink),
     )  # fmt: skip
+    if is_compiling():
+        from ring_attn_bench.ops import one_device  # a program that traces nothing does without
+
+        return one_device.attention(q, k, v, options, return_attn_probs=probs)
     call, given, options = prepared(q, k, v, options, _ONE_DEVICE)
     call = seeded(call, options)
     found = attend(call, given, return_attn_probs=probs)
@@ -233,6 +238,14 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
         backend, dropout_p, dropout_seed, softmax_scale, causal, window_size, softcap,
         alibi_slopes, deterministic, under_one_name(sink, s_aux, learnable_sink),
     )  # fmt: skip
+    if is_compiling():
+        from ring_attn_bench.ops import one_device
+
+        packed = one_device.Packed(
+            cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, block_table, seqused_k,
+            is_checked,
+        )  # fmt: skip
+        return one_device.attention(q, k, v, options, packed, return_attn_probs=probs)
     documents = Documents(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     if block_table is not None:
         pages = PackedOverPages(q, k, v, documents, block_table, seqused_k)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.distributed.device_mesh import DeviceMesh
 
 from ring_attn_bench.cached.call import attend_cached
@@ -112,7 +113,12 @@ def flash_attn_with_kvcache(  # type: ignore[misc]  # the last overload has more
         q, k_cache, v_cache, k, v, rotary_cos, rotary_sin, cache_seqlens, cache_batch_idx,
         cache_leftpad, block_table, rotary_interleaved, num_splits,
     )  # fmt: skip
-    out, lse = attend_cached(given, options)
+    if is_compiling():
+        from ring_attn_bench.ops import cache  # a program that traces nothing does without
+
+        out, lse = cache.attention(given, options)
+    else:
+        out, lse = attend_cached(given, options)
     return (out, lse) if wants_lse else out
 
 
@@ -182,9 +188,10 @@ def ring_attn_with_kvcache(  # type: ignore[misc]  # as above
     group. Raises as `flash_attn_with_kvcache`, NoProcessGroup, and RingBroken where the others do
     not come; where ranks shake hands all of them raise together.
     """
-    ring = context_of(group, context)
-    if group is not None:
-        check_group(group, context)
+    if not is_compiling():
+        ring = context_of(group, context)
+        if group is not None:
+            check_group(group, context)
     wants_lse = flag("return_softmax_lse", return_softmax_lse)
     options = Options(
         backend, softmax_scale=softmax_scale, causal=causal, window_size=window_size,
@@ -194,5 +201,10 @@ def ring_attn_with_kvcache(  # type: ignore[misc]  # as above
         q, k_cache, v_cache, k, v, rotary_cos, rotary_sin, cache_seqlens, cache_batch_idx,
         cache_leftpad, block_table, rotary_interleaved, num_splits,
     )  # fmt: skip
-    out, lse = attend_dealt(given, options, block, ring)
+    if is_compiling():
+        from ring_attn_bench.ops import cache
+
+        out, lse = cache.dealt_attention(given, options, block, group, context)
+    else:
+        out, lse = attend_dealt(given, options, block, ring)
     return (out, lse) if wants_lse else out

@@ -21,13 +21,16 @@ LAYERS = (
     {"ring"},
     {"one_device"},
     {"cached"},
+    {"ops"},  # all of these as torch's operators
     {"signatures"},
     {"attention", "cached_attention", "document_sharding", "ring_attention", "sharding"},
     {"ring_documents"},  # what people import,
+    {"modules"},
     {"signatures_varlen"},
     {"ring_varlen"},  # also under others' names,
     {"flash_attn"},  # and it all:
     {""},
+    {"integrations"},  # where other libraries look for it
     {"text"},  # tables and numbers for people
     {"records"},  # words and files
     {"workers"},  # processes that may die

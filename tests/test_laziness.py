@@ -19,6 +19,7 @@ KERNEL_PACKAGES = (
     "cutlass",
     "ring_flash_attn",
     "yunchang",
+    "transformers",
 )
 
 

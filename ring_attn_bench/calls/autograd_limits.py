@@ -105,8 +105,13 @@ class _NotAgain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Gradients:  # noqa: ANN401
-        raise InvalidArgument(
-            "these gradients cannot be differentiated again: there are no second derivatives of "
-            "attention nor of unshard. Leave them out of what is differentiated (without "
-            "create_graph=True they are constants), or compute this part in plain torch."
-        )
+        raise no_second_derivatives()
+
+
+def no_second_derivatives() -> InvalidArgument:
+    """Of gradients that are differentiated again."""
+    return InvalidArgument(
+        "these gradients cannot be differentiated again: there are no second derivatives of "
+        "attention nor of unshard. Leave them out of what is differentiated (without "
+        "create_graph=True they are constants), or compute this part in plain torch."
+    )

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from ring_attn_bench.calls.attend import Given
 from ring_attn_bench.calls.autograd_limits import check_untransformed
 from ring_attn_bench.calls.dense import device_of
-from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.options import Options, drawn_seed
 from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.calls.remembered import Remembered, RememberedOf
 from ring_attn_bench.contract.tensors import Kept, Keys, Rows, Sums
@@ -43,6 +43,8 @@ from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.settle import is_open, laid_out, settled
 from ring_attn_bench.ring.threads import two_threads
+
+TakePart = Callable[[Tensor, Tensor, Tensor, Options], tuple[Tensor, Tensor, Tensor, Options]]
 
 
 class RingCall(NamedTuple):
@@ -195,11 +197,16 @@ def agreed_call(
     like: object,
     ring: RingContext,
     packed: Callable[[], Packed] | None = None,
+    *,
+    take_part: TakePart | None = None,
+    draw: Callable[[], int] = drawn_seed,
 ) -> tuple[RingCall, Given]:
     """The call and its tensors, checked here and, where ranks shake hands, against the others'.
 
     separated: q, k, v and the options of arguments in whatever form they came; may raise. like: an
     argument on their device. packed: the documents of tensors that hold several; may raise too.
+    take_part: what this rank calls where only others want gradients, if not the same with a
+    gradient of q; draw: makes a seed.
     Raises what the public functions document. A rank that refuses its own arguments tells the
     others, which then raise too instead of waiting for it.
     """
@@ -220,7 +227,8 @@ def agreed_call(
         seed = str(options.dropout_seed)
         if agree(ring.group, where, signature.with_text("dropout_seed", seed)):
             try:
-                (job, signature), given, options = prepared(*_taking_part(*asked), way)
+                asked = (take_part or _taking_part)(*asked)
+                (job, signature), given, options = prepared(*asked, way)
             except Exception:
                 tell(like, ring)
                 raise
@@ -231,7 +239,7 @@ def agreed_call(
     if not options.dropout_p and options.dropout_seed is None:
         return call, given
     if options.draws_seed:
-        return call.seeded(shared_seed(ring.group, ring.message_device(device))), given
+        return call.seeded(shared_seed(ring.group, ring.message_device(device), draw)), given
     return call if options.dropout_seed is None else call.seeded(options.dropout_seed), given
 
 

@@ -23,6 +23,7 @@ from ring_attn_bench.ring.broken import broken
 from ring_attn_bench.ring.gpus import shared_gpu
 from ring_attn_bench.ring.group_counts import evened_out
 from ring_attn_bench.ring.groups import abort, destroy, living, resolve_group
+from ring_attn_bench.ring.handles import named
 from ring_attn_bench.ring.link import Homeward, Link, Resuming, Transport
 from ring_attn_bench.ring.options import RingOptions
 from ring_attn_bench.ring.same_options import agree_on_options
@@ -100,10 +101,8 @@ class RingContext:
         if not isinstance(options, RingOptions | None):
             raise InvalidArgument(f"options must be RingOptions, got {type(options).__name__}.")
         if timeout is not None and not carriers.is_timeout(timeout):
-            raise InvalidArgument(
-                f"timeout is {shown(timeout)}; it must be a positive timedelta of at most a "
-                "century."
-            )
+            what = "a positive timedelta of at most a century"
+            raise InvalidArgument(f"timeout is {shown(timeout)}; it must be {what}.")
         self._want(_wanted(resolve_group(group), options, timeout))
         self._made: _Made | None = self._make()  # not at the first call: all ranks are here now
 
@@ -116,6 +115,7 @@ class RingContext:
         self._end: Callable[[], object] = _nothing
         self._forget()
         self.turn = Turn()
+        self.handle = named(self)
 
     def _forget(self) -> None:
         self.calls: Remembered[tuple[Job, Signature]] = Remembered()

@@ -8,6 +8,7 @@ from torch.autograd.functional import hessian, jacobian
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ring_attn_bench import InvalidArgument, flash_attn_func, flash_attn_varlen_func
+from ring_attn_bench.flash_attn.passes import _flash_attn_forward
 
 BACKENDS = ["reference", "aten", "flex"]
 Q, K, V = (torch.randn(1, 8, 2, 16) for _ in range(3))
@@ -29,6 +30,14 @@ class Layer(torch.nn.Module):
 
     def forward(self, q):
         return attend(q, self.backend)
+
+
+class BelowAutograd(Layer):
+    """flash-attn's call that is no operator."""
+
+    def forward(self, q):
+        numbers = 0.0, 0.25, True, -1, -1, 0.0, None, False
+        return _flash_attn_forward(q, K, V, *numbers, backend=self.backend)[0]
 
 
 def batched(function):
@@ -97,7 +106,7 @@ def test_forward_mode_is_a_sentence(backend):
 @pytest.mark.filterwarnings("ignore")  # jit.trace is deprecated
 def test_traces_that_cannot_see_kernels_are_a_sentence(backend):
     with pytest.raises(InvalidArgument, match=r"torch\.export cannot see"):
-        torch.export.export(Layer(backend), (Q,), strict=False)
+        torch.export.export(BelowAutograd(backend), (Q,), strict=False)
     with pytest.raises(InvalidArgument, match=r"recorded by torch\.jit\.trace"):
         torch.jit.trace(Layer(backend), (Q,))
     with pytest.raises(InvalidArgument, match="sizes that are no numbers yet"):

@@ -103,15 +103,14 @@ def test_starts_that_hold_no_numbers_are_a_sentence(how):
 
 class Layer(torch.nn.Module):
     def forward(self, q):
-        return flash_attn_func(q, q, q)
+        return flash_attn_func(q, q, q, backend="reference")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Accessing the data pointer")
-def test_export_is_refused_after_a_call_in_fake_tensor_mode_too():
+@pytest.mark.filterwarnings("ignore")  # of what export loads
+def test_a_call_is_exported_after_one_in_fake_tensor_mode_too():
     with FakeTensorMode() as mode:
         q = mode.from_tensor(X)
         flash_attn_func(q, q, q)
     with pytest.raises(InvalidArgument, match="no FakeTensorMode is active"):
         flash_attn_func(q, q, q)
-    with pytest.raises(Exception, match=r"torch\.export cannot see the kernels"):
-        torch.export.export(Layer(), (X,))
+    assert torch.equal(torch.export.export(Layer(), (X,)).module()(X), Layer()(X))
