@@ -110,7 +110,7 @@ def _first_step(held, given, tile):
     warpgroup.wait_group(0)
     release(given.keys, 0, given.lane)
     weights, fades = _weigh(held, given, tile, edge=True)
-    _fade(held, fades)
+    _fade(held, given, fades)
     rounded(held.p, weights)
 
 
@@ -127,7 +127,7 @@ def _step(i, held, given, tile, *, edge):
     weights, fades = _weigh(held, given, tile, edge=edge)
     warpgroup.wait_group(0)
     release(given.values, i - 1, given.lane)
-    _fade(held, fades)
+    _fade(held, given, fades)
     rounded(held.p, weights)
 
 
@@ -178,8 +178,17 @@ def _weigh(held, given, tile, *, edge):
     return scores, fades
 
 
-def _fade(held, fades):
-    """Older sums of weighted values, relative to the new peaks."""
+@cute.jit
+def _fade(held, given, fades):
+    """Older sums of weighted values, relative to the new peaks: nothing to do where none is new."""
+    if cutlass.const_expr(given.build.config.lazy):
+        if arch.vote_any_sync((fades[0] != 1.0) | (fades[1] != 1.0)):
+            _multiplied(held, fades)
+    else:
+        _multiplied(held, fades)
+
+
+def _multiplied(held, fades):
     write(held.o, [x * fades[i // 2 % 2] for i, x in enumerate(read(held.o))])
 
 
