@@ -1,0 +1,111 @@
+"""Our own CuTe DSL kernels behind the contract; the compiler and the kernels load on first use.
+
+Not in `BACKENDS`: nothing ships that was not measured right on a GPU. `scripts/cute_check.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ring_attn_bench.contract.tensors import Running
+from ring_attn_bench.errors import BackendUnavailable, Unsupported
+from ring_attn_bench.plan.block import Alibi, Form
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.problem import Problem, Score
+
+NO_BACKWARD = "it has a forward only so far; triton has both"
+
+
+class CuteBackend:
+    """FlashAttention-3's forward in CuTe DSL for Hopper: head dims 64 and 128, fp16 and bf16."""
+
+    name = "cute"
+    forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
+    alibi = Alibi.NONE
+    needs_delta = True
+    worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+
+    def __init__(self) -> None:
+        if find_spec("cutlass") is None:
+            reason = "nvidia-cutlass-dsl is not installed; ring-attn-bench[cute] brings it"
+            raise BackendUnavailable(self.name, reason)
+
+    def unsupported(self, problem: Problem) -> str | None:
+        """All but a forward on Hopper, and what that has not."""
+        from ring_attn_backends.cute.serves import refused
+
+        gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+        return refused(problem, gpu)
+
+    def version(self) -> str:
+        """The compiler's, which the speed depends on."""
+        return f"cutlass-dsl {version('nvidia-cutlass-dsl')}"
+
+    def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
+        """out in q's dtype."""
+        batch, rows, heads, _ = q.shape
+        out = q.new_empty(batch, rows, heads, keys.v.shape[-1])
+        lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
+        self.forward_into(q, keys, Running(out, lse), block, score, first=True)
+        return out, lse
+
+    def forward_into(
+        self,
+        q: Tensor,
+        keys: Keys,
+        running: Running,
+        block: Block,
+        score: Score,
+        *,
+        first: bool,
+    ) -> None:
+        """One kernel, which goes on from the running sums in its registers."""
+        from ring_attn_backends.cute.arguments import forward_call
+        from ring_attn_backends.cute.launch import enqueue
+
+        self._read(q, keys, running, first)
+        enqueue(forward_call(q, keys, running, block, score, first=first))
+
+    def backward(
+        self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
+    ) -> Sums:
+        """Refuses."""
+        raise Unsupported(self.name, NO_BACKWARD)
+
+    def backward_into(
+        self,
+        rows: Rows,
+        keys: Keys,
+        sums: Sums,
+        block: Block,
+        score: Score,
+        *,
+        first: bool,
+        first_keys: bool,
+        deterministic: bool,
+    ) -> None:
+        """Refuses."""
+        raise Unsupported(self.name, NO_BACKWARD)
+
+    def _read(self, q: Tensor, keys: Keys, running: Running, first: bool) -> None:
+        from ring_attn_backends.cute.serves import unreadable
+
+        wide = torch.float32
+        named = [("q", q, None), ("k", keys.k, q.dtype), ("v", keys.v, q.dtype)]
+        named += [("out", running.result, None)]
+        if not first:
+            named += [("the running out", running.out, wide)]
+        for name, tensor, dtype in named:
+            why = unreadable(name, tensor, dtype)
+            if why is not None:
+                raise Unsupported(self.name, why)

@@ -1,0 +1,100 @@
+"""A block and its score as the numbers that the kernel is told at run time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+
+from ring_attn_backends.cute.table import TABLE, Build, Config, Dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ring_attn_bench.contract.tensors import Keys, Running
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.positions import Band
+    from ring_attn_bench.plan.problem import Score
+
+FAR = 2**30
+"""An open side of a band, and more tokens than there may be: indices and bands are of 32 bits."""
+L2_SHARE = 32 << 20
+"""Bytes of keys and values that are read again and again, at most: of an H200's L2 of 50 MiB."""
+
+
+class Numbers(NamedTuple):
+    """Integers and factors, in the kernel's order.
+
+    sizes: batch, M, N, heads, key heads, and how many heads at a time share the L2 cache.
+    band: low and high, by index. scale, cap: see `of_score`.
+    """
+
+    sizes: tuple[int, int, int, int, int, int]
+    band: tuple[int, int]
+    scale: float
+    cap: float
+
+
+@dataclass(frozen=True)
+class Call:
+    """A launch: what it is compiled for, and what it is told.
+
+    tensors: q, k, v, acc, out and lse. acc is what a carried call goes on from, else out again,
+    which is not read then. strides: of each tensor but for the last dim, 0 for a dim of one.
+    """
+
+    build: Build
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+    strides: tuple[tuple[int, ...], ...]
+    numbers: Numbers
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no rows, or no keys."""
+        return 0 in self.numbers.sizes
+
+
+def forward_call(
+    q: Tensor, keys: Keys, running: Running, block: Block, score: Score,
+    *, first: bool, config: Config | None = None,
+) -> Call:  # fmt: skip
+    """The contract's `forward_into` as a launch; what `serves.lacks` refuses must not come here."""
+    (k, v), out = keys, running.result
+    config = config or TABLE[q.shape[-1]]
+    build = Build(config, name_of(q.dtype), name_of(out.dtype), score.softcap > 0, not first)
+    batch, rows, heads, width = q.shape
+    key_heads = k.shape[2]
+    passed = max(1, 2 * width * k.shape[1] * k.element_size())
+    together = heads // key_heads * max(1, L2_SHARE // passed)
+    sizes = (batch, rows, k.shape[1], heads, key_heads, max(1, min(together, heads * batch)))
+    assert block.index_band is not None  # the form would be GENERAL
+    numbers = Numbers(sizes, of_band(block.index_band), *of_score(score))
+    tensors = (q, k, v, out if first else running.out, out, running.lse)
+    return Call(build, tensors, tuple(strides_of(x) for x in tensors), numbers)
+
+
+def of_band(band: Band) -> tuple[int, int]:
+    """low and high as integers."""
+    low = -FAR if band.low is None else max(band.low, -FAR)
+    return low, FAR if band.high is None else min(band.high, FAR)
+
+
+def of_score(score: Score) -> tuple[float, float]:
+    """scale and cap: a score in base 2 is scale * q.k, or where capped cap * tanh(scale * q.k)."""
+    log2e = math.log2(math.e)
+    if score.softcap > 0:
+        return score.softmax_scale / score.softcap, score.softcap * log2e
+    return score.softmax_scale * log2e, 0.0
+
+
+def strides_of(tensor: Tensor) -> tuple[int, ...]:
+    """Of all dims but the last; a dim of one element may have any, and gets what TMA takes."""
+    outer = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+    return tuple(stride if count > 1 else tensor.shape[-1] for count, stride in outer)
+
+
+def name_of(dtype: torch.dtype) -> Dtype:
+    """As "bfloat16"."""
+    return cast(Dtype, str(dtype).removeprefix("torch."))

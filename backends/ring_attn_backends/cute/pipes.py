@@ -1,0 +1,90 @@
+"""A pipe of tiles through shared memory, from the warp that brings them to the warpgroups.
+
+Tile i lies in slot i % stages. A slot's `full` barrier completes a phase when TMA has written all
+of its bytes, its `empty` barrier when every warp of every reader has said that it read it. Phases
+are numbered 0, 1, 0, 1, ..., and a wait for a number returns once that phase is complete; the one
+before the first counts as complete (PTX ISA, mbarrier.test_wait). So readers of tile i wait for
+number (i // stages) % 2, and its writer, for whom the slot must be empty, for the other number.
+"""
+# ruff: noqa: ANN001, ANN201 - cutlass infers what registers hold
+
+from dataclasses import dataclass
+from typing import Any
+
+import cutlass
+from cutlass import cute
+from cutlass.cute import arch
+from cutlass.cute.nvgpu import cpasync
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """Barriers (stages,), and where the slots lie: (tokens, columns, stages)."""
+
+    full: Any
+    empty: Any
+    slots: Any
+    stages: int
+
+    @property
+    def bytes(self) -> int:
+        """Of a slot: what TMA counts, of rows beyond the last one, too."""
+        slot = self.slots[None, None, 0]
+        return int(cute.size(slot) * slot.element_type.width // 8)
+
+
+def new_pipe(memory, dtype, layout):
+    """A pipe in the program's shared memory, of as many slots as the layout has."""
+    stages = cute.size(layout, mode=[2])
+    barriers = memory.allocate_array(cutlass.Int64, 2 * stages)
+    # 1024: what TMA's 128-byte swizzle repeats after
+    slots = memory.allocate_tensor(dtype, layout.outer, 1024, layout.inner)
+    return Pipe(barriers, barriers + stages, slots, stages)
+
+
+def begin(pipe, readers):
+    """One thread sets a pipe's barriers up; readers: how many warps read each tile."""
+    for slot in range(pipe.stages):
+        arch.mbarrier_init(pipe.full + slot, 1)
+        arch.mbarrier_init(pipe.empty + slot, readers)
+
+
+def load_of(atom, matrix, pipe):
+    """What `order` takes: how tiles of a matrix (tokens, columns) are copied, from and to where."""
+    tokens, columns, _ = pipe.slots.shape
+    tiles = cute.local_tile(matrix, (cute.size(tokens), cute.size(columns)), (None, 0))
+    slots, tiles = cpasync.tma_partition(
+        atom, 0, cute.make_layout(1),
+        cute.group_modes(pipe.slots, 0, 2), cute.group_modes(tiles, 0, 2),
+    )  # fmt: skip
+    return atom, tiles, slots
+
+
+def bring(load, tile, pipe, i):
+    """The writer's warp waits until tile i's slot is empty, and has TMA write a tile to it."""
+    slot, phase = i % pipe.stages, i // pipe.stages % 2
+    arch.mbarrier_wait(pipe.empty + slot, 1 - phase)
+    order(load, tile, pipe, slot)
+
+
+def order(load, tile, pipe, slot):
+    """TMA writes a tile to a slot that is empty; its bytes are announced before they come."""
+    atom, tiles, slots = load
+    with arch.elect_one():
+        arch.mbarrier_arrive_and_expect_tx(pipe.full + slot, pipe.bytes)
+    # cute.copy elects a thread itself: one election inside another would never return
+    cute.copy(atom, tiles[None, tile], slots[None, slot], tma_bar_ptr=pipe.full + slot)
+
+
+def receive(pipe, i):
+    """A reader waits for tile i; returns its slot."""
+    slot = i % pipe.stages
+    arch.mbarrier_wait(pipe.full + slot, i // pipe.stages % 2)
+    return slot
+
+
+@cute.jit
+def release(pipe, i, lane):
+    """A reader's warp has read tile i: one of its lanes says so."""
+    if lane == 0:
+        arch.mbarrier_arrive(pipe.empty + i % pipe.stages)

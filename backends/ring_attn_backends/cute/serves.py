@@ -1,0 +1,63 @@
+"""Whether these kernels compute what is asked for, and on which GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ring_attn_backends.cute.arguments import FAR
+from ring_attn_backends.cute.table import TABLE
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ring_attn_bench.plan.problem import Problem
+
+CAPABILITY = (9, 0)
+"""Of the GPUs that have wgmma, and TMA as Hopper has it: code for sm_90a runs nowhere else."""
+LARGEST_CAP = 1024.0
+"""Softcap up to which a tanh that is right to 1e-7 absolute leaves scores right to 1e-4."""
+ELSEWHERE = "use triton, flash_attn_4 or cudnn there"
+
+
+def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
+    """Why a problem is not computed on a GPU of that capability, or None."""
+    if problem.device != "cuda" or capability is None:
+        return "it needs a CUDA device"
+    if capability != CAPABILITY:
+        major, minor = capability
+        return f"its kernels are for sm_90a (H100, H200), not for sm_{major}{minor}; {ELSEWHERE}"
+    if problem.backward:
+        return "it has a forward only so far; triton has both"
+    if problem.dtype not in ("float16", "bfloat16"):
+        return f"it computes in float16 and bfloat16 only, not {problem.dtype}"
+    if problem.alibi:
+        return "it has no ALiBi; triton has"
+    if problem.dropout_p > 0:
+        return f"it has no dropout (dropout_p is {problem.dropout_p}); triton has"
+    if problem.packed:
+        return "it has no packed documents; triton has"
+    dims = problem.head_dim, problem.head_dim_v
+    if dims[0] != dims[1] or dims[0] not in TABLE:
+        return f"it has head dims {' and '.join(map(str, TABLE))}, the same in v (got {dims})"
+    if problem.softcap > LARGEST_CAP:
+        return f"its tanh is too rough for a softcap above {LARGEST_CAP:g} (got {problem.softcap})"
+    if max(problem.seqlen, problem.queries or 0) >= FAR:
+        return f"it counts tokens below {FAR} (got {problem.seqlen})"
+    return None
+
+
+def unreadable(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> str | None:
+    """Why the kernel cannot read or write a tensor where it lies, or None.
+
+    TMA wants addresses and strides that 16 bytes divide; pairs of numbers are written at once.
+    """
+    if dtype is not None and tensor.dtype is not dtype:
+        return f"{name} is {tensor.dtype}, not {dtype}"
+    size = tensor.element_size()
+    *outer, (width, step) = zip(tensor.shape, tensor.stride(), strict=True)
+    if step != 1 and width > 1:
+        return f"{name}'s last dim has a stride of {step}, not 1"
+    if tensor.data_ptr() % 16 or any(n > 1 and (s <= 0 or s * size % 16) for n, s in outer):
+        return f"{name} begins, or has strides, beside the 16 bytes that TMA reads at a time"
+    return None

@@ -1,0 +1,112 @@
+"""Configurations as data: what a program takes at a time, for a head dim.
+
+What each needs of registers and shared memory was found by compiling it, and is held against the
+compiler by `tests/unit/backends/test_cute_compile.py`. None has been timed yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Dtype = Literal["float16", "bfloat16", "float32"]
+WARPGROUP = 128
+"""Threads that multiply together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a program takes: 64 * groups rows, `block` keys at a time.
+
+    width: head dim of q, k and v. groups: warpgroups that multiply; one more brings tiles.
+    stages: how many tiles of keys, and of values, are on their way or in use. lazy: whether a warp
+        leaves sums alone in a tile where none of its 16 rows has a new peak: fewer the longer it
+        goes on, 64 of 477 instructions at head dim 128, and the same numbers to the last bit.
+    """
+
+    width: int
+    block: int
+    stages: int
+    groups: int
+    lazy: bool = True
+
+    @property
+    def own(self) -> int:
+        """The rows of a program."""
+        return 64 * self.groups
+
+    @property
+    def threads(self) -> int:
+        """Of a program."""
+        return WARPGROUP * (self.groups + 1)
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Of a thread that multiplies, and of one that brings tiles: 65536 in all, at most."""
+        return {1: (240, 56), 2: (240, 24), 3: (160, 32)}[self.groups]
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of shared memory, for tiles; barriers take a little more."""
+        return 2 * self.width * (self.own + 2 * self.stages * self.block)
+
+    def __str__(self) -> str:
+        return f"{self.own}x{self.block} d{self.width} s{self.stages}" + " eager" * (not self.lazy)
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """All that a kernel is compiled for: numbers, strides and positions are told at run time.
+
+    dtype: of q, k and v, of 16 bits. out: of what is written. capped: a softcap. carried: it goes
+    on from an out in float32 and an lse.
+    """
+
+    config: Config
+    dtype: Dtype
+    out: Dtype
+    capped: bool = False
+    carried: bool = False
+
+    def __str__(self) -> str:
+        marks = " capped" * self.capped + " carried" * self.carried
+        return f"forward {self.config} {self.dtype} to {self.out}{marks}"
+
+
+TABLE: dict[int, Config] = {
+    64: Config(width=64, block=128, stages=3, groups=3),
+    128: Config(width=128, block=128, stages=2, groups=2),
+}
+"""By head dim. FlashAttention-3 has the same tiles (Shah et al. 2024) but for 128 without a mask,
+where it takes 176 keys: a candidate here."""
+
+CANDIDATES: dict[int, tuple[Config, ...]] = {
+    64: (
+        TABLE[64],
+        replace(TABLE[64], lazy=False),
+        Config(64, 128, 2, 3),
+        Config(64, 192, 2, 2),
+        Config(64, 128, 3, 2),
+    ),
+    128: (
+        TABLE[128],
+        replace(TABLE[128], lazy=False),
+        Config(128, 176, 2, 2),
+        Config(128, 144, 2, 2),
+        Config(128, 80, 2, 3),
+    ),
+}
+"""What is to be timed."""
+
+FIRST_ONLY = frozenset({Config(128, 176, 2, 2)})
+"""Those of them that do not go on from running sums: they would spill 512 bytes."""
+
+REPRESENTATIVE: tuple[Build, ...] = (
+    Build(TABLE[128], "bfloat16", "bfloat16"),
+    Build(TABLE[128], "bfloat16", "float32", carried=True),
+    Build(TABLE[128], "float16", "float16", capped=True, carried=True),
+    Build(TABLE[64], "bfloat16", "bfloat16"),
+    Build(TABLE[64], "float16", "float32"),
+    Build(TABLE[64], "bfloat16", "bfloat16", capped=True, carried=True),
+)
+"""What tests compile: each switch with each head dim."""

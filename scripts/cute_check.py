@@ -1,0 +1,248 @@
+"""Whether the `cute` kernels are right on this GPU, and how fast: checks, times, a table last.
+
+    python scripts/cute_check.py --build kept     # anywhere: compiles all that is asked below
+    python scripts/cute_check.py --kept kept      # on an H100 or H200, under three minutes
+
+A check is a call on random data against float64 (`ring_attn_bench/truth/`), inside larger tensors
+of NaN that must stay as they are; one that is wrong says by how much, and nothing of that head dim
+is timed. The checks begin with what is simplest, so that the last line before a hang names it.
+Times are medians of calls in turns, from a cold L2, in TFLOP/s, of which a causal mask halves the
+work: each configuration of the table, and beside them `triton`, `flash_attn_4` and `cudnn`, where
+they can run. bfloat16, batch 1, 16 query and 4 key heads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from measuring.turns import in_turns
+from ring_attn_backends.cute import build, table
+from ring_attn_backends.cute.arguments import forward_call
+from ring_attn_backends.cute.launch import enqueue
+from tabulate import tabulate
+from torch import Tensor
+
+from ring_attn_bench.contract.tensors import Keys, Running
+from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask, Score
+from ring_attn_bench.registry import load
+from ring_attn_bench.truth import oracle, tolerance
+
+OTHERS = ("triton", "flash_attn_4", "cudnn")
+ROUNDS = 15
+DEVICE = "cuda"
+FULL, CAUSAL = Mask(), Mask(causal=True)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Rows and keys, where they begin, and what is asked of them; carried: in two calls."""
+
+    name: str
+    rows: int
+    keys: int
+    mask: Mask = FULL
+    first_row: int = 0
+    first_key: int = 0
+    heads: int = 2
+    key_heads: int = 2
+    batch: int = 1
+    softcap: float = 0.0
+    dtype: torch.dtype = torch.bfloat16
+    carried: bool = False
+
+
+CHECKS = (
+    Check("one tile", 64, 128),
+    Check("all rows of a program", 192, 128),
+    Check("two tiles", 192, 256),
+    Check("many tiles", 384, 2048),
+    Check("no multiple of any tile", 333, 517),
+    Check("one row", 1, 300),
+    Check("one key", 300, 1),
+    Check("causal", 512, 512, CAUSAL),
+    Check("causal, odd", 515, 515, CAUSAL),
+    Check("causal, later rows", 300, 700, CAUSAL, first_row=400),
+    Check("causal, rows that see nothing", 400, 300, CAUSAL, first_key=150),
+    Check("window", 700, 700, Mask(window_left=130, window_right=40)),
+    Check("causal window", 700, 700, Mask(causal=True, window_left=64)),
+    Check("grouped heads, batch", 260, 390, CAUSAL, 130, heads=8, key_heads=2, batch=3),
+    Check("one key head", 260, 390, heads=6, key_heads=1),
+    Check("softcap", 300, 400, CAUSAL, 100, softcap=5.0),
+    Check("float16", 515, 515, CAUSAL, dtype=torch.float16),
+    Check("carried", 333, 517, carried=True),
+    Check("carried, causal", 400, 600, CAUSAL, first_row=200, carried=True),
+    Check("carried, nothing seen yet", 500, 500, Mask(causal=True, window_left=99), carried=True),
+    Check("carried, softcap, float16", 200, 300, softcap=9.0, dtype=torch.float16, carried=True),
+    Check("2048", 2048, 2048, heads=4, key_heads=2),
+    Check("2048, causal", 2048, 2048, CAUSAL, heads=4, key_heads=2),
+)
+
+
+def inside(*shape: int, dtype: torch.dtype, values: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A tensor (B, tokens, H, D), or (B, H, tokens), in a larger one of NaN, and the larger one."""
+    dim = 1 if len(shape) == 4 else 2
+    more = [n + 8 * (i == dim) for i, n in enumerate(shape)]
+    whole = torch.full(more, float("nan"), dtype=dtype, device=DEVICE)
+    part = whole.narrow(dim, 4, shape[dim])
+    if values is not None:
+        part.copy_(values)
+    return part, whole
+
+
+def untouched(part: Tensor, whole: Tensor) -> bool:
+    """Whether the larger tensor is NaN but for the part."""
+    return int(whole.isnan().logical_not().sum()) == int(part.isnan().logical_not().sum())
+
+
+def run(
+    check: Check, tensors: tuple[Tensor, Tensor, Tensor], score: Score, config: table.Config,
+    kept: Path | None,
+) -> tuple[Tensor, Tensor, str]:  # fmt: skip
+    """out and lse, and what else was written."""
+    q, k, v = (inside(*x.shape, dtype=check.dtype, values=x)[0] for x in tensors)
+    out, whole_out = inside(*q.shape, dtype=check.dtype)
+    acc, whole_acc = inside(*q.shape, dtype=torch.float32)
+    lse, whole_lse = inside(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)
+    rows = Span(check.first_row, check.rows)
+    cuts = [0, check.keys // 3, check.keys] if check.carried else [0, check.keys]
+    for start, stop in pairwise(cuts):
+        last = stop == check.keys
+        keys = Keys(k[:, start:stop], v[:, start:stop])
+        block = Block((rows,), (Span(check.first_key + start, stop - start),), check.mask.band)
+        running = Running(acc, lse, out if last else None)
+        call = forward_call(q, keys, running, block, score, first=start == 0, config=config)
+        enqueue(call, kept)
+        torch.cuda.synchronize()
+    pairs = ((out, whole_out), (acc, whole_acc), (lse, whole_lse))
+    spoilt = "" if all(untouched(*pair) for pair in pairs) else "wrote beside its results"
+    return out, lse, spoilt
+
+
+def fault(check: Check, config: table.Config, kept: Path | None) -> str:
+    """What is wrong, or nothing."""
+    torch.manual_seed(len(check.name))
+    shapes = (check.rows, check.heads), (check.keys, check.key_heads), (check.keys, check.key_heads)
+    tensors = tuple(
+        torch.randn(check.batch, tokens, heads, config.width, device=DEVICE).to(check.dtype)
+        for tokens, heads in shapes
+    )
+    score = Score(config.width**-0.5, check.softcap)
+    *results, spoilt = run(check, tensors, score, config, kept)
+    places = (
+        torch.arange(first, first + n, device=DEVICE)
+        for first, n in ((check.first_row, check.rows), (check.first_key, check.keys))
+    )
+    asked = partial(oracle.Inquiry, *places, check.mask, score)
+    truths = oracle.forward(*(x.double() for x in tensors), asked())
+    plain = oracle.forward(*tensors, asked(arithmetic=check.dtype))
+    said = [spoilt] if spoilt else []
+    for name, got, truth, baseline in zip(("out", "lse"), results, truths, plain, strict=True):
+        off = tolerance.error(got, truth)
+        bound = tolerance.bounds(
+            name, check.dtype, tolerance.error(baseline, truth), tolerance.size(truth)
+        )
+        if not off.within(bound):
+            said.append(f"{name} is out by {off}, and may be by {bound}")
+    return "; ".join(said)
+
+
+def checked(config: table.Config, kept: Path | None) -> bool:
+    """Prints a line for each check; whether all were right."""
+    right = True
+    for check in CHECKS:
+        print(f"{config}: {check.name} ... ", end="", flush=True)
+        said = fault(check, config, kept)
+        print(said or "right", flush=True)
+        right = right and not said
+    return right
+
+
+def contestants(
+    config_of: dict[str, table.Config], tokens: int, mask: Mask, dim: int, kept: Path | None
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """A call of each that can make it."""
+    q, k, v = (
+        torch.randn(1, tokens, heads, dim, device=DEVICE, dtype=torch.bfloat16)
+        for heads in (16, 4, 4)
+    )
+    keys, score = Keys(k, v), Score(dim**-0.5)
+    block = Block((Span(0, tokens),), (Span(0, tokens),), mask.band)
+    running = Running(torch.empty_like(q), torch.empty(1, 16, tokens, device=DEVICE))
+    for name, config in config_of.items():
+        call = forward_call(q, keys, running, block, score, first=True, config=config)
+        yield name, partial(enqueue, call, kept)
+    for name in OTHERS:
+        try:
+            backend = load(name)
+            backend.forward(q, keys, block, score)
+        except (BackendUnavailable, RuntimeError) as error:
+            print(f"{name} is left out: {str(error).splitlines()[0]}")
+        else:
+            yield name, partial(backend.forward, q, keys, block, score)
+
+
+def timed(
+    dim: int, configs: tuple[table.Config, ...], tokens: int, mask: Mask, kept: Path | None
+) -> list[str]:
+    """A row of the table: the shape, and TFLOP/s of each."""
+    names = {f"cute {config}": config for config in configs}
+    calls = dict(contestants(names, tokens, mask, dim, kept))
+    work = 4 * tokens**2 * 16 * dim / (2 if mask.causal else 1)
+    speeds = {name: work / ms / 1e9 for name, ms in in_turns(calls, ROUNDS).items()}
+    others = {name: f"{speeds[name]:.0f}" if name in speeds else "-" for name in OTHERS}
+    ours = ", ".join(f"{config!s}: {speeds[f'cute {config}']:.0f}" for config in configs)
+    return [str(dim), str(mask), str(tokens), ours, *others.values()]
+
+
+def builds() -> Iterator[table.Build]:
+    """All that is launched here."""
+    for configs in table.CANDIDATES.values():
+        for config in configs:
+            yield table.Build(config, "bfloat16", "bfloat16")
+    for config in table.TABLE.values():
+        for dtype in ("bfloat16", "float16"):
+            for capped in (False, True):
+                yield table.Build(config, dtype, dtype, capped)
+                yield table.Build(config, dtype, dtype, capped, carried=True)
+                yield table.Build(config, dtype, "float32", capped)
+
+
+def main() -> None:
+    """Checks, times, and the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--build", type=Path, metavar="FOLDER", help="compile into it, and stop")
+    parser.add_argument("--kept", type=Path, metavar="FOLDER", help="where that was done")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 16384])
+    parser.add_argument("--head-dim", type=int, nargs="+", default=list(table.TABLE))
+    asked = parser.parse_args()
+    if asked.build:
+        begun = time.perf_counter()
+        paths = build.build_all(dict.fromkeys(builds()), asked.build.absolute())
+        print(f"{len(paths)} kernels are in {asked.build}; {time.perf_counter() - begun:.0f} s")
+        return
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device; --build is what can be done without one")
+    kept = asked.kept and asked.kept.absolute()
+    rows = []
+    for dim in asked.head_dim:
+        if not checked(table.TABLE[dim], kept):
+            continue
+        for tokens in asked.tokens:
+            for mask in (FULL, CAUSAL):
+                rows.append(timed(dim, table.CANDIDATES[dim], tokens, mask, kept))
+                print(*rows[-1], flush=True)
+    print(tabulate(rows, ["head dim", "mask", "tokens", "cute, TFLOP/s", *OTHERS]))
+
+
+if __name__ == "__main__":
+    main()

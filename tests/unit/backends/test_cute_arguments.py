@@ -1,0 +1,144 @@
+"""What the CuTe backend hands its kernel, and what it refuses, without a GPU or the compiler."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from ring_attn_backends.cute import serves, table
+from ring_attn_backends.cute.arguments import FAR, forward_call
+from ring_attn_backends.cute.launch import enqueue
+
+from ring_attn_bench.contract.tensors import Keys, Running
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Mask, Problem, Score
+
+HOPPER = (9, 0)
+PROBLEM = Problem(
+    batch=2, seqlen=4096, heads_q=8, heads_kv=2, head_dim=128, head_dim_v=128, dtype="bfloat16",
+    device="cuda", backward=False,
+)  # fmt: skip
+SCORE = Score(0.125)
+
+
+def called(rows=300, keys=200, band=None, *, score=SCORE, first=True, target=None, dim=128):
+    q = torch.empty(2, rows, 8, dim, dtype=torch.bfloat16, device="meta")
+    k, v = torch.empty(2, keys, 2, 2, dim, dtype=torch.bfloat16, device="meta").unbind(2)
+    acc = torch.empty(2, rows, 8, dim, device="meta")
+    running = Running(acc, torch.empty(2, 8, rows, device="meta"), target and target(acc))
+    block = Block((Span(0, rows),), (Span(0, keys),), band or Band())
+    return forward_call(q, Keys(k, v), running, block, score, first=first)
+
+
+def test_new_lengths_positions_and_strides_ask_for_no_other_kernel():
+    one, other = called(), called(17, 4000, Band(low=-5, high=90), score=Score(0.3))
+
+    assert one.build == other.build
+    assert one.numbers != other.numbers
+
+
+def test_strides_are_those_of_views_and_of_a_dim_of_one_what_tma_takes():
+    call = called(rows=1)
+
+    assert call.strides[0] == (8 * 128, 128, 128)
+    assert call.strides[1] == call.strides[2] == (200 * 512, 512, 128)
+    assert call.strides[5] == (8, 1)
+
+
+@pytest.mark.parametrize(
+    ("band", "expected"),
+    [(Band(), (-FAR, FAR)), (Band(low=0), (0, FAR)), (Band(low=-3, high=2**40), (-3, FAR))],
+    ids=str,
+)
+def test_the_band_is_that_of_indices(band, expected):
+    assert called(band=band).numbers.band == expected
+
+
+def test_a_softcap_is_folded_into_two_factors_in_base_2():
+    plain, capped = called(), called(score=Score(0.125, softcap=20.0))
+
+    assert plain.numbers[2:] == (0.125 * math.log2(math.e), 0.0)
+    assert capped.numbers[2:] == (0.125 / 20.0, 20.0 * math.log2(math.e))
+    assert capped.build == replace(plain.build, capped=True)
+
+
+def test_running_sums_are_read_from_the_running_out_and_written_to_the_target():
+    call = called(first=False, target=lambda acc: acc.to(torch.bfloat16))
+
+    assert call.build.carried
+    assert call.build.out == "bfloat16"
+    assert call.tensors[3].dtype is torch.float32
+    assert call.tensors[4].dtype is torch.bfloat16
+
+
+def test_no_more_heads_share_the_cache_than_there_are_and_at_least_those_of_a_key_head():
+    assert called(keys=200).numbers.sizes[-1] == 16
+    assert called(keys=400_000).numbers.sizes[-1] == 4
+
+
+def test_rows_without_keys_get_zeros_and_minus_infinity_and_keep_what_they_have():
+    q, k = torch.ones(1, 3, 2, 64, dtype=torch.float16), torch.ones(1, 0, 2, 64).half()
+    running = Running(torch.full((1, 3, 2, 64), 7.0), torch.full((1, 2, 3), 7.0))
+    block = Block((Span(0, 3),), (), Band())
+
+    enqueue(forward_call(q, Keys(k, k), running, block, SCORE, first=False))
+    assert (running.out == 7).all()
+    target = running._replace(target=torch.zeros(1, 3, 2, 64, dtype=torch.float16))
+    enqueue(forward_call(q, Keys(k, k), target, block, SCORE, first=False))
+    assert (target.result == 7).all()
+    enqueue(forward_call(q, Keys(k, k), running, block, SCORE, first=True))
+    assert (running.out == 0).all()
+    assert (running.lse == -math.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"device": "cpu"}, "CUDA device"),
+        ({"backward": True}, "forward only"),
+        ({"dtype": "float32"}, "float32"),
+        ({"alibi": True}, "ALiBi"),
+        ({"dropout_p": 0.1}, "dropout_p is 0.1"),
+        ({"packed": True}, "packed documents"),
+        ({"head_dim": 96, "head_dim_v": 96}, r"\(96, 96\)"),
+        ({"head_dim_v": 64}, r"\(128, 64\)"),
+        ({"softcap": 1e6}, "above 1024"),
+        ({"seqlen": FAR}, f"below {FAR}"),
+    ],
+    ids=str,
+)
+def test_what_the_kernel_lacks_is_refused_in_a_sentence(change, said):
+    why = serves.refused(replace(PROBLEM, **change), HOPPER)
+
+    assert why is not None
+    assert re.search(said, why)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (10, 0), (12, 0)])
+def test_other_gpus_are_told_what_serves_them(capability):
+    why = serves.refused(PROBLEM, capability)
+
+    assert "not for sm_{}{}; use triton".format(*capability) in (why or "")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dim", table.TABLE)
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(window_left=9)], ids=str)
+def test_a_forward_on_hopper_is_served(dtype, dim, mask):
+    problem = replace(PROBLEM, dtype=dtype, head_dim=dim, head_dim_v=dim, mask=mask, softcap=30.0)
+
+    assert serves.refused(problem, HOPPER) is None
+
+
+def test_tensors_that_tma_cannot_read_are_refused():
+    whole = torch.empty(2, 8, 4, 64, dtype=torch.float16)
+
+    assert serves.unreadable("q", whole) is None
+    assert serves.unreadable("q", whole[..., :32]) is None
+    assert "16 bytes" in (serves.unreadable("q", whole[..., 1:]) or "")
+    assert "16 bytes" in (serves.unreadable("q", torch.empty(2, 8, 4, 65).half()[..., :64]) or "")
+    assert "stride of 64" in (serves.unreadable("q", whole.transpose(2, 3)) or "")
+    assert "16 bytes" in (serves.unreadable("k", whole[:, :1].expand(2, 8, 4, 64)) or "")
+    assert "not torch.float32" in (serves.unreadable("out", whole, torch.float32) or "")

@@ -1,0 +1,106 @@
+"""The CuTe kernel, compiled without a GPU: what it needs, and what the machine code is made of."""
+
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from ring_attn_backends.cute import build, table
+
+from tests.patience import limit
+
+triton = pytest.importorskip("triton", reason="its package has the disassembler")
+cutlass = pytest.importorskip("cutlass", reason="pip install 'ring-attn-bench[cute]'")
+
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+SHARED_MEMORY = 227 * 1024
+"""Bytes that one program may have (CUDA C++ programming guide, table 30)."""
+BARRIERS = 1024
+"""Bytes of shared memory for barriers, and for what aligns the tiles behind them, at most: of three
+pipes, each of which begins at a multiple of 1024."""
+CANDIDATES = [
+    table.Build(config, "bfloat16", "bfloat16", carried=carried)
+    for configs in table.CANDIDATES.values()
+    for config in configs
+    for carried in ((False,) if config in table.FIRST_ONLY else (False, True))
+]
+
+
+def said_by(tool, *arguments):
+    done = subprocess.run(
+        [TOOLS / tool, *arguments], check=True, capture_output=True, text=True, timeout=limit(60)
+    )
+    return done.stdout
+
+
+def machine_code(one, folder):
+    """Registers of a thread, bytes of its stack, and how often each instruction stands there."""
+    build.compiled(one, f"--keep-ptx --keep-cubin --dump-dir={folder}")
+    (cubin,), (ptx,) = folder.glob("*.cubin"), folder.glob("*.ptx")
+    needs = said_by("cuobjdump", "--dump-resource-usage", cubin)
+    code = said_by("nvdisasm", "-c", cubin)
+    registers, stack = (int(re.search(rf"{x}:(\d+)", needs)[1]) for x in ("REG", "STACK"))
+    instructions = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?\s*(\w+)(.*);", code, re.M)
+    print(f"{one}: {registers} registers, {stack} B of stack, {one.config.tile_bytes} B of tiles")
+    return registers, stack, instructions, ptx.read_text()
+
+
+def checked(one, folder):
+    registers, stack, instructions, ptx = machine_code(one, folder)
+    config, names = one.config, Counter(name for name, _ in instructions)
+    products = [rest for name, rest in instructions if name == "HGMMA"]
+
+    assert stack == 0, "spilled"
+    assert not {"LDL", "STL"} & set(names), "spilled"
+    assert registers * config.threads <= 65536
+    # scores and values of the first, of an edge and of a whole tile, each as one group: where the
+    # compiler serialises products, each of them is a group
+    scores, values = config.width // 16, config.block // 16
+    assert len(products) == 3 * (scores + values)
+    assert sum("gsb0" in rest for rest in products) == 6
+    # per row of queries 64 columns at a time; keys and values of the first, of others, of the last
+    assert names["UTMALDG"] == 5 * config.width // 64
+    assert names["USETMAXREG"] == 2
+    more, fewer = config.registers
+    assert 128 * (config.groups * more + fewer) <= 65536
+    assert f"setmaxnreg.inc.sync.aligned.u32 \t{more}" in ptx
+    assert config.tile_bytes + 3 * BARRIERS <= SHARED_MEMORY
+    # a tile's bytes are announced as they are, even where it is cut off by the end of the tokens
+    announced = set(re.findall(r"mov.b32 \s*%r\d+, (\d+);", ptx))
+    assert {str(2 * config.width * n) for n in (config.own, config.block)} <= announced
+
+
+@pytest.mark.parametrize("one", table.REPRESENTATIVE, ids=str)
+def test_a_kernel_spills_nothing_and_keeps_the_tensor_cores_fed(one, tmp_path):
+    checked(one, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("one", CANDIDATES, ids=str)
+def test_every_candidate_spills_nothing(one, tmp_path):
+    checked(one, tmp_path)
+
+
+def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_changes(
+    tmp_path, monkeypatch
+):
+    one = table.REPRESENTATIVE[3]
+    (path,) = build.build_all([one], tmp_path)
+    written = path.stat().st_mtime_ns
+
+    assert build.build_all([one], tmp_path) == [path]
+    assert path.stat().st_mtime_ns == written
+    assert [x.name for x in tmp_path.iterdir()] == [path.name], "something was left behind"
+    assert callable(build.function(one, tmp_path))
+    monkeypatch.setattr(build, "_sources", lambda: "others")
+    assert build.name_of(one) != path.name
+    assert len({build.name_of(other) for other in table.REPRESENTATIVE}) == 6
+
+
+def test_a_folder_that_cannot_be_written_costs_a_compilation_and_no_call(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    one = table.Build(table.Config(64, 64, 2, 1), "float16", "float16")
+
+    assert callable(build.function(one, blocked / "kept"))
