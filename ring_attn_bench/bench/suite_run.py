@@ -238,7 +238,7 @@ class SuiteRun:
         timing, session = self._suite.timing, match.session
         if match.measured is None:
             match.measured = session.measure(match.direction)
-            match.series = {subject: Series() for subject in Subject}
+            match.series = {subject: Series() for subject in _subjects(session.entry.case)}
         for subject, series in list(match.series.items()):
             if series.stop(timing):
                 continue
@@ -257,6 +257,7 @@ class SuiteRun:
             ring=_rounded(ring.times),
             twin=_rounded(match.series.get(Subject.TWIN, empty).times),
             one_gpu=_rounded(one_call),
+            graph=_rounded(match.series.get(Subject.GRAPH, empty).times),
             stop=ring.stop(self._suite.timing),
         )
         work: dict[str, Any] = measured.work | ({} if one_call else {"one_gpu_flops": None})
@@ -330,6 +331,13 @@ class SuiteRun:
         )
         self._watcher.record(record)
         return record
+
+
+def _subjects(case: Case) -> tuple[Subject, ...]:
+    """What may be timed of a contestant: a ring beside what it is without, a call in a graph."""
+    if case.cache is None:
+        return Subject.RING, Subject.TWIN, Subject.ONE_CALL
+    return Subject.RING, Subject.GRAPH
 
 
 def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:
