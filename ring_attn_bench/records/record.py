@@ -312,7 +312,7 @@ class Record(Frozen):
     kernels: tuple[UsedKernel, ...] = ()
     """What the compiler made of those that ran in a call, on all ranks, where the backend says."""
     took: Options | None = None
-    """The options without `auto`: what it took. None where nothing ran, and for a peer."""
+    """The options without `auto`: what it took. None where nothing ran, of a peer, over a cache."""
     interpreted: bool = False
     """Whether the kernel ran in an interpreter, which has errors but no speed."""
     backend_version: Text = ""
