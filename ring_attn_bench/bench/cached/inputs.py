@@ -5,8 +5,10 @@ B batch, N tokens of an entry, M queries, G key heads; A new tokens, C room behi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import lcm
+from random import Random
 
 import torch
 from torch import Tensor
@@ -23,11 +25,15 @@ SPARE_PAGES = 3
 
 @dataclass(frozen=True)
 class Tokens:
-    """q (B, M, H, D), and k (B, N, G, D), v (B, N, G, E) of all tokens, new ones included."""
+    """q (B, M, H, D), and k (B, N, G, D), v (B, N, G, E) of all tokens, new ones included.
+
+    totals: how many of its N each entry has.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
+    totals: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,17 +70,24 @@ def shape_of(case: Case) -> CacheShape:
     return case.cache
 
 
-def draw(case: Case, seed: int, device: torch.device) -> Tokens:
-    """Standard normal, the same on all ranks; in float32 first, as those of a ring."""
+def draw(case: Case, seed: int, device: torch.device, *, uneven: bool = False) -> Tokens:
+    """Standard normal, the same on all ranks; in float32 first, as those of a ring.
+
+    uneven: whether entries but the first have fewer tokens, by half of them at most.
+    """
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def drawn(tokens: int, heads: int, width: int) -> Tensor:
         shape = (case.batch, tokens, heads, width)
         return torch.randn(*shape, generator=generator, device=device).to(dtype_of(case))
 
-    q = drawn(shape_of(case).queries, case.heads_q, case.head_dim)
-    k = drawn(case.seqlen_total, case.heads_kv, case.head_dim)
-    return Tokens(q, k, drawn(case.seqlen_total, case.heads_kv, head_dim_v(case)))
+    cache, total = shape_of(case), case.seqlen_total
+    q = drawn(cache.queries, case.heads_q, case.head_dim)
+    k = drawn(total, case.heads_kv, case.head_dim)
+    v = drawn(total, case.heads_kv, head_dim_v(case))
+    fewer, random = (total - cache.queries - cache.leftpad) // 2, Random(seed)
+    less = [random.randint(0, fewer) if uneven and entry else 0 for entry in range(case.batch)]
+    return Tokens(q, k, v, tuple(total - missing for missing in less))
 
 
 def lay(case: Case, tokens: Tokens, seed: int, rank: int = 0) -> CacheInputs:
@@ -84,7 +97,6 @@ def lay(case: Case, tokens: Tokens, seed: int, rank: int = 0) -> CacheInputs:
     """
     shape, device = shape_of(case), tokens.q.device
     room, new = room_of(case), shape.queries if shape.append else 0
-    old = case.seqlen_total - new
     table = None
     size = (case.batch, room)
     if shape.page is not None:
@@ -94,30 +106,43 @@ def lay(case: Case, tokens: Tokens, seed: int, rank: int = 0) -> CacheInputs:
         order = torch.randperm(count, generator=random, device="cpu")[: case.batch * pages]
         table = order.view(case.batch, pages).to(device, torch.int32)
         size = (count, shape.page)
-    caches = [
-        torch.full((*size, *x.shape[2:]), float("nan"), dtype=x.dtype, device=device)
-        for x in (tokens.k, tokens.v)
-    ]
-    at = torch.arange(shape.leftpad, old, device=device)
-    own, places = owned(case, at, rank)
-    slots = slots_of(case, places, table)
-    for cache, x in zip(caches, (tokens.k, tokens.v), strict=True):
-        cache.flatten(0, 1)[slots] = x[:, own]
-    counts = tokens.q.new_empty(case.batch, dtype=torch.int32)
+    old = [total - new for total in tokens.totals]
+    caches = []
+    for x in (tokens.k, tokens.v):
+        cache = torch.full((*size, *x.shape[2:]), float("nan"), dtype=x.dtype, device=device)
+        put(case, cache, x, old, table, rank)
+        caches.append(cache)
     cos = sin = None
     if shape.rotary is not None:
-        # flash-attn's usual angles, of the base that its authors took (Su et al. 2021)
+        # the angles that the authors took (Su et al. 2021)
         rates = 1e4 ** -(torch.arange(0, case.head_dim, 2, device=device) / case.head_dim)
         angles = torch.arange(room * case.world_size, device=device)[:, None] * rates
         cos, sin = (f(angles).to(dtype_of(case)) for f in (torch.cos, torch.sin))
+    lengths = torch.tensor(old, dtype=torch.int32, device=device)
     return CacheInputs(
-        tokens.q, caches[0], caches[1], counts.fill_(old),
-        tokens.k[:, old:].clone() if new else None,
-        tokens.v[:, old:].clone() if new else None,
+        tokens.q, caches[0], caches[1], lengths,
+        ends(tokens.k, tokens.totals, new) if new else None,
+        ends(tokens.v, tokens.totals, new) if new else None,
         table,
-        torch.full_like(counts, shape.leftpad) if shape.leftpad else None,
+        torch.full_like(lengths, shape.leftpad) if shape.leftpad else None,
         cos, sin,
     )  # fmt: skip
+
+
+def put(
+    case: Case, cache: Tensor, x: Tensor, counts: Sequence[int], table: Tensor | None, rank: int
+) -> None:
+    """Puts each entry's first tokens of x (B, N, ...), but padding, where they lie on a rank."""
+    leftpad = shape_of(case).leftpad
+    own, places = owned(case, torch.arange(leftpad, max(counts), device=x.device), rank)
+    slots = slots_of(case, places, table)
+    there = own < torch.tensor(counts, device=x.device)[:, None]
+    cache.flatten(0, 1)[slots[there]] = x[:, own][there]
+
+
+def ends(x: Tensor, totals: Sequence[int], count: int) -> Tensor:
+    """Of x (B, N, ...) each entry's last tokens, (B, count, ...)."""
+    return torch.stack([x[entry, total - count : total] for entry, total in enumerate(totals)])
 
 
 def room_of(case: Case) -> int:

@@ -61,11 +61,12 @@ class PreparedCache:
     def judge(self, check: Check, seed: int, *, alone: bool = True) -> dict[str, Accuracy]:
         """The accuracy of the forward pass; a collective over the group's processes.
 
-        Two calls in a row and, on a GPU, one in a CUDA graph, each on a cache laid anew in the
+        Entries are of different lengths there, the first as long as those that are timed. Two
+        calls in a row and, on a GPU, one in a CUDA graph, each on a cache laid anew in the
         memory of the first that was timed. `alone` says nothing: there is no ring to leave out.
         """
         case, rank = self.request.case, self.place.ranks[0]
-        tokens = self._drawn(seed)
+        tokens = draw(case, seed, self.place.device, uneven=True)
         fresh = self._laid(tokens, seed)
         expected = truth.expect(case, tokens, fresh, check, seed, rank)
         x = self._where_timed(fresh)
@@ -74,7 +75,7 @@ class PreparedCache:
             ways += [self.contestant.step, *([self._replayed] if self._has_graphs else [])]
         errors: Errors = {}
         for call, way in enumerate(ways, 1):
-            again = truth.judge(case, self.place, expected, self._results(way, x, fresh))
+            again = truth.judge(case, self.place, expected, self._results(way, x, fresh, tokens))
             if not all(error.is_right for error in again.values()):
                 return {Direction.FORWARD.value: _accuracy(expected, again, call)}
             errors = errors or again
@@ -161,7 +162,7 @@ class PreparedCache:
         return replay
 
     def _results(
-        self, way: Callable[[CacheInputs], Step], x: CacheInputs, fresh: CacheInputs
+        self, way: Callable[[CacheInputs], Step], x: CacheInputs, fresh: CacheInputs, tokens: Tokens
     ) -> Results:
         """Of one call on a cache laid anew; where it appends also what the cache holds then."""
         case = self.request.case
@@ -171,7 +172,7 @@ class PreparedCache:
         poison(self.place.device.type, (x.q,))
         results = detached(step())
         if shape_of(case).append:
-            results |= truth.held(case, x, self.place.ranks[0])
+            results |= truth.held(case, tokens, x, self.place.ranks[0])
         return results
 
     def _sums(self, x: CacheInputs) -> Invariants:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +9,7 @@ from torch import Tensor
 
 from ring_attn_bench.bench import accuracy
 from ring_attn_bench.bench.accuracy import Results
-from ring_attn_bench.bench.cached.inputs import (
-    CacheInputs,
-    Tokens,
-    owned,
-    shape_of,
-    slots_of,
-)
+from ring_attn_bench.bench.cached.inputs import CacheInputs, Tokens, put, shape_of
 from ring_attn_bench.bench.inputs import dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.suite import Check
@@ -74,9 +67,11 @@ def judge(
     return errors
 
 
-def held(case: Case, x: CacheInputs, rank: int = 0) -> Results:
+def held(case: Case, tokens: Tokens, x: CacheInputs, rank: int = 0) -> Results:
     """The cache after a call that appends: 0 where there is no token, if that is still NaN."""
-    there = _there(case, x, rank)
+    there = torch.zeros_like(x.k_cache[..., :1, :1], dtype=torch.bool)
+    ones = torch.ones_like(tokens.k[..., :1, :1], dtype=torch.bool)
+    put(case, there, ones, tokens.totals, x.block_table, rank)
     return {
         name: cache.masked_fill(~there & cache.isnan(), 0.0)
         for name, cache in (("k_cache", x.k_cache), ("v_cache", x.v_cache))
@@ -89,49 +84,47 @@ def _compared(name: str, x: Tensor, rows: Tensor) -> Tensor:
     return x[:, :, rows] if name == "lse" else x[:, rows]
 
 
-def _there(case: Case, x: CacheInputs, rank: int) -> Tensor:
-    """(rows, C, 1, 1), or of pages: where a token is after the call."""
-    at = torch.arange(shape_of(case).leftpad, case.seqlen_total, device=x.q.device)
-    _, places = owned(case, at, rank)
-    there = torch.zeros(x.k_cache.shape[:2], dtype=torch.bool, device=x.q.device)
-    there.view(-1)[slots_of(case, places, x.block_table)] = True
-    return there[:, :, None, None]
-
-
 def _attended(
     case: Case, tokens: Tokens, x: CacheInputs, rows: Tensor, arithmetic: torch.dtype, rank: int
 ) -> Results:
-    shape, total = shape_of(case), case.seqlen_total
-    q, k = tokens.q, tokens.k
+    k = tokens.k if shape_of(case).rotary is None else _with_new_turned(case, tokens, x, arithmetic)
+    each = [_entry(case, tokens, entry, k, x, rows, arithmetic) for entry in range(case.batch)]
+    out, lse = (torch.cat(parts) for parts in zip(*each, strict=True))
+    results = {"out": out, "lse": lse}
+    if not shape_of(case).append:
+        return results
+    for name, cache, kept in (("k_cache", x.k_cache, k), ("v_cache", x.v_cache, tokens.v)):
+        results[name] = torch.zeros_like(cache, dtype=kept.dtype)
+        put(case, results[name], kept, tokens.totals, x.block_table, rank)
+    return results
+
+
+def _entry(
+    case: Case, tokens: Tokens, entry: int, k: Tensor, x: CacheInputs, rows: Tensor,
+    arithmetic: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """out and lse of these rows of one entry's queries."""
+    shape, total, one = shape_of(case), tokens.totals[entry], slice(entry, entry + 1)
+    q, there = tokens.q[one], slice(shape.leftpad, total)
+    stands = torch.arange(total - shape.queries, total, device=q.device)
     if shape.rotary is not None:
-        stands = torch.arange(total - shape.queries, total, device=q.device)
-        new = _turned(k[:, stands], stands, x, shape.rotary, arithmetic)
-        k = torch.cat([k[:, : total - shape.queries].to(arithmetic), new], dim=1)
         one_place = not (mask_of(case).causal or mask_of(case).has_window)
         at = stands[:1].expand_as(stands) if one_place else stands  # as flash-attn without a mask
         q = _turned(q, at, x, shape.rotary, arithmetic)
     keys = torch.arange(shape.leftpad, total, device=q.device)
-    asked = oracle.Inquiry(
-        rows + total - shape.queries, keys, mask_of(case), score_of(case), arithmetic=arithmetic
-    )
-    out, lse = oracle.forward(
-        q[:, rows], k[:, shape.leftpad :], tokens.v[:, shape.leftpad :], asked
-    )
-    results = {"out": out, "lse": lse}
-    return results | dict(_kept(case, x, k, tokens.v, rank)) if shape.append else results
+    asked = oracle.Inquiry(stands[rows], keys, mask_of(case), score_of(case), arithmetic=arithmetic)
+    return oracle.forward(q[:, rows], k[one, there], tokens.v[one, there], asked)
 
 
-def _kept(
-    case: Case, x: CacheInputs, k: Tensor, v: Tensor, rank: int
-) -> Iterator[tuple[str, Tensor]]:
-    """What the cache must hold after a call that appends."""
-    at = torch.arange(shape_of(case).leftpad, case.seqlen_total, device=k.device)
-    own, places = owned(case, at, rank)
-    slots = slots_of(case, places, x.block_table)
-    for name, cache, tokens in (("k_cache", x.k_cache, k), ("v_cache", x.v_cache, v)):
-        kept = torch.zeros_like(cache, dtype=tokens.dtype)
-        kept.flatten(0, 1)[slots] = tokens[:, own]
-        yield name, kept
+def _with_new_turned(case: Case, tokens: Tokens, x: CacheInputs, arithmetic: torch.dtype) -> Tensor:
+    """k, each entry's new tokens rotated by the places where they go."""
+    shape, k = shape_of(case), tokens.k.to(arithmetic, copy=True)
+    assert shape.rotary is not None  # who calls has asked
+    for entry, total in enumerate(tokens.totals):
+        at = torch.arange(total - shape.queries, total, device=k.device)
+        new = tokens.k[entry : entry + 1, at]
+        k[entry, at] = _turned(new, at, x, shape.rotary, arithmetic)[0]
+    return k
 
 
 def _turned(

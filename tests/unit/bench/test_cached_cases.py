@@ -118,10 +118,12 @@ def test_every_token_lies_where_its_row_or_page_says_and_nan_everywhere_else(
     leftpad = data.draw(st.integers(0, total - queries))
     shape = {"page": page, "append": append}
     asked = case(queries, total, leftpad, world_size=ranks, head_dim=2, cache=shape)
-    drawn = draw(asked, 0, torch.device("cpu"))
+    drawn = draw(asked, 0, torch.device("cpu"), uneven=True)
     numbered = torch.arange(1.0, 2 * total + 1).view(2, total, 1, 1).expand_as(drawn.k)
-    tokens = Tokens(drawn.q, numbered, -numbered)
-    old = total - (queries if append else 0)
+    tokens = Tokens(drawn.q, numbered, -numbered, drawn.totals)
+    lengths = [x - (queries if append else 0) for x in drawn.totals]
+    assert drawn.totals[0] == total
+    assert total - (total - queries - leftpad) // 2 <= drawn.totals[1] <= total
 
     there = set()
     for rank in range(ranks):
@@ -136,11 +138,15 @@ def test_every_token_lies_where_its_row_or_page_says_and_nan_everywhere_else(
         for entry, at in product(range(2), range(room_of(asked))):
             stands = (at // BLOCK * ranks + rank) * BLOCK + at % BLOCK
             value = row[entry, at].item()
-            if leftpad <= stands < old:
+            if leftpad <= stands < lengths[entry]:
                 assert value == entry * total + stands + 1
                 there.add((entry, stands))
             else:
                 assert value != value
         assert x.k_cache.isfinite().sum() == (-x.v_cache).isfinite().sum()
-        assert x.cache_seqlens.tolist() == [old, old]
-    assert there == set(product(range(2), range(leftpad, old)))
+        assert x.cache_seqlens.tolist() == lengths
+        if append:
+            assert x.k[1, :, 0, 0].tolist() == [
+                total + 1 + at for at in range(lengths[1], lengths[1] + queries)
+            ]
+    assert there == {(entry, at) for entry in range(2) for at in range(leftpad, lengths[entry])}

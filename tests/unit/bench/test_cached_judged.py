@@ -70,6 +70,21 @@ def run(monkeypatch, kind, group, *, enabled=True, invariants=True, **axes):
     return record
 
 
+class LengthsOfTheFirst(ReferenceBackend):
+    """All entries are as long as the first."""
+
+    def cached_forward(self, call):
+        lengths = call.cache.lengths[:1].expand(len(call.q)).contiguous()
+        return super().cached_forward(call._replace(cache=call.cache._replace(lengths=lengths)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lengths_of_entries_that_are_mixed_up_are_found(monkeypatch, shape):
+    record = run(monkeypatch, LengthsOfTheFirst, HereGroup(), enabled=False, **SHAPES[shape])
+
+    assert record.status is Status.WRONG
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("fault", SPOILT)
 def test_a_planted_fault_is_found_where_it_spoils_something_and_nowhere_else(
