@@ -340,6 +340,13 @@ def _subjects(case: Case) -> tuple[Subject, ...]:
     return Subject.RING, Subject.GRAPH
 
 
+_CALLS = {
+    2: "right in the first call, and in the second ",
+    3: "right when it is called, and in a CUDA graph ",
+}
+"""Of a call that is judged behind others, what was right before."""
+
+
 def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:
     """Which results are out of bounds, or an empty text."""
     wrong = [
@@ -349,8 +356,7 @@ def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:
         if not error.is_right
     ]
     if wrong:
-        before = "right in the first call, and in the second " if accuracy.call > 1 else ""
-        return f"{before}too far from float64: " + ", ".join(wrong)
+        return f"{_CALLS.get(accuracy.call, '')}too far from float64: " + ", ".join(wrong)
     if accuracy.broken:
         return _what_is_broken(accuracy)
     return "" if repeats else "two runs on the same inputs gave different bits"

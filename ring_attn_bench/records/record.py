@@ -218,7 +218,8 @@ class Accuracy(Frozen):
     tensors: dict[str, TensorError]
     """By result. One that the contestant does not give is not here: a peer may have no lse."""
     call: Count = 1
-    """Which of the calls that were judged this is of: the first, or the first that was wrong."""
+    """Which of the calls that were judged this is of: the first, or the first that was wrong; over
+    a cache the third is in a CUDA graph."""
     invariants: Invariants | None = None
     """What holds without a truth, in every row; None where nobody looked."""
     seqlen_total: Total | None = None

@@ -1,13 +1,18 @@
 """A kernel that is wrong over a cache is wrong in its record, and one that is right has a speed."""
 
+import time
+
 import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench import registry
+from ring_attn_bench.bench.cached import prepared
+from ring_attn_bench.bench.cached.prepared import PreparedCache
 from ring_attn_bench.bench.messages import Sample, Subject
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.suite_run import SuiteRun
+from ring_attn_bench.bench.timing import Timer
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
 from tests.unit.bench.here import HereGroup, Watcher
@@ -48,7 +53,7 @@ class KnowsTheCache(ReferenceBackend):
         return self.known[key]
 
 
-def run(monkeypatch, kind, group, *, enabled=True, invariants=True, **axes):
+def run(monkeypatch, kind, group, *, enabled=True, invariants=True, graphs=True, **axes):
     """The record of one case; what the library keeps by a kernel's name is this kind's alone."""
     named = type(kind.__name__, (kind,), {"name": kind.__name__})()
     monkeypatch.setattr(registry, "load", lambda name: named)
@@ -58,7 +63,8 @@ def run(monkeypatch, kind, group, *, enabled=True, invariants=True, **axes):
     }  # fmt: skip
     suite = Suite.model_validate({
         "name": "cached", "grid": [grid], "check": {"invariants": invariants},
-        "timing": {"min_samples": 6, "max_samples": 6, "warmup": 1, "enabled": enabled},
+        "timing": {"min_samples": 6, "max_samples": 6, "warmup": 1, "enabled": enabled,
+                   "graphs": graphs},
     })  # fmt: skip
     watcher = Watcher()
 
@@ -157,3 +163,83 @@ def test_results_in_which_nothing_is_finite_are_wrong(monkeypatch):
 
     assert record.status is Status.WRONG
     assert "not finite" in record.reason
+
+
+class Graph:
+    """A stand-in for a CUDA graph: it leaves results where they were when it was captured."""
+
+    def __init__(self, step, *, stuck=False):
+        self._step, self._stuck = step, stuck
+        self.outputs = step()
+
+    def replay(self):
+        if not self._stuck:
+            for there, new in zip(self.outputs, self._step(), strict=True):
+                there.copy_(new)
+
+
+def with_graphs(monkeypatch, *, stuck=False):
+    """As on a GPU, four calls in a sample; stuck: what is captured is what is replayed."""
+
+    def captured(step):
+        graph = Graph(step, stuck=stuck)
+        return graph, graph.outputs
+
+    monkeypatch.setattr(prepared, "captured", captured)
+    monkeypatch.setattr(PreparedCache, "_has_graphs", property(lambda self: self.request.graphs))
+    monkeypatch.setattr(PreparedCache, "calls", 4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_call_in_a_graph_is_judged_and_timed_too(monkeypatch, shape):
+    with_graphs(monkeypatch)
+
+    record = run(monkeypatch, ReferenceBackend, HereGroup(), **SHAPES[shape])
+
+    assert record.status is Status.OK
+    assert len(record.speed.samples.graph) == 6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_graph_that_keeps_what_it_was_captured_with_is_wrong(monkeypatch, shape):
+    with_graphs(monkeypatch, stuck=True)
+
+    record = run(monkeypatch, ReferenceBackend, HereGroup(), **SHAPES[shape])
+
+    assert record.status is Status.WRONG
+    assert record.accuracy.call == 3
+    assert record.reason.startswith("right when it is called, and in a CUDA graph too far from")
+
+
+def test_a_suite_that_wants_no_graphs_has_none(monkeypatch):
+    with_graphs(monkeypatch, stuck=True)
+
+    record = run(monkeypatch, ReferenceBackend, HereGroup(), graphs=False)
+
+    assert record.status is Status.OK
+    assert not record.speed.samples.graph
+
+
+def test_a_samples_time_is_shared_among_its_calls(monkeypatch):
+    """Of a kernel that takes five milliseconds, the time of one call and not of four."""
+
+    class Slow(ReferenceBackend):
+        def cached_forward(self, call):
+            time.sleep(5e-3)
+            return super().cached_forward(call)
+
+    with_graphs(monkeypatch)
+    timed = []
+    sample = Timer.sample
+
+    def noted(self, call, count, *arguments):
+        found = sample(self, call, count, *arguments)
+        timed.extend(found if len(arguments) > 1 else [])
+        return found
+
+    monkeypatch.setattr(Timer, "sample", noted)
+    record = run(monkeypatch, Slow, HereGroup())
+
+    told = [one for of in (record.speed.samples.ring, record.speed.samples.graph) for (one,) in of]
+    assert min(timed) >= 20
+    assert sorted(told) == pytest.approx(sorted(x / 4 for x in timed), abs=1e-3)
