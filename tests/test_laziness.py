@@ -16,6 +16,7 @@ KERNEL_PACKAGES = (
     "triton",
     "flash_attn",
     "flash_attn_interface",
+    "flashinfer",
     "cutlass",
     "ring_flash_attn",
     "yunchang",

@@ -28,8 +28,11 @@ PEERS = {
     "yunchang[ulysses,flash_attn_2]": "ring_attn_backends.peers.yunchang:WithFlashAttn2",
     "yunchang[ulysses,flash_attn_4]": "ring_attn_backends.peers.yunchang:WithFlashAttn4",
     "yunchang[ulysses,triton]": "ring_attn_backends.peers.yunchang:WithTriton",
+    "flash_attn[flash_attn_2]": "ring_attn_backends.peers.over_cache:FlashAttn",
+    "flashinfer[pages]": "ring_attn_backends.peers.over_cache:FlashInfer",
 }
-"""Other people's whole rings: package[kernel inside, variant] to "module:Class".
+"""Other people's whole rings, and attention over a cache: package[kernel inside, variant] to
+"module:Class".
 
 A module imports the peer's package, and the kernel's, only when a peer is made.
 """

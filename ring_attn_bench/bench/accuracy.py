@@ -185,11 +185,14 @@ def judge(
                 alone.add(_tokens(one_call[name], name, at), exact)
         every = [ring.over(place), plain.over(place), sizes]
         alone_over = alone.over(place).whole if one_call is not None else None
-        errors[name] = _error(name, case, every, alone_over)
+        errors[name] = tensor_error(name, case, every, alone_over)
     return errors
 
 
-def _error(name: str, case: Case, parts: list[Over], one_call: Deviation | None) -> TensorError:
+def tensor_error(
+    name: str, case: Case, parts: list[Over], one_call: Deviation | None
+) -> TensorError:
+    """From what was tallied of a contestant, of plain PyTorch and of the truth alone."""
     ring, plain, size = (part.whole for part in parts)
     bound = bounds(name, dtype_of(case), plain, size)
     return TensorError(

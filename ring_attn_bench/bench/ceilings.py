@@ -18,6 +18,8 @@ from ring_attn_bench.records.ceilings import Gauged
 _LEAST, _MOST = 3, 50
 """Timed calls of each kind."""
 _WARM = 2
+_ROW = 2**14
+"""Numbers of which one is the largest: thousands of them keep every multiprocessor at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class _Gauging:
         return Gauged(
             matmul_tflops={name: self._matmul(getattr(torch, name)) for name in dtypes},
             copy_gbs=self._copy(),
+            read_gbs=self._read(),
             messages_gbs=self._messages(),
             pulls_gbs=pulls,
             square=sizes.square,
@@ -84,6 +87,15 @@ class _Gauging:
         size = self._sizes.copied
         source, target = self._empty(torch.uint8, size, 2)
         return _rate(2 * size / 1e9, self._seconds(lambda: target.copy_(source)))
+
+    def _read(self) -> float:
+        """By a maximum over as many bytes as are copied: it writes next to nothing.
+
+        A copy is half writes, between which and reads memory has to turn around.
+        """
+        (source,) = self._empty(torch.float32, self._sizes.copied // 4, 1)
+        rows = source.normal_().view(-1, _ROW)
+        return _rate(source.nbytes / 1e9, self._seconds(lambda: rows.amax(dim=1)))
 
     def _messages(self) -> float | None:
         place, size = self._place, self._sizes.sent

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Mask
+from ring_attn_bench.records.cache_shape import CacheShape
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case
 
@@ -16,12 +17,41 @@ def flops(case: Case, direction: Direction, area: int) -> int:
 
     This is the field's convention: 4 * area * heads * dim forward, 2.5 times that backward.
     """
+    if case.cache is not None:  # forward only
+        return 2 * area * case.heads_q * (case.head_dim + head_dim_v(case)) * case.batch
     return 2 * _MATMULS[direction] * area * case.heads_q * case.head_dim * case.batch
 
 
 def area(case: Case) -> int:
-    """Allowed pairs of the whole sequence."""
+    """Allowed pairs of the whole sequence, or of the queries over what a cache holds."""
+    if case.cache is not None:
+        queries, keys, here = _at_the_end(case, case.cache)
+        return here.area(queries, keys)
     return band(case).area(case.seqlen_total, case.seqlen_total)
+
+
+def cache_bytes(case: Case, element: int) -> int:
+    """Of K and V what some query sees over a cache of elements of so many bytes; 0 without one.
+
+    All of it has to be read, and once is enough.
+    """
+    if case.cache is None:
+        return 0
+    queries, keys, here = _at_the_end(case, case.cache)
+    tokens = len(here.visible_keys(queries, keys))
+    return case.batch * tokens * case.heads_kv * (case.head_dim + head_dim_v(case)) * element
+
+
+def _at_the_end(case: Case, cache: CacheShape) -> tuple[int, int, Band]:
+    """Queries, keys that are there, and the band between their indices."""
+    queries, keys = cache.queries, case.seqlen_total - cache.leftpad
+    return queries, keys, band(case).between(Span(keys - queries, keys), Span(0, keys))
+
+
+def head_dim_v(case: Case) -> int:
+    """Numbers in a head of v."""
+    own = None if case.cache is None else case.cache.head_dim_v
+    return case.head_dim if own is None else own
 
 
 def band(case: Case) -> Band:

@@ -44,10 +44,12 @@ def sentences(
         )
     able = [entry for entry in entries if entry not in lost]
     if is_long(able, environment):
-        longest = max(entry.case.seqlen_total for entry in able)
+        longest = max((entry.case for entry in able), key=lambda case: case.seqlen_total)
+        made_for_it = "cpu" if longest.cache is None else "decode-cpu"
         yield (
-            f"There is no CUDA device: the rest runs on the CPU, with up to {longest:,} tokens, "
-            "which can take hours. The suite cpu is made for it."
+            "There is no CUDA device: the rest runs on the CPU, with up to "
+            f"{longest.seqlen_total:,} tokens, which can take hours. The suite {made_for_it} is "
+            "made for it."
         )
 
 

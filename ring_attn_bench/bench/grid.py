@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from ring_attn_bench import registry
+from ring_attn_bench.bench.cache_axes import UNSET, CacheAxes
 from ring_attn_bench.errors import InvalidArgument, UnknownName, clause, shown
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.values import MOST, Frozen
 from ring_attn_bench.ring.options import DEFAULTS, NAMELESS, RingOptions
 
-UNSET = "unset"
-"""What stands for None, which TOML cannot say; results.csv says so too."""
 # strict: `true` is no number and 1 is no switch, though Python takes one for the other
 number = partial(Field, strict=True)
 Positive = Annotated[int, number(gt=0, le=MOST)]
@@ -124,7 +123,7 @@ LENGTHS = ("seqlen_per_gpu", "seqlen_total")
 """Keys of a grid of which it has one."""
 
 
-class Grid(_Axes):  # type: ignore[valid-type, misc]  # a class that mypy cannot see
+class Grid(CacheAxes, _Axes):  # type: ignore[valid-type, misc]  # a class that mypy cannot see
     """Every combination of its lists is one case x contestant: `RingOptions`' fields are axes too.
 
     transport: unless the grid says, the one that serves every group.
@@ -183,6 +182,8 @@ class Grid(_Axes):  # type: ignore[valid-type, misc]  # a class that mypy cannot
     @model_validator(mode="after")
     def _can_be_dealt(self) -> Self:
         """Whatever the number of ranks: a length that fits one fits all."""
+        if self.is_over_a_cache:  # of any length
+            return self
         for partition in self.partitions:
             unit = get_partition(partition).chunks_per_rank
             for place, tokens in enumerate(self.seqlen_per_gpu):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from ring_attn_bench.bench.cached.prepared import PreparedCache
 from ring_attn_bench.bench.messages import Subject
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.prepared import Prepared
@@ -35,7 +36,7 @@ def peak_extra_bytes(call: Call, place: WorkerPlace) -> int | None:
 
 
 def kept_bytes(
-    prepared: Prepared, direction: Direction, free: Callable[[], int] | None = None
+    prepared: Prepared | PreparedCache, direction: Direction, free: Callable[[], int] | None = None
 ) -> int | None:
     """What a contestant leaves on the device after a call, its results freed; None on a CPU.
 
@@ -65,7 +66,7 @@ def kept_bytes(
     return max(0, before - after)
 
 
-def _call(own: Prepared, direction: Direction) -> None:
+def _call(own: Prepared | PreparedCache, direction: Direction) -> None:
     """One call and, where it is only a backward, the forward before it; leaves no result."""
     call = own.call(
         Direction.FORWARD if direction is Direction.FORWARD else Direction.FORWARD_BACKWARD,

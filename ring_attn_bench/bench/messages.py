@@ -19,13 +19,15 @@ class Subject(StrEnum):
     RING = "ring"
     TWIN = "twin"
     ONE_CALL = "one_call"
+    GRAPH = "graph"
 
 
 class Prepare(Frozen):
     """Make a contestant and its inputs; answers which directions it refuses, and why.
 
     own: each rank draws inputs for its own tokens alone, which no truth is known of: what a whole
-    sequence takes leaves the contestant less memory.
+    sequence takes leaves the contestant less memory. graphs: whether calls over a cache are
+    captured in CUDA graphs too.
     """
 
     do: Literal["prepare"] = "prepare"
@@ -34,6 +36,7 @@ class Prepare(Frozen):
     directions: tuple[Direction, ...]
     seed: int
     own: bool = False
+    graphs: bool = False
 
 
 class Judge(Frozen):

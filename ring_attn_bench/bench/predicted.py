@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ring_attn_bench import registry
+from ring_attn_bench.bench.cached.runners import CacheRunner
 from ring_attn_bench.bench.contestant import Runner, problem_of
 from ring_attn_bench.bench.messages import Prepare
 from ring_attn_bench.contract.backend import accumulating
@@ -18,11 +19,11 @@ from ring_attn_bench.ring.packing import accumulator_dtype
 from ring_attn_bench.workers.reply import Facts
 
 
-def predicted(runner: Runner, request: Prepare, device: torch.device) -> Facts | None:
+def predicted(runner: Runner | CacheRunner, request: Prepare, device: torch.device) -> Facts | None:
     """By direction, the bytes of a call on this process, and whether the kernel's own are there.
 
-    None of a peer, of a process that plays several ranks or one of a larger ring, and over a
-    transport that does not say what it takes.
+    None of a peer, over a cache, of a process that plays several ranks or one of a larger ring, and
+    over a transport that does not say what it takes.
     """
     job, took = runner.job, runner.took
     if job is None or took is None or request.contestant.playing:

@@ -218,6 +218,11 @@ class Prepared:
         return flops.equal_work_length(self.request.case, self._devices)
 
     @property
+    def calls(self) -> int:
+        """In one sample."""
+        return 1
+
+    @property
     def _devices(self) -> int:
         """That share the work, or would in a ring that is played."""
         return self.place.processes if self.stand_in is None else self.place.world_size

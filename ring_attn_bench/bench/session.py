@@ -167,6 +167,7 @@ class Session:
             directions=self.directions,
             seed=self._suite.seed,
             own=self._own,
+            graphs=self._suite.timing.enabled and self._suite.timing.graphs,
         )
         answers = self._told(command)
         answer = answers[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ from ring_attn_bench.bench.grid import Grid, Positive, Switch, check_count, numb
 from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause, shown
 from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.plan.problem import Mask
+from ring_attn_bench.records.cache_shape import DEALT
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.records.values import MOST, MOST_RANKS, Frozen
@@ -46,6 +47,8 @@ class Timing(Frozen):
     """... or when this long has been spent on one contestant and direction."""
     ceilings: Switch = True
     """Whether a matrix product, a copy and the link are measured before anything else."""
+    graphs: Switch = True
+    """Whether calls over a cache are timed in a CUDA graph too, where there is a GPU."""
 
     @model_validator(mode="after")
     def _samples_fit(self) -> Self:
@@ -150,9 +153,9 @@ class Suite(Frozen):
 def _entries(grid: Grid, world_size: int, played: str, playing: tuple[int, ...]) -> Iterator[Entry]:
     shapes = product(
         grid.dtype, grid.causal, grid.window, grid.softcap, grid.deterministic,
-        grid.heads, grid.head_dim, grid.batch, grid.totals(world_size),
+        grid.heads, grid.head_dim, grid.batch, grid.totals(world_size), grid.caches(),
     )  # fmt: skip
-    for dtype, causal, window, softcap, deterministic, heads, head_dim, batch, total in shapes:
+    for dtype, causal, window, softcap, same_bits, heads, head_dim, batch, total, cache in shapes:
         heads_q, heads_kv = map(int, heads.split(":"))
         case = Case(
             batch=batch,
@@ -165,8 +168,12 @@ def _entries(grid: Grid, world_size: int, played: str, playing: tuple[int, ...])
             causal=causal,
             window=window,
             softcap=softcap,
-            deterministic=deterministic,
+            deterministic=same_bits,
+            cache=cache,
         )
+        if cache is not None:
+            yield from _over_cache(case, grid.backends, played, playing)
+            continue
         mask = Mask.from_window_size(causal, window)
         for partition, backend, options in product(grid.partitions, grid.backends, grid.options()):
             tokens = get_partition(partition).tokens_per_rank(case.seqlen_total, world_size)
@@ -178,6 +185,27 @@ def _entries(grid: Grid, world_size: int, played: str, playing: tuple[int, ...])
             contestant = _contestant(backend, partition, options, played)
             contestant = contestant.model_copy(update={"playing": playing})
             yield Entry(case=case, contestant=contestant, directions=tuple(grid.directions))
+
+
+def _over_cache(
+    case: Case, backends: Sequence[str], played: str, playing: tuple[int, ...]
+) -> Iterator[Entry]:
+    """A cache is dealt by blocks, and no option of a ring says anything of it."""
+    cache, tokens = case.cache, case.seqlen_total
+    assert cache is not None  # the caller has asked
+    if cache.queries + cache.leftpad > tokens:
+        raise InvalidArgument(
+            f"queries is {cache.queries} and leftpad {cache.leftpad}, of entries of {tokens} "
+            "tokens; together they must be at most as many."
+        )
+    if cache.rotary and case.head_dim % 2:
+        raise InvalidArgument(f"head_dim is {case.head_dim}; it must be even where rotary is set.")
+    partition = "contiguous" if case.world_size == 1 else DEALT
+    options = RingOptions(**{**NAMELESS, "transport": registry.EVERYWHERE})
+    for backend in backends:
+        contestant = _contestant(backend, partition, options, played)
+        contestant = contestant.model_copy(update={"playing": playing})
+        yield Entry(case=case, contestant=contestant, directions=(Direction.FORWARD,))
 
 
 def _contestant(backend: str, partition: str, options: RingOptions, played: str) -> Contestant:

@@ -238,7 +238,7 @@ class SuiteRun:
         timing, session = self._suite.timing, match.session
         if match.measured is None:
             match.measured = session.measure(match.direction)
-            match.series = {subject: Series() for subject in Subject}
+            match.series = {subject: Series() for subject in _subjects(session.entry.case)}
         for subject, series in list(match.series.items()):
             if series.stop(timing):
                 continue
@@ -257,6 +257,7 @@ class SuiteRun:
             ring=_rounded(ring.times),
             twin=_rounded(match.series.get(Subject.TWIN, empty).times),
             one_gpu=_rounded(one_call),
+            graph=_rounded(match.series.get(Subject.GRAPH, empty).times),
             stop=ring.stop(self._suite.timing),
         )
         work: dict[str, Any] = measured.work | ({} if one_call else {"one_gpu_flops": None})
@@ -332,6 +333,20 @@ class SuiteRun:
         return record
 
 
+def _subjects(case: Case) -> tuple[Subject, ...]:
+    """What may be timed of a contestant: a ring beside what it is without, a call in a graph."""
+    if case.cache is None:
+        return Subject.RING, Subject.TWIN, Subject.ONE_CALL
+    return Subject.RING, Subject.GRAPH
+
+
+_CALLS = {
+    2: "right in the first call, and in the second ",
+    3: "right when it is called, and in a CUDA graph ",
+}
+"""Of a call that is judged behind others, what was right before."""
+
+
 def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:
     """Which results are out of bounds, or an empty text."""
     wrong = [
@@ -341,8 +356,7 @@ def _what_is_wrong(accuracy: Accuracy, repeats: bool) -> str:
         if not error.is_right
     ]
     if wrong:
-        before = "right in the first call, and in the second " if accuracy.call > 1 else ""
-        return f"{before}too far from float64: " + ", ".join(wrong)
+        return f"{_CALLS.get(accuracy.call, '')}too far from float64: " + ", ".join(wrong)
     if accuracy.broken:
         return _what_is_broken(accuracy)
     return "" if repeats else "two runs on the same inputs gave different bits"

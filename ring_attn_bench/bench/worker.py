@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ring_attn_bench.bench.cached.prepared import PreparedCache
+from ring_attn_bench.bench.cached.prepared import prepare as prepare_cache
 from ring_attn_bench.bench.ceilings import gauge
 from ring_attn_bench.bench.contestant import Refused
 from ring_attn_bench.bench.gpu_looks import OwnGpu
@@ -47,7 +49,7 @@ class BenchWorker:
         self._gpu = OwnGpu(place.device, run)
         self._contexts = Contexts(place)
         self._timer = Timer(place)
-        self._prepared: dict[str, Prepared] = {}
+        self._prepared: dict[str, Prepared | PreparedCache] = {}
         self._calls: dict[tuple[str, Direction, Subject], Call | None] = {}
 
     def execute(self, envelope: Envelope) -> Facts:
@@ -79,7 +81,7 @@ class BenchWorker:
 
     def _prepare(self, about: str, command: Prepare) -> Facts:
         try:
-            prepared = prepare(command, self._place, self._contexts)
+            prepared = self._made(command)
         except Refused as refusal:
             return {"refused": str(refusal)}
         self._prepared[about] = prepared
@@ -89,6 +91,13 @@ class BenchWorker:
             "version": contestant.version, "interpreted": contestant.interpreted, "took": took,
             "predicted": predicted(contestant, command, self._place.device),
         }  # fmt: skip
+
+    def _made(self, command: Prepare) -> Prepared | PreparedCache:
+        if command.case.cache is None:
+            return prepare(command, self._place, self._contexts)
+        alone = command.case.world_size == 1
+        context = None if alone else self._contexts.of(command.contestant)
+        return prepare_cache(command, self._place, context)
 
     def _judge(self, about: str, command: Judge) -> Facts:
         contestant = self._prepared[about]
@@ -127,7 +136,8 @@ class BenchWorker:
 
         times = self._timer.sample(call, command.count, command.warmup, look)
         look()
-        return {"milliseconds": times, "looks": looks}
+        calls = self._prepared[about].calls
+        return {"milliseconds": [time / calls for time in times], "looks": looks}
 
     def _look(self, about: str, direction: Direction) -> Facts | None:
         """After one call that nobody looks at, so that what is made once has been made."""

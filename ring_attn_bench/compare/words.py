@@ -64,5 +64,6 @@ _WORDS: Mapping[str, Callable[[Case], str]] = {
     "causal": lambda case: "causal" if case.causal else "full",
     "window": lambda case: shapes.window(*case.window),
     "softcap": lambda case: shapes.softcap(case.softcap),
+    "cache": lambda case: "" if case.cache is None else ", ".join(case.cache.words),
 }
 """Of a field that is not here the word is its name, with its value, unless that is the default."""

@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "flag_gems": "pip install --no-deps flag-gems==5.0.2 sqlalchemy==2.0.48 pyyaml packaging",
     "ring_flash_attn": "pip install 'ring-flash-attn>=0.1.8'",
     "yunchang": "pip install 'yunchang>=0.6.4'",
+    "flashinfer_python": "pip install 'flashinfer-python>=0.2.7'",
     "nvidia_ml_py": "pip install 'nvidia-ml-py>=12.535'",
 }
 """By package, as `ring-attn-bench env` names it, a command that can be typed as it is.

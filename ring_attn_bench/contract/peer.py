@@ -11,14 +11,16 @@ Shapes: B batch, M tokens of this rank, H query heads, G key heads, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 if TYPE_CHECKING:
     import torch.distributed as dist
     from torch import Tensor
 
+    from ring_attn_bench.contract.cache import CachedCall
+    from ring_attn_bench.plan.cached import CachedProblem
     from ring_attn_bench.plan.problem import Problem
 
 
@@ -67,3 +69,29 @@ class Peer(Protocol):
     def join(self, problem: Problem, partition: str, group: dist.ProcessGroup) -> PeerRing:
         """This rank's part of a ring over the group's ranks, each of which calls this too."""
         ...
+
+
+class CachedPeer(Protocol):
+    """Somebody else's attention over a cache, on one device: what a peer may have besides a ring.
+
+    One that has no ring refuses every problem of one.
+    """
+
+    def cached_unsupported(self, problem: CachedProblem) -> str | None:
+        """Why it cannot be run, or None: what it refuses itself or has no argument for."""
+        ...
+
+    def over_cache(self, call: CachedCall) -> Callable[[], tuple[Tensor, Tensor | None]]:
+        """A step over this cache as the peer's users make it, again and again.
+
+        It gives out (B, M, H, E) and lse (B, H, M), natural log, or no lse where it has none. What
+        the peer plans for by the lengths that the cache has now is done here, and is in no time.
+        """
+        ...
+
+
+def over_caches(peer: object) -> CachedPeer | None:
+    """The peer if it attends over a cache."""
+    names = "cached_unsupported", "over_cache"
+    has = all(callable(getattr(type(peer), name, None)) for name in names)
+    return cast("CachedPeer", peer) if has else None

@@ -97,6 +97,11 @@ def longest(request: start.Request, lengths: Lengths, watcher: LongestWatcher) -
             f"suite {asked.suite.name!r} plays larger rings (as_ranks), in which nobody holds the "
             "whole of one; ask for the longest sequence of a suite that runs rings as they are."
         )
+    if any(entry.case.cache is not None for entry in entries):
+        raise InvalidArgument(
+            f"suite {asked.suite.name!r} has cases over a cache, whose length is what there is "
+            "room for; ask for the longest sequence of a suite without queries."
+        )
     folder = folder_for(request.out, f"{asked.suite.name}_longest", machine.environment)
     with ExitStack() as stack:
         stack.enter_context(alone_in(folder))

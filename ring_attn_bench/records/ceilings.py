@@ -17,6 +17,7 @@ class Gauged(Frozen):
 
     matmul_tflops: dict[DType, Rate] = Field(default_factory=dict)
     copy_gbs: Rate | None = None
+    read_gbs: Rate | None = None
     messages_gbs: Rate | None = None
     pulls_gbs: Rate | None = None
     square: Count = 0
@@ -37,6 +38,8 @@ class Ceilings(Frozen):
     """TFLOP/s of a product of two square matrices in that dtype, as torch is set."""
     copy_gbs: tuple[Rate, ...] = ()
     """GB/s, read and written together, of a copy inside the device."""
+    read_gbs: tuple[Rate, ...] = ()
+    """GB/s of reading alone: a maximum over a large tensor. () where nobody asked."""
     messages_gbs: tuple[Rate, ...] = ()
     """GB/s that each sends its neighbour, and gets from the other, by torch.distributed."""
     pulls_gbs: tuple[Rate, ...] = ()
@@ -57,6 +60,7 @@ class Ceilings(Frozen):
             dtype=dtype,
             matmul_tflops=_all(one.matmul_tflops.get(dtype) for one in gauged),
             copy_gbs=_all(one.copy_gbs for one in gauged),
+            read_gbs=_all(one.read_gbs for one in gauged),
             messages_gbs=_all(one.messages_gbs for one in gauged),
             pulls_gbs=_all(one.pulls_gbs for one in gauged),
             square=first.square,
@@ -75,6 +79,11 @@ class Ceilings(Frozen):
     def copy_rate(self) -> float | None:
         """GB/s of the slowest process."""
         return min(self.copy_gbs, default=None)
+
+    @property
+    def read_rate(self) -> float | None:
+        """GB/s of the slowest process."""
+        return min(self.read_gbs, default=None)
 
     @property
     def link(self) -> float | None:

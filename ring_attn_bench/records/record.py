@@ -23,6 +23,7 @@ from pydantic import (
 from ring_attn_bench.contract.used import UsedKernel
 from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.records import files, json_lines
+from ring_attn_bench.records.cache_shape import CacheShape
 from ring_attn_bench.records.ceilings import Ceilings
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Invariants, Precision
@@ -81,6 +82,8 @@ class Case(Frozen):
     window: tuple[Side, Side] = (-1, -1)
     softcap: float = 0.0
     deterministic: bool = False
+    cache: CacheShape | None = None
+    """Of queries over a cache; None is attention of the whole sequence."""
 
     @property
     def seqlen_per_gpu(self) -> int:
@@ -111,6 +114,8 @@ class Case(Frozen):
             parts.append(f"softcap{self.softcap:g}")
         if self.deterministic:
             parts.append("deterministic")
+        if self.cache is not None:
+            parts += self.cache.slug
         return "_".join(parts)
 
 
@@ -213,7 +218,8 @@ class Accuracy(Frozen):
     tensors: dict[str, TensorError]
     """By result. One that the contestant does not give is not here: a peer may have no lse."""
     call: Count = 1
-    """Which of the calls that were judged this is of: the first, or the first that was wrong."""
+    """Which of the calls that were judged this is of: the first, or the first that was wrong; over
+    a cache the third is in a CUDA graph."""
     invariants: Invariants | None = None
     """What holds without a truth, in every row; None where nobody looked."""
     seqlen_total: Total | None = None
@@ -245,6 +251,8 @@ class Samples(Frozen):
     """The same launches with keys taken from local buffers: no communication."""
     one_gpu: list[list[Milliseconds]] = Field(default_factory=list)
     """The same kernel in one call of one GPU's share of the work, on every GPU at once."""
+    graph: list[list[Milliseconds]] = Field(default_factory=list)
+    """Calls over a cache as they are in a CUDA graph: what their kernels take."""
     stop: str = ""
     """Why sampling ended: `precise`, `max_samples` or `time`."""
 
@@ -267,6 +275,8 @@ class Speed(Frozen):
     link_bytes: Count | None = None
     """Of one call, that the rank with most of them receives, or sends, by its plan; None where
     nothing travels, for a peer, and in records of before."""
+    cache_bytes: Count | None = None
+    """Of K and V that some query of a call sees, on all ranks; None where there is no cache."""
 
 
 class Memory(Frozen):
@@ -303,7 +313,7 @@ class Record(Frozen):
     kernels: tuple[UsedKernel, ...] = ()
     """What the compiler made of those that ran in a call, on all ranks, where the backend says."""
     took: Options | None = None
-    """The options without `auto`: what it took. None where nothing ran, and for a peer."""
+    """The options without `auto`: what it took. None where nothing ran, of a peer, over a cache."""
     interpreted: bool = False
     """Whether the kernel ran in an interpreter, which has errors but no speed."""
     backend_version: Text = ""

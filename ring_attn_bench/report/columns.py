@@ -9,6 +9,7 @@ from typing import Any, Self, get_args
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from ring_attn_bench.records.cache_shape import CacheShape
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Frozen
@@ -111,7 +112,9 @@ class ReportRow(Frozen):
     )
     latency_ms_hi: float | None = _column(description="upper end of it; both empty below 6 samples")
     tflops_per_gpu: float | None = _column(description="useful FLOPs / devices / latency / 1e12")
-    tokens_per_s: float | None = _column(description="batch x seqlen_total / latency")
+    tokens_per_s: float | None = _column(
+        description="batch x seqlen_total / latency; over a cache batch x queries / latency"
+    )
     peak_extra_mib: float | None = _column(
         description="peak of torch's allocator beyond the inputs during a call, results included, "
         "largest over ranks"
@@ -127,6 +130,17 @@ class ReportRow(Frozen):
         description="keys seen after a query; empty is all that causal allows"
     )
     softcap: float | None = _column(description="bound of the scores; empty is none")
+    queries: int | None = _column(
+        description="of each entry over a cache, its last; empty is attention over none"
+    )
+    page: int | None = _column(description="tokens of a page there; empty is a row for each entry")
+    append: bool | None = _column(description="whether a call puts the queries' tokens into it")
+    rotary: str | None = _column(description="columns that it turns together: `pairs`, `halves`")
+    leftpad: int | None = _column(description="tokens at an entry's beginning that are not there")
+    splits: int | None = _column(
+        description="programs that share the keys of a head; empty is the kernel's choice"
+    )
+    head_dim_v: int | None = _column(description="numbers in a head of v; empty is head_dim")
     options: dict[str, str | None]
     """By name, as text; None for a peer, whose ring has none of ours."""
     played: str = Field(
@@ -146,6 +160,17 @@ class ReportRow(Frozen):
     twin_ms: float | None = _column(
         description="the same launches on local keys, without communication (median as above)"
     )
+    graph_ms: float | None = _column(
+        description="over a cache, a call in a CUDA graph (median as above): what its kernels take"
+    )
+    cache_mib: float | None = _column(
+        description="of K and V that some query of a call sees: what has to be read, of all ranks"
+    )
+    read_tbs: float | None = _column(
+        description="TB/s of K and V read per device, by graph_ms where there is one, else by "
+        "latency_ms"
+    )
+    percent_of_read: float | None = _column(description="100 x read_tbs x 1000 / read_gbs")
     one_gpu_ms: float | None = _column(
         description="the same kernel in one call on one GPU, at one GPU's share of the useful work"
     )
@@ -207,6 +232,9 @@ class ReportRow(Frozen):
     )
     copy_gbs: float | None = _column(
         description="measured as above: a copy inside the device, read and written"
+    )
+    read_gbs: float | None = _column(
+        description="measured as above: reading alone, a maximum over a large tensor"
     )
     link_gbs: float | None = _column(
         description="measured as above: one direction between neighbours, by torch.distributed or "
@@ -275,6 +303,14 @@ class ReportRow(Frozen):
     started_at: str | None = _column(description="when its measurement began")
     seconds: float = Field(description="wall time of the whole measurement, set-up included")
     command: str | None = _column(description="measures this row alone")
+
+    @property
+    def cache(self) -> CacheShape | None:
+        """The cache that it is over, if it is over one."""
+        if self.queries is None:
+            return None
+        told = {name: getattr(self, name) for name in CacheShape.model_fields}
+        return CacheShape(**{name: value for name, value in told.items() if value is not None})
 
     def word(self, column: str) -> str | None:
         """A cell of the columns that say who computed the row, as text."""

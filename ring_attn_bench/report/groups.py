@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from ring_attn_bench.records.cache_shape import CacheShape
 from ring_attn_bench.report.columns import OPTIONS, ReportRow
 from ring_attn_bench.ring.options import DEFAULTS, RingOptions, texts
 from ring_attn_bench.text import shapes
@@ -36,6 +37,7 @@ class SharedShape:
     window: tuple[int | None, int | None]
     softcap: float | None
     deterministic: bool
+    cache: CacheShape | None = None
 
     @classmethod
     def of(cls, row: ReportRow) -> SharedShape:
@@ -43,6 +45,7 @@ class SharedShape:
         return cls(
             row.world_size, row.played_on, row.batch, row.heads_q, row.heads_kv, row.head_dim,
             row.dtype, (row.window_left, row.window_right), row.softcap, row.deterministic,
+            row.cache,
         )  # fmt: skip
 
     @property
@@ -52,6 +55,7 @@ class SharedShape:
             shapes.window(*self.window),
             shapes.softcap(self.softcap),
             "deterministic" if self.deterministic else "",
+            *(() if self.cache is None else self.cache.words),
         )
         return tuple(text for text in words if text)
 

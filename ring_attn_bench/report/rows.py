@@ -90,8 +90,17 @@ def _case(case: Case) -> dict[str, Any]:
         "window_left": left,
         "window_right": right,
         "softcap": case.softcap or None,
-        **case.model_dump(exclude={"window", "softcap"}),
+        **case.model_dump(exclude={"window", "softcap", "cache"}),
+        **_cache(case),
     }
+
+
+def _cache(case: Case) -> dict[str, Any]:
+    """What is not there is empty."""
+    if case.cache is None:
+        return {}
+    told = {name: value or None for name, value in case.cache.model_dump().items()}
+    return {**told, "append": case.cache.append}
 
 
 def _contestant(contestant: Contestant) -> dict[str, Any]:
@@ -129,7 +138,7 @@ def _speed(record: Record) -> dict[str, Any]:
         "latency_ms_lo": ring.low,
         "latency_ms_hi": ring.high,
         "tflops_per_gpu": speed.useful_flops / speed.devices / seconds / 1e12,
-        "tokens_per_s": case.batch * case.seqlen_total / seconds,
+        "tokens_per_s": case.batch * _answered(case) / seconds,
         "samples": ring.count,
         "stop": speed.samples.stop or None,
         "spread": ring.spread,
@@ -138,8 +147,32 @@ def _speed(record: Record) -> dict[str, Any]:
         **_slowest(record),
         "executed_over_useful_flops": _ratio(speed.executed_flops, speed.useful_flops),
         **_beside(record, ring.median),
+        **_read(record, ring.median),
         **_why(record),
         **_ceilings(record.ceilings),
+    }
+
+
+def _answered(case: Case) -> int:
+    """Tokens of each entry that a call gives results of."""
+    return case.seqlen_total if case.cache is None else case.cache.queries
+
+
+def _read(record: Record, latency: float) -> dict[str, Any]:
+    """K and V of a cache by second, and beside what the machine reads."""
+    speed, ceilings = record.speed, record.ceilings
+    assert speed is not None  # it has a latency
+    if not speed.cache_bytes:
+        return {}
+    graph = summarize(speed.samples.graph)
+    graph_ms = None if graph is None or graph.median < _SHORTEST else graph.median
+    pace = speed.cache_bytes / speed.devices / (graph_ms or latency) / 1e9
+    ceiling = None if ceilings is None else ceilings.read_rate
+    return {
+        "graph_ms": graph_ms,
+        "cache_mib": speed.cache_bytes / MIB,
+        "read_tbs": pace,
+        "percent_of_read": None if ceiling is None else 1e5 * pace / ceiling,
     }
 
 
@@ -193,6 +226,7 @@ def _ceilings(ceilings: Ceilings | None) -> dict[str, float | None]:
     return {
         "matmul_tflops": None if ceilings is None else ceilings.matmul,
         "copy_gbs": None if ceilings is None else ceilings.copy_rate,
+        "read_gbs": None if ceilings is None else ceilings.read_rate,
         "link_gbs": None if ceilings is None else ceilings.link,
     }
 

@@ -16,6 +16,7 @@ from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import by_shape, heading
 from ring_attn_bench.report.matplotlib_backend import see_to_matplotlib
+from ring_attn_bench.report.over_cache import apart, families
 from ring_attn_bench.report.rows import latest, rows
 
 
@@ -92,7 +93,9 @@ def summary(records: Iterable[Record], width: int = tables.WIDTH) -> str:
     lines = rows(records)
     if not lines:
         return "No records."
-    parts = [part for alike in by_shape(lines).values() for part in _section(alike, width)]
+    rings, caches = apart(lines)
+    parts = [part for alike in by_shape(rings).values() for part in _section(alike, width)]
+    parts += [part for alike in families(caches).values() for part in _over_cache(alike, width)]
     parts.append(tables.counts(lines).terminal(width))
     return "\n\n".join([*parts, *(failure.terminal(width) for failure in tables.failures(lines))])
 
@@ -108,6 +111,11 @@ def _section(lines: Sequence[ReportRow], width: int) -> Iterator[str]:
         yield tables.fold(tables.untimed(lines), width)
         speeds = tables.gaps([row for row in lines if not row.status.is_failure])
     yield from (table.terminal(width) for table in (*speeds, *tables.accuracy(lines)))
+
+
+def _over_cache(lines: Sequence[ReportRow], width: int) -> Iterator[str]:
+    """The tables of one family of rows over a cache."""
+    yield from (x.terminal(width) for x in (*tables.cached(lines), *tables.accuracy(lines)))
 
 
 def failures(records: Iterable[Record]) -> int:

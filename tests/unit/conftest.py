@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from ring_attn_bench.records.cache_shape import CacheShape
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import (
     Accuracy,
@@ -74,6 +75,8 @@ def another(value: object) -> object:
             return f"{value}x"
         case (int(), int()):
             return (9, 0)
+        case None:  # of the one field that is
+            return CacheShape(queries=1)
     raise AssertionError(f"say here what another value of {value!r} is")
 
 

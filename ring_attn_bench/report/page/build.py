@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from ring_attn_bench.records.trace import Trace
 from ring_attn_bench.registry import is_peer
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import group, machine
+from ring_attn_bench.report.over_cache import apart
 from ring_attn_bench.report.page import (
     behind,
     decisions,
+    decode,
     errors,
     held,
     matrix,
@@ -48,36 +50,48 @@ def page(
     """
     newest = latest(records)
     material = Material(newest, rows(newest), gallery, folder, traces, run or folder)
-    looked_at = timelines.section(material)
-    decided = decisions.decisions(material)
-    timed = (
-        (
-            behind.section(material),
-            matrix.section(material),
-            scaling.section(material),
-            spent.section(material),
-            *(() if looked_at is None else (looked_at,)),
-        )
-        if material.timed
-        else ()
-    )
+    rings, caches = (material.of(some) for some in apart(material.rows))
+    what = "Ring attention" if rings.rows else "Attention over a cache"
     return Page(
-        f"Ring attention on {_machine(material.rows)}",
+        f"{what} on {_machine(material.rows)}",
         f"{_about(material.rows)} {_shapes(material)}",
-        verdict.sentence(material, decided),
-        verdict.points(material, decided),
+        " Over a cache: ".join(_verdict(x) for x in (rings, caches) if x.rows),
+        tuple(point for x in (rings, caches) if x.rows for point in _points(x)),
         marks(material.rows),
         (
-            _decided(material, decided),
-            *timed,
-            errors.section(material),
-            held.section(material),
+            *(_of_rings(rings) if rings.rows else ()),
+            *((decode.section(caches),) if caches.rows else ()),
             missing.section(material),
             provenance.how(),
             provenance.where(material),
             provenance.again(material),
         ),
     )
+
+
+def _verdict(material: Material) -> str:
+    said = verdict.sentence(material, decisions.decisions(material))
+    if not any(row.graph_ms is not None for row in material.rows):
+        return said
+    return f"{said} That is by calls in a loop; times in a CUDA graph stand beside them."
+
+
+def _points(material: Material) -> tuple[str, ...]:
+    return verdict.points(material, decisions.decisions(material))
+
+
+def _of_rings(material: Material) -> Iterator[Section]:
+    yield _decided(material, decisions.decisions(material))
+    if material.timed:
+        yield behind.section(material)
+        yield matrix.section(material)
+        yield scaling.section(material)
+        yield spent.section(material)
+        looked_at = timelines.section(material)
+        if looked_at is not None:
+            yield looked_at
+    yield errors.section(material)
+    yield held.section(material)
 
 
 def _decided(material: Material, decided: Sequence[Decision]) -> Section:

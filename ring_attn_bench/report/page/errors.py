@@ -17,7 +17,7 @@ def section(material: Material) -> Section:
     """By the number of ranks first, where there are several; then every shape."""
     blocks: list[Block] = list(_by_ranks(material))
     for shape, rows in material.shapes.items():
-        shown: list[Block] = [*material.pictures("errors", shape), *_by_tensor(rows)]
+        shown: list[Block] = [*material.pictures("errors", shape), *by_tensor(rows)]
         if shown and (len(material.shapes) > 1 or blocks):
             blocks.append(Heading(material.headings[shape]))
         blocks += shown
@@ -31,7 +31,7 @@ def section(material: Material) -> Section:
     return Section("accuracy", "Accuracy", lead, tuple(blocks))
 
 
-def _by_tensor(rows: Sequence[ReportRow]) -> Iterator[Cells]:
+def by_tensor(rows: Sequence[ReportRow]) -> Iterator[Cells]:
     """By backend; where there are more contestants, all of them too, folded away."""
     for table in (*tables.accuracy(rows), *tables.exactness(rows)):
         yield _whole(Cells.of(table))

@@ -49,8 +49,9 @@ HOW = (
     (
         "speeds of light",
         "Before a ring's first contestant, its processes measure all at once a product of large "
-        "square matrices in the cases' dtype, a copy inside the device, and what a link between "
-        "neighbours moves in one direction. % of matmul and % of link are beside the slowest of "
+        "square matrices in the cases' dtype, a copy inside the device, a maximum over a large "
+        "tensor (read GB/s, in runs since that was added), and what a link between neighbours "
+        "moves in one direction. % of matmul, % of reading and % of link are beside the slowest of "
         "them. A datasheet's figures are of clocks that nobody saw.",
     ),
     (

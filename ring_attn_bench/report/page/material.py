@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -81,11 +81,20 @@ class Material:
 
     def pictures(self, topic: str, shape: SharedShape) -> Iterator[Picture]:
         """The pictures of a topic and a shape."""
+        yield from self.pictures_of(topic, shape.slug, self.headings.get(shape, shape.title))
+
+    def pictures_of(self, topic: str, slug: str, shared: str) -> Iterator[Picture]:
+        """Those of a topic and of rows that are so called; shared: what these have in common."""
         for drawn in self.gallery.pictures:
-            if (drawn.topic, drawn.shape) == (topic, shape.slug):
+            if (drawn.topic, drawn.shape) == (topic, slug):
                 path = PurePosixPath(drawn.path.relative_to(self.folder).as_posix())
-                shared = self.headings.get(shape, shape.title)
                 yield Picture(path, drawn.svg, f"{topic}: {shared}")
+
+    def of(self, rows: Sequence[ReportRow]) -> Material:
+        """The same of some of its rows alone."""
+        kept = {(row.case, row.contestant, row.direction.value) for row in rows}
+        records = tuple(record for record in self.records if record.key in kept)
+        return replace(self, records=records, rows=tuple(rows))
 
     def who(self, row: ReportRow) -> Cell:
         """The row's contestant, with its mark."""

@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from ring_attn_bench.records.trace import Key, Trace, slug_of
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import SharedShape, by_shape, group
+from ring_attn_bench.report.over_cache import apart, families
 from ring_attn_bench.report.plots.canvas import save
 from ring_attn_bench.report.plots.errors import draw_errors
 from ring_attn_bench.report.plots.growth import draw_growth
 from ring_attn_bench.report.plots.memory import draw_memory
+from ring_attn_bench.report.plots.reading import draw_reading
 from ring_attn_bench.report.plots.scaling import draw_scaling
 from ring_attn_bench.report.plots.spent import draw_spent
 from ring_attn_bench.report.plots.style import Style
@@ -63,6 +65,7 @@ class Gallery:
 def draw(rows: Sequence[ReportRow], folder: Path) -> Gallery:
     """Draws every topic for every shape, as folder/throughput_w4_b1_h32-8_d128_bfloat16.png."""
     style = Style.of(rows)
+    rows, caches = apart(rows)
     pictures: list[Drawn] = []
     skipped: list[str] = []
     for topic, picture in _TOPICS.items():
@@ -70,15 +73,19 @@ def draw(rows: Sequence[ReportRow], folder: Path) -> Gallery:
         for shape, alike in by_shape(rows).items():
             figure = picture(alike, style)
             if figure is not None:
-                pictures.append(_drawn(figure, topic, shape, folder, len(pictures)))
-        if len(pictures) == before:
+                pictures.append(_drawn(figure, topic, shape.slug, folder, len(pictures)))
+        if len(pictures) == before and (rows or not caches):
             skipped.append(f"No {topic} plot: {_WHY_NONE[topic]}.")
     for shape, alike in group(rows, lambda row: SharedShape.of(row).but_for_ranks).items():
         grown = {"growth": draw_growth(alike, style, shape.title)}
         grown |= {x.name: draw_scaling(alike, style, shape.title, x) for x in SCALINGS}
         for topic, figure in grown.items():
             if figure is not None:
-                pictures.append(_drawn(figure, topic, shape, folder, len(pictures)))
+                pictures.append(_drawn(figure, topic, shape.slug, folder, len(pictures)))
+    for family, alike in families(caches).items():
+        figure = draw_reading(alike, style, family.heading(alike))
+        if figure is not None:
+            pictures.append(_drawn(figure, "reading", family.slug, folder, len(pictures)))
     return Gallery(tuple(pictures), tuple(skipped))
 
 
@@ -93,6 +100,6 @@ def draw_traces(traces: Sequence[Trace], folder: Path, shown: Collection[Key]) -
     return tuple(pictures)
 
 
-def _drawn(figure: Figure, topic: str, shape: SharedShape, folder: Path, number: int) -> Drawn:
-    path = save(figure, folder / f"{topic}_{shape.slug}.png")
-    return Drawn(topic, shape.slug, path, svg(figure, f"p{number}"))
+def _drawn(figure: Figure, topic: str, slug: str, folder: Path, number: int) -> Drawn:
+    path = save(figure, folder / f"{topic}_{slug}.png")
+    return Drawn(topic, slug, path, svg(figure, f"p{number}"))

@@ -1,6 +1,7 @@
 """Tables for a terminal of 100 columns and for markdown, one file for each topic."""
 
 from ring_attn_bench.report.tables.accuracy import accuracy
+from ring_attn_bench.report.tables.cached import cached
 from ring_attn_bench.report.tables.exactness import exactness
 from ring_attn_bench.report.tables.gaps import gaps, untimed
 from ring_attn_bench.report.tables.overview import overview
@@ -14,6 +15,7 @@ __all__ = [
     "Failure",
     "Table",
     "accuracy",
+    "cached",
     "counts",
     "exactness",
     "failures",

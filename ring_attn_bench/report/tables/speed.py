@@ -30,7 +30,7 @@ def _table(rows: Sequence[ReportRow], who: Naming, unit: str) -> Table:
     for row in sorted(rows, key=_fastest_first):
         cells = tuple(cell(row) for cell in columns.values())
         if row.latency_ms is None:
-            cells = (_instead(row, notes), *cells[1:])
+            cells = (instead(row, notes), *cells[1:])
         body.append((*who.cells(row), *cells))
     first = rows[0]
     length = f"{tokens(first.seqlen_per_gpu)} tokens per {holder(rows)}"
@@ -75,7 +75,7 @@ def _interval(row: ReportRow, notes: Notes) -> str:
     return f"{100 * side / row.latency_ms:.1f} % {notes.cite(row.suspicion)}".strip()
 
 
-def _instead(row: ReportRow, notes: Notes) -> str:
+def instead(row: ReportRow, notes: Notes) -> str:
     """What stands where a speed would: oom [1]."""
     if row.status is not Status.OK:
         return f"{row.status.value} {notes.cite(row.reason)}"

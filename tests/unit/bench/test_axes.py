@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ring_attn_bench.bench.cache_axes import CacheAxes
 from ring_attn_bench.bench.grid import LENGTHS, Grid
 from ring_attn_bench.bench.suite import Suite
 
@@ -16,9 +17,17 @@ OTHERS = {
     "dtype": "float16", "causal": False, "window": (16, 0), "softcap": 5.0, "deterministic": True,
     "transport": "all_gather", "slots": 1, "grouping": (3,), "gradients": "input",
     "handshake": True, "schedule": "gather", "landing_tokens": 512, "keep_keys": True,
+    "queries": 2, "page": 16, "append": True, "rotary": "pairs", "leftpad": 3, "splits": 4,
+    "head_dim_v": 32,
 }  # fmt: skip
 """By axis, a value that `BASE` has not."""
-NEEDS = {"transport": {"schedule": ["gather"]}}
+FORWARD = {"directions": ["forward"]}
+OVER_A_CACHE = {"queries": [1], **FORWARD}
+NEEDS = {
+    "transport": {"schedule": ["gather"]}, "queries": FORWARD,
+    **dict.fromkeys(CacheAxes.model_fields.keys() - {"queries"}, OVER_A_CACHE),
+    "rotary": {**OVER_A_CACHE, "append": [True]},
+}  # fmt: skip
 """What else a grid must say for the other value."""
 
 

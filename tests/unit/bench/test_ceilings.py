@@ -70,9 +70,10 @@ def test_rates_are_work_over_the_median_time(monkeypatch):
 
     found = gauge(ALONE, Clock(), ("float32",))
 
-    assert counts == [1, 10, 1, 10]
+    assert counts == [1, 10, 1, 10, 1, 10]
     assert found.matmul_tflops["float32"] == pytest.approx(2 * ON_CPU.square**3 / 2e-3 / 1e12, 1e-4)
     assert found.copy_gbs == pytest.approx(2 * ON_CPU.copied / 2e-3 / 1e9, 1e-4)
+    assert found.read_gbs == pytest.approx(ON_CPU.copied / 2e-3 / 1e9, 1e-4)
 
 
 def test_where_memory_is_too_small_nothing_is_measured_and_why_is_said(monkeypatch):

@@ -1,20 +1,17 @@
 """A speed is on record only where the results were right before it was taken and after."""
 
 import pytest
-import torch
 from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench import registry
-from ring_attn_bench.bench.messages import Envelope, Judge, Prepare, Sample, Subject
-from ring_attn_bench.bench.place import WorkerPlace
+from ring_attn_bench.bench.messages import Judge, Prepare, Sample, Subject
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.suite_run import SuiteRun
-from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.contract.tensors import Sums
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.workers.reply import WorkerFailed
+from tests.unit.bench.here import HereGroup, Watcher
 
 RIGHT_CALLS = 6
 
@@ -59,45 +56,6 @@ class RightInMemoryItKnows(RightOnInputsItKnows):
         if key not in self.known:
             self.known[key] = (q, *ReferenceBackend.forward(self, q, keys, block, score))
         return self.known[key][1:]
-
-
-class HereGroup:
-    """A worker in this process; as a group of processes of its own would, it can be lost."""
-
-    def __init__(self, fail_at=None):
-        self.generation = 0
-        self.log = []
-        self._place = WorkerPlace(0, 1, torch.device("cpu"), (0,), 1)
-        self._worker = BenchWorker(self._place)
-        self._fail_at = fail_at
-
-    def ask(self, command, seconds):
-        envelope = Envelope.model_validate_json(command)
-        command = envelope.command
-        self.log.append(command)
-        if self._fail_at is not None and self._fail_at(command, self.log):
-            self._fail_at = None
-            self.generation += 1
-            self._worker = BenchWorker(self._place)
-            raise WorkerFailed(Status.OOM, "planted", [])
-        return [self._worker.execute(envelope)]
-
-    def close(self):
-        pass
-
-
-class Watcher:
-    def __init__(self):
-        self.records = []
-
-    def case(self, name, contestants):
-        pass
-
-    def doing(self, text):
-        pass
-
-    def record(self, record):
-        self.records.append(record)
 
 
 def run(monkeypatch, kind, group, directions=("forward", "backward"), **timing):

@@ -43,7 +43,7 @@ def test_the_page_has_the_default_of_every_key(title):
         elif said not in IN_WORDS:
             written = tomllib.loads(f"{key} = {said.strip('`')}")[key]
             if key in ("transport", "slots", "grouping", "gradients", "handshake", "schedule",
-                       "landing_tokens"):  # fmt: skip
+                       "landing_tokens", "queries", "page", "rotary", "head_dim_v"):  # fmt: skip
                 written = [None if value == "unset" else value for value in written]
             assert json.loads(json.dumps(default)) == written
 
@@ -62,7 +62,7 @@ def test_the_page_names_the_suites_that_come_along():
     ("ranks", "played"), [(1, "real"), (2, "real"), (4, "loopback"), (8, "real")]
 )
 def test_the_first_example_is_dealt_to_any_number_of_ranks(ranks, played):
-    assert list(examples()) == ["my.toml", "groups.toml"]
+    assert list(examples()) == ["my.toml", "groups.toml", "cache.toml"]
     assert examples()["my.toml"].entries(ranks, played)
 
 
@@ -71,6 +71,12 @@ def test_the_example_with_groups_takes_the_ranks_that_its_command_names():
     assert examples()["groups.toml"].entries(4, "real")
     with pytest.raises(SuiteError, match="grouping"):
         examples()["groups.toml"].entries(2, "real")
+
+
+def test_the_example_of_a_cache_is_over_one_on_any_number_of_ranks():
+    for ranks in (1, 2, 8):
+        found = examples()["cache.toml"].entries(ranks, "real")
+        assert all(entry.case.cache is not None for entry in found)
 
 
 def test_slots_are_landing_areas_and_nothing_else_is_called_so_on_any_page():

@@ -109,6 +109,7 @@ def test_a_command_names_the_version_that_the_extra_does():
     assert set(COMMANDS) - {name.replace("-", "_") for name in known} == {
         "flag_gems",
         "flash_attn_3",
+        "flashinfer_python",
     }
     for name, version in known.items():
         assert f">={version}'" in COMMANDS[name.replace("-", "_")]

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from ring_attn_bench.errors import FileError, InvalidArgument
+from ring_attn_bench.records.cache_shape import CacheShape
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.predicted import PredictedMemory
 from ring_attn_bench.records.record import Case, Record, append, read
@@ -212,7 +213,7 @@ def test_each_direction_names_its_tensors():
 def test_cases_that_differ_in_a_field_differ_in_their_names(make_record, field):
     other = {
         "dtype": "float64", "causal": False, "window": (3, 0), "softcap": 30.0,
-        "deterministic": True,
+        "deterministic": True, "cache": CacheShape(queries=1),
     }.get(field, 3)  # fmt: skip
     case = make_record().case
     assert getattr(case, field) != other

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ring_attn_bench.records.cache_shape import CacheShape
 from ring_attn_bench.records.record import Case
 from ring_attn_bench.report.groups import SharedShape
 from ring_attn_bench.report.rows import rows
@@ -9,7 +10,7 @@ from ring_attn_bench.report.rows import rows
 OTHER = {
     "batch": 3, "seqlen_total": 65536, "world_size": 8, "heads_q": 64, "heads_kv": 16,
     "head_dim": 64, "dtype": "float16", "causal": False, "window": (128, 0), "softcap": 30.0,
-    "deterministic": True,
+    "deterministic": True, "cache": CacheShape(queries=1),
 }  # fmt: skip
 """Of each field of a case a value that `make_case` has not."""
 WITHIN = {"seqlen_total", "causal"}

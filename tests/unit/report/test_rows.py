@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ring_attn_bench.contract.used import UsedKernel
+from ring_attn_bench.records.cache_shape import CacheShape
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Departure, Precision
 from ring_attn_bench.records.gpus import GpuLook, GpuWatch
@@ -204,7 +205,14 @@ def test_every_column_is_filled_by_somebody(make_record):
     told = PredictedMemory(call_bytes=[1])
 
     made = make_record(memory=memory, predicted=told)
-    assert row(made).model_fields_set == set(ReportRow.model_fields)
+    shape = CacheShape(queries=1)
+    speed = made.speed.model_copy(update={"cache_bytes": 1})
+    over = made.model_copy(
+        update={"case": made.case.model_copy(update={"cache": shape}), "speed": speed}
+    )
+
+    filled = row(made).model_fields_set | row(over).model_fields_set
+    assert filled == set(ReportRow.model_fields)
 
 
 FINE = Precision(

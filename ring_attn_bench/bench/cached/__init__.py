@@ -1,0 +1,1 @@
+"""Cases over a cache: their inputs, who computes them, what is right, and what is timed."""

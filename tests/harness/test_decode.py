@@ -1,0 +1,20 @@
+"""Attention over a cache, judged by the program as it is typed, on this machine."""
+
+import torch
+
+from ring_attn_bench.records.status import Status
+
+
+def test_rows_and_pages_of_a_cache_are_right_and_come_with_a_report(program):
+    done = program.run(
+        "check", "--suite", "decode-cpu", "--case", "*_d32_float16_*", "--out", str(program.out),
+        seconds=120,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = program.records()
+    assert {record.status for record in records.values()} == {Status.OK}
+    assert {name for name, _ in records} == {"reference", "triton"}
+    assert all(record.case.cache is not None for record in records.values())
+    assert (program.out / "report.md").read_text().startswith("# Attention over a cache on ")
+    assert torch.cuda.is_available() or "interpreted" in done.stdout
