@@ -166,16 +166,12 @@ class _Fixed:
         return options  # what is no name is refused by `plain`
 
 
-def _attention(
-    fixed: _Fixed, like: object, separate: Callable[[], tuple[Tensor, ...]], asked: Asked
-) -> Output:
-    """The call, or an operator of it where it is traced; as `attended`."""
-    if is_compiling():
-        from ring_attn_bench.ops import ring as traced  # what is never traced does without
+def _traced(fixed: _Fixed, tensors: tuple[Tensor, ...], asked: Asked) -> Output:
+    """An operator of the call, for whoever traces it."""
+    from ring_attn_bench.ops import ring as traced  # what is never traced does without
 
-        flag("return_attn_probs", asked.return_attn_probs)
-        return traced.attention(separate(), fixed.options(asked), *asked[1:])
-    return attended(context_of(asked.group, asked.context), like, separate, asked, fixed.options)
+    flag("return_attn_probs", asked.return_attn_probs)
+    return traced.attention(tensors, fixed.options(asked), *asked[1:])
 
 
 def attended(
@@ -218,7 +214,11 @@ def _of_q_k_v(*settled: str) -> Any:  # noqa: ANN401 - the protocols in `signatu
     fixed = _Fixed(*settled)
 
     def function(q: Tensor, k: Tensor, v: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
-        return _attention(fixed, q, lambda: (q, k, v), fixed.asked(*arguments, **named))
+        asked = fixed.asked(*arguments, **named)
+        if is_compiling():
+            return _traced(fixed, (q, k, v), asked)
+        ring = context_of(asked.group, asked.context)
+        return attended(ring, q, lambda: (q, k, v), asked, fixed.options)
 
     return _public(function, fixed, "q (batch, tokens, heads_q, head_dim), k and v alike")
 
@@ -228,7 +228,10 @@ def _of_q_kv(*settled: str) -> Any:  # noqa: ANN401
 
     def function(q: Tensor, kv: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
         asked = fixed.asked(*arguments, **named)
-        return _attention(fixed, kv, lambda: (q, *unpacked("kv", kv, 2)), asked)
+        if is_compiling():
+            return _traced(fixed, (q, *unpacked("kv", kv, 2)), asked)
+        ring = context_of(asked.group, asked.context)
+        return attended(ring, kv, lambda: (q, *unpacked("kv", kv, 2)), asked, fixed.options)
 
     return _public(function, fixed, "kv (batch, tokens, 2, heads_kv, head_dim)")
 
@@ -238,7 +241,10 @@ def _of_qkv(*settled: str) -> Any:  # noqa: ANN401
 
     def function(qkv: Tensor, *arguments: Any, **named: Any) -> Output:  # noqa: ANN401
         asked = fixed.asked(*arguments, **named)
-        return _attention(fixed, qkv, lambda: unpacked("qkv", qkv, 3), asked)
+        if is_compiling():
+            return _traced(fixed, unpacked("qkv", qkv, 3), asked)
+        ring = context_of(asked.group, asked.context)
+        return attended(ring, qkv, lambda: unpacked("qkv", qkv, 3), asked, fixed.options)
 
     return _public(function, fixed, "qkv (batch, tokens, 3, heads, head_dim)")
 
