@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ring_attn_bench.attention import flash_attn_varlen_func
+from ring_attn_bench.integrations.kept import kept_on
+
+
+class Layout(NamedTuple):
+    """Which tokens of (batch * queries,) and (batch * keys,) there are, and where each document of
+    them begins and the last one ends, int32 (documents + 1,)."""
+
+    at_q: Tensor
+    at_k: Tensor
+    starts_q: Tensor
+    starts_k: Tensor
+    longest_q: int
+    longest_k: int
 
 
 def attention(
@@ -21,26 +35,27 @@ def attention(
 
     q (batch, queries, heads_q, head_dim), k and v alike with as many keys or more, of which the
     first are taken; documents: as `masks.documents` numbers the keys. The queries are the last of
-    the keys, as in a cache. Waits for the GPU.
+    the keys, as in a cache. Waits for the GPU, once for all layers that are given one documents.
     """
     batch, queries = q.shape[:2]
-    there = documents.shape[1]
-    k, v = (x[:, :there].flatten(0, 1) for x in (k, v))
-    entries = torch.arange(batch, device=q.device)[:, None] * (documents.max() + 1)
+    made = kept_on(documents, queries, partial(_laid_out, documents, queries))
+    k, v = (x[:, : documents.shape[1]].flatten(0, 1)[made.at_k] for x in (k, v))
+    out = flash_attn_varlen_func(q.flatten(0, 1)[made.at_q], k, v, *made[2:], **named)
+    found = cast(Tensor, out)  # no return_attn_probs
+    whole: Tensor = found.new_zeros(batch * queries, *found.shape[1:])
+    return whole.index_copy(0, made.at_q, found).view(batch, queries, *found.shape[1:])
+
+
+def _laid_out(documents: Tensor, queries: int) -> Layout:
+    batch, keys = documents.shape
+    entries = torch.arange(batch, device=documents.device)[:, None] * (documents.max() + 1)
     numbers = torch.where(documents > 0, documents + entries, 0)
-    of_k, of_q = numbers.flatten(), numbers[:, there - queries :].flatten()
+    of_k, of_q = numbers.flatten(), numbers[:, keys - queries :].flatten()
     at_k, at_q = (x.nonzero().flatten() for x in (of_k, of_q))
     each, counts_k = of_k[at_k].unique_consecutive(return_counts=True)
     counts_q = torch.bincount(torch.searchsorted(each, of_q[at_q]), minlength=len(each))
-    # one wait for both
     longest_q, longest_k = torch.stack([counts_q.max(), counts_k.max()]).tolist()
-    out = flash_attn_varlen_func(
-        q.flatten(0, 1)[at_q], k[at_k], v[at_k], _starts(counts_q), _starts(counts_k),
-        longest_q, longest_k, **named,
-    )  # fmt: skip
-    found = cast(Tensor, out)  # no return_attn_probs
-    whole: Tensor = found.new_zeros(batch * queries, *found.shape[1:]).index_copy(0, at_q, found)
-    return whole.view(batch, queries, *found.shape[1:])
+    return Layout(at_q, at_k, _starts(counts_q), _starts(counts_k), longest_q, longest_k)
 
 
 def _starts(counts: Tensor) -> Tensor:

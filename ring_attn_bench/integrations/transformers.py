@@ -17,6 +17,7 @@ rank's shares, to be summed over the group.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -28,6 +29,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ring_attn_bench.attention import flash_attn_func, flash_attn_varlen_func
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.integrations import masks, ragged
+from ring_attn_bench.integrations.kept import kept_on
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring_attention import ring_attn_func
 from ring_attn_bench.sharding import position_ids as positions_of
@@ -102,7 +104,8 @@ class OneDevice:
         positions = kwargs.get("position_ids")
         tells = isinstance(positions, Tensor) and positions.dim() == 2 and not is_compiling()
         if documents is None and tells and q.shape[1] == k.shape[1] > 1:
-            documents = masks.of_positions(cast(Tensor, positions), len(q))
+            told = cast(Tensor, positions)
+            documents = kept_on(told, len(q), partial(masks.of_positions, told, len(q)))
         if documents is None:
             return cast(Tensor, flash_attn_func(q, k, v, **named)), None
         return ragged.attention(q, k, v, documents, **named), None
@@ -165,7 +168,7 @@ class OnRing:
                 f"q has {q.shape[1]} tokens and k {k.shape[1]}: keys in a cache are not dealt to "
                 "ranks; call the model with use_cache=False."
             )
-        self._check_positions(module, kwargs.get("position_ids"), q.shape[1])
+        self._check_positions(kwargs.get("position_ids"), q.shape[1])
         named = _named(module, dropout, scaling, sliding_window, softcap, is_causal, s_aux)
         named["sink"] = named.pop("s_aux")
         out = ring_attn_func(
@@ -174,22 +177,24 @@ class OnRing:
         )  # fmt: skip
         return out, None
 
-    def _check_positions(self, module: torch.nn.Module, given: object, tokens: int) -> None:
-        """Raises InvalidArgument for positions that are no shard's; of the first layer alone."""
+    def _check_positions(self, given: object, tokens: int) -> None:
+        """Raises InvalidArgument for positions that are not those of this rank's shard."""
         if not isinstance(given, Tensor) or given.dim() != 2 or is_compiling():
-            return
-        if getattr(module, "layer_idx", 0):
             return
         ring = context_of(self.group, self.context)
         where = ring.rank, ring.world_size, self.partition
-        wanted = positions_of(tokens * ring.world_size, *where, device=given.device)
-        if given.shape[1] != tokens or not bool((given == wanted).all()):
+        if not kept_on(given, (tokens, where), partial(_are_shards, given, tokens, where)):
             raise InvalidArgument(
                 f"position_ids are not those of rank {ring.rank} of {ring.world_size} in a "
                 f"{self.partition} ring, which are one sequence's; pass "
                 f"ring_attn_bench.position_ids({tokens * ring.world_size}, {ring.rank}, "
                 f"{ring.world_size}, {self.partition!r})[None], and one sequence in each row."
             )
+
+
+def _are_shards(given: Tensor, tokens: int, where: tuple[int, int, str]) -> bool:
+    wanted = positions_of(tokens * where[1], *where, device=given.device)
+    return given.shape[1] == tokens and bool((given == wanted).all())
 
 
 def _on_ring(

@@ -133,6 +133,22 @@ def test_what_is_generated_over_a_cache_is_what_the_whole_text_gives(kind, name,
     assert_as_near([logits], [without_a_cache(plain, texts)], [without_a_cache(truth, texts)])
 
 
+def test_positions_that_are_changed_in_place_are_read_again(name):
+    model = attending(made("llama"), name, F32)
+    positions = torch.arange(TOKENS)[None].expand(2, -1).contiguous()
+    with torch.no_grad():
+        whole = model(IDS, position_ids=positions).logits
+        positions.copy_(POSITIONS)
+        packed = model(IDS, position_ids=positions).logits
+        assert torch.equal(packed, model(IDS, position_ids=POSITIONS).logits)
+    assert not torch.equal(packed, whole)
+    with torch.inference_mode():  # where torch counts no changes
+        positions = torch.arange(TOKENS)[None].expand(2, -1).contiguous()
+        model(IDS, position_ids=positions)
+        positions.copy_(POSITIONS)
+        assert torch.equal(model(IDS, position_ids=positions).logits, packed)
+
+
 def test_a_model_is_compiled_without_a_graph_break(name):
     torch._dynamo.reset()
     model = attending(made("llama"), name, F32)

@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
+import ring_attn_bench.ops.one_device  # noqa: F401 - tells torch of the operators
 from ring_attn_bench import InvalidArgument, flash_attn_func, flash_attn_varlen_func
 from ring_attn_bench.flash_attn import (
     flash_attn_kvpacked_func,
@@ -200,3 +201,12 @@ def test_a_mistake_is_told_when_the_graph_runs():
     compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
     with pytest.raises(InvalidArgument, match="q has head dim 16 and k 8"):
         compiled(leaf(1, 8, 2, 16), leaf(1, 8, 2, 8), leaf(1, 8, 2, 16))
+
+
+def test_the_operator_is_what_torch_asks_of_one():
+    tensors = [*(leaf(2, 8, 2, 16) for _ in range(3)), leaf(2), None, None]
+    numbers = "reference", 0.0, None, None, True, -1, -1, 0.0, False, True, True
+    not_packed = (None,) * 6
+    torch.library.opcheck(
+        torch.ops.ring_attn_bench.flash_attn.default, (*tensors, *numbers, *not_packed, False)
+    )
