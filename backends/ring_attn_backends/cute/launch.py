@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ring_attn_backends.cute.arguments import Call
-from ring_attn_backends.cute.build import Build, function
+from ring_attn_backends.cute.build import function
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ring_attn_backends.cute.table import Build
 
 PACKED = Struct("6Q 17q 8i 2f Q")
 """Addresses, strides, sizes and band, factors, the stream: in the order of `forward.forward`."""
