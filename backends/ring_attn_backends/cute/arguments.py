@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -28,7 +30,7 @@ class Numbers(NamedTuple):
     """Integers and factors, in the kernel's order.
 
     sizes: batch, M, N, heads, key heads, and how many heads at a time share the L2 cache.
-    band: low and high, by index. scale, cap: see `of_score`.
+    band: low and high, by index. scale, cap: see `factors`.
     """
 
     sizes: tuple[int, int, int, int, int, int]
@@ -60,19 +62,30 @@ def forward_call(
     q: Tensor, keys: Keys, running: Running, block: Block, score: Score,
     *, first: bool, config: Config | None = None,
 ) -> Call:  # fmt: skip
-    """The contract's `forward_into` as a launch; what `serves.lacks` refuses must not come here."""
-    (k, v), out = keys, running.result
-    config = config or TABLE[q.shape[-1]]
-    build = Build(config, name_of(q.dtype), name_of(out.dtype), score.softcap > 0, not first)
-    batch, rows, heads, width = q.shape
-    key_heads = k.shape[2]
-    passed = max(1, 2 * width * k.shape[1] * k.element_size())
+    """The contract's `forward_into` as a launch; what `serves` refuses must not come here."""
+    out = running.result
+    tensors = (q, *keys, out if first else running.out, out, running.lse)
+    lying = tuple((x.dtype, x.shape, x.stride()) for x in tensors)
+    build, strides, numbers = _told(
+        lying, block, score.softmax_scale, score.softcap, first, config or TABLE[q.shape[-1]]
+    )
+    return Call(build, tensors, strides, numbers)
+
+
+@lru_cache(maxsize=1024)  # a layer makes the same call again and again
+def _told(
+    lying: tuple[tuple[torch.dtype, torch.Size, tuple[int, ...]], ...],
+    block: Block, softmax_scale: float, softcap: float, first: bool, config: Config,
+) -> tuple[Build, tuple[tuple[int, ...], ...], Numbers]:  # fmt: skip
+    """All of a call but where its tensors are. lying: their dtypes, shapes and strides."""
+    (dtype, (batch, rows, heads, width), _), (_, (_, tokens, key_heads, _), _), *_ = lying
+    build = Build(config, name_of(dtype), name_of(lying[4][0]), softcap > 0, not first)
+    passed = max(1, 2 * width * tokens * dtype.itemsize)
     together = heads // key_heads * max(1, L2_SHARE // passed)
-    sizes = (batch, rows, k.shape[1], heads, key_heads, max(1, min(together, heads * batch)))
+    sizes = (batch, rows, tokens, heads, key_heads, max(1, min(together, heads * batch)))
     assert block.index_band is not None  # the form would be GENERAL
-    numbers = Numbers(sizes, of_band(block.index_band), *of_score(score))
-    tensors = (q, k, v, out if first else running.out, out, running.lse)
-    return Call(build, tensors, tuple(strides_of(x) for x in tensors), numbers)
+    numbers = Numbers(sizes, of_band(block.index_band), *factors(softmax_scale, softcap))
+    return build, tuple(strides_of(shape, stride) for _, shape, stride in lying), numbers
 
 
 def of_band(band: Band) -> tuple[int, int]:
@@ -81,18 +94,18 @@ def of_band(band: Band) -> tuple[int, int]:
     return low, FAR if band.high is None else min(band.high, FAR)
 
 
-def of_score(score: Score) -> tuple[float, float]:
+def factors(softmax_scale: float, softcap: float) -> tuple[float, float]:
     """scale and cap: a score in base 2 is scale * q.k, or where capped cap * tanh(scale * q.k)."""
     log2e = math.log2(math.e)
-    if score.softcap > 0:
-        return score.softmax_scale / score.softcap, score.softcap * log2e
-    return score.softmax_scale * log2e, 0.0
+    if softcap > 0:
+        return softmax_scale / softcap, softcap * log2e
+    return softmax_scale * log2e, 0.0
 
 
-def strides_of(tensor: Tensor) -> tuple[int, ...]:
+def strides_of(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     """Of all dims but the last; a dim of one element may have any, and gets what TMA takes."""
-    outer = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
-    return tuple(stride if count > 1 else tensor.shape[-1] for count, stride in outer)
+    outer = zip(shape[:-1], strides[:-1], strict=True)
+    return tuple(stride if count > 1 else shape[-1] for count, stride in outer)
 
 
 def name_of(dtype: torch.dtype) -> Dtype:

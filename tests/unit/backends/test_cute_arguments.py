@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ring_attn_backends import cute
 from ring_attn_backends.cute import serves, table
 from ring_attn_backends.cute.arguments import FAR, forward_call
 from ring_attn_backends.cute.launch import enqueue
 
+from ring_attn_bench.contract.backend import accumulating
 from ring_attn_bench.contract.tensors import Keys, Running
-from ring_attn_bench.plan.block import Block
+from ring_attn_bench.errors import BackendUnavailable, Unsupported
+from ring_attn_bench.plan.block import Block, Form
 from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Mask, Problem, Score
 
@@ -142,3 +145,33 @@ def test_tensors_that_tma_cannot_read_are_refused():
     assert "stride of 64" in (serves.unreadable("q", whole.transpose(2, 3)) or "")
     assert "16 bytes" in (serves.unreadable("k", whole[:, :1].expand(2, 8, 4, 64)) or "")
     assert "not torch.float32" in (serves.unreadable("out", whole, torch.float32) or "")
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    monkeypatch.setattr(cute, "find_spec", lambda name: name)  # nothing here compiles
+    return cute.CuteBackend()
+
+
+def test_a_machine_without_the_compiler_is_told_what_brings_it(monkeypatch):
+    monkeypatch.setattr(cute, "find_spec", lambda name: None)
+
+    with pytest.raises(BackendUnavailable, match=r"ring-attn-bench\[cute\]"):
+        cute.CuteBackend()
+
+
+def test_a_backward_and_what_tma_cannot_read_are_refused_before_anything_is_launched(backend):
+    q = torch.zeros(1, 4, 2, 64, dtype=torch.float16)
+    block, odd = Block((Span(0, 4),), (Span(0, 4),), Band()), torch.zeros(1, 4, 2, 65).half()
+
+    with pytest.raises(Unsupported, match="forward only"):
+        backend.backward(None, Keys(q, q), block, SCORE, deterministic=True)
+    with pytest.raises(Unsupported, match="k begins, or has strides, beside"):
+        backend.forward(q, Keys(odd[..., :64], q), block, SCORE)
+    with pytest.raises(Unsupported, match=r"v is torch\.float32"):
+        backend.forward(q, Keys(q, q.float()), block, SCORE)
+
+
+def test_it_meets_the_contract_and_goes_on_from_running_sums(backend):
+    assert accumulating(backend) is backend
+    assert backend.forms == {Form.FULL, Form.CAUSAL, Form.WINDOW}

@@ -1,12 +1,15 @@
 """The CuTe kernel, compiled without a GPU: what it needs, and what the machine code is made of."""
 
+import ctypes
 import re
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from ring_attn_backends.cute import build, table
+import torch
+from ring_attn_backends.cute import build, launch, table
+from ring_attn_backends.cute.arguments import Call, Numbers
 
 from tests.patience import limit
 
@@ -96,6 +99,32 @@ def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_c
     monkeypatch.setattr(build, "_sources", lambda: "others")
     assert build.name_of(one) != path.name
     assert len({build.name_of(other) for other in table.REPRESENTATIVE}) == 6
+
+
+def test_arguments_lie_where_the_compiler_would_have_put_them(tmp_path):
+    """Its own packing, read back, beside ours, for numbers that are all different."""
+    from cuda.bindings import driver
+
+    one = table.REPRESENTATIVE[3]
+    tensors = tuple(torch.empty(64) for _ in range(6))
+    strides = tuple(tuple(8 * (3 * i + j + 1) for j in range(3)) for i in range(5))
+    numbers = Numbers((2, 3, 5, 7, 11, 13), (-17, 19), 0.23, 29.0)
+    row = launch.packed(Call(one, tensors, (*strides, (31, 37)), numbers), 41)
+    given = (
+        *build.pointers(one, tuple(x.data_ptr() for x in tensors)),
+        *(tuple(map(cutlass.Int64, each)) for each in (*strides, (31, 37))),
+        *(tuple(map(cutlass.Int32, each)) for each in numbers[:2]),
+        *map(cutlass.Float32, numbers[2:]),
+        driver.CUstream(41),
+    )
+    theirs, _ = build.function(one, tmp_path).execution_args.generate_execution_args(given, {})
+    ours = launch.places(row)
+    widths = [8] * 23 + [4] * 10 + [8]
+
+    assert len(theirs) == len(ours) == len(widths)
+    for their, our, width in zip(theirs, ours, widths, strict=True):
+        place = their.value if isinstance(their, ctypes.c_void_p) else their
+        assert ctypes.string_at(place, width) == ctypes.string_at(our, width)
 
 
 def test_a_folder_that_cannot_be_written_costs_a_compilation_and_no_call(tmp_path):
