@@ -174,7 +174,7 @@ def played(monkeypatch, groups, stages, edges, whole, seed):
     monkeypatch.setattr(pipes, "order", order)
     monkeypatch.setattr(consumer, "arch", arch)
     monkeypatch.setattr(consumer, "release", release)
-    monkeypatch.setattr(consumer, "_multiply", multiply)
+    monkeypatch.setattr(consumer, "multiply", multiply)
     monkeypatch.setattr(consumer, "_weigh", lambda *_, **__: (None, None))
     monkeypatch.setattr(consumer, "_fade", lambda *_: model.pause())
     monkeypatch.setattr(consumer, "rounded", lambda *_: None)
