@@ -169,6 +169,7 @@ def _tell(matrices, vectors, first_head, each, where, scale, build: cutlass.Cons
     lane = arch.lane_idx()
     block = build.config.block
     parts = lines(block) // arch.WARP_SIZE
+    unscaled = lanes.reciprocal(scale)
     for i in cutlass.range(each * (where[2] + where[3]), unroll=1):
         head, tile = nth_of_heads(i, each, where)
         starts = cute.make_rmem_tensor(parts, Float32)
@@ -181,7 +182,7 @@ def _tell(matrices, vectors, first_head, each, where, scale, build: cutlass.Cons
                 starts[part] = slopes.start(lse[row, first_head + head], lanes)
                 deltas[part] = -delta[row, first_head + head]
                 if cutlass.const_expr(not build.capped):
-                    starts[part] = starts[part] / scale
+                    starts[part] = starts[part] * unscaled
         tell(vectors, i, (starts, deltas), lane)
 
 

@@ -1,6 +1,5 @@
 """The CuTe backward's warpgroups on numpy: their own steps, with products that run late."""
 
-import importlib.util
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.played_kernels import fresh, plain
 from tests.warpgroup import LANE, NUMPY, WARP, Registers, Slots, TensorCores, gathered
 
 pytest.importorskip("cutlass", reason="pip install 'ring-attn-bench[cute]'")
@@ -22,24 +22,11 @@ bands = st.tuples(st.one_of(bounds, st.just(-FAR)), st.one_of(bounds, st.just(FA
 SOFTCAPS = st.sampled_from([0.0, 2.0])
 
 
-def fresh(name):
-    """A module's own copy: the compiler replaces what it has compiled once."""
-    spec = importlib.util.find_spec(f"ring_attn_backends.cute.{name}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 key_gradients, row_gradients = fresh("key_gradients"), fresh("row_gradients")
 backward_dkdv, backward_dq = fresh("backward_dkdv"), fresh("backward_dq")
 LOOPS = SimpleNamespace(
     range=lambda *x, unroll: range(*x), range_constexpr=range, const_expr=bool, max=max
 )
-
-
-def plain(function):
-    """A function as it was before `cute.jit` took it."""
-    return function.__wrapped__
 
 
 def factors(softcap):
