@@ -14,7 +14,8 @@ documents; one on a GPU is read, which waits for the GPU once a call.
 
 A kernel that takes keys of all ranks in one launch (`triton`, `reference`) takes all documents in
 it. For any other a rank has a launch for each of its documents by itself, and one for each that
-crosses to another rank: right, and slow where there are many.
+crosses to another rank: right, and slow where there are many. So on a GPU `auto` asks the former
+first.
 """
 
 from __future__ import annotations

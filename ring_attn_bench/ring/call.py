@@ -178,7 +178,9 @@ class OnRing(NamedTuple):
             return planner
 
         first = ring.rank == 0
-        backend, _ = choose(options.backend, problem, planner_of, announces=first)
+        # on a GPU a launch for each document is what takes the time
+        gathers = starts is not None and problem.device == "cuda"
+        backend, _ = choose(options.backend, problem, planner_of, announces=first, gathers=gathers)
         blocks, score = able(backend, problem), options.score(problem.head_dim)
         took, layout = settle(backend.name, blocks)
         if first and ring.world_size > 1 and is_open(ring.options):
