@@ -119,6 +119,22 @@ def test_what_cannot_be_documents_is_refused_with_what_to_do(starts, ranks, whol
         documents(starts, "zigzag", ranks, whole)
 
 
+@pytest.mark.parametrize("used", [[3], [3, 6], [-1, 5], [3, 5, 0]])
+def test_more_used_tokens_than_there_are_or_of_other_documents_are_refused(used):
+    with pytest.raises(InvalidArgument, match="a number for each of the 2 documents"):
+        documents([0, 3, 8], "zigzag", 2, seqused=used)
+
+
+def test_what_is_not_used_is_no_work_and_no_document():
+    batch = documents([0, 4, 4, 12], "contiguous", 2, seqused=torch.tensor([2, 0, 8]))
+    assert [batch.pairs(rank, Mask(True).band) for rank in range(2)] == [3 + 3, 36 - 3]
+    assert [[(x.start, x.stop) for x in batch.outside(rank)] for rank in range(2)] == [[(2, 4)], []]
+    assert batch != documents([0, 4, 4, 12], "contiguous", 2)
+    alone = documents([0, 8], "contiguous", 2, seqused=[0])
+    assert [alone.pairs(rank, Mask().band) for rank in range(2)] == [0, 0]
+    assert alone.apart is not None
+
+
 def test_a_rank_that_there_is_not_has_no_positions():
     with pytest.raises(InvalidArgument, match=r"must be in \[0, 2\)"):
         document_position_ids(documents([0, 8], "zigzag", 2), 2)
