@@ -81,12 +81,19 @@ class DealtDocuments:
     def __hash__(self) -> int:
         return self._hash
 
+    @property
+    def _fields(self) -> tuple[object, ...]:
+        whole = self.starts, self.partition, self.world_size, self.tokens
+        return *whole, self.uneven, self.void
+
     @cached_property
     def _hash(self) -> int:
         # kept, because every call of a layer is found by it
-        return hash(
-            (self.starts, self.partition, self.world_size, self.tokens, self.uneven, self.void)
-        )
+        return hash(self._fields)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # without what is kept: hashes of names are a process's own, and loaders are other ones
+        return type(self), self._fields
 
     @cached_property
     def longest(self) -> int:

@@ -1,5 +1,6 @@
 """A batch's documents as a value: what it says of tokens, padding and work, and what it costs."""
 
+import pickle
 import sys
 
 import numpy as np
@@ -99,6 +100,17 @@ def test_integers_and_tensors_of_them_make_one_value():
     others = documents(starts, "striped", 2), documents(starts, "zigzag", 4)
     assert len({made[0], *others, documents(starts, "zigzag", 2, 20)}) == 4
     assert made[0].longest == 7
+
+
+@pytest.mark.parametrize("name", [*PARTITIONS, "balanced", "head_tail"])
+def test_a_value_of_a_data_loaders_process_is_one_of_this(name):
+    batch = documents([0, 5, 30], name, 2, uneven=True, seqused=[5, 20])
+    hash(batch)
+    assert "_hash" in vars(batch)
+    sent = pickle.loads(pickle.dumps(batch))
+    assert sent == batch
+    assert "_hash" not in vars(sent)
+    assert {sent} == {batch}
 
 
 @pytest.mark.parametrize(
