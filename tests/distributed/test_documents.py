@@ -47,6 +47,22 @@ def test_a_call_is_right_by_blocks_on_every_schedule(ranks, partition, schedule)
         assert faults(case, ranks.run(with_options, case, options, world_size=4)) == []
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        RingOptions(landing_tokens=8),
+        RingOptions(transport="all_gather", schedule="one_launch"),
+        RingOptions(transport="all_gather", schedule="gather"),
+        RingOptions(schedule="one_launch", keep_keys=True),
+    ],
+    ids=["budget", "all_gather, one launch", "all_gather, blocks", "kept keys"],
+)
+def test_a_call_is_right_whatever_else_a_ring_is_told(ranks, options):
+    for partition in PARTITIONS:
+        case = Packed(4, (0, 3, 4, 18, 25, 31), partition, causal=False)
+        assert faults(case, ranks.run(with_options, case, options, world_size=4)) == []
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_documents_and_masks_of_every_kind_are_right(ranks, world_size):
     dice = random.Random(world_size)
