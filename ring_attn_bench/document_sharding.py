@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from ring_attn_bench.calls.plain import flag, integer
 from ring_attn_bench.calls.validate import read
 from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
 from ring_attn_bench.plan.deal import DEALS
-from ring_attn_bench.plan.documents import DealtDocuments, Starts, check_starts, cut
+from ring_attn_bench.plan.documents import NONE, DealtDocuments, Starts, Void, check_starts, cut
 from ring_attn_bench.plan.partition import PARTITIONS, AnyPartition, Partition, get_partition
 
 CuSeqlens = Sequence[int] | Tensor
@@ -33,6 +34,7 @@ def documents(
     causal: bool = True,
     window_size: Window = (-1, -1),
     uneven: bool = False,
+    seqused: CuSeqlens | None = None,
 ) -> DealtDocuments:
     """One batch's documents as a value that calls, layers and data loaders share.
 
@@ -44,6 +46,8 @@ def documents(
     uneven: whether ranks hold no padding: the sequence is dealt as the next longer one that can be,
     and ranks whose last tokens would be padding have fewer (`.held(rank)`), some even none. So any
     length goes to any number of ranks.
+    seqused: how many tokens of each document are used, from its first; the others are padding, as
+    behind the last document, and `balanced` counts them as work. None is all of them.
     causal, window_size: of the calls; `balanced` counts their work, and a call with another mask is
     right all the same.
 
@@ -72,7 +76,30 @@ def documents(
         check_starts(starts, whole)
         mask = Options(causal=causal, window_size=window_size).plain().mask
         rule = deal(starts, ranks, tokens, mask.band)
-    return DealtDocuments(starts, rule, ranks, tokens, uneven)
+    used, void = (starts, NONE) if seqused is None else _without_padding(starts, seqused)
+    return DealtDocuments(used, rule, ranks, tokens, uneven, void)
+
+
+def _without_padding(starts: Starts, seqused: CuSeqlens) -> tuple[Starts, Void]:
+    """The starts, with what is not used of a document as one of its own; and which these are."""
+    lengths, counts = [b - a for a, b in pairwise(starts)], starts_of(seqused, "seqused")
+    if len(counts) != len(lengths) or any(
+        not 0 <= used <= length for used, length in zip(counts, lengths, strict=True)
+    ):
+        raise InvalidArgument(
+            f"seqused is {shown(seqused)}; it must be a number for each of the {len(lengths)} "
+            "documents, from 0 to its length."
+        )
+    made, void = [0], set()
+    for start, length, used in zip(starts, lengths, counts, strict=False):
+        if used:
+            made.append(start + used)
+        if used < length:
+            void.add(len(made) - 1)
+            made.append(start + length)
+        if not length:
+            made.append(start)
+    return tuple(made), frozenset(void)
 
 
 def shard_documents(x: Tensor, documents: DealtDocuments, rank: int, dim: int = 0) -> Tensor:

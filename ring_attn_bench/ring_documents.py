@@ -14,7 +14,8 @@ documents; one on a GPU is read, which waits for the GPU once a call.
 
 A kernel that takes keys of all ranks in one launch (`triton`, `reference`) takes all documents in
 it. For any other a rank has a launch for each of its documents by itself, and one for each that
-crosses to another rank: right, and slow where there are many.
+crosses to another rank: right, and slow where there are many. So on a GPU `auto` asks the former
+first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -137,6 +139,11 @@ def ring_attn_varlen_func(  # type: ignore[misc]  # the last overload has more p
         check_longest("max_seqlen", max_seqlen, dealt.longest)
         if queries is None:
             return dealt, None
+        if dealt.void:
+            raise InvalidArgument(
+                "the documents have seqused, and queries= is given; queries of their own lengths "
+                "need keys without padding inside: pass documents of the tokens that are used."
+            )
         return dealt, _dealt("q", queries, partition, ring, rows)
 
     return attended_packed(q, lambda: (q, k, v), deal, asked)
@@ -179,17 +186,33 @@ def attended_packed(
 
     results = attended(ring, like, batched, asked, settle, packed)
     rows = known[0][2]
-    inside, held = rows.tokens - rows.padding(ring.rank), rows.held(ring.rank)
     if isinstance(results, Tensor):
-        return _first(results[0], inside, held)
+        return _held(results[0], rows, ring.rank)
     out, lse, nothing = results
-    lse = _first(lse[0], inside, held, dim=1, value=float("-inf"))
-    return _first(out[0], inside, held), lse, nothing
+    lse = _held(lse[0], rows, ring.rank, dim=1, value=float("-inf"))
+    return _held(out[0], rows, ring.rank), lse, nothing
 
 
 def _whole(x: Tensor, side: DealtDocuments, rank: int) -> Tensor:
     """With a batch dim, and zeros for padding."""
-    return _first(x, side.tokens - side.padding(rank), side.tokens)[None]
+    x = _first(x, side.tokens - side.padding(rank), side.tokens)
+    return (_void(x, side, rank, 0, 0.0) if side.void else x)[None]
+
+
+def _held(x: Tensor, side: DealtDocuments, rank: int, dim: int = 0, value: float = 0.0) -> Tensor:
+    """What a rank's tensors hold of a result, with the value for padding."""
+    x = _void(x, side, rank, dim, value) if side.void else x
+    return _first(x, side.tokens - side.padding(rank), side.held(rank), dim, value)
+
+
+def _void(x: Tensor, side: DealtDocuments, rank: int, dim: int, value: float) -> Tensor:
+    """The value where padding is, inside the sequence too."""
+    outside = torch.zeros(side.tokens, dtype=torch.bool, device="cpu")
+    for tokens in side.outside(rank):
+        outside[tokens.slice] = True
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    return x.masked_fill(outside.to(x.device).view(shape), value)
 
 
 def _first(x: Tensor, inside: int, tokens: int, dim: int = 0, value: float = 0.0) -> Tensor:

@@ -47,6 +47,22 @@ def test_a_call_is_right_by_blocks_on_every_schedule(ranks, partition, schedule)
         assert faults(case, ranks.run(with_options, case, options, world_size=4)) == []
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        RingOptions(landing_tokens=8),
+        RingOptions(transport="all_gather", schedule="one_launch"),
+        RingOptions(transport="all_gather", schedule="gather"),
+        RingOptions(schedule="one_launch", keep_keys=True),
+    ],
+    ids=["budget", "all_gather, one launch", "all_gather, blocks", "kept keys"],
+)
+def test_a_call_is_right_whatever_else_a_ring_is_told(ranks, options):
+    for partition in PARTITIONS:
+        case = Packed(4, (0, 3, 4, 18, 25, 31), partition, causal=False)
+        assert faults(case, ranks.run(with_options, case, options, world_size=4)) == []
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_documents_and_masks_of_every_kind_are_right(ranks, world_size):
     dice = random.Random(world_size)
@@ -121,6 +137,17 @@ def test_new_lengths_in_every_call_are_right_and_nothing_grows(ranks):
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
+def test_padding_inside_of_documents_is_as_if_it_were_not_there(ranks, partition):
+    """Entries of a batch in rows of 6 tokens, and documents of any length; NaN in padding."""
+    for starts, used in (((0, 6, 12, 18), (6, 2, 0)), ((0, 5, 5, 16), (3, 0, 11))):
+        for change in ({"causal": False}, {"sink": True, "window": (3, -1)}):
+            case = Packed(3, starts, partition, 6, used=used, **change)
+            assert faults(case, ranks.run(attend, case, world_size=3)) == [], case
+    case = replace(case, uneven=True, tokens=6)
+    assert faults(case, ranks.run(attend, case, world_size=3)) == [], case
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
 def test_a_sequence_of_any_length_goes_to_any_number_of_ranks(ranks, partition):
     """Of 1 token to 3 ranks two have none; causal or not, a document or several."""
     for length, causal in ((1, True), (7, False), (11, True), (23, False)):
@@ -149,7 +176,7 @@ def test_other_documents_on_one_rank_are_an_error_on_all(ranks):
     for answer in ranks.outcomes(differing, case, world_size=3):
         assert isinstance(answer, Raised)
         assert "InvalidArgument" in answer.kinds, answer.traceback
-        assert "another cu_seqlens than this rank" in answer.text
+        assert "another cu_seqlens or seqused than this rank" in answer.text
     assert faults(case, ranks.run(attend, case, world_size=3)) == []
 
 
@@ -175,6 +202,10 @@ WRONG = {
         {"cu_seqlens": documents([0, 16], "striped", 2), "partition": "zigzag"},
         "were dealt by 'striped'",
     ),
+    "padding told on one rank": (
+        {"cu_seqlens": documents([0, 6, 16], "zigzag", 2, seqused=[6, 7]), "partition": None},
+        "another cu_seqlens or seqused than this rank",
+    ),
     "slopes for each document": ({"alibi_slopes": torch.zeros(3, 2)}, "alibi_slopes has shape"),
 }
 
@@ -193,4 +224,8 @@ def test_a_mistake_on_one_rank_is_a_sentence_there_and_an_error_on_all(ranks, na
     assert isinstance(wrong, Raised)
     assert isinstance(other, Raised)
     assert WRONG[name][1] in wrong.text, wrong.traceback
-    assert "rank 1 of the ring refused its arguments" in other.text
+    told = (
+        "rank 1 of the ring refused its arguments",
+        "another cu_seqlens or seqused than this rank",
+    )
+    assert any(x in other.text for x in told)

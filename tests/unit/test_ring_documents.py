@@ -1,5 +1,6 @@
 """A batch's documents as a value: what it says of tokens, padding and work, and what it costs."""
 
+import pickle
 import sys
 
 import numpy as np
@@ -101,6 +102,17 @@ def test_integers_and_tensors_of_them_make_one_value():
     assert made[0].longest == 7
 
 
+@pytest.mark.parametrize("name", [*PARTITIONS, "balanced", "head_tail"])
+def test_a_value_of_a_data_loaders_process_is_one_of_this(name):
+    batch = documents([0, 5, 30], name, 2, uneven=True, seqused=[5, 20])
+    hash(batch)
+    assert "_hash" in vars(batch)
+    sent = pickle.loads(pickle.dumps(batch))
+    assert sent == batch
+    assert "_hash" not in vars(sent)
+    assert {sent} == {batch}
+
+
 @pytest.mark.parametrize(
     ("starts", "ranks", "whole", "said"),
     [
@@ -117,6 +129,22 @@ def test_integers_and_tensors_of_them_make_one_value():
 def test_what_cannot_be_documents_is_refused_with_what_to_do(starts, ranks, whole, said):
     with pytest.raises(InvalidArgument, match=said):
         documents(starts, "zigzag", ranks, whole)
+
+
+@pytest.mark.parametrize("used", [[3], [3, 6], [-1, 5], [3, 5, 0]])
+def test_more_used_tokens_than_there_are_or_of_other_documents_are_refused(used):
+    with pytest.raises(InvalidArgument, match="a number for each of the 2 documents"):
+        documents([0, 3, 8], "zigzag", 2, seqused=used)
+
+
+def test_what_is_not_used_is_no_work_and_no_document():
+    batch = documents([0, 4, 4, 12], "contiguous", 2, seqused=torch.tensor([2, 0, 8]))
+    assert [batch.pairs(rank, Mask(True).band) for rank in range(2)] == [3 + 3, 36 - 3]
+    assert [[(x.start, x.stop) for x in batch.outside(rank)] for rank in range(2)] == [[(2, 4)], []]
+    assert batch != documents([0, 4, 4, 12], "contiguous", 2)
+    alone = documents([0, 8], "contiguous", 2, seqused=[0])
+    assert [alone.pairs(rank, Mask().band) for rank in range(2)] == [0, 0]
+    assert alone.apart is not None
 
 
 def test_a_rank_that_there_is_not_has_no_positions():
