@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.options import Options, Window
@@ -53,8 +54,14 @@ def documents(
     right all the same.
 
     Raises InvalidArgument for starts that do not rise from 0 and for a length that cannot be dealt,
-    or UnknownName.
+    or UnknownName; and where it is traced, which it is not to be: graphs take the value.
     """
+    if is_compiling():
+        raise InvalidArgument(
+            "documents(...) is called in what is compiled, where nothing can be read; make the "
+            "value outside and pass it in: it is an input of the graph, and another one compiles "
+            "nothing."
+        )
     return as_graph_input(
         dealt_documents(
             cu_seqlens, partition, world_size, seqlen, causal=causal, window_size=window_size,

@@ -19,6 +19,10 @@ REFUSED = {
         (DealtDocuments((0, 16), get_partition("zigzag"), 2, 8), None),
         r"have no tensor that a graph could take; make them by documents\(\.\.\.\)",
     ),
+    "a value made inside": (
+        (lambda: documents([0, 3, 16], "zigzag", 2), None),
+        "make the value outside and pass it in",
+    ),
     "no starts": ((None, "zigzag"), "cu_seqlens is None; it must be a tensor of shape"),
 }
 
@@ -29,7 +33,8 @@ def test_what_no_graph_can_take_is_a_sentence(name):
     torch._dynamo.reset()
 
     def call(q):
-        return ring_attn_varlen_func(q, q, q, starts, partition=partition)
+        given = starts() if callable(starts) else starts
+        return ring_attn_varlen_func(q, q, q, given, partition=partition)
 
     with pytest.raises(Exception, match=sentence):
         torch.compile(call, fullgraph=True, backend="eager")(torch.randn(8, 2, 16))
