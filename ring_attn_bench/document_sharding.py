@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.options import Options, Window
@@ -20,6 +21,7 @@ from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
 from ring_attn_bench.plan.deal import DEALS
 from ring_attn_bench.plan.documents import NONE, DealtDocuments, Starts, Void, check_starts, cut
 from ring_attn_bench.plan.partition import PARTITIONS, AnyPartition, Partition, get_partition
+from ring_attn_bench.plan.written import written
 
 CuSeqlens = Sequence[int] | Tensor
 """Where documents begin, and after the last one where it ends: integers."""
@@ -52,8 +54,43 @@ def documents(
     right all the same.
 
     Raises InvalidArgument for starts that do not rise from 0 and for a length that cannot be dealt,
-    or UnknownName.
+    or UnknownName; and where it is traced, which it is not to be: graphs take the value.
     """
+    if is_compiling():
+        raise InvalidArgument(
+            "documents(...) is called in what is compiled, where nothing can be read; make the "
+            "value outside and pass it in: it is an input of the graph, and another one compiles "
+            "nothing."
+        )
+    return as_graph_input(
+        dealt_documents(
+            cu_seqlens, partition, world_size, seqlen, causal=causal, window_size=window_size,
+            uneven=uneven, seqused=seqused,
+        )
+    )  # fmt: skip
+
+
+def as_graph_input(documents: DealtDocuments) -> DealtDocuments:
+    """The same value, with the tensor that a traced graph takes of it."""
+    text = written(documents)
+    if text is not None:
+        made = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        object.__setattr__(documents, "traced", made)  # it says nothing that the value does not
+    return documents
+
+
+def dealt_documents(
+    cu_seqlens: CuSeqlens,
+    partition: AnyPartition,
+    world_size: int,
+    seqlen: int | None = None,
+    *,
+    causal: bool = True,
+    window_size: Window = (-1, -1),
+    uneven: bool = False,
+    seqused: CuSeqlens | None = None,
+) -> DealtDocuments:
+    """As `documents`, for a call that nobody traces."""
     starts, ranks = starts_of(cu_seqlens), integer("world_size", world_size)
     if ranks < 1:
         raise InvalidArgument(f"world_size is {ranks}; it must be at least 1.")

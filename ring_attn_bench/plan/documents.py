@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -64,7 +64,8 @@ class DealtDocuments:
     starts: cu_seqlens, where each document begins in the packed sequence and after the last where
     it ends. tokens: of each rank; what the ranks hold beyond the last document is padding.
     uneven: whether ranks hold no padding behind the last document, and so fewer tokens than that
-    where they would. void: which of the documents are padding.
+    where they would. void: which of the documents are padding. traced: a tensor of the value as it
+    is `written`, for graphs, where somebody made one.
     """
 
     starts: Starts
@@ -73,6 +74,7 @@ class DealtDocuments:
     tokens: int
     uneven: bool = False
     void: Void = NONE
+    traced: object = field(init=False, default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_starts(self.starts, self.world_size * self.tokens)
@@ -93,7 +95,8 @@ class DealtDocuments:
 
     def __reduce__(self) -> tuple[object, ...]:
         # without what is kept: hashes of names are a process's own, and loaders are other ones
-        return type(self), self._fields
+        again = type(self), self._fields
+        return again if self.traced is None else (*again, {"traced": self.traced})
 
     @cached_property
     def longest(self) -> int:
