@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ring_attn_bench.calls.dense import check_dense
+from ring_attn_bench.calls.dense import INT32_MAX, check_dense, checked_device
 from ring_attn_bench.calls.options import Options, Window
 from ring_attn_bench.calls.plain import flag, integer
 from ring_attn_bench.calls.validate import read
@@ -21,6 +21,7 @@ from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
 from ring_attn_bench.plan.deal import DEALS
 from ring_attn_bench.plan.documents import NONE, DealtDocuments, Starts, Void, check_starts, cut
 from ring_attn_bench.plan.partition import PARTITIONS, AnyPartition, Partition, get_partition
+from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.written import written
 
 CuSeqlens = Sequence[int] | Tensor
@@ -92,14 +93,19 @@ def dealt_documents(
 ) -> DealtDocuments:
     """As `documents`, for a call that nobody traces."""
     starts, ranks = starts_of(cu_seqlens), integer("world_size", world_size)
-    if ranks < 1:
-        raise InvalidArgument(f"world_size is {ranks}; it must be at least 1.")
+    if not starts:  # the rest is checked of the value that is made
+        check_starts(starts)
+    if not 1 <= ranks <= INT32_MAX:
+        raise InvalidArgument(
+            f"world_size is {ranks}; it must be at least 1, and at most {INT32_MAX}."
+        )
     uneven = flag("uneven", uneven)
     if uneven and seqlen is not None:
         raise InvalidArgument(
             f"seqlen is {shown(seqlen)} and uneven is True; uneven shards hold no padding, so "
             "leave out one of the two."
         )
+    mask = Options(causal=causal, window_size=window_size).plain().mask
     deal = DEALS.get(partition) if isinstance(partition, str) else None
     if isinstance(partition, str) and deal is None and partition not in PARTITIONS:
         raise UnknownName("partition", partition, (*PARTITIONS, *DEALS))
@@ -109,9 +115,13 @@ def dealt_documents(
         unit = rule.chunks_per_rank * ranks
         whole = max(1, -(-whole // unit)) * unit
     tokens = rule.tokens_per_rank(whole, ranks)
+    if tokens > INT32_MAX:
+        raise InvalidArgument(
+            f"a sequence of {whole} tokens gives {tokens} to each of {ranks} ranks, and no rank "
+            f"holds more than {INT32_MAX}."
+        )
     if deal is not None:
         check_starts(starts, whole)
-        mask = Options(causal=causal, window_size=window_size).plain().mask
         rule = deal(starts, ranks, tokens, mask.band)
     used, void = (starts, NONE) if seqused is None else _without_padding(starts, seqused)
     return DealtDocuments(used, rule, ranks, tokens, uneven, void)
@@ -143,10 +153,11 @@ def shard_documents(x: Tensor, documents: DealtDocuments, rank: int, dim: int = 
     """Rank's tokens of x, whose dim `dim` is the packed sequence; a copy, differentiable.
 
     Of uneven documents x has no padding, of others as much as they were made with. Raises
-    InvalidArgument for another length, and for a rank that there is not.
+    InvalidArgument for another length, for a rank that there is not, and for what is no value of
+    documents.
     """
     check_dense("x", x)
-    _check_rank(rank, documents)
+    rank = _check_rank(rank, documents)
     dim, whole = integer("dim", dim), documents.world_size * documents.tokens
     length = documents.starts[-1] if documents.uneven else whole
     if not -x.dim() <= dim < x.dim() or x.shape[dim] != length:
@@ -154,8 +165,7 @@ def shard_documents(x: Tensor, documents: DealtDocuments, rank: int, dim: int = 
             f"x has shape {tuple(x.shape)} and dim is {dim}; that dim must be the packed sequence "
             f"of {length} tokens."
         )
-    spans = documents.spans(rank)
-    at = torch.tensor([at for span in spans for at in span.positions()], device="cpu")
+    at = torch.cat([_at(span) for span in documents.spans(rank)])
     return x.index_select(dim, at[: documents.held(rank)].to(x.device))
 
 
@@ -165,19 +175,27 @@ def document_position_ids(
     """Positions of rank's tokens in their documents, int64 (held,): what rotary embeddings need.
 
     Padding counts on from where the last document ends, from 0. Raises InvalidArgument for a rank
-    that there is not.
+    or a device that there is not, and for what is no value of documents.
     """
-    rank = _check_rank(rank, documents)
-    found: list[int] = []
-    for span in documents.spans(rank):
-        for part, number in cut(span, documents.starts):
-            first = documents.starts[number]  # of padding, -1, where the last one ends
-            found.extend(at - first for at in part.positions())
-    held = found[: documents.held(rank)]
-    return torch.tensor(held, dtype=torch.int64, device="cpu").to(device)
+    rank, where = _check_rank(rank, documents), checked_device(device)
+    found = [
+        _at(part) - documents.starts[number]  # of padding, -1, where the last one ends
+        for span in documents.spans(rank)
+        for part, number in cut(span, documents.starts)
+    ]
+    return torch.cat(found)[: documents.held(rank)].to(where)
 
 
-def _check_rank(rank: object, documents: DealtDocuments) -> int:
+def _at(span: Span) -> Tensor:
+    return torch.arange(span.start, span.last + 1, span.step, device="cpu")
+
+
+def _check_rank(rank: object, documents: object) -> int:
+    if not isinstance(documents, DealtDocuments):
+        raise InvalidArgument(
+            f"documents is {shown(documents)}; it must be a value that documents(cu_seqlens, "
+            "partition, world_size) made."
+        )
     number = integer("rank", rank)
     if not 0 <= number < documents.world_size:
         raise InvalidArgument(

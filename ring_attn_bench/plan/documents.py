@@ -30,14 +30,14 @@ OUTSIDE = -1
 """The number of the document that padding is in, which sees nothing."""
 
 
-def check_starts(starts: Starts, tokens: int) -> None:
-    """Raises InvalidArgument unless documents lie one behind another in so many tokens."""
+def check_starts(starts: Starts, tokens: int | None = None) -> None:
+    """Raises InvalidArgument unless documents lie one behind another, in so many tokens."""
     if len(starts) < 2 or starts[0] != 0 or any(b < a for a, b in pairwise(starts)):
         raise InvalidArgument(
             f"cu_seqlens must rise from 0, with a number for each document and one more, got "
             f"{_shortened(starts)}."
         )
-    if starts[-1] > tokens:
+    if tokens is not None and starts[-1] > tokens:
         raise InvalidArgument(
             f"cu_seqlens end at {starts[-1]}, but the ranks hold {tokens} tokens together; they "
             "are of the whole packed sequence, alike on every rank."

@@ -76,7 +76,12 @@ class Layout:
                 f"{documents}; they must be as many."
             )
         steps = [
-            {span.step for span in rule.spans(0, self.world_size, tokens) if span.count > 1}
+            {
+                span.step
+                for rank in range(self.world_size)
+                for span in rule.spans(rank, self.world_size, tokens)
+                if span.count > 1
+            }
             for rule, tokens in (
                 (queries.partition, queries.tokens), (self.partition, self.tokens),
             )

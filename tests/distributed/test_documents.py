@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from dataclasses import replace
+from functools import _lru_cache_wrapper
 
 import pytest
 import torch
@@ -134,6 +136,28 @@ def test_new_lengths_in_every_call_are_right_and_nothing_grows(ranks):
         for layer in range(2):
             parts = [{"out": rank[2 * at + layer]} for rank in found]
             torch.testing.assert_close(joined(case, parts)["out"], right, rtol=0, atol=1e-12)
+
+
+def unbounded(ring: Ring, calls: int) -> list[int]:
+    """How much is kept where there is no bound, after some calls of new lengths and after all."""
+    dice, whole = random.Random(0), 24 * ring.world_size
+    q = torch.randn(24, 1, 8)
+    kept = []
+    with RingContext(ring.group) as context:
+        for number in range(calls):
+            starts = (0, *sorted(dice.sample(range(1, whole), 5)), whole)
+            ring_attn_varlen_func(q, q, q, starts, partition="zigzag", context=context)
+            if number in (9, calls - 1):
+                caches = [x for x in gc.get_objects() if type(x) is _lru_cache_wrapper]
+                ours = [x for x in caches if x.__module__.startswith("ring_attn")]
+                sizes = [x.cache_info() for x in ours]
+                kept.append(sum(size.currsize for size in sizes if size.maxsize is None))
+    return kept
+
+
+def test_new_lengths_fill_no_cache_that_has_no_bound(ranks):
+    for some, every in ranks.run(unbounded, 60, world_size=2):
+        assert some == every
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
