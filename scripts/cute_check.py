@@ -1,14 +1,15 @@
 """Whether the `cute` kernels are right on this GPU, and how fast: checks, times, a table last.
 
     python scripts/cute_check.py --build kept     # anywhere: compiles all that is asked below
-    python scripts/cute_check.py --kept kept      # on an H100 or H200, under three minutes
+    python scripts/cute_check.py --kept kept      # on an H100 or H200, a few minutes
 
 A check is a call on random data against float64 (`ring_attn_bench/truth/`), inside larger tensors
 of NaN that must stay as they are; one that is wrong says by how much, and nothing of that head dim
 is timed. The checks begin with what is simplest, so that the last line before a hang names it.
 Times are medians of calls in turns, from a cold L2, in TFLOP/s, of which a causal mask halves the
 work: each configuration of the table, and beside them `triton`, `flash_attn_4` and `cudnn`, where
-they can run. bfloat16, batch 1, 16 query and 4 key heads.
+they can run. bfloat16, batch 1, 16 query and 4 key heads. The backward comes after the forward
+(`scripts/cute_check_backward.py`); --only says which of them is wanted.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import cute_check_backward as backward
 import torch
+from measuring.cute import CAUSAL, DEVICE, FULL, OTHERS, ROUNDS, Check, all_right, inside, untouched
 from measuring.turns import in_turns
 from ring_attn_backends.cute import build, table
 from ring_attn_backends.cute.arguments import forward_call
@@ -35,72 +37,6 @@ from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.registry import load
 from ring_attn_bench.truth import oracle, tolerance
-
-OTHERS = ("triton", "flash_attn_4", "cudnn")
-ROUNDS = 15
-DEVICE = "cuda"
-FULL, CAUSAL = Mask(), Mask(causal=True)
-
-
-@dataclass(frozen=True)
-class Check:
-    """Rows and keys, where they begin, and what is asked of them; carried: in two calls."""
-
-    name: str
-    rows: int
-    keys: int
-    mask: Mask = FULL
-    first_row: int = 0
-    first_key: int = 0
-    heads: int = 2
-    key_heads: int = 2
-    batch: int = 1
-    softcap: float = 0.0
-    dtype: torch.dtype = torch.bfloat16
-    carried: bool = False
-
-
-CHECKS = (
-    Check("one tile", 64, 128),
-    Check("all rows of a program", 192, 128),
-    Check("two tiles", 192, 256),
-    Check("many tiles", 384, 2048),
-    Check("no multiple of any tile", 333, 517),
-    Check("one row", 1, 300),
-    Check("one key", 300, 1),
-    Check("causal", 512, 512, CAUSAL),
-    Check("causal, odd", 515, 515, CAUSAL),
-    Check("causal, later rows", 300, 700, CAUSAL, first_row=400),
-    Check("causal, rows that see nothing", 400, 300, CAUSAL, first_key=150),
-    Check("window", 700, 700, Mask(window_left=130, window_right=40)),
-    Check("causal window", 700, 700, Mask(causal=True, window_left=64)),
-    Check("grouped heads, batch", 260, 390, CAUSAL, 130, heads=8, key_heads=2, batch=3),
-    Check("one key head", 260, 390, heads=6, key_heads=1),
-    Check("softcap", 300, 400, CAUSAL, 100, softcap=5.0),
-    Check("float16", 515, 515, CAUSAL, dtype=torch.float16),
-    Check("carried", 333, 517, carried=True),
-    Check("carried, causal", 400, 600, CAUSAL, first_row=200, carried=True),
-    Check("carried, nothing seen yet", 500, 500, Mask(causal=True, window_left=99), carried=True),
-    Check("carried, softcap, float16", 200, 300, softcap=9.0, dtype=torch.float16, carried=True),
-    Check("2048", 2048, 2048, heads=4, key_heads=2),
-    Check("2048, causal", 2048, 2048, CAUSAL, heads=4, key_heads=2),
-)
-
-
-def inside(*shape: int, dtype: torch.dtype, values: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """A tensor (B, tokens, H, D), or (B, H, tokens), in a larger one of NaN, and the larger one."""
-    dim = 1 if len(shape) == 4 else 2
-    more = [n + 8 * (i == dim) for i, n in enumerate(shape)]
-    whole = torch.full(more, float("nan"), dtype=dtype, device=DEVICE)
-    part = whole.narrow(dim, 4, shape[dim])
-    if values is not None:
-        part.copy_(values)
-    return part, whole
-
-
-def untouched(part: Tensor, whole: Tensor) -> bool:
-    """Whether the larger tensor is NaN but for the part."""
-    return int(whole.isnan().logical_not().sum()) == int(part.isnan().logical_not().sum())
 
 
 def run(
@@ -157,13 +93,7 @@ def fault(check: Check, config: table.Config, kept: Path | None) -> str:
 
 def checked(config: table.Config, kept: Path | None) -> bool:
     """Prints a line for each check; whether all were right."""
-    right = True
-    for check in CHECKS:
-        print(f"{config}: {check.name} ... ", end="", flush=True)
-        said = fault(check, config, kept)
-        print(said or "right", flush=True)
-        right = right and not said
-    return right
+    return all_right(str(config), lambda check: fault(check, config, kept))
 
 
 def contestants(
@@ -205,6 +135,7 @@ def timed(
 
 def builds() -> Iterator[table.Build]:
     """All that is launched here."""
+    yield from backward.builds()
     for configs in table.CANDIDATES.values():
         for config in configs:
             yield table.Build(config, "bfloat16", "bfloat16")
@@ -223,6 +154,7 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, metavar="FOLDER", help="where that was done")
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 16384])
     parser.add_argument("--head-dim", type=int, nargs="+", default=list(table.TABLE))
+    parser.add_argument("--only", choices=["forward", "backward"], help="which is wanted")
     asked = parser.parse_args()
     if asked.build:
         begun = time.perf_counter()
@@ -232,15 +164,18 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device; --build is what can be done without one")
     kept = asked.kept and asked.kept.absolute()
-    rows = []
-    for dim in asked.head_dim:
-        if not checked(table.TABLE[dim], kept):
-            continue
-        for tokens in asked.tokens:
-            for mask in (FULL, CAUSAL):
-                rows.append(timed(dim, table.CANDIDATES[dim], tokens, mask, kept))
-                print(*rows[-1], flush=True)
-    print(tabulate(rows, ["head dim", "mask", "tokens", "cute, TFLOP/s", *OTHERS]))
+    if asked.only != "backward":
+        rows = []
+        for dim in asked.head_dim:
+            if not checked(table.TABLE[dim], kept):
+                continue
+            for tokens in asked.tokens:
+                for mask in (FULL, CAUSAL):
+                    rows.append(timed(dim, table.CANDIDATES[dim], tokens, mask, kept))
+                    print(*rows[-1], flush=True)
+        print(tabulate(rows, ["head dim", "mask", "tokens", "cute, TFLOP/s", *OTHERS]))
+    if asked.only != "forward":
+        backward.run_all(asked.head_dim, asked.tokens, kept)
 
 
 if __name__ == "__main__":

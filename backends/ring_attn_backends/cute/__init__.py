@@ -12,27 +12,26 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ring_attn_bench.contract.tensors import Running
+from ring_attn_bench.contract.tensors import Running, Sums
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.block import Alibi, Form
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+    from ring_attn_bench.contract.tensors import Keys, Rows
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.problem import Problem, Score
 
-NO_BACKWARD = "it has a forward only so far; triton has both"
-
 
 class CuteBackend:
-    """FlashAttention-3's forward in CuTe DSL for Hopper: head dims 64 and 128, fp16 and bf16."""
+    """FlashAttention in CuTe DSL for Hopper: head dims 64 and 128, fp16 and bf16."""
 
     name = "cute"
     forms = frozenset({Form.FULL, Form.CAUSAL, Form.WINDOW})
     alibi = Alibi.NONE
     needs_delta = True
+    rounds_gradients = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def __init__(self) -> None:
@@ -41,7 +40,7 @@ class CuteBackend:
             raise BackendUnavailable(self.name, reason)
 
     def unsupported(self, problem: Problem) -> str | None:
-        """All but a forward on Hopper, and what that has not."""
+        """All but Hopper, and what the kernels lack."""
         from ring_attn_backends.cute.serves import refused
 
         gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
@@ -79,8 +78,12 @@ class CuteBackend:
     def backward(
         self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
     ) -> Sums:
-        """Refuses."""
-        raise Unsupported(self.name, NO_BACKWARD)
+        """Always deterministic; accumulated in float32, and rounded once to q's dtype."""
+        sums = Sums(*(x.new_empty(x.shape) for x in (rows.q, *keys)))
+        self.backward_into(
+            rows, keys, sums, block, score, first=True, first_keys=True, deterministic=deterministic
+        )
+        return sums
 
     def backward_into(
         self,
@@ -94,8 +97,16 @@ class CuteBackend:
         first_keys: bool,
         deterministic: bool,
     ) -> None:
-        """Refuses."""
-        raise Unsupported(self.name, NO_BACKWARD)
+        """One kernel for dq and one for dk and dv, without atomics: always deterministic."""
+        from ring_attn_backends.cute.arguments import dkdv_call, dq_call
+        from ring_attn_backends.cute.launch import enqueue
+        from ring_attn_backends.cute.serves import unreadable_backward
+
+        why = unreadable_backward(rows, keys, sums, first=first, first_keys=first_keys)
+        if why is not None:
+            raise Unsupported(self.name, why)
+        enqueue(dq_call(rows, keys, sums.dq, block, score, first=first))
+        enqueue(dkdv_call(rows, keys, sums.dk, sums.dv, block, score, first=first_keys))
 
     def _read(self, q: Tensor, keys: Keys, running: Running, first: bool) -> None:
         from ring_attn_backends.cute.serves import unreadable

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 
-from ring_attn_backends.cute.table import TABLE, Build, Config, Dtype
+from ring_attn_backends.cute.signatures import SIGNATURES
+from ring_attn_backends.cute.table import BACKWARD, TABLE, Build, Config, Dtype, Kernel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.contract.tensors import Keys, Running
+    from ring_attn_bench.contract.tensors import Keys, Rows, Running
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.positions import Band
     from ring_attn_bench.plan.problem import Score
@@ -30,27 +31,34 @@ class Numbers(NamedTuple):
     """Integers and factors, in the kernel's order.
 
     sizes: batch, M, N, heads, key heads, and how many heads at a time share the L2 cache.
-    band: low and high, by index. scale, cap: see `factors`.
+    band: low and high, by index. factors: scale and cap, see `factors`; of a backward also what dq
+    and dk are multiplied by at last.
     """
 
     sizes: tuple[int, int, int, int, int, int]
     band: tuple[int, int]
-    scale: float
-    cap: float
+    factors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Call:
     """A launch: what it is compiled for, and what it is told.
 
-    tensors: q, k, v, acc, out and lse. acc is what a carried call goes on from, else out again,
-    which is not read then. strides: of each tensor but for the last dim, 0 for a dim of one.
+    tensors: as `signatures` has them; the results are the last. acc is what a carried forward goes
+    on from, else out again, which is not read then. strides: of each tensor but for the last dim, 0
+    for a dim of one.
     """
 
     build: Build
-    tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+    tensors: tuple[Tensor, ...]
     strides: tuple[tuple[int, ...], ...]
     numbers: Numbers
+
+    @property
+    def results(self) -> tuple[Tensor, ...]:
+        """Of a backward, its gradients; of a forward, out."""
+        kinds = SIGNATURES[self.build.kernel].tensors
+        return tuple(x for x, kind in zip(self.tensors, kinds, strict=True) if kind == "out")
 
     @property
     def is_empty(self) -> bool:
@@ -65,26 +73,62 @@ def forward_call(
     """The contract's `forward_into` as a launch; what `serves` refuses must not come here."""
     out = running.result
     tensors = (q, *keys, out if first else running.out, out, running.lse)
+    return _called("forward", tensors, block, score, first, config or TABLE[q.shape[-1]])
+
+
+def dkdv_call(
+    rows: Rows, keys: Keys, dk: Tensor, dv: Tensor, block: Block, score: Score,
+    *, first: bool, config: Config | None = None,
+) -> Call:  # fmt: skip
+    """The part of `backward_into` that is dk and dv."""
+    config = config or BACKWARD["backward_dkdv", rows.q.shape[-1]]
+    return _called("backward_dkdv", (*_read(rows, keys), dk, dv), block, score, first, config)
+
+
+def dq_call(
+    rows: Rows, keys: Keys, dq: Tensor, block: Block, score: Score,
+    *, first: bool, config: Config | None = None,
+) -> Call:  # fmt: skip
+    """The part of `backward_into` that is dq."""
+    config = config or BACKWARD["backward_dq", rows.q.shape[-1]]
+    return _called("backward_dq", (*_read(rows, keys), dq), block, score, first, config)
+
+
+def _read(rows: Rows, keys: Keys) -> tuple[Tensor, ...]:
+    assert rows.delta is not None  # the backend needs it, and says so
+    return rows.q, *keys, rows.dout, rows.lse, rows.delta
+
+
+def _called(
+    kernel: Kernel, tensors: tuple[Tensor, ...], block: Block, score: Score, first: bool,
+    config: Config,
+) -> Call:  # fmt: skip
     lying = tuple((x.dtype, x.shape, x.stride()) for x in tensors)
     build, strides, numbers = _told(
-        lying, block, score.softmax_scale, score.softcap, first, config or TABLE[q.shape[-1]]
+        kernel, lying, block, score.softmax_scale, score.softcap, first, config
     )
     return Call(build, tensors, strides, numbers)
 
 
 @lru_cache(maxsize=1024)  # a layer makes the same call again and again
 def _told(
-    lying: tuple[tuple[torch.dtype, torch.Size, tuple[int, ...]], ...],
+    kernel: Kernel, lying: tuple[tuple[torch.dtype, torch.Size, tuple[int, ...]], ...],
     block: Block, softmax_scale: float, softcap: float, first: bool, config: Config,
 ) -> tuple[Build, tuple[tuple[int, ...], ...], Numbers]:  # fmt: skip
     """All of a call but where its tensors are. lying: their dtypes, shapes and strides."""
     (dtype, (batch, rows, heads, width), _), (_, (_, tokens, key_heads, _), _), *_ = lying
-    build = Build(config, name_of(dtype), name_of(lying[4][0]), softcap > 0, not first)
-    passed = max(1, 2 * width * tokens * dtype.itemsize)
-    together = heads // key_heads * max(1, L2_SHARE // passed)
-    sizes = (batch, rows, tokens, heads, key_heads, max(1, min(together, heads * batch)))
+    result = lying[SIGNATURES[kernel].tensors.index("out")][0]
+    build = Build(config, name_of(dtype), name_of(result), softcap > 0, not first, kernel)
+    group = heads // key_heads
+    if kernel == "backward_dkdv":  # each program goes through all rows of a group of heads
+        all_heads, passed, together = key_heads * batch, rows * group, 1
+    else:
+        all_heads, passed, together = heads * batch, tokens, group
+    together *= max(1, L2_SHARE // max(1, 2 * width * passed * dtype.itemsize))
+    sizes = (batch, rows, tokens, heads, key_heads, max(1, min(together, all_heads)))
     assert block.index_band is not None  # the form would be GENERAL
-    numbers = Numbers(sizes, of_band(block.index_band), *factors(softmax_scale, softcap))
+    told = factors(softmax_scale, softcap) + (() if kernel == "forward" else (softmax_scale,))
+    numbers = Numbers(sizes, of_band(block.index_band), told)
     return build, tuple(strides_of(shape, stride) for _, shape, stride in lying), numbers
 
 

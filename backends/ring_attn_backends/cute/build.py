@@ -19,10 +19,12 @@ import tempfile
 import time
 from dataclasses import asdict
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ring_attn_backends.cute.signatures import INTEGERS, SIGNATURES, dtype_of
 from ring_attn_backends.cute.table import Build, Config
 from ring_attn_bench.errors import BackendUnavailable
 
@@ -33,7 +35,7 @@ ARCHITECTURE = "sm_90a"
 COMPILER = "nvidia-cutlass-dsl"
 TESTED = "4.8."
 """Versions of the compiler that these kernels were compiled with: 4.9 has another by default."""
-SYMBOL = "forward"
+SYMBOL = "launch"
 LONG = 1.0
 """Seconds after which somebody who waits for a compiler is told so."""
 _log = logging.getLogger("ring_attn_bench")
@@ -46,7 +48,7 @@ def kept_in() -> Path:
 
 @cache
 def function(build: Build, folder: Path | None = None) -> Any:  # noqa: ANN401 - the compiler's
-    """The compiled launch of `forward.forward`, from disk if it is kept there."""
+    """A kernel's compiled launch, from disk if it is kept there."""
     from cutlass.cute.runtime import load_module
 
     begun = time.perf_counter()
@@ -84,31 +86,33 @@ def compiled(build: Build, options: str = "") -> Any:  # noqa: ANN401
     from cuda.bindings import driver
     from cutlass import cute
 
-    from ring_attn_backends.cute.forward import forward
-
-    numbers = [tuple(map(cutlass.Int64, (0,) * n)) for n in (3, 3, 3, 3, 3, 2)]
-    counts = [tuple(map(cutlass.Int32, (0,) * n)) for n in (6, 2)]
-    factors = [cutlass.Float32(0.0)] * 2
+    signature = SIGNATURES[build.kernel]
+    # each has a module of its own, in which the launch has the same name
+    launch = getattr(import_module(f"{__package__}.{build.kernel}"), build.kernel)
+    strides = [tuple(map(cutlass.Int64, (0,) * n)) for n in signature.strides]
+    counts = [tuple(map(cutlass.Int32, (0,) * n)) for n in INTEGERS]
+    factors = [cutlass.Float32(0.0)] * signature.factors
+    none = (0,) * len(signature.tensors)
     return cute.compile(
-        forward, *pointers(build, (0,) * 6), *numbers, *counts, *factors, driver.CUstream(0), build,
+        launch, *pointers(build, none), *strides, *counts, *factors, driver.CUstream(0), build,
         options=f"--gpu-arch {ARCHITECTURE} {options}".strip(),
     )  # fmt: skip
 
 
 def pointers(build: Build, addresses: tuple[int, ...]) -> list[Any]:
-    """Of q, k, v, acc, out and lse, as a launch takes them."""
+    """Of its signature's tensors, as a launch takes them."""
     import cutlass
     from cutlass.cute import AddressSpace
     from cutlass.cute.runtime import make_ptr
 
     types = {"float16": cutlass.Float16, "bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}
-    wide = types["float32"]
-    kinds = [types[build.dtype]] * 3 + [wide, types[build.out], wide]
-    aligned = (16, 16, 16, 16, 16, 4)
     return [
-        make_ptr(kind, address, AddressSpace.gmem, assumed_align=align)
-        for kind, address, align in zip(kinds, addresses, aligned, strict=True)
-    ]
+        make_ptr(
+            types[dtype_of(kind, build)], address, AddressSpace.gmem,
+            assumed_align=4 if kind == "line" else 16,
+        )
+        for kind, address in zip(SIGNATURES[build.kernel].tensors, addresses, strict=True)
+    ]  # fmt: skip
 
 
 def _compile_apart(missing: dict[Build, Path], folder: Path) -> None:

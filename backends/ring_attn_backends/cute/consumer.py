@@ -15,6 +15,7 @@ from cutlass.cute import arch
 from cutlass.cute.nvgpu import warpgroup
 
 from ring_attn_backends.cute import lanes, online
+from ring_attn_backends.cute.operands import multiply, transposed
 from ring_attn_backends.cute.pipes import receive, release
 from ring_attn_backends.cute.programs import column_of, nth, row_of
 from ring_attn_backends.cute.registers import flat, pair_at, read, rounded, write
@@ -66,7 +67,7 @@ def consume(pipes, products, results, first_row, where, numbers, build: cutlass.
         lane, part, [first_row + 64 * part + row_of(lane, warp % 4, half) for half in (0, 1)],
         scores_mma.make_fragment_A(s_slice.partition_A(queries.slots))[None, None, None, 0],
         scores_mma.make_fragment_B(s_slice.partition_B(keys.slots)),
-        values_mma.make_fragment_B(o_slice.partition_B(_transposed(values.slots))),
+        values_mma.make_fragment_B(o_slice.partition_B(transposed(values.slots))),
         keys, values, scores_mma, values_mma, numbers, build,
     )  # fmt: skip
     own, block, width = config.own, config.block, config.width
@@ -106,7 +107,7 @@ def walk(held, given, where):
 def _first_step(held, given, tile):
     """The first tile's weights; it is masked, which changes nothing of one that needs no mask."""
     slot = receive(given.keys, 0)
-    _multiply(given.scores_mma, held.s, given.q, given.k[None, None, None, slot], fresh=True)
+    multiply(given.scores_mma, held.s, given.q, given.k[None, None, None, slot], fresh=True)
     warpgroup.wait_group(0)
     release(given.keys, 0, given.lane)
     weights, fades = _weigh(held, given, tile, edge=True)
@@ -118,9 +119,9 @@ def _step(i, held, given, tile, *, edge):
     """The i-th tile's weights, beside the weighted values of the one before it."""
     slot = receive(given.keys, i)
     _take_turn(given)
-    _multiply(given.scores_mma, held.s, given.q, given.k[None, None, None, slot], fresh=True)
+    multiply(given.scores_mma, held.s, given.q, given.k[None, None, None, slot], fresh=True)
     slot = receive(given.values, i - 1)
-    _multiply(given.values_mma, held.o, held.p, given.v[None, None, None, slot], fresh=False)
+    multiply(given.values_mma, held.o, held.p, given.v[None, None, None, slot], fresh=False)
     _pass_turn(given)
     warpgroup.wait_group(1)
     release(given.keys, i, given.lane)
@@ -134,18 +135,8 @@ def _step(i, held, given, tile, *, edge):
 def _last_step(count, held, given):
     """The last tile's weighted values."""
     slot = receive(given.values, count - 1)
-    _multiply(given.values_mma, held.o, held.p, given.v[None, None, None, slot], fresh=False)
+    multiply(given.values_mma, held.o, held.p, given.v[None, None, None, slot], fresh=False)
     warpgroup.wait_group(0)
-
-
-def _multiply(mma, into, a, b, *, fresh):
-    """Starts into = a b, or into += a b, on the tensor cores: one group to wait for."""
-    atom = cute.make_mma_atom(mma.op)  # whose switch nobody else turns
-    warpgroup.fence()
-    for i in range(cute.size(a, mode=[2])):
-        atom.set(warpgroup.Field.ACCUMULATE, not fresh or i > 0)
-        cute.gemm(atom, into, a[None, None, i], b[None, None, i], into)
-    warpgroup.commit_group()
 
 
 def _take_turn(given):
@@ -225,8 +216,3 @@ def _hand_over(held, given, out, lse, M):
                 pair_at(out, row, column_of(given.lane, i)).store(pair.load().to(out.element_type))
             if given.lane % 4 == 0:
                 lse[row] = logarithm
-
-
-def _transposed(slots):
-    """(columns, tokens, stages) of (tokens, columns, stages)."""
-    return cute.make_tensor(slots.iterator, cute.select(slots.layout, [1, 0, 2]))

@@ -10,15 +10,23 @@ import cutlass
 from cuda.bindings import driver
 from cutlass import Float32, cute
 from cutlass.cute import arch
-from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
+from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
-from cutlass.utils import hopper_helpers
 
 from ring_attn_backends.cute.consumer import consume
+from ring_attn_backends.cute.operands import (
+    K_MAJOR,
+    MN_MAJOR,
+    RMEM,
+    SMEM,
+    by_tma,
+    numbers,
+    product,
+    swizzled,
+    tokens,
+)
 from ring_attn_backends.cute.pipes import begin, bring, load_of, new_pipe, order
 from ring_attn_backends.cute.programs import nth, seen, tile_and_head
-
-K_MAJOR, MN_MAJOR = OperandMajorMode.K, OperandMajorMode.MN
 
 
 @cute.jit
@@ -36,26 +44,24 @@ def forward(
     batch, M, N, heads, key_heads, section = sizes
     config = build.config
     own, block, width, stages = config.own, config.block, config.width, config.stages
-    q = _tokens(q_ptr, (M, width, heads, batch), q_strides, 8)
-    k = _tokens(k_ptr, (N, width, key_heads, batch), k_strides, 8)
-    v = _tokens(v_ptr, (N, width, key_heads, batch), v_strides, 8)
-    acc = _tokens(acc_ptr, (M, width, heads, batch), acc_strides, 2)
-    out = _tokens(out_ptr, (M, width, heads, batch), out_strides, 2)
-    lse_stride = (1, lse_strides[1], lse_strides[0])
-    lse = cute.make_tensor(lse_ptr, cute.make_layout((M, heads, batch), stride=lse_stride))
+    q = tokens(q_ptr, (M, width, heads, batch), q_strides, 8)
+    k = tokens(k_ptr, (N, width, key_heads, batch), k_strides, 8)
+    v = tokens(v_ptr, (N, width, key_heads, batch), v_strides, 8)
+    acc = tokens(acc_ptr, (M, width, heads, batch), acc_strides, 2)
+    out = tokens(out_ptr, (M, width, heads, batch), out_strides, 2)
+    lse = numbers(lse_ptr, (M, heads, batch), lse_strides)
     dtype = q.element_type
-    q_layout = _swizzled(dtype, own, width, 1)
-    key_layout = _swizzled(dtype, block, width, stages)
-    by_tma = cpasync.CopyBulkTensorTileG2SOp()
-    q_atom, q_tiles = cpasync.make_tiled_tma_atom(by_tma, q, q_layout, (own, width))
-    k_atom, k_tiles = cpasync.make_tiled_tma_atom(by_tma, k, key_layout, (block, width))
-    v_atom, v_tiles = cpasync.make_tiled_tma_atom(by_tma, v, key_layout, (block, width))
+    q_layout = swizzled(dtype, own, width, 1)
+    key_layout = swizzled(dtype, block, width, stages)
+    q_atom, q_tiles = by_tma(q, q_layout, own)
+    k_atom, k_tiles = by_tma(k, key_layout, block)
+    v_atom, v_tiles = by_tma(v, key_layout, block)
     tiles = (M + own - 1) // own
     program(
         q_atom, k_atom, v_atom, q_tiles, k_tiles, v_tiles, acc, out, lse,
         tiles, section, band, scale, cap, q_layout, key_layout,
-        _product(dtype, config.groups, block, K_MAJOR, warpgroup.OperandSource.SMEM),
-        _product(dtype, config.groups, width, MN_MAJOR, warpgroup.OperandSource.RMEM),
+        product(dtype, config.groups, block, K_MAJOR, SMEM),
+        product(dtype, config.groups, width, MN_MAJOR, RMEM),
         build,
     ).launch(
         grid=(tiles * heads * batch, 1, 1), block=(config.threads, 1, 1), stream=stream,
@@ -135,22 +141,3 @@ def _produce(loads, queries, keys, values, row_tile, where):
             bring(k_load, nth(i, where), keys, i)
             bring(v_load, nth(i - 1, where), values, i - 1)
         bring(v_load, nth(count - 1, where), values, count - 1)
-
-
-def _tokens(pointer, shape, strides, divisor):
-    """(tokens, columns, heads, batch), of the strides of (batch, token, head)."""
-    batch, token, head = (cute.assume(x, divby=divisor) for x in strides)
-    return cute.make_tensor(pointer, cute.make_layout(shape, stride=(token, 1, head, batch)))
-
-
-def _swizzled(dtype, tokens, columns, stages):
-    """How TMA lays tiles out, and the tensor cores read them without bank conflicts."""
-    atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, dtype)
-    return cute.tile_to_shape(atom, (tokens, columns, stages), (0, 1, 2))
-
-
-def _product(dtype, groups, columns, b_major, a_source):
-    """64 rows of each warpgroup by so many columns, added up in float32."""
-    return hopper_helpers.make_trivial_tiled_mma(
-        dtype, dtype, K_MAJOR, b_major, Float32, (groups, 1, 1), (64, columns), a_source
-    )

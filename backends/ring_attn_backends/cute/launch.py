@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ring_attn_backends.cute.arguments import Call
 from ring_attn_backends.cute.build import function
+from ring_attn_backends.cute.signatures import SIGNATURES
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from struct import Struct
 
-    from ring_attn_backends.cute.table import Build
-
-PACKED = Struct("6Q 17q 8i 2f Q")
-"""Addresses, strides, sizes and band, factors, the stream: in the order of `forward.forward`."""
-PLACES = (
-    *range(0, 184, 8),  # addresses and strides
-    *range(184, 224, 4),  # integers and factors
-    224,
-)
+    from ring_attn_backends.cute.table import Build, Kernel
 
 
 def enqueue(call: Call, folder: Path | None = None) -> None:
@@ -38,23 +31,30 @@ def enqueue(call: Call, folder: Path | None = None) -> None:
     device = call.tensors[0].device
     with torch.cuda.device(device):
         arguments = packed(call, torch.cuda.current_stream(device).cuda_stream)
-        _executor(call.build, folder).run_compiled_program(places(arguments))
+        _executor(call.build, folder).run_compiled_program(places(arguments, call.build.kernel))
 
 
 def packed(call: Call, stream: int) -> ctypes.Array[ctypes.c_char]:
     """The arguments in a row; stream: its handle."""
-    sizes, band, scale, cap = call.numbers
-    row = ctypes.create_string_buffer(PACKED.size)
+    sizes, band, factors = call.numbers
+    struct = _layout(call.build.kernel)[0]
+    row = ctypes.create_string_buffer(struct.size)
     addresses = (x.data_ptr() for x in call.tensors)
     strides = (stride for each in call.strides for stride in each)
-    PACKED.pack_into(row, 0, *addresses, *strides, *sizes, *band, scale, cap, stream)
+    struct.pack_into(row, 0, *addresses, *strides, *sizes, *band, *factors, stream)
     return row
 
 
-def places(row: ctypes.Array[ctypes.c_char]) -> list[int]:
+def places(row: ctypes.Array[ctypes.c_char], kernel: Kernel) -> list[int]:
     """Where each of them lies."""
     begin = ctypes.addressof(row)
-    return [begin + place for place in PLACES]
+    return [begin + place for place in _layout(kernel)[1]]
+
+
+@cache
+def _layout(kernel: Kernel) -> tuple[Struct, tuple[int, ...]]:
+    signature = SIGNATURES[kernel]
+    return signature.packed, signature.places
 
 
 @cache
@@ -64,7 +64,12 @@ def _executor(build: Build, folder: Path | None) -> Any:  # noqa: ANN401 - the c
 
 
 def _nothing_seen(call: Call) -> None:
-    """Without keys: out 0 and lse -inf, or what they are already."""
+    """Without keys: out 0 and lse -inf, or what they are already; gradients of 0, or nothing."""
+    if call.build.kernel != "forward":
+        if not call.build.carried:
+            for result in call.results:
+                result.zero_()
+        return
     _, _, _, acc, out, lse = call.tensors
     if not call.build.carried:
         out.zero_()

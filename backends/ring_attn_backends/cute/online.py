@@ -19,8 +19,8 @@ CHAINS = 4
 for the one before it."""
 
 
-def masked(scores, lane, rows, first_key, keys, low, high, on):
-    """Puts -inf where the thread's two rows may not see a key of the tile from `first_key` on."""
+def masked(scores, lane, rows, first_key, keys, low, high, on, hidden=float("-inf")):
+    """Puts `hidden` where the thread's rows may not see a key of the tile from `first_key` on."""
     for half, row in enumerate(rows):
         # in columns of the tile as lane 0 counts them: then they are compared with constants
         origin = first_key + column_of(lane, 0)
@@ -28,7 +28,7 @@ def masked(scores, lane, rows, first_key, keys, low, high, on):
         last = on.least(row - low, keys - 1) - origin
         for i in _of(half, scores):
             column = column_of(0, i)
-            scores[i] = on.where((column >= first) & (column <= last), scores[i], on.MINUS_INF)
+            scores[i] = on.where((column >= first) & (column <= last), scores[i], hidden)
 
 
 def capped(scores, scale, cap, on):

@@ -42,22 +42,43 @@ def new_pipe(memory, dtype, layout):
     return Pipe(barriers, barriers + stages, slots, stages)
 
 
-def begin(pipe, readers):
-    """One thread sets a pipe's barriers up; readers: how many warps read each tile."""
+def new_vectors(memory, count, rows, stages):
+    """A pipe of `count` float32 for each row, (rows, count), which a warp writes row by lane."""
+    barriers = memory.allocate_array(cutlass.Int64, 2 * stages)
+    layout = cute.make_layout((rows, count, stages))
+    slots = memory.allocate_tensor(cutlass.Float32, layout, 128)
+    return Pipe(barriers, barriers + stages, slots, stages)
+
+
+def begin(pipe, readers, writers=1):
+    """One thread sets a pipe's barriers up; readers: how many warps read each tile.
+
+    writers: threads that write it and say so each, or the one that asks TMA.
+    """
     for slot in range(pipe.stages):
-        arch.mbarrier_init(pipe.full + slot, 1)
+        arch.mbarrier_init(pipe.full + slot, writers)
         arch.mbarrier_init(pipe.empty + slot, readers)
 
 
 def load_of(atom, matrix, pipe):
-    """What `order` takes: how tiles of a matrix (tokens, columns) are copied, from and to where."""
+    """What `order` takes: how tiles of a matrix (tokens, columns) are copied, from and to where.
+
+    Of (tokens, columns, heads): what `load_at` takes.
+    """
     tokens, columns, _ = pipe.slots.shape
-    tiles = cute.local_tile(matrix, (cute.size(tokens), cute.size(columns)), (None, 0))
+    more = (None,) * (cute.rank(matrix) - 2)
+    tiles = cute.local_tile(matrix, (cute.size(tokens), cute.size(columns)), (None, 0, *more))
     slots, tiles = cpasync.tma_partition(
         atom, 0, cute.make_layout(1),
         cute.group_modes(pipe.slots, 0, 2), cute.group_modes(tiles, 0, 2),
     )  # fmt: skip
     return atom, tiles, slots
+
+
+def load_at(load, head):
+    """What `order` takes, for a head of those that `load` is of."""
+    atom, tiles, slots = load
+    return atom, tiles[None, None, head], slots
 
 
 def bring(load, tile, pipe, i):
@@ -76,6 +97,20 @@ def order(load, tile, pipe, slot):
     cute.copy(atom, tiles[None, tile], slots[None, slot], tma_bar_ptr=pipe.full + slot)
 
 
+@cute.jit
+def tell(pipe, i, numbers, lane):
+    """A warp writes its vectors' numbers to tile i's slot, once it is empty.
+
+    numbers: for each vector the thread's own, of row `lane`, `lane + 32`, and so on.
+    """
+    slot = i % pipe.stages
+    arch.mbarrier_wait(pipe.empty + slot, 1 - i // pipe.stages % 2)
+    for vector in cutlass.range_constexpr(len(numbers)):
+        for part in cutlass.range_constexpr(cute.size(numbers[vector])):
+            pipe.slots[32 * part + lane, vector, slot] = numbers[vector][part]
+    arch.mbarrier_arrive(pipe.full + slot)
+
+
 def receive(pipe, i):
     """A reader waits for tile i; returns its slot."""
     slot = i % pipe.stages
@@ -84,7 +119,7 @@ def receive(pipe, i):
 
 
 @cute.jit
-def release(pipe, i, lane):
-    """A reader's warp has read tile i: one of its lanes says so."""
-    if lane == 0:
+def release(pipe, i, lane, there=True):
+    """A reader's warp has read tile i, if it is `there`: one of its lanes says so."""
+    if (lane == 0) & there:
         arch.mbarrier_arrive(pipe.empty + i % pipe.stages)

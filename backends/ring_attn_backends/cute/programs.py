@@ -53,3 +53,13 @@ def row_of(lane, warp, half):
 def column_of(lane, index):
     """The column of a thread's index-th number, which is of the row of half `index // 2 % 2`."""
     return 8 * (index // 4) + index % 2 + 2 * (lane % 4)
+
+
+def nth_of_heads(index, each, where):
+    """The index-th tile of `each` heads, and of which: all edges, head by head, then the others."""
+    _, _, whole, edges = where
+    is_whole = index >= each * edges
+    rest = index - is_whole * (each * edges)
+    count = edges + is_whole * (whole - edges)
+    head = rest // count
+    return head, nth(rest - head * count + is_whole * edges, where)

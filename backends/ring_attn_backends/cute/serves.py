@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from ring_attn_backends.cute.arguments import FAR
 from ring_attn_backends.cute.table import TABLE
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
+    from ring_attn_bench.contract.tensors import Keys, Rows, Sums
     from ring_attn_bench.plan.problem import Problem
 
 CAPABILITY = (9, 0)
@@ -27,8 +29,6 @@ def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
     if capability != CAPABILITY:
         major, minor = capability
         return f"its kernels are for sm_90a (H100, H200), not for sm_{major}{minor}; {ELSEWHERE}"
-    if problem.backward:
-        return "it has a forward only so far; triton has both"
     if problem.dtype not in ("float16", "bfloat16"):
         return f"it computes in float16 and bfloat16 only, not {problem.dtype}"
     if problem.alibi:
@@ -61,3 +61,30 @@ def unreadable(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> s
     if tensor.data_ptr() % 16 or any(n > 1 and (s <= 0 or s * size % 16) for n, s in outer):
         return f"{name} begins, or has strides, beside the 16 bytes that TMA reads at a time"
     return None
+
+
+def unreadable_line(name: str, tensor: Tensor) -> str | None:
+    """The same of a number for each row, such as lse."""
+    if tensor.dtype is not torch.float32:
+        return f"{name} is {tensor.dtype}, not torch.float32"
+    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+        return f"{name}'s last dim has a stride of {tensor.stride(-1)}, not 1"
+    return None
+
+
+def unreadable_backward(
+    rows: Rows, keys: Keys, sums: Sums, *, first: bool, first_keys: bool
+) -> str | None:
+    """Why a backward cannot read, or write, one of its tensors, or None."""
+    if rows.delta is None:
+        return "delta is missing, which the kernel reads"
+    dtype, wide = rows.q.dtype, torch.float32
+    key_dtype = sums.dk.dtype if first_keys else wide
+    named = (
+        ("q", rows.q, None), ("dout", rows.dout, dtype), ("k", keys.k, dtype), ("v", keys.v, dtype),
+        ("dq", sums.dq, None if first else wide),
+        ("dk", sums.dk, key_dtype), ("dv", sums.dv, key_dtype),
+    )  # fmt: skip
+    lines = ("lse", rows.lse), ("delta", rows.delta)
+    found = (*(unreadable(*x) for x in named), *(unreadable_line(*x) for x in lines))
+    return next((why for why in found if why is not None), None)

@@ -10,18 +10,21 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Dtype = Literal["float16", "bfloat16", "float32"]
+Kernel = Literal["forward", "backward_dkdv", "backward_dq"]
 WARPGROUP = 128
 """Threads that multiply together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a program takes: 64 * groups rows, `block` keys at a time.
+    """What a program takes: 64 * groups rows, `block` keys at a time; for dk and dv keys and rows.
 
     width: head dim of q, k and v. groups: warpgroups that multiply; one more brings tiles.
     stages: how many tiles of keys, and of values, are on their way or in use. lazy: whether a warp
         leaves sums alone in a tile where none of its 16 rows has a new peak: fewer the longer it
-        goes on, 64 of 477 instructions at head dim 128, and the same numbers to the last bit.
+        goes on, 64 of 477 instructions at head dim 128, and the same numbers to the last bit; of
+        the forward only. ahead: whether a tile's first products are asked for while the last one of
+        the tile before it runs; of the backward only.
     """
 
     width: int
@@ -29,10 +32,11 @@ class Config:
     stages: int
     groups: int
     lazy: bool = True
+    ahead: bool = True
 
     @property
     def own(self) -> int:
-        """The rows of a program."""
+        """The rows, or keys, of a program."""
         return 64 * self.groups
 
     @property
@@ -45,13 +49,12 @@ class Config:
         """Of a thread that multiplies, and of one that brings tiles: 65536 in all, at most."""
         return {1: (240, 56), 2: (240, 24), 3: (160, 32)}[self.groups]
 
-    @property
-    def tile_bytes(self) -> int:
-        """Of shared memory, for tiles; barriers take a little more."""
-        return 2 * self.width * (self.own + 2 * self.stages * self.block)
-
     def __str__(self) -> str:
-        return f"{self.own}x{self.block} d{self.width} s{self.stages}" + " eager" * (not self.lazy)
+        return (
+            f"{self.own}x{self.block} d{self.width} s{self.stages}"
+            + " eager" * (not self.lazy)
+            + " apart" * (not self.ahead)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Build:
     """All that a kernel is compiled for: numbers, strides and positions are told at run time.
 
     dtype: of q, k and v, of 16 bits. out: of what is written. capped: a softcap. carried: it goes
-    on from an out in float32 and an lse.
+    on from an out in float32 and an lse, or adds to gradients in float32.
     """
 
     config: Config
@@ -67,10 +70,20 @@ class Build:
     out: Dtype
     capped: bool = False
     carried: bool = False
+    kernel: Kernel = "forward"
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of shared memory, for tiles; barriers take a little more."""
+        config, is_forward = self.config, self.kernel == "forward"
+        own = config.own * (1 if is_forward else 2)  # q; q and dout; k and v
+        tiles = 2 * config.width * (own + 2 * config.stages * config.block)
+        vectors = 2 * 4 * config.stages * config.block  # of lse and delta
+        return tiles + (vectors if self.kernel == "backward_dkdv" else 0)
 
     def __str__(self) -> str:
         marks = " capped" * self.capped + " carried" * self.carried
-        return f"forward {self.config} {self.dtype} to {self.out}{marks}"
+        return f"{self.kernel} {self.config} {self.dtype} to {self.out}{marks}"
 
 
 TABLE: dict[int, Config] = {
@@ -101,6 +114,40 @@ CANDIDATES: dict[int, tuple[Config, ...]] = {
 FIRST_ONLY = frozenset({Config(128, 176, 2, 2)})
 """Those of them that do not go on from running sums: they would spill 512 bytes."""
 
+BACKWARD: dict[tuple[Kernel, int], Config] = {
+    ("backward_dkdv", 64): Config(width=64, block=96, stages=3, groups=2),
+    ("backward_dkdv", 128): Config(width=128, block=64, stages=3, groups=2),
+    ("backward_dq", 64): Config(width=64, block=64, stages=3, groups=3),
+    ("backward_dq", 128): Config(width=128, block=64, stages=2, groups=3, ahead=False),
+}
+"""By kernel and head dim."""
+
+BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
+    ("backward_dkdv", 64): (
+        BACKWARD["backward_dkdv", 64],
+        Config(64, 64, 3, 2),
+        Config(64, 128, 2, 2, ahead=False),
+    ),
+    ("backward_dkdv", 128): (
+        BACKWARD["backward_dkdv", 128],
+        replace(BACKWARD["backward_dkdv", 128], ahead=False),
+        Config(128, 64, 2, 2),
+        Config(128, 80, 2, 2, ahead=False),
+    ),
+    ("backward_dq", 64): (
+        BACKWARD["backward_dq", 64],
+        replace(BACKWARD["backward_dq", 64], ahead=False),
+        Config(64, 128, 2, 2),
+    ),
+    ("backward_dq", 128): (
+        BACKWARD["backward_dq", 128],
+        Config(128, 96, 2, 2),
+        Config(128, 128, 2, 2, ahead=False),
+        Config(128, 64, 3, 2),
+    ),
+}
+"""What is to be timed."""
+
 REPRESENTATIVE: tuple[Build, ...] = (
     Build(TABLE[128], "bfloat16", "bfloat16"),
     Build(TABLE[128], "bfloat16", "float32", carried=True),
@@ -108,5 +155,9 @@ REPRESENTATIVE: tuple[Build, ...] = (
     Build(TABLE[64], "bfloat16", "bfloat16"),
     Build(TABLE[64], "float16", "float32"),
     Build(TABLE[64], "bfloat16", "bfloat16", capped=True, carried=True),
+    *(
+        Build(config, "bfloat16", "float32", width == 64, carried=True, kernel=kernel)
+        for (kernel, width), config in BACKWARD.items()
+    ),
 )
 """What tests compile: each switch with each head dim."""

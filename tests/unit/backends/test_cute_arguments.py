@@ -8,11 +8,11 @@ import pytest
 import torch
 from ring_attn_backends import cute
 from ring_attn_backends.cute import serves, table
-from ring_attn_backends.cute.arguments import FAR, forward_call
+from ring_attn_backends.cute.arguments import FAR, dkdv_call, dq_call, forward_call
 from ring_attn_backends.cute.launch import enqueue
 
 from ring_attn_bench.contract.backend import accumulating
-from ring_attn_bench.contract.tensors import Keys, Running
+from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.block import Block, Form
 from ring_attn_bench.plan.positions import Band, Span
@@ -62,8 +62,8 @@ def test_the_band_is_that_of_indices(band, expected):
 def test_a_softcap_is_folded_into_two_factors_in_base_2():
     plain, capped = called(), called(score=Score(0.125, softcap=20.0))
 
-    assert plain.numbers[2:] == (0.125 * math.log2(math.e), 0.0)
-    assert capped.numbers[2:] == (0.125 / 20.0, 20.0 * math.log2(math.e))
+    assert plain.numbers.factors == (0.125 * math.log2(math.e), 0.0)
+    assert capped.numbers.factors == (0.125 / 20.0, 20.0 * math.log2(math.e))
     assert capped.build == replace(plain.build, capped=True)
 
 
@@ -100,7 +100,6 @@ def test_rows_without_keys_get_zeros_and_minus_infinity_and_keep_what_they_have(
     ("change", "said"),
     [
         ({"device": "cpu"}, "CUDA device"),
-        ({"backward": True}, "forward only"),
         ({"dtype": "float32"}, "float32"),
         ({"alibi": True}, "ALiBi"),
         ({"dropout_p": 0.1}, "dropout_p is 0.1"),
@@ -129,8 +128,10 @@ def test_other_gpus_are_told_what_serves_them(capability):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("dim", table.TABLE)
 @pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(window_left=9)], ids=str)
-def test_a_forward_on_hopper_is_served(dtype, dim, mask):
-    problem = replace(PROBLEM, dtype=dtype, head_dim=dim, head_dim_v=dim, mask=mask, softcap=30.0)
+@pytest.mark.parametrize("backward", [False, True])
+def test_hopper_is_served(dtype, dim, mask, backward):
+    asked = replace(PROBLEM, dtype=dtype, head_dim=dim, head_dim_v=dim, mask=mask, softcap=30.0)
+    problem = replace(asked, backward=backward)
 
     assert serves.refused(problem, HOPPER) is None
 
@@ -160,16 +161,114 @@ def test_a_machine_without_the_compiler_is_told_what_brings_it(monkeypatch):
         cute.CuteBackend()
 
 
-def test_a_backward_and_what_tma_cannot_read_are_refused_before_anything_is_launched(backend):
+def test_what_tma_cannot_read_is_refused_before_anything_is_launched(backend):
     q = torch.zeros(1, 4, 2, 64, dtype=torch.float16)
     block, odd = Block((Span(0, 4),), (Span(0, 4),), Band()), torch.zeros(1, 4, 2, 65).half()
 
-    with pytest.raises(Unsupported, match="forward only"):
-        backend.backward(None, Keys(q, q), block, SCORE, deterministic=True)
     with pytest.raises(Unsupported, match="k begins, or has strides, beside"):
         backend.forward(q, Keys(odd[..., :64], q), block, SCORE)
     with pytest.raises(Unsupported, match=r"v is torch\.float32"):
         backend.forward(q, Keys(q, q.float()), block, SCORE)
+
+
+def gradients(rows=300, keys=200, *, dtype=torch.bfloat16, **changes):
+    """Rows, keys, and sums in which dq, dk and dv are written."""
+    q, dout = torch.empty(2, 2, rows, 8, 128, dtype=dtype, device="meta")
+    lse, delta = torch.empty(2, 2, 8, rows, device="meta")
+    k, v = torch.empty(2, keys, 2, 2, 128, dtype=dtype, device="meta").unbind(2)
+    sums = Sums(*(torch.empty(x.shape, dtype=dtype, device="meta") for x in (q, k, v)))
+    told = {"q": q, "dout": dout, "out": dout, "lse": lse, "delta": delta}
+    of_rows = {name: changes.pop(name, x) for name, x in told.items()}
+    return Rows(**of_rows), Keys(k, v), sums._replace(**changes)
+
+
+def backward_calls(rows, keys, sums, band=None, *, score=SCORE, first=True):
+    block = Block((Span(0, rows.q.shape[1]),), (Span(0, keys.k.shape[1]),), band or Band())
+    return (
+        dq_call(rows, keys, sums.dq, block, score, first=first),
+        dkdv_call(rows, keys, sums.dk, sums.dv, block, score, first=first),
+    )
+
+
+def test_a_backward_is_two_launches_that_are_compiled_once_for_all_lengths_and_positions():
+    one = backward_calls(*gradients())
+    other = backward_calls(*gradients(17, 4000), Band(low=-5, high=90), score=Score(0.3))
+
+    assert [call.build.kernel for call in one] == ["backward_dq", "backward_dkdv"]
+    assert [call.build for call in one] == [call.build for call in other]
+    assert [call.numbers for call in one] != [call.numbers for call in other]
+
+
+def test_a_backward_is_told_what_dq_and_dk_are_multiplied_by_at_last():
+    for call in backward_calls(*gradients(), score=Score(0.125, softcap=20.0)):
+        assert call.build.capped
+        assert call.numbers.factors == (0.125 / 20.0, 20.0 * math.log2(math.e), 0.125)
+    for call in backward_calls(*gradients()):
+        assert call.numbers.factors == (0.125 * math.log2(math.e), 0.0, 0.125)
+
+
+def test_gradients_that_are_added_to_are_read_in_float32():
+    rows, keys, sums = gradients()
+    wide = Sums(*(x.float() for x in sums))
+
+    for call in backward_calls(rows, keys, wide, first=False):
+        assert call.build.carried
+        assert call.build.out == "float32"
+    for call in backward_calls(rows, keys, sums):
+        assert not call.build.carried
+        assert call.build.out == "bfloat16"
+
+
+def test_no_more_key_heads_share_the_cache_than_there_are_and_one_at_least():
+    dkdv = [backward_calls(*gradients(rows=rows))[1] for rows in (200, 400_000)]
+
+    assert [call.numbers.sizes[-1] for call in dkdv] == [4, 1]
+
+
+def test_without_rows_or_keys_gradients_are_zeros_or_stay_what_they_are(backend):
+    for rows, keys in ((0, 3), (3, 0)):
+        q, k = torch.ones(1, rows, 2, 64).half(), torch.ones(1, keys, 2, 64).half()
+        line = torch.ones(1, 2, rows)
+        block = Block((Span(0, rows),), (Span(0, keys),), Band())
+        sums = Sums(*(torch.full_like(x, 7.0, dtype=torch.float32) for x in (q, k, k)))
+        asked = Rows(q, q, q, line, line), Keys(k, k), sums, block, SCORE
+
+        backend.backward_into(*asked, first=False, first_keys=False, deterministic=True)
+        assert all((x == 7).all() for x in sums)
+        backend.backward_into(*asked, first=True, first_keys=True, deterministic=False)
+        assert all((x == 0).all() for x in sums)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"delta": None}, "delta is missing"),
+        ({"dout": torch.empty(2, 300, 8, 128)}, r"dout is torch\.float32, not torch\.bfloat16"),
+        ({"dout": torch.empty(2, 300, 1, 128).bfloat16().expand(-1, -1, 8, -1)}, "dout begins, or"),
+        ({"lse": torch.empty(2, 300, 8).transpose(1, 2)}, "lse's last dim has a stride of 8"),
+        ({"delta": torch.empty(2, 8, 300).double()}, r"delta is torch\.float64"),
+        ({"dv": torch.empty(2, 200, 2, 128)}, r"dv is torch\.float32, not torch\.bfloat16"),
+    ],
+    ids=str,
+)
+def test_what_a_backward_cannot_read_is_refused(backend, changes, said):
+    rows, keys, sums = gradients(**changes)
+    block = Block((Span(0, 300),), (Span(0, 200),), Band())
+
+    with pytest.raises(Unsupported, match=said):
+        backend.backward_into(
+            rows, keys, sums, block, SCORE, first=True, first_keys=True, deterministic=True
+        )
+
+
+def test_gradients_that_are_added_to_in_16_bits_are_refused(backend):
+    rows, keys, sums = gradients()
+    block = Block((Span(0, 300),), (Span(0, 200),), Band())
+
+    with pytest.raises(Unsupported, match=r"dk is torch\.bfloat16, not torch\.float32"):
+        backend.backward_into(
+            rows, keys, sums, block, SCORE, first=True, first_keys=False, deterministic=True
+        )
 
 
 def test_it_meets_the_contract_and_goes_on_from_running_sums(backend):

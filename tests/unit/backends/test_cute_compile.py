@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ring_attn_backends.cute import build, launch, table
+from ring_attn_backends.cute import build, launch, signatures, table
 from ring_attn_backends.cute.arguments import Call, Numbers
 
 from tests.patience import limit
@@ -20,13 +20,22 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 SHARED_MEMORY = 227 * 1024
 """Bytes that one program may have (CUDA C++ programming guide, table 30)."""
 BARRIERS = 1024
-"""Bytes of shared memory for barriers, and for what aligns the tiles behind them, at most: of three
-pipes, each of which begins at a multiple of 1024."""
+"""Bytes of shared memory for barriers, and for what aligns the tiles behind them, at most: of each
+pipe of tiles, which begins at a multiple of 1024."""
+PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4}
 CANDIDATES = [
     table.Build(config, "bfloat16", "bfloat16", carried=carried)
     for configs in table.CANDIDATES.values()
     for config in configs
     for carried in ((False,) if config in table.FIRST_ONLY else (False, True))
+] + [
+    table.Build(config, "bfloat16", "float32", capped=False, carried=True, kernel=kernel)
+    for (kernel, _), configs in table.BACKWARD_CANDIDATES.items()
+    for config in configs
+]
+SMALL_BACKWARD = [
+    table.Build(table.Config(64, 32, 2, 1), "float16", "float32", kernel=kernel)
+    for kernel in ("backward_dkdv", "backward_dq")
 ]
 
 
@@ -45,8 +54,24 @@ def machine_code(one, folder):
     code = said_by("nvdisasm", "-c", cubin)
     registers, stack = (int(re.search(rf"{x}:(\d+)", needs)[1]) for x in ("REG", "STACK"))
     instructions = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?\s*(\w+)(.*);", code, re.M)
-    print(f"{one}: {registers} registers, {stack} B of stack, {one.config.tile_bytes} B of tiles")
+    print(f"{one}: {registers} registers, {stack} B of stack, {one.tile_bytes} B of tiles")
     return registers, stack, instructions, ptx.read_text()
+
+
+def asked(one):
+    """Instructions for products, the groups that they are, and tiles that TMA copies, in the code.
+
+    A product of scores has a head dim of parts, one that adds to sums as many as tokens of a tile.
+    """
+    scores, sums = one.config.width // 16, one.config.block // 16
+    if one.kernel == "forward":
+        # of the first, of an edge and of a whole tile; q, and k and v of the first and of others,
+        # v of the last
+        return 3 * (scores + sums), 6, 5
+    # of an edge and of a whole tile; q, k, v and dout
+    if one.kernel == "backward_dq":
+        return 2 * (2 * scores + sums), 6, 4
+    return 2 * (2 * scores + 2 * sums), 8, 4
 
 
 def checked(one, folder):
@@ -57,18 +82,16 @@ def checked(one, folder):
     assert stack == 0, "spilled"
     assert not {"LDL", "STL"} & set(names), "spilled"
     assert registers * config.threads <= 65536
-    # scores and values of the first, of an edge and of a whole tile, each as one group: where the
-    # compiler serialises products, each of them is a group
-    scores, values = config.width // 16, config.block // 16
-    assert len(products) == 3 * (scores + values)
-    assert sum("gsb0" in rest for rest in products) == 6
-    # per row of queries 64 columns at a time; keys and values of the first, of others, of the last
-    assert names["UTMALDG"] == 5 * config.width // 64
+    # each product as one group: where the compiler serialises them, each part of one is a group
+    expected, groups, copies = asked(one)
+    assert len(products) == expected
+    assert sum("gsb0" in rest for rest in products) == groups
+    assert names["UTMALDG"] == copies * config.width // 64  # 64 columns at a time
     assert names["USETMAXREG"] == 2
     more, fewer = config.registers
     assert 128 * (config.groups * more + fewer) <= 65536
     assert f"setmaxnreg.inc.sync.aligned.u32 \t{more}" in ptx
-    assert config.tile_bytes + 3 * BARRIERS <= SHARED_MEMORY
+    assert one.tile_bytes + PIPES[one.kernel] * BARRIERS <= SHARED_MEMORY
     # a tile's bytes are announced as they are, even where it is cut off by the end of the tokens
     announced = set(re.findall(r"mov.b32 \s*%r\d+, (\d+);", ptx))
     assert {str(2 * config.width * n) for n in (config.own, config.block)} <= announced
@@ -98,28 +121,32 @@ def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_c
     assert callable(build.function(one, tmp_path))
     monkeypatch.setattr(build, "_sources", lambda: "others")
     assert build.name_of(one) != path.name
-    assert len({build.name_of(other) for other in table.REPRESENTATIVE}) == 6
+    every = {build.name_of(other) for other in table.REPRESENTATIVE}
+    assert len(every) == len(table.REPRESENTATIVE)
 
 
-def test_arguments_lie_where_the_compiler_would_have_put_them(tmp_path):
+@pytest.mark.parametrize("one", [table.REPRESENTATIVE[3], *SMALL_BACKWARD], ids=str)
+def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
     """Its own packing, read back, beside ours, for numbers that are all different."""
     from cuda.bindings import driver
 
-    one = table.REPRESENTATIVE[3]
-    tensors = tuple(torch.empty(64) for _ in range(6))
-    strides = tuple(tuple(8 * (3 * i + j + 1) for j in range(3)) for i in range(5))
-    numbers = Numbers((2, 3, 5, 7, 11, 13), (-17, 19), 0.23, 29.0)
-    row = launch.packed(Call(one, tensors, (*strides, (31, 37)), numbers), 41)
+    signature = signatures.SIGNATURES[one.kernel]
+    tensors = tuple(torch.empty(64) for _ in signature.tensors)
+    strides = tuple(
+        tuple(8 * (3 * i + j + 1) for j in range(n)) for i, n in enumerate(signature.strides)
+    )
+    numbers = Numbers((2, 3, 5, 7, 11, 13), (-17, 19), (0.23, 29.0, 0.31)[: signature.factors])
+    row = launch.packed(Call(one, tensors, strides, numbers), 41)
     given = (
         *build.pointers(one, tuple(x.data_ptr() for x in tensors)),
-        *(tuple(map(cutlass.Int64, each)) for each in (*strides, (31, 37))),
+        *(tuple(map(cutlass.Int64, each)) for each in strides),
         *(tuple(map(cutlass.Int32, each)) for each in numbers[:2]),
-        *map(cutlass.Float32, numbers[2:]),
+        *map(cutlass.Float32, numbers.factors),
         driver.CUstream(41),
     )
     theirs, _ = build.function(one, tmp_path).execution_args.generate_execution_args(given, {})
-    ours = launch.places(row)
-    widths = [8] * 23 + [4] * 10 + [8]
+    ours = launch.places(row, one.kernel)
+    widths = [8] * (len(tensors) + sum(signature.strides)) + [4] * (8 + signature.factors) + [8]
 
     assert len(theirs) == len(ours) == len(widths)
     for their, our, width in zip(theirs, ours, widths, strict=True):

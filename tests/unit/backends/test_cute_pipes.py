@@ -4,139 +4,20 @@ The kernel's own functions run here as Python, over barriers, copies and product
 as the PTX ISA describes them; a warpgroup is one thread, which arrives for its four warps.
 """
 
-import importlib.util
-import random
-import threading
-import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.patience import limit
+from tests.played_kernels import Model, at_once, fresh, plain
 
 pytest.importorskip("cutlass", reason="pip install 'ring-attn-bench[cute]'")
 
 from ring_attn_backends.cute import pipes
 
-
-def fresh(name):
-    """A module's own copy: the compiler replaces what it has compiled once."""
-    spec = importlib.util.find_spec(f"ring_attn_backends.cute.{name}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 consumer, forward = fresh("consumer"), fresh("forward")
-CLOCK = threading.Condition()
-PATIENCE = 5.0
-"""Seconds without anything happening that are a deadlock."""
-
-
-def when(ready):
-    with CLOCK:
-        assert CLOCK.wait_for(ready, limit(PATIENCE)), "deadlock"
-
-
-class Mbarrier:
-    """Completes a phase when all that it counts have arrived, and all announced bytes."""
-
-    def __init__(self, count):
-        self.count = self.pending = count
-        self.bytes = self.phase = 0
-
-    def arrive(self, times=1, more=0):
-        with CLOCK:
-            self.pending -= times
-            self.bytes += more
-            assert self.pending >= 0, "somebody arrived who was not counted"
-            if self.pending == 0 and self.bytes == 0:
-                self.pending, self.phase = self.count, self.phase + 1
-            CLOCK.notify_all()
-
-    def wait(self, number):
-        when(lambda: self.phase % 2 != number)
-
-
-class Turn:
-    """A named barrier of two warpgroups, of which one may be gone when the other comes."""
-
-    def __init__(self):
-        self.arrived = self.through = 0
-
-    def arrive(self):
-        with CLOCK:
-            self.arrived += 1
-            CLOCK.notify_all()
-            return (self.arrived + 1) // 2
-
-    def sync(self):
-        turn = self.arrive()
-        when(lambda: self.arrived >= 2 * turn)
-
-
-class Slots:
-    """What lies in them, and how many read it now."""
-
-    def __init__(self, stages):
-        self.tile, self.readers = [None] * stages, [0] * stages
-
-
-class Model:
-    """The program's shared memory and what works on it, under the names that the kernel calls."""
-
-    def __init__(self, groups, stages, seed):
-        self.random = random.Random(seed)
-        self.turns = {consumer.FIRST_TURN + part: Turn() for part in range(groups)}
-        self.log = {part: [] for part in range(groups)}
-        self.config = SimpleNamespace(groups=groups)
-        self.pipes = [self._pipe(stages, 4 * groups) for _ in range(2)]
-        self.flying = threading.local()
-
-    def _pipe(self, stages, readers):
-        full, empty = ([Mbarrier(n) for _ in range(stages)] for n in (1, readers))
-        return SimpleNamespace(
-            full=Row(full), empty=Row(empty), slots=Slots(stages), stages=stages, bytes=64
-        )
-
-    def pause(self):
-        if self.random.random() < 0.3:
-            time.sleep(self.random.random() * 1e-3)
-
-    def copy(self, pipe, tile, slot):
-        """TMA writes some time later."""
-
-        def write():
-            self.pause()
-            with CLOCK:
-                assert pipe.slots.readers[slot] == 0, "overwritten while it was read"
-                pipe.slots.tile[slot] = tile
-            pipe.full[slot].arrive(0, more=-pipe.bytes)
-
-        threading.Thread(target=write).start()
-
-    def read(self, pipe, slot, kind, part):
-        """A product begins to read a slot, until it is waited for."""
-        with CLOCK:
-            pipe.slots.readers[slot] += 1
-            self.log[part].append((kind, pipe.slots.tile[slot]))
-        self.flying.groups.append((pipe, slot))
-
-    def wait_group(self, left):
-        self.pause()
-        while len(self.flying.groups) > left:
-            pipe, slot = self.flying.groups.pop(0)
-            with CLOCK:
-                pipe.slots.readers[slot] -= 1
-
-
-class Row(list):
-    """Barriers in a row: `row + i` is the i-th, as pointers are added."""
-
-    def __add__(self, i):
-        return self[i]
 
 
 def played(monkeypatch, groups, stages, edges, whole, seed):
@@ -174,7 +55,7 @@ def played(monkeypatch, groups, stages, edges, whole, seed):
     monkeypatch.setattr(pipes, "order", order)
     monkeypatch.setattr(consumer, "arch", arch)
     monkeypatch.setattr(consumer, "release", release)
-    monkeypatch.setattr(consumer, "_multiply", multiply)
+    monkeypatch.setattr(consumer, "multiply", multiply)
     monkeypatch.setattr(consumer, "_weigh", lambda *_, **__: (None, None))
     monkeypatch.setattr(consumer, "_fade", lambda *_: model.pause())
     monkeypatch.setattr(consumer, "rounded", lambda *_: None)
@@ -201,27 +82,8 @@ def played(monkeypatch, groups, stages, edges, whole, seed):
     def produce():
         plain(forward._produce)((None, None, None), None, keys, values, 0, where)
 
-    faults = []
-
-    def caught(work, *arguments):
-        try:
-            work(*arguments)
-        except BaseException as error:
-            faults.append(error)
-
-    threads = [threading.Thread(target=caught, args=(consume, part)) for part in range(groups)]
-    threads.append(threading.Thread(target=caught, args=(produce,)))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not faults, faults
+    at_once([*(partial(consume, part) for part in range(groups)), produce])
     return model.log
-
-
-def plain(function):
-    """A function as it was before `cute.jit` took it."""
-    return function.__wrapped__
 
 
 @settings(phases=[Phase.generate])  # a deadlock takes seconds, to shrink it minutes

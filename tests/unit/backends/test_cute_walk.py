@@ -1,7 +1,5 @@
 """What the CuTe kernel counts and softens: its own lines, with Python's integers and numpy."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,23 +7,9 @@ from hypothesis import strategies as st
 from ring_attn_backends.cute import online
 from ring_attn_backends.cute.programs import column_of, nth, row_of, seen, tile_and_head
 
+from tests.warpgroup import LANE, NUMPY, WARP, gathered, spread
+
 FAR = 2**30
-THREADS = np.arange(128)
-LANE, WARP = THREADS % 32, THREADS // 32
-
-
-def quad(x, combine):
-    x = np.asarray(x).reshape(32, 4)
-    x = combine(x, x[:, [1, 0, 3, 2]])  # by the distances of lanes, as the GPU does
-    return combine(x, x[:, [2, 3, 0, 1]]).reshape(128)
-
-
-NUMPY = SimpleNamespace(
-    MINUS_INF=-np.inf, most=np.fmax, least=np.minimum, plus=np.add, where=np.where, exp2=np.exp2,
-    log2=np.log2, reciprocal=np.reciprocal, is_infinite=np.isinf, quad=quad,
-)  # fmt: skip
-"""`lanes` of a whole warpgroup, in float64."""
-
 bounds = st.integers(-70, 70)
 bands = st.tuples(st.one_of(bounds, st.just(-FAR)), st.one_of(bounds, st.just(FAR)))
 
@@ -75,20 +59,6 @@ def test_a_warpgroup_s_threads_hold_every_number_of_a_tile_once():
     ]
 
     assert sorted(places) == [(row, column) for row in range(64) for column in range(24)]
-
-
-def spread(tile):
-    """A tile (64, columns) in registers: a number of each thread for each register."""
-    return [
-        tile[row_of(LANE, WARP, i // 2 % 2), column_of(LANE, i)] for i in range(tile.shape[1] // 2)
-    ]
-
-
-def gathered(registers):
-    tile = np.full((64, 2 * len(registers)), np.nan)
-    for i, x in enumerate(registers):
-        tile[row_of(LANE, WARP, i // 2 % 2), column_of(LANE, i)] = x
-    return tile
 
 
 def by_tiles(q, k, v, band, block, first_row, scale, cap=0.0, carried=None):

@@ -1,0 +1,191 @@
+"""The backward kernel for dk and dv on Hopper: key tiles stay, row tiles pass (FlashAttention-2).
+
+A program owns keys of one key head, and goes through the row tiles of every query head that reads
+it: its sums are in registers from the first to the last, and nobody else adds to them. One warp
+brings tiles of queries and output gradients by TMA, a second one what lse and delta make of them.
+"""
+# ruff: noqa: ANN001, ANN201, ANN202 - cutlass infers what registers hold
+
+import cutlass
+from cuda.bindings import driver
+from cutlass import Float32, cute
+from cutlass.cute import arch
+from cutlass.cute.nvgpu import cpasync
+from cutlass.memory import SmemAllocator
+
+from ring_attn_backends.cute import lanes, slopes
+from ring_attn_backends.cute.key_gradients import gather
+from ring_attn_backends.cute.operands import (
+    K_MAJOR,
+    MN_MAJOR,
+    RMEM,
+    SMEM,
+    by_tma,
+    numbers,
+    product,
+    swizzled,
+    tokens,
+)
+from ring_attn_backends.cute.pipes import (
+    begin,
+    bring,
+    load_at,
+    load_of,
+    new_pipe,
+    new_vectors,
+    order,
+    tell,
+)
+from ring_attn_backends.cute.programs import nth_of_heads, seen, tile_and_head
+
+
+@cute.jit
+def backward_dkdv(
+    q_ptr: cute.Pointer, k_ptr: cute.Pointer, v_ptr: cute.Pointer, dout_ptr: cute.Pointer,
+    lse_ptr: cute.Pointer, delta_ptr: cute.Pointer, dk_ptr: cute.Pointer, dv_ptr: cute.Pointer,
+    q_strides, k_strides, v_strides, dout_strides, lse_strides, delta_strides,
+    dk_strides, dv_strides, sizes, band, scale: Float32, cap: Float32, gradient: Float32,
+    stream: driver.CUstream, build: cutlass.Constexpr,
+):  # fmt: skip
+    """Launches `program` for every key tile and key head, as `arguments.dkdv_call` tells it."""
+    batch, M, N, heads, key_heads, section = sizes
+    config = build.config
+    own, block, width, stages = config.own, config.block, config.width, config.stages
+    q = tokens(q_ptr, (M, width, heads, batch), q_strides, 8)
+    k = tokens(k_ptr, (N, width, key_heads, batch), k_strides, 8)
+    v = tokens(v_ptr, (N, width, key_heads, batch), v_strides, 8)
+    dout = tokens(dout_ptr, (M, width, heads, batch), dout_strides, 8)
+    lse = numbers(lse_ptr, (M, heads, batch), lse_strides)
+    delta = numbers(delta_ptr, (M, heads, batch), delta_strides)
+    dk = tokens(dk_ptr, (N, width, key_heads, batch), dk_strides, 2)
+    dv = tokens(dv_ptr, (N, width, key_heads, batch), dv_strides, 2)
+    dtype = q.element_type
+    key_layout = swizzled(dtype, own, width, 1)
+    row_layout = swizzled(dtype, block, width, stages)
+    k_atom, k_tiles = by_tma(k, key_layout, own)
+    v_atom, v_tiles = by_tma(v, key_layout, own)
+    q_atom, q_tiles = by_tma(q, row_layout, block)
+    dout_atom, dout_tiles = by_tma(dout, row_layout, block)
+    tiles = (N + own - 1) // own
+    program(
+        (k_atom, v_atom, q_atom, dout_atom), (k_tiles, v_tiles, q_tiles, dout_tiles),
+        lse, delta, dk, dv, tiles, section, band, scale, cap, gradient, key_layout, row_layout,
+        product(dtype, config.groups, block, K_MAJOR, SMEM),
+        product(dtype, config.groups, width, MN_MAJOR, RMEM),
+        build,
+    ).launch(
+        grid=(tiles * key_heads * batch, 1, 1), block=(config.threads, 1, 1), stream=stream,
+        min_blocks_per_mp=1,
+    )  # fmt: skip
+
+
+@cute.kernel
+def program(
+    atoms, matrices, lse: cute.Tensor, delta: cute.Tensor, dk: cute.Tensor, dv: cute.Tensor,
+    tiles, section, band, scale, cap, gradient,
+    key_layout: cute.ComposedLayout, row_layout: cute.ComposedLayout,
+    scores_mma: cute.TiledMma, sums_mma: cute.TiledMma, build: cutlass.Constexpr,
+):  # fmt: skip
+    """dk and dv (N, D, G, B) of 64 * groups keys of one key head.
+
+    band: a row sees a key iff low <= row - key <= high, so a key a row iff -high <= key - row
+    <= -low. gradient: what dk is multiplied by at last.
+    """
+    config, dtype = build.config, scores_mma.op.a_dtype
+    low, high = band
+    N, _, key_heads, batch = dk.shape
+    M, heads, _ = lse.shape
+    number, _, _ = arch.block_idx()
+    warp = arch.make_warp_uniform(arch.warp_idx())
+    # under a causal mask the first keys are seen by most rows
+    key_tile, key_head = tile_and_head(number, tiles, key_heads * batch, section, cutlass.min)
+    entry, key_head = key_head // key_heads, key_head % key_heads
+    each = heads // key_heads
+    first_key = key_tile * config.own
+    last_key = cutlass.min(first_key + config.own, N) - 1
+    where = seen(first_key, last_key, -high, -low, M, config.block, cutlass.min, cutlass.max)
+
+    memory = SmemAllocator()
+    keys = new_pipe(memory, dtype, key_layout)
+    values = new_pipe(memory, dtype, key_layout)
+    queries = new_pipe(memory, dtype, row_layout)
+    douts = new_pipe(memory, dtype, row_layout)
+    vectors = new_vectors(memory, 2, lines(config.block), config.stages)
+    if warp == 0:
+        for atom in atoms:
+            cpasync.prefetch_descriptor(atom)
+        with arch.elect_one():
+            for pipe in (keys, values, queries, douts):
+                begin(pipe, 4 * config.groups)
+            begin(vectors, 4 * config.groups, writers=arch.WARP_SIZE)
+    arch.mbarrier_init_fence()
+    arch.sync_threads()
+
+    more, fewer = config.registers
+    if warp >= 4 * config.groups:
+        arch.setmaxregister_decrease(fewer)
+        if warp == 4 * config.groups:
+            loads = [
+                load_of(atom, matrix[None, None, None, entry], pipe)
+                for atom, matrix, pipe in zip(
+                    atoms, matrices, (keys, values, queries, douts), strict=True
+                )
+            ]
+            order(load_at(loads[0], key_head), key_tile, keys, 0)
+            order(load_at(loads[1], key_head), key_tile, values, 0)
+            _produce(loads[2:], queries, douts, key_head * each, each, where)
+        if warp == 4 * config.groups + 1:
+            _tell(
+                (lse[None, None, entry], delta[None, None, entry]), vectors, key_head * each, each,
+                where, scale, build,
+            )  # fmt: skip
+    else:
+        arch.setmaxregister_increase(more)
+        gather(
+            (keys, values, queries, douts, vectors), (scores_mma, sums_mma),
+            (dk[None, None, key_head, entry], dv[None, None, key_head, entry]),
+            first_key, where, each, (M, N, low, high, scale, cap, gradient), build,
+        )  # fmt: skip
+
+
+@cute.jit
+def _produce(loads, queries, douts, first_head, each, where):
+    """Brings row tiles of all heads in the order in which consumers ask for them."""
+    q_load, dout_load = loads
+    for i in cutlass.range(each * (where[2] + where[3]), unroll=1):
+        head, tile = nth_of_heads(i, each, where)
+        bring(load_at(q_load, first_head + head), tile, queries, i)
+        bring(load_at(dout_load, first_head + head), tile, douts, i)
+
+
+@cute.jit
+def _tell(matrices, vectors, first_head, each, where, scale, build: cutlass.Constexpr):
+    """Tells consumers what products begin at, row by row: -lse as a product, and -delta.
+
+    With a softcap -lse in base 2, which is added later. Rows that see no key, or are not there,
+    get -inf, and weights of 0.
+    """
+    lse, delta = matrices
+    lane = arch.lane_idx()
+    block = build.config.block
+    parts = lines(block) // arch.WARP_SIZE
+    unscaled = lanes.reciprocal(scale)
+    for i in cutlass.range(each * (where[2] + where[3]), unroll=1):
+        head, tile = nth_of_heads(i, each, where)
+        starts = cute.make_rmem_tensor(parts, Float32)
+        deltas = cute.make_rmem_tensor(parts, Float32)
+        starts.fill(-float("inf"))
+        deltas.fill(0.0)
+        for part in cutlass.range_constexpr(parts):
+            row = tile * block + arch.WARP_SIZE * part + lane
+            if row < lse.shape[0]:
+                starts[part] = slopes.start(lse[row, first_head + head], lanes)
+                deltas[part] = -delta[row, first_head + head]
+                if cutlass.const_expr(not build.capped):
+                    starts[part] = starts[part] * unscaled
+        tell(vectors, i, (starts, deltas), lane)
+
+
+def lines(block):
+    """Rows that a warp writes for a tile, one by each lane: those beyond the tile are not read."""
+    return -(-block // arch.WARP_SIZE) * arch.WARP_SIZE

@@ -1,0 +1,55 @@
+"""Tokens in global memory, their tiles in shared memory, and products of such tiles."""
+# ruff: noqa: ANN001, ANN201 - cutlass infers what registers hold
+
+from cutlass import Float32, cute
+from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
+from cutlass.utils import hopper_helpers
+
+K_MAJOR, MN_MAJOR = OperandMajorMode.K, OperandMajorMode.MN
+SMEM, RMEM = warpgroup.OperandSource.SMEM, warpgroup.OperandSource.RMEM
+
+
+def tokens(pointer, shape, strides, divisor):
+    """(tokens, columns, heads, batch), of the strides of (batch, token, head)."""
+    batch, token, head = (cute.assume(x, divby=divisor) for x in strides)
+    return cute.make_tensor(pointer, cute.make_layout(shape, stride=(token, 1, head, batch)))
+
+
+def numbers(pointer, shape, strides):
+    """(tokens, heads, batch), a number each, of the strides of (batch, head)."""
+    batch, head = strides
+    return cute.make_tensor(pointer, cute.make_layout(shape, stride=(1, head, batch)))
+
+
+def swizzled(dtype, count, columns, stages):
+    """How TMA lays tiles out, and the tensor cores read them without bank conflicts."""
+    atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, dtype)
+    return cute.tile_to_shape(atom, (count, columns, stages), (0, 1, 2))
+
+
+def by_tma(matrix, layout, count):
+    """The atom that copies tiles of so many tokens, and what it counts tiles in."""
+    copies = cpasync.CopyBulkTensorTileG2SOp()
+    return cpasync.make_tiled_tma_atom(copies, matrix, layout, (count, matrix.shape[1]))
+
+
+def product(dtype, groups, columns, b_major, a_source):
+    """64 rows of each warpgroup by so many columns, added up in float32."""
+    return hopper_helpers.make_trivial_tiled_mma(
+        dtype, dtype, K_MAJOR, b_major, Float32, (groups, 1, 1), (64, columns), a_source
+    )
+
+
+def multiply(mma, into, a, b, *, fresh):
+    """Starts into = a b, or into += a b, on the tensor cores: one group to wait for."""
+    atom = cute.make_mma_atom(mma.op)  # whose switch nobody else turns
+    warpgroup.fence()
+    for i in range(cute.size(a, mode=[2])):
+        atom.set(warpgroup.Field.ACCUMULATE, not fresh or i > 0)
+        cute.gemm(atom, into, a[None, None, i], b[None, None, i], into)
+    warpgroup.commit_group()
+
+
+def transposed(slots):
+    """(columns, tokens, stages) of (tokens, columns, stages)."""
+    return cute.make_tensor(slots.iterator, cute.select(slots.layout, [1, 0, 2]))

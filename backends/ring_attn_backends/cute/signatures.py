@@ -1,0 +1,64 @@
+"""What the launches of the kernels take, in their order, as numbers that are packed.
+
+A launch takes addresses, then strides of each tensor but for the last dim (of lse and delta: of
+batch and head), then integers (six sizes and two of a band), factors and the stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct, calcsize
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ring_attn_backends.cute.table import Build, Dtype, Kernel
+
+Kind = Literal["in", "out", "wide", "line"]
+"""Of a tensor: in the inputs' dtype, in the results', in float32; or a number each in float32."""
+INTEGERS = 6, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """tensors: their kinds. factors: how many of float32."""
+
+    tensors: tuple[Kind, ...]
+    factors: int
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """How many of each tensor."""
+        return tuple(2 if kind == "line" else 3 for kind in self.tensors)
+
+    @property
+    def packed(self) -> Struct:
+        """All of them in a row."""
+        return Struct("".join(self._codes()))
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where each of them lies in it."""
+        codes, sizes = self._codes(), {"Q": 8, "q": 8, "i": 4, "f": 4}
+        return tuple(
+            calcsize("".join(codes[: i + 1])) - sizes[code] for i, code in enumerate(codes)
+        )
+
+    def _codes(self) -> list[str]:
+        counts = len(self.tensors), sum(self.strides), sum(INTEGERS), self.factors, 1
+        return [code for code, n in zip("QqifQ", counts, strict=True) for _ in range(n)]
+
+
+SIGNATURES: dict[Kernel, Signature] = {
+    "forward": Signature(("in", "in", "in", "wide", "out", "line"), factors=2),
+    "backward_dkdv": Signature(("in",) * 4 + ("line", "line", "out", "out"), factors=3),
+    "backward_dq": Signature(("in",) * 4 + ("line", "line", "out"), factors=3),
+}
+"""q, k, v, acc, out, lse with scale and cap; q, k, v, dout, lse, delta and the gradients with
+scale, cap and what dq and dk are multiplied by at last."""
+
+
+def dtype_of(kind: Kind, build: Build) -> Dtype:
+    """Of a tensor's elements."""
+    if kind == "in":
+        return build.dtype
+    return build.out if kind == "out" else "float32"

@@ -1,0 +1,194 @@
+"""The backward of `scripts/cute_check.py`: dq, dk and dv against float64, then times, a table last.
+
+A check writes gradients in the inputs' dtype over NaN, inside larger tensors of NaN; one that is
+`carried` adds to random float32. Each is made twice, and must give the same bits. Times are of both
+launches, in TFLOP/s of the five products that a backward needs (they make seven), and of each
+configuration of a kernel by itself in microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from measuring.cute import (
+    CAUSAL,
+    CHECKS,
+    DEVICE,
+    FULL,
+    OTHERS,
+    ROUNDS,
+    Check,
+    all_right,
+    inside,
+    untouched,
+)
+from measuring.turns import in_turns
+from ring_attn_backends.cute import table
+from ring_attn_backends.cute.arguments import Call, dkdv_call, dq_call, name_of
+from ring_attn_backends.cute.launch import enqueue
+from tabulate import tabulate
+from torch import Tensor
+
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.problem import Mask, Score
+from ring_attn_bench.registry import load
+from ring_attn_bench.truth import oracle, tolerance
+
+NAMES = "dq", "dk", "dv"
+
+
+def calls(
+    rows: Rows, keys: Keys, sums: Sums, block: Block, score: Score, *, first: bool
+) -> list[Call]:
+    """Both launches, in the table's configurations."""
+    return [
+        dq_call(rows, keys, sums.dq, block, score, first=first),
+        dkdv_call(rows, keys, sums.dk, sums.dv, block, score, first=first),
+    ]
+
+
+def run(
+    check: Check, rows: Rows, keys: Keys, there: list[Tensor], score: Score, kept: Path | None
+) -> tuple[list[Tensor], str]:
+    """dq, dk and dv, and what else was written; there: what they are added to, if carried."""
+    dtype = torch.float32 if check.carried else check.dtype
+    pairs = [
+        inside(*x.shape, dtype=dtype, values=before if check.carried else None)
+        for x, before in zip((rows.q, *keys), there, strict=True)
+    ]
+    sums = Sums(*(part for part, _ in pairs))
+    spans = Span(check.first_row, check.rows), Span(check.first_key, check.keys)
+    block = Block((spans[0],), (spans[1],), check.mask.band)
+    for call in calls(rows, keys, sums, block, score, first=not check.carried):
+        enqueue(call, kept)
+        torch.cuda.synchronize()
+    spoilt = "" if all(untouched(*pair) for pair in pairs) else "wrote beside its results"
+    return [part.clone() for part in sums], spoilt
+
+
+def fault(check: Check, dim: int, kept: Path | None) -> str:
+    """What is wrong, or nothing."""
+    torch.manual_seed(len(check.name))
+    (q, dout), (k, v) = (
+        torch.randn(2, check.batch, tokens, heads, dim, device=DEVICE).to(check.dtype)
+        for tokens, heads in ((check.rows, check.heads), (check.keys, check.key_heads))
+    )
+    score = Score(dim**-0.5, check.softcap)
+    places = (
+        torch.arange(first, first + n, device=DEVICE)
+        for first, n in ((check.first_row, check.rows), (check.first_key, check.keys))
+    )
+    asked = partial(oracle.Inquiry, *places, check.mask, score)
+    wide = [x.double() for x in (dout, q, k, v)]
+    out, lse = oracle.forward(*wide[1:], asked())
+    truths = oracle.backward(*wide, out, lse, asked())
+    uncancelled = oracle.backward(*wide, torch.zeros_like(out), lse, asked())
+    plainly = asked(arithmetic=check.dtype)
+    plain = oracle.backward(dout, q, k, v, *oracle.forward(q, k, v, plainly), plainly)
+    put = partial(inside, dtype=check.dtype)
+    lines = lse, (wide[0] * out).sum(-1).transpose(1, 2)
+    q_, dout_, k_, v_ = (put(*x.shape, values=x)[0] for x in (q, dout, k, v))
+    lse_, delta_ = (inside(*x.shape, dtype=torch.float32, values=x)[0] for x in lines)
+    rows, keys = Rows(q_, dout_, out.to(check.dtype), lse_, delta_), Keys(k_, v_)
+    there = [torch.randn(x.shape, device=DEVICE) for x in (q, k, v)]
+    results, spoilt = run(check, rows, keys, there, score, kept)
+    again, _ = run(check, rows, keys, there, score, kept)
+    said = [spoilt] if spoilt else []
+    if not all(map(torch.equal, results, again)):
+        said.append("the same call has given other bits")
+    for i, name in enumerate(NAMES):
+        got = results[i].double() - (there[i].double() if check.carried else 0.0)
+        off = tolerance.error(got, truths[i])
+        sizes = tolerance.size(truths[i]), tolerance.size(uncancelled[i]).max_abs
+        bound = tolerance.bounds(
+            name, check.dtype, tolerance.error(plain[i], truths[i]), sizes[0],
+            sizes[1] if name != "dv" else 0.0,
+        )  # fmt: skip
+        if not off.within(bound):
+            said.append(f"{name} is out by {off}, and may be by {bound}")
+    return "; ".join(said)
+
+
+def contestants(
+    rows: Rows, keys: Keys, block: Block, score: Score, kept: Path | None
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """A call of each that can make it: ours, those of others, and ours of one kernel."""
+    dim = rows.q.shape[-1]
+    sums = Sums(*(torch.empty_like(x) for x in (rows.q, *keys)))
+    ours = calls(rows, keys, sums, block, score, first=True)
+    yield "cute", lambda: [enqueue(call, kept) for call in ours]
+    for (kernel, width), configs in table.BACKWARD_CANDIDATES.items():
+        for config in configs if width == dim else ():
+            if kernel == "backward_dq":
+                call = dq_call(rows, keys, sums.dq, block, score, first=True, config=config)
+            else:
+                call = dkdv_call(
+                    rows, keys, sums.dk, sums.dv, block, score, first=True, config=config
+                )
+            yield f"{kernel} {config}", partial(enqueue, call, kept)
+    for name in OTHERS:
+        try:
+            other = partial(load(name).backward, rows, keys, block, score, deterministic=False)
+            other()
+        except Exception as error:  # theirs, and no reason not to time ours
+            print(f"{name} is left out: {str(error).splitlines()[0]}")
+        else:
+            yield name, other
+
+
+def timed(dim: int, tokens: int, mask: Mask, kept: Path | None) -> list[str]:
+    """A row of the table: the shape, TFLOP/s of each, and each kernel's microseconds."""
+    draw = partial(torch.randn, device=DEVICE, dtype=torch.bfloat16)
+    q, dout = draw(2, 1, tokens, 16, dim)
+    keys, score = Keys(*draw(2, 1, tokens, 4, dim)), Score(dim**-0.5)
+    block = Block((Span(0, tokens),), (Span(0, tokens),), mask.band)
+    out, lse = load("triton").forward(q, keys, block, score)
+    delta = (dout.float() * out.float()).sum(-1).transpose(1, 2).contiguous()
+    rows = Rows(q, dout, out, lse, delta)
+    times = in_turns(dict(contestants(rows, keys, block, score, kept)), ROUNDS)
+    work = 10 * tokens**2 * 16 * dim / (2 if mask.causal else 1)
+    speeds = [
+        f"{work / times[name] / 1e9:.0f}" if name in times else "-" for name in ("cute", *OTHERS)
+    ]
+    alone = [
+        ", ".join(
+            f"{name.removeprefix(kernel).strip()}: {1e3 * ms:.0f}"
+            for name, ms in times.items()
+            if name.startswith(kernel)
+        )
+        for kernel in ("backward_dkdv", "backward_dq")
+    ]
+    return [str(dim), str(mask), str(tokens), *speeds, *alone]
+
+
+def builds() -> Iterator[table.Build]:
+    """All that is launched here."""
+    for (kernel, _), configs in table.BACKWARD_CANDIDATES.items():
+        for config in configs:
+            yield table.Build(config, "bfloat16", "bfloat16", kernel=kernel)
+    for (kernel, _), config in table.BACKWARD.items():
+        for check in CHECKS:
+            dtype = name_of(check.dtype)
+            out = "float32" if check.carried else dtype
+            capped = check.softcap > 0
+            yield table.Build(config, dtype, out, capped, check.carried, kernel)
+
+
+def run_all(dims: list[int], lengths: list[int], kept: Path | None) -> None:
+    """Checks, times, and the table."""
+    table_rows = []
+    for dim in dims:
+        if not all_right(f"backward d{dim}", lambda check, dim=dim: fault(check, dim, kept)):
+            continue
+        for tokens in lengths:
+            for mask in (FULL, CAUSAL):
+                table_rows.append(timed(dim, tokens, mask, kept))
+                print(*table_rows[-1], flush=True)
+    names = [f"{name}, TFLOP/s" for name in ("cute", *OTHERS)]
+    names += ["dk and dv alone, us", "dq alone, us"]
+    print(tabulate(table_rows, ["head dim", "mask", "tokens", *names]))
