@@ -7,18 +7,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from ring_attn_bench.calls.dense import check_dense
+from ring_attn_bench.calls.dense import INT32_MAX, check_dense, checked_device
 from ring_attn_bench.calls.options import Options, Window
 from ring_attn_bench.calls.plain import flag, integer
 from ring_attn_bench.calls.validate import read
 from ring_attn_bench.errors import InvalidArgument, UnknownName, shown
 from ring_attn_bench.plan.deal import DEALS
-from ring_attn_bench.plan.documents import DealtDocuments, Starts, check_starts, cut
+from ring_attn_bench.plan.documents import NONE, DealtDocuments, Starts, Void, check_starts, cut
 from ring_attn_bench.plan.partition import PARTITIONS, AnyPartition, Partition, get_partition
+from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.written import written
 
 CuSeqlens = Sequence[int] | Tensor
 """Where documents begin, and after the last one where it ends: integers."""
@@ -33,6 +37,7 @@ def documents(
     causal: bool = True,
     window_size: Window = (-1, -1),
     uneven: bool = False,
+    seqused: CuSeqlens | None = None,
 ) -> DealtDocuments:
     """One batch's documents as a value that calls, layers and data loaders share.
 
@@ -44,21 +49,63 @@ def documents(
     uneven: whether ranks hold no padding: the sequence is dealt as the next longer one that can be,
     and ranks whose last tokens would be padding have fewer (`.held(rank)`), some even none. So any
     length goes to any number of ranks.
+    seqused: how many tokens of each document are used, from its first; the others are padding, as
+    behind the last document, and `balanced` counts them as work. None is all of them.
     causal, window_size: of the calls; `balanced` counts their work, and a call with another mask is
     right all the same.
 
     Raises InvalidArgument for starts that do not rise from 0 and for a length that cannot be dealt,
-    or UnknownName.
+    or UnknownName; and where it is traced, which it is not to be: graphs take the value.
     """
+    if is_compiling():
+        raise InvalidArgument(
+            "documents(...) is called in what is compiled, where nothing can be read; make the "
+            "value outside and pass it in: it is an input of the graph, and another one compiles "
+            "nothing."
+        )
+    return as_graph_input(
+        dealt_documents(
+            cu_seqlens, partition, world_size, seqlen, causal=causal, window_size=window_size,
+            uneven=uneven, seqused=seqused,
+        )
+    )  # fmt: skip
+
+
+def as_graph_input(documents: DealtDocuments) -> DealtDocuments:
+    """The same value, with the tensor that a traced graph takes of it."""
+    text = written(documents)
+    if text is not None:
+        made = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        object.__setattr__(documents, "traced", made)  # it says nothing that the value does not
+    return documents
+
+
+def dealt_documents(
+    cu_seqlens: CuSeqlens,
+    partition: AnyPartition,
+    world_size: int,
+    seqlen: int | None = None,
+    *,
+    causal: bool = True,
+    window_size: Window = (-1, -1),
+    uneven: bool = False,
+    seqused: CuSeqlens | None = None,
+) -> DealtDocuments:
+    """As `documents`, for a call that nobody traces."""
     starts, ranks = starts_of(cu_seqlens), integer("world_size", world_size)
-    if ranks < 1:
-        raise InvalidArgument(f"world_size is {ranks}; it must be at least 1.")
+    if not starts:  # the rest is checked of the value that is made
+        check_starts(starts)
+    if not 1 <= ranks <= INT32_MAX:
+        raise InvalidArgument(
+            f"world_size is {ranks}; it must be at least 1, and at most {INT32_MAX}."
+        )
     uneven = flag("uneven", uneven)
     if uneven and seqlen is not None:
         raise InvalidArgument(
             f"seqlen is {shown(seqlen)} and uneven is True; uneven shards hold no padding, so "
             "leave out one of the two."
         )
+    mask = Options(causal=causal, window_size=window_size).plain().mask
     deal = DEALS.get(partition) if isinstance(partition, str) else None
     if isinstance(partition, str) and deal is None and partition not in PARTITIONS:
         raise UnknownName("partition", partition, (*PARTITIONS, *DEALS))
@@ -68,21 +115,49 @@ def documents(
         unit = rule.chunks_per_rank * ranks
         whole = max(1, -(-whole // unit)) * unit
     tokens = rule.tokens_per_rank(whole, ranks)
+    if tokens > INT32_MAX:
+        raise InvalidArgument(
+            f"a sequence of {whole} tokens gives {tokens} to each of {ranks} ranks, and no rank "
+            f"holds more than {INT32_MAX}."
+        )
     if deal is not None:
         check_starts(starts, whole)
-        mask = Options(causal=causal, window_size=window_size).plain().mask
         rule = deal(starts, ranks, tokens, mask.band)
-    return DealtDocuments(starts, rule, ranks, tokens, uneven)
+    used, void = (starts, NONE) if seqused is None else _without_padding(starts, seqused)
+    return DealtDocuments(used, rule, ranks, tokens, uneven, void)
+
+
+def _without_padding(starts: Starts, seqused: CuSeqlens) -> tuple[Starts, Void]:
+    """The starts, with what is not used of a document as one of its own; and which these are."""
+    lengths, counts = [b - a for a, b in pairwise(starts)], starts_of(seqused, "seqused")
+    if len(counts) != len(lengths) or any(
+        not 0 <= used <= length for used, length in zip(counts, lengths, strict=True)
+    ):
+        raise InvalidArgument(
+            f"seqused is {shown(seqused)}; it must be a number for each of the {len(lengths)} "
+            "documents, from 0 to its length."
+        )
+    made, void = [0], set()
+    for start, length, used in zip(starts, lengths, counts, strict=False):
+        if used:
+            made.append(start + used)
+        if used < length:
+            void.add(len(made) - 1)
+            made.append(start + length)
+        if not length:
+            made.append(start)
+    return tuple(made), frozenset(void)
 
 
 def shard_documents(x: Tensor, documents: DealtDocuments, rank: int, dim: int = 0) -> Tensor:
     """Rank's tokens of x, whose dim `dim` is the packed sequence; a copy, differentiable.
 
     Of uneven documents x has no padding, of others as much as they were made with. Raises
-    InvalidArgument for another length, and for a rank that there is not.
+    InvalidArgument for another length, for a rank that there is not, and for what is no value of
+    documents.
     """
     check_dense("x", x)
-    _check_rank(rank, documents)
+    rank = _check_rank(rank, documents)
     dim, whole = integer("dim", dim), documents.world_size * documents.tokens
     length = documents.starts[-1] if documents.uneven else whole
     if not -x.dim() <= dim < x.dim() or x.shape[dim] != length:
@@ -90,8 +165,7 @@ def shard_documents(x: Tensor, documents: DealtDocuments, rank: int, dim: int = 
             f"x has shape {tuple(x.shape)} and dim is {dim}; that dim must be the packed sequence "
             f"of {length} tokens."
         )
-    spans = documents.spans(rank)
-    at = torch.tensor([at for span in spans for at in span.positions()], device="cpu")
+    at = torch.cat([_at(span) for span in documents.spans(rank)])
     return x.index_select(dim, at[: documents.held(rank)].to(x.device))
 
 
@@ -101,19 +175,27 @@ def document_position_ids(
     """Positions of rank's tokens in their documents, int64 (held,): what rotary embeddings need.
 
     Padding counts on from where the last document ends, from 0. Raises InvalidArgument for a rank
-    that there is not.
+    or a device that there is not, and for what is no value of documents.
     """
-    rank = _check_rank(rank, documents)
-    found: list[int] = []
-    for span in documents.spans(rank):
-        for part, number in cut(span, documents.starts):
-            first = documents.starts[number]  # of padding, -1, where the last one ends
-            found.extend(at - first for at in part.positions())
-    held = found[: documents.held(rank)]
-    return torch.tensor(held, dtype=torch.int64, device="cpu").to(device)
+    rank, where = _check_rank(rank, documents), checked_device(device)
+    found = [
+        _at(part) - documents.starts[number]  # of padding, -1, where the last one ends
+        for span in documents.spans(rank)
+        for part, number in cut(span, documents.starts)
+    ]
+    return torch.cat(found)[: documents.held(rank)].to(where)
 
 
-def _check_rank(rank: object, documents: DealtDocuments) -> int:
+def _at(span: Span) -> Tensor:
+    return torch.arange(span.start, span.last + 1, span.step, device="cpu")
+
+
+def _check_rank(rank: object, documents: object) -> int:
+    if not isinstance(documents, DealtDocuments):
+        raise InvalidArgument(
+            f"documents is {shown(documents)}; it must be a value that documents(cu_seqlens, "
+            "partition, world_size) made."
+        )
     number = integer("rank", rank)
     if not 0 <= number < documents.world_size:
         raise InvalidArgument(

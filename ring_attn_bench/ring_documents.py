@@ -14,7 +14,8 @@ documents; one on a GPU is read, which waits for the GPU once a call.
 
 A kernel that takes keys of all ranks in one launch (`triton`, `reference`) takes all documents in
 it. For any other a rank has a launch for each of its documents by itself, and one for each that
-crosses to another rank: right, and slow where there are many.
+crosses to another rank: right, and slow where there are many. So on a GPU `auto` asks the former
+first.
 """
 
 from __future__ import annotations
@@ -24,20 +25,18 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.distributed.device_mesh import DeviceMesh
-from torch.nn.functional import pad
 
 from ring_attn_bench.calls.attend import Output
 from ring_attn_bench.calls.options import Options, Window
-from ring_attn_bench.calls.plain import integer
-from ring_attn_bench.calls.validate import check_tensor
-from ring_attn_bench.document_sharding import CuSeqlens, documents
-from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.plan.deal import DEALS
+from ring_attn_bench.calls.plain import flag
+from ring_attn_bench.document_sharding import CuSeqlens
 from ring_attn_bench.plan.documents import DealtDocuments
-from ring_attn_bench.plan.partition import AnyPartition, get_partition
+from ring_attn_bench.plan.partition import AnyPartition
 from ring_attn_bench.ring.call import Packed
 from ring_attn_bench.ring.context import RingContext, context_of
+from ring_attn_bench.ring.packed import AnyTold, Deal, Sides, Told
 from ring_attn_bench.ring_attention import Asked, attended, ring_attention
 
 if TYPE_CHECKING:
@@ -132,115 +131,50 @@ def ring_attn_varlen_func(  # type: ignore[misc]  # the last overload has more p
         dropout_seed=dropout_seed, sink=sink, context=context,
     )  # fmt: skip
 
-    def deal(ring: RingContext, keys: int, rows: int) -> Packed:
-        dealt = _dealt("k", cu_seqlens, partition, ring, keys)
-        check_longest("max_seqlen", max_seqlen, dealt.longest)
-        if queries is None:
-            return dealt, None
-        return dealt, _dealt("q", queries, partition, ring, rows)
+    told = Told(cu_seqlens, partition, max_seqlen, queries)
+    if is_compiling():
+        return as_operator((q, k, v), told, asked)
+    return attended_packed(q, lambda: (q, k, v), told.deal, asked)
 
-    return attended_packed(q, lambda: (q, k, v), deal, asked)
+
+def as_operator(tensors: tuple[Tensor, ...], told: AnyTold, asked: Asked) -> Output:
+    """An operator of the call, for whoever traces it."""
+    from ring_attn_bench.ops import ring_documents as traced  # what is never traced does without
+
+    flag("return_attn_probs", asked.return_attn_probs)
+    return traced.attention(tensors, told, *asked)
 
 
 def attended_packed(
     like: object,
     separate: Callable[[], tuple[Tensor, ...]],
-    deal: Callable[[RingContext, int, int], Packed],
+    deal: Deal,
     asked: Asked,
 ) -> Output:
     """A call of packed tensors on a ring: with a batch dim inside, and padding as if it were none.
 
-    separate: q, k and v (tokens, heads, dim). deal: the documents of a ring with so many keys and
-    so many queries on this rank. Both raise InvalidArgument. like: a tensor of q's device.
+    separate: q, k and v (tokens, heads, dim). It and deal raise InvalidArgument. like: a tensor of
+    q's device.
     """
     ring = context_of(asked.group, asked.context)
-    known: list[tuple[tuple[Tensor, ...], DealtDocuments, DealtDocuments]] = []
+    known: list[tuple[tuple[Tensor, ...], Sides]] = []
 
     def packed() -> Packed:
         tensors = separate()
-        for name, x in zip("qkv", tensors, strict=True):
-            check_tensor(name, x, ("tokens", "heads", "dim"), may_be_empty=True)
-        counts = [x.shape[0] for x in tensors]
-        documents, queries = deal(ring, counts[1], counts[0])
-        if counts[1] != counts[2] or (queries is None and counts[0] != counts[1]):
-            raise InvalidArgument(
-                f"q, k and v must have one number of tokens, got {counts[0]}, {counts[1]} and "
-                f"{counts[2]}; queries of their own lengths are told by queries=."
-            )
-        known.append((tensors, documents, documents if queries is None else queries))
-        return documents, queries
+        sides = Sides.of(tensors, deal, ring)
+        known.append((tensors, sides))
+        return sides.packed
 
     def batched() -> tuple[Tensor, ...]:
-        (((q, k, v), keys, rows),) = known
-        return tuple(_whole(x, side, ring.rank) for x, side in ((q, rows), (k, keys), (v, keys)))
+        (((q, k, v), sides),) = known
+        return sides.whole(q, k, v)
 
     def settle(asked: Asked) -> Options:
-        return asked.options._replace(partition=known[0][1].partition.name)
+        return asked.options._replace(partition=known[0][1].partition)
 
     results = attended(ring, like, batched, asked, settle, packed)
-    rows = known[0][2]
-    inside, held = rows.tokens - rows.padding(ring.rank), rows.held(ring.rank)
+    sides = known[0][1]
     if isinstance(results, Tensor):
-        return _first(results[0], inside, held)
+        return sides.rows.held(results[0])
     out, lse, nothing = results
-    lse = _first(lse[0], inside, held, dim=1, value=float("-inf"))
-    return _first(out[0], inside, held), lse, nothing
-
-
-def _whole(x: Tensor, side: DealtDocuments, rank: int) -> Tensor:
-    """With a batch dim, and zeros for padding."""
-    return _first(x, side.tokens - side.padding(rank), side.tokens)[None]
-
-
-def _first(x: Tensor, inside: int, tokens: int, dim: int = 0, value: float = 0.0) -> Tensor:
-    """The first tokens of x, and behind them the value: so many inside, and so many of them all.
-
-    Whatever x has behind them, not even a NaN comes out of it.
-    """
-    if inside == x.shape[dim] == tokens:
-        return x
-    behind = (0, 0) * (x.dim() - 1 - dim) + (0, tokens - inside)
-    return pad(x.narrow(dim, 0, inside), behind, value=value)
-
-
-def _dealt(
-    side: str,
-    cu_seqlens: CuSeqlens | DealtDocuments,
-    partition: AnyPartition | None,
-    ring: RingContext,
-    tokens: int,
-) -> DealtDocuments:
-    ranks = ring.world_size
-    if not isinstance(cu_seqlens, DealtDocuments):
-        if partition is None:
-            raise InvalidArgument(
-                "partition is None; it must say how the packed sequence was dealt, as 'zigzag', or "
-                "cu_seqlens must be what documents(...) made, which has it."
-            )
-        if isinstance(partition, str) and partition in DEALS:
-            raise InvalidArgument(
-                f"partition {partition!r} deals each batch by itself; pass the value by which it "
-                f"was dealt, documents(cu_seqlens, {partition!r}, ...), in place of cu_seqlens."
-            )
-        return documents(cu_seqlens, partition, ranks, tokens * ranks)
-    if partition is not None and get_partition(partition) != cu_seqlens.partition:
-        raise InvalidArgument(
-            f"partition is {shown(partition)}, but the documents were dealt by "
-            f"{cu_seqlens.partition.name!r}; leave it out."
-        )
-    held = cu_seqlens.held(ring.rank) if ring.rank < cu_seqlens.world_size else cu_seqlens.tokens
-    if (cu_seqlens.world_size, held) != (ranks, tokens):
-        raise InvalidArgument(
-            f"the documents are of {held} tokens on rank {ring.rank} of {cu_seqlens.world_size}, "
-            f"but {side} has {tokens} on one of {ranks}; make them for this ring, with seqlen= "
-            "where the sequence is padded, or uneven=True where it is not and does not divide."
-        )
-    return cu_seqlens
-
-
-def check_longest(name: str, told: int | None, longest: int) -> None:
-    """Raises InvalidArgument for a longest document that is shorter than one is."""
-    if told is not None and integer(name, told) < longest:
-        raise InvalidArgument(
-            f"{name} is {told}, but a document has {longest} tokens; pass that, or more."
-        )
+    return *sides.held(out, lse), nothing

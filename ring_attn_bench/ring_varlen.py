@@ -19,26 +19,26 @@ on a GPU is read at each call, for which the host waits; `ring_attn_varlen_func`
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ring_attn_bench.calls.attend import Output
 from ring_attn_bench.calls.dense import check_dense
 from ring_attn_bench.calls.plain import flag, integer
 from ring_attn_bench.calls.unpack import unpacked
-from ring_attn_bench.document_sharding import starts_of
+from ring_attn_bench.document_sharding import as_graph_input, starts_of
 from ring_attn_bench.errors import InvalidArgument, shown
-from ring_attn_bench.plan.deal import PerDocument
 from ring_attn_bench.plan.documents import DealtDocuments, check_starts
 from ring_attn_bench.plan.partition import get_partition
-from ring_attn_bench.ring.context import RingContext
+from ring_attn_bench.ring.packed import EachDealt, Prepared, check_longest, longest_of
 from ring_attn_bench.ring_attention import ring_attention
-from ring_attn_bench.ring_documents import attended_packed, check_longest
+from ring_attn_bench.ring_documents import as_operator, attended_packed
 
 if TYPE_CHECKING:
     from ring_attn_bench.signatures_varlen import (
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
         VarlenQKVPackedFunction,
     )
 
-Deal = Callable[[dict[str, Any], RingContext, int], DealtDocuments]
-"""The documents, from the arguments by name, the ring and how many tokens a rank has."""
+ToldOf = Callable[[dict[str, Any]], EachDealt | Prepared]
+"""What the documents are, from the arguments by name; raises InvalidArgument."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,16 @@ def llama3_flash_attn_prepare_cu_seqlens(
             f"rank is {rank}; with world_size {ranks} it must be in [0, {ranks})."
         )
     rule = get_partition("contiguous")
-    check_starts(starts, starts[-1])
+    check_starts(starts)
     tokens = rule.tokens_per_rank(starts[-1], ranks)
-    documents = DealtDocuments(starts, rule, ranks, tokens)
+    documents = as_graph_input(DealtDocuments(starts, rule, ranks, tokens))
     first, stop = rank * tokens, (rank + 1) * tokens
     ours = [n for n, end in enumerate(starts[1:]) if end > first and starts[n] < stop]
     begins = [starts[n] for n in ours]
     end = stop if causal else starts[ours[-1] + 1]
     rows = [0, *(start - first for start in begins[1:]), tokens]
     keys = [start - begins[0] for start in (*begins, end)]
-    longest, needed = (_longest(rows), _longest(keys)), slice(begins[0], end)
+    longest, needed = (longest_of(rows), longest_of(keys)), slice(begins[0], end)
     prepared = _Prepared(documents, rank, causal, longest, needed)
     sides = []
     for numbers in (rows, keys):
@@ -109,33 +109,12 @@ def llama3_flash_attn_prepare_cu_seqlens(
     return sides[0], sides[1], *longest, needed
 
 
-def _longest(starts: Sequence[int]) -> int:
-    return max(stop - start for start, stop in pairwise(starts))
-
-
-def _each_document(pieces: int) -> Deal:
+def _each_document(pieces: int) -> ToldOf:
     """Of cu_seqlens that are local, of documents that are dealt to all ranks one by one."""
-
-    def deal(given: dict[str, Any], ring: RingContext, tokens: int) -> DealtDocuments:
-        starts = starts_of(given["cu_seqlens"])
-        check_starts(starts, tokens)
-        check_longest("max_seqlen", given["max_seqlen"], _longest(starts))
-        odd = next((x for x in starts if x % pieces), None)
-        if odd is not None:
-            raise InvalidArgument(
-                f"cu_seqlens has {odd}; each rank has two parts of each document, as long as each "
-                "other, so that every number must be even: pad documents to multiples of "
-                f"{pieces * ring.world_size} tokens, or call ring_attn_varlen_func, which takes "
-                "any."
-            )
-        whole = tuple(start * ring.world_size for start in starts)
-        dealt = PerDocument(whole, ring.world_size, tokens, pieces)
-        return DealtDocuments(whole, dealt, ring.world_size, tokens)
-
-    return deal
+    return lambda given: EachDealt(given["cu_seqlens"], given["max_seqlen"], pieces)
 
 
-def _gathered(given: dict[str, Any], ring: RingContext, tokens: int) -> DealtDocuments:
+def _gathered(given: dict[str, Any]) -> Prepared:
     """Of what the prepare call returned; each of its parts must be as it was."""
     prepared: object = getattr(given["cu_seqlens_q"], _ATTRIBUTE, None)
     beside: object = getattr(given["cu_seqlens_k"], _ATTRIBUTE, None)
@@ -145,13 +124,6 @@ def _gathered(given: dict[str, Any], ring: RingContext, tokens: int) -> DealtDoc
             "as it returned them: a copy of them knows nothing of the other ranks' documents; "
             "prepare on the device of the tokens, or call ring_attn_varlen_func with cu_seqlens of "
             "the whole packed sequence."
-        )
-    documents = prepared.documents
-    made_for = documents.world_size, prepared.rank, documents.tokens
-    if made_for != (ring.world_size, ring.rank, tokens):
-        raise InvalidArgument(
-            f"cu_seqlens were prepared for rank {made_for[1]} of {made_for[0]} with {made_for[2]} "
-            f"tokens, and this is rank {ring.rank} of {ring.world_size} with {tokens}."
         )
     if flag("causal", given["causal"]) != prepared.causal:
         raise InvalidArgument(
@@ -164,14 +136,22 @@ def _gathered(given: dict[str, Any], ring: RingContext, tokens: int) -> DealtDoc
             f"heads_k_stride is {stride}; it must divide the {heads} key heads. Nothing else "
             "follows from it: how keys come is the context's schedule."
         )
-    if given["local_k_slice"] != prepared.keys:
+    if not _is_the_slice(given["local_k_slice"], prepared.keys):
         raise InvalidArgument(
             f"local_k_slice is {shown(given['local_k_slice'])}; it must be {prepared.keys}, which "
             "llama3_flash_attn_prepare_cu_seqlens returned."
         )
     for side, longest in zip("qk", prepared.longest, strict=True):
         check_longest(f"max_seqlen_{side}", given[f"max_seqlen_{side}"], longest)
-    return documents
+    return Prepared(prepared.documents, prepared.rank)
+
+
+def _is_the_slice(given: object, right: slice) -> bool:
+    """An array, or a slice of arrays, is no truth value when it is compared."""
+    if not isinstance(given, slice):
+        return False
+    ends = given.start, given.stop, given.step
+    return all(isinstance(x, Integral | None) for x in ends) and given == right
 
 
 _LOCAL = ("cu_seqlens", "max_seqlen")
@@ -186,7 +166,7 @@ _TYPES: dict[str, Any] = {
 _TENSORS = {"": ("q", "k", "v"), "kvpacked_": ("q", "kv"), "qkvpacked_": ("qkv",)}
 
 
-def _function(name: str, form: str, lengths: tuple[str, ...], deal: Deal) -> Any:  # noqa: ANN401 - `signatures_varlen` says what
+def _function(name: str, form: str, lengths: tuple[str, ...], told: ToldOf) -> Any:  # noqa: ANN401 - `signatures_varlen` says what
     """The function of that name and form, which takes these arguments between tensors and tail."""
     tail = dict(inspect.signature(ring_attention).parameters)
     del tail["partition"]
@@ -206,15 +186,17 @@ def _function(name: str, form: str, lengths: tuple[str, ...], deal: Deal) -> Any
         given = bound.arguments
         asked = ring_attention(**{x: given[x] for x in tail}, partition="")
 
+        if is_compiling():
+            tensors = _separated(form, given)
+            return as_operator(tensors, told({**given, "k": tensors[1]}), asked)
+
         def separate() -> tuple[Tensor, ...]:
             tensors = _separated(form, given)
             given.update(zip("qkv", tensors, strict=True))
             return tensors
 
         like = given[_TENSORS[form][0]]
-        return attended_packed(
-            like, separate, lambda ring, keys, _: (deal(given, ring, keys), None), asked
-        )
+        return attended_packed(like, separate, lambda *sizes: told(given).deal(*sizes), asked)
 
     function.__name__ = function.__qualname__ = name
     function.__signature__ = signature  # type: ignore[attr-defined]  # inspect looks for it

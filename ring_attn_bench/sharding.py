@@ -22,7 +22,13 @@ from ring_attn_bench.calls.autograd_limits import (
     many_gradients,
     transformed,
 )
-from ring_attn_bench.calls.dense import INT32_MAX, check_can_be_sent, check_dense, device_of
+from ring_attn_bench.calls.dense import (
+    INT32_MAX,
+    check_can_be_sent,
+    check_dense,
+    checked_device,
+    device_of,
+)
 from ring_attn_bench.calls.plain import integer
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.partition import AnyPartition, get_partition
@@ -54,7 +60,7 @@ def position_ids(
             f"a sequence of {seqlen} tokens gives {tokens} to each of {world_size} ranks, and no "
             f"rank holds more than {INT32_MAX}."
         )
-    where = _device(device)
+    where = checked_device(device)
     spans = rule.spans(rank, world_size, tokens)
     return torch.cat([torch.arange(s.start, s.last + 1, s.step, device=where) for s in spans])
 
@@ -241,17 +247,6 @@ def _checked_dim(x: Tensor, dim: int) -> int:
             f"dim is {dim}; a tensor of shape {tuple(x.shape)} has {-x.dim()} to {x.dim() - 1}."
         )
     return dim % x.dim()
-
-
-def _device(device: object) -> torch.device:
-    """The device, on which there can be a tensor; raises InvalidArgument."""
-    try:
-        return torch.empty(0, device=device).device  # type: ignore[call-overload, no-any-return]
-    except Exception as error:  # of every kind, by what is wrong with it
-        why = (str(error).strip().splitlines() or ["it is none"])[0][:120]
-        raise InvalidArgument(
-            f"device is {shown(device)}; it must be a device that is there, or None: {why}"
-        ) from None
 
 
 def _check_rank(rank: int, world_size: int) -> None:

@@ -18,12 +18,13 @@ LAYERS = (
     {"contract"},  # what plug-ins are written against
     {"registry", "relaunch", "truth"},
     {"calls"},
+    {"document_sharding"},  # a batch as a value
     {"ring"},
     {"one_device"},
     {"cached"},
     {"ops"},  # all of these as torch's operators
     {"signatures"},
-    {"attention", "cached_attention", "document_sharding", "ring_attention", "sharding"},
+    {"attention", "cached_attention", "ring_attention", "sharding"},
     {"ring_documents"},  # what people import,
     {"modules"},
     {"signatures_varlen"},

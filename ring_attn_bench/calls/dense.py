@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.errors import InvalidArgument, shown
 
 INT32_MAX = 2**31 - 1
 """The most tokens, heads, ... that kernels count."""
@@ -52,6 +52,17 @@ def device_of(x: object) -> torch.device:
     with suppress(Exception):
         return x.device if isinstance(x, Tensor) else torch.device("cpu")
     return torch.device("cpu")
+
+
+def checked_device(device: object) -> torch.device:
+    """The device, on which there can be a tensor; raises InvalidArgument."""
+    try:
+        return torch.empty(0, device=device).device  # type: ignore[call-overload, no-any-return]
+    except Exception as error:  # of every kind, by what is wrong with it
+        why = (str(error).strip().splitlines() or ["it is none"])[0][:120]
+        raise InvalidArgument(
+            f"device is {shown(device)}; it must be a device that is there, or None: {why}"
+        ) from None
 
 
 def _of(name: str, method: str) -> str:

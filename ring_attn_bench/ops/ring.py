@@ -25,7 +25,7 @@ from ring_attn_bench.ops.asked import SCHEMA, Asked, gradients, results, traced
 from ring_attn_bench.ops.registered import never_again, operator
 from ring_attn_bench.ops.saved import not_again, returned, saved, setup
 from ring_attn_bench.ring import handles
-from ring_attn_bench.ring.call import OnRing, RingCall, agreed_call, tell
+from ring_attn_bench.ring.call import OnRing, Packed, RingCall, agreed_call, tell
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring.groups import check_group
 from ring_attn_bench.ring.handshake import agree_on_backward
@@ -96,18 +96,29 @@ def _partition(options: Options) -> str:
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 - as the schema says
-    """out, lse and, int64 (2,), the pass's number (-1: ranks shake no hands) and its seed."""
     asked, where = Asked(*arguments[:_ASKED]).as_recorded(), Where(*arguments[_ASKED:])
-    ring, like = where.ring(), asked.q
-    turn = ring.turn
+    ring = where.ring()
+    return passed(asked, ring, lambda: (*asked[:3], separated(asked, where.partition, ring)))
+
+
+def passed(
+    asked: Asked,
+    ring: RingContext,
+    separate: Callable[[], tuple[Tensor, Tensor, Tensor, Options]],
+    packed: Callable[[], Packed] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """out, lse and, int64 (2,), the pass's number (-1: ranks shake no hands) and its seed.
+
+    separate and packed are as `agreed_call` takes them.
+    """
+    turn, like = ring.turn, asked.q
     if not turn.lock.acquire(blocking=False):
         raise turn.refused(partial(tell, like, ring))
     try:
         with torch.set_grad_enabled(asked.grad_enabled):
             call, given = agreed_call(
-                partial(_separated, asked, where, ring), like, ring,
-                take_part=_no_part, draw=partial(_drawn, asked),
-            )  # fmt: skip
+                separate, like, ring, packed, take_part=_no_part, draw=partial(_drawn, asked)
+            )
         out, lse = passes.forward(call, given)
         if turn.crossed:
             raise two_threads()
@@ -117,16 +128,15 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 
     return out, lse, torch.tensor([number, call.job.score.dropout_seed], device="cpu")
 
 
-def _separated(
-    asked: Asked, where: Where, ring: RingContext
-) -> tuple[Tensor, Tensor, Tensor, Options]:
+def separated(asked: Asked, partition: str, ring: RingContext) -> Options:
+    """The options of a call; raises InvalidArgument for a ring that cannot be traced."""
     if ring.keeps:
         raise InvalidArgument(
             "RingOptions(keep_keys=True) keeps tensors that a traced graph knows nothing of; make "
             "the context of what is compiled with keep_keys=False, or call it outside."
         )
-    options = asked.options(where.partition)
-    return *asked[:3], options if asked.drawn is None else options._replace(dropout_seed=None)
+    options = asked.options(partition)
+    return options if asked.drawn is None else options._replace(dropout_seed=None)
 
 
 def _no_part(
@@ -147,15 +157,15 @@ def _drawn(asked: Asked) -> int:
     return int(asked.drawn)
 
 
-def _called(asked: Asked, where: Where, told: Tensor) -> tuple[RingCall, Given]:
-    """The call of a forward that was agreed on, for its backward."""
-    ring = where.ring()
+def called(
+    asked: Asked, tensors: tuple[Tensor, Tensor, Tensor], partition: str, way: OnRing, told: Tensor
+) -> tuple[RingCall, Given]:
+    """The call of a forward that was agreed on, for its backward; told: what `passed` gave."""
     number, seed = told.tolist()
-    asked = asked.as_recorded()._replace(drawn=None)
     with torch.set_grad_enabled(asked.grad_enabled):
-        options = asked.options(where.partition)
-        (job, _), given, options = prepared(*asked[:3], options, OnRing(ring))
-    greet: Callable[[], None] | None = None
+        options = asked._replace(drawn=None).options(partition)
+        (job, _), given, options = prepared(*tensors, options, way)
+    ring, greet = way.ring, None
     if number >= 0:
         device = ring.message_device(given.q.device)
         greet = partial(agree_on_backward, ring.group, device, number)
@@ -171,16 +181,19 @@ def _backward(
     told: Tensor,
     *arguments: Any,  # noqa: ANN401
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    call, given = _called(Asked(*arguments[:_ASKED]), Where(*arguments[_ASKED:]), told)
+    asked, where = Asked(*arguments[:_ASKED]).as_recorded(), Where(*arguments[_ASKED:])
+    call, given = called(asked, asked[:3], where.partition, OnRing(where.ring()), told)
     return passes.backward(call, given, (out, lse), (dout, dlse))
 
 
-def _results(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
+def shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
+    """Tensors like those that `passed` gives."""
     q, v = arguments[0], arguments[2]
     return *results(q, v), torch.empty(2, dtype=torch.int64, device="cpu")
 
 
-def _gradients(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
+def gradient_shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
+    """Tensors like those of a backward."""
     return gradients(Asked(*arguments[_RESULTS : _RESULTS + _ASKED]))
 
 
@@ -197,7 +210,7 @@ def _differentiated(
 
 
 _FORWARD = operator(
-    "ring_attn", f"({_SCHEMA}) -> (Tensor, Tensor, Tensor)", _forward, _results, ordered=True
+    "ring_attn", f"({_SCHEMA}) -> (Tensor, Tensor, Tensor)", _forward, shapes, ordered=True
 )
 _FORWARD.register_autograd(_differentiated, setup_context=setup)
 operator(
@@ -205,6 +218,6 @@ operator(
     f"(Tensor? dout, Tensor? dlse, Tensor out, Tensor lse, Tensor told, {_SCHEMA}) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
-    _gradients,
+    gradient_shapes,
     ordered=True,
 ).register_autograd(not_again)

@@ -24,6 +24,7 @@ from heapq import heappop, heappush
 from itertools import accumulate, pairwise
 from typing import Protocol
 
+from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.partition import Dealt, OfOneSequence
 from ring_attn_bench.plan.positions import Band, Span, Spans
 
@@ -31,6 +32,8 @@ Starts = tuple[int, ...]
 
 PIECES = (1, 2, 4, 8, 16, 32)
 """Pieces of each rank that `balanced` tries."""
+MOST_PIECES = 2**20
+"""Of all ranks: they are sorted, a second for these."""
 EVEN = 1.01
 """The busiest rank's work over the mean that it stops at: more pieces are more messages."""
 
@@ -106,10 +109,15 @@ def head_tail(starts: Starts, world_size: int, tokens: int, band: Band) -> OfOne
 
 def balanced(starts: Starts, world_size: int, tokens: int, band: Band) -> OfOneSequence:
     """Pieces of the sequence, dealt by their work."""
+    if world_size > MOST_PIECES:
+        raise InvalidArgument(
+            f"world_size is {world_size}; 'balanced' sorts pieces of all ranks, and takes at most "
+            f"{MOST_PIECES} of them: deal by 'head_tail', or to fewer ranks."
+        )
     work = _Work(starts, band)
     best: tuple[float, list[list[int]], list[int]] | None = None
     for pieces in PIECES:
-        if pieces > tokens:
+        if pieces > tokens or pieces * world_size > MOST_PIECES:
             break
         ends = _ends(world_size, tokens, pieces)
         costs = [b - a for a, b in pairwise(map(work.before, ends))]

@@ -11,36 +11,40 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.partition import Rule
-from ring_attn_bench.plan.positions import Band, Span, Spans
+from ring_attn_bench.plan.positions import Band, Range, Span, Spans
 
 Starts = tuple[int, ...]
 """Where each document begins, and after the last one where it ends: cu_seqlens."""
 
+Void = frozenset[int]
+"""Numbers of documents that are padding."""
+NONE: Void = frozenset()
+
 OUTSIDE = -1
-"""The number of the document that tokens behind the last one are in, which sees nothing."""
+"""The number of the document that padding is in, which sees nothing."""
 
 
-def check_starts(starts: Starts, tokens: int) -> None:
-    """Raises InvalidArgument unless documents lie one behind another in so many tokens."""
+def check_starts(starts: Starts, tokens: int | None = None) -> None:
+    """Raises InvalidArgument unless documents lie one behind another, in so many tokens."""
     if len(starts) < 2 or starts[0] != 0 or any(b < a for a, b in pairwise(starts)):
         raise InvalidArgument(
             f"cu_seqlens must rise from 0, with a number for each document and one more, got "
             f"{_shortened(starts)}."
         )
-    if starts[-1] > tokens:
+    if tokens is not None and starts[-1] > tokens:
         raise InvalidArgument(
             f"cu_seqlens end at {starts[-1]}, but the ranks hold {tokens} tokens together; they "
             "are of the whole packed sequence, alike on every rank."
         )
 
 
-def cut(span: Span, starts: Starts) -> Iterator[tuple[Span, int]]:
+def cut(span: Span, starts: Starts, void: Void = NONE) -> Iterator[tuple[Span, int]]:
     """The span's parts that are of one document each, with the document's number."""
     at, left = span.start, span.count
     while left:
@@ -49,7 +53,7 @@ def cut(span: Span, starts: Starts) -> Iterator[tuple[Span, int]]:
             yield Span(at, left, span.step), OUTSIDE
             return
         inside = min(left, -(-(starts[document + 1] - at) // span.step))
-        yield Span(at, inside, span.step), document
+        yield Span(at, inside, span.step), OUTSIDE if document in void else document
         at, left = at + inside * span.step, left - inside
 
 
@@ -59,7 +63,9 @@ class DealtDocuments:
 
     starts: cu_seqlens, where each document begins in the packed sequence and after the last where
     it ends. tokens: of each rank; what the ranks hold beyond the last document is padding.
-    uneven: whether ranks hold no padding, and so fewer tokens than that where they would.
+    uneven: whether ranks hold no padding behind the last document, and so fewer tokens than that
+    where they would. void: which of the documents are padding. traced: a tensor of the value as it
+    is `written`, for graphs, where somebody made one.
     """
 
     starts: Starts
@@ -67,6 +73,8 @@ class DealtDocuments:
     world_size: int
     tokens: int
     uneven: bool = False
+    void: Void = NONE
+    traced: object = field(init=False, default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_starts(self.starts, self.world_size * self.tokens)
@@ -75,10 +83,20 @@ class DealtDocuments:
     def __hash__(self) -> int:
         return self._hash
 
+    @property
+    def _fields(self) -> tuple[object, ...]:
+        whole = self.starts, self.partition, self.world_size, self.tokens
+        return *whole, self.uneven, self.void
+
     @cached_property
     def _hash(self) -> int:
         # kept, because every call of a layer is found by it
-        return hash((self.starts, self.partition, self.world_size, self.tokens, self.uneven))
+        return hash(self._fields)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # without what is kept: hashes of names are a process's own, and loaders are other ones
+        again = type(self), self._fields
+        return again if self.traced is None else (*again, {"traced": self.traced})
 
     @cached_property
     def longest(self) -> int:
@@ -89,7 +107,7 @@ class DealtDocuments:
     def apart(self) -> Starts | None:
         """The starts for a layout: None where all tokens are of one document."""
         alone = len(self.starts) == 2 and self.starts[1] == self.world_size * self.tokens
-        return None if alone else self.starts
+        return None if alone and not self.void else self.starts
 
     def spans(self, rank: int) -> Spans:
         """The positions in the packed sequence of rank's tokens, in the order of its storage."""
@@ -112,12 +130,22 @@ class DealtDocuments:
         """How many tokens the rank's tensors have."""
         return self.tokens - self.padding(rank) if self.uneven else self.tokens
 
+    def outside(self, rank: int) -> tuple[Range, ...]:
+        """Where rank's tensors hold padding."""
+        found, at = [], 0
+        for span in self.spans(rank):
+            for part, number in cut(span, self.starts, self.void):
+                if number == OUTSIDE:
+                    found.append(Range(at, at + part.count))
+                at += part.count
+        return tuple(found)
+
     def pairs(self, rank: int, band: Band) -> int:
         """Allowed pairs of rank's rows: its work."""
         return sum(
             _pairs(part, self.starts[number], self.starts[number + 1], band)
             for span in self.spans(rank)
-            for part, number in cut(span, self.starts)
+            for part, number in cut(span, self.starts, self.void)
             if number != OUTSIDE
         )
 

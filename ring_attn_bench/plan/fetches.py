@@ -9,7 +9,7 @@ Pure integers: no tensor, no process group.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nlargest
@@ -61,7 +61,6 @@ def landed(layout: Layout, fetch: Fetch) -> list[Chunk]:
     return found
 
 
-@lru_cache(maxsize=4096)
 def fetches_of(
     layout: Layout, rank: int, offsets: tuple[int, ...], *, in_turn: bool = False
 ) -> tuple[Fetch, ...]:
@@ -70,17 +69,32 @@ def fetches_of(
     in_turn: in the order of the offsets, so that at no time two ranks read from one; so are those
     of documents, whose rows share no keys.
     """
-    owners = [(rank - offset) % layout.world_size for offset in offsets]
     if layout.documents is None:
-        needed = [(readers, owner, tokens) for owner in owners
-                  for readers, tokens in _needed(layout, rank, owner)]  # fmt: skip
-        if len(offsets) > 1 and not in_turn:
-            needed.sort(key=lambda entry: -entry[0])
-    else:
-        needed = [(0, owner, tokens) for owner in owners for tokens in _packed(layout, rank, owner)]
+        return _fetches(layout, rank, offsets, in_turn)
+    owners = [(rank - offset) % layout.world_size for offset in offsets]
+    return _in_a_row((owner, x) for owner in owners for x in _packed(layout, rank, owner))
+
+
+@lru_cache(maxsize=4096)
+def _fetches(
+    layout: Layout, rank: int, offsets: tuple[int, ...], in_turn: bool
+) -> tuple[Fetch, ...]:
+    owners = [(rank - offset) % layout.world_size for offset in offsets]
+    needed = [
+        (readers, owner, tokens)
+        for owner in owners
+        for readers, tokens in _needed(layout, rank, owner)
+    ]
+    if len(offsets) > 1 and not in_turn:
+        needed.sort(key=lambda entry: -entry[0])
+    return _in_a_row((owner, tokens) for _, owner, tokens in needed)
+
+
+def _in_a_row(needed: Iterable[tuple[int, Range]]) -> tuple[Fetch, ...]:
+    """Each owner's tokens where they land, neighbours at once."""
     made: list[Fetch] = []
     at = 0
-    for _, owner, tokens in needed:
+    for owner, tokens in needed:
         before = made[-1] if made else None
         if before and before.owner == owner and before.tokens.stop == tokens.start:
             made[-1] = Fetch(owner, Range(before.tokens.start, tokens.stop), before.at)
@@ -118,7 +132,7 @@ def _needed(layout: Layout, rank: int, owner: int) -> Iterator[tuple[int, Range]
             yield readers, seen.shifted(chunk.tokens.start)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def _packed(layout: Layout, rank: int, owner: int) -> tuple[Range, ...]:
     """What rank's rows see of owner's tokens in documents that both have."""
     rows = by_document(layout.rows(rank))

@@ -58,12 +58,14 @@ class Gathered:
     queries.
 
     pieces: how many come from other ranks. step: from one position of a line to the next.
+    of_batch: whether it is of one batch's documents: another batch has another.
     """
 
     rows: tuple[Visitors, ...]
     keys: tuple[Visitors, ...]
     pieces: int
     step: int
+    of_batch: bool = False
 
     @property
     def ragged(self) -> bool:
@@ -87,8 +89,9 @@ class Tile:
 
 
 def gathered(
-    rows: Sequence[Chunk], keys: Sequence[tuple[int, Chunk]], band: Band, *, join: bool
-) -> Gathered:
+    rows: Sequence[Chunk], keys: Sequence[tuple[int, Chunk]], band: Band, *, join: bool,
+    of_batch: bool = False,
+) -> Gathered:  # fmt: skip
     """What `rows` see of `keys`, chunks of pieces, in the order in which they are to be visited.
 
     join: whether neighbours in one piece may be one visit where a band of indices covers both; not
@@ -107,7 +110,7 @@ def gathered(
     steps = {c.span.step for c in (*rows, *(key for _, key in keys)) if c.span.count > 1}
     assert len(steps) <= 1, f"chunks of the steps {sorted(steps)} are not of one partition"
     pieces = max((piece for piece, _ in keys), default=OWN)
-    return Gathered(lines, columns, pieces, steps.pop() if steps else 1)
+    return Gathered(lines, columns, pieces, steps.pop() if steps else 1, of_batch)
 
 
 def tiles(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.plan.documents import Starts, check_starts
+from ring_attn_bench.plan.documents import NONE, Starts, Void, check_starts
 from ring_attn_bench.plan.lower import Chunk, chunks
 from ring_attn_bench.plan.partition import Rule
 from ring_attn_bench.plan.positions import Band
@@ -34,7 +34,8 @@ class Layout:
     one_launch: whether the keys of all ranks, own ones too, are one launch's; grouping is then all.
     documents: where they begin in the whole sequence, and where the last one ends; what is behind
         it is padding, which sees nothing and is not seen. None is one document of all tokens.
-    queries: where they are others than the keys, whose documents must then be told.
+    void: which of the documents are padding. queries: where they are others than the keys, whose
+        documents must then be told.
     """
 
     partition: Rule
@@ -46,6 +47,7 @@ class Layout:
     one_launch: bool = False
     documents: Starts | None = None
     queries: Queries | None = None
+    void: Void = NONE
 
     def __post_init__(self) -> None:
         self.partition.check_local_length(self.tokens)
@@ -74,7 +76,12 @@ class Layout:
                 f"{documents}; they must be as many."
             )
         steps = [
-            {span.step for span in rule.spans(0, self.world_size, tokens) if span.count > 1}
+            {
+                span.step
+                for rank in range(self.world_size)
+                for span in rule.spans(rank, self.world_size, tokens)
+                if span.count > 1
+            }
             for rule, tokens in (
                 (queries.partition, queries.tokens), (self.partition, self.tokens),
             )
@@ -100,7 +107,8 @@ class Layout:
 
     def chunks(self, rank: int) -> tuple[Chunk, ...]:
         """The chunks of rank's keys, each of one document."""
-        return _chunks(self.partition, self.world_size, self.tokens, self.documents, rank)
+        where = self.partition, self.world_size, self.tokens, self.documents, self.void
+        return _chunks(*where, rank)
 
     def rows(self, rank: int) -> tuple[Chunk, ...]:
         """The chunks of rank's queries, each of one document, at positions among its keys.
@@ -111,15 +119,15 @@ class Layout:
         if queries is None:
             return self.chunks(rank)
         assert self.documents is not None  # as was checked
-        where = queries.partition, self.world_size, queries.tokens, queries.starts
+        where = queries.partition, self.world_size, queries.tokens, queries.starts, self.void
         return _among_keys(_chunks(*where, rank), queries.starts, self.documents)
 
 
 @lru_cache(maxsize=64)
 def _chunks(
-    partition: Rule, world_size: int, tokens: int, documents: Starts | None, rank: int
+    partition: Rule, world_size: int, tokens: int, documents: Starts | None, void: Void, rank: int
 ) -> tuple[Chunk, ...]:
-    return chunks(partition.spans(rank, world_size, tokens), documents=documents)
+    return chunks(partition.spans(rank, world_size, tokens), documents=documents, void=void)
 
 
 @lru_cache(maxsize=64)

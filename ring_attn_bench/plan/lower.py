@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ring_attn_bench.plan.block import Abilities, Block, Form
-from ring_attn_bench.plan.documents import OUTSIDE, Starts, cut
+from ring_attn_bench.plan.documents import NONE, OUTSIDE, Starts, Void, cut
 from ring_attn_bench.plan.positions import Band, Range, Span, part
 
 
@@ -39,15 +39,15 @@ Documents = dict[int, list[Chunk]]
 
 
 def chunks(
-    spans: Iterable[Span], start: int = 0, documents: Starts | None = None
+    spans: Iterable[Span], start: int = 0, documents: Starts | None = None, void: Void = NONE
 ) -> tuple[Chunk, ...]:
     """The chunks of spans that are stored one after another from `start` on.
 
-    documents: where they begin; None where all tokens are of one.
+    documents: where they begin; None where all tokens are of one. void: which of them are padding.
     """
     made = []
     for span in spans:
-        for piece, document in [(span, 0)] if documents is None else cut(span, documents):
+        for piece, document in [(span, 0)] if documents is None else cut(span, documents, void):
             made.append(Chunk(Range(start, start + piece.count), piece, document))
             start += piece.count
     return tuple(made)

@@ -83,6 +83,8 @@ class Plan:
     rows_start_at_zero: bool
     unfinished: tuple[Range, ...]
     queries: int | None = None
+    of_batch: bool = False
+    """Whether it is of one batch's documents: nobody asks again for what is kept of it."""
 
     @cached_property
     def launches(self) -> tuple[Launch, ...]:
@@ -192,6 +194,7 @@ def _made(layout: Layout, rank: int, able: Abilities) -> Plan | str:
         rows_start_at_zero,
         without(Range(0, layout.row_tokens), finished),
         None if layout.queries is None else layout.row_tokens,
+        layout.documents is not None,
     )
 
 
@@ -252,11 +255,13 @@ def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
     keys = [(OWN, chunk) for chunk in layout.chunks(rank)]
     for piece, fetch in enumerate(fetches, 1):
         keys += [(piece, chunk) for chunk in landed(layout, fetch)]
-    whole = gathered(rows, keys, layout.band, join=not able.positions)
+    of_batch = layout.documents is not None
+    whole = gathered(rows, keys, layout.band, join=not able.positions, of_batch=of_batch)
     own = Step((), (), (), 0, keys_start_at_zero=False)
     step = Step(fetches, sends_of(layout, rank, remote, in_turn=True), (), 0, False, whole)
     queries = None if layout.queries is None else layout.row_tokens
-    return Plan(rank, layout.world_size, layout.tokens, 1, (own, step), False, (), queries)
+    where = rank, layout.world_size, layout.tokens, 1
+    return Plan(*where, (own, step), False, (), queries, of_batch)
 
 
 def _step(

@@ -102,11 +102,12 @@ class Band:
     def between(self, rows: Span, keys: Span) -> Band:
         """This band in indices of `rows` and `keys`: pair (i, j) is allowed iff it allows i - j.
 
-        Sides that bind no pair of the two spans are opened. Both spans must have one step.
+        Sides that bind no pair of the two spans are opened. Both spans must have one step, which
+        that of a single token need not be.
         """
-        if rows.step != keys.step:
+        if rows.step != keys.step and rows.count > 1 and keys.count > 1:
             raise ValueError(f"spans of steps {rows.step} and {keys.step} have no band of indices")
-        offset, step = rows.start - keys.start, rows.step
+        offset, step = rows.start - keys.start, keys.step if rows.count == 1 else rows.step
         # low <= offset + step * (i - j) <= high, solved for i - j in integers
         low = None if self.low is None else -((offset - self.low) // step)
         high = None if self.high is None else (self.high - offset) // step

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 
 from ring_attn_bench import registry
-from ring_attn_bench.contract.backend import Backend, abilities
+from ring_attn_bench.contract.backend import Backend, abilities, gathering
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.block import Abilities
 from ring_attn_bench.plan.layout import Layout
@@ -42,18 +42,25 @@ def able(backend: Backend, problem: Problem) -> Abilities:
 
 
 def choose(
-    name: str, problem: Problem, planner_of: PlannerOf, *, announces: bool = True
+    name: str,
+    problem: Problem,
+    planner_of: PlannerOf,
+    *,
+    announces: bool = True,
+    gathers: bool = False,
 ) -> tuple[Backend, Plan]:
     """The backend and what to do with it.
 
-    announces: whether to log what `auto` chose.
+    announces: whether to log what `auto` chose. gathers: whether it asks kernels that take the keys
+    of all ranks in one launch before the others.
     Raises UnknownName, BackendUnavailable, or Unsupported with the backend's reason; for `auto`,
     Unsupported with every backend's.
     """
     if name != "auto":
         return _checked(registry.load(name), problem, planner_of)
     reasons = []
-    for candidate in registry.backends():
+    names = list(registry.backends())
+    for candidate in sorted(names, key=lambda x: not _gathers(x)) if gathers else names:
         try:
             chosen = _checked(registry.load(candidate), problem, planner_of)
         except (BackendUnavailable, Unsupported) as error:
@@ -63,6 +70,13 @@ def choose(
             announce(candidate, problem.device)
         return chosen
     raise Unsupported("auto", "; ".join(reasons))
+
+
+def _gathers(name: str) -> bool:
+    try:
+        return gathering(registry.load(name)) is not None
+    except BackendUnavailable:
+        return False
 
 
 def _checked(backend: Backend, problem: Problem, planner_of: PlannerOf) -> tuple[Backend, Plan]:

@@ -20,7 +20,7 @@ from ring_attn_bench.calls.remembered import Remembered, RememberedOf
 from ring_attn_bench.contract.tensors import Kept, Keys, Rows, Sums
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.block import Abilities
-from ring_attn_bench.plan.documents import DealtDocuments
+from ring_attn_bench.plan.documents import NONE, DealtDocuments
 from ring_attn_bench.plan.layout import Layout, Queries
 from ring_attn_bench.plan.plans import Plan
 from ring_attn_bench.plan.problem import Problem
@@ -147,7 +147,9 @@ class OnRing(NamedTuple):
         if partition is None:
             raise InvalidArgument("partition is None; it must be a name like 'zigzag'.")
         tokens = problem.seqlen // ring.world_size
-        starts, queries = None if documents is None else documents.apart, None
+        starts, queries, void = None, None, NONE
+        if documents is not None:
+            starts, void = documents.apart, documents.void
         if documents is not None and self.queries is not None:
             starts, theirs = documents.starts, self.queries
             queries = Queries(theirs.partition, theirs.tokens, theirs.starts)
@@ -168,9 +170,9 @@ class OnRing(NamedTuple):
             where = partition, ring.world_size, tokens, problem.mask
             took = settled(
                 *where, ring.options, waits=waits, known=known(name, blocks), documents=starts,
-                queries=queries,
+                queries=queries, void=void,
             )  # fmt: skip
-            return took, laid_out(*where, took, starts, queries)
+            return took, laid_out(*where, took, starts, queries, void)
 
         def planner_of(name: str) -> Planner:
             def planner(blocks: Abilities) -> Plan | str:
@@ -180,7 +182,9 @@ class OnRing(NamedTuple):
             return planner
 
         first = ring.rank == 0
-        backend, _ = choose(options.backend, problem, planner_of, announces=first)
+        # on a GPU a launch for each document is what takes the time
+        gathers = starts is not None and problem.device == "cuda"
+        backend, _ = choose(options.backend, problem, planner_of, announces=first, gathers=gathers)
         blocks, score = able(backend, problem), options.score(problem.head_dim)
         took, layout = settle(backend.name, blocks)
         if first and ring.world_size > 1 and is_open(ring.options):
@@ -284,7 +288,9 @@ def _signature(
             "dtype": problem.dtype,
             "partition": layout.partition.identity,
             "partition of queries": "" if queries is None else queries.partition.identity,
-            "cu_seqlens": "" if documents is None else str(documents.starts),
+            "cu_seqlens or seqused": (
+                "" if documents is None else f"{documents.starts} {sorted(documents.void)}"
+            ),
             "cu_seqlens of queries": "" if queries is None else str(queries.starts),
             "backend": job.backend.name,
             "mask": str(problem.mask),

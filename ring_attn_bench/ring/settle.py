@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.plan.documents import Starts
+from ring_attn_bench.plan.documents import NONE, Starts, Void
 from ring_attn_bench.plan.layout import Layout, Queries
 from ring_attn_bench.plan.partition import AnyPartition, get_partition
 from ring_attn_bench.plan.problem import Mask
@@ -35,18 +35,19 @@ def settled(
     known: Known | None = None,
     documents: Starts | None = None,
     queries: Queries | None = None,
+    void: Void = NONE,
 ) -> RingOptions:
     """The options without `auto`, cut to `landing_tokens`; transport is left as it is.
 
-    tokens: of each rank. documents, queries: as in `Layout`. waits: as in `resolved`, whose rule
-    is what is taken; but where schedule and grouping are `auto` and the call is known, what is
-    `fastest` by the model.
+    tokens: of each rank. documents, queries, void: as in `Layout`. waits: as in `resolved`, whose
+    rule is what is taken; but where schedule and grouping are `auto` and the call is known, what
+    is `fastest` by the model.
 
     Raises UnknownName, or InvalidArgument for a length or a grouping that does not fit the ranks,
     and for keys that cannot fit the budget.
     """
     where = partition, world_size, tokens, mask
-    packed = documents, queries
+    packed = documents, queries, void
     rule = _ruled(*where, options, packed, waits=waits)
     if known is None or world_size == 1 or not is_open(options):
         return rule
@@ -65,7 +66,7 @@ def _ruled(
     tokens: int,
     mask: Mask,
     options: RingOptions,
-    packed: tuple[Starts | None, Queries | None],
+    packed: tuple[Starts | None, Queries | None, Void],
     *,
     waits: bool = False,
 ) -> RingOptions:
@@ -101,13 +102,14 @@ def laid_out(
     took: RingOptions,
     documents: Starts | None = None,
     queries: Queries | None = None,
+    void: Void = NONE,
 ) -> Layout:
     """Who holds what, and the steps of options that are settled."""
     assert took.slots != "auto"  # nothing is, once resolved
     assert took.grouping != "auto"
     rule, whole = get_partition(partition), SCHEDULES[took.schedule].waits
     where = rule, world_size, tokens, mask.band
-    return Layout(*where, took.slots, took.grouping, whole, documents, queries)
+    return Layout(*where, took.slots, took.grouping, whole, documents, queries, void)
 
 
 class _Budget:

@@ -29,6 +29,7 @@ class Packed:
     """A call of every rank, with `tokens` tokens each, of which those behind `starts` are padding.
 
     beyond: what padding holds, in q, k, v and the gradient of out. uneven: ranks hold no padding.
+    used: how many tokens of each document are no padding.
     """
 
     world_size: int
@@ -48,6 +49,7 @@ class Packed:
     dropout_p: float = 0.0
     beyond: float = float("nan")
     uneven: bool = False
+    used: tuple[int, ...] | None = None
 
     @property
     def options(self) -> dict[str, object]:
@@ -70,8 +72,15 @@ class Packed:
         whole = None if self.uneven else self.tokens * self.world_size
         return documents(
             self.starts, self.partition, self.world_size, whole,
-            causal=self.causal, uneven=self.uneven,
+            causal=self.causal, uneven=self.uneven, seqused=self.used,
         )  # fmt: skip
+
+    @property
+    def ends(self) -> list[int]:
+        """Where what is used of each document ends."""
+        if self.used is None:
+            return list(self.starts[1:])
+        return [start + used for start, used in zip(self.starts, self.used, strict=False)]
 
     def inputs(self) -> list[Tensor]:
         """q, k, v and the gradient of out, over the whole packed sequence."""
@@ -82,6 +91,8 @@ class Packed:
             x = torch.randn(whole, heads, self.dim, generator=generator, dtype=torch.float64)
             x = x.to(self.dtype)
             x[self.starts[-1] :] = self.beyond
+            for used, stop in zip(self.ends, self.starts[1:], strict=True):
+                x[used:stop] = self.beyond
             made.append(x)
         return made
 
@@ -102,7 +113,7 @@ def attend(ring: Ring, case: Packed, context: RingContext | None = None) -> dict
     leaves = [x.requires_grad_() for x in leaves]
     sink = case.sinks.to(case.dtype).requires_grad_() if case.sink else None
     told: dict[str, object] = {"cu_seqlens": case.batch}
-    if case.partition not in DEALS and not case.uneven:
+    if case.partition not in DEALS and not case.uneven and case.used is None:
         starts = torch.tensor(case.starts, dtype=torch.int32)
         told = {"cu_seqlens": starts, "partition": case.partition}
     out, lse, nothing = ring_attn_varlen_func(
@@ -133,7 +144,7 @@ def joined(case: Packed, ranks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor
 
 def truth(case: Packed) -> dict[str, Tensor]:
     """In float64, each document by itself; nothing in padding, if there is any."""
-    apart = [(slice(a, b), slice(a, b)) for a, b in pairwise(case.starts)]
+    apart = [(slice(a, b),) * 2 for a, b in zip(case.starts, case.ends, strict=False)]
     found = expected(*case.inputs(), apart, sink=case.sinks, **case.options)
     if not case.uneven:
         return found

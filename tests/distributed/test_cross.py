@@ -120,6 +120,15 @@ def test_a_call_is_right(ranks, name, schedule):
         assert faults(case, ranks.run(attend, case, world_size=3)) == [], case
 
 
+@pytest.mark.parametrize("schedule", ["auto", "steps", "gather"])
+@pytest.mark.parametrize("partitions", [("contiguous", "striped"), ("striped", "zigzag")])
+def test_a_token_for_each_rank_is_dealt_by_stripes_and_not(ranks, partitions, schedule):
+    for queries, keys in (((0, 1), (0, 17)), ((0, 1, 3), (0, 6, 12)), ((0, 8, 12), (0, 1, 3))):
+        one = partitions if len(queries) and queries[-1] <= 3 else partitions[::-1]
+        case = Cross(queries, keys, one, causal=True, alibi=True, schedule=schedule)
+        assert faults(case, ranks.run(attend, case, world_size=3)) == [], case
+
+
 def test_what_is_dropped_follows_from_no_partition(ranks):
     found = [
         joined(case, ranks.run(attend, case, world_size=3))["out"]

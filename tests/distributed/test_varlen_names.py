@@ -104,6 +104,12 @@ WRONG = {
     "llama3, a copy": ("llama3", lambda x: {"cu_seqlens_q": x["cu_seqlens_q"].clone()}, "a copy"),
     "llama3, a stride": ("llama3", lambda x: {"heads_k_stride": 3}, "must divide the 2 key heads"),
     "llama3, a slice": ("llama3", lambda x: {"local_k_slice": slice(0, 3)}, "it must be slice("),
+    "llama3, slices": (
+        "llama3", lambda x: {"local_k_slice": torch.arange(2).numpy()}, "it must be slice(",
+    ),
+    "llama3, a slice of arrays": (
+        "llama3", lambda x: {"local_k_slice": slice(torch.arange(2), 3)}, "it must be slice(",
+    ),
     "llama3, a length": ("llama3", lambda x: {"max_seqlen_k": 1}, "max_seqlen_k is 1, but"),
     "llama3, not causal": ("llama3", lambda x: {"causal": False}, "prepared with causal=True"),
     "zigzag, odd": (
@@ -134,6 +140,11 @@ def test_a_mistake_on_one_rank_is_a_sentence_there_and_an_error_on_all(ranks, na
     assert isinstance(other, Raised)
     assert WRONG[name][2] in wrong.text, wrong.traceback
     assert "rank 1 of the ring refused its arguments" in other.text
+
+
+def test_starts_of_no_document_are_refused():
+    with pytest.raises(ring_attn_bench.InvalidArgument, match="must rise from 0"):
+        llama3_flash_attn_prepare_cu_seqlens(torch.zeros(0, dtype=torch.int32), True, 0, 2)
 
 
 def test_an_argument_that_there_is_not_is_a_type_error_in_the_functions_name():

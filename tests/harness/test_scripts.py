@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ring_attn_bench.plan.deal import DEALS
+from ring_attn_bench.plan.partition import PARTITIONS
 from tests.patience import limit
 
 SCRIPTS = {path.name: path for path in (Path(__file__).parents[2] / "scripts").glob("*.py")}
@@ -19,7 +21,9 @@ HOSTILE = "hostile_calls.py"  # tests/unit/test_hostile_calls.py has its calls
 OF_RECORDS = "memory.py"
 PICTURE = "plan_figure.py"
 FIGURES = "advise_figures.py"  # tests/unit/advise says whether they are of these results
-NEED_NO_GPU = {ON_A_CPU, HOSTILE, OF_RECORDS, PICTURE, FIGURES}
+UPSTREAM = "upstream_tests.py"  # tests/scripts/test_upstream_tests.py runs it
+OF_DOCUMENTS = "documents_balance.py"
+NEED_NO_GPU = {ON_A_CPU, HOSTILE, OF_RECORDS, PICTURE, FIGURES, UPSTREAM, OF_DOCUMENTS}
 RESULTS = Path(__file__).parents[2] / "results"
 
 
@@ -50,6 +54,15 @@ def test_the_hosts_time_is_measured_without_a_gpu():
         "copy_engine, forward", "copy_engine, both", "p2p, forward", "p2p, both",
     ]  # fmt: skip
     assert all(float(taken) > 0 and unit == "us" for _, taken, unit in lines)
+
+
+def test_a_batch_of_documents_is_dealt_evenly_by_the_partition_that_is_made_for_it():
+    done = run(OF_DOCUMENTS, "--batches", "2", "--ranks", "4", "--tokens", "1024")
+
+    assert done.returncode == 0, done.stderr
+    imbalance = dict(re.findall(r"^(\w+) +(\d\.\d+) ", done.stdout, re.MULTILINE))
+    assert imbalance.keys() == {*PARTITIONS, *DEALS}
+    assert float(imbalance["balanced"]) < 1.1 < float(imbalance["contiguous"])
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")

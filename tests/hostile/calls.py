@@ -8,7 +8,7 @@ from random import Random
 
 import torch
 
-from tests.hostile import caches
+from tests.hostile import caches, packs
 from tests.hostile.values import ODD, ODD_TENSORS, made
 
 RING = [
@@ -151,6 +151,7 @@ _OWN["s_aux"] = _OWN["learnable_sink"] = _OWN["sink"]
 _OWN["seqused_k"] = ("starts(0)", "starts(1, 9)", "starts(-1)", "starts(1, 1, dtype=torch.int64)",
                      "starts(2, 0)", "starts(1)[:, None]")  # fmt: skip
 _OWN |= caches.OWN | {"block_table": _OWN["block_table"] + caches.OWN["block_table"]}
+_OWN |= {name: _OWN.get(name, ()) + own for name, own in packs.OWN.items()}
 
 
 # right calls
@@ -309,6 +310,20 @@ def _ring(random: Random, backends: tuple[str, ...]) -> Call:
     return Call(function, tensors | options)
 
 
+def _ring_documents(random: Random, backends: tuple[str, ...]) -> Call:
+    s, form = _Shapes.drawn(random, square=True), _form(random)
+
+    def tensors(rows: tuple[int, ...], keys: tuple[int, ...]) -> dict[str, str]:
+        return _tensors(random, s, form, rows, keys)
+
+    options = _options(random, s.heads, s.batch, backends)
+    return Call(*packs.drawn(random, options, tensors, form))
+
+
+def _documents_dealt(random: Random, _: tuple[str, ...]) -> Call:
+    return Call(*packs.dealing(random))
+
+
 def _dealt(random: Random, _: tuple[str, ...]) -> Call:
     world, partition = random.randint(1, 4), repr(random.choice(PARTITIONS))
     each = 2 * random.randint(1, 3)
@@ -348,7 +363,8 @@ def _named(random: Random, backends: tuple[str, ...]) -> Call:
 
 _KINDS: dict[str, tuple[int, Callable[[Random, tuple[str, ...]], Call]]] = {
     "one device": (30, _dense), "documents": (25, _packed), "a ring": (25, _ring),
-    "a cache": (20, _cached),
+    "a cache": (20, _cached), "documents on a ring": (25, _ring_documents),
+    "dealing documents": (10, _documents_dealt),
     "dealing": (10, _dealt), "settings": (5, _settings), "names": (5, _named),
 }  # fmt: skip
 """By kind, how often and how it is drawn."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.contract.dropout import keep
-from tests.hostile import caches
+from tests.hostile import caches, packs
 from tests.hostile.truth import FARTHEST, Answer, attention, packed
 from tests.hostile.values import randn
 from tests.packed_truth import sound
@@ -31,7 +31,7 @@ class Unjudged(Exception):
 def faults(function: str, given: Mapping[str, object], found: object) -> list[str]:
     """What is wrong with the answer of an accepted call; raises Unjudged."""
     try:
-        if "attn" in function:
+        if "attn" in function and function not in _JUDGES:
             return _of_attention(function, given, found)
         return _JUDGES.get(function, _anything)(given, found)
     except Meaningless as error:
@@ -188,7 +188,9 @@ def _answer(
     dout = _double(dout)
     dropped = dropout_p > 0 and (seed is None or _draws_its_own(given))
     if "varlen" in function:
-        documents = _documents(given)
+        documents = (
+            _on_a_ring(given) if "ring" in function or "llama" in function else _documents(given)
+        )
         parts = [
             attention(
                 q[None, rows], k[None, keys], v[None, keys], dout[None, rows], dlse[None, :, rows],
@@ -254,6 +256,17 @@ def _documents(given: Mapping[str, object]) -> list[tuple[slice, slice]]:
         for side in zip(*found, strict=True)
     )
     return found[: len(sound((rows, keys), (len(q), len(k)), longest))]
+
+
+def _on_a_ring(given: Mapping[str, object]) -> list[tuple[slice, slice]]:
+    for name in ("max_seqlen", "max_seqlen_q", "max_seqlen_k", "heads_k_stride"):
+        if given.get(name) is not None:
+            _whole(name, given[name])
+    for name in ("cu_seqlens", "queries"):
+        if isinstance(given.get(name), list | tuple):
+            for x in given[name]:
+                _whole(name, x)
+    return packs.apart(given)
 
 
 def _cut(documents: list[tuple[slice, slice]], counts: list[int]) -> list[tuple[slice, slice]]:
@@ -323,6 +336,37 @@ def _same(found: Tensor, x: Tensor, right: Tensor) -> list[str]:
     return [] if good else ["another gradient"]
 
 
+def _value(given: Mapping[str, object], found: object) -> list[str]:
+    for name in ("causal", "uneven"):
+        _flag(name, given.get(name, False))
+    _window(given["window_size"])
+    for name in ("world_size", "seqlen"):
+        if given[name] is not None:
+            _whole(name, given[name])
+    for name in ("cu_seqlens", "seqused"):
+        for x in given[name] if isinstance(given[name], list | tuple) else ():
+            _whole(name, x)
+    return packs.made_wrong(given, found)
+
+
+def _shard_documents(given: Mapping[str, object], found: Tensor) -> list[str]:
+    _whole("rank", given["rank"])
+    x, dim = given["x"], _whole("dim", given["dim"])
+    return _same(found, x, x.movedim(dim, 0)[packs.held(given)].movedim(0, dim))
+
+
+def _document_position_ids(given: Mapping[str, object], found: Tensor) -> list[str]:
+    _whole("rank", given["rank"])
+    return packs.position_ids_wrong(given, found)
+
+
+def _prepared(given: Mapping[str, object], found: tuple[object, ...]) -> list[str]:
+    _flag("causal", given["causal"])
+    for name in ("rank", "world_size"):
+        _whole(name, given[name])
+    return packs.prepared_wrong(given, found)
+
+
 def _ring_options(given: Mapping[str, object], found: object) -> list[str]:
     other = [name for name, value in given.items() if getattr(found, name) != value]
     return [f"{name} is {getattr(found, name)!r}" for name in other]
@@ -346,5 +390,6 @@ def _anything(given: Mapping[str, object], found: object) -> list[str]:
 _JUDGES = {
     "position_ids": _position_ids, "shard": _shard, "unshard": _unshard,
     "join_shards": _join_shards, "is_peer": _is_peer, "RingOptions": _ring_options,
-    "RingContext": _ring_context,
+    "RingContext": _ring_context, "documents": _value, "shard_documents": _shard_documents,
+    "document_position_ids": _document_position_ids, packs.PREPARE: _prepared,
 }  # fmt: skip

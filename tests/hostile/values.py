@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 import ring_attn_bench
 from ring_attn_bench import flash_attn, registry
+from tests.hostile import packs
 
 
 class Plain(torch.Tensor):
@@ -87,7 +88,7 @@ NAMESPACE: Mapping[str, object] = {
     "torch": torch, "np": np, "math": math, "dist": dist, "datetime": datetime,
     "Decimal": Decimal, "Fraction": Fraction, "Plain": Plain, "Word": Word, "Whole": Whole,
     "Stubborn": Stubborn, "Eager": Eager, "randn": randn, "leaf": leaf, "inference": inference,
-    "fake": fake, "starts": starts,
+    "fake": fake, "starts": starts, **packs.NAMES,
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def test_a_planted_traceback_is_found_and_made_small():
             raise TypeError("planted")
         return flash_attn_func(*arguments, softcap=softcap, **options)
 
-    tally = run(0, 600, ("reference",), planted(flash_attn_func=raises))
+    tally = run(0, 800, ("reference",), planted(flash_attn_func=raises))
 
     assert tally.counts[RAW] == tally.failures > 0
     smallest = [call for kind, call in tally.smallest.items() if "TypeError" in kind.kind]
@@ -67,7 +67,7 @@ def test_a_planted_wrong_number_is_found(name):
         options.pop(name, None)
         return flash_attn_func(*arguments, **options)
 
-    tally = run(0, 600, ("reference",), planted(flash_attn_func=ignores))
+    tally = run(2, 800, ("reference",), planted(flash_attn_func=ignores))
 
     assert tally.counts[WRONG] > 0
     assert {call.function for call in tally.smallest.values()} == {"flash_attn_func"}

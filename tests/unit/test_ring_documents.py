@@ -1,5 +1,6 @@
 """A batch's documents as a value: what it says of tokens, padding and work, and what it costs."""
 
+import pickle
 import sys
 
 import numpy as np
@@ -101,6 +102,17 @@ def test_integers_and_tensors_of_them_make_one_value():
     assert made[0].longest == 7
 
 
+@pytest.mark.parametrize("name", [*PARTITIONS, "balanced", "head_tail"])
+def test_a_value_of_a_data_loaders_process_is_one_of_this(name):
+    batch = documents([0, 5, 30], name, 2, uneven=True, seqused=[5, 20])
+    hash(batch)
+    assert "_hash" in vars(batch)
+    sent = pickle.loads(pickle.dumps(batch))
+    assert sent == batch
+    assert "_hash" not in vars(sent)
+    assert {sent} == {batch}
+
+
 @pytest.mark.parametrize(
     ("starts", "ranks", "whole", "said"),
     [
@@ -108,6 +120,9 @@ def test_integers_and_tensors_of_them_make_one_value():
         ([0, 9, 8], 2, None, "must rise from 0"),
         ([0, 9], 2, 8, "end at 9, but the ranks hold 8"),
         ([0, 8], 0, None, "must be at least 1"),
+        ([0, 8], 2**40, 2**41, "at most 2147483647"),
+        ([0, 8], 2, 2**40, "549755813888 to each of 2 ranks"),
+        ([], 2, None, "must rise from 0"),
         ([0, 8.0], 2, None, "must be an integer"),
         ("08", 2, None, "or a sequence of integers"),
         (torch.zeros(1, 2, dtype=torch.int32), 2, None, r"shape \(1, 2\)"),
@@ -117,6 +132,52 @@ def test_integers_and_tensors_of_them_make_one_value():
 def test_what_cannot_be_documents_is_refused_with_what_to_do(starts, ranks, whole, said):
     with pytest.raises(InvalidArgument, match=said):
         documents(starts, "zigzag", ranks, whole)
+
+
+@pytest.mark.parametrize("used", [[3], [3, 6], [-1, 5], [3, 5, 0]])
+def test_more_used_tokens_than_there_are_or_of_other_documents_are_refused(used):
+    with pytest.raises(InvalidArgument, match="a number for each of the 2 documents"):
+        documents([0, 3, 8], "zigzag", 2, seqused=used)
+
+
+def test_what_is_not_used_is_no_work_and_no_document():
+    batch = documents([0, 4, 4, 12], "contiguous", 2, seqused=torch.tensor([2, 0, 8]))
+    assert [batch.pairs(rank, Mask(True).band) for rank in range(2)] == [3 + 3, 36 - 3]
+    assert [[(x.start, x.stop) for x in batch.outside(rank)] for rank in range(2)] == [[(2, 4)], []]
+    assert batch != documents([0, 4, 4, 12], "contiguous", 2)
+    alone = documents([0, 8], "contiguous", 2, seqused=[0])
+    assert [alone.pairs(rank, Mask().band) for rank in range(2)] == [0, 0]
+    assert alone.apart is not None
+
+
+@pytest.mark.parametrize("partition", ["zigzag", "balanced"])
+def test_a_mask_that_is_none_is_refused_whoever_asks_for_it(partition):
+    with pytest.raises(InvalidArgument, match="causal is 'no'"):
+        documents([0, 8], partition, 2, causal="no")
+    with pytest.raises(InvalidArgument, match="window_size"):
+        documents([0, 8], partition, 2, window_size=3)
+
+
+def test_more_ranks_than_pieces_can_be_sorted_for_are_refused():
+    with pytest.raises(InvalidArgument, match="at most 1048576"):
+        documents([0, 8], "balanced", 2**30, uneven=True)
+    assert documents([0, 8], "balanced", 4096, uneven=True).held(4095) == 0
+
+
+@pytest.mark.parametrize("value", [7, [0, 8], torch.tensor([0, 8]), None])
+def test_what_is_no_value_of_documents_deals_nothing(value):
+    for deal in (
+        lambda: shard_documents(torch.zeros(8), value, 0),
+        lambda: document_position_ids(value, 0),
+    ):
+        with pytest.raises(InvalidArgument, match=r"must be a value that documents\("):
+            deal()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nowhere", -1, object()])
+def test_positions_on_a_device_that_is_not_there_are_refused(device):
+    with pytest.raises(InvalidArgument, match="must be a device that is there"):
+        document_position_ids(documents([0, 8], "zigzag", 2), 0, device)
 
 
 def test_a_rank_that_there_is_not_has_no_positions():

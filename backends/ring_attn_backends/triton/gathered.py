@@ -73,4 +73,6 @@ def _enqueue(
     waits = keys.arrived is not None
     asked = name, id(where), waits, keys.head_groups  # to hash `where` takes longer than a launch
     more = () if keys.arrived is None else (keys.arrived,)
-    enqueue(asked, given, seen, more, score, lambda: [launch()], held=where)
+    enqueue(
+        asked, given, seen, more, score, lambda: [launch()], held=where, of_batch=where.of_batch
+    )

@@ -31,6 +31,9 @@ class _Known:
 
 
 _kept: dict[Hashable, _Known] = {}
+_kept_of_batches: dict[Hashable, _Known] = {}
+"""Launches of one batch's documents, which another batch makes none of: few, for their tables."""
+KEPT_OF_BATCHES = 96
 _made_since: set[UsedKernel] = set()
 """Of launches that were made, not made again, since somebody asked."""
 
@@ -39,7 +42,7 @@ def used() -> tuple[UsedKernel, ...]:
     """The kernels that were launched since this was asked last, each once, by name."""
     used_now = set(_made_since)
     _made_since.clear()
-    for known in tuple(_kept.values()):
+    for known in (*_kept.values(), *_kept_of_batches.values()):
         if known.used:
             known.used = False
             used_now |= known.kernels
@@ -49,13 +52,14 @@ def used() -> tuple[UsedKernel, ...]:
 def enqueue(
     asked: Hashable, given: tuple[Tensor, ...], seen: tuple[Tensor, ...],
     more: tuple[Tensor, ...], score: Score, launches: Callable[[], Sequence[TritonLaunch]],
-    *, held: object = None, alike: bool = False,
+    *, held: object = None, alike: bool = False, of_batch: bool = False,
 ) -> None:  # fmt: skip
     """Launches what is kept, or the launches, which are then kept.
 
     asked: what is, besides of these tensors with this score. given: what kernels read and write;
     seen: those of them that the others follow from. more: other tensors that kernels are handed.
     alike: whether what is asked tells shapes and scores too, so that nobody has to look at them.
+    of_batch: whether it is soon asked for no more.
     """
     if score.dropout_p or not given[0].is_cuda:  # a seed is a call's own; nothing is compiled
         _made(launches())
@@ -67,7 +71,8 @@ def enqueue(
         key = asked, placement((*seen, *more))
     else:
         key = asked, score.softmax_scale, score.softcap, signature((*seen, *more))
-    kept = _kept.get(key)
+    memory = _kept_of_batches if of_batch else _kept
+    kept = memory.get(key)
     if kept is not None:
         kept.used = True  # a store, and nothing more: hosts count microseconds here
         kept.again.run((*given, *more, *kept.tables))
@@ -77,9 +82,9 @@ def enqueue(
     scratch = [x for one in made for x in one.scratch]
     again = relaunch(calls, (*given, *more, *tables), scratch)
     if again is not None:
-        if len(_kept) >= KEPT:
-            _kept.clear()
-        _kept[key] = _Known(again, tables, held, frozenset(_kernels(calls)))
+        if len(memory) >= (KEPT_OF_BATCHES if of_batch else KEPT):
+            memory.clear()
+        memory[key] = _Known(again, tables, held, frozenset(_kernels(calls)))
 
 
 def _made(launches: Sequence[TritonLaunch]) -> list[Made]:

@@ -35,11 +35,12 @@ def again(monkeypatch):
             found.append(tensors)
 
     monkeypatch.setattr(kept, "_kept", {})
+    monkeypatch.setattr(kept, "_kept_of_batches", {})
     monkeypatch.setattr(kept, "relaunch", lambda *_: Again())
     return found
 
 
-def made(calls, table, tokens, score=None, plan=None):
+def made(calls, table, tokens, score=None, plan=None, of_batch=False):
     """Asks for a launch over so many tokens."""
     q = torch.empty(tokens, 4).as_subclass(OnGpu)
 
@@ -47,7 +48,8 @@ def made(calls, table, tokens, score=None, plan=None):
         calls.append(tokens)
         return [TritonLaunch(None, (0, 1, 1), {}, q.device, tables=(table,))]
 
-    kept.enqueue(id(plan), (q,), (q,), (), score or Score(0.5), launches, held=plan)
+    kept.enqueue(id(plan), (q,), (q,), (), score or Score(0.5), launches, held=plan,
+                 of_batch=of_batch)  # fmt: skip
     return q
 
 
@@ -59,6 +61,21 @@ def test_what_was_asked_for_before_is_launched_again_with_its_tables(again):
 
     assert calls == [8, 16]
     assert [[x is y for x, y in zip(one, (q, table), strict=True)] for one in again] == [[True] * 2]
+
+
+def test_of_new_lengths_every_time_a_few_launches_are_kept_and_others_stay(again):
+    calls = []
+    made(calls, torch.zeros(3), 8)
+    for _ in range(300):
+        plan = Plan()
+        for _ in range(2):  # layers of one batch
+            made(calls, torch.zeros(3), 16, plan=plan, of_batch=True)
+
+    assert calls == [8] + [16] * 300
+    assert len(again) == 300
+    assert len(kept._kept_of_batches) <= kept.KEPT_OF_BATCHES
+    made(calls, torch.zeros(3), 8)
+    assert len(calls) == 301
 
 
 def test_a_score_with_dropout_is_made_each_time(again):

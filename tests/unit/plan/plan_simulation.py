@@ -46,13 +46,16 @@ def computed(block):
     return np.array([[band.allows(int(i) - int(j)) for j in keys] for i in rows])
 
 
-def document_of(positions, starts):
-    """Which document each token is in, or -1: one of all tokens where there are no starts."""
+def document_of(positions, starts, void=()):
+    """Which document each token is in, or -1: one of all tokens where there are no starts.
+
+    void: documents that are padding.
+    """
     if starts is None:
         return np.zeros(len(positions), dtype=int)
     number = np.full(len(positions), -1)
     for document, (start, stop) in enumerate(pairwise(starts)):
-        number[(positions >= start) & (positions < stop)] = document
+        number[(positions >= start) & (positions < stop)] = -1 if document in void else document
     return number
 
 
@@ -69,7 +72,9 @@ class Ring:
 
     def sees(self, rows, keys):
         """Which rows see which keys: by the mask, and of one document."""
-        ours, theirs = (document_of(x, self.layout.documents) for x in (rows, keys))
+        ours, theirs = (
+            document_of(x, self.layout.documents, self.layout.void) for x in (rows, keys)
+        )
         together = (ours[:, None] == theirs[None, :]) & (ours >= 0)[:, None]
         return sees(self.mask, rows, keys) & together
 
@@ -105,9 +110,9 @@ def accumulated(length, starts_at_zero, ranges, shares, firsts):
 
 def ring_of(
     name, world_size, tokens, mask, able, slots=2, grouping=None, *, one_launch=False,
-    documents=None,
+    documents=None, void=frozenset(),
 ):  # fmt: skip
     if one_launch and world_size > 1:
         grouping = (world_size - 1,)
     where = get_partition(name), world_size, tokens, mask.band
-    return Ring(mask, Layout(*where, slots, grouping, one_launch, documents), able)
+    return Ring(mask, Layout(*where, slots, grouping, one_launch, documents, None, void), able)

@@ -60,12 +60,20 @@ def rings(draw, one_launch):
     side = st.none() | st.integers(0, 24)
     mask = Mask(draw(st.booleans()), draw(side), draw(side))
     documents = draw(starts_of(world_size * tokens))
+    void = frozenset(draw(st.sets(st.integers(0, len(documents) - 2), max_size=2)))
     if partition in DEALS:
         partition = DEALS[partition](documents, world_size, tokens, mask.band)
     if one_launch:
         able = draw(st.sampled_from([GATHERS, BY_POSITION]))
         return ring_of(
-            partition, world_size, tokens, mask, able, one_launch=True, documents=documents
+            partition,
+            world_size,
+            tokens,
+            mask,
+            able,
+            one_launch=True,
+            documents=documents,
+            void=void,
         )
     cuts = sorted(draw(st.sets(st.integers(1, world_size - 1)))) if world_size > 1 else []
     sizes = tuple(b - a for a, b in zip([0, *cuts], [*cuts, world_size - 1], strict=True))

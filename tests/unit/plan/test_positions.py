@@ -19,6 +19,14 @@ def two_spans(draw):
     return rows, keys
 
 
+@st.composite
+def one_and_many(draw):
+    """A single token, whose step says nothing, and tokens of any step, either of them the rows."""
+    one = Span(draw(st.integers(0, 40)), 1, draw(st.integers(1, 5)))
+    many = Span(draw(st.integers(0, 40)), draw(LENGTHS), draw(st.integers(1, 5)))
+    return draw(st.permutations((one, many)))
+
+
 def pairs(band, rows, keys):
     """The allowed pairs of indices, by the definition of a band."""
     return {
@@ -31,7 +39,7 @@ def pairs(band, rows, keys):
 
 
 @settings(deadline=None)
-@given(BANDS, two_spans())
+@given(BANDS, two_spans() | one_and_many())
 def test_a_band_between_two_spans_allows_the_same_pairs_by_index(band, spans):
     rows, keys = spans
     between = band.between(rows, keys)
@@ -41,7 +49,7 @@ def test_a_band_between_two_spans_allows_the_same_pairs_by_index(band, spans):
 
 
 @settings(deadline=None)
-@given(BANDS, two_spans())
+@given(BANDS, two_spans() | one_and_many())
 def test_a_side_that_binds_no_pair_is_open(band, spans):
     rows, keys = spans
     between = band.between(rows, keys)

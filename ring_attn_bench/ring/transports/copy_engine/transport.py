@@ -38,8 +38,8 @@ from ring_attn_bench.ring.transports.copy_engine.watch import Watch
 from ring_attn_bench.ring.transports.copy_engine.words import SLOTS, Words
 from ring_attn_bench.ring.transports.played import Part, own_part
 
-KEPT = 256
-"""Programmes that are kept at most."""
+KEPT, KEPT_OF_BATCHES = 256, 32
+"""Programmes that are kept at most; fewer where each batch of documents has its own."""
 
 
 class CopyEngine:
@@ -179,7 +179,7 @@ class CopyEngine:
         key = id(plan), slot, keys.shape, keys.dtype
         route = self._routes.get(key)
         if route is None:
-            if len(self._routes) >= KEPT:
+            if len(self._routes) >= _most(plan):
                 self._routes.clear()
             route = self._routes[key] = Route(self, plan, slot, keys)
         return route
@@ -188,7 +188,7 @@ class CopyEngine:
         key = id(plan)
         home = self._homes.get(key)
         if home is None:
-            if len(self._homes) >= KEPT:
+            if len(self._homes) >= _most(plan):
                 self._homes.clear()
             home = self._homes[key] = Home(plan, self.programme(plan, 0, 1))
         return home
@@ -209,7 +209,7 @@ class CopyEngine:
         """The plan's operations; kept, with the plan, which is told by its identity."""
         entry = self._programmes.get((id(plan), slot, head_groups))
         if entry is None:
-            if len(self._programmes) >= KEPT:
+            if len(self._programmes) >= _most(plan):
                 self._programmes.clear()
             made = programme(
                 self.driver, plan, slot, self._part,
@@ -386,3 +386,7 @@ class CopyEngine:
         word = torch.zeros(1, device=message_device(self._group))
         dist.all_reduce(word, group=self._group)
         word.item()
+
+
+def _most(plan: Plan) -> int:
+    return KEPT_OF_BATCHES if plan.of_batch else KEPT
