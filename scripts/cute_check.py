@@ -9,7 +9,7 @@ is timed. The checks begin with what is simplest, so that the last line before a
 Times are medians of calls in turns, from a cold L2, in TFLOP/s, of which a causal mask halves the
 work: each configuration of the table, and beside them `triton`, `flash_attn_4` and `cudnn`, where
 they can run. bfloat16, batch 1, 16 query and 4 key heads. The backward comes after the forward
-(`scripts/cute_check_backward.py`); --only says which of them is wanted.
+(`scripts/measuring/cute_backward.py`); --only says which of them is wanted.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import cute_check_backward as backward
 import torch
+from measuring import cute_backward as backward
 from measuring.cute import CAUSAL, DEVICE, FULL, OTHERS, ROUNDS, Check, all_right, inside, untouched
 from measuring.turns import in_turns
 from ring_attn_backends.cute import build, table

@@ -82,6 +82,8 @@ def checked(one, folder):
     assert stack == 0, "spilled"
     assert not {"LDL", "STL"} & set(names), "spilled"
     assert registers * config.threads <= 65536
+    # the tile before is let go only after the next has come
+    assert config.stages > 1 or not config.ahead
     # each product as one group: where the compiler serialises them, each part of one is a group
     expected, groups, copies = asked(one)
     assert len(products) == expected
