@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, proble
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
-from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.contract.backend import Backend, is_interpreted
 from ring_attn_bench.contract.peer import Peer, PeerRing
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.problem import Problem
@@ -40,8 +40,7 @@ class PeerRunner:
     @property
     def interpreted(self) -> bool:
         """Whether its kernel, where that is one of ours, says so."""
-        ask: Callable[[], bool] = getattr(self.kernel, "interpreted", lambda: False)
-        return ask()
+        return is_interpreted(self.kernel)
 
     @property
     def version(self) -> str:

@@ -17,7 +17,7 @@ from ring_attn_bench.bench.inputs import Inputs, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.bench.traced import TracedTransport, traced_job
-from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.contract.backend import Backend, is_interpreted
 from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
 from ring_attn_bench.plan.memory import ShardShape
@@ -69,8 +69,7 @@ class RingRunner:
     @property
     def interpreted(self) -> bool:
         """Whether the kernel says so; most have no interpreter and nothing to say."""
-        ask: Callable[[], bool] = getattr(self.kernel, "interpreted", lambda: False)
-        return ask()
+        return is_interpreted(self.kernel)
 
     @property
     def allowed_pairs(self) -> list[int]:

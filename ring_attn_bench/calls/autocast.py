@@ -16,10 +16,11 @@ def as_autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor
     if not isinstance(q, Tensor) or not is_enabled(q.device.type):
         return q, k, v
     dtype = torch.get_autocast_dtype(q.device.type)
-    return _cast(q, dtype), _cast(k, dtype), _cast(v, dtype)
+    return cast(q, dtype), cast(k, dtype), cast(v, dtype)
 
 
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x as autocast to that dtype would hand it on; what is no tensor as it is."""
     if not isinstance(x, Tensor) or x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return x
     return x.to(dtype)

@@ -11,7 +11,7 @@ lse and delta may be cut out of longer rows. The rows of a block are all of q an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
 
@@ -235,6 +235,15 @@ def rounds_gradients(backend: Backend) -> bool:
 def drops_by_position(backend: Backend) -> bool:
     """Whether the weights that it keeps are those of `dropout.keep`, as far as it says."""
     return bool(getattr(backend, "drops_by_position", False))
+
+
+def is_interpreted(backend: object) -> bool:
+    """Whether it says that its kernels run in an interpreter: right numbers, meaningless speeds.
+
+    Most have no interpreter and nothing to say.
+    """
+    ask: Callable[[], bool] = getattr(backend, "interpreted", lambda: False)
+    return ask()
 
 
 def abilities(backend: Backend, *, alibi: bool, dropout: bool = False) -> Abilities:

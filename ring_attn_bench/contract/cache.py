@@ -118,7 +118,7 @@ class CachedBackend(Protocol):
 
 def takes_sinks(backend: CachedBackend) -> bool:
     """Whether it has `cached_sinks = True`; a sink of a call by any other is joined afterwards."""
-    return getattr(type(backend), "cached_sinks", False) is True
+    return bool(getattr(backend, "cached_sinks", False))
 
 
 def caching(backend: object) -> CachedBackend | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ring_attn_bench.calls import autocast
 from ring_attn_bench.calls.autograd_limits import under_a_transform
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import within_float32
@@ -98,9 +99,7 @@ def _cast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not torch.is_autocast_enabled(kind):
         return q, k, v
     dtype = torch.get_autocast_dtype(kind)
-    castable = torch.float16, torch.bfloat16, torch.float32
-    q, k, v = (x.to(dtype) if x.dtype in castable else x for x in (q, k, v))
-    return q, k, v
+    return autocast.cast(q, dtype), autocast.cast(k, dtype), autocast.cast(v, dtype)
 
 
 def results(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

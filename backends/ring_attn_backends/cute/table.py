@@ -22,9 +22,9 @@ class Config:
     width: head dim of q, k and v. groups: warpgroups that multiply; one more brings tiles.
     stages: how many tiles of keys, and of values, are on their way or in use. lazy: whether a warp
         leaves sums alone in a tile where none of its 16 rows has a new peak: fewer the longer it
-        goes on, 64 of 477 instructions at head dim 128, and the same numbers to the last bit; of
-        the forward only. ahead: whether a tile's first products are asked for while the last one of
-        the tile before it runs; of the backward only.
+        goes on, and the same numbers to the last bit; of the forward only. ahead: whether a tile's
+        first products are asked for while the last one of the tile before it runs; of the backward
+        only.
     """
 
     width: int

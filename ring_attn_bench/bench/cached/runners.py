@@ -17,7 +17,7 @@ from ring_attn_bench.bench.flops import head_dim_v
 from ring_attn_bench.bench.inputs import mask_of, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.cached_attention import flash_attn_with_kvcache, ring_attn_with_kvcache
-from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.contract.backend import Backend, is_interpreted
 from ring_attn_bench.contract.cache import Appended, Cache, CachedCall, caching
 from ring_attn_bench.contract.peer import CachedPeer, Peer, over_caches
 from ring_attn_bench.errors import BackendUnavailable
@@ -86,8 +86,7 @@ class KernelRunner:
     @property
     def interpreted(self) -> bool:
         """Whether the kernel says so."""
-        ask: Callable[[], bool] = getattr(self.kernel, "interpreted", lambda: False)
-        return ask()
+        return is_interpreted(self.kernel)
 
     def step(self, x: CacheInputs) -> Step:
         """With all arguments as flash-attn's users give them."""

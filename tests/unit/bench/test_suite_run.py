@@ -24,6 +24,7 @@ from ring_attn_bench.records.record import Record
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.trace import in_folder
 from ring_attn_bench.workers.reply import WorkerFailed
+from tests.unit.bench.here import Watcher
 
 RIGHT = {
     "max_abs": 1.0, "rmse": 1.0, "rel_l2": 1.0, "bound_max_abs": 2.0, "bound_rmse": 2.0,
@@ -97,20 +98,6 @@ class FakeGroup:
 
     def close(self):
         pass
-
-
-class Watcher:
-    def __init__(self):
-        self.records = []
-
-    def case(self, name, contestants):
-        pass
-
-    def doing(self, text):
-        pass
-
-    def record(self, record):
-        self.records.append(record)
 
 
 class LookedAtGroup(FakeGroup):

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ring_attn_bench import flash_attn_func, flash_attn_varlen_func
+from ring_attn_bench.calls import sinks
 
 INF = float("inf")
 
@@ -61,3 +63,22 @@ def test_a_sink_that_is_no_number_is_not_hidden(documents):
     for first, second in ((out[..., 0, :], out[..., 1, :]), (lse[:, 0], lse[:, 1])):
         assert first.isnan().all()
         assert second.isfinite().all()
+
+
+class Launches(TorchDispatchMode):
+    """Counts operators that compute, where views do not."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        self.count += not function.is_view
+        return function(*arguments, **named or {})
+
+
+def test_joined_afterwards_a_sink_takes_as_many_launches_as_the_design_says():
+    out, lse, sink = torch.randn(2, 1, 4, 8).half(), torch.randn(2, 4, 1), torch.randn(4)
+
+    with Launches() as launches:
+        sinks.joined(out, lse, sink)
+
+    assert launches.count == 9
