@@ -17,15 +17,13 @@ from ring_attn_bench.one_device.call import OneDevice
 from ring_attn_bench.one_device.documents_way import OfDocuments
 from ring_attn_bench.one_device.used_keys import with_used_keys
 from ring_attn_bench.ops import passes
-from ring_attn_bench.ops.asked import SCHEMA, Asked, gradients, results, traced
-from ring_attn_bench.ops.registered import operator, own
-from ring_attn_bench.ops.saved import not_again, returned, saved, setup
+from ring_attn_bench.ops.asked import SCHEMA, Asked, results, traced
+from ring_attn_bench.ops.pair import pair
+from ring_attn_bench.ops.registered import own
 from ring_attn_bench.plan.problem import Documents
 
 _ONE_DEVICE, _OF_DOCUMENTS = OneDevice(), OfDocuments()
 _ASKED = len(Asked._fields)
-_RESULTS = 4
-"""Arguments of the backward before the forward's: dout, dlse, out, lse."""
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -127,23 +125,4 @@ def _backward(
     return dq, dk, dv, dsink
 
 
-def _gradients(*arguments: Any) -> Four:  # noqa: ANN401
-    return gradients(Asked(*arguments[_RESULTS : _RESULTS + _ASKED]))
-
-
-def _differentiated(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:  # noqa: ANN401
-    (out, lse), arguments = saved(ctx)
-    found = torch.ops.ring_attn_bench.flash_attn_backward(dout, dlse, out, lse, *arguments)
-    return returned(arguments, found)
-
-
-operator(
-    "flash_attn", f"({_SCHEMA}) -> (Tensor, Tensor)", _forward, _results
-).register_autograd(_differentiated, setup_context=setup)  # fmt: skip
-operator(
-    "flash_attn_backward",
-    f"(Tensor? dout, Tensor? dlse, Tensor out, Tensor lse, {_SCHEMA}) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
-    _backward,
-    _gradients,
-).register_autograd(not_again)
+pair("flash_attn", _SCHEMA, ("out", "lse"), (_forward, _backward), _results)

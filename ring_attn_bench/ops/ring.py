@@ -21,9 +21,8 @@ from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import prepared
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.ops import passes
-from ring_attn_bench.ops.asked import SCHEMA, Asked, gradients, results, traced
-from ring_attn_bench.ops.registered import never_again, operator
-from ring_attn_bench.ops.saved import not_again, returned, saved, setup
+from ring_attn_bench.ops.asked import SCHEMA, Asked, results, traced
+from ring_attn_bench.ops.pair import pair
 from ring_attn_bench.ring import handles
 from ring_attn_bench.ring.call import OnRing, Packed, RingCall, agreed_call, tell
 from ring_attn_bench.ring.context import RingContext, context_of
@@ -32,8 +31,6 @@ from ring_attn_bench.ring.handshake import agree_on_backward
 from ring_attn_bench.ring.threads import two_threads
 
 _ASKED = len(Asked._fields)
-_RESULTS = 5
-"""Arguments of the backward before the forward's: dout, dlse, out, lse, told."""
 
 
 class Where(NamedTuple):
@@ -192,32 +189,6 @@ def shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
     return *results(q, v), torch.empty(2, dtype=torch.int64, device="cpu")
 
 
-def gradient_shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
-    """Tensors like those of a backward."""
-    return gradients(Asked(*arguments[_RESULTS : _RESULTS + _ASKED]))
-
-
-def _differentiated(
-    ctx: Any,  # noqa: ANN401
-    dout: Tensor | None,
-    dlse: Tensor | None,
-    _: Tensor | None,
-) -> tuple[Any, ...]:
-    never_again(_FORWARD)
-    (out, lse, told), arguments = saved(ctx)
-    found = torch.ops.ring_attn_bench.ring_attn_backward(dout, dlse, out, lse, told, *arguments)
-    return returned(arguments, found)
-
-
-_FORWARD = operator(
-    "ring_attn", f"({_SCHEMA}) -> (Tensor, Tensor, Tensor)", _forward, shapes, ordered=True
-)
-_FORWARD.register_autograd(_differentiated, setup_context=setup)
-operator(
-    "ring_attn_backward",
-    f"(Tensor? dout, Tensor? dlse, Tensor out, Tensor lse, Tensor told, {_SCHEMA}) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
-    _backward,
-    gradient_shapes,
-    ordered=True,
-).register_autograd(not_again)
+pair(
+    "ring_attn", _SCHEMA, ("out", "lse", "told"), (_forward, _backward), shapes, ordered=True
+)  # fmt: skip

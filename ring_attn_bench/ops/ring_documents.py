@@ -21,9 +21,9 @@ from ring_attn_bench.document_sharding import CuSeqlens, starts_of
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.ops import passes
 from ring_attn_bench.ops.asked import SCHEMA, Asked, traced
-from ring_attn_bench.ops.registered import never_again, operator, own
-from ring_attn_bench.ops.ring import Where, called, gradient_shapes, passed, separated, shapes
-from ring_attn_bench.ops.saved import not_again, returned, saved, setup
+from ring_attn_bench.ops.pair import pair
+from ring_attn_bench.ops.registered import own
+from ring_attn_bench.ops.ring import Where, called, passed, separated, shapes
 from ring_attn_bench.plan.documents import DealtDocuments
 from ring_attn_bench.plan.written import documents_of
 from ring_attn_bench.ring.call import OnRing, Packed
@@ -188,27 +188,7 @@ def _backward(
     return own(rows.held(dq[0])), own(keys.held(dk[0])), own(keys.held(dv[0])), dsink
 
 
-def _differentiated(
-    ctx: Any,  # noqa: ANN401
-    dout: Tensor | None,
-    dlse: Tensor | None,
-    _: Tensor | None,
-) -> tuple[Any, ...]:
-    never_again(_FORWARD)
-    (out, lse, agreed), arguments = saved(ctx)
-    backward = torch.ops.ring_attn_bench.ring_attn_varlen_backward
-    return returned(arguments, backward(dout, dlse, out, lse, agreed, *arguments))
-
-
-_FORWARD = operator(
-    "ring_attn_varlen", f"({_SCHEMA}) -> (Tensor, Tensor, Tensor)", _forward, shapes, ordered=True
-)
-_FORWARD.register_autograd(_differentiated, setup_context=setup)
-operator(
-    "ring_attn_varlen_backward",
-    f"(Tensor? dout, Tensor? dlse, Tensor out, Tensor lse, Tensor told, {_SCHEMA}) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
-    _backward,
-    gradient_shapes,
+pair(
+    "ring_attn_varlen", _SCHEMA, ("out", "lse", "told"), (_forward, _backward), shapes,
     ordered=True,
-).register_autograd(not_again)
+)  # fmt: skip
