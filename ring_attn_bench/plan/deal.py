@@ -25,10 +25,9 @@ from itertools import accumulate, pairwise
 from typing import Protocol
 
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.plan.documents import Starts
 from ring_attn_bench.plan.partition import Dealt, OfOneSequence
 from ring_attn_bench.plan.positions import Band, Span, Spans
-
-Starts = tuple[int, ...]
 
 PIECES = (1, 2, 4, 8, 16, 32)
 """Pieces of each rank that `balanced` tries."""
