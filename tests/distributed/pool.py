@@ -165,9 +165,13 @@ def serve(pipe: Connection, rank: int, size: int, folder: str, backend: str) -> 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     on_gpus = backend == "nccl"  # there, other people's code may warn of what it likes
     warnings.simplefilter("default" if on_gpus else "error")  # a user may have said so too
+    # torch 2.11's own, of the first compilation
+    warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
     torch.set_num_threads(1)
     if on_gpus:
         torch.cuda.set_device(rank)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a group of gloo's is one of CPUs here
     join_group(rank, size, Path(folder, "store"), backend=backend)
     rings = {size: Ring(rank, size, None)}
     for smaller in range(1, size):

@@ -1,5 +1,6 @@
 """On a GPU: every backend in a ring, the fused merge, and NCCL between GPUs."""
 
+import os
 import subprocess
 import sys
 
@@ -106,3 +107,18 @@ def test_a_ring_over_nccl_is_right_on_every_backend_and_partition(tmp_path):
 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "0 failures" in done.stdout
+
+
+@pytest.mark.timeout(280)
+def test_a_context_may_be_the_first_to_use_a_gpu():
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+        *("-m", "tests.gpu.first_use"),
+    ]
+    both_on_it = {**os.environ, "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1"}
+
+    done = subprocess.run(
+        command, env=both_on_it, capture_output=True, text=True, timeout=240, check=False
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -14,7 +14,8 @@ from ring_attn_bench.ring.transports.copy_engine.memory_operations import Memory
 
 
 def own_stream(at: MemoryDriver, device: torch.device, priority: int = 0) -> torch.cuda.Stream:
-    """A stream of this device, which must be the current one; it ends with the object."""
+    """A stream of this device, which must be the current one and have been used by this thread; it
+    ends with the object."""
     made = at.make_stream(priority)
     stream = torch.cuda.ExternalStream(made, device)
     # when the program ends, CUDA may be gone first

@@ -72,15 +72,16 @@ class CopyEngine:
         self.driver: MemoryDriver = loaded
         places = everyones(group)
         self.shares_gpu = len({place.gpu for place in places}) < len(places)
+        # a piece a fetch, of which an owner has two at most in any partition
+        self._parts = 4 * -(-(1 + 2 * self._world * MOST_HEAD_GROUPS) // 4)
+        # memory before streams: it makes the device's context this thread's, where nothing else has
+        self._arrived = torch.zeros(SLOTS, self._parts, dtype=torch.int32, device=self.device)
+        self._arrived_at = [words.data_ptr() for words in self._arrived]
         self.pulls, self.pushes = (own_stream(loaded, self.device) for _ in range(2))
         self._aside = own_stream(loaded, self.device, priority=-1)
         self.pulls_at, self.pushes_at = self.pulls.cuda_stream, self.pushes.cuda_stream
         self._edge = self.event()
         self._words = Words(self._world)
-        # a piece a fetch, of which an owner has two at most in any partition
-        self._parts = 4 * -(-(1 + 2 * self._world * MOST_HEAD_GROUPS) // 4)
-        self._arrived = torch.zeros(SLOTS, self._parts, dtype=torch.int32, device=self.device)
-        self._arrived_at = [words.data_ptr() for words in self._arrived]
         self._table = Area(group, self.device, self._words.bytes)
         first = torch.tensor(self._words.first(), dtype=torch.int32, device="cpu")
         first = first.view(torch.uint8)
