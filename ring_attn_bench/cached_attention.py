@@ -113,13 +113,14 @@ def flash_attn_with_kvcache(  # type: ignore[misc]  # the last overload has more
         q, k_cache, v_cache, k, v, rotary_cos, rotary_sin, cache_seqlens, cache_batch_idx,
         cache_leftpad, block_table, rotary_interleaved, num_splits,
     )  # fmt: skip
+    lse: Tensor | None
     if is_compiling():
         from ring_attn_bench.ops import cache  # a program that traces nothing does without
 
         out, lse = cache.attention(given, options)
     else:
-        out, lse = attend_cached(given, options)
-    return (out, lse) if wants_lse else out
+        out, lse = attend_cached(given, options, wants_lse=wants_lse)
+    return out if lse is None or not wants_lse else (out, lse)
 
 
 @overload

@@ -23,6 +23,8 @@ from ring_attn_backends.triton.cached import table
 from torch import Tensor
 
 from ring_attn_bench import flash_attn_with_kvcache
+from ring_attn_bench.cached import again
+from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.text.digits import count_of
 
 ROWS = "1x8k 1x32k 1x128k 8x8k 8x32k 8x128k 64x8k 64x16k 32x4k"
@@ -124,13 +126,13 @@ def tiled(keys: int, warps: int, stages: int, resident: int) -> Iterator[None]:
     """Our kernel in that tiling; what was launched before is forgotten."""
     from ring_attn_backends.triton import kept
 
-    kept._kept.clear()
     with (
         mock.patch.dict(table.KEYS, {(2, DIM): (keys, warps, stages)}),
         mock.patch.object(table, "RESIDENT", resident),
+        mock.patch.object(kept, "_kept", {}),
+        mock.patch.object(again, "_made", Remembered()),
     ):
         yield
-    kept._kept.clear()
 
 
 def swept(row: str, batch: int, tokens: int, page: int | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ring_attn_bench.cached.again import Step, again, keep, step_of
 from ring_attn_bench.cached.choose import choose_cached
 from ring_attn_bench.cached.contents import check_call, check_contents
 from ring_attn_bench.cached.given import CacheGiven
@@ -22,6 +23,7 @@ from ring_attn_bench.contract.cache import (
     Cache,
     CachedBackend,
     CachedCall,
+    repeats,
     takes_sinks,
 )
 from ring_attn_bench.plan.cached import CachedProblem, Dealt
@@ -59,6 +61,22 @@ class CacheWay:
         self, given: CacheGiven, options: Options, *, wide: bool = False
     ) -> tuple[Tensor, Tensor]:
         """out (B, M, H, E), in q's dtype unless wide, and lse (B, H, M)."""
+        return computed(self.kernel, self._call(given, options, wide=wide), options.sink)
+
+    def step(self, given: CacheGiven, options: Options, step: Step) -> tuple[Tensor, Tensor]:
+        """The same, and how it is made again is kept with the step."""
+        repeatable = repeats(self.kernel) if takes_sinks(self.kernel) else None
+        if repeatable is None:
+            return self.run(given, options)
+        call = self._call(given, options)
+        if options.sink is not None:
+            call = call._replace(sink=in_a_row(options.sink))
+        with without_autocast(call.q.device.type):
+            out, lse, made = repeatable(call)
+        keep(step, call, made)
+        return out, lse
+
+    def _call(self, given: CacheGiven, options: Options, *, wide: bool = False) -> CachedCall:
         q, score = rows_in_a_row(given.q), self.score
         if options.alibi_slopes is not None:
             slopes = in_a_row(options.alibi_slopes)
@@ -72,11 +90,10 @@ class CacheWay:
             given.k_cache, given.v_cache, lengths,
             given.block_table, given.cache_batch_idx, given.cache_leftpad, self.problem.dealt,
         )  # fmt: skip
-        call = CachedCall(
+        return CachedCall(
             q, cache, self.mask, score, self._appended(given), splits=given.num_splits, wide=wide,
             alike=self if self.is_kept else None,
         )  # fmt: skip
-        return computed(self.kernel, call, options.sink)
 
     def _appended(self, given: CacheGiven) -> Appended | None:
         if given.k is None or given.v is None:
@@ -108,13 +125,20 @@ def computed(kernel: CachedBackend, call: CachedCall, sink: Tensor | None) -> tu
 _ways: Remembered[CacheWay] = Remembered()
 
 
-def attend_cached(given: CacheGiven, options: Options) -> tuple[Tensor, Tensor]:
-    """out and lse of a caller's arguments; raises what `flash_attn_with_kvcache` documents.
+def attend_cached(
+    given: CacheGiven, options: Options, *, wants_lse: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """out and, if it is wanted, lse; raises what `flash_attn_with_kvcache` documents.
 
     Checks and choice follow from shapes, dtypes and numbers, and are made once for each of them.
     """
+    step = step_of(given, options)
+    if step is not None:
+        found = again(step, wants_lse=wants_lse)
+        if found is not None:
+            return found
     way, given, options = way_for(given, options)
-    return way.run(given, options)
+    return way.run(given, options) if step is None else way.step(given, options, step)
 
 
 def way_for(

@@ -14,6 +14,7 @@ not there, and neither is what lies in a row or page that does not exist.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
@@ -95,6 +96,30 @@ class CachedCall(NamedTuple):
     sink: Tensor | None = None
     alike: object = None
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those that there are, in an order that all calls have, and without the starts."""
+        cache, new = self.cache, self.appended or (None,) * 4
+        told = cache.lengths, cache.table, cache.rows, cache.skipped, self.sink
+        every = self.q, cache.k, cache.v, *told, *new[:4], self.score.alibi_slopes
+        return tuple(x for x in every if x is not None)
+
+
+class CallAgain(Protocol):
+    """A call over a cache that was made, for other tensors of the same looks.
+
+    The same shapes, strides, dtypes and device, that is; everything else is as it was.
+    """
+
+    def __call__(
+        self, tensors: Sequence[Tensor], *, wants_lse: bool
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """out and, if it is wanted, lse; tensors: as `CachedCall.tensors` has them.
+
+        None, and nothing is done, where these differ in what looks do not tell.
+        """
+        ...
+
 
 class CachedBackend(Protocol):
     """A kernel that attends over a cache. Forward only."""
@@ -114,6 +139,23 @@ class CachedBackend(Protocol):
         lengths that change neither compile nor capture anything anew.
         """
         ...
+
+
+class Repeatable(NamedTuple):
+    """The results of a call, and what makes it again, if something can."""
+
+    out: Tensor
+    lse: Tensor
+    again: CallAgain | None
+
+
+def repeats(backend: CachedBackend) -> Callable[[CachedCall], Repeatable] | None:
+    """Its `cached_repeatable`, if it has one: `cached_forward`, and how it is made again.
+
+    A step of decoding takes the GPU some 20 us: as long as a call that is looked at takes a host.
+    """
+    found = getattr(backend, "cached_repeatable", None)
+    return cast("Callable[[CachedCall], Repeatable] | None", found)
 
 
 def takes_sinks(backend: CachedBackend) -> bool:

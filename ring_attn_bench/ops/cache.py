@@ -143,6 +143,7 @@ def _attend(*arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as the 
     asked = _Asked(*arguments)
     with torch.set_grad_enabled(asked.recorded):
         out, lse = attend_cached(asked.given, asked.options)
+    assert lse is not None  # nobody said that it is not wanted
     return own(out), own(lse)
 
 

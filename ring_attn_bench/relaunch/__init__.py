@@ -14,7 +14,14 @@ from math import ceil, prod
 from operator import methodcaller
 from typing import TYPE_CHECKING
 
-from ring_attn_bench.relaunch.calls import Made, Repeatable, TritonCall, driver_call, is_tensor
+from ring_attn_bench.relaunch.calls import (
+    DriverCall,
+    Made,
+    Repeatable,
+    TritonCall,
+    driver_call,
+    is_tensor,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,25 +44,40 @@ class Relaunch:
 
         self._calls = calls
         sizes = [_LINE * ceil(prod(shape) / _LINE) for shape in scratch]
-        self._scratch, self._starts = sum(sizes), list(accumulate(sizes, initial=0))[:-1]
+        self.scratch, self._starts = sum(sizes), list(accumulate(sizes, initial=0))[:-1]
+        self._bytes = [4 * start for start in self._starts]
+        self.by_address = all(isinstance(call, DriverCall) for call in calls)
         self._torch, self._stream_of = torch, driver.active.get_current_stream
         # torch.cuda's asks first whether CUDA has begun, which it has: a kernel was launched
-        self._current = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+        self.current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
 
     def run(self, tensors: tuple[Tensor, ...]) -> None:
         """Enqueues them for these tensors, on the current stream of their device."""
         device = tensors[0].get_device()
-        if device == self._current():
+        if device == self.current_device():
             self._enqueue(tensors, device)
             return
         with self._torch.cuda.device(device):
             self._enqueue(tensors, device)
 
     def _enqueue(self, tensors: tuple[Tensor, ...], device: int) -> None:
-        if self._scratch:  # one allocation for all of it
-            whole = tensors[0].new_empty(self._scratch, dtype=self._torch.float32)
-            tensors = (*tensors, *[whole[start:] for start in self._starts])
-        addresses = list(map(_address, tensors))
+        addresses, base = list(map(_address, tensors)), 0
+        if self.scratch:  # one allocation for all of it
+            whole = tensors[0].new_empty(self.scratch, dtype=self._torch.float32)
+            base = whole.data_ptr()
+            if not self.by_address:
+                tensors = (*tensors, *[whole[start:] for start in self._starts])
+        self.at(addresses, base, device, tensors)
+
+    def at(
+        self, addresses: list[int], scratch: int, device: int, tensors: Sequence[Tensor] = ()
+    ) -> None:
+        """Enqueues them, on the current stream of the current device, for what is at addresses.
+
+        scratch: where `self.scratch` float32 numbers are. tensors: for calls that are not
+        `by_address`.
+        """
+        addresses += [scratch + start for start in self._bytes]
         stream = self._stream_of(device)
         for call in self._calls:
             call.enqueue(addresses, tensors, stream)

@@ -32,8 +32,8 @@ def called(*tensors, backend="triton", **options):
 def right(*tensors, **options):
     """By the reference, in float64."""
     wide = [x.double() for x in tensors]
-    options = {k: x.double() if "rotary_" in k and k != "rotary_interleaved" else x
-               for k, x in options.items()}  # fmt: skip
+    as_the_cache = "k", "v", "rotary_cos", "rotary_sin"
+    options = {name: x.double() if name in as_the_cache else x for name, x in options.items()}
     return called(*wide, backend="reference", **options)
 
 
@@ -41,6 +41,66 @@ def assert_near(found, truth):
     out, lse = found
     torch.testing.assert_close(out.double(), truth[0], rtol=0, atol=2e-2)
     torch.testing.assert_close(lse.double(), truth[1], rtol=0, atol=2e-3)
+
+
+def options_of(way):
+    """What a step is asked besides q and a cache, with tensors of its own, by what it is called."""
+    lengths = {"cache_seqlens": int32(1900, 777, 0), "causal": True}
+    new = {"k": random(BATCH, 1, KEY_HEADS, DIM, seed=3),
+           "v": random(BATCH, 1, KEY_HEADS, DIM, seed=4)}  # fmt: skip
+    return (
+        lengths
+        | {
+            "rows": {},
+            "append": new,
+            "rotary": new | {f"rotary_{x}": random(ROOM, 32, seed=5) for x in ("cos", "sin")},
+            "sink and slopes": {
+                "sink": random(HEADS, dtype=torch.float32),
+                "alibi_slopes": random(HEADS, seed=6, dtype=torch.float32).abs(),
+            },
+            "left padding": {"cache_leftpad": int32(100, 0, 0), "softcap": 20.0},
+            "other rows": {"cache_batch_idx": int32(2, 0, 1)},
+            "one share": {"num_splits": 1},
+        }[way]
+    )
+
+
+WAYS = ("rows", "append", "rotary", "sink and slopes", "left padding", "other rows", "one share")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_made_again_has_the_bits_of_the_first_with_its_lse_or_without(way):
+    tensors, told = inputs(), options_of(way)
+    poison = [torch.full((1 << 18,), float("nan"), device="cuda") for _ in range(8)]
+    first = called(*tensors, **told)
+    assert_near(first, right(*tensors, **told))
+    del poison  # what is not written shows
+    others = [random(BATCH, 1, HEADS, DIM, seed=seed) for seed in range(9)]
+    alone = [flash_attn_with_kvcache(q, *tensors[1:], backend="triton", **told) for q in others]
+    for _ in range(3):
+        again = called(*tensors, **told)
+        assert all(map(torch.equal, again, first))
+    for q, out in zip(others, alone, strict=True):
+        assert torch.equal(out, called(q, *tensors[1:], **told)[0])
+        assert_near(called(q, *tensors[1:], **told), right(q, *tensors[1:], **told))
+
+
+def test_a_step_whose_queries_lie_elsewhere_is_not_taken_for_one_that_lay_aligned():
+    tensors, told = inputs(), options_of("rows")
+    truth = right(*tensors, **told)
+    room = random(BATCH * HEADS * DIM + 8)
+    for shift in (0, 0, 1, 8, 3, 0):
+        q = room[shift : shift + BATCH * HEADS * DIM].view(BATCH, 1, HEADS, DIM).copy_(tensors[0])
+        assert_near(called(q, *tensors[1:], **told), truth)
+
+
+def test_tensors_that_are_one_are_not_taken_for_two():
+    q, k_cache, v_cache = inputs()
+    for _ in range(2):
+        called(q, k_cache, k_cache, **options_of("rows"))
+    told = options_of("rows")
+    assert_near(called(q, k_cache, v_cache, **told), right(q, k_cache, v_cache, **told))
+    assert_near(called(q, k_cache, k_cache, **told), right(q, k_cache, k_cache, **told))
 
 
 @pytest.mark.parametrize("queries", [1, 5, 128])

@@ -15,7 +15,7 @@ from ring_attn_bench.plan.block import Alibi, Form
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.contract.cache import CachedCall
+    from ring_attn_bench.contract.cache import CachedCall, Repeatable
     from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running, Sums
     from ring_attn_bench.contract.tunable import Offer, Trial, TrialTensors
     from ring_attn_bench.contract.used import UsedKernel
@@ -232,7 +232,13 @@ class TritonBackend:
         """Two kernels, or one where no programs share a head's keys; one before if it appends."""
         from ring_attn_backends.triton.cached.calls import forward
 
-        return forward(call)
+        return forward(call)[:2]
+
+    def cached_repeatable(self, call: CachedCall) -> Repeatable:
+        """The same, and what launches those kernels for other tensors."""
+        from ring_attn_backends.triton.cached.again import repeatable
+
+        return repeatable(call)
 
     def offer(self) -> Offer:
         """The configurations of the tables and their rivals."""

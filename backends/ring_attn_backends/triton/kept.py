@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Known:
+class Known:
     """Launches that were made; held: what their key tells by its identity, so that must stay.
 
     kernels: theirs; used: whether they were launched again since somebody asked.
@@ -30,8 +30,8 @@ class _Known:
     used: bool = False
 
 
-_kept: dict[Hashable, _Known] = {}
-_kept_of_batches: dict[Hashable, _Known] = {}
+_kept: dict[Hashable, Known] = {}
+_kept_of_batches: dict[Hashable, Known] = {}
 """Launches of one batch's documents, which another batch makes none of: few, for their tables."""
 KEPT_OF_BATCHES = 96
 _made_since: set[UsedKernel] = set()
@@ -53,8 +53,8 @@ def enqueue(
     asked: Hashable, given: tuple[Tensor, ...], seen: tuple[Tensor, ...],
     more: tuple[Tensor, ...], score: Score, launches: Callable[[], Sequence[TritonLaunch]],
     *, held: object = None, alike: bool = False, of_batch: bool = False,
-) -> None:  # fmt: skip
-    """Launches what is kept, or the launches, which are then kept.
+) -> Known | None:  # fmt: skip
+    """Launches what is kept, or the launches, which are then kept; what of them is.
 
     asked: what is, besides of these tensors with this score. given: what kernels read and write;
     seen: those of them that the others follow from. more: other tensors that kernels are handed.
@@ -63,7 +63,7 @@ def enqueue(
     """
     if score.dropout_p or not given[0].is_cuda:  # a seed is a call's own; nothing is compiled
         _made(launches())
-        return
+        return None
     if score.alibi_slopes is not None:
         more = *more, score.alibi_slopes
     key: Hashable
@@ -76,15 +76,17 @@ def enqueue(
     if kept is not None:
         kept.used = True  # a store, and nothing more: hosts count microseconds here
         kept.again.run((*given, *more, *kept.tables))
-        return
+        return kept
     made = launches()
     calls, tables = _made(made), tuple(x for one in made for x in one.tables)
     scratch = [x for one in made for x in one.scratch]
     again = relaunch(calls, (*given, *more, *tables), scratch)
-    if again is not None:
-        if len(memory) >= (KEPT_OF_BATCHES if of_batch else KEPT):
-            memory.clear()
-        memory[key] = _Known(again, tables, held, frozenset(_kernels(calls)))
+    if again is None:
+        return None
+    if len(memory) >= (KEPT_OF_BATCHES if of_batch else KEPT):
+        memory.clear()
+    memory[key] = known = Known(again, tables, held, frozenset(_kernels(calls)))
+    return known
 
 
 def _made(launches: Sequence[TritonLaunch]) -> list[Made]:

@@ -14,6 +14,7 @@ from ring_attn_backends.triton.cached.entry import (
     own_count,
     pages_of_tile,
     place_of,
+    places_in_pages,
     row_of,
 )
 from ring_attn_backends.triton.places import document
@@ -21,7 +22,7 @@ from ring_attn_backends.triton.scores import allowed, base2_scores, biased
 from ring_attn_backends.triton.softmax import finished, soften, with_sink
 
 RUN_TIME = (
-    *("group", "M", "A", "capacity", "page", "count", "block", "ranks", "rank"),
+    *("group", "M", "A", "capacity", "page", "page_bits", "count", "block", "ranks", "rank"),
     *("low", "high", "entries", "splits", "total_rows"),
 )
 
@@ -31,19 +32,20 @@ def attend(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr,
     lengths_ptr, table_ptr, rows_ptr, skipped_ptr, starts_ptr, sink_ptr,
     q_strides, k_strides, v_strides, out_strides, lse_strides, slopes_strides, table_stride,
-    group, M, A, capacity, page, count, block, ranks, rank, low, high, entries, splits, total_rows,
-    scale, cap,
+    group, M, A, capacity, page, page_bits, count, block, ranks, rank, low, high, entries, splits,
+    total_rows, scale, cap,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
     BIASED: tl.constexpr, PACKED: tl.constexpr, PAGED: tl.constexpr, WHOLE_PAGES: tl.constexpr,
-    DEALT: tl.constexpr, SHARED: tl.constexpr,
+    POWER: tl.constexpr, DEALT: tl.constexpr, SHARED: tl.constexpr,
 ) -> None:  # fmt: skip
     """out and lse of BLOCK_M rows, which are a key head's queries, each with its group's heads.
 
     Grid (B x row tiles x splits, G). entries: B. count: rows, or pages, of the cache.
-    WHOLE_PAGES: a key tile never lies in two. SHARED: writes float32 partials, contiguous: out
-    (splits, total_rows, E) and lse (splits, total_rows), rows counted by query, then by head. A
-    share without keys has no out. sink: (H,), of programs that share nothing.
+    WHOLE_PAGES: a key tile never lies in two. POWER: a page has 2^page_bits tokens. SHARED: writes
+    float32 partials, contiguous: out (splits, total_rows, E) and lse (splits, total_rows), rows
+    counted by query, then by head. A share without keys has no out. sink: (H,), of programs that
+    share nothing.
     """
     entry, key_head = tl.program_id(0) % entries, tl.program_id(1)
     tile, split = tl.program_id(0) // entries // splits, tl.program_id(0) // entries % splits
@@ -106,18 +108,20 @@ def attend(
     first = begin * BLOCK_N
     if PAGED:
         pages = pages_of_tile(
-            table_ptr, table_stride, entry, first, stop, page, BLOCK_N, WHOLE_PAGES
-        )
+            table_ptr, table_stride, entry, first, stop, page, page_bits,
+            BLOCK_N, WHOLE_PAGES, POWER,
+        )  # fmt: skip
     for _ in tl.range(0, tiles):
         tokens = first + tl.arange(0, BLOCK_N)
         inside = (tokens >= start) & (tokens < stop)
         if PAGED:
             held, exists = existing(pages, count)
             inside &= exists
-            places_k = tokens % page
+            places_k = places_in_pages(first, page, BLOCK_N, WHOLE_PAGES, POWER)
             pages = pages_of_tile(
-                table_ptr, table_stride, entry, first + BLOCK_N, stop, page, BLOCK_N, WHOLE_PAGES
-            )
+                table_ptr, table_stride, entry, first + BLOCK_N, stop, page, page_bits,
+                BLOCK_N, WHOLE_PAGES, POWER,
+            )  # fmt: skip
         else:
             held, places_k = row, tokens
         k_at = k_ptr + (held * k_strides[0] + places_k.to(tl.int64) * k_strides[1])[:, None]

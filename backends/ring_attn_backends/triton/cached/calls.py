@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -13,11 +13,24 @@ from ring_attn_backends.triton.kept import enqueue
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ring_attn_backends.triton.kept import Known
     from ring_attn_backends.triton.launching import TritonLaunch
     from ring_attn_bench.contract.cache import CachedCall
 
 
-def forward(call: CachedCall) -> tuple[Tensor, Tensor]:
+class Passed(NamedTuple):
+    """Results of a call, what of its launches is kept, and the rotated q between them.
+
+    Those launches are for q, k, v, out, lse, rotated, the call's other tensors, the starts.
+    """
+
+    out: Tensor
+    lse: Tensor
+    known: Known | None
+    rotated: Tensor | None
+
+
+def forward(call: CachedCall) -> Passed:
     """The contract's `cached_forward`."""
     q, cache, new = call.q, call.cache, call.appended
     width = cache.v.shape[-1]
@@ -38,21 +51,22 @@ def forward(call: CachedCall) -> tuple[Tensor, Tensor]:
             return [attends]
         return [append_launch(given[0], rotated, new, cache), attends]
 
-    read = [*given[:1], cache.k, cache.v]
-    told = cache.lengths, cache.table, cache.rows, cache.skipped, call.starts, call.sink
-    more = [x for x in (rotated, *told) if x is not None]
-    if new is not None:
-        more += [x for x in new[:4] if x is not None]
+    read = given[0], cache.k, cache.v
+    slopes, starts = call.score.alibi_slopes, call.starts
+    more = call.tensors[3:] if slopes is None else call.tensors[3:-1]
+    if starts is not None:
+        more = *more, starts
     asked: Hashable = call.alike, call.wide  # shapes and numbers were looked at already
     if call.alike is None:
+        told = cache.lengths, cache.table, cache.rows, cache.skipped, starts, call.sink
         absent = tuple(x is None for x in told)
         how = None if new is None else (new.interleaved, new.one_place)
         asked = (
             *("cached", call.mask, call.longest, call.splits, call.wide, cache.dealt),
             *(absent, how, turned),
         )
-    enqueue(
-        asked, (*read, *given[1:]), tuple(read), tuple(more), call.score, launches,
-        alike=call.alike is not None,
-    )  # fmt: skip
-    return out, lse
+    written = given[1:] if rotated is None else (*given[1:], rotated)
+    known = enqueue(
+        asked, (*read, *written), read, more, call.score, launches, alike=call.alike is not None
+    )
+    return Passed(out, lse, known, rotated)

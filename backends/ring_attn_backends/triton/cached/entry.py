@@ -63,15 +63,33 @@ def page_of(table_ptr, stride, entry, tokens, asked, page, count):
 
 @triton.jit
 def pages_of_tile(
-    table_ptr, stride, entry, first, stop, page, BLOCK_N: tl.constexpr, WHOLE_PAGES: tl.constexpr
-):
+    table_ptr, stride, entry, first, stop, page, page_bits,
+    BLOCK_N: tl.constexpr, WHOLE_PAGES: tl.constexpr, POWER: tl.constexpr,
+):  # fmt: skip
     """The numbers of a key tile's pages, -1 at or beyond `stop`: each token's, or if WHOLE_PAGES
     the one that they share."""
     tokens = first
     if not WHOLE_PAGES:
         tokens += tl.arange(0, BLOCK_N)
-    at = table_ptr + entry.to(tl.int64) * stride + tokens // page
+    # a division of each token takes a thread longer than all else that it does for it
+    number = tokens >> page_bits if POWER else tokens // page
+    at = table_ptr + entry.to(tl.int64) * stride + number
     return tl.load(at, tokens < stop, other=-1)
+
+
+@triton.jit
+def places_in_pages(
+    first, page, BLOCK_N: tl.constexpr, WHOLE_PAGES: tl.constexpr, POWER: tl.constexpr
+):
+    """Where a key tile's tokens lie in their pages."""
+    tokens = tl.arange(0, BLOCK_N)
+    if WHOLE_PAGES:
+        tokens += first % page
+    elif POWER:
+        tokens = (first + tokens) & (page - 1)
+    else:
+        tokens = (first + tokens) % page
+    return tokens
 
 
 @triton.jit

@@ -95,6 +95,7 @@ def attend_launch(
         "BLOCK_N": config.keys,
         "PACKED": call.starts is not None,
         "WHOLE_PAGES": cache.table is not None and cache.k.shape[1] % config.keys == 0,
+        "POWER": cache.table is not None and cache.k.shape[1].bit_count() == 1,
         "SHARED": splits > 1,
     }
     # along the first axis there is room for 2^31 programs, along the others for 65535
@@ -135,6 +136,7 @@ def _numbers(cache: Cache) -> arguments.Arguments:
         "rows_ptr": cache.rows,
         "capacity": cache.capacity,
         "page": cache.k.shape[1],
+        "page_bits": cache.k.shape[1].bit_length() - 1,
         "count": cache.k.shape[0],
         "block": block,
         "ranks": ranks,

@@ -1,0 +1,84 @@
+"""A step of decoding that was made before is made again at once: what it looks like is looked up.
+
+A call that is looked at, checked and packed takes a host 60 us, as long as a GPU takes for half a
+gigabyte of keys. All of that follows from what `step_of` looks at, and is done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ring_attn_bench.cached.given import CacheGiven
+from ring_attn_bench.calls.options import Options
+from ring_attn_bench.calls.remembered import Remembered
+from ring_attn_bench.contract.cache import CachedCall, CallAgain
+
+_made: Remembered[CallAgain] = Remembered()
+
+
+class Step(NamedTuple):
+    """A call that may be made again: what it looks like, and its tensors as the contract has them."""
+
+    key: Hashable
+    tensors: list[Tensor]
+
+
+def again(step: Step, *, wants_lse: bool) -> tuple[Tensor, Tensor | None] | None:
+    """What `CallAgain` gives, or None where this is to be looked at."""
+    made = _made.find(step.key)
+    return None if made is None else made(step.tensors, wants_lse=wants_lse)
+
+
+def keep(step: Step, call: CachedCall, again: CallAgain | None) -> None:
+    """Keeps how it is made again, unless the call was made of copies."""
+    made_of = call.tensors
+    if again is None or len(made_of) != len(step.tensors):
+        return
+    if all(one is other for one, other in zip(made_of, step.tensors, strict=True)):
+        _made.keep(step.key, again)
+
+
+def step_of(given: CacheGiven, options: Options) -> Step | None:
+    """All that a call follows from but addresses and contents, if it can be made again."""
+    (
+        q, k_cache, v_cache, k, v, cos, sin, lengths, rows, skipped, table,
+        interleaved, splits,
+    ) = given  # fmt: skip
+    if not (type(q) is Tensor and q.is_cuda and options.is_plain()):
+        return None
+    if type(interleaved) is not bool or type(splits) is not int:
+        return None
+    records = torch.is_grad_enabled()
+    tensors: list[Tensor] = []
+    looks: list[object] = []
+    for x in (
+        q, k_cache, v_cache, lengths, table, rows, skipped, options.sink,
+        k, v, cos, sin, options.alibi_slopes,
+    ):  # fmt: skip
+        if x is None:
+            looks.append(None)
+            continue
+        # an integer too; of what requires a gradient there is a sentence
+        if type(x) is not Tensor or x.is_neg() or (records and x.requires_grad):
+            return None
+        looks += (x.size(), x.stride(), x.dtype, x.get_device())
+        tensors.append(x)
+    if k is not None and _cannot_append(k_cache, v_cache):
+        return None
+    key = (
+        *looks, interleaved, splits, options.backend, options.softmax_scale, options.causal,
+        options.window_size, options.softcap,
+    )  # fmt: skip
+    return Step(key, tensors)
+
+
+def _cannot_append(k_cache: Tensor, v_cache: Tensor) -> bool:
+    """Where nothing, or nobody knows which, would be put into a cache: there is a sentence."""
+    if k_cache.data_ptr() == v_cache.data_ptr():
+        return True
+    of_inference = k_cache.is_inference() or v_cache.is_inference()
+    return of_inference and not torch.is_inference_mode_enabled()
