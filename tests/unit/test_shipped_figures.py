@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "results"
 PEERS = RESULTS / "2026-11-21_4xH200_peers"
-RING = RESULTS / "2026-11-29_2xH200_ring"
+RING = RESULTS / "2026-11-30_2xH200_ring"
 COVERAGE = RESULTS / "2026-11-27_1xH200_coverage"
 NAMES = {
     "aten (FlashAttention-2)": "aten",
@@ -108,6 +108,24 @@ def test_readmes_rates_with_gradients_in_the_inputs_dtype_are_those_of_the_recor
     ]
     text = " ".join(README.split())
     assert f"has {', '.join(rates[:3])} and {rates[3]} forward + backward, at the same" in text
+
+
+def test_what_pages_say_of_a_faster_host_is_what_the_older_run_has():
+    older = {
+        (row.backend, row.direction.value): f"{row.tflops_per_gpu:.0f}"
+        for row in results_csv.read(RESULTS / "2026-11-29_2xH200_ring" / "results.csv")
+        if row.seqlen_per_gpu == 4096 and row.heads_kv == 8 and row.transport == "copy_engine"
+        if row.options["schedule"] in {"steps", "one_launch"}
+        if row.options["gradients"] != "input" and row.options["keep_keys"] != "true"
+    }
+    fa4, triton = (
+        [older[name, way] for way in ("forward", "forward_backward")]
+        for name in ("flash_attn_4", "triton")
+    )
+    here = table()[RINGS["flash_attn_4, steps over copies"]][0]
+    assert f"{here} forward where that has {fa4[0]}." in " ".join(README.split())
+    said = f"had {fa4[0]} for flash_attn_4 forward and {fa4[1]} with backward, and"
+    assert f"{said} {triton[0]} and {triton[1]} for triton" in " ".join(CHOOSING.split())
 
 
 def test_pages_count_the_records():
@@ -284,7 +302,8 @@ def test_choosings_sentences_on_options_are_those_of_the_records(with_options):
     taken = [f"{x.peak_extra_mib:.0f} + {x.kept_mib:.0f}" for x in (half, whole)]
     assert f"takes {taken[0]} MiB at 16K instead of {taken[1]}" in text
     rates = [f"{triton('float32', x, 4096).tflops_per_gpu:.0f}" for x in ("true", "false")]
-    assert f"give it {rates[0]} for {rates[1]} at 4K" in text
+    longer = [f"{triton('float32', x, 16384).tflops_per_gpu:.0f}" for x in ("true", "false")]
+    assert f"{rates[0]} for {rates[1]} at 4K, and {longer[0]} for {longer[1]} at 16K" in text
     other = with_options["flash_attn_4", "float32", "false", 16384]
     mib = [f"{x.peak_extra_mib:.0f}" for x in (whole, other)]
     assert f"by one launch {mib[0]}, where flash_attn_4 takes {mib[1]} |" in text

@@ -12,7 +12,7 @@ from ring_attn_bench.records.status import Status
 from ring_attn_bench.ring.options import RingOptions
 from scripts.advise_figures import figures
 
-RING = Path(__file__).parents[3] / "results" / "2026-11-29_2xH200_ring" / "records.jsonl.gz"
+RING = Path(__file__).parents[3] / "results" / "2026-11-30_2xH200_ring" / "records.jsonl.gz"
 
 
 def test_the_shipped_figures_are_those_of_the_committed_records():
