@@ -21,7 +21,7 @@ _made: Remembered[CallAgain] = Remembered()
 
 
 class Step(NamedTuple):
-    """A call that may be made again: what it looks like, and its tensors as the contract has them."""
+    """A call that may be made again: what it looks like, and `CachedCall.tensors` of it."""
 
     key: Hashable
     tensors: list[Tensor]

@@ -48,21 +48,20 @@ def options_of(way):
     lengths = {"cache_seqlens": int32(1900, 777, 0), "causal": True}
     new = {"k": random(BATCH, 1, KEY_HEADS, DIM, seed=3),
            "v": random(BATCH, 1, KEY_HEADS, DIM, seed=4)}  # fmt: skip
-    return (
-        lengths
-        | {
-            "rows": {},
-            "append": new,
-            "rotary": new | {f"rotary_{x}": random(ROOM, 32, seed=5) for x in ("cos", "sin")},
-            "sink and slopes": {
-                "sink": random(HEADS, dtype=torch.float32),
-                "alibi_slopes": random(HEADS, seed=6, dtype=torch.float32).abs(),
-            },
-            "left padding": {"cache_leftpad": int32(100, 0, 0), "softcap": 20.0},
-            "other rows": {"cache_batch_idx": int32(2, 0, 1)},
-            "one share": {"num_splits": 1},
-        }[way]
-    )
+    angles = random(ROOM, 32, seed=5)
+    ways = {
+        "rows": {},
+        "append": new,
+        "rotary": new | {"rotary_cos": angles.cos(), "rotary_sin": angles.sin()},
+        "sink and slopes": {
+            "sink": random(HEADS, dtype=torch.float32),
+            "alibi_slopes": random(HEADS, seed=6, dtype=torch.float32).abs(),
+        },
+        "left padding": {"cache_leftpad": int32(100, 0, 0), "softcap": 20.0},
+        "other rows": {"cache_batch_idx": int32(2, 0, 1)},
+        "one share": {"num_splits": 1},
+    }
+    return lengths | ways[way]
 
 
 WAYS = ("rows", "append", "rotary", "sink and slopes", "left padding", "other rows", "one share")
