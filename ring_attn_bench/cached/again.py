@@ -48,7 +48,7 @@ def step_of(given: CacheGiven, options: Options) -> Step | None:
         q, k_cache, v_cache, k, v, cos, sin, lengths, rows, skipped, table,
         interleaved, splits,
     ) = given  # fmt: skip
-    if not (type(q) is Tensor and q.is_cuda and options.is_plain()):
+    if not (type(q) is Tensor and _is_on_gpu(q) and options.is_plain()):
         return None
     if type(interleaved) is not bool or type(splits) is not int:
         return None
@@ -74,6 +74,11 @@ def step_of(given: CacheGiven, options: Options) -> Step | None:
         options.window_size, options.softcap,
     )  # fmt: skip
     return Step(key, tensors)
+
+
+def _is_on_gpu(q: Tensor) -> bool:
+    """On a CPU contents are looked at each time."""
+    return q.is_cuda
 
 
 def _cannot_append(k_cache: Tensor, v_cache: Tensor) -> bool:

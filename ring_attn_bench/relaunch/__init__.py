@@ -47,7 +47,7 @@ class Relaunch:
         self.scratch, self._starts = sum(sizes), list(accumulate(sizes, initial=0))[:-1]
         self._bytes = [4 * start for start in self._starts]
         self.by_address = all(isinstance(call, DriverCall) for call in calls)
-        self._torch, self._stream_of = torch, driver.active.get_current_stream
+        self._torch, self.stream_of = torch, driver.active.get_current_stream
         # torch.cuda's asks first whether CUDA has begun, which it has: a kernel was launched
         self.current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
 
@@ -67,18 +67,17 @@ class Relaunch:
             base = whole.data_ptr()
             if not self.by_address:
                 tensors = (*tensors, *[whole[start:] for start in self._starts])
-        self.at(addresses, base, device, tensors)
+        self.at(addresses, base, self.stream_of(device), tensors)
 
     def at(
-        self, addresses: list[int], scratch: int, device: int, tensors: Sequence[Tensor] = ()
+        self, addresses: list[int], scratch: int, stream: int, tensors: Sequence[Tensor] = ()
     ) -> None:
-        """Enqueues them, on the current stream of the current device, for what is at addresses.
+        """Enqueues them, on that stream of the current device, for what is at addresses.
 
         scratch: where `self.scratch` float32 numbers are. tensors: for calls that are not
         `by_address`.
         """
         addresses += [scratch + start for start in self._bytes]
-        stream = self._stream_of(device)
         for call in self._calls:
             call.enqueue(addresses, tensors, stream)
 

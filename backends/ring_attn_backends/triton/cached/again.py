@@ -10,6 +10,7 @@ from torch import empty_like, float32
 
 from ring_attn_backends.triton.cached.calls import forward
 from ring_attn_bench.contract.cache import Repeatable
+from ring_attn_bench.relaunch.scratch import NUMBERS, of_stream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,14 +57,13 @@ class Again:
         # which takes half of the time of new_empty
         self._like_q = q.is_contiguous() and (q.shape, q.dtype) == (self._out, self._dtype)
         self._rotated = None if first.rotated is None else first.rotated.dtype
-        self._lse, self._lse_numbers = first.lse.shape, first.lse.numel()
-        # behind the scratch, whose parts are aligned
-        self._lse_at = 4 * known.again.scratch
+        self._lse, self._lse_at = first.lse.shape, 4 * known.again.scratch
+        self._numbers = known.again.scratch + first.lse.numel()
 
     def __call__(
         self, tensors: Sequence[Tensor], *, wants_lse: bool
     ) -> tuple[Tensor, Tensor | None] | None:
-        """One allocation besides out, unless lse is wanted too, which would keep all of it."""
+        """Without allocations besides out and what else is wanted, where the stream has room."""
         q, launch = tensors[0], self._launch
         addresses = list(map(_address, tensors))
         device = q.get_device()
@@ -71,14 +71,28 @@ class Again:
             return None
         out = empty_like(q) if self._like_q else q.new_empty(self._out, dtype=self._dtype)
         lse = q.new_empty(self._lse, dtype=float32) if wants_lse else None
-        numbers = launch.scratch if wants_lse else launch.scratch + self._lse_numbers
-        # not freed before all memory is there, or one would be another's
-        scratch = q.new_empty(numbers, dtype=float32)
-        scratch_at = scratch.data_ptr()
-        written = [out.data_ptr(), scratch_at + self._lse_at if lse is None else lse.data_ptr()]
-        if self._rotated is not None:
-            rotated = q.new_empty(q.shape, dtype=self._rotated)
-            written.append(rotated.data_ptr())
-        launch.at([*addresses[:3], *written, *addresses[3:]], scratch_at, device)
+        rotated = None if self._rotated is None else q.new_empty(q.shape, dtype=self._rotated)
+        stream = launch.stream_of(device)
+        kept = of_stream(device, stream) if self._numbers <= NUMBERS else None
+        if kept is None:
+            scratch = q.new_empty(self._numbers, dtype=float32)
+            self._enqueue(addresses, (out, lse, rotated), scratch.data_ptr(), stream)
+        else:
+            with kept.lock:  # or another thread's launches could come between
+                self._enqueue(addresses, (out, lse, rotated), kept.address, stream)
         self._known.used = True
         return out, lse
+
+    def _enqueue(
+        self,
+        addresses: list[int],
+        written: tuple[Tensor, Tensor | None, Tensor | None],
+        scratch: int,
+        stream: int,
+    ) -> None:
+        out, lse, rotated = written
+        # an lse that nobody wants lies behind the scratch, whose parts are aligned
+        addresses[3:3] = out.data_ptr(), scratch + self._lse_at if lse is None else lse.data_ptr()
+        if rotated is not None:
+            addresses.insert(5, rotated.data_ptr())
+        self._launch.at(addresses, scratch, stream)
