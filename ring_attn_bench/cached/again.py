@@ -7,7 +7,6 @@ gigabyte of keys. All of that follows from what `step_of` looks at, and is done 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,26 +19,25 @@ from ring_attn_bench.contract.cache import CachedCall, CallAgain
 _made: Remembered[CallAgain] = Remembered()
 
 
-class Step(NamedTuple):
-    """A call that may be made again: what it looks like, and `CachedCall.tensors` of it."""
-
-    key: Hashable
-    tensors: list[Tensor]
+Step = tuple[Hashable, list[Tensor]]
+"""A call that may be made again: what it looks like, and `CachedCall.tensors` of it."""
 
 
 def again(step: Step, *, wants_lse: bool) -> tuple[Tensor, Tensor | None] | None:
     """What `CallAgain` gives, or None where this is to be looked at."""
-    made = _made.find(step.key)
-    return None if made is None else made(step.tensors, wants_lse=wants_lse)
+    key, tensors = step
+    made = _made.find(key)
+    return None if made is None else made(tensors, wants_lse=wants_lse)
 
 
 def keep(step: Step, call: CachedCall, again: CallAgain | None) -> None:
     """Keeps how it is made again, unless the call was made of copies."""
+    key, tensors = step
     made_of = call.tensors
-    if again is None or len(made_of) != len(step.tensors):
+    if again is None or len(made_of) != len(tensors):
         return
-    if all(one is other for one, other in zip(made_of, step.tensors, strict=True)):
-        _made.keep(step.key, again)
+    if all(one is other for one, other in zip(made_of, tensors, strict=True)):
+        _made.keep(key, again)
 
 
 def step_of(given: CacheGiven, options: Options) -> Step | None:
@@ -65,7 +63,9 @@ def step_of(given: CacheGiven, options: Options) -> Step | None:
         # an integer too; of what requires a gradient there is a sentence
         if type(x) is not Tensor or x.is_neg() or (records and x.requires_grad):
             return None
-        looks += (x.size(), x.stride(), x.dtype, x.get_device())
+        # where nothing lies between its elements the shape tells its strides
+        strides = None if x.is_contiguous() else x.stride()
+        looks += (x.size(), strides, x.dtype, x.get_device())
         tensors.append(x)
     if k is not None and _cannot_append(k_cache, v_cache):
         return None
@@ -73,7 +73,7 @@ def step_of(given: CacheGiven, options: Options) -> Step | None:
         *looks, interleaved, splits, options.backend, options.softmax_scale, options.causal,
         options.window_size, options.softcap,
     )  # fmt: skip
-    return Step(key, tensors)
+    return key, tensors
 
 
 def _is_on_gpu(q: Tensor) -> bool:

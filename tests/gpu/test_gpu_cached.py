@@ -37,10 +37,10 @@ def right(*tensors, **options):
     return called(*wide, backend="reference", **options)
 
 
-def assert_near(found, truth):
+def assert_near(found, truth, lse_atol=2e-3):
     out, lse = found
     torch.testing.assert_close(out.double(), truth[0], rtol=0, atol=2e-2)
-    torch.testing.assert_close(lse.double(), truth[1], rtol=0, atol=2e-3)
+    torch.testing.assert_close(lse.double(), truth[1], rtol=0, atol=lse_atol)
 
 
 def options_of(way):
@@ -72,7 +72,9 @@ def test_a_step_made_again_has_the_bits_of_the_first_with_its_lse_or_without(way
     tensors, told = inputs(), options_of(way)
     poison = [torch.full((1 << 18,), float("nan"), device="cuda") for _ in range(8)]
     first = called(*tensors, **told)
-    assert_near(first, right(*tensors, **told))
+    # what is rotated is rounded to bfloat16, as flash-attn's is
+    lse_atol = 6e-3 if way == "rotary" else 2e-3
+    assert_near(first, right(*tensors, **told), lse_atol)
     del poison  # what is not written shows
     others = [random(BATCH, 1, HEADS, DIM, seed=seed) for seed in range(9)]
     alone = [flash_attn_with_kvcache(q, *tensors[1:], backend="triton", **told) for q in others]
@@ -81,7 +83,7 @@ def test_a_step_made_again_has_the_bits_of_the_first_with_its_lse_or_without(way
         assert all(map(torch.equal, again, first))
     for q, out in zip(others, alone, strict=True):
         assert torch.equal(out, called(q, *tensors[1:], **told)[0])
-        assert_near(called(q, *tensors[1:], **told), right(q, *tensors[1:], **told))
+        assert_near(called(q, *tensors[1:], **told), right(q, *tensors[1:], **told), lse_atol)
 
 
 def test_a_step_whose_queries_lie_elsewhere_is_not_taken_for_one_that_lay_aligned():

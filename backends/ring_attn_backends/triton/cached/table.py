@@ -32,9 +32,6 @@ of four, and beside the place of each token in a page 280 bytes of a thread woul
 
 RESIDENT = 2
 """Programs that a multiprocessor has room for at a time: by the shared memory of the tiles."""
-STAGES_OF_MANY = 2
-"""Tiles loaded ahead by more programs than have room at a time: another has room then. 64 entries
-of 8k tokens take 470 us of an H200 and 564 with three; 32, which have room, 129 and 122."""
 
 
 def tiling(q: Tensor, v: Tensor, rows: int, heads: int) -> Tiling:
@@ -42,8 +39,8 @@ def tiling(q: Tensor, v: Tensor, rows: int, heads: int) -> Tiling:
     widest = max(64, *(padded(x.shape[-1]) for x in (q, v)))
     keys, warps, stages = KEYS[q.element_size(), widest]
     height = min(MOST_ROWS[q.element_size()], max(FEWEST_ROWS, 1 << (rows - 1).bit_length()))
-    if heads * -(-rows // height) > _slots(q):
-        stages = min(stages, STAGES_OF_MANY)
+    if _is_faster_of_three(heads * -(-rows // height) / _slots(q)):
+        stages = min(stages, 2)
     return Tiling(height, keys, warps * (2 if height * widest >= LARGE else 1), stages)
 
 
@@ -59,6 +56,17 @@ def splits_for(programs: int, q: Tensor) -> int:
     if in_one_turn > 1:
         return in_one_turn
     return 2 if programs < 0.9 * slots else 1
+
+
+def _is_faster_of_three(turns: float) -> bool:
+    """Whether three programs of a multiprocessor, each loading a tile less ahead, are faster.
+
+    turns: of two. Found by measurement on an H200, 8k tokens of 8 key heads: two turns that are
+    almost full are slow, whoever takes them. 32 entries take 129 us of three and 122 of two, 40
+    take 317 and 309, 64 (1.9 turns of two) 470 and 564, 96 (2.9, and 1.9 of three) 811 and 714,
+    128 of 4k 471 and more.
+    """
+    return 1.5 < turns <= 2 or turns > 3
 
 
 def _slots(q: Tensor) -> int:
