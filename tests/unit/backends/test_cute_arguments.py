@@ -42,6 +42,16 @@ def test_new_lengths_positions_and_strides_ask_for_no_other_kernel():
     assert one.numbers != other.numbers
 
 
+def test_more_rows_a_program_are_taken_where_their_turns_take_less():
+    usual, (more, _) = table.TABLE[128], table.MORE_ROWS[128]
+
+    assert table.chosen(128, 17, 16, 132) == usual
+    assert table.chosen(128, 2048, 16, 132) == usual  # a turn and a third of 192 rows
+    assert table.chosen(128, 16384, 16, 132) == more
+    assert table.chosen(128, 65536, 16, 132) == more
+    assert table.chosen(64, 16384, 16, 132) == table.TABLE[64]
+
+
 def test_strides_are_those_of_views_and_of_a_dim_of_one_what_tma_takes():
     call = called(rows=1)
 
