@@ -10,9 +10,12 @@ from __future__ import annotations
 from threading import Lock
 
 import torch
+from torch import Tensor
 
 NUMBERS = 2**19
 """Float32 numbers of a stream: 2 MiB. 33 partial results of 32 heads of 128 are a fourth of it."""
+COUNTERS = 4096
+"""Integers of a stream that are 0, and that launches leave so."""
 STREAMS = 64
 """That have some at most: then all give it back."""
 
@@ -20,13 +23,14 @@ STREAMS = 64
 class StreamScratch:
     """One stream's. lock: held while launches that follow one another are enqueued."""
 
-    __slots__ = ("_memory", "address", "lock")
+    __slots__ = ("_memory", "address", "counters", "counters_at", "lock")
 
     def __init__(self, device: int) -> None:
-        self._memory = torch.empty(
-            NUMBERS, dtype=torch.float32, device=torch.device("cuda", device)
-        )
+        place = torch.device("cuda", device)
+        self._memory = torch.empty(NUMBERS, dtype=torch.float32, device=place)
         self.address = self._memory.data_ptr()
+        self.counters = torch.zeros(COUNTERS, dtype=torch.int32, device=place)
+        self.counters_at = self.counters.data_ptr()
         self.lock = Lock()
 
 
@@ -43,3 +47,12 @@ def of_stream(device: int, stream: int) -> StreamScratch | None:
             _of_streams.clear()
         found = _of_streams[device, stream] = StreamScratch(device)
     return found
+
+
+def counters_for(q: Tensor) -> Tensor:
+    """COUNTERS integers that are 0 when a launch on q's device and current stream begins."""
+    kept = None
+    if q.is_cuda:
+        stream = torch.cuda.current_stream(q.device)
+        kept = of_stream(q.get_device(), stream.cuda_stream)
+    return q.new_zeros(COUNTERS, dtype=torch.int32) if kept is None else kept.counters

@@ -36,3 +36,7 @@ def test_of_many_streams_some_are_forgotten(captured):
         scratch.of_stream(0, stream)
 
     assert len(scratch._of_streams) <= scratch.STREAMS
+
+
+def test_counters_are_0_on_a_cpu_too():
+    assert not scratch.counters_for(torch.empty(1)).any()
