@@ -161,7 +161,7 @@ def main() -> None:
     )
     parser.add_argument("--page", type=int, help="tokens of a page; default, rows")
     parser.add_argument("--queries", type=int, default=1)
-    parser.add_argument("--joins", action="store_true", help="programs join their shares themselves")
+    parser.add_argument("--joins", action="store_true", help="by one launch where two are")
     parser.add_argument("--sweep", action="store_true", help="tilings of our kernel")
     asked = parser.parse_args()
     if not torch.cuda.is_available():
