@@ -133,19 +133,13 @@ def timed(
     return [str(dim), str(mask), str(tokens), ours, *others.values()]
 
 
-def serving(dim: int) -> tuple[table.Config, ...]:
-    """What the backend takes of that head dim."""
-    more = table.MORE_ROWS.get(dim)
-    return (table.TABLE[dim],) if more is None else (table.TABLE[dim], more[0])
-
-
 def builds() -> Iterator[table.Build]:
     """All that is launched here."""
     yield from backward.builds()
     for configs in table.CANDIDATES.values():
         for config in configs:
             yield table.Build(config, "bfloat16", "bfloat16")
-    for config in (x for dim in table.TABLE for x in serving(dim)):
+    for config in table.serving():
         for dtype in ("bfloat16", "float16"):
             for capped in (False, True):
                 yield table.Build(config, dtype, dtype, capped)
@@ -173,7 +167,8 @@ def main() -> None:
     if asked.only != "backward":
         rows = []
         for dim in asked.head_dim:
-            if not all(checked(config, kept) for config in serving(dim)):
+            serving = (x for x in table.serving() if x.width == dim)
+            if not all(checked(config, kept) for config in serving):
                 continue
             for tokens in asked.tokens:
                 for mask in (FULL, CAUSAL):

@@ -14,6 +14,7 @@ from ring_attn_bench import __version__
 from ring_attn_bench.cli import (
     advise,
     compare,
+    compile_ahead,
     exits,
     longest,
     machine,
@@ -63,6 +64,7 @@ VERBS = (
     (MEASURE, quick.quick, "quick --backend aten"),
     (MEASURE, probe.probe, "probe --backend triton --feature 'window*'"),
     (MEASURE, tune.tune, "tune triton --kernel forward --head-dim 128"),
+    (MEASURE, compile_ahead.compile_ahead, "compile cute --arch sm_90a"),
     (MEASURE, longest.longest, "longest --suite cpu --backend aten --most 8k"),
     (MEASURE, selftest.selftest, "selftest --fault '*order*'"),
     (LOOK, report.report, "report results/mine"),

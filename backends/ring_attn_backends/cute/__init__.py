@@ -5,7 +5,7 @@ Not in `BACKENDS`: nothing ships that was not measured right on a GPU. `scripts/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
@@ -19,6 +19,7 @@ from ring_attn_bench.plan.block import Alibi, Form
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ring_attn_bench.contract.ahead import CompiledAhead
     from ring_attn_bench.contract.tensors import Keys, Rows
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.problem import Problem, Score
@@ -32,6 +33,7 @@ class CuteBackend:
     alibi = Alibi.NONE
     needs_delta = True
     rounds_gradients = True
+    architectures = ("sm_90a",)
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def __init__(self) -> None:
@@ -49,6 +51,18 @@ class CuteBackend:
     def version(self) -> str:
         """The compiler's, which the speed depends on."""
         return f"cutlass-dsl {version('nvidia-cutlass-dsl')}"
+
+    def kernels_ahead(self, architecture: str) -> int:
+        """All that calls may ask for."""
+        from ring_attn_backends.cute.ahead import builds
+
+        return len(tuple(builds()))
+
+    def compile_ahead(self, architecture: str, jobs: int) -> Iterator[CompiledAhead]:
+        """Each by a process of its own; kept in the user's cache."""
+        from ring_attn_backends.cute.ahead import compile_all
+
+        return compile_all(jobs)
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:
         """out in q's dtype."""

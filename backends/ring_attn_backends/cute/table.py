@@ -100,6 +100,11 @@ heads on an H200: 710 TFLOP/s instead of 678, causal 718 instead of 698. With 2,
 and a third, it has 391 and 379 where TABLE's has 536 and 418."""
 
 
+def serving() -> tuple[Config, ...]:
+    """All that `chosen` may choose."""
+    return *TABLE.values(), *(config for config, _ in MORE_ROWS.values())
+
+
 def chosen(width: int, rows: int, heads: int, multiprocessors: int) -> Config:
     """The forward's, for so many rows of so many heads of all entries."""
     usual = TABLE[width]

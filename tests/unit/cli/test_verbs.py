@@ -117,7 +117,8 @@ def test_every_verb_is_in_a_group():
 
     assert groups == {
         **dict.fromkeys(
-            ["bench", "check", "quick", "probe", "tune", "selftest", "longest"], "Measure"
+            ["bench", "check", "quick", "probe", "tune", "compile", "selftest", "longest"],
+            "Measure",
         ),
         **dict.fromkeys(["list", "env", "report", "advise", "compare", "coverage"], "Look"),
     }

@@ -1,0 +1,50 @@
+"""All kernels that calls may ask for, compiled before they are: no GPU is needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from ring_attn_backends.cute import build
+from ring_attn_backends.cute.table import BACKWARD, Build, Dtype, serving
+from ring_attn_bench.contract.ahead import CompiledAhead
+
+DTYPES: tuple[Dtype, ...] = "bfloat16", "float16"
+
+
+def builds() -> Iterator[Build]:
+    """Of every configuration in the tables: each dtype and switch, to q's dtype and to float32."""
+    for dtype, capped, carried in product(DTYPES, (False, True), (False, True)):
+        outs: tuple[Dtype, ...] = dtype, "float32"
+        for config, out in product(serving(), outs):
+            yield Build(config, dtype, out, capped, carried)
+        for (kernel, _), config in BACKWARD.items():
+            for out in outs[carried:]:  # what is added to is float32
+                yield Build(config, dtype, out, capped, carried, kernel)
+
+
+def compile_all(jobs: int, folder: Path | None = None) -> Iterator[CompiledAhead]:
+    """Each when it is done, so many at a time, every one by a process of its own.
+
+    Raises BackendUnavailable with what the compiler said.
+    """
+    with ThreadPoolExecutor(jobs) as threads:
+        work = partial(_compile, folder or build.kept_in())
+        pending = [threads.submit(work, one) for one in builds()]
+        try:
+            for future in as_completed(pending):
+                yield future.result()
+        finally:  # who stops listening waits for those that have begun alone
+            for future in pending:
+                future.cancel()
+
+
+def _compile(folder: Path, one: Build) -> CompiledAhead:
+    begun = time.perf_counter()
+    was_there = (folder / build.name_of(one)).is_file()
+    build.build_all([one], folder)
+    return CompiledAhead(str(one), None if was_there else time.perf_counter() - begun)

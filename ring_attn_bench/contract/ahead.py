@@ -1,0 +1,39 @@
+"""A backend whose kernels can be compiled before anybody calls them: `ring-attn-bench compile`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledAhead:
+    """One kernel. name: what it is for; seconds: None where it was there already."""
+
+    name: str
+    seconds: float | None
+
+
+class AheadBackend(Protocol):
+    """A backend that keeps what it compiles, and needs no GPU to compile it.
+
+    architectures: for which, as `sm_90a`.
+    """
+
+    architectures: tuple[str, ...]
+
+    def kernels_ahead(self, architecture: str) -> int:
+        """How many kernels calls may ask for there."""
+        ...
+
+    def compile_ahead(self, architecture: str, jobs: int) -> Iterator[CompiledAhead]:
+        """Compiles them, `jobs` at a time; each when it is done. Raises BackendUnavailable."""
+        ...
+
+
+def ahead(backend: object) -> AheadBackend | None:
+    """The backend, if it can."""
+    names = "kernels_ahead", "compile_ahead"
+    has = all(callable(getattr(type(backend), name, None)) for name in names)
+    return cast("AheadBackend", backend) if has else None

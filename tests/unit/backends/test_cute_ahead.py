@@ -1,0 +1,88 @@
+"""What `compile cute` compiles: all that calls may ask for, each once."""
+
+from itertools import islice, product
+
+import pytest
+import torch
+from ring_attn_backends.cute import ahead, build, table
+from ring_attn_backends.cute.arguments import dkdv_call, dq_call, forward_call
+
+from ring_attn_bench.contract.tensors import Keys, Rows, Running
+from ring_attn_bench.errors import BackendUnavailable
+from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.problem import Score
+
+
+def calls(dim, dtype, softcap, first, rows):
+    """A forward and a backward, in which what is not given in q's dtype is float32."""
+    q, k = torch.empty(1, rows, 16, dim, dtype=dtype), torch.empty(1, 64, 4, dim, dtype=dtype)
+    lse, score = torch.empty(1, 16, rows), Score(0.1, softcap)
+    block = Block((Span(0, rows),), (Span(0, 64),), Band())
+    wide = torch.float32
+    for out in (dtype, wide):
+        running = Running(q.to(wide), lse, None if out is wide else q)
+        yield forward_call(q, Keys(k, k), running, block, score, first=first)
+        if not first and out is not wide:
+            continue
+        read, sums = Rows(q, q, q, lse, lse), (q.to(out), k.to(out))
+        yield dq_call(read, Keys(k, k), sums[0], block, score, first=first)
+        yield dkdv_call(read, Keys(k, k), sums[1], sums[1], block, score, first=first)
+
+
+def test_every_kernel_that_a_call_asks_for_is_among_them():
+    every = set(ahead.builds())
+    asked = {
+        call.build
+        for dim, dtype, softcap, first, rows in product(
+            table.TABLE, (torch.float16, torch.bfloat16), (0.0, 9.0), (True, False), (100, 16384)
+        )
+        for call in calls(dim, dtype, softcap, first, rows)
+    }
+
+    assert asked == every
+
+
+def test_none_is_there_twice():
+    every = list(ahead.builds())
+
+    assert len(every) == len(set(every))
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """Which builds were compiled; the compiler leaves an empty file."""
+    done = []
+
+    def build_all(builds, folder):
+        for one in builds:
+            done.append(one)
+            (folder / build.name_of(one)).touch()
+
+    monkeypatch.setattr(build, "name_of", lambda one: str(one).replace(" ", "_"))
+    monkeypatch.setattr(build, "build_all", build_all)
+    return done
+
+
+def test_all_are_compiled_once_and_then_are_there(compiled, tmp_path):
+    first, second = (list(ahead.compile_all(2, tmp_path)) for _ in range(2))
+
+    assert {one.name for one in first} == set(map(str, ahead.builds()))
+    assert all(one.seconds is not None for one in first)
+    assert all(one.seconds is None for one in second)
+
+
+def test_whoever_stops_listening_is_not_left_with_all_of_it(compiled, tmp_path):
+    list(islice(ahead.compile_all(1, tmp_path), 2))
+
+    assert len(compiled) < len(list(ahead.builds()))
+
+
+def test_what_the_compiler_said_of_one_is_raised(monkeypatch, compiled, tmp_path):
+    def fails(builds, folder):
+        raise BackendUnavailable("cute", "it ended with 1")
+
+    monkeypatch.setattr(build, "build_all", fails)
+
+    with pytest.raises(BackendUnavailable, match="it ended with 1"):
+        list(ahead.compile_all(2, tmp_path))
