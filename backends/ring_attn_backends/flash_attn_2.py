@@ -49,15 +49,20 @@ class FlashAttn2Backend(ByCalls):
 
     def unsupported(self, problem: Problem) -> str | None:
         """What its kernels cannot do, and what was left out of the installed build."""
-        if problem.device != "cuda":
-            return "it runs on CUDA only"
-        return flash_2_limits.unsupported(problem) or flash_2_limits.build_refusal(self, problem)
+        return self.never(problem) or flash_2_limits.build_refusal(self, problem)
 
     def cached_unsupported(self, problem: CachedProblem) -> str | None:
-        """What its kernels cannot do over a cache, or at all."""
-        if (reason := flash_2_cache.unsupported(problem)) is not None:
+        """What its kernels cannot do over a cache, or at all, and what its build has not got."""
+        reason = flash_2_cache.unsupported(problem) or self.never(problem.without_cache)
+        if reason is not None:
             return reason
-        return self.unsupported(problem.without_cache)
+        return flash_2_cache.build_refusal(self._package.flash_attn_with_kvcache, problem)
+
+    def never(self, problem: Problem) -> str | None:
+        """What no build of its kernels can do."""
+        if problem.device != "cuda":
+            return "it runs on CUDA only"
+        return flash_2_limits.unsupported(problem)
 
     def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
         """The package's function over a cache: it appends, rotates and attends in one launch."""

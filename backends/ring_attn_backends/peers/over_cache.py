@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_backends.shared import flash_2_cache
+from ring_attn_backends.shared import flash_2_cache, flash_2_limits
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 
@@ -71,10 +71,16 @@ class FlashAttn(_OverCache):
         return f"flash-attn {version('flash-attn')}"
 
     def cached_unsupported(self, problem: CachedProblem) -> str | None:
-        """What its kernels cannot do over a cache."""
+        """What its kernels cannot do over a cache, and what was left out of the build."""
         if problem.device != "cuda" or problem.dtype not in ("float16", "bfloat16"):
             return f"it takes float16 and bfloat16 on CUDA (got {problem.dtype}, {problem.device})"
-        return flash_2_cache.unsupported(problem)
+        reason = flash_2_cache.unsupported(problem)
+        reason = reason or flash_2_limits.unsupported(problem.without_cache)
+        return reason or self.build_refusal(problem)
+
+    def build_refusal(self, problem: CachedProblem) -> str | None:
+        """What was left out of the installed build, by its own words."""
+        return flash_2_cache.build_refusal(self._package.flash_attn_with_kvcache, problem)
 
     def over_cache(self, call: CachedCall) -> Step:
         """One call of the package."""

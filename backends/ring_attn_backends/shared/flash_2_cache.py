@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ring_attn_bench.contract.cache import CachedCall
+from ring_attn_backends.shared.flash_2_limits import left_out
+from ring_attn_bench.contract.cache import Appended, Cache, CachedCall
 from ring_attn_bench.plan.cached import CachedProblem
-from ring_attn_bench.plan.problem import Mask
+from ring_attn_bench.plan.problem import Mask, Score
 
 PAGE = 256
 """Tokens: a page must be a multiple."""
+_SOME = 2
+"""Queries, and programs for the keys of a head, where a kernel is another one than for one."""
 
 
 def unsupported(problem: CachedProblem) -> str | None:
@@ -37,6 +44,43 @@ def unsupported(problem: CachedProblem) -> str | None:
         return "its CUDA kernel counts places itself: it has no cache that is dealt to ranks"
     if problem.packed:
         return "it is not asked for packed queries over a cache"
+    return None
+
+
+def build_refusal(function: Callable[..., Any], problem: CachedProblem) -> str | None:
+    """What the installed build was made without, asked of it by a call over one page.
+
+    Kernels over a cache are others than those of a call without, and a build may hold one alone.
+    Asked once for each dtype, head dim and kind of call: lengths, batch and heads choose no kernel.
+    """
+    queries = min(problem.queries, _SOME)
+    mask = Mask(problem.mask.causal, 1 if problem.mask.has_window else None)
+    asked = replace(
+        problem, batch=1, queries=queries, capacity=PAGE, heads_q=1, heads_kv=1, mask=mask,
+        softcap=1.0 if problem.softcap else 0.0, appended=queries if problem.appended else 0,
+        page_size=PAGE if problem.page_size else None, splits=min(problem.splits, _SOME),
+    )  # fmt: skip
+    return _tried(function, asked)
+
+
+@cache
+def _tried(function: Callable[..., Any], problem: CachedProblem) -> str | None:
+    dtype: torch.dtype = getattr(torch, problem.dtype)
+    keys = torch.zeros(1, PAGE, 1, problem.head_dim, dtype=dtype, device=problem.device)
+    q, zero = keys[:, : problem.queries], torch.zeros(1, dtype=torch.int32, device=keys.device)
+    table = zero[:, None] if problem.page_size else None
+    rows, skipped = (zero if wanted else None for wanted in (problem.indexed, problem.padded))
+    slopes = torch.ones(1, device=q.device) if problem.alibi else None
+    held = Cache(keys, keys.clone(), zero + problem.queries, table, rows, skipped)
+    new = None
+    if problem.appended:
+        angles = keys.new_zeros(PAGE, problem.rotary_dim // 2) if problem.rotary_dim else None
+        new = Appended(q.clone(), q.clone(), angles, angles)
+    score = Score(1.0, problem.softcap, slopes)
+    try:
+        forward(function, CachedCall(q, held, problem.mask, score, new, splits=problem.splits))
+    except RuntimeError as error:
+        return left_out(error)
     return None
 
 

@@ -73,7 +73,12 @@ def _tried(kernels: flash_2.Kernels, problem: Problem) -> str | None:
             rows = Rows(q, q, out, lse)
             flash_2.backward(kernels, rows, Keys(q, q), call, deterministic=problem.deterministic)
     except RuntimeError as error:
-        if "build" not in str(error):
-            raise  # something is broken, which is no answer
-        return f"what is installed was built without it: {str(error).splitlines()[0]}"
+        return left_out(error)
     return None
+
+
+def left_out(error: RuntimeError) -> str:
+    """What a build lacks, by its own error; any other is raised: something is broken."""
+    if "build" not in str(error):
+        raise error
+    return f"what is installed was built without it: {str(error).splitlines()[0]}"

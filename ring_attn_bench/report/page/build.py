@@ -71,9 +71,8 @@ def page(
 
 def _verdict(material: Material) -> str:
     said = verdict.sentence(material, decisions.decisions(material))
-    if not any(row.graph_ms is not None for row in material.rows):
-        return said
-    return f"{said} That is by calls in a loop; times in a CUDA graph stand beside them."
+    graphs = material.in_graphs
+    return f"{said} {verdict.in_graphs(graphs, decisions.decisions(graphs))}".strip()
 
 
 def _points(material: Material) -> tuple[str, ...]:

@@ -12,10 +12,11 @@ from ring_attn_bench.report.page.model import Block, Cells, Heading, Section
 
 _LEAD = (
     "Queries at the end of what a cache holds, without a ring or over a cache that is dealt to "
-    "ranks. TB/s are those of K and V that some query sees, each byte once, by the time in a CUDA "
-    "graph where there is one, else by that of a call in a loop; % of reading is beside a maximum "
-    "over a large tensor in the same run. A contestant is behind the fastest of its case by the "
-    "same time. Caches of the timed calls are together larger than the GPU's own."
+    "ranks. Who is the fastest of a case, TB/s and TFLOP/s are by the time in a CUDA graph where "
+    "there is one, else by that of a call in a loop, the host's work included. TB/s are those of K "
+    "and V that some query sees, each byte once; % of reading is beside a maximum over a large "
+    "tensor in the same run, by torch: no limit, and kernels may read faster. Caches of the timed "
+    "calls are together larger than the GPU's own."
 )
 
 

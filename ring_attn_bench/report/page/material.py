@@ -75,6 +75,14 @@ class Material:
         """The rows that have a speed, which are right."""
         return tuple(row for row in self.rows if row.latency_ms is not None)
 
+    @property
+    def in_graphs(self) -> Material:
+        """The same with the times in a CUDA graph for those of calls; of rows that have them."""
+        kept = self.of([row for row in self.rows if row.graph_ms is not None])
+        rows = tuple(row.model_copy(update={"latency_ms": row.graph_ms}) for row in kept.rows)
+        records = tuple(_in_graph(record) for record in kept.records)
+        return replace(kept, rows=rows, records=records)
+
     def times(self, row: ReportRow) -> list[list[float]]:
         """The raw times of the row, by iteration and rank."""
         return self.samples.get((row.case, row.contestant, row.direction.value), [])
@@ -121,6 +129,13 @@ class Material:
             Column("tokens", "number", "of a sequence on each rank"),
             *shape,
         )
+
+
+def _in_graph(record: Record) -> Record:
+    if record.speed is None:
+        return record
+    samples = record.speed.samples.model_copy(update={"ring": record.speed.samples.graph})
+    return record.model_copy(update={"speed": record.speed.model_copy(update={"samples": samples})})
 
 
 def _parts(shape: SharedShape) -> tuple[str, ...]:

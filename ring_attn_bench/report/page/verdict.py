@@ -37,8 +37,21 @@ def sentence(material: Material, decisions: Sequence[Decision]) -> str:
         right = sum(row.status is Status.OK for row in material.rows)
         told = f"{right:,} of {plural(len(material.rows), 'row')} are right; nothing was timed."
         return f"{told} {_failures(material)}"
-    fastest = _fastest(_contests(material, decisions))
-    return " ".join([fastest, *_peers(decisions), _failures(material)])
+    fastest = _counted(_contests(material, decisions), "Fastest and right")
+    return " ".join(
+        [
+            fastest or "Nothing was timed beside anything else.",
+            *_peers(decisions),
+            _failures(material),
+        ]
+    )
+
+
+def in_graphs(material: Material, decisions: Sequence[Decision]) -> str:
+    """By which times the sentence is, and who is fastest by those in a graph, as material's are."""
+    counted = _counted(_contests(material, decisions), "Without it, in a CUDA graph")
+    loop = "Times are of calls in a loop, the host's work included."
+    return f"{loop} {counted}" if counted else ""
 
 
 def points(material: Material, decisions: Sequence[Decision]) -> tuple[str, ...]:
@@ -51,7 +64,8 @@ def points(material: Material, decisions: Sequence[Decision]) -> tuple[str, ...]
     kinds: dict[object, list[Contest]] = {}
     for contest in _contests(material, swept):
         kinds.setdefault((contest.row.direction, contest.row.causal), []).append(contest)
-    lines = [_by_length(material, alike) for alike in kinds.values()]
+    which = f", {material.short[first]}" if len(material.shapes) > 1 else ""
+    lines = [_by_length(material, alike, which) for alike in kinds.values()]
     return (*lines, *_beside_one_call(material, decisions), *_suspicious(material))
 
 
@@ -89,7 +103,7 @@ def _beside_one_call(material: Material, decisions: Sequence[Decision]) -> Itera
         )
 
 
-def _by_length(material: Material, contests: Sequence[Contest]) -> str:
+def _by_length(material: Material, contests: Sequence[Contest], which: str) -> str:
     row = contests[0].row
     parts = []
     ordered = sorted(contests, key=lambda contest: contest.row.seqlen_per_gpu)
@@ -99,7 +113,8 @@ def _by_length(material: Material, contests: Sequence[Contest]) -> str:
         ahead = [f"{x:.2f}x" for x in sorted(x.ahead.times for x in alike)]
         parts.append(f"{names} at {_range(lengths)} (by {_range(ahead)})")
     way = direction(row).capitalize()
-    return f"{way}, {mask(row)}, by tokens per {holder(material.rows)}: {'; '.join(parts)}."
+    by = f"by tokens per {holder(material.rows)}"
+    return f"{way}, {mask(row)}{which}, {by}: {'; '.join(parts)}."
 
 
 def _range(words: Sequence[str]) -> str:
@@ -107,15 +122,16 @@ def _range(words: Sequence[str]) -> str:
     return " to ".join(dict.fromkeys((words[0], words[-1])))
 
 
-def _fastest(contests: Sequence[Contest]) -> str:
+def _counted(contests: Sequence[Contest], what: str) -> str:
+    """Who is the fastest how often, and how surely; empty without a contest."""
     if not contests:
-        return "Nothing was timed beside anything else."
+        return ""
     counts = Counter(contest.name for contest in contests)
     sure = Counter(contest.name for contest in contests if contest.ahead.is_sure)
     parts = [
         f"{name} in {count} ({sure[name]} beyond noise)" for name, count in counts.most_common()
     ]
-    return f"Fastest and right, of {plural(len(contests), 'shape')}: {', '.join(parts)}."
+    return f"{what}, of {plural(len(contests), 'shape')}: {', '.join(parts)}."
 
 
 def _peers(decisions: Sequence[Decision]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import label, varying
-from ring_attn_bench.report.plots.canvas import GREY, footnote, grid_of, pairs, panels
+from ring_attn_bench.report.plots.canvas import GREY, footnote, grid_of, keep_height, pairs, panels
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.text.digits import digits
 
@@ -54,6 +54,7 @@ def draw_bars(
         _draw(panel, [by_name.get(name) for name in names], style, value, interval, more)
     _label(axes, names, unit)
     footnote(figure, note)
+    keep_height(figure, axes[0][0], _BAR * len(names))
     return figure
 
 

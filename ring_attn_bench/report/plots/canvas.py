@@ -53,6 +53,22 @@ def panels(
     return figure, [list(line) for line in grid]
 
 
+def keep_height(figure: Figure, axes: Axes, inches: float) -> None:
+    """Makes the figure higher where its panels, each as high as these axes, are lower than that.
+
+    Titles and footnotes have as many lines as they need, and the layout takes them from the panels:
+    three and two lines left 0.02 inches of a panel of one bar.
+    """
+    as_they_are(figure)
+    with any_letter():
+        figure.draw_without_rendering()
+    place = axes.get_subplotspec()
+    assert place is not None  # it is one of a grid
+    height = figure.get_figheight()
+    lacking = inches - axes.get_position().height * height
+    figure.set_figheight(height + place.get_gridspec().nrows * max(lacking, 0.0))
+
+
 def plain(axes: Axes) -> None:
     """No box, and a grid that stays behind the data."""
     axes.spines[["top", "right"]].set_visible(False)

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.groups import holder, label, varying
 from ring_attn_bench.report.parts import COLOURS, NAMES, REST, lost, parts
-from ring_attn_bench.report.plots.canvas import GRID, footnote, grid_of, panels
+from ring_attn_bench.report.plots.canvas import GRID, footnote, grid_of, keep_height, panels
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.text.digits import digits, tokens
 
@@ -51,6 +51,7 @@ def draw_spent(rows: Sequence[ReportRow], _: Style) -> Figure | None:
             told = [""] * len(names) if by_name else told
     _legend(figure, apart=any(row.link_ms is not None for row in shown))
     footnote(figure, _note(every, lengths))
+    keep_height(figure, axes[0][0], _BAR * len(names))
     return figure
 
 

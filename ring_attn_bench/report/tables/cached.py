@@ -59,13 +59,21 @@ def _ms(row: ReportRow) -> str:
     return f"{digits(row.latency_ms, 4)} ± {100 * side / row.latency_ms:.1f} %{doubt}"
 
 
+def _tflops(row: ReportRow) -> float | None:
+    """By the time that TB/s are by; the row's own are by a call's."""
+    own = time(row)
+    if row.tflops_per_gpu is None or row.latency_ms is None or own is None:
+        return None
+    return row.tflops_per_gpu * row.latency_ms / own
+
+
 _COLUMNS: dict[str, Callable[[ReportRow], str]] = {
     "of the fastest": lambda row: "",
     "ms of a call": _ms,
     _GRAPH: lambda row: digits(row.graph_ms, 4),
     "TB/s": lambda row: digits(row.read_tbs),
     "% of reading": lambda row: percent(row.percent_of_read),
-    "TFLOP/s": lambda row: digits(row.tflops_per_gpu),
+    "TFLOP/s": lambda row: digits(_tflops(row)),
     "MiB": lambda row: digits(row.peak_extra_mib),
 }
 """By the head of a column, its cell; the first is beside others."""

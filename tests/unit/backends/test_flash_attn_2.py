@@ -13,19 +13,24 @@ from ring_attn_bench.conformance.ask import refusal
 from ring_attn_bench.conformance.cases import FULL, LOCAL
 from ring_attn_bench.conformance.documents import PackedCase
 from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.problem import Mask
 from tests.flash_attn_cases import DOCUMENTS, SOME, clipped
 from tests.unit.backends.fake_kernels.conformance import Asks, Direction, answer, made, questions
 from tests.unit.backends.fake_kernels.flash_attn_2 import FlashAttn2
 
 BOTH = (Direction.FORWARD, Direction.BACKWARD)
+OVER_A_CACHE = CachedProblem(
+    batch=2, queries=1, capacity=1000, heads_q=2, heads_kv=1, head_dim=64, head_dim_v=64,
+    dtype="bfloat16", device="cpu", mask=Mask(causal=True),
+)  # fmt: skip
 
 
 class OnCpu(FlashAttn2Backend):
     """The adapter as it is, but that it takes CPU tensors: the fake has no other."""
 
-    def unsupported(self, problem):
-        return flash_2_limits.unsupported(problem) or flash_2_limits.build_refusal(self, problem)
+    def never(self, problem):
+        return flash_2_limits.unsupported(problem)
 
 
 @pytest.fixture
@@ -215,6 +220,61 @@ def test_what_is_broken_is_no_refusal(backend, package, monkeypatch):
     monkeypatch.setattr(package, "_flash_attn_forward", broken)
     with pytest.raises(RuntimeError, match="illegal"):
         refused(backend)
+
+
+def refused_over_a_cache(backend, **changes):
+    return backend.cached_unsupported(replace(OVER_A_CACHE, **changes))
+
+
+def test_what_was_left_out_of_a_build_is_refused_over_a_cache_too(monkeypatch):
+    package = FlashAttn2(head_dims=(64, 128), dtypes=(torch.bfloat16,))
+    backend = made(OnCpu, monkeypatch, "flash_attn.flash_attn_interface", fake=package)
+    assert refused_over_a_cache(backend) is None
+    for change in ({"head_dim": 256, "head_dim_v": 256}, {"dtype": "float16"}):
+        assert "without it: this build holds" in refused_over_a_cache(backend, **change)
+
+
+def test_kernels_over_a_cache_are_asked_themselves_and_once(backend, package):
+    assert refused_over_a_cache(backend) is None
+    assert [call.name for call in package.calls] == ["over a cache"]
+    for change in ({"capacity": 70_000}, {"batch": 64}, {"heads_q": 32, "heads_kv": 8}):
+        assert refused_over_a_cache(backend, **change) is None
+    assert len(package.calls) == 1, "one answer serves all lengths"
+    kinds = (
+        {"queries": 5}, {"mask": Mask(causal=True, window_left=9)}, {"softcap": 2.0},
+        {"alibi": True}, {"page_size": 512}, {"padded": True}, {"indexed": True}, {"splits": 7},
+        {"queries": 3, "appended": 3}, {"appended": 1, "rotary_dim": 32},
+    )  # fmt: skip
+    for tried, change in enumerate(kinds, 2):
+        for _ in range(2):
+            assert refused_over_a_cache(backend, **change) is None
+        assert len(package.calls) == tried, change
+
+
+def test_a_build_that_lacks_nothing_but_a_feature_over_a_cache_is_refused_there_alone(
+    backend, package, monkeypatch
+):
+    def without(*_, softcap, **__):
+        if softcap:
+            raise RuntimeError("This flash attention build does not support softcap.\nSee setup.py")
+
+    whole = package.flash_attn_with_kvcache
+    monkeypatch.setattr(
+        package, "flash_attn_with_kvcache", lambda *x, **y: without(*x, **y) or whole(*x, **y)
+    )
+    assert refused_over_a_cache(backend) is None
+    assert refused(backend, softcap=2.0) is None
+    reason = refused_over_a_cache(backend, softcap=2.0)
+    assert reason.endswith("without it: This flash attention build does not support softcap.")
+
+
+def test_what_is_broken_over_a_cache_is_no_refusal(backend, package, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(package, "flash_attn_with_kvcache", broken)
+    with pytest.raises(RuntimeError, match="illegal"):
+        refused_over_a_cache(backend)
 
 
 # dropout

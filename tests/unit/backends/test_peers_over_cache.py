@@ -34,10 +34,17 @@ CASES = {
     "append": {"append": [True], "rotary": ["unset", "pairs", "halves"]},
 }
 REFUSED = {
-    FlashAttn: {"exactly full pages"},
-    FlashInfer: {"left padding", "splits", "append"},
+    "flash_attn[flash_attn_2]": {"exactly full pages"},
+    "flashinfer[pages]": {"left padding", "splits", "append"},
 }
 """Of which nothing is asked of it."""
+
+
+class OnCpu(FlashAttn):
+    """The peer as it is, but that its build is asked with CPU tensors: the fake has no other."""
+
+    def build_refusal(self, problem):
+        return super().build_refusal(replace(problem, device="cpu"))
 
 
 def cases(name):
@@ -50,6 +57,7 @@ def made(monkeypatch, kind, package):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     peer = kind()
     monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     return peer
 
 
@@ -58,7 +66,7 @@ def refusal(peer, case):
     return peer.cached_unsupported(replace(problem_of(case, PLACE), device="cuda"))
 
 
-@pytest.fixture(params=[(FlashAttn, FlashAttn2), (FlashInfer, lambda: flashinfer)],
+@pytest.fixture(params=[(OnCpu, FlashAttn2), (FlashInfer, lambda: flashinfer)],
                 ids=["flash_attn", "flashinfer"])  # fmt: skip
 def peer(request, monkeypatch):
     kind, package = request.param
@@ -81,15 +89,27 @@ def test_what_is_not_refused_is_right_by_float64_call_after_call(peer, name):
             errors = judge(case, PLACE, expected, results)
             assert all(error.is_right for error in errors.values()), case.name
         right += 1
-    assert (right == 0) is (name in REFUSED[type(peer)])
+    assert (right == 0) is (name in REFUSED[peer.name])
 
 
 def test_flash_attn_has_pages_of_256_and_is_asked_as_it_is(monkeypatch):
-    peer = made(monkeypatch, FlashAttn, FlashAttn2())
+    peer = made(monkeypatch, OnCpu, FlashAttn2())
     rows, *_ = cases("rows")
 
     assert "multiple of 256" in refusal(peer, cases("pages")[0])
     assert "float16 and bfloat16" in refusal(peer, rows.model_copy(update={"dtype": "float32"}))
+
+
+def test_what_was_left_out_of_a_build_of_flash_attn_is_refused_in_its_words(monkeypatch):
+    package = FlashAttn2(head_dims=(32, 64, 128))
+    peer = made(monkeypatch, OnCpu, package)
+    rows, *_ = cases("rows")
+
+    assert refusal(peer, rows) is None
+    reason = refusal(peer, rows.model_copy(update={"head_dim": 256}))
+    assert reason.startswith("what is installed was built without it: this build holds")
+    assert "at most 256" in refusal(peer, rows.model_copy(update={"head_dim": 264}))
+    assert len(package.calls) == 1, "the calls of a few tokens that it was asked by"
 
 
 def test_flashinfer_decodes_on_tensor_cores_where_four_heads_share_keys(monkeypatch):

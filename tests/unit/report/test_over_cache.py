@@ -11,6 +11,8 @@ from ring_attn_bench.report.columns import ReportRow
 from ring_attn_bench.report.over_cache import apart, families
 from ring_attn_bench.report.page.build import page
 from ring_attn_bench.report.plots import Gallery
+from ring_attn_bench.report.plots.reading import draw_reading
+from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.rows import row, rows
 from ring_attn_bench.report.write import summary, write_report
 
@@ -144,3 +146,41 @@ def test_a_terminal_has_the_same_table_however_narrow(some):
         shown = summary(some, width)
         assert "over a cache: heads 32:8 of 128" in " ".join(shown.split())
         assert max(map(len, shown.splitlines())) <= width
+
+
+def test_the_verdict_has_who_is_fastest_by_calls_and_in_a_graph(cached, tmp_path):
+    """The order of the section's table is that of graphs: here it is the other one."""
+    behind = cached(graph=0.2, call=0.3), cached(graph=0.25, call=0.26, contestant=PEER)
+
+    said = page(behind, Gallery((), ()), tmp_path).verdict
+    by_calls, _, inside = said.partition("Times are of calls in a loop, the host's work included.")
+
+    assert by_calls.startswith(f"Fastest and right, of 1 shape: {PEER.backend} in 1 (1 beyond")
+    assert inside == " Without it, in a CUDA graph, of 1 shape: triton in 1 (1 beyond noise)."
+
+
+def test_without_graphs_or_without_a_rival_in_one_a_verdict_says_nothing_of_them(cached, tmp_path):
+    none = cached(graph=0.0), cached(graph=0.0, contestant=PEER)
+    for records in (none, (cached(), cached(graph=0.0, contestant=PEER))):
+        assert "graph" not in page(records, Gallery((), ()), tmp_path).verdict
+
+
+def test_a_table_has_all_speeds_by_the_time_that_orders_it(cached):
+    (table,) = tables.cached(rows([cached(graph=0.2, call=0.3), cached(contestant=PEER)]))
+
+    at = table.headers.index("TFLOP/s")
+    assert [line[at] for line in table.rows] == ["5.00", "5.00"]  # 1e9 in 0.2 ms
+
+
+def test_batch_sizes_that_read_as_much_have_a_panel_each_from_small_to_large(cached):
+    sizes = ((8, 512), (1, 512), (8, 4096), (1, 64))
+    found = rows([cached(batch=batch, mib=mib, seqlen_total=512 * mib) for batch, mib in sizes])
+    figure = draw_reading(found, Style.of(found), "some")
+
+    assert [axes.get_title() for axes in figure.axes] == [
+        "batch 1, 1 query, rows",
+        "batch 8, 1 query, rows",
+    ]
+    assert [list(axes.lines[0].get_xdata()) for axes in figure.axes] == [[64, 512], [512, 4096]]
+    alone = draw_reading([row for row in found if row.batch == 8], Style.of(found), "some")
+    assert [axes.get_title() for axes in alone.axes] == ["1 query, rows"]

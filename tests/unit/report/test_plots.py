@@ -20,6 +20,7 @@ from ring_attn_bench.report.plots.canvas import BEHIND, save
 from ring_attn_bench.report.plots.errors import draw_errors
 from ring_attn_bench.report.plots.memory import draw_memory
 from ring_attn_bench.report.plots.missing import missing
+from ring_attn_bench.report.plots.spent import draw_spent
 from ring_attn_bench.report.plots.style import Style
 from ring_attn_bench.report.plots.throughput import draw_throughput, interval
 from ring_attn_bench.report.rows import row, rows
@@ -350,3 +351,27 @@ def test_no_two_texts_below_bars_touch(make_record, make_contestant, draw, scale
     assert len(inside) > 3 * len(figure.axes)
     for (one, box), (other, around) in combinations(inside, 2):
         assert not box.overlaps(around), (one, other)
+
+
+@pytest.mark.parametrize("count", [1, 2, 24])
+@pytest.mark.parametrize("draw", [draw_memory, draw_throughput, draw_spent])
+def test_a_bar_is_as_high_as_the_name_beside_it_below_a_title_of_many_words(
+    make_record, make_case, make_contestant, draw, count
+):
+    memory = Memory(peak_extra_bytes=[90 * 2**20] * 4, kept_bytes=[30 * 2**20] * 4)
+    case = make_case(window=(4096, 0), softcap=30.0)
+    asked = {"transport": "copy_engine", "schedule": "one_launch"}
+    found = [
+        row(
+            make_record(case=case, memory=memory, contestant=make_contestant(backend=name, **asked))
+        )
+        for name in ("triton", *(f"somebody_elses_{number}" for number in range(1, count)))
+    ]
+    figure = draw(found, Style.of(found))
+    renderer = drawn(figure)
+    for axes in figure.axes:
+        names = [x.get_window_extent(renderer) for x in axes.get_yticklabels() if x.get_text()]
+        bars = [bar.get_window_extent(renderer) for bar in axes.patches]
+        assert min(bar.height for bar in bars) > max(name.height for name in names)
+        assert not any(one.overlaps(other) for one, other in combinations(names, 2))
+        assert axes.bbox.y0 <= min(name.y0 for name in names)

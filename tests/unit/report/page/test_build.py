@@ -71,6 +71,16 @@ def test_a_lead_that_may_be_chance_is_quiet_and_both_are_named(read, timed):
     assert any("cudnn or triton at 8K" in point for point in found.page.points)
 
 
+def test_a_point_by_length_says_of_which_shape_it_is_where_there_are_several(
+    read, timed, make_case
+):
+    one = [timed("triton", 400), timed("cudnn", 300)]
+    other = [timed(name, 300, of=make_case(batch=8)) for name in ("triton", "cudnn", "aten")]
+    (alone, *_), (several, *_) = (read(records).page.points for records in (one, one + other))
+    assert alone.startswith("Forward, causal, by tokens per GPU: triton at 8K")
+    assert several.startswith("Forward, causal, batch 8, by tokens per GPU: ")
+
+
 def test_rows_that_a_peer_beats_are_told_the_worst_first(read, timed):
     found = read(
         [
