@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from ring_attn_bench.cli.exits import Exit
-from ring_attn_bench.cli.options import option
+from ring_attn_bench.cli.options import WHAT, option
 
 
 def quick(
     backend: Annotated[
-        list[str] | None, option(None, "NAME", "Only this backend; may be repeated.")
+        list[str] | None, option(WHAT, "NAME", "Only this backend; may be repeated.")
     ] = None,
 ) -> None:
     """Correctness in seconds: one process, one device, small shapes.
