@@ -155,11 +155,32 @@ def test_no_import_cycles():
     edges: dict[str, set[str]] = {module: set() for module in modules()}
     for found in imports():
         if found.at_import and found.target in edges and found.target != found.importer:
-            edges[found.importer].add(found.target)
+            edges[found.importer].update({found.target} | _run_before(found))
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
         pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
+
+
+def _run_before(found: Import) -> set[str]:
+    """The packages around what is imported, but for those that the importer lies in."""
+    parts = found.target.split(".")
+    around = {".".join(parts[:count]) for count in range(1, len(parts))}
+    return {package for package in around if not f"{found.importer}.".startswith(f"{package}.")}
+
+
+def test_what_these_rules_look_for_has_one_name_everywhere():
+    """They read names: under another one an import, or a variable of the environment, escapes."""
+    looked_for = {"os", "import_module", "importlib", "__import__", *ROOTS}
+    violations = [
+        f"{module}:{node.lineno} {ast.unparse(node)}"
+        for module in modules()
+        for node in ast.walk(syntax(module))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if alias.name in looked_for and alias.asname is not None
+    ]
+    assert violations == []
 
 
 # the tables of backends and peers

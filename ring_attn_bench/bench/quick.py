@@ -21,6 +21,7 @@ from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
 from ring_attn_bench.ring.options import RingOptions
+from ring_attn_bench.workers.after_error import sentence, status_of
 
 WORLD_SIZE = 3
 """The smallest ring in which a rank has a neighbour on each side."""
@@ -95,7 +96,8 @@ def _fared(name: str, partition: str, machine: plug_ins.Inventory) -> tuple[str,
     except Refused:
         raise
     except Exception as error:
-        return f"error: {type(error).__name__}: {error}", True
+        ended = status_of(error)
+        return f"{ended.value}: {sentence(error)}", ended.is_failure
     judged = accuracy[Direction.FORWARD_BACKWARD.value]
     worst = max(
         judged.tensors.items(),

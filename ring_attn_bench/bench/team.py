@@ -18,7 +18,7 @@ from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.worker import BenchWorker
 from ring_attn_bench.errors import InvalidArgument, MachineLacks, clause
 from ring_attn_bench.records.status import Status
-from ring_attn_bench.workers.after_error import device_works, status_of
+from ring_attn_bench.workers.after_error import device_works, sentence, status_of
 from ring_attn_bench.workers.reply import MemberReply
 
 if TYPE_CHECKING:
@@ -118,10 +118,9 @@ class Team:
             return MemberReply(facts=self.worker.execute(Envelope.model_validate_json(line)))
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
             reply = MemberReply(
                 status=status_of(error),
-                reason=reason.splitlines()[0][:500],
+                reason=sentence(error),
                 usable=device_works(self.place.device.type),
             )
             self.on_failure(reply)

@@ -25,13 +25,13 @@ MARKS, ESCAPED = r"[*_`\\\[\]]", r"\\\g<0>"
 
 
 def option(
-    panel: str | None,
+    panel: str,
     metavar: str,
     text: str,
     least: float | None = None,
     names: Callable[[], Iterable[str]] | None = None,
 ) -> object:
-    """An option of any verb; panel: None is that of --help. names: what a shell completes it to."""
+    """An option of any verb, in a panel of its --help. names: what a shell completes it to."""
 
     def completed(begun: str) -> list[str]:
         return [name for name in (names or tuple)() if name.startswith(begun)]
@@ -46,9 +46,9 @@ def example(line: str) -> str:
     return f"Example: ring-attn-bench {re.sub(MARKS, ESCAPED, line)}"
 
 
-def out_folder(text: str, panel: str | None = None) -> object:
+def out_folder(text: str) -> object:
     """An option that names a folder."""
-    return typer.Option(parser=named, metavar="PATH", help=text, rich_help_panel=panel)
+    return typer.Option(parser=named, metavar="PATH", help=text, rich_help_panel=WHERE)
 
 
 _SUITES = ", ".join(suite_files.suite_names())
@@ -141,9 +141,7 @@ Playing = Annotated[
     str | None,
     option(LARGER, "RANKS", "The ranks played there: ends, first, last, or one a process, as 0+3."),
 ]
-Out = Annotated[
-    Path | None, out_folder("Folder for all of it; by itself a new one in results/.", WHERE)
-]
+Out = Annotated[Path | None, out_folder("Folder for all of it; by itself a new one in results/.")]
 Resume = Annotated[
     bool, typer.Option(help="Only what --out does not hold already.", rich_help_panel=WHERE)
 ]

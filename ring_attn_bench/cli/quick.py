@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from ring_attn_bench.cli.exits import Exit
-from ring_attn_bench.cli.options import option
+from ring_attn_bench.cli.options import WHAT, option
+from ring_attn_bench.cli.terminal import say
 
 
 def quick(
     backend: Annotated[
-        list[str] | None, option(None, "NAME", "Only this backend; may be repeated.")
+        list[str] | None, option(WHAT, "NAME", "Only this backend; may be repeated.")
     ] = None,
 ) -> None:
     """Correctness in seconds: one process, one device, small shapes.
@@ -21,4 +22,4 @@ def quick(
     """
     from ring_attn_bench.bench.quick import quick_check
 
-    raise typer.Exit(Exit.WRONG if quick_check(tuple(backend or ()), typer.echo) else Exit.RIGHT)
+    raise typer.Exit(Exit.WRONG if quick_check(tuple(backend or ()), say) else Exit.RIGHT)

@@ -38,7 +38,7 @@ Seconds = Annotated[float, option(HOW, "S", "Seconds at most to verify one trial
 
 def tune(
     backend: Annotated[
-        str, typer.Argument(metavar="BACKEND", help="A backend that has configurations: triton.")
+        str, typer.Argument(metavar="BACKEND", help="A backend that has configurations, as triton.")
     ],
     kernel: Kernel = None,
     head_dim: HeadDim = None,

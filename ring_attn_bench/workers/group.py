@@ -44,7 +44,8 @@ class _Torchrun(Started):
     def end(self) -> str:
         """By the signal or exit code that torchrun reports of a process, if it does."""
         end = super().end()
-        causes = [line.strip() for line in self.lines() if "exitcode" in line or "Signal" in line]
+        told = [line.strip() for line in self.lines() if "exitcode" in line or "Signal" in line]
+        causes = [line.removeprefix("traceback : ") for line in told]  # a crash leaves none
         return f"the {self.who} died ({causes[-1]})" if causes else end
 
 

@@ -1,6 +1,7 @@
 """What a person sees while something runs: a line for each result, and one that moves.
 
 On a terminal in colours, a long line cut at its edge if nothing is lost by it; a log gets neither.
+Names and reasons are words of others: they move no cursor and paint nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ring_attn_bench.records.status import Status
+from ring_attn_bench.text.controls import spelled
 
 STYLES = {
     Status.OK: "green",
@@ -56,15 +58,16 @@ class ProgressLines:
 
     def note(self, text: str) -> None:
         """A sentence of its own."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(spelled(text)), soft_wrap=True)
 
     def moving(self, text: str) -> None:
         """What is going on, on a terminal only."""
         done = f"{self._done} of {self._total} done{self.time_left()}"
-        self._status.update(Text(f"{done}; {text}"))
+        self._status.update(Text(f"{done}; {spelled(text)}"))
 
     def result(self, line: Text, *, cut: bool = True) -> None:
         """Prints the line of one more result."""
+        line = _in_one_line(line)
         if self._console.is_terminal and cut:
             self._console.print(line, no_wrap=True, overflow="ellipsis")
         else:
@@ -86,6 +89,13 @@ class ProgressLines:
         """Of the result that is about to be printed: 7/112."""
         self._done += 1
         return f"{self._done:{len(str(self._total))}d}/{self._total}"
+
+
+def _in_one_line(line: Text) -> Text:
+    """The same in its colours, which are ours; a reason may have lines and colours of its own."""
+    parts = line.divide(sorted({at for span in line.spans for at in (span.start, span.end)}))
+    styled = ((part.plain, part.spans[0].style if part.spans else "") for part in parts)
+    return Text.assemble(*((spelled(text).replace("\n", " "), style) for text, style in styled))
 
 
 def _minutes(seconds: float) -> str:

@@ -20,6 +20,7 @@ def test_a_crash_a_hang_and_an_error_become_rows_and_the_rest_goes_on(failing):
     status = {key: record.status.value for key, record in records.items()}
     assert status["crash", "forward"] == "error"
     assert "SIGABRT" in records["crash", "forward"].reason.upper().replace("SIGNAL 6", "SIGABRT")
+    assert "traceback" not in records["crash", "forward"].reason  # a crash leaves none
     assert status["crash_on_import", "forward"] == "error"  # by the first rank that dies of it
     assert status["hang", "forward"] == "timeout"
     assert f"{limit(16):g} s" in records["hang", "forward"].reason
@@ -27,6 +28,8 @@ def test_a_crash_a_hang_and_an_error_become_rows_and_the_rest_goes_on(failing):
     assert "rank 1 has had enough" in records["raise_on_one_rank", "backward"].reason
     assert any("had enough" in line for line in records["raise_on_one_rank", "forward"].stderr)
     assert status["out_of_memory", "forward"] == "oom"
+    said = "out of memory: planted: tried to allocate 1 PiB"  # as probe and tune say it
+    assert records["out_of_memory", "forward"].reason == said
     assert status["wrong", "forward"] == "wrong"
     assert records["wrong", "forward"].speed is None
     assert "out (" in records["wrong", "forward"].reason

@@ -1,6 +1,7 @@
 """`quick` is quick, and says what cannot run here once."""
 
 import pytest
+import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench import quick
@@ -49,6 +50,22 @@ def test_a_backend_that_is_asked_for_by_name_and_not_here_is_what_the_machine_la
     with pytest.raises(MachineLacks, match="backend 'flash_attn_3' is unavailable here: it is not"):
         quick.quick_check(("aten", "flash_attn_3"), said.append)
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("planted"), ("oom: out of memory: planted", False)),
+        (ValueError("planted"), ("error: ValueError: planted", True)),
+    ],
+)
+def test_out_of_memory_is_an_answer_and_an_error_is_none(monkeypatch, error, told):
+    def prepare(*arguments):
+        raise error
+
+    monkeypatch.setattr(quick, "prepare", prepare)
+
+    assert quick._fared("aten", "zigzag", plug_ins.Inventory({})) == told
 
 
 def test_an_interpreted_kernel_is_asked_less_and_the_same():

@@ -79,6 +79,14 @@ def test_an_option_that_verbs_share_is_shown_alike(verb):
     assert shown.items() <= of_bench.items()
 
 
+def test_who_is_run_and_where_it_is_written_have_one_panel_each():
+    commands = [*VERBS.values(), *VERBS["coverage"].commands.values()]
+    panels = {(x.opts[0], x.rich_help_panel) for command in commands for x in command.params}
+
+    assert {panel for name, panel in panels if name == "--backend"} == {"What is run"}
+    assert {panel for name, panel in panels if name == "--out"} == {"Where it is written"}
+
+
 @pytest.mark.parametrize("verb", ALL)
 def test_help_ends_with_an_example_of_the_verb(program, verb):
     _, said, _ = program(f"{verb} --help")
