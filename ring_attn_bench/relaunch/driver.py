@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import c_int, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
+from ctypes import c_int, c_size_t, c_uint, c_uint8, c_uint32, c_uint64, c_void_p
 from functools import cache
 
 TENSOR_MAP_BYTES = 128
@@ -52,6 +52,12 @@ class LaunchDriver:
         self._retain.argtypes = [c_void_p, c_int]
         self._set_current = library.cuCtxSetCurrent
         self._set_current.argtypes = [c_void_p]
+        self._allocate = library.cuMemAlloc_v2
+        self._allocate.argtypes = [c_void_p, c_size_t]
+        self._fill = library.cuMemsetD8Async
+        self._fill.argtypes = [c_uint64, c_uint8, c_size_t, c_void_p]
+        self._free = library.cuMemFree_v2
+        self._free.argtypes = [c_uint64]
         self._error_name = library.cuGetErrorName
         self._error_name.argtypes = [c_int, c_void_p]
 
@@ -80,6 +86,23 @@ class LaunchDriver:
             tensor_map, dtype, rank, address, sizes, steps, tile, ones, 0, swizzle, promotion, 0
         )
         self.check(status, "cuTensorMapEncodeTiled")
+
+    def allocate(self, size: int, stream: int) -> int | None:
+        """The address of so many bytes of the current context, 0 when the stream goes on.
+
+        None where there is no memory, or no context: nobody needs it here to go on.
+        """
+        address = c_uint64()
+        if self._allocate(ctypes.byref(address), size):
+            return None
+        if self._fill(address.value, 0, size, stream):
+            self.free(address.value)
+            return None
+        return address.value
+
+    def free(self, address: int) -> None:
+        """Gives memory back, when all that uses it is done; nothing where CUDA is gone."""
+        self._free(address)
 
     def enter(self, device: int) -> None:
         """Makes the device's primary context this thread's, as the runtime's first call does."""
