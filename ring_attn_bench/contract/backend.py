@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
 
+from ring_attn_bench.errors import shown
 from ring_attn_bench.plan.block import Abilities, Alibi
 
 if TYPE_CHECKING:
@@ -225,6 +226,13 @@ def accumulating(backend: Backend) -> AccumulatingBackend | None:
 def _has(kind: type, *names: str) -> bool:
     # as isinstance with the protocol finds, which takes the host 25 us each time
     return all(callable(getattr(kind, name, None)) for name in names)
+
+
+def as_reason(answer: object, asked: str = "unsupported") -> str | None:
+    """What a backend answered when it was asked so; what is no answer is a reason, and says so."""
+    if answer is None or (isinstance(answer, str) and answer):
+        return answer
+    return f"its {asked}() answered {shown(answer)}, which is neither a reason nor None"
 
 
 def rounds_gradients(backend: Backend) -> bool:
