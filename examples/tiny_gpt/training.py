@@ -8,6 +8,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+# Here, before there is a group: its functions' defaults hold the group of all ranks that there is
+# when it is imported, which AdamW does. gloo, freed as late as they are, ends some programs that
+# are done with SIGABRT.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -85,3 +85,28 @@ def test_a_loss_that_is_no_number_is_beyond_every_bound(tiny):
     lost = tiny.curves.Curve("lost", 0, (3.0, math.nan))
 
     assert tiny.curves.first_beyond(lost, truth, [9.0, 9.0]) == 1
+
+
+STEPPED = """
+import gc, sys, weakref
+sys.path.insert(0, "examples")
+import torch
+import torch.distributed as dist
+from tiny_gpt.training import Run, Task, Way
+
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+group = weakref.ref(dist.group.WORLD)
+list(Run(Task(torch.device("cpu"), 32, 2, 0), Way.by_backend("reference", 1)).losses(1))
+dist.destroy_process_group()
+gc.collect()
+print(group() is None)
+"""
+
+
+def test_nothing_of_a_training_run_keeps_its_group(tmp_path):
+    """A group that is freed after everything else may take its process along."""
+    command = [sys.executable, "-c", STEPPED, str(tmp_path / "store")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=limit(60), cwd=CHECKOUT, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
