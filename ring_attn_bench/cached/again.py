@@ -1,7 +1,7 @@
 """A step of decoding that was made before is made again at once: what it looks like is looked up.
 
-A call that is looked at, checked and packed takes a host 60 us, as long as a GPU takes for half a
-gigabyte of keys. All of that follows from what `step_of` looks at, and is done once.
+A call that is looked at, checked and packed takes a host longer than a GPU takes for a short cache.
+All of that follows from what `step_of` looks at, and is done once.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Remembered(Generic[Call]):
         if key is None:
             return None
         last = self._last  # one read: another thread may have found another
-        if last is not None and last[0] == key:  # a third of the time that a hash takes
+        if last is not None and last[0] == key:  # sooner than its hash
             return last[1]
         call = self._found.get(key)
         if call is not None:

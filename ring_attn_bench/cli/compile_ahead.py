@@ -9,14 +9,15 @@ from typing import Annotated
 import typer
 
 from ring_attn_bench import registry
-from ring_attn_bench.cli.options import option
+from ring_attn_bench.cli.options import HOW, WHAT, option
+from ring_attn_bench.cli.terminal import say
 
 Architecture = Annotated[
     str | None,
-    option(None, "NAME", "Which GPUs they are for, as sm_90a; by itself the first that it has."),
+    option(WHAT, "NAME", "Which GPUs they are for, as sm_90a; by itself the first that it has."),
 ]
 Jobs = Annotated[
-    int, option(None, "N", "How many kernels at a time; 0 is as many as there are CPU cores.", 0)
+    int, option(HOW, "N", "How many kernels at a time; 0 is as many as there are CPU cores.", 0)
 ]
 
 
@@ -54,8 +55,8 @@ def compile_ahead(
     for done, one in enumerate(compiler.compile_ahead(where, jobs or os.cpu_count() or 1), 1):
         there += one.seconds is None
         took = "was there" if one.seconds is None else f"{one.seconds:.1f} s"
-        typer.echo(f"{done:>{len(str(count))}}/{count}  {one.name}  {took}")
-    typer.echo(
+        say(f"{done:>{len(str(count))}}/{count}  {one.name}  {took}")
+    say(
         f"{count} kernels for {where}: {count - there} compiled in "
         f"{time.perf_counter() - begun:.0f} s, {there} were there."
     )

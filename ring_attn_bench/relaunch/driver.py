@@ -1,7 +1,7 @@
 """What a kernel's call needs of CUDA's driver, by ctypes: nothing is loaded before the first call.
 
-The functions are documented in NVIDIA's CUDA Driver API, chapters Execution Control and Tensor Map
-Object Management.
+The functions are documented in NVIDIA's CUDA Driver API, chapters Execution Control, Tensor Map
+Object Management and Memory Management.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class LaunchDriver:
     def allocate(self, size: int, stream: int) -> int | None:
         """The address of so many bytes of the current context, 0 when the stream goes on.
 
-        None where there is no memory, or no context: nobody needs it here to go on.
+        None where there is no memory, or no context: callers go on without.
         """
         address = c_uint64()
         if self._allocate(ctypes.byref(address), size):

@@ -1,9 +1,9 @@
 """Scratch that a stream keeps: launches on it use it one after another, and none allocates its own.
 
-An allocation takes a host 5 us, a sixth of a step of decoding that is launched again. A stream's
-memory is told by its handle, as torch's allocator tells it; but it is not that allocator's, whose
-pools are a graph's at times, and count what lives in them. While a graph is captured there is none
-here: what is replayed must have memory of its own.
+A short step of decoding that is launched again takes a host no longer than a few allocations. A
+stream's memory is told by its handle, as torch's allocator tells it; but it is not that
+allocator's, whose pools are a graph's at times, and count what lives in them. While a graph is
+captured there is none here: what is replayed must have memory of its own.
 """
 
 from __future__ import annotations

@@ -95,9 +95,7 @@ TABLE: dict[int, Config] = {
 where it takes 176 keys: a candidate here."""
 
 MORE_ROWS: dict[int, tuple[Config, float]] = {128: (Config(128, 80, 2, 3), 1.04)}
-"""What is faster where it leaves few multiprocessors idle, and how much, with 16,384 tokens of 16
-heads on an H200: 710 TFLOP/s instead of 678, causal 718 instead of 698. With 2,048 tokens, a turn
-and a third, it has 391 and 379 where TABLE's has 536 and 418."""
+"""What is faster by so much where it leaves few multiprocessors idle: README.md, What it takes."""
 
 
 def serving() -> tuple[Config, ...]:

@@ -20,9 +20,6 @@ class Repeating(ReferenceBackend):
     again: list
     refuses = False
 
-    def cached_forward(self, call):
-        return super().cached_forward(call)
-
     def cached_repeatable(self, call):
         out, lse = self.cached_forward(call._replace(sink=None))
 

@@ -75,7 +75,3 @@ def test_without_a_driver_there_is_none(driver, monkeypatch):
     monkeypatch.setattr(scratch, "driver", lambda: None)
 
     assert scratch.of_stream(0, 7) is None
-
-
-def test_counters_of_a_launch_of_its_own_are_0():
-    assert not scratch.counters_for(torch.empty(1)).any()

@@ -31,8 +31,8 @@ LARGE = 64 * 256
 of four, and beside the place of each token in a page 280 bytes of a thread would spill."""
 
 JOINS = False
-"""Whether the last program of a tile joins the shares of all, instead of a second launch: a launch
-is 5 us of a host. Not measured on a GPU yet."""
+"""Whether the last program of a tile joins the shares of all, instead of a second launch, which
+takes a host. Not measured on a GPU yet: `scripts/decode_speed.py --joins` does."""
 RESIDENT = 2
 """Programs that a multiprocessor has room for at a time: by the shared memory of the tiles."""
 
@@ -42,7 +42,7 @@ def tiling(q: Tensor, v: Tensor, rows: int, heads: int) -> Tiling:
     widest = max(64, *(padded(x.shape[-1]) for x in (q, v)))
     keys, warps, stages = KEYS[q.element_size(), widest]
     height = min(MOST_ROWS[q.element_size()], max(FEWEST_ROWS, 1 << (rows - 1).bit_length()))
-    if _is_faster_of_three(heads * -(-rows // height) / _slots(q)):
+    if _three_are_faster(heads * -(-rows // height) / _slots(q)):
         stages = min(stages, 2)
     return Tiling(height, keys, warps * (2 if height * widest >= LARGE else 1), stages)
 
@@ -61,13 +61,13 @@ def splits_for(programs: int, q: Tensor) -> int:
     return 2 if programs < 0.9 * slots else 1
 
 
-def _is_faster_of_three(turns: float) -> bool:
-    """Whether three programs of a multiprocessor, each loading a tile less ahead, are faster.
+def _three_are_faster(turns: float) -> bool:
+    """Whether three programs of a multiprocessor, each loading a tile less ahead, beat two.
 
-    turns: of two. Found by measurement on an H200, 8k tokens of 8 key heads: two turns that are
-    almost full are slow, whoever takes them. 32 entries take 129 us of three and 122 of two, 40
-    take 317 and 309, 64 (1.9 turns of two) 470 and 564, 96 (2.9, and 1.9 of three) 811 and 714,
-    128 of 4k 471 and more.
+    turns: of two. By `scripts/decode_speed.py --sweep` on an H200, 8 key heads: two turns that are
+    almost full are slow, whoever takes them. 40 entries of 8k tokens take 317 us of three and 309
+    of two, 64 (1.9 turns of two) 470 and 564, 96 (2.9, and 1.9 of three) 811 and 714; of 4k tokens
+    32 take 129 and 122, and 128 take 471 and more.
     """
     return 1.5 < turns <= 2 or turns > 3
 
