@@ -13,7 +13,7 @@ from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, proble
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
-from ring_attn_bench.contract.backend import Backend, is_interpreted
+from ring_attn_bench.contract.backend import Backend, as_reason, is_interpreted, reason_against
 from ring_attn_bench.contract.peer import Peer, PeerRing
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.problem import Problem
@@ -81,7 +81,7 @@ def make(
         peer = registry.load_peer(spec.backend)
     except BackendUnavailable as error:
         raise Refused(error.reason) from None
-    reason = peer.unsupported(problem, spec.partition, place.world_size)
+    reason = as_reason(peer.unsupported(problem, spec.partition, place.world_size))
     if reason is not None:
         raise Refused(reason)
     if context is None:
@@ -99,4 +99,4 @@ def _kernel(name: str | None, problem: Problem) -> Backend | None:
         backend = registry.load(name)
     except BackendUnavailable:
         return None
-    return backend if backend.unsupported(problem) is None else None
+    return backend if reason_against(backend, problem) is None else None

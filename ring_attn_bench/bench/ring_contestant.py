@@ -17,7 +17,7 @@ from ring_attn_bench.bench.inputs import Inputs, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.bench.traced import TracedTransport, traced_job
-from ring_attn_bench.contract.backend import Backend, as_reason, is_interpreted
+from ring_attn_bench.contract.backend import Backend, is_interpreted, reason_against
 from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
 from ring_attn_bench.plan.memory import ShardShape
@@ -155,7 +155,7 @@ def load_backend(name: str, case: Case, device: torch.device, *, backward: bool)
     except BackendUnavailable as error:
         raise Refused(error.reason) from None
     problem = problem_of(case, device, backward=backward)
-    reason = as_reason(backend.unsupported(problem))
+    reason = reason_against(backend, problem)
     if reason is not None:
         raise Refused(reason)
     return backend

@@ -1,7 +1,7 @@
 """A step of decoding that was made before is made again at once: what it looks like is looked up.
 
 A call that is looked at, checked and packed takes a host longer than a GPU takes for a short cache.
-All of that follows from what `step_of` looks at, and is done once.
+All of that follows from what `alike_of` looks at, and is done once.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from ring_attn_bench.contract.cache import CachedCall, CallAgain
 _made: Remembered[CallAgain] = Remembered()
 
 
-Step = tuple[Hashable, list[Tensor]]
-"""A call that may be made again: what it looks like, and `CachedCall.tensors` of it."""
+Alike = tuple[Hashable, list[Tensor]]
+"""What all calls look like that can be made again by one of them, and this one's
+`CachedCall.tensors`."""
 
 
-def again(step: Step, *, wants_lse: bool) -> tuple[Tensor, Tensor | None] | None:
+def again(alike: Alike, *, wants_lse: bool) -> tuple[Tensor, Tensor | None] | None:
     """What `CallAgain` gives, or None where this is to be looked at."""
-    key, tensors = step
+    key, tensors = alike
     made = _made.find(key)
     return None if made is None else made(tensors, wants_lse=wants_lse)
 
 
-def keep(step: Step, call: CachedCall, again: CallAgain | None) -> None:
+def keep(alike: Alike, call: CachedCall, again: CallAgain | None) -> None:
     """Keeps how it is made again, unless the call was made of copies."""
-    key, tensors = step
+    key, tensors = alike
     made_of = call.tensors
     if again is None or len(made_of) != len(tensors):
         return
@@ -40,7 +41,7 @@ def keep(step: Step, call: CachedCall, again: CallAgain | None) -> None:
         _made.keep(key, again)
 
 
-def step_of(given: CacheGiven, options: Options) -> Step | None:
+def alike_of(given: CacheGiven, options: Options) -> Alike | None:
     """All that a call follows from but addresses and contents, if it can be made again."""
     (
         q, k_cache, v_cache, k, v, cos, sin, lengths, rows, skipped, table,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ring_attn_bench.cached.again import Step, again, keep, step_of
+from ring_attn_bench.cached.again import Alike, again, alike_of, keep
 from ring_attn_bench.cached.choose import choose_cached
 from ring_attn_bench.cached.contents import check_call, check_contents
 from ring_attn_bench.cached.given import CacheGiven
@@ -63,17 +63,20 @@ class CacheWay:
         """out (B, M, H, E), in q's dtype unless wide, and lse (B, H, M)."""
         return computed(self.kernel, self._call(given, options, wide=wide), options.sink)
 
-    def step(self, given: CacheGiven, options: Options, step: Step) -> tuple[Tensor, Tensor]:
-        """The same, and how it is made again is kept with the step."""
-        repeatable = repeats(self.kernel) if takes_sinks(self.kernel) else None
-        if repeatable is None:
+    def run_and_keep(
+        self, given: CacheGiven, options: Options, alike: Alike
+    ) -> tuple[Tensor, Tensor]:
+        """The same, and how the kernel makes it again is kept, if it has a way to."""
+        repeatable = repeats(self.kernel)
+        joined_later = options.sink is not None and not takes_sinks(self.kernel)
+        if repeatable is None or joined_later:
             return self.run(given, options)
         call = self._call(given, options)
         if options.sink is not None:
             call = call._replace(sink=in_a_row(options.sink))
         with without_autocast(call.q.device.type):
             out, lse, made = repeatable(call)
-        keep(step, call, made)
+        keep(alike, call, made)
         return out, lse
 
     def _call(self, given: CacheGiven, options: Options, *, wide: bool = False) -> CachedCall:
@@ -132,13 +135,15 @@ def attend_cached(
 
     Checks and choice follow from shapes, dtypes and numbers, and are made once for each of them.
     """
-    step = step_of(given, options)
-    if step is not None:
-        found = again(step, wants_lse=wants_lse)
+    alike = alike_of(given, options)
+    if alike is not None:
+        found = again(alike, wants_lse=wants_lse)
         if found is not None:
             return found
     way, given, options = way_for(given, options)
-    return way.run(given, options) if step is None else way.step(given, options, step)
+    if alike is None:
+        return way.run(given, options)
+    return way.run_and_keep(given, options, alike)
 
 
 def way_for(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ring_attn_bench import registry
-from ring_attn_bench.contract.backend import as_reason
-from ring_attn_bench.contract.cache import CachedBackend, caching
+from ring_attn_bench.contract.cache import CachedBackend, caching, reason_over_cache
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.ring.backend_choice import announce
@@ -34,7 +33,7 @@ def _checked(name: str, problem: CachedProblem) -> CachedBackend:
     backend = caching(registry.load(name))
     if backend is None:
         raise Unsupported(name, "it has no attention over a cache")
-    reason = as_reason(backend.cached_unsupported(problem), "cached_unsupported")
+    reason = reason_over_cache(backend, problem)
     if reason is not None:
         raise Unsupported(name, reason)
     return backend

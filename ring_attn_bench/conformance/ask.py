@@ -10,9 +10,9 @@ from ring_attn_bench.conformance import accumulate, judge
 from ring_attn_bench.conformance.answer import Answer, worst
 from ring_attn_bench.conformance.cases import LOCAL, AnyCase
 from ring_attn_bench.conformance.feature import Asks, Feature
-from ring_attn_bench.contract.backend import AccumulatingBackend, Backend, as_reason
+from ring_attn_bench.contract.backend import AccumulatingBackend, Backend, reason_against
 from ring_attn_bench.errors import Unsupported
-from ring_attn_bench.plan.problem import DtypeName, Problem
+from ring_attn_bench.plan.problem import DtypeName
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.workers.after_error import sentence, status_of
@@ -51,13 +51,9 @@ def working_dtype(backend: Backend, device: str) -> DtypeName:
     preferred = PREFERRED[device]
     others = (
         dtype for dtype in preferred
-        if not as_reason(backend.unsupported(_local(dtype, device)))
+        if not reason_against(backend, replace(LOCAL, dtype=dtype).problem(device, backward=False))
     )  # fmt: skip
     return next(others, preferred[0])
-
-
-def _local(dtype: DtypeName, device: str) -> Problem:
-    return replace(LOCAL, dtype=dtype).problem(device, backward=False)
 
 
 def refusal(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ring_attn_bench.conformance.cases import ALL, AnyCase, Kind
-from ring_attn_bench.contract.backend import Backend, as_reason
-from ring_attn_bench.contract.cache import caching, takes_sinks
+from ring_attn_bench.contract.backend import Backend
+from ring_attn_bench.contract.cache import caching, reason_over_cache, takes_sinks
 from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.problem import Mask, Problem, Score
 
@@ -107,5 +107,4 @@ class CachedCase(AnyCase):
             return "it has no attention over a cache"
         if self.sink and not takes_sinks(kernel):
             return "it has no sinks over a cache: they are joined to its results"
-        answer = kernel.cached_unsupported(self.cached_problem(device))
-        return as_reason(answer, "cached_unsupported")
+        return reason_over_cache(kernel, self.cached_problem(device))

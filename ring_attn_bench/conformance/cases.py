@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from ring_attn_bench.contract.backend import as_reason
+from ring_attn_bench.contract.backend import reason_against
 from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.positions import Span, Spans
 from ring_attn_bench.plan.problem import DtypeName, Mask, Problem, Score
@@ -123,7 +123,7 @@ class AnyCase(ABC):
     ) -> str | None:
         """Why the backend is not asked to compute the case, or None."""
         problem = self.problem(device, deterministic=deterministic, backward=backward)
-        if (reason := as_reason(backend.unsupported(problem))) is not None:
+        if (reason := reason_against(backend, problem)) is not None:
             return reason
         parts = self.kind.parts(backend, self)
         return parts if isinstance(parts, str) else None

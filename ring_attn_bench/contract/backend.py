@@ -235,6 +235,11 @@ def as_reason(answer: object, asked: str = "unsupported") -> str | None:
     return f"its {asked}() answered {shown(answer)}, which is neither a reason nor None"
 
 
+def reason_against(backend: Backend, problem: Problem) -> str | None:
+    """Why it does not compute the problem, or None; the one way to ask it."""
+    return as_reason(backend.unsupported(problem))
+
+
 def rounds_gradients(backend: Backend) -> bool:
     """Whether `backward` gives gradients in the inputs' dtype, as far as the backend says."""
     return bool(getattr(backend, "rounds_gradients", False))

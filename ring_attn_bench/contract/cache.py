@@ -17,9 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
+from ring_attn_bench.contract.backend import as_reason
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ring_attn_bench.contract.peer import CachedPeer
     from ring_attn_bench.plan.cached import CachedProblem, Dealt
     from ring_attn_bench.plan.problem import Mask, Score
 
@@ -141,7 +144,7 @@ class CachedBackend(Protocol):
         ...
 
 
-class Repeatable(NamedTuple):
+class CachedResults(NamedTuple):
     """The results of a call, and what makes it again, if something can."""
 
     out: Tensor
@@ -149,13 +152,18 @@ class Repeatable(NamedTuple):
     again: CallAgain | None
 
 
-def repeats(backend: CachedBackend) -> Callable[[CachedCall], Repeatable] | None:
+def repeats(backend: CachedBackend) -> Callable[[CachedCall], CachedResults] | None:
     """Its `cached_repeatable`, if it has one: `cached_forward`, and how it is made again.
 
     A step of decoding takes the GPU some 20 us: as long as a call that is looked at takes a host.
     """
     found = getattr(backend, "cached_repeatable", None)
-    return cast("Callable[[CachedCall], Repeatable] | None", found)
+    return cast("Callable[[CachedCall], CachedResults] | None", found)
+
+
+def reason_over_cache(backend: CachedBackend | CachedPeer, problem: CachedProblem) -> str | None:
+    """Why it does not compute the problem, or None; the one way to ask it."""
+    return as_reason(backend.cached_unsupported(problem), "cached_unsupported")
 
 
 def takes_sinks(backend: CachedBackend) -> bool:

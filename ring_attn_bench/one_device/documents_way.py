@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ring_attn_bench import registry
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.remembered import Remembered
-from ring_attn_bench.contract.backend import Backend, PackedBackend, as_reason
+from ring_attn_bench.contract.backend import Backend, PackedBackend, reason_against
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.one_device.documents import DocumentsCall, PackedKernel
 from ring_attn_bench.one_device.one_by_one import OneByOne
@@ -69,8 +69,8 @@ def _loaded(reasons: dict[str, str]) -> Iterator[Backend]:
 def _packed(backend: Backend, problem: Problem) -> PackedKernel | str:
     if not isinstance(backend, PackedBackend):
         return "it does not take documents packed"
-    return as_reason(backend.unsupported(problem)) or backend
+    return reason_against(backend, problem) or backend
 
 
 def _one_by_one(backend: Backend, problem: Problem) -> PackedKernel | str:
-    return as_reason(backend.unsupported(replace(problem, packed=False))) or OneByOne(backend)
+    return reason_against(backend, replace(problem, packed=False)) or OneByOne(backend)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 
 from ring_attn_bench import registry
-from ring_attn_bench.contract.backend import Backend, abilities, as_reason, gathering
+from ring_attn_bench.contract.backend import Backend, abilities, gathering, reason_against
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.block import Abilities
 from ring_attn_bench.plan.layout import Layout
@@ -80,7 +80,7 @@ def _gathers(name: str) -> bool:
 
 
 def _checked(backend: Backend, problem: Problem, planner_of: PlannerOf) -> tuple[Backend, Plan]:
-    reason = as_reason(backend.unsupported(problem))
+    reason = reason_against(backend, problem)
     if reason is not None:
         raise Unsupported(backend.name, reason)
     plan = planner_of(backend.name)(able(backend, problem))

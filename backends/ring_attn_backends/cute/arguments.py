@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 
 from ring_attn_backends.cute.signatures import SIGNATURES
 from ring_attn_backends.cute.table import BACKWARD, Build, Config, Dtype, Kernel, chosen
+from ring_attn_backends.shared.gpus import multiprocessors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,7 @@ def forward_call(
     """The contract's `forward_into` as a launch; what `serves` refuses must not come here."""
     out = running.result
     tensors = (q, *keys, out if first else running.out, out, running.lse)
-    config = config or chosen(q.shape[-1], q.shape[1], q.shape[0] * q.shape[2], _count(q.device))
+    config = config or chosen(q.shape[-1], q.shape[1], q.shape[0] * q.shape[2], multiprocessors(q))
     return _called("forward", tensors, block, score, first, config)
 
 
@@ -131,15 +132,6 @@ def _told(
     told = factors(softmax_scale, softcap) + (() if kernel == "forward" else (softmax_scale,))
     numbers = Numbers(sizes, of_band(block.index_band), told)
     return build, tuple(strides_of(shape, stride) for _, shape, stride in lying), numbers
-
-
-@cache
-def _count(device: torch.device) -> int:
-    """Multiprocessors; of what is no GPU, an H200's."""
-    if device.type != "cuda":
-        return 132
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count
 
 
 def of_band(band: Band) -> tuple[int, int]:

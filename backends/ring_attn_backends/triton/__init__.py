@@ -15,7 +15,7 @@ from ring_attn_bench.plan.block import Alibi, Form
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.contract.cache import CachedCall, Repeatable
+    from ring_attn_bench.contract.cache import CachedCall, CachedResults
     from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running, Sums
     from ring_attn_bench.contract.tunable import Offer, Trial, TrialTensors
     from ring_attn_bench.contract.used import UsedKernel
@@ -234,7 +234,7 @@ class TritonBackend:
 
         return forward(call)[:2]
 
-    def cached_repeatable(self, call: CachedCall) -> Repeatable:
+    def cached_repeatable(self, call: CachedCall) -> CachedResults:
         """The same, and what launches those kernels for other tensors."""
         from ring_attn_backends.triton.cached.again import repeatable
 

@@ -17,8 +17,8 @@ from ring_attn_bench.bench.flops import head_dim_v
 from ring_attn_bench.bench.inputs import mask_of, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.cached_attention import flash_attn_with_kvcache, ring_attn_with_kvcache
-from ring_attn_bench.contract.backend import Backend, as_reason, is_interpreted
-from ring_attn_bench.contract.cache import Appended, Cache, CachedBackend, CachedCall, caching
+from ring_attn_bench.contract.backend import Backend, is_interpreted
+from ring_attn_bench.contract.cache import Appended, Cache, CachedCall, caching, reason_over_cache
 from ring_attn_bench.contract.peer import CachedPeer, Peer, over_caches
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.cached import CachedProblem
@@ -148,7 +148,7 @@ def make(
     cached = caching(kernel)
     if cached is None:
         raise Refused("it has no attention over a cache")
-    if (reason := _against(cached, problem_of(case, place))) is not None:
+    if (reason := reason_over_cache(cached, problem_of(case, place))) is not None:
         raise Refused(reason)
     return KernelRunner(case, kernel, context if case.world_size > 1 else None)
 
@@ -160,7 +160,7 @@ def _peer(case: Case, name: str, place: WorkerPlace) -> PeerRunner:
         raise Refused("it is a ring, and has no attention over a cache")
     if case.world_size > 1:
         raise Refused("it knows of no cache that is dealt to ranks")
-    if (reason := _against(inside, problem_of(case, place))) is not None:
+    if (reason := reason_over_cache(inside, problem_of(case, place))) is not None:
         raise Refused(reason)
     return PeerRunner(case, peer, inside)
 
@@ -215,7 +215,3 @@ def detached(outputs: Outputs) -> dict[str, Tensor]:
     """By name; lse is not there where none is given."""
     out, lse = outputs
     return {"out": out} if lse is None else {"out": out, "lse": lse}
-
-
-def _against(backend: CachedBackend | CachedPeer, problem: CachedProblem) -> str | None:
-    return as_reason(backend.cached_unsupported(problem), "cached_unsupported")

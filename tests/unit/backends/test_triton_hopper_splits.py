@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from ring_attn_backends.shared.gpus import SMS
 from ring_attn_backends.triton.hopper.splits import shares_bytes, splits_for
-from ring_attn_backends.triton.hopper.table import SMS
 
 MIB = 2**20
 

@@ -7,7 +7,7 @@ from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench import InvalidArgument, flash_attn_with_kvcache
 from ring_attn_bench.cached import again, call
-from ring_attn_bench.contract.cache import Repeatable
+from ring_attn_bench.contract.cache import CachedResults
 
 BATCH, ROOM, HEADS, KEY_HEADS, DIM = 2, 16, 4, 2, 8
 
@@ -29,7 +29,7 @@ class Repeating(ReferenceBackend):
             Repeating.again.append(tensors)
             return (out + 1, lse if wants_lse else None)
 
-        return Repeatable(out, lse, made_again)
+        return CachedResults(out, lse, made_again)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import empty_like, float32
 
 from ring_attn_backends.triton.cached.calls import forward
-from ring_attn_bench.contract.cache import Repeatable
+from ring_attn_bench.contract.cache import CachedResults
 from ring_attn_bench.relaunch.scratch import NUMBERS, counters_for, of_stream
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ ALIGNED = 16
 _address = methodcaller("data_ptr")
 
 
-def repeatable(call: CachedCall) -> Repeatable:
+def repeatable(call: CachedCall) -> CachedResults:
     """The contract's `cached_repeatable`."""
     passed = forward(call)
     again = None
     if passed.known is not None and _is_repeatable(call, passed.known):
         again = Again(call.q, passed.known, passed)
-    return Repeatable(passed.out, passed.lse, again)
+    return CachedResults(passed.out, passed.lse, again)
 
 
 def _is_repeatable(call: CachedCall, known: Known) -> bool:

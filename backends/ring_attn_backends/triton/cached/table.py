@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ring_attn_backends.shared.gpus import multiprocessors
 from ring_attn_backends.triton.arguments import padded
-from ring_attn_backends.triton.hopper.table import multiprocessors
 from ring_attn_backends.triton.plain.table import Tiling
 from ring_attn_bench.plan.cached import MOST_SPLITS
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ring_attn_backends.shared.gpus import multiprocessors
 from ring_attn_backends.triton.arguments import Arguments, of_score, pointers, strides
 from ring_attn_backends.triton.hopper.extents import Extent
 from ring_attn_backends.triton.hopper.splits import splits_for
-from ring_attn_backends.triton.hopper.table import Config, chosen, multiprocessors, width
+from ring_attn_backends.triton.hopper.table import Config, chosen, width
 from ring_attn_backends.triton.launching import TritonLaunch
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ring_attn_backends.shared.gpus import SMS
 from ring_attn_backends.triton.arguments import padded
-from ring_attn_backends.triton.hopper.table import SMS, TABLE
+from ring_attn_backends.triton.hopper.table import TABLE
 from ring_attn_bench.plan.gathered import Gathered
 
 if TYPE_CHECKING:

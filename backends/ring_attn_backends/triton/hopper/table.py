@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
+from ring_attn_backends.shared.gpus import SMS, multiprocessors
 from ring_attn_backends.triton.arguments import padded
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
     from ring_attn_backends.triton.launching import Kernel
     from ring_attn_bench.contract.tensors import Keys
-
-SMS = 132
-"""Multiprocessors of an H200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +181,3 @@ def chosen(kernel: Kernel, q: Tensor, keys: Keys) -> Config:
 def width(tensor: Tensor) -> int:
     """Of the tiles for its head dim: what wgmma and TMA's swizzle take, a power of two."""
     return max(64, padded(tensor.shape[-1]))
-
-
-def multiprocessors(q: Tensor) -> int:
-    """How many multiprocessors the tensor's GPU has."""
-    if q.device.type != "cuda":
-        return SMS  # the tests have tensors without memory
-    return torch.cuda.get_device_properties(q.device).multi_processor_count

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ring_attn_backends.shared.gpus import multiprocessors
 from ring_attn_backends.triton.arguments import Arguments, pointers
 from ring_attn_backends.triton.hopper.gathered.worklist import Worklist, worklist
 from ring_attn_backends.triton.hopper.launch import (
@@ -17,7 +18,7 @@ from ring_attn_backends.triton.hopper.launch import (
     sum_launch,
 )
 from ring_attn_backends.triton.hopper.splits import splits_for
-from ring_attn_backends.triton.hopper.table import Config, chosen, multiprocessors, width
+from ring_attn_backends.triton.hopper.table import Config, chosen, width
 from ring_attn_backends.triton.once import once
 from ring_attn_bench.contract.tensors import Keys
 
