@@ -1,6 +1,6 @@
 """How long a step of decoding takes, beside flash-attn's own: batch x cache, one query, one GPU.
 
-    python scripts/decode_speed.py [--tokens 1x8k 8x32k] [--page 16] [--joins] [--sweep]
+    python scripts/decode_speed.py [--tokens 1x8k 8x32k] [--page 16] [--sweep]
 
 Each row is timed in a CUDA graph (what the kernels take) and called in a loop (what a caller sees),
 the contestants in turns, over copies of the cache that no L2 holds. TB/s are those of K and V read;
@@ -161,12 +161,10 @@ def main() -> None:
     )
     parser.add_argument("--page", type=int, help="tokens of a page; default, rows")
     parser.add_argument("--queries", type=int, default=1)
-    parser.add_argument("--joins", action="store_true", help="by one launch where two are")
     parser.add_argument("--sweep", action="store_true", help="tilings of our kernel")
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device; this measures kernels.")
-    table.JOINS = asked.joins
     print(f"copy {copy_speed():.2f} TB/s; {torch.cuda.get_device_name()}")
     for row in asked.tokens:
         batch, tokens = row.split("x")

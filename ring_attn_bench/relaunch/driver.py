@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import c_int, c_size_t, c_uint, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import c_int, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 from functools import cache
 
 TENSOR_MAP_BYTES = 128
@@ -54,8 +54,6 @@ class LaunchDriver:
         self._set_current.argtypes = [c_void_p]
         self._allocate = library.cuMemAlloc_v2
         self._allocate.argtypes = [c_void_p, c_size_t]
-        self._fill = library.cuMemsetD8Async
-        self._fill.argtypes = [c_uint64, c_uint8, c_size_t, c_void_p]
         self._free = library.cuMemFree_v2
         self._free.argtypes = [c_uint64]
         self._error_name = library.cuGetErrorName
@@ -87,16 +85,13 @@ class LaunchDriver:
         )
         self.check(status, "cuTensorMapEncodeTiled")
 
-    def allocate(self, size: int, stream: int) -> int | None:
-        """The address of so many bytes of the current context, 0 when the stream goes on.
+    def allocate(self, size: int) -> int | None:
+        """The address of so many bytes of the current context.
 
         None where there is no memory, or no context: callers go on without.
         """
         address = c_uint64()
         if self._allocate(ctypes.byref(address), size):
-            return None
-        if self._fill(address.value, 0, size, stream):
-            self.free(address.value)
             return None
         return address.value
 

@@ -12,14 +12,11 @@ from threading import Lock
 from weakref import finalize
 
 import torch
-from torch import Tensor
 
 from ring_attn_bench.relaunch.driver import LaunchDriver, driver
 
 NUMBERS = 2**19
 """Float32 numbers of a stream: 2 MiB. 33 partial results of 32 heads of 128 are a fourth of it."""
-COUNTERS = 4096
-"""Integers of a stream, behind its numbers, that are 0, and that launches leave so."""
 STREAMS = 64
 """That have some at most: then all give it back."""
 
@@ -27,10 +24,10 @@ STREAMS = 64
 class StreamScratch:
     """One stream's. lock: held while launches that follow one another are enqueued."""
 
-    __slots__ = ("__weakref__", "address", "counters_at", "lock")
+    __slots__ = ("__weakref__", "address", "lock")
 
     def __init__(self, at: LaunchDriver, address: int) -> None:
-        self.address, self.counters_at = address, address + 4 * NUMBERS
+        self.address = address
         self.lock = Lock()
         # when the program ends, CUDA may be gone first
         finalize(self, at.free, address).atexit = False
@@ -51,15 +48,10 @@ def of_stream(device: int, stream: int) -> StreamScratch | None:
 
 def _made(device: int, stream: int) -> StreamScratch | None:
     at = driver()
-    address = None if at is None else at.allocate(4 * (NUMBERS + COUNTERS), stream)
+    address = None if at is None else at.allocate(4 * NUMBERS)
     if at is None or address is None:
         return None
     if len(_of_streams) >= STREAMS:
         _of_streams.clear()
     made = _of_streams[device, stream] = StreamScratch(at, address)
     return made
-
-
-def counters_for(q: Tensor) -> Tensor:
-    """COUNTERS integers that are 0 when a launch on q's device and current stream begins."""
-    return q.new_zeros(COUNTERS, dtype=torch.int32)

@@ -31,7 +31,7 @@ class Launch:
 @pytest.fixture
 def kept(monkeypatch):
     """What a stream keeps; None where it is captured."""
-    found = SimpleNamespace(scratch=SimpleNamespace(address=2**20, counters_at=2**30, lock=Lock()))
+    found = SimpleNamespace(scratch=SimpleNamespace(address=2**20, lock=Lock()))
     monkeypatch.setattr(again, "of_stream", lambda *_: found.scratch)
     return found
 
@@ -50,11 +50,11 @@ def tensors(dim=16):
     return [torch.randn(2, n, 4, dim) for n in (1, 8, 8)] + [torch.zeros(4, dtype=torch.int32)]
 
 
-def repeated(q, rotated=False, dim_v=16, counters=None):
+def repeated(q, rotated=False, dim_v=16):
     out = torch.empty(2, 1, 4, dim_v)
     known = SimpleNamespace(again=Launch(), used=False, tables=())
     between = torch.empty_like(q) if rotated else None
-    return again.Again(q, known, Passed(out, torch.empty(2, 4, 1), known, between, counters)), known
+    return again.Again(q, known, Passed(out, torch.empty(2, 4, 1), known, between)), known
 
 
 def test_addresses_come_in_the_order_of_the_launches(kept):
@@ -92,26 +92,12 @@ def test_rotated_queries_lie_between_the_results_and_the_rest(kept):
     assert addresses[5] not in [x.data_ptr() for x in given]
 
 
-def test_counters_lie_behind_what_is_written(kept):
-    given = tensors()
-    step, known = repeated(given[0], rotated=True, counters=torch.zeros(8, dtype=torch.int32))
-    step(given, wants_lse=False)
-    kept.scratch = None
-    step(given, wants_lse=False)
-
-    (first, _, _), (second, _, _) = known.again.seen
-    assert len(first) == len(second) == 8
-    assert first[6] == 2**30
-    assert second[6] != 2**30
-    assert first[7] == second[7] == given[3].data_ptr()
-
-
 def test_where_a_stream_is_captured_or_has_too_little_scratch_is_the_calls_own(kept, monkeypatch):
     given = tensors()
     step, known = repeated(given[0])
     kept.scratch = None
     step(given, wants_lse=False)
-    kept.scratch = SimpleNamespace(address=2**20, counters_at=2**30, lock=Lock())
+    kept.scratch = SimpleNamespace(address=2**20, lock=Lock())
     monkeypatch.setattr(again, "NUMBERS", SCRATCH)  # and lse's eight have no room
     step(given, wants_lse=False)
 

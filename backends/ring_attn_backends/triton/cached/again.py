@@ -10,7 +10,7 @@ from torch import empty_like, float32
 
 from ring_attn_backends.triton.cached.calls import forward
 from ring_attn_bench.contract.cache import CachedResults
-from ring_attn_bench.relaunch.scratch import NUMBERS, counters_for, of_stream
+from ring_attn_bench.relaunch.scratch import NUMBERS, of_stream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,6 @@ class Again:
         # which takes less time than new_empty
         self._like_q = q.is_contiguous() and (q.shape, q.dtype) == (self._out, self._dtype)
         self._rotated = None if first.rotated is None else first.rotated.dtype
-        self._counts = first.counters is not None
         self._lse, self._lse_at = first.lse.shape, 4 * known.again.scratch
         self._numbers = known.again.scratch + first.lse.numel()
 
@@ -75,15 +74,12 @@ class Again:
         rotated = None if self._rotated is None else q.new_empty(q.shape, dtype=self._rotated)
         stream = launch.stream_of(device)
         kept = of_stream(device, stream) if self._numbers <= NUMBERS else None
-        results = out, lse, rotated
         if kept is None:
             scratch = q.new_empty(self._numbers, dtype=float32)
-            counters = counters_for(q) if self._counts else None
-            at = 0 if counters is None else counters.data_ptr()
-            self._enqueue(addresses, results, scratch.data_ptr(), at, stream)
+            self._enqueue(addresses, (out, lse, rotated), scratch.data_ptr(), stream)
         else:
             with kept.lock:  # or another thread's launches could come between
-                self._enqueue(addresses, results, kept.address, kept.counters_at, stream)
+                self._enqueue(addresses, (out, lse, rotated), kept.address, stream)
         self._known.used = True
         return out, lse
 
@@ -92,14 +88,11 @@ class Again:
         addresses: list[int],
         written: tuple[Tensor, Tensor | None, Tensor | None],
         scratch: int,
-        counters: int,
         stream: int,
     ) -> None:
         out, lse, rotated = written
-        if self._counts:
-            addresses.insert(3, counters)
-        if rotated is not None:
-            addresses.insert(3, rotated.data_ptr())
         # an lse that nobody wants lies behind the scratch, whose parts are aligned
         addresses[3:3] = out.data_ptr(), scratch + self._lse_at if lse is None else lse.data_ptr()
+        if rotated is not None:
+            addresses.insert(5, rotated.data_ptr())
         self._launch.at(addresses, scratch, stream)

@@ -1,7 +1,7 @@
 """Queries over a cache: online softmax over key tiles (Dao 2023, FlashAttention-2, algorithm 1).
 
-The keys of a head may be shared by several programs (Dao et al. 2023, Flash-Decoding), whose
-partial results are joined by `merge`, or by the last of them that is done.
+The keys of a head may be shared by several programs, whose partial results `merge` joins
+(Dao et al. 2023, Flash-Decoding).
 """
 # ruff: noqa: ANN001 - Triton infers what a kernel's arguments are
 
@@ -17,7 +17,6 @@ from ring_attn_backends.triton.cached.entry import (
     places_in_pages,
     row_of,
 )
-from ring_attn_backends.triton.cached.shares import join, last_of, put_share
 from ring_attn_backends.triton.places import document
 from ring_attn_backends.triton.scores import allowed, base2_scores, biased
 from ring_attn_backends.triton.softmax import finished, soften, with_sink
@@ -31,23 +30,22 @@ RUN_TIME = (
 @triton.jit(do_not_specialize=RUN_TIME)
 def attend(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr,
-    share_out_ptr, share_lse_ptr, counters_ptr, sink_ptr,
-    lengths_ptr, table_ptr, rows_ptr, skipped_ptr, starts_ptr,
+    lengths_ptr, table_ptr, rows_ptr, skipped_ptr, starts_ptr, sink_ptr,
     q_strides, k_strides, v_strides, out_strides, lse_strides, slopes_strides, table_stride,
     group, M, A, capacity, page, page_bits, count, block, ranks, rank, low, high, entries, splits,
     total_rows, scale, cap,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
     BIASED: tl.constexpr, PACKED: tl.constexpr, PAGED: tl.constexpr, WHOLE_PAGES: tl.constexpr,
-    POWER: tl.constexpr, DEALT: tl.constexpr,
+    POWER: tl.constexpr, DEALT: tl.constexpr, SHARED: tl.constexpr,
 ) -> None:  # fmt: skip
     """out and lse of BLOCK_M rows, which are a key head's queries, each with its group's heads.
 
     Grid (B x row tiles x splits, G). entries: B. count: rows, or pages, of the cache.
-    WHOLE_PAGES: a key tile never lies in two. POWER: a page has 2^page_bits tokens. Where keys are
-    shared there are share_out and share_lse (`shares`), and counters, int32, 0, one for each tile
-    of each head of each entry, if the last program of a tile joins them; it leaves its counter 0.
-    sink: (H,), of programs that write out and lse.
+    WHOLE_PAGES: a key tile never lies in two. POWER: a page has 2^page_bits tokens. SHARED: writes
+    float32 partials, contiguous: out (splits, total_rows, E) and lse (splits, total_rows), rows
+    counted by query, then by head. A share without keys has no out. sink: (H,), of programs that
+    share nothing.
     """
     entry, key_head = tl.program_id(0) % entries, tl.program_id(1)
     tile, split = tl.program_id(0) // entries // splits, tl.program_id(0) // entries % splits
@@ -146,30 +144,21 @@ def attend(
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
         first += BLOCK_N
 
-    if share_out_ptr is not None:
+    if sink_ptr is not None:
+        sink = tl.load(sink_ptr + heads, mask=real, other=0.0).to(tl.float32)
+        fade, total, peak = with_sink(sink, total, peak)
+        acc = acc * fade[:, None]
+    divisor, lse = finished(total, peak)
+    acc = acc / divisor[:, None]
+    if sink_ptr is not None:
+        lse = tl.maximum(lse, sink)
+    real_v = real[:, None] & (columns_v < E)
+    if SHARED:
         # the rows of all entries and heads, as out would be in a row
-        at = in_all * (tl.num_programs(1) * group) + heads
-        put_share(
-            share_out_ptr, share_lse_ptr, at, split, total_rows, acc, total, peak,
-            real, tiles > 0, E, BLOCK_E,
-        )  # fmt: skip
-    if counters_ptr is not None:
-        number = (key_head * (tl.num_programs(0) // entries // splits) + tile) * entries + entry
-        if not last_of(counters_ptr + number, splits):
-            return
-        acc, total, peak = join(
-            share_out_ptr, share_lse_ptr, at, splits, total_rows, real, E, BLOCK_M, BLOCK_E
-        )
-
-    if share_out_ptr is None or counters_ptr is not None:
-        if sink_ptr is not None:
-            sink = tl.load(sink_ptr + heads, mask=real, other=0.0).to(tl.float32)
-            fade, total, peak = with_sink(sink, total, peak)
-            acc = acc * fade[:, None]
-        divisor, lse = finished(total, peak)
-        acc = acc / divisor[:, None]
-        if sink_ptr is not None:
-            lse = tl.maximum(lse, sink)
+        at = in_all * (tl.num_programs(1) * group) + heads + split.to(tl.int64) * total_rows
+        tl.store(lse_ptr + at, lse, mask=real)
+        tl.store(out_ptr + at[:, None] * E + columns_v, acc, mask=real_v & (tiles > 0))
+    else:
         if PACKED:
             out_ptr += in_all[:, None] * out_strides[1]
             lse_ptr += in_all
@@ -178,6 +167,5 @@ def attend(
             out_ptr += queries.to(tl.int64)[:, None] * out_strides[1]
             lse_ptr += entry.to(tl.int64) * lse_strides[0] + queries
         out_ptr += heads[:, None] * out_strides[2] + columns_v
-        real_v = real[:, None] & (columns_v < E)
         tl.store(out_ptr, acc.to(out_ptr.dtype.element_ty), mask=real_v)
         tl.store(lse_ptr + heads * lse_strides[1], lse, mask=real)

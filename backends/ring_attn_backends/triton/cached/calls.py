@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ring_attn_backends.triton.cached import table
-from ring_attn_backends.triton.cached.launch import append_launch, attend_launch, work_of
+from ring_attn_backends.triton.cached.launch import append_launch, attend_launch
 from ring_attn_backends.triton.kept import enqueue
-from ring_attn_bench.relaunch.scratch import COUNTERS, counters_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,16 +19,15 @@ if TYPE_CHECKING:
 
 
 class Passed(NamedTuple):
-    """Results of a call, what of its launches is kept, and what else they write.
+    """Results of a call, what of its launches is kept, and the rotated q between them.
 
-    They are for q, k, v, out, lse, rotated, counters, the call's other tensors, the starts.
+    Those launches are for q, k, v, out, lse, rotated, the call's other tensors, the starts.
     """
 
     out: Tensor
     lse: Tensor
     known: Known | None
     rotated: Tensor | None
-    counters: Tensor | None
 
 
 def forward(call: CachedCall) -> Passed:
@@ -46,11 +43,10 @@ def forward(call: CachedCall) -> Passed:
         given = q[None], out[None], lse[None]
     turned = new is not None and new.cos is not None
     rotated = torch.empty(given[0].shape, dtype=q.dtype, device=q.device) if turned else None
-    counters = _counters(call._replace(q=given[0]))
 
     def launches() -> Sequence[TritonLaunch]:
         turned_or_not = given[0] if rotated is None else rotated
-        attends = attend_launch(call._replace(q=turned_or_not), *given[1:], counters=counters)
+        attends = attend_launch(call._replace(q=turned_or_not), *given[1:])
         if new is None:
             return [attends]
         return [append_launch(given[0], rotated, new, cache), attends]
@@ -69,15 +65,8 @@ def forward(call: CachedCall) -> Passed:
             *("cached", call.mask, call.longest, call.splits, call.wide, cache.dealt),
             *(absent, how, turned),
         )
-    written = (*given[1:], *(x for x in (rotated, counters) if x is not None))
+    written = given[1:] if rotated is None else (*given[1:], rotated)
     known = enqueue(
         asked, (*read, *written), read, more, call.score, launches, alike=call.alike is not None
     )
-    return Passed(out, lse, known, rotated, counters)
-
-
-def _counters(call: CachedCall) -> Tensor | None:
-    if not table.JOINS:
-        return None
-    work = work_of(call)
-    return counters_for(call.q) if work.splits > 1 and work.counters <= COUNTERS else None
+    return Passed(out, lse, known, rotated)

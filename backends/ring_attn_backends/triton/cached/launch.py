@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -54,60 +54,29 @@ def append_launch(q: Tensor, rotated: Tensor | None, new: Appended, cache: Cache
     return TritonLaunch(append, grid, _named(append, given), q.device)
 
 
-class Work(NamedTuple):
-    """How a call is dealt to programs: tiles of a head's rows, each by as many programs as splits.
-
-    counters: tiles of all heads of all entries.
-    """
-
-    config: Tiling
-    entries: int
-    tiles: int
-    splits: int
-    counters: int
-
-
-def work_of(call: CachedCall, config: Tiling | None = None) -> Work:
-    """q with a batch dim of 1 where queries are packed."""
-    q, cache = call.q, call.cache
-    entries = q.shape[0] if call.starts is None else call.starts.shape[0] - 1
-    queries = q.shape[1] if call.starts is None else call.longest
-    key_heads = cache.k.shape[2]
-    rows = queries * (q.shape[2] // key_heads)
-    config = config or tiling(q, cache.v, rows, entries * key_heads)
-    tiles = -(-rows // config.rows)
-    counters = entries * key_heads * tiles
-    return Work(config, entries, tiles, call.splits or splits_for(counters, q), counters)
-
-
 def attend_launch(
-    call: CachedCall, out: Tensor, lse: Tensor, *,
-    config: Tiling | None = None, counters: Tensor | None = None,
-) -> TritonLaunch:  # fmt: skip
-    """Writes out and lse; q, out and lse with a batch dim of 1 where queries are packed.
-
-    counters: int32, of 0, at least those of the work: then programs that share keys need no second
-    launch.
-    """
+    call: CachedCall, out: Tensor, lse: Tensor, *, config: Tiling | None = None
+) -> TritonLaunch:
+    """Writes out and lse; q, out and lse with a batch dim of 1 where queries are packed."""
     q, cache = call.q, call.cache
-    config, batch, tiles, splits, _ = work_of(call, config)
+    batch = q.shape[0] if call.starts is None else call.starts.shape[0] - 1
     queries = q.shape[1] if call.starts is None else call.longest
     heads, key_heads = q.shape[2], cache.k.shape[2]
+    rows = queries * (heads // key_heads)
+    config = config or tiling(q, cache.v, rows, batch * key_heads)
+    tiles = -(-rows // config.rows)
+    splits = call.splits or splits_for(batch * key_heads * tiles, q)
     total_rows = q.shape[0] * q.shape[1] * heads
-    shares: tuple[Tensor, ...] = ()
+    to_out, to_lse = out, lse
     after: tuple[TritonLaunch, ...] = ()
     if splits > 1:
-        share_lse = torch.empty(splits, total_rows, dtype=torch.float32, device=q.device)
-        shares = share_lse.new_empty(splits, total_rows, out.shape[-1]), share_lse
-        if counters is None:
-            after = (_merge_launch(*shares, out, lse, call.sink),)
+        to_lse = torch.empty(splits, total_rows, dtype=torch.float32, device=q.device)
+        to_out = to_lse.new_empty(splits, total_rows, out.shape[-1])
+        after = (_merge_launch(to_out, to_lse, out, lse, call.sink),)
     low, high = band_of(call.mask)
     given = {
         **arguments.of_tensors({"q": q, "k": cache.k, "v": cache.v}),
-        **arguments.pointers({"out": out, "lse": lse}),
-        "share_out_ptr": shares[0] if shares else None,
-        "share_lse_ptr": shares[1] if shares else None,
-        "counters_ptr": counters if shares else None,
+        **arguments.pointers({"out": to_out, "lse": to_lse}),
         **arguments.of_score(call.score),
         **arguments.of_shapes(q, cache.k, cache.v),
         **_numbers(cache),
@@ -127,11 +96,13 @@ def attend_launch(
         "PACKED": call.starts is not None,
         "WHOLE_PAGES": cache.table is not None and cache.k.shape[1] % config.keys == 0,
         "POWER": cache.table is not None and cache.k.shape[1].bit_count() == 1,
+        "SHARED": splits > 1,
     }
     # along the first axis there is room for 2^31 programs, along the others for 65535
     grid = batch * tiles * splits, key_heads, 1
+    scratch = (to_out, to_lse) if after else ()
     return TritonLaunch(
-        attend, grid, _named(attend, given), q.device, config, scratch=shares, after=after
+        attend, grid, _named(attend, given), q.device, config, scratch=scratch, after=after
     )
 
 

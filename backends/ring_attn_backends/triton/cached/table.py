@@ -30,9 +30,6 @@ LARGE = 64 * 256
 """Rows x head dim of a tile that takes twice the warps: its float32 sums are half of the registers
 of four, and beside the place of each token in a page 280 bytes of a thread would spill."""
 
-JOINS = False
-"""Whether the last program of a tile joins the shares of all, instead of a second launch, which
-takes a host. Not measured on a GPU yet: `scripts/decode_speed.py --joins` does."""
 RESIDENT = 2
 """Programs that a multiprocessor has room for at a time: by the shared memory of the tiles."""
 
