@@ -15,12 +15,11 @@ from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from ring_attn_bench.relaunch.calls import (
-    DriverCall,
+    DriverCalls,
     Made,
     Repeatable,
-    TritonCall,
-    driver_call,
     is_tensor,
+    repeatable,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ _LINE = 64
 class Relaunch:
     """Calls that follow one another, and the float32 numbers that they need between them."""
 
-    def __init__(self, calls: tuple[Repeatable, ...], scratch: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, calls: Sequence[Repeatable], scratch: Sequence[tuple[int, ...]]) -> None:
         import torch
         from triton.runtime import driver
 
@@ -46,7 +45,7 @@ class Relaunch:
         sizes = [_LINE * ceil(prod(shape) / _LINE) for shape in scratch]
         self.scratch, self._starts = sum(sizes), list(accumulate(sizes, initial=0))[:-1]
         self._bytes = [4 * start for start in self._starts]
-        self.by_address = all(isinstance(call, DriverCall) for call in calls)
+        self.by_address = all(isinstance(call, DriverCalls) for call in calls)
         self._torch, self.stream_of = torch, driver.active.get_current_stream
         # torch.cuda's asks first whether CUDA has begun, which it has: a kernel was launched
         self.current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
@@ -97,7 +96,7 @@ def relaunch(
     if any(is_tensor(x) and id(x) not in numbers for x in used):
         return None
     device = tensors[0].get_device()
-    calls = tuple(driver_call(one, numbers, device) or TritonCall(one, numbers) for one in made)
+    calls = repeatable(made, numbers, device)
     return Relaunch(calls, [tuple(x.shape) for x in scratch])
 
 

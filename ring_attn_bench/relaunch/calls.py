@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
+from ctypes import addressof
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WARP = 32
+Parameters = tuple[int, int, int, None]
+"""Of cuLaunchKernelEx: where the configuration is, the function, where its parameters are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Made:
 
 
 class Repeatable(Protocol):
-    """One kernel's call, to be made with other addresses."""
+    """Calls of kernels that follow one another, to be made with other addresses."""
 
     def enqueue(self, addresses: list[int], tensors: Sequence[Tensor], stream: int) -> None:
         """On the stream, of the current device; addresses: those of the tensors."""
@@ -45,36 +47,52 @@ class Repeatable(Protocol):
 
 
 class DriverCall:
-    """A call with its parameters packed, for the driver."""
+    """A call with its parameters packed, for the driver. One thread a time: they are its own."""
 
-    def __init__(self, at: LaunchDriver, made: Made, device: int, packed: PackedParameters) -> None:
-        self._driver, self._device, self._packed = at, device, packed
+    def __init__(self, made: Made, packed: PackedParameters) -> None:
         self._kernel = kernel = made.compiled  # whoever drops it may unload it
+        self._packed = packed
+        self.fill = packed.fill
         threads = kernel.metadata.num_warps * WARP
-        self._config = LaunchConfig(*made.grid, threads, 1, 1, kernel.metadata.shared)
-        self._given = (
-            ctypes.byref(self._config), ctypes.c_void_p(kernel.function), packed.parameters, None
+        self.config = LaunchConfig(*made.grid, threads, 1, 1, kernel.metadata.shared)
+        # integers, which ctypes takes in half of the time of references
+        self.given = (
+            addressof(self.config), kernel.function, addressof(packed.parameters), None
         )  # fmt: skip
-        self._lock = Lock()  # configuration and parameters are this call's own: one thread a time
+
+
+class DriverCalls:
+    """Calls for the driver, together: what is looked at for one is looked at for all."""
+
+    def __init__(self, at: LaunchDriver, device: int, calls: Sequence[DriverCall]) -> None:
+        self._driver, self._device, self._calls = at, device, calls
+        self._launch, self._given = at.launch, [call.given for call in calls]
+        self._lock = Lock()
         self._last: list[int] = []
         self._stream = 0
 
     def enqueue(self, addresses: list[int], tensors: Sequence[Tensor], stream: int) -> None:
         """Fills in what is not as it was the last time."""
-        at = self._driver
         with self._lock:
             if addresses != self._last:
                 self._last = []
-                self._packed.fill(addresses, at)
+                for call in self._calls:
+                    call.fill(addresses, self._driver)
                 self._last = addresses
             if stream != self._stream:
-                self._config.stream = self._stream = stream
-            status = at.launch(*self._given)
-            if status == INVALID_CONTEXT:
-                at.enter(self._device)
-                status = at.launch(*self._given)
-        if status:
-            at.check(status, "cuLaunchKernelEx")
+                for call in self._calls:
+                    call.config.stream = stream
+                self._stream = stream
+            for given in self._given:
+                if status := self._launch(*given):
+                    self._launch_despite(status, given)
+
+    def _launch_despite(self, status: int, given: Parameters) -> None:
+        """Once more, where all that is missing is a context; else raises RuntimeError."""
+        if status == INVALID_CONTEXT:
+            self._driver.enter(self._device)
+            status = self._launch(*given)
+        self._driver.check(status, "cuLaunchKernelEx")
 
 
 class TritonCall:
@@ -99,10 +117,23 @@ class TritonCall:
         self._enqueue(*arguments, stream=stream)
 
 
-def driver_call(made: Made, numbers: dict[int, int], device: int) -> DriverCall | None:
-    """The call for the driver, or None unless the kernel takes just what was packed."""
-    at, about = driver(), getattr(made.compiled, "metadata", None)
-    if at is None or about is None:
+def repeatable(made: Sequence[Made], numbers: dict[int, int], device: int) -> list[Repeatable]:
+    """All calls, in their order: by the driver, or if it cannot have one, all by Triton's launcher.
+
+    numbers: the place of each tensor's address, and of its descriptors', by `id`.
+    """
+    at = driver()
+    found = [None if at is None else _driver_call(at, one, numbers) for one in made]
+    calls = [call for call in found if call is not None]
+    if at is not None and len(calls) == len(made):
+        return [DriverCalls(at, device, calls)]
+    return [TritonCall(one, numbers) for one in made]
+
+
+def _driver_call(at: LaunchDriver, made: Made, numbers: dict[int, int]) -> DriverCall | None:
+    """None unless the kernel takes just what was packed."""
+    about = getattr(made.compiled, "metadata", None)
+    if about is None:
         return None
     plain = about.num_ctas == 1 and not about.launch_pdl and not about.launch_cooperative_grid
     if not plain or about.global_scratch_size or about.profile_scratch_size:
@@ -110,7 +141,7 @@ def driver_call(made: Made, numbers: dict[int, int], device: int) -> DriverCall 
     packed = pack(made.compiled, made.arguments, numbers, at)
     if packed is None or at.parameter_sizes(made.compiled.function) != packed.sizes:
         return None
-    return DriverCall(at, made, device, packed)
+    return DriverCall(made, packed)
 
 
 def _rebased(descriptor: Any, tensor: Tensor | None) -> Any:  # noqa: ANN401 - Triton ships no types

@@ -17,7 +17,7 @@ from ring_attn_bench.contract.tensors import Keys, Running
 from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Score
-from ring_attn_bench.relaunch.calls import DriverCall
+from ring_attn_bench.relaunch.calls import DriverCalls
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(280)]
 
@@ -119,7 +119,7 @@ def test_what_is_launched_again_is_what_was_launched_first(form):
     assert len(kept) == launches > 0
     again = [call for one in kept.values() for call in one.again._calls]
     assert again
-    assert all(isinstance(call, DriverCall) for call in again)
+    assert all(isinstance(call, DriverCalls) for call in again)
 
 
 def test_another_stream_and_another_thread_get_it_too():

@@ -8,7 +8,7 @@ import torch
 
 from ring_attn_bench import relaunch as package
 from ring_attn_bench.relaunch import Kept, Made, calls, relaunch, signature
-from ring_attn_bench.relaunch.driver import INVALID_CONTEXT, TENSOR_MAP_BYTES
+from ring_attn_bench.relaunch.driver import INVALID_CONTEXT, TENSOR_MAP_BYTES, LaunchConfig
 
 triton = pytest.importorskip("triton")
 from triton.tools.tensor_descriptor import TensorDescriptor  # noqa: E402 - needs Triton
@@ -45,12 +45,14 @@ class FakeDriver:
     def launch(self, config, function, parameters, extra):
         status = self.statuses.pop(0) if self.statuses else 0
         if status == 0:
-            config = config._obj
+            size = ctypes.sizeof(LaunchConfig)
+            config = LaunchConfig.from_buffer_copy(ctypes.string_at(config, size))
+            places = (ctypes.c_void_p * len(self.sizes)).from_address(parameters)
             read = [
                 ctypes.string_at(place, size)
-                for place, size in zip(parameters, self.sizes, strict=True)
+                for place, size in zip(places, self.sizes, strict=True)
             ]
-            self.launches.append((config, function.value, read, config.stream))
+            self.launches.append((config, function, read, config.stream))
         return status
 
     def enter(self, device):
