@@ -54,7 +54,7 @@ def repeated(q, rotated=False, dim_v=16):
     out = torch.empty(2, 1, 4, dim_v)
     known = SimpleNamespace(again=Launch(), used=False, tables=())
     between = torch.empty_like(q) if rotated else None
-    return again.Again(q, known, Passed(out, torch.empty(2, 4, 1), known, between)), known
+    return again.Again(known, Passed(out, torch.empty(2, 4, 1), known, between)), known
 
 
 def test_addresses_come_in_the_order_of_the_launches(kept):
