@@ -5,13 +5,16 @@ BACKENDS = {
     "flash_attn_3": "ring_attn_backends.flash_attn_3:FlashAttn3Backend",
     "cudnn": "ring_attn_backends.cudnn:CudnnBackend",
     "triton": "ring_attn_backends.triton:TritonBackend",
+    # Behind triton, which serves all that it does: for who names it, and not for `auto`, until runs
+    # of whole suites show where it is faster than those above (cute/README.md has single calls).
+    "cute": "ring_attn_backends.cute:CuteBackend",
     "flash_attn_2": "ring_attn_backends.flash_attn_2:FlashAttn2Backend",
     "aten": "ring_attn_backends.aten:AtenBackend",
     "flex": "ring_attn_backends.flex:FlexBackend",
     "flag_gems": "ring_attn_backends.flag_gems:FlagGemsBackend",
     "reference": "ring_attn_backends.reference:ReferenceBackend",
 }
-"""Name to "module:Class", fastest first: `auto` takes the first that can.
+"""Name to "module:Class", fastest first but for `cute`: `auto` takes the first that can.
 
 A module imports its kernel's package only when a backend is made.
 """

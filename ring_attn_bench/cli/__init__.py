@@ -64,7 +64,7 @@ VERBS = (
     (MEASURE, quick.quick, "quick --backend aten"),
     (MEASURE, probe.probe, "probe --backend triton --feature 'window*'"),
     (MEASURE, tune.tune, "tune triton --kernel forward --head-dim 128"),
-    (MEASURE, compile_ahead.compile_ahead, "compile my_attention --arch sm_90a"),
+    (MEASURE, compile_ahead.compile_ahead, "compile cute --arch sm_90a"),
     (MEASURE, longest.longest, "longest --suite cpu --backend aten --most 8k"),
     (MEASURE, selftest.selftest, "selftest --fault '*order*'"),
     (LOOK, report.report, "report results/mine"),

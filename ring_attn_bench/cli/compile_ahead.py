@@ -39,9 +39,9 @@ def compile_ahead(
     Exit codes are those of `ring-attn-bench --help`.
     """
     from ring_attn_bench.contract.ahead import ahead
-    from ring_attn_bench.errors import Unsupported
+    from ring_attn_bench.errors import BackendUnavailable, MachineLacks, Unsupported
 
-    compiler = ahead(registry.load(backend))
+    compiler = ahead(registry.backend_class(backend))
     if compiler is None:
         raise Unsupported(
             backend, "it has nothing to compile ahead: its package brings its kernels, or they are "
@@ -52,7 +52,11 @@ def compile_ahead(
         has = ", ".join(compiler.architectures)
         raise Unsupported(backend, f"it has no kernels for {where}; it has some for {has}")
     count, there, begun = compiler.kernels_ahead(where), 0, time.perf_counter()
-    for done, one in enumerate(compiler.compile_ahead(where, jobs or os.cpu_count() or 1), 1):
+    try:
+        kernels = compiler.compile_ahead(where, jobs or os.cpu_count() or 1)
+    except BackendUnavailable as error:  # before any is compiled: the compiler is not here
+        raise MachineLacks(str(error)) from None
+    for done, one in enumerate(kernels, 1):
         there += one.seconds is None
         took = "was there" if one.seconds is None else f"{one.seconds:.1f} s"
         say(f"{done:>{len(str(count))}}/{count}  {one.name}  {took}")

@@ -1,4 +1,7 @@
-"""A backend whose kernels can be compiled before anybody calls them: `ring-attn-bench compile`."""
+"""A backend whose kernels can be compiled before anybody calls them: `ring-attn-bench compile`.
+
+Its class is asked: to make a backend is to want to run it, and may need a GPU.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ class CompiledAhead:
 
 
 class AheadBackend(Protocol):
-    """A backend that keeps what it compiles, and needs no GPU to compile it.
+    """A backend's class that keeps what is compiled, and needs no GPU to compile it.
+
+    The two are class methods.
 
     architectures: for which, as `sm_90a`.
     """
@@ -28,12 +33,13 @@ class AheadBackend(Protocol):
         ...
 
     def compile_ahead(self, architecture: str, jobs: int) -> Iterator[CompiledAhead]:
-        """Compiles them, `jobs` at a time; each when it is done. Raises BackendUnavailable."""
+        """Compiles them, `jobs` at a time; each when it is done. Raises BackendUnavailable: at once
+        where there is no compiler, later where it fails."""
         ...
 
 
-def ahead(backend: object) -> AheadBackend | None:
-    """The backend, if it can."""
+def ahead(kind: type) -> AheadBackend | None:
+    """The backend's class, if it can."""
     names = "kernels_ahead", "compile_ahead"
-    has = all(callable(getattr(type(backend), name, None)) for name in names)
-    return cast("AheadBackend", backend) if has else None
+    has = all(callable(getattr(kind, name, None)) for name in names)
+    return cast("AheadBackend", kind) if has else None

@@ -8,6 +8,8 @@ COMMANDS: Mapping[str, str] = {
     "triton": "pip install 'triton>=3.6'",
     "flash_attn": "pip install --no-build-isolation 'flash-attn>=2.8'",
     "flash_attn_4": "pip install 'flash-attn-4[cu13]>=4.0.0b36'",
+    # of 4.8 alone, which its kernels were compiled with: 4.9 has another compiler by default
+    "nvidia_cutlass_dsl": "pip install 'nvidia-cutlass-dsl[cu13]>=4.8.1,<4.9'",
     "flash_attn_3": "git clone --recursive https://github.com/Dao-AILab/flash-attention && "
     "pip install --no-build-isolation ./flash-attention/hopper",
     # without its dependencies, because it pins numpy to 1.26.4

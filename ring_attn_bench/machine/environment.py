@@ -15,7 +15,7 @@ from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.machine.gpus import limits
 from ring_attn_bench.records.values import Environment
 
-PACKAGES = (*COMMANDS, "nvidia_cutlass_dsl", "numpy")
+PACKAGES = (*COMMANDS, "numpy")
 """Those that can be installed, and what they bring that results depend on."""
 
 

@@ -1,13 +1,9 @@
-"""Our own CuTe DSL kernels behind the contract; the compiler and the kernels load on first use.
-
-Not in `BACKENDS`: nothing ships that was not measured right on a GPU. `scripts/cute_check.py` does.
-"""
+"""Our own CuTe DSL kernels behind the contract; the compiler and the kernels load on first use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -37,9 +33,11 @@ class CuteBackend:
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def __init__(self) -> None:
-        if find_spec("cutlass") is None:
-            reason = "nvidia-cutlass-dsl is not installed; ring-attn-bench[cute] brings it"
-            raise BackendUnavailable(self.name, reason)
+        from ring_attn_backends.cute.serves import lacking, lacking_gpu
+
+        why = lacking() or lacking_gpu()
+        if why is not None:
+            raise BackendUnavailable(self.name, why)
 
     def unsupported(self, problem: Problem) -> str | None:
         """All but Hopper, and what the kernels lack."""
@@ -52,16 +50,22 @@ class CuteBackend:
         """The compiler's, which the speed depends on."""
         return f"cutlass-dsl {version('nvidia-cutlass-dsl')}"
 
-    def kernels_ahead(self, architecture: str) -> int:
+    @classmethod
+    def kernels_ahead(cls, architecture: str) -> int:
         """All that calls may ask for."""
         from ring_attn_backends.cute.ahead import builds
 
         return len(tuple(builds()))
 
-    def compile_ahead(self, architecture: str, jobs: int) -> Iterator[CompiledAhead]:
+    @classmethod
+    def compile_ahead(cls, architecture: str, jobs: int) -> Iterator[CompiledAhead]:
         """Each by a process of its own; kept in the user's cache."""
         from ring_attn_backends.cute.ahead import compile_all
+        from ring_attn_backends.cute.serves import lacking
 
+        why = lacking()
+        if why is not None:
+            raise BackendUnavailable(cls.name, why)
         return compile_all(jobs)
 
     def forward(self, q: Tensor, keys: Keys, block: Block, score: Score) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ring_attn_backends.cute import build
 from ring_attn_backends.cute.table import BACKWARD, Build, Dtype, serving
 from ring_attn_bench.contract.ahead import CompiledAhead
+from ring_attn_bench.errors import BackendUnavailable
 
 DTYPES: tuple[Dtype, ...] = "bfloat16", "float16"
 
@@ -30,10 +31,18 @@ def builds() -> Iterator[Build]:
 def compile_all(jobs: int, folder: Path | None = None) -> Iterator[CompiledAhead]:
     """Each when it is done, so many at a time, every one by a process of its own.
 
-    Raises BackendUnavailable with what the compiler said.
+    Raises BackendUnavailable with what the compiler said, or why nothing can be kept.
     """
+    try:
+        where = folder or build.kept_in()
+    except OSError as error:
+        raise BackendUnavailable("cute", str(error)) from error
+    return _compile_all(jobs, where)
+
+
+def _compile_all(jobs: int, folder: Path) -> Iterator[CompiledAhead]:
     with ThreadPoolExecutor(jobs) as threads:
-        work = partial(_compile, folder or build.kept_in())
+        work = partial(_compile, folder)
         pending = [threads.submit(work, one) for one in builds()]
         try:
             for future in as_completed(pending):
@@ -46,5 +55,8 @@ def compile_all(jobs: int, folder: Path | None = None) -> Iterator[CompiledAhead
 def _compile(folder: Path, one: Build) -> CompiledAhead:
     begun = time.perf_counter()
     was_there = (folder / build.name_of(one)).is_file()
-    build.build_all([one], folder)
+    try:
+        build.build_all([one], folder)
+    except OSError as error:
+        raise BackendUnavailable("cute", str(error)) from error
     return CompiledAhead(str(one), None if was_there else time.perf_counter() - begun)

@@ -3,8 +3,8 @@
 A kept object's name tells everything that it depends on: this folder's sources, the compiler's
 version, Python's and the build. It is compiled in a process of its own, because the compiler fails
 now and then in one that has run for long (flash-attention#2716), and written whole or not at all.
-Where nothing can be written it is compiled here, and what was kept before is still found. No GPU
-is needed before a kernel is launched.
+Where nothing can be written (a folder that is read-only, a full disk, a user without a home) it is
+compiled here, and what was kept before is still found. No GPU is needed before a launch.
 """
 
 from __future__ import annotations
@@ -36,33 +36,43 @@ COMPILER = "nvidia-cutlass-dsl"
 TESTED = "4.8."
 """Versions of the compiler that these kernels were compiled with: 4.9 has another by default."""
 SYMBOL = "launch"
+CANNOT_WRITE = 73
+"""What the process that compiles ends with then, as sysexits.h has it (EX_CANTCREAT)."""
 LONG = 1.0
 """Seconds after which somebody who waits for a compiler is told so."""
 _log = logging.getLogger("ring_attn_bench")
 
 
 def kept_in() -> Path:
-    """Where objects are kept: the user's cache."""
-    return Path.home() / ".cache" / "ring_attn_bench" / "cute"
+    """Where objects are kept: the user's cache. Raises OSError for a user who has no home."""
+    try:
+        return Path.home() / ".cache" / "ring_attn_bench" / "cute"
+    except RuntimeError as error:
+        raise FileNotFoundError(f"nothing can be kept: {error}") from error
 
 
 @cache
 def function(build: Build, folder: Path | None = None) -> Any:  # noqa: ANN401 - the compiler's
     """A kernel's compiled launch, from disk if it is kept there."""
-    from cutlass.cute.runtime import load_module
-
-    begun = time.perf_counter()
+    begun, rest = time.perf_counter(), "`ring-attn-bench compile cute` does it ahead"
     try:
         (path,) = build_all([build], folder or kept_in())
     except OSError as error:  # nothing can be written there, or no process started
-        _log.info("backend 'cute' compiles %s for this process alone: %s", build, error)
+        rest = f"this process alone has it: {error}"
         launch = compiled(build)
     else:
-        launch = getattr(load_module(str(path)), SYMBOL)
+        launch = loaded(path)
     took = time.perf_counter() - begun
     if took > LONG:
-        _log.warning("backend 'cute' compiled %s in %.1f s.", build, took)
+        _log.warning("backend 'cute' had %s ready after %.1f s; %s.", build, took, rest)
     return launch
+
+
+def loaded(path: Path) -> Any:  # noqa: ANN401
+    """The launch of a kept object."""
+    from cutlass.cute.runtime import load_module
+
+    return getattr(load_module(str(path)), SYMBOL)
 
 
 def build_all(builds: Iterable[Build], folder: Path) -> list[Path]:
@@ -128,6 +138,8 @@ def _compile_apart(missing: dict[Build, Path], folder: Path) -> None:
     done = subprocess.run(
         [*command, json.dumps(sys.path), json.dumps(about)], capture_output=True, text=True
     )
+    if done.returncode == CANNOT_WRITE:
+        raise OSError(f"nothing can be written to {folder}: {done.stderr.strip()}")
     if done.returncode:
         said = " ".join((done.stderr or done.stdout or "it said nothing").split()[-60:])
         names = ", ".join(map(str, missing))
@@ -138,8 +150,12 @@ def _compile_apart(missing: dict[Build, Path], folder: Path) -> None:
 def keep_all(about: str) -> None:
     """What the process does: compiles builds that are told in JSON, and writes each to its path."""
     for told, path in json.loads(about):
-        build = Build(**told | {"config": Config(**told["config"])})
-        _keep(compiled(build), Path(path))
+        launch = compiled(Build(**told | {"config": Config(**told["config"])}))
+        try:
+            _keep(launch, Path(path))
+        except OSError as error:
+            print(error, file=sys.stderr)
+            sys.exit(CANNOT_WRITE)
 
 
 def _keep(launch: Any, path: Path) -> None:  # noqa: ANN401

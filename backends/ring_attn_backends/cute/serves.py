@@ -1,13 +1,16 @@
-"""Whether these kernels compute what is asked for, and on which GPU."""
+"""Whether these kernels compute what is asked for, on which GPU, and with which compiler."""
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import torch
 
 from ring_attn_backends.cute.arguments import FAR
+from ring_attn_backends.cute.build import COMPILER, TESTED
 from ring_attn_backends.cute.table import TABLE
+from ring_attn_bench.contract.install import COMMANDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +25,37 @@ LARGEST_CAP = 1024.0
 ELSEWHERE = "use triton, flash_attn_4 or cudnn there"
 
 
+def lacking() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    try:
+        found = version(COMPILER)
+    except PackageNotFoundError:
+        return f"{COMPILER} is not installed; try: {COMMANDS['nvidia_cutlass_dsl']}"
+    if found.startswith(TESTED):
+        return None
+    reason = f"its kernels are written for {COMPILER} {TESTED}x, and {found} is installed"
+    return f"{reason}; try: {COMMANDS['nvidia_cutlass_dsl']}"
+
+
+def lacking_gpu() -> str | None:
+    """Why nothing can be launched here, or None."""
+    if not torch.cuda.is_available():
+        return "there is no CUDA device that torch can use"
+    found = [torch.cuda.get_device_capability(x) for x in range(torch.cuda.device_count())]
+    return None if CAPABILITY in found else _elsewhere(found[0])
+
+
+def _elsewhere(capability: tuple[int, int]) -> str:
+    major, minor = capability
+    return f"its kernels are for sm_90a (H100, H200), not for sm_{major}{minor}; {ELSEWHERE}"
+
+
 def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
     """Why a problem is not computed on a GPU of that capability, or None."""
     if problem.device != "cuda" or capability is None:
         return "it needs a CUDA device"
     if capability != CAPABILITY:
-        major, minor = capability
-        return f"its kernels are for sm_90a (H100, H200), not for sm_{major}{minor}; {ELSEWHERE}"
+        return _elsewhere(capability)
     if problem.dtype not in ("float16", "bfloat16"):
         return f"it computes in float16 and bfloat16 only, not {problem.dtype}"
     if problem.alibi:

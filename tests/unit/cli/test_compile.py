@@ -2,9 +2,11 @@
 
 import pytest
 import ring_attn_backends
+from ring_attn_backends.cute import serves
 from ring_attn_backends.reference import ReferenceBackend
 
 from ring_attn_bench.contract.ahead import CompiledAhead
+from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import BackendUnavailable
 
 
@@ -14,13 +16,15 @@ class Ahead(ReferenceBackend):
     asked: list
     fails = False
 
-    def kernels_ahead(self, architecture):
+    @classmethod
+    def kernels_ahead(cls, architecture):
         return 2
 
-    def compile_ahead(self, architecture, jobs):
+    @classmethod
+    def compile_ahead(cls, architecture, jobs):
         Ahead.asked.append((architecture, jobs))
         yield CompiledAhead("forward d64", 3.25)
-        if self.fails:
+        if cls.fails:
             raise BackendUnavailable("ahead", "the compiler ended with 1 on forward d128")
         yield CompiledAhead("forward d128", None)
 
@@ -65,3 +69,22 @@ def test_what_the_compiler_said_is_shown_after_what_was_compiled(program, monkey
     assert code == 2
     assert "forward d64" in said
     assert "ended with 1 on forward d128" in " ".join(error.split())
+
+
+def test_a_machine_without_the_compiler_is_told_what_installs_it(program, monkeypatch):
+    def version(name):
+        raise serves.PackageNotFoundError(name)
+
+    monkeypatch.setattr(serves, "version", version)
+    code, said, error = program("compile", "cute", "--arch", "sm_90a")
+
+    assert code == 3
+    assert said == ""
+    assert COMMANDS["nvidia_cutlass_dsl"] in " ".join(error.split())
+
+
+def test_the_kernels_of_cute_are_for_hopper(program):
+    code, _, error = program("compile", "cute", "--arch", "sm_100a")
+
+    assert code == 2
+    assert "it has no kernels for sm_100a; it has some for sm_90a" in " ".join(error.split())
