@@ -174,6 +174,8 @@ class TracedLink(Generic[Mark]):
         """Begins the step's transfer of gradients."""
         if self._pushes is not None:
             name = f"gradients of step {index}"
+            # as the link does next: an idle stream would come to the mark when the host enqueues it
+            self._pushes.wait_stream(torch.cuda.current_stream())
             with self._recorder.span("gradients", name, index, self._pushes):
                 self._link.give(index, partials)
             return

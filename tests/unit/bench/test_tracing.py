@@ -216,7 +216,8 @@ def test_copies_that_have_streams_of_their_own_are_timed_on_those(cuda):
     assert cuda == [
         ("pulls", "event", 1), ("main", "post 1"), ("pulls", "event", 2),
         ("main", "event", 3), ("main", "landed 1"), ("main", "event", 4),
-        ("pushes", "event", 5), ("main", "give 1"), ("pushes", "event", 6),
+        ("pushes", "waits for", "main"), ("pushes", "event", 5),
+        ("main", "give 1"), ("pushes", "event", 6),
     ]  # fmt: skip
     assert [x["lane"] for x in recorder.told()] == ["keys", "waits", "gradients"]
 
