@@ -15,7 +15,7 @@ from cutlass.cute.nvgpu import warpgroup
 
 from ring_attn_backends.cute import lanes, online, slopes
 from ring_attn_backends.cute.operands import multiply, transposed
-from ring_attn_backends.cute.pipes import receive, release
+from ring_attn_backends.cute.pipes import receive, release, release_loaded
 from ring_attn_backends.cute.programs import column_of, nth_of_heads, row_of
 from ring_attn_backends.cute.registers import deliver, flat, pair_of, read, rounded
 from ring_attn_backends.cute.table import WARPGROUP
@@ -132,7 +132,7 @@ def _step(i, held, given, tile, *, edge):
         given.sums_mma, held.dv, held.p, given.dout_columns[None, None, None, d_slot], fresh=False
     )
     warpgroup.wait_group(1)
-    release(given.vectors, i, given.lane)
+    release_loaded(given.vectors, i, given.lane)
     rounded(held.ds, [x * y for x, y in zip(factors, read(held.dp), strict=True)])
     multiply(given.sums_mma, held.dk, held.ds, given.q_columns[None, None, None, slot], fresh=False)
     warpgroup.wait_group(1)

@@ -123,3 +123,13 @@ def release(pipe, i, lane, there=True):
     """A reader's warp has read tile i, if it is `there`: one of its lanes says so."""
     if (lane == 0) & there:
         arch.mbarrier_arrive(pipe.empty + i % pipe.stages)
+
+
+def release_loaded(pipe, i, lane):
+    """As `release`, of a tile whose numbers the lanes have loaded themselves.
+
+    An arrival speaks for what its own thread has read (PTX, memory consistency). What tensor cores
+    read is done when their products are, which the whole warp waits for.
+    """
+    arch.sync_warp()
+    release(pipe, i, lane)

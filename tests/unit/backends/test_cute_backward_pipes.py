@@ -60,7 +60,8 @@ def backward_played(monkeypatch, module, producer, stages, groups, tiles, parts,
 
     loops = SimpleNamespace(range=lambda *x, unroll: range(*x), range_constexpr=range, max=max)
     for name, stand_in in {
-        "cutlass": loops, "release": release, "multiply": multiply, "_weigh": weigh,
+        "cutlass": loops, "release": release, "release_loaded": release,
+        "multiply": multiply, "_weigh": weigh,
         "warpgroup": SimpleNamespace(wait_group=model.wait_group), "read": lambda _: [],
         "rounded": lambda *_: model.pause(), "_factors": lambda *_, **__: [],
         "_begin": lambda *_: model.pause(),

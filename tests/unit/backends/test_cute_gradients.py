@@ -42,8 +42,9 @@ def on_numpy(monkeypatch, module, cores):
         "read": list, "rounded": Registers.write,
         "receive": lambda slots, i: slots.receive(i),
         "release": lambda slots, i, lane, there=True: slots.release(i) if there else None,
+        "release_loaded": lambda slots, i, lane: slots.release(i),
     }.items():  # fmt: skip
-        monkeypatch.setattr(module, name, stand_in)
+        monkeypatch.setattr(module, name, stand_in, raising=False)
 
 
 class Told:
