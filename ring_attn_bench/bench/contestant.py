@@ -41,6 +41,11 @@ class Runner(Protocol):
         ...
 
     @property
+    def capturable(self) -> bool:
+        """Whether its calls can be put into CUDA graphs."""
+        ...
+
+    @property
     def kernel(self) -> Backend | None:
         """The kernel inside as a backend, to run alone on one GPU; None if there is none such."""
         ...

@@ -20,14 +20,15 @@ class Subject(StrEnum):
     TWIN = "twin"
     ONE_CALL = "one_call"
     GRAPH = "graph"
+    ONE_CALL_GRAPH = "one_call_graph"
 
 
 class Prepare(Frozen):
     """Make a contestant and its inputs; answers which directions it refuses, and why.
 
     own: each rank draws inputs for its own tokens alone, which no truth is known of: what a whole
-    sequence takes leaves the contestant less memory. graphs: whether calls over a cache are
-    captured in CUDA graphs too.
+    sequence takes leaves the contestant less memory. graphs: whether calls are captured in CUDA
+    graphs too.
     """
 
     do: Literal["prepare"] = "prepare"

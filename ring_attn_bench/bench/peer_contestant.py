@@ -14,7 +14,7 @@ from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.contract.backend import Backend, as_reason, is_interpreted, reason_against
-from ring_attn_bench.contract.peer import Peer, PeerRing
+from ring_attn_bench.contract.peer import Peer, PeerRing, is_capturable
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.records.direction import Direction
@@ -41,6 +41,11 @@ class PeerRunner:
     def interpreted(self) -> bool:
         """Whether its kernel, where that is one of ours, says so."""
         return is_interpreted(self.kernel)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether the peer says so."""
+        return is_capturable(self.peer)
 
     @property
     def version(self) -> str:

@@ -20,6 +20,7 @@ from ring_attn_bench.bench import (
     ring_contestant,
 )
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Runner
+from ring_attn_bench.bench.in_graphs import captured_by_all
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.invariants import Edit, Invariance, allowances, leave, ones_for_v, sums
 from ring_attn_bench.bench.messages import Prepare, Subject
@@ -196,6 +197,8 @@ class Prepared:
         """What to time, or None if the contestant has no such subject."""
         if subject is Subject.ONE_CALL:
             return self._one_call(direction)
+        if subject in (Subject.GRAPH, Subject.ONE_CALL_GRAPH):
+            return self._in_graph(direction, subject)
         contestant = self.contestant if subject is Subject.RING else self.twin
         return None if contestant is None else self._call_of(contestant, direction)
 
@@ -203,6 +206,25 @@ class Prepared:
         """What leaves its spans with the recorder; None if the contestant cannot be looked at."""
         contestant = self.contestant.traced(recorder)
         return None if contestant is None else self._call_of(contestant, direction)
+
+    def _in_graph(self, direction: Direction, subject: Subject) -> Call | None:
+        """None where there is none: a backward alone goes on from what was not captured."""
+        of_ring = subject is Subject.GRAPH
+        if not self._has_graphs or direction is Direction.BACKWARD:
+            return None
+        if of_ring and not self.contestant.capturable:
+            return None
+        call = self._call_of(self.contestant, direction) if of_ring else self._one_call(direction)
+        what = self.request.contestant.name if of_ring else "its one call"
+        return None if call is None else captured_by_all(call, self.place, what)
+
+    @property
+    def _has_graphs(self) -> bool:
+        """Whether they are asked for, on GPUs that play a rank each: by loopback ranks take turns,
+        and a larger ring that is played by fewer is looked at for how it moves keys."""
+        place = self.place
+        is_real = place.processes == place.world_size and self.stand_in is None
+        return self.request.graphs and is_real and place.device.type == "cuda"
 
     def _call_of(self, contestant: Runner, direction: Direction) -> Call:
         if direction is Direction.FORWARD:

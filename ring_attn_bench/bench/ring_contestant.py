@@ -72,6 +72,11 @@ class RingRunner:
         return is_interpreted(self.kernel)
 
     @property
+    def capturable(self) -> bool:
+        """A ring of processes that ask each other nothing first: a handshake is the host's."""
+        return self.greet is None
+
+    @property
     def allowed_pairs(self) -> list[int]:
         """From the plans; where a larger ring is played, of all its ranks."""
         return [job.plan.area for job in self.whole or self.jobs]

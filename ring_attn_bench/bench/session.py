@@ -167,7 +167,7 @@ class Session:
             directions=self.directions,
             seed=self._suite.seed,
             own=self._own,
-            graphs=self._suite.timing.enabled and self._suite.timing.graphs,
+            graphs=self._suite.timing.wants_graphs_of(self.entry.case),
         )
         answers = self._told(command)
         answer = answers[0]

@@ -49,6 +49,15 @@ class Timing(Frozen):
     """Whether a matrix product, a copy and the link are measured before anything else."""
     graphs: Switch = True
     """Whether calls over a cache are timed in a CUDA graph too, where there is a GPU."""
+    ring_graph_tokens: Annotated[int, number(ge=0, le=MOST)] = 0
+    """Up to how many tokens of a sequence on each GPU a ring, and the one call beside it, are timed
+    in CUDA graphs too. A longer one takes longer than the host that launches it."""
+
+    def wants_graphs_of(self, case: Case) -> bool:
+        """Whether its calls are timed in CUDA graphs too."""
+        if case.cache is not None:
+            return self.enabled and self.graphs
+        return self.enabled and case.seqlen_per_gpu <= self.ring_graph_tokens
 
     @model_validator(mode="after")
     def _samples_fit(self) -> Self:

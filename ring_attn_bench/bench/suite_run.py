@@ -18,7 +18,7 @@ from ring_attn_bench.bench.gauges import Gauges
 from ring_attn_bench.bench.messages import Subject
 from ring_attn_bench.bench.sampling import BATCH, Series
 from ring_attn_bench.bench.session import Measured, RefusedByWorker, Session
-from ring_attn_bench.bench.suite import Entry, Suite
+from ring_attn_bench.bench.suite import Entry, Suite, Timing
 from ring_attn_bench.bench.tracing import Traces
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import INVARIANTS
@@ -238,7 +238,7 @@ class SuiteRun:
         timing, session = self._suite.timing, match.session
         if match.measured is None:
             match.measured = session.measure(match.direction)
-            match.series = {subject: Series() for subject in _subjects(session.entry.case)}
+            match.series = {subject: Series() for subject in _subjects(session.entry.case, timing)}
         for subject, series in list(match.series.items()):
             if series.stop(timing):
                 continue
@@ -258,6 +258,7 @@ class SuiteRun:
             twin=_rounded(match.series.get(Subject.TWIN, empty).times),
             one_gpu=_rounded(one_call),
             graph=_rounded(match.series.get(Subject.GRAPH, empty).times),
+            one_gpu_graph=_rounded(match.series.get(Subject.ONE_CALL_GRAPH, empty).times),
             stop=ring.stop(self._suite.timing),
         )
         work: dict[str, Any] = measured.work | ({} if one_call else {"one_gpu_flops": None})
@@ -333,11 +334,12 @@ class SuiteRun:
         return record
 
 
-def _subjects(case: Case) -> tuple[Subject, ...]:
-    """What may be timed of a contestant: a ring beside what it is without, a call in a graph."""
-    if case.cache is None:
-        return Subject.RING, Subject.TWIN, Subject.ONE_CALL
-    return Subject.RING, Subject.GRAPH
+def _subjects(case: Case, timing: Timing) -> tuple[Subject, ...]:
+    """What may be timed of a contestant: a ring beside what it is without, calls in graphs."""
+    if case.cache is not None:
+        return Subject.RING, Subject.GRAPH
+    graphs = (Subject.GRAPH, Subject.ONE_CALL_GRAPH) if timing.wants_graphs_of(case) else ()
+    return Subject.RING, Subject.TWIN, Subject.ONE_CALL, *graphs
 
 
 _CALLS = {

@@ -49,6 +49,9 @@ class Peer(Protocol):
     name: its name in the registry, without the "peer:" that suites and records put before it.
     kernel: the backend of ours that has the same kernel, to run beside it on one GPU; or None.
     worker_environment: by device type, environment variables that its process must start with.
+
+    One whose forward and backward can be captured in a CUDA graph, over NCCL, has `capturable =
+    True` too.
     """
 
     name: str
@@ -88,6 +91,11 @@ class CachedPeer(Protocol):
         the peer plans for by the lengths that the cache has now is done here, and is in no time.
         """
         ...
+
+
+def is_capturable(peer: object) -> bool:
+    """Whether the peer says that its passes can be put into CUDA graphs."""
+    return getattr(type(peer), "capturable", False) is True
 
 
 def over_caches(peer: object) -> CachedPeer | None:

@@ -252,7 +252,9 @@ class Samples(Frozen):
     one_gpu: list[list[Milliseconds]] = Field(default_factory=list)
     """The same kernel in one call of one GPU's share of the work, on every GPU at once."""
     graph: list[list[Milliseconds]] = Field(default_factory=list)
-    """Calls over a cache as they are in a CUDA graph: what their kernels take."""
+    """Calls as they are in a CUDA graph: what they take when no host is in the way."""
+    one_gpu_graph: list[list[Milliseconds]] = Field(default_factory=list)
+    """The calls of `one_gpu` in a CUDA graph."""
     stop: str = ""
     """Why sampling ended: `precise`, `max_samples` or `time`."""
 

@@ -161,7 +161,13 @@ class ReportRow(Frozen):
         description="the same launches on local keys, without communication (median as above)"
     )
     graph_ms: float | None = _column(
-        description="over a cache, a call in a CUDA graph (median as above): what its kernels take"
+        description="a call in a CUDA graph (median as above): what it takes without its host"
+    )
+    one_gpu_graph_ms: float | None = _column(
+        description="one_gpu_ms of calls that are in a CUDA graph"
+    )
+    percent_of_one_gpu_graph: float | None = _column(
+        description="100 x one_gpu_graph_ms / graph_ms"
     )
     cache_mib: float | None = _column(
         description="of K and V that some query of a call sees: what has to be read, of all ranks"

@@ -147,6 +147,7 @@ def _speed(record: Record) -> dict[str, Any]:
         **_slowest(record),
         "executed_over_useful_flops": _ratio(speed.executed_flops, speed.useful_flops),
         **_beside(record, ring.median),
+        **_in_graphs(record),
         **_read(record, ring.median),
         **_why(record),
         **_ceilings(record.ceilings),
@@ -164,15 +165,33 @@ def _read(record: Record, latency: float) -> dict[str, Any]:
     assert speed is not None  # it has a latency
     if not speed.cache_bytes:
         return {}
-    graph = summarize(speed.samples.graph)
-    graph_ms = None if graph is None or graph.median < _SHORTEST else graph.median
-    pace = speed.cache_bytes / speed.devices / (graph_ms or latency) / 1e9
+    pace = speed.cache_bytes / speed.devices / (_graph_ms(record) or latency) / 1e9
     ceiling = None if ceilings is None else ceilings.read_rate
     return {
-        "graph_ms": graph_ms,
         "cache_mib": speed.cache_bytes / MIB,
         "read_tbs": pace,
         "percent_of_read": None if ceiling is None else 1e5 * pace / ceiling,
+    }
+
+
+def _graph_ms(record: Record) -> float | None:
+    """Of a call in a CUDA graph; None where there is none, or one that nobody can believe."""
+    graph = None if record.speed is None else summarize(record.speed.samples.graph)
+    return None if graph is None or graph.median < _SHORTEST else graph.median
+
+
+def _in_graphs(record: Record) -> dict[str, Any]:
+    """A call in a CUDA graph, and how near it comes to one GPU's that is in one too."""
+    speed, graph_ms = record.speed, _graph_ms(record)
+    assert speed is not None  # it has a latency
+    alone = summarize(speed.samples.one_gpu_graph)
+    if graph_ms is None or alone is None or not speed.one_gpu_flops:
+        return {"graph_ms": graph_ms}
+    ideal = alone.median * speed.useful_flops / speed.devices / speed.one_gpu_flops
+    return {
+        "graph_ms": graph_ms,
+        "one_gpu_graph_ms": ideal,
+        "percent_of_one_gpu_graph": 100 * ideal / graph_ms,
     }
 
 

@@ -36,6 +36,7 @@ class TorchCP:
     rotation: Rotation
     needs_cuda = True
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    capturable = True
 
     def __init__(self) -> None:
         if not dist.is_available():

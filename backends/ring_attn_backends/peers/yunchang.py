@@ -31,6 +31,7 @@ class Ulysses:
     kernel: str | None
     inside: PeerKernel
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    capturable = True
 
     def __init__(self) -> None:
         self._package = _import(self.inside.stand_ins())

@@ -14,8 +14,9 @@ from ring_attn_bench.bench import flops
 from ring_attn_bench.bench.accuracy import Results
 from ring_attn_bench.bench.cached import runners, truth
 from ring_attn_bench.bench.cached.inputs import CacheInputs, Tokens, draw, lay, shape_of
-from ring_attn_bench.bench.cached.runners import CacheRunner, Step, captured, detached
+from ring_attn_bench.bench.cached.runners import CacheRunner, Step, detached
 from ring_attn_bench.bench.contestant import Outputs
+from ring_attn_bench.bench.in_graphs import captured
 from ring_attn_bench.bench.inputs import dtype_of
 from ring_attn_bench.bench.invariants import sums
 from ring_attn_bench.bench.messages import Prepare, Subject
@@ -105,8 +106,7 @@ class PreparedCache:
         if subject is Subject.RING:
             return lambda: _one_after_another(every)
         if subject is Subject.GRAPH and self._has_graphs:
-            graph, results = captured(lambda: _one_after_another(every))
-            return _Replay(graph, results)
+            return captured(lambda: _one_after_another(every))
         return None
 
     @property
@@ -152,12 +152,12 @@ class PreparedCache:
         lengths = x.cache_seqlens.clone()
         if self.contestant.follows_lengths:
             x.cache_seqlens.sub_(1).clamp_(min=shape_of(self.request.case).leftpad)
-        graph, results = captured(self.contestant.step(x))
+        again = captured(self.contestant.step(x))
         x.cache_seqlens.copy_(lengths)
 
         def replay() -> Outputs:
-            graph.replay()
-            return results
+            again()
+            return again.results
 
         return replay
 
@@ -182,17 +182,6 @@ class PreparedCache:
             x.v.fill_(1.0)
         results = detached(self.contestant.step(x)())
         return sums(self.request.case, self.place, [results], None)
-
-
-@dataclass(frozen=True)
-class _Replay:
-    """A graph, and the memory of its results, which must live as long."""
-
-    graph: torch.cuda.CUDAGraph
-    results: Outputs
-
-    def __call__(self) -> None:
-        self.graph.replay()
 
 
 def prepare(request: Prepare, place: WorkerPlace, context: RingContext | None) -> PreparedCache:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ring_attn_bench import registry
@@ -199,16 +198,6 @@ def call_of(case: Case, x: CacheInputs) -> CachedCall:
         new = Appended(x.k, x.v, x.rotary_cos, x.rotary_sin, pairs, one_place)
     cache = Cache(x.k_cache, x.v_cache, x.cache_seqlens, x.block_table, skipped=x.cache_leftpad)
     return CachedCall(x.q, cache, mask_of(case), score_of(case), new, splits=shape.splits)
-
-
-def captured(step: Step) -> tuple[torch.cuda.CUDAGraph, Outputs]:
-    """The call in a CUDA graph, and the memory where each replay leaves its results."""
-    for _ in range(2):  # what is compiled or chosen once cannot be in a graph
-        step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = step()
-    return graph, outputs
 
 
 def detached(outputs: Outputs) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from ring_attn_bench.text.digits import digits, percent, tokens
 from ring_attn_bench.text.table import Notes, Table
 
 _KEPT = "MiB kept"
+_GRAPH, _OF_ONE = "ms in a graph", "% of 1 there"
 _FEW = "fewer than 6 samples, of which a median has no 95 % interval"
 
 
@@ -26,6 +27,8 @@ def _table(rows: Sequence[ReportRow], who: Naming, unit: str) -> Table:
     columns = _figures(unit, notes)
     if all(row.kept_mib is None for row in rows):
         del columns[_KEPT]
+    if all(row.graph_ms is None for row in rows):
+        del columns[_GRAPH], columns[_OF_ONE]
     body = []
     for row in sorted(rows, key=_fastest_first):
         cells = tuple(cell(row) for cell in columns.values())
@@ -50,6 +53,8 @@ def _figures(unit: str, notes: Notes) -> dict[str, Callable[[ReportRow], str]]:
         f"TFLOP/s per {unit}": lambda row: digits(row.tflops_per_gpu),
         f"% of 1 {unit}": lambda row: percent(row.percent_of_one_gpu),
         "% of twin": lambda row: percent(row.percent_of_twin),
+        _GRAPH: lambda row: digits(row.graph_ms, 4),
+        _OF_ONE: lambda row: percent(row.percent_of_one_gpu_graph),
         "MiB per call": lambda row: "" if row.latency_ms is None else digits(row.peak_extra_mib),
         _KEPT: _kept,
     }

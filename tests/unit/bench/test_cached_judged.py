@@ -9,6 +9,7 @@ from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_bench import registry
 from ring_attn_bench.bench.cached import prepared
 from ring_attn_bench.bench.cached.prepared import PreparedCache
+from ring_attn_bench.bench.in_graphs import Replay
 from ring_attn_bench.bench.messages import Sample, Subject
 from ring_attn_bench.bench.suite import Suite
 from ring_attn_bench.bench.suite_run import SuiteRun
@@ -184,7 +185,7 @@ def with_graphs(monkeypatch, *, stuck=False):
 
     def captured(step):
         graph = Graph(step, stuck=stuck)
-        return graph, graph.outputs
+        return Replay(graph, graph.outputs)
 
     monkeypatch.setattr(prepared, "captured", captured)
     monkeypatch.setattr(PreparedCache, "_has_graphs", property(lambda self: self.request.graphs))

@@ -36,6 +36,9 @@ SPEEDS = (
 )  # fmt: skip
 
 
+TEN = [[9.0, 10.0]] * 6
+
+
 def timed(**changes):
     """Two ranks; the slowest took 10 ms, its twin 8 ms and one GPU with half the share 4 ms."""
     fields = {
@@ -78,6 +81,18 @@ def test_figures_by_hand(make_record, make_case):
     assert found.executed_over_useful_flops == 1.25
     assert found.imbalance == 1.25
     assert (found.samples, found.stop, found.spread) == (6, "time", 0.0)
+
+
+def test_a_ring_in_a_graph_stands_beside_one_call_that_is_in_one(make_record):
+    loops = Samples(ring=[[20.0, 20.0]] * 6, one_gpu=[[16.0, 16.0]] * 6)
+    samples = loops.model_copy(update={"graph": TEN, "one_gpu_graph": [[3.0, 4.0]] * 6})
+    found = row(make_record(speed=timed(samples=samples)))
+    alone = row(make_record(speed=timed(samples=loops.model_copy(update={"graph": TEN}))))
+
+    assert (found.graph_ms, found.one_gpu_graph_ms) == (10.0, pytest.approx(8.0))
+    assert found.percent_of_one_gpu_graph == pytest.approx(80.0)
+    assert alone.graph_ms == 10.0
+    assert alone.one_gpu_graph_ms is alone.percent_of_one_gpu_graph is None
 
 
 def test_loopback_is_the_work_of_one_gpu(make_record):
@@ -212,6 +227,8 @@ def test_every_column_is_filled_by_somebody(make_record):
     )
 
     filled = row(made).model_fields_set | row(over).model_fields_set
+    in_graphs = timed(samples=Samples(ring=TEN, graph=TEN, one_gpu_graph=TEN))
+    filled |= row(make_record(speed=in_graphs)).model_fields_set
     assert filled == set(ReportRow.model_fields)
 
 
