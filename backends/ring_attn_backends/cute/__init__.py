@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ring_attn_bench.contract.tensors import Running, Sums
+from ring_attn_bench.contract.tensors import Keys, Running, Sums
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.block import Alibi, Form
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ring_attn_bench.contract.ahead import CompiledAhead
-    from ring_attn_bench.contract.tensors import Keys, Rows
+    from ring_attn_bench.contract.tensors import Rows
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.problem import Problem, Score
 
@@ -89,7 +89,9 @@ class CuteBackend:
         """One kernel, which goes on from the running sums in its registers."""
         from ring_attn_backends.cute.arguments import forward_call
         from ring_attn_backends.cute.launch import enqueue
+        from ring_attn_backends.cute.serves import readable
 
+        q, keys = readable(q), Keys(*map(readable, keys))
         self._read(q, keys, running, first)
         enqueue(forward_call(q, keys, running, block, score, first=first))
 
@@ -118,8 +120,9 @@ class CuteBackend:
         """One kernel for dq and one for dk and dv, without atomics: always deterministic."""
         from ring_attn_backends.cute.arguments import dkdv_call, dq_call
         from ring_attn_backends.cute.launch import enqueue
-        from ring_attn_backends.cute.serves import unreadable_backward
+        from ring_attn_backends.cute.serves import readable_backward, unreadable_backward
 
+        rows, keys = readable_backward(rows, keys)
         why = unreadable_backward(rows, keys, sums, first=first, first_keys=first_keys)
         if why is not None:
             raise Unsupported(self.name, why)

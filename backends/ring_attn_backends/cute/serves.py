@@ -11,11 +11,12 @@ from ring_attn_backends.cute.arguments import FAR
 from ring_attn_backends.cute.build import COMPILER, TESTED
 from ring_attn_backends.cute.table import TABLE
 from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.contract.tensors import Keys, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+    from ring_attn_bench.contract.tensors import Sums
     from ring_attn_bench.plan.problem import Problem
 
 CAPABILITY = (9, 0)
@@ -74,29 +75,42 @@ def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
     return None
 
 
-def unreadable(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> str | None:
-    """Why the kernel cannot read or write a tensor where it lies, or None.
+def readable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where TMA cannot read it: as dout of a sum, whose strides are 0."""
+    if _is_aligned(tensor):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
-    TMA wants addresses and strides that 16 bytes divide; pairs of numbers are written at once.
-    """
+
+def readable_line(tensor: Tensor) -> Tensor:
+    """The same of a number for each row, such as lse."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
+
+
+def unreadable(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> str | None:
+    """Why the kernel cannot read or write a tensor where it lies, or None."""
     if dtype is not None and tensor.dtype is not dtype:
         return f"{name} is {tensor.dtype}, not {dtype}"
+    if not _is_aligned(tensor):
+        return f"{name} begins, or has strides, beside the 16 bytes that are moved at a time"
+    return None
+
+
+def _is_aligned(tensor: Tensor) -> bool:
+    """TMA wants addresses and strides that 16 bytes divide, and pairs of numbers are written."""
     size = tensor.element_size()
     *outer, (width, step) = zip(tensor.shape, tensor.stride(), strict=True)
-    if step != 1 and width > 1:
-        return f"{name}'s last dim has a stride of {step}, not 1"
-    if tensor.data_ptr() % 16 or any(n > 1 and (s <= 0 or s * size % 16) for n, s in outer):
-        return f"{name} begins, or has strides, beside the 16 bytes that TMA reads at a time"
-    return None
+    if tensor.data_ptr() % 16 or (step != 1 and width > 1):
+        return False
+    return not any(n > 1 and (s <= 0 or s * size % 16) for n, s in outer)
 
 
-def unreadable_line(name: str, tensor: Tensor) -> str | None:
-    """The same of a number for each row, such as lse."""
-    if tensor.dtype is not torch.float32:
-        return f"{name} is {tensor.dtype}, not torch.float32"
-    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
-        return f"{name}'s last dim has a stride of {tensor.stride(-1)}, not 1"
-    return None
+def readable_backward(rows: Rows, keys: Keys) -> tuple[Rows, Keys]:
+    """The same rows and keys, with a copy of what the kernels cannot read where it lies."""
+    q, dout, out, lse, delta = rows
+    read = None if delta is None else readable_line(delta)
+    rows = Rows(readable(q), readable(dout), out, readable_line(lse), read)
+    return rows, Keys(*map(readable, keys))
 
 
 def unreadable_backward(
@@ -112,6 +126,7 @@ def unreadable_backward(
         ("dq", sums.dq, None if first else wide),
         ("dk", sums.dk, key_dtype), ("dv", sums.dv, key_dtype),
     )  # fmt: skip
-    lines = ("lse", rows.lse), ("delta", rows.delta)
-    found = (*(unreadable(*x) for x in named), *(unreadable_line(*x) for x in lines))
-    return next((why for why in found if why is not None), None)
+    for name, line in (("lse", rows.lse), ("delta", rows.delta)):
+        if line.dtype is not wide:
+            return f"{name} is {line.dtype}, not {wide}"
+    return next((why for x in named if (why := unreadable(*x)) is not None), None)
