@@ -155,7 +155,7 @@ def test_tensors_that_tma_cannot_read_are_copied_and_such_results_refused():
     for odd in (
         torch.randn(2, 8, 4, 72).half()[..., 4:68],
         torch.randn(2, 8, 4, 65).half()[..., :64],
-        whole.transpose(2, 3),
+        torch.randn(2, 8, 64, 64).half().transpose(2, 3),
         whole[:, :1].expand(2, 8, 4, 64),
         torch.randn(2, 8, 4, 64).half().flatten()[4:2052].view(1, 8, 4, 64),
     ):
