@@ -16,7 +16,7 @@ from ring_attn_bench.contract.tensors import Keys, Rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.contract.tensors import Sums
+    from ring_attn_bench.contract.tensors import Running, Sums
     from ring_attn_bench.plan.problem import Problem
 
 CAPABILITY = (9, 0)
@@ -103,6 +103,15 @@ def _is_aligned(tensor: Tensor) -> bool:
     if tensor.data_ptr() % 16 or (step != 1 and width > 1):
         return False
     return not any(n > 1 and (s <= 0 or s * size % 16) for n, s in outer)
+
+
+def unreadable_forward(q: Tensor, keys: Keys, running: Running, *, first: bool) -> str | None:
+    """Why a forward cannot read, or write, one of its tensors, or None."""
+    named = [("q", q, None), ("k", keys.k, q.dtype), ("v", keys.v, q.dtype)]
+    named += [("out", running.result, None)]
+    if not first:
+        named += [("the running out", running.out, torch.float32)]
+    return next((why for x in named if (why := unreadable(*x)) is not None), None)
 
 
 def readable_backward(rows: Rows, keys: Keys) -> tuple[Rows, Keys]:
