@@ -23,7 +23,8 @@ CAPABILITY = (9, 0)
 """Of the GPUs that have wgmma, and TMA as Hopper has it: code for sm_90a runs nowhere else."""
 LARGEST_CAP = 1024.0
 """Softcap up to which a tanh that is right to 1e-7 absolute leaves scores right to 1e-4."""
-ELSEWHERE = "use triton, flash_attn_4 or cudnn there"
+BESIDE_TRITON = {8: "flash_attn_2", 10: "flash_attn_4", 11: "flash_attn_4"}
+"""By major compute capability, who else is known to serve it."""
 
 
 def lacking() -> str | None:
@@ -48,17 +49,20 @@ def lacking_gpu() -> str | None:
 
 def _elsewhere(capability: tuple[int, int]) -> str:
     major, minor = capability
-    return f"its kernels are for sm_90a (H100, H200), not for sm_{major}{minor}; {ELSEWHERE}"
+    others = ", ".join(filter(None, ("triton", BESIDE_TRITON.get(major))))
+    reason = f"its kernels are for sm_90a (H100, H200), not for sm_{major}{minor}"
+    return f"{reason}; use {others} or cudnn there"
 
 
 def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
     """Why a problem is not computed on a GPU of that capability, or None."""
     if problem.device != "cuda" or capability is None:
-        return "it needs a CUDA device"
+        return "it needs a CUDA device; aten, flex and reference run on a CPU"
     if capability != CAPABILITY:
         return _elsewhere(capability)
     if problem.dtype not in ("float16", "bfloat16"):
-        return f"it computes in float16 and bfloat16 only, not {problem.dtype}"
+        other = "reference" if problem.dtype == "float64" else "triton"
+        return f"it computes in float16 and bfloat16 only, not {problem.dtype}; {other} has that"
     if problem.alibi:
         return "it has no ALiBi; triton has"
     if problem.dropout_p > 0:
@@ -67,9 +71,11 @@ def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
         return "it has no packed documents; triton has"
     dims = problem.head_dim, problem.head_dim_v
     if dims[0] != dims[1] or dims[0] not in TABLE:
-        return f"it has head dims {' and '.join(map(str, TABLE))}, the same in v (got {dims})"
+        has = f"it has head dims {' and '.join(map(str, TABLE))}, the same in v"
+        return f"{has} (got {dims}); triton has all up to 256, reference any"
     if problem.softcap > LARGEST_CAP:
-        return f"its tanh is too rough for a softcap above {LARGEST_CAP:g} (got {problem.softcap})"
+        rough = f"its tanh is too rough for a softcap above {LARGEST_CAP:g}"
+        return f"{rough} (got {problem.softcap}); triton takes any"
     if max(problem.seqlen, problem.queries or 0) >= FAR:
         return f"it counts tokens below {FAR} (got {problem.seqlen})"
     return None

@@ -10,6 +10,7 @@ from ring_attn_backends import cute
 from ring_attn_backends.cute import serves, table
 from ring_attn_backends.cute.arguments import FAR, dkdv_call, dq_call, forward_call
 from ring_attn_backends.cute.launch import enqueue
+from ring_attn_backends.triton import TritonBackend
 
 from ring_attn_bench.contract.backend import accumulating
 from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
@@ -17,6 +18,7 @@ from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.block import Block, Form
 from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Mask, Problem, Score
+from ring_attn_bench.registry import backend_class
 
 HOPPER = (9, 0)
 PROBLEM = Problem(
@@ -128,11 +130,41 @@ def test_what_the_kernel_lacks_is_refused_in_a_sentence(change, said):
     assert re.search(said, why)
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (10, 0), (12, 0)])
-def test_other_gpus_are_told_what_serves_them(capability):
+@pytest.mark.parametrize(
+    ("capability", "others"),
+    [
+        ((8, 0), "triton, flash_attn_2 or cudnn"),
+        ((10, 0), "triton, flash_attn_4 or cudnn"),
+        ((12, 0), "triton or cudnn"),
+    ],
+)
+def test_other_gpus_are_told_what_serves_them(capability, others):
     why = serves.refused(PROBLEM, capability)
 
-    assert "not for sm_{}{}; use triton".format(*capability) in (why or "")
+    assert "not for sm_{}{}; use {} there".format(*capability, others) in (why or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        ({"alibi": True}, "triton"),
+        ({"dropout_p": 0.1}, "triton"),
+        ({"packed": True}, "triton"),
+        ({"head_dim": 96, "head_dim_v": 96}, "triton"),
+        ({"softcap": 1e6}, "triton"),
+        ({"dtype": "float32"}, "triton"),
+        ({"dtype": "float64"}, "reference"),
+        ({"device": "cpu"}, "reference"),
+    ],
+    ids=str,
+)
+def test_what_a_refusal_names_does_serve_the_problem(change, other):
+    problem = replace(PROBLEM, **change)
+
+    assert other in serves.refused(problem, HOPPER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TritonBackend, "interpreted", lambda _: False)
+        assert backend_class(other)().unsupported(problem) is None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
