@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ring_attn_bench.contract.tensors import Running, Sums
+from ring_attn_bench.contract.tensors import Keys, Running, Sums
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.block import Alibi, Form
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ring_attn_backends.cute.arguments import Call
     from ring_attn_bench.contract.ahead import CompiledAhead
-    from ring_attn_bench.contract.tensors import Keys, Rows
+    from ring_attn_bench.contract.tensors import Rows
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.problem import Problem, Score
 
@@ -87,11 +88,13 @@ class CuteBackend:
         first: bool,
     ) -> None:
         """One kernel, which goes on from the running sums in its registers."""
-        from ring_attn_backends.cute.arguments import forward_call
-        from ring_attn_backends.cute.launch import enqueue
+        from ring_attn_backends.cute.kept import enqueue
 
-        self._read(q, keys, running, first)
-        enqueue(forward_call(q, keys, running, block, score, first=first))
+        enqueue(
+            ("forward", block, first), score,
+            (q, *keys, running.out, running.result, running.lse),
+            lambda: _forward_calls(q, keys, running, block, score, first=first),
+        )  # fmt: skip
 
     def backward(
         self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
@@ -116,25 +119,41 @@ class CuteBackend:
         deterministic: bool,
     ) -> None:
         """One kernel for dq and one for dk and dv, without atomics: always deterministic."""
-        from ring_attn_backends.cute.arguments import dkdv_call, dq_call
-        from ring_attn_backends.cute.launch import enqueue
-        from ring_attn_backends.cute.serves import unreadable_backward
+        from ring_attn_backends.cute.kept import enqueue
 
-        why = unreadable_backward(rows, keys, sums, first=first, first_keys=first_keys)
-        if why is not None:
-            raise Unsupported(self.name, why)
-        enqueue(dq_call(rows, keys, sums.dq, block, score, first=first))
-        enqueue(dkdv_call(rows, keys, sums.dk, sums.dv, block, score, first=first_keys))
+        delta = () if rows.delta is None else (rows.delta,)
+        enqueue(
+            ("backward", block, first, first_keys), score,
+            (rows.q, *keys, rows.dout, rows.lse, *sums, *delta),
+            lambda: _backward_calls(
+                rows, keys, sums, block, score, first=first, first_keys=first_keys
+            ),
+        )  # fmt: skip
 
-    def _read(self, q: Tensor, keys: Keys, running: Running, first: bool) -> None:
-        from ring_attn_backends.cute.serves import unreadable
 
-        wide = torch.float32
-        named = [("q", q, None), ("k", keys.k, q.dtype), ("v", keys.v, q.dtype)]
-        named += [("out", running.result, None)]
-        if not first:
-            named += [("the running out", running.out, wide)]
-        for name, tensor, dtype in named:
-            why = unreadable(name, tensor, dtype)
-            if why is not None:
-                raise Unsupported(self.name, why)
+def _forward_calls(
+    q: Tensor, keys: Keys, running: Running, block: Block, score: Score, *, first: bool
+) -> Iterator[Call]:
+    from ring_attn_backends.cute.arguments import forward_call
+    from ring_attn_backends.cute.serves import readable, unreadable_forward
+
+    q, keys = readable(q), Keys(*map(readable, keys))
+    _check(unreadable_forward(q, keys, running, first=first))
+    yield forward_call(q, keys, running, block, score, first=first)
+
+
+def _backward_calls(
+    rows: Rows, keys: Keys, sums: Sums, block: Block, score: Score, *, first: bool, first_keys: bool
+) -> Iterator[Call]:
+    from ring_attn_backends.cute.arguments import dkdv_call, dq_call
+    from ring_attn_backends.cute.serves import readable_backward, unreadable_backward
+
+    rows, keys = readable_backward(rows, keys)
+    _check(unreadable_backward(rows, keys, sums, first=first, first_keys=first_keys))
+    yield dq_call(rows, keys, sums.dq, block, score, first=first)
+    yield dkdv_call(rows, keys, sums.dk, sums.dv, block, score, first=first_keys)
+
+
+def _check(why: str | None) -> None:
+    if why is not None:
+        raise Unsupported(CuteBackend.name, why)

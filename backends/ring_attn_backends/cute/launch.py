@@ -2,12 +2,16 @@
 
 The compiler's own way takes the host 200 us to look at 34 arguments and pack each. They are numbers
 of known widths, so here they are packed at once, and the compiled launch is handed where each lies.
+For other tensors that look the same only the addresses are packed again (`kept.py`).
 """
 
 from __future__ import annotations
 
 import ctypes
 from functools import cache
+from operator import methodcaller
+from struct import Struct
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,21 +21,57 @@ from ring_attn_backends.cute.build import function
 from ring_attn_backends.cute.signatures import SIGNATURES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from struct import Struct
+
+    from torch import Tensor
 
     from ring_attn_backends.cute.table import Build, Kernel
 
 
-def enqueue(call: Call, folder: Path | None = None) -> None:
-    """Launches it on the current stream of the tensors' device."""
+_STREAM = Struct("Q")
+_address = methodcaller("data_ptr")
+
+
+class Launch:
+    """A call that can be made again, for tensors whose shapes, strides and dtypes are the same."""
+
+    def __init__(self, call: Call, folder: Path | None = None) -> None:
+        kernel, device = call.build.kernel, call.tensors[0].device
+        self._row = packed(call, 0)
+        # as objects, which the compiler's launcher does not make of numbers in every call then
+        self._places = [ctypes.c_void_p(place) for place in places(self._row, kernel)]
+        self._addresses = Struct(f"{len(call.tensors)}Q")
+        self._place_of_stream = _layout(kernel)[1][-1]
+        self._lock = Lock()  # the row is one for all threads
+        with torch.cuda.device(device):  # loading it goes through all devices
+            self._executor = _executor(call.build, folder)
+
+    def run(self, tensors: Sequence[Tensor]) -> None:
+        """Enqueues it on the current stream of the tensors' device."""
+        device = tensors[0].get_device()
+        if device == torch.cuda.current_device():
+            self._enqueue(map(_address, tensors), device)
+            return
+        with torch.cuda.device(device):
+            self._enqueue(map(_address, tensors), device)
+
+    def _enqueue(self, addresses: Iterable[int], device: int) -> None:
+        stream = torch.cuda.current_stream(device).cuda_stream
+        with self._lock:
+            self._addresses.pack_into(self._row, 0, *addresses)
+            _STREAM.pack_into(self._row, self._place_of_stream, stream)
+            self._executor.run_compiled_program(self._places)
+
+
+def enqueue(call: Call, folder: Path | None = None) -> Launch | None:
+    """Launches it on the current stream of the tensors' device; None where nothing was to do."""
     if call.is_empty:
         _nothing_seen(call)
-        return
-    device = call.tensors[0].device
-    with torch.cuda.device(device):
-        arguments = packed(call, torch.cuda.current_stream(device).cuda_stream)
-        _executor(call.build, folder).run_compiled_program(places(arguments, call.build.kernel))
+        return None
+    launch = Launch(call, folder)
+    launch.run(call.tensors)
+    return launch
 
 
 def packed(call: Call, stream: int) -> ctypes.Array[ctypes.c_char]:

@@ -11,18 +11,20 @@ from ring_attn_backends.cute.arguments import FAR
 from ring_attn_backends.cute.build import COMPILER, TESTED
 from ring_attn_backends.cute.table import TABLE
 from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.contract.tensors import Keys, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+    from ring_attn_bench.contract.tensors import Running, Sums
     from ring_attn_bench.plan.problem import Problem
 
 CAPABILITY = (9, 0)
 """Of the GPUs that have wgmma, and TMA as Hopper has it: code for sm_90a runs nowhere else."""
 LARGEST_CAP = 1024.0
 """Softcap up to which a tanh that is right to 1e-7 absolute leaves scores right to 1e-4."""
-ELSEWHERE = "use triton, flash_attn_4 or cudnn there"
+BESIDE_TRITON = {8: "flash_attn_2", 10: "flash_attn_4", 11: "flash_attn_4"}
+"""By major compute capability, who else is known to serve it."""
 
 
 def lacking() -> str | None:
@@ -47,17 +49,20 @@ def lacking_gpu() -> str | None:
 
 def _elsewhere(capability: tuple[int, int]) -> str:
     major, minor = capability
-    return f"its kernels are for sm_90a (H100, H200), not for sm_{major}{minor}; {ELSEWHERE}"
+    others = ", ".join(filter(None, ("triton", BESIDE_TRITON.get(major))))
+    reason = f"its kernels are for sm_90a (H100, H200), not for sm_{major}{minor}"
+    return f"{reason}; use {others} or cudnn there"
 
 
 def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
     """Why a problem is not computed on a GPU of that capability, or None."""
     if problem.device != "cuda" or capability is None:
-        return "it needs a CUDA device"
+        return "it needs a CUDA device; aten, flex and reference run on a CPU"
     if capability != CAPABILITY:
         return _elsewhere(capability)
     if problem.dtype not in ("float16", "bfloat16"):
-        return f"it computes in float16 and bfloat16 only, not {problem.dtype}"
+        other = "reference" if problem.dtype == "float64" else "triton"
+        return f"it computes in float16 and bfloat16 only, not {problem.dtype}; {other} has that"
     if problem.alibi:
         return "it has no ALiBi; triton has"
     if problem.dropout_p > 0:
@@ -66,37 +71,61 @@ def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
         return "it has no packed documents; triton has"
     dims = problem.head_dim, problem.head_dim_v
     if dims[0] != dims[1] or dims[0] not in TABLE:
-        return f"it has head dims {' and '.join(map(str, TABLE))}, the same in v (got {dims})"
+        has = f"it has head dims {' and '.join(map(str, TABLE))}, the same in v"
+        return f"{has} (got {dims}); triton has all up to 256, reference any"
     if problem.softcap > LARGEST_CAP:
-        return f"its tanh is too rough for a softcap above {LARGEST_CAP:g} (got {problem.softcap})"
+        rough = f"its tanh is too rough for a softcap above {LARGEST_CAP:g}"
+        return f"{rough} (got {problem.softcap}); triton takes any"
     if max(problem.seqlen, problem.queries or 0) >= FAR:
         return f"it counts tokens below {FAR} (got {problem.seqlen})"
     return None
 
 
-def unreadable(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> str | None:
-    """Why the kernel cannot read or write a tensor where it lies, or None.
+def readable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where TMA cannot read it: as dout of a sum, whose strides are 0."""
+    if _is_aligned(tensor):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
-    TMA wants addresses and strides that 16 bytes divide; pairs of numbers are written at once.
-    """
+
+def readable_line(tensor: Tensor) -> Tensor:
+    """The same of a number for each row, such as lse."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
+
+
+def unreadable(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> str | None:
+    """Why the kernel cannot read or write a tensor where it lies, or None."""
     if dtype is not None and tensor.dtype is not dtype:
         return f"{name} is {tensor.dtype}, not {dtype}"
+    if not _is_aligned(tensor):
+        return f"{name} begins, or has strides, beside the 16 bytes that are moved at a time"
+    return None
+
+
+def _is_aligned(tensor: Tensor) -> bool:
+    """TMA wants addresses and strides that 16 bytes divide, and pairs of numbers are written."""
     size = tensor.element_size()
     *outer, (width, step) = zip(tensor.shape, tensor.stride(), strict=True)
-    if step != 1 and width > 1:
-        return f"{name}'s last dim has a stride of {step}, not 1"
-    if tensor.data_ptr() % 16 or any(n > 1 and (s <= 0 or s * size % 16) for n, s in outer):
-        return f"{name} begins, or has strides, beside the 16 bytes that TMA reads at a time"
-    return None
+    if tensor.data_ptr() % 16 or (step != 1 and width > 1):
+        return False
+    return not any(n > 1 and (s <= 0 or s * size % 16) for n, s in outer)
 
 
-def unreadable_line(name: str, tensor: Tensor) -> str | None:
-    """The same of a number for each row, such as lse."""
-    if tensor.dtype is not torch.float32:
-        return f"{name} is {tensor.dtype}, not torch.float32"
-    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
-        return f"{name}'s last dim has a stride of {tensor.stride(-1)}, not 1"
-    return None
+def unreadable_forward(q: Tensor, keys: Keys, running: Running, *, first: bool) -> str | None:
+    """Why a forward cannot read, or write, one of its tensors, or None."""
+    named = [("q", q, None), ("k", keys.k, q.dtype), ("v", keys.v, q.dtype)]
+    named += [("out", running.result, None)]
+    if not first:
+        named += [("the running out", running.out, torch.float32)]
+    return next((why for x in named if (why := unreadable(*x)) is not None), None)
+
+
+def readable_backward(rows: Rows, keys: Keys) -> tuple[Rows, Keys]:
+    """The same rows and keys, with a copy of what the kernels cannot read where it lies."""
+    q, dout, out, lse, delta = rows
+    read = None if delta is None else readable_line(delta)
+    rows = Rows(readable(q), readable(dout), out, readable_line(lse), read)
+    return rows, Keys(*map(readable, keys))
 
 
 def unreadable_backward(
@@ -112,6 +141,7 @@ def unreadable_backward(
         ("dq", sums.dq, None if first else wide),
         ("dk", sums.dk, key_dtype), ("dv", sums.dv, key_dtype),
     )  # fmt: skip
-    lines = ("lse", rows.lse), ("delta", rows.delta)
-    found = (*(unreadable(*x) for x in named), *(unreadable_line(*x) for x in lines))
-    return next((why for why in found if why is not None), None)
+    for name, line in (("lse", rows.lse), ("delta", rows.delta)):
+        if line.dtype is not wide:
+            return f"{name} is {line.dtype}, not {wide}"
+    return next((why for x in named if (why := unreadable(*x)) is not None), None)

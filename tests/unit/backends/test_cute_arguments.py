@@ -10,6 +10,7 @@ from ring_attn_backends import cute
 from ring_attn_backends.cute import serves, table
 from ring_attn_backends.cute.arguments import FAR, dkdv_call, dq_call, forward_call
 from ring_attn_backends.cute.launch import enqueue
+from ring_attn_backends.triton import TritonBackend
 
 from ring_attn_bench.contract.backend import accumulating
 from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
@@ -17,6 +18,7 @@ from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.block import Block, Form
 from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Mask, Problem, Score
+from ring_attn_bench.registry import backend_class
 
 HOPPER = (9, 0)
 PROBLEM = Problem(
@@ -128,11 +130,41 @@ def test_what_the_kernel_lacks_is_refused_in_a_sentence(change, said):
     assert re.search(said, why)
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (10, 0), (12, 0)])
-def test_other_gpus_are_told_what_serves_them(capability):
+@pytest.mark.parametrize(
+    ("capability", "others"),
+    [
+        ((8, 0), "triton, flash_attn_2 or cudnn"),
+        ((10, 0), "triton, flash_attn_4 or cudnn"),
+        ((12, 0), "triton or cudnn"),
+    ],
+)
+def test_other_gpus_are_told_what_serves_them(capability, others):
     why = serves.refused(PROBLEM, capability)
 
-    assert "not for sm_{}{}; use triton".format(*capability) in (why or "")
+    assert "not for sm_{}{}; use {} there".format(*capability, others) in (why or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        ({"alibi": True}, "triton"),
+        ({"dropout_p": 0.1}, "triton"),
+        ({"packed": True}, "triton"),
+        ({"head_dim": 96, "head_dim_v": 96}, "triton"),
+        ({"softcap": 1e6}, "triton"),
+        ({"dtype": "float32"}, "triton"),
+        ({"dtype": "float64"}, "reference"),
+        ({"device": "cpu"}, "reference"),
+    ],
+    ids=str,
+)
+def test_what_a_refusal_names_does_serve_the_problem(change, other):
+    problem = replace(PROBLEM, **change)
+
+    assert other in serves.refused(problem, HOPPER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TritonBackend, "interpreted", lambda _: False)
+        assert backend_class(other)().unsupported(problem) is None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -146,15 +178,23 @@ def test_hopper_is_served(dtype, dim, mask, backward):
     assert serves.refused(problem, HOPPER) is None
 
 
-def test_tensors_that_tma_cannot_read_are_refused():
-    whole = torch.empty(2, 8, 4, 64, dtype=torch.float16)
+def test_tensors_that_tma_cannot_read_are_copied_and_such_results_refused():
+    whole = torch.randn(2, 8, 4, 64).half()
 
-    assert serves.unreadable("q", whole) is None
-    assert serves.unreadable("q", whole[..., :32]) is None
-    assert "16 bytes" in (serves.unreadable("q", whole[..., 1:]) or "")
-    assert "16 bytes" in (serves.unreadable("q", torch.empty(2, 8, 4, 65).half()[..., :64]) or "")
-    assert "stride of 64" in (serves.unreadable("q", whole.transpose(2, 3)) or "")
-    assert "16 bytes" in (serves.unreadable("k", whole[:, :1].expand(2, 8, 4, 64)) or "")
+    for fine in (whole, whole[..., :32], whole[:1, ::3]):
+        assert serves.unreadable("out", fine) is None
+        assert serves.readable(fine) is fine
+    for odd in (
+        torch.randn(2, 8, 4, 72).half()[..., 4:68],
+        torch.randn(2, 8, 4, 65).half()[..., :64],
+        torch.randn(2, 8, 64, 64).half().transpose(2, 3),
+        whole[:, :1].expand(2, 8, 4, 64),
+        torch.randn(2, 8, 4, 64).half().flatten()[4:2052].view(1, 8, 4, 64),
+    ):
+        assert "16 bytes" in (serves.unreadable("out", odd) or "")
+        copy = serves.readable(odd)
+        assert serves.unreadable("q", copy) is None
+        assert torch.equal(copy, odd)
     assert "not torch.float32" in (serves.unreadable("out", whole, torch.float32) or "")
 
 
@@ -165,12 +205,13 @@ def backend(monkeypatch):
     return cute.CuteBackend()
 
 
-def test_what_tma_cannot_read_is_refused_before_anything_is_launched(backend):
+def test_what_cannot_be_written_is_refused_before_anything_is_launched(backend):
     q = torch.zeros(1, 4, 2, 64, dtype=torch.float16)
     block, odd = Block((Span(0, 4),), (Span(0, 4),), Band()), torch.zeros(1, 4, 2, 65).half()
 
-    with pytest.raises(Unsupported, match="k begins, or has strides, beside"):
-        backend.forward(q, Keys(odd[..., :64], q), block, SCORE)
+    running = Running(odd[..., :64], torch.zeros(1, 2, 4))
+    with pytest.raises(Unsupported, match="out begins, or has strides, beside"):
+        backend.forward_into(q, Keys(q, q), running, block, SCORE, first=True)
     with pytest.raises(Unsupported, match=r"v is torch\.float32"):
         backend.forward(q, Keys(q, q.float()), block, SCORE)
 
@@ -248,8 +289,7 @@ def test_without_rows_or_keys_gradients_are_zeros_or_stay_what_they_are(backend)
     [
         ({"delta": None}, "delta is missing"),
         ({"dout": torch.empty(2, 300, 8, 128)}, r"dout is torch\.float32, not torch\.bfloat16"),
-        ({"dout": torch.empty(2, 300, 1, 128).bfloat16().expand(-1, -1, 8, -1)}, "dout begins, or"),
-        ({"lse": torch.empty(2, 300, 8).transpose(1, 2)}, "lse's last dim has a stride of 8"),
+        ({"dq": torch.empty(2, 300, 8, 129).bfloat16()[..., :128]}, "dq begins, or"),
         ({"delta": torch.empty(2, 8, 300).double()}, r"delta is torch\.float64"),
         ({"dv": torch.empty(2, 200, 2, 128)}, r"dv is torch\.float32, not torch\.bfloat16"),
     ],

@@ -1,7 +1,5 @@
 """What the CuTe backward's launches are told means the gradients: read as the kernels read it."""
 
-import math
-
 import pytest
 import torch
 from ring_attn_backends import cute
@@ -12,39 +10,9 @@ from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.truth import oracle
+from tests.carried_out import carried_out
 
 ROWS, KEYS, FIRST_ROW, FIRST_KEY = 37, 29, 20, 11
-
-
-def carried_out(call, folder=None):
-    """A launch in float64, from its numbers, and its tensors by address and stride alone."""
-    (batch, M, N, heads, key_heads, _), (low, high), (scale, cap, gradient) = call.numbers
-    queries, keys, line = (batch, M, heads, 64), (batch, N, key_heads, 64), (batch, heads, M)
-    is_dq = call.build.kernel == "backward_dq"
-    shapes = (queries, keys, keys, queries, line, line, *([queries] if is_dq else [keys, keys]))
-    q, k, v, dout, lse, delta, *results = (
-        x.as_strided(shape, (*strides, 1))
-        for x, shape, strides in zip(call.tensors, shapes, call.strides, strict=True)
-    )
-    group = heads // key_heads
-    wide_k, wide_v = (x.double().repeat_interleave(group, dim=2) for x in (k, v))
-    products = torch.einsum("bihd,bjhd->bhij", q.double(), wide_k)
-    tanh = torch.tanh(products * scale) if call.build.capped else None
-    scores = products * scale if tanh is None else cap * tanh
-    distance = torch.arange(M)[:, None] - torch.arange(N)
-    p = torch.exp2(scores - lse.double()[..., None] * math.log2(math.e))
-    p = torch.where((distance >= low) & (distance <= high), p, 0.0)
-    dp = torch.einsum("bihd,bjhd->bhij", dout.double(), wide_v)
-    ds = p * (dp - delta.double()[..., None]) * (1.0 if tanh is None else 1 - tanh**2)
-    if is_dq:
-        shares = [torch.einsum("bhij,bjhd->bihd", ds, wide_k) * gradient]
-    else:
-        shares = [
-            torch.einsum("bhij,bihd->bjhd", x, y.double()).unflatten(2, (-1, group)).sum(3) * factor
-            for x, y, factor in ((ds, q, gradient), (p, dout, 1.0))
-        ]
-    for result, share in zip(results, shares, strict=True):
-        result.copy_(share + (result.double() if call.build.carried else 0.0))
 
 
 @pytest.fixture

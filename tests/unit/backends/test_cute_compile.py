@@ -4,11 +4,12 @@ import ctypes
 import re
 import subprocess
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from ring_attn_backends.cute import build, launch, signatures, table
+from ring_attn_backends.cute import ahead, build, launch, signatures, table
 from ring_attn_backends.cute.arguments import Call, Numbers
 
 from tests.patience import limit
@@ -33,6 +34,7 @@ CANDIDATES = [
     for (kernel, _), configs in table.BACKWARD_CANDIDATES.items()
     for config in configs
 ]
+SMALL = table.Build(table.Config(64, 64, 2, 1), "float16", "float16")
 SMALL_BACKWARD = [
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32", kernel=kernel)
     for kernel in ("backward_dkdv", "backward_dq")
@@ -156,9 +158,22 @@ def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
         assert ctypes.string_at(place, width) == ctypes.string_at(our, width)
 
 
+def test_what_two_compile_ahead_at_once_is_whole_and_a_call_finds_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(ahead, "builds", lambda: iter([SMALL]))
+    with ThreadPoolExecutor(2) as threads:  # each has a process of its own compile it
+        found = list(threads.map(lambda _: list(ahead.compile_all(1, tmp_path)), range(2)))
+    (again,) = ahead.compile_all(1, tmp_path)
+
+    assert [one.name for (one,) in found] == [str(SMALL)] * 2
+    assert again.seconds is None
+    assert [x.name for x in tmp_path.iterdir()] == [build.name_of(SMALL)]
+    monkeypatch.setattr(build, "_compile_apart", None)
+    monkeypatch.setattr(build, "compiled", None)
+    assert callable(build.function(SMALL, tmp_path))
+
+
 def test_a_folder_that_cannot_be_written_costs_a_compilation_and_no_call(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    one = table.Build(table.Config(64, 64, 2, 1), "float16", "float16")
 
-    assert callable(build.function(one, blocked / "kept"))
+    assert callable(build.function(SMALL, blocked / "kept"))

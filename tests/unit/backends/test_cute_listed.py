@@ -78,10 +78,10 @@ def test_without_a_gpu_it_says_so(compiler, gpus):
         cute.CuteBackend()
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (10, 0), (12, 0)])
+@pytest.mark.parametrize("capability", [(8, 9), (10, 0), (12, 0)])
 def test_on_other_gpus_it_says_what_serves_them(compiler, gpus, capability):
     gpus(capability)
-    named = "sm_{}{}; use triton, flash_attn_4 or cudnn there".format(*capability)
+    named = "sm_{}{}; use triton.* or cudnn there".format(*capability)
 
     with pytest.raises(BackendUnavailable, match=f"for sm_90a .*, not for {named}"):
         cute.CuteBackend()

@@ -1,0 +1,50 @@
+"""What the suite asks of every backend, of `cute` with its launches carried out in float64."""
+
+from dataclasses import replace
+
+import pytest
+from ring_attn_backends import cute
+from ring_attn_backends.cute import launch, serves
+
+from ring_attn_bench.conformance.ask import ask
+from ring_attn_bench.conformance.features import FEATURES
+from ring_attn_bench.records.direction import DIRECTIONS
+from ring_attn_bench.records.status import Status
+from tests.carried_out import carried_out
+
+
+class OnCpu(cute.CuteBackend):
+    """It refuses what it refuses on an H200."""
+
+    def unsupported(self, problem):
+        return serves.refused(replace(problem, device="cuda"), serves.CAPABILITY)
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    for lacks in ("lacking", "lacking_gpu"):
+        monkeypatch.setattr(serves, lacks, lambda: None)
+
+    def enqueue(call, folder=None):
+        (launch._nothing_seen if call.is_empty else carried_out)(call)
+
+    monkeypatch.setattr(launch, "enqueue", enqueue)
+    return OnCpu()
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES.keys())
+def test_what_is_not_refused_is_right_and_what_is_refused_is_refused_in_advance(
+    backend, feature, direction
+):
+    answer = ask(backend, feature, direction, "cpu")
+
+    assert not answer.status.is_failure, answer.reason
+    assert answer.declared, answer.reason
+    assert answer.status is Status.OK or len(answer.reason.split()) > 3, "a reason is a sentence"
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name", ["strides_expanded", "strides_packed", "strides_cut"])
+def test_tensors_may_lie_anywhere(backend, name, direction):
+    assert ask(backend, FEATURES[name], direction, "cpu").status is Status.OK
