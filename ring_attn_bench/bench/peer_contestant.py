@@ -84,6 +84,8 @@ def make(
     reason = as_reason(peer.unsupported(problem, spec.partition, place.world_size))
     if reason is not None:
         raise Refused(reason)
+    if case.documents is not None:
+        raise Refused("its ring takes one sequence, and no packed documents")
     if context is None:
         raise Refused("somebody else's ring runs a process for each rank, and not by loopback")
     # our ring's communicator, so that neither has to share one with anything else
