@@ -10,11 +10,12 @@ import torch
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
+from ring_attn_bench.bench.documents import dealt_of
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.contract.backend import Backend, as_reason, is_interpreted, reason_against
-from ring_attn_bench.contract.peer import Peer, PeerRing
+from ring_attn_bench.contract.peer import Peer, PeerRing, of_documents
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.records.direction import Direction
@@ -81,15 +82,25 @@ def make(
         peer = registry.load_peer(spec.backend)
     except BackendUnavailable as error:
         raise Refused(error.reason) from None
-    reason = as_reason(peer.unsupported(problem, spec.partition, place.world_size))
+    dealt = dealt_of(case, spec.partition)
+    packed = of_documents(peer)
+    if dealt is None:
+        reason = as_reason(peer.unsupported(problem, spec.partition, place.world_size))
+    elif packed is None:
+        reason = "its ring takes one sequence, and no packed documents"
+    else:
+        answer = packed.documents_unsupported(problem, dealt)
+        reason = as_reason(answer, "documents_unsupported")
     if reason is not None:
         raise Refused(reason)
-    if case.documents is not None:
-        raise Refused("its ring takes one sequence, and no packed documents")
     if context is None:
         raise Refused("somebody else's ring runs a process for each rank, and not by loopback")
     # our ring's communicator, so that neither has to share one with anything else
-    ring = peer.join(problem, spec.partition, context.group)
+    if dealt is None:
+        ring = peer.join(problem, spec.partition, context.group)
+    else:
+        assert packed is not None  # or there was a reason
+        ring = packed.join_documents(problem, dealt, context.group)
     return PeerRunner(peer, ring, _kernel(peer.kernel, problem), backward, context)
 
 
