@@ -35,3 +35,11 @@ def test_the_suite_is_right_and_has_speeds_and_imbalances(program, ranks, partit
     by_name = {row["partition"]: float(row["imbalance"]) for row in rows if row["causal"] == "true"}
     assert by_name.get("balanced", 1.0) < 1.01 <= by_name["contiguous"] or ranks == 1
     assert "documents histogram:1" in (program.out / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_longest_sequence_is_no_question_about_documents(program):
+    done = program.run("longest", "--suite", "documents", "--out", str(program.out))
+
+    assert done.returncode == 2
+    assert "'documents' has packed documents, which are others at each length" in done.stderr
+    assert not program.out.exists()
