@@ -40,6 +40,11 @@ class PackedRunner:
         return is_interpreted(self.kernel)
 
     @property
+    def capturable(self) -> bool:
+        """Whether its calls can be put into CUDA graphs: not where starts are read for each."""
+        return self.packed.is_one_call
+
+    @property
     def allowed_pairs(self) -> list[int]:
         """Those of all documents."""
         return [self.pairs]

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from ring_attn_bench import registry
+from ring_attn_bench.bench import packed_peer
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
 from ring_attn_bench.bench.documents import dealt_of
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.contract.backend import Backend, as_reason, is_interpreted, reason_against
-from ring_attn_bench.contract.peer import Peer, PeerRing, of_documents
+from ring_attn_bench.contract.peer import Peer, PeerRing
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.problem import Problem
 from ring_attn_bench.records.direction import Direction
@@ -83,14 +84,10 @@ def make(
     except BackendUnavailable as error:
         raise Refused(error.reason) from None
     dealt = dealt_of(case, spec.partition)
-    packed = of_documents(peer)
     if dealt is None:
         reason = as_reason(peer.unsupported(problem, spec.partition, place.world_size))
-    elif packed is None:
-        reason = "its ring takes one sequence, and no packed documents"
     else:
-        answer = packed.documents_unsupported(problem, dealt)
-        reason = as_reason(answer, "documents_unsupported")
+        reason = packed_peer.reason_against(peer, problem, dealt)
     if reason is not None:
         raise Refused(reason)
     if context is None:
@@ -99,8 +96,7 @@ def make(
     if dealt is None:
         ring = peer.join(problem, spec.partition, context.group)
     else:
-        assert packed is not None  # or there was a reason
-        ring = packed.join_documents(problem, dealt, context.group)
+        ring = packed_peer.join(peer, problem, dealt, context.group)
     return PeerRunner(peer, ring, _kernel(peer.kernel, problem), backward, context)
 
 
