@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ring_attn_bench.bench.documents import rule_of, starts_of, stretches
 from ring_attn_bench.bench.inputs import Inputs, dtype_of, mask_of, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.tally import ByHead, Over, Tally
-from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.records.record import Case, Contestant, HeadError, TensorError
 from ring_attn_bench.sharding import position_ids
 from ring_attn_bench.truth import oracle
@@ -38,9 +38,9 @@ def choose_rows(
     own = {r: positions(case, spec, r) for r in range(place.world_size)}
     if case.seqlen_total <= check.full_up_to:
         return ComparedRows("full", case.seqlen_total, {r: own[r] for r in place.ranks})
-    rule = get_partition(spec.partition)
+    rule = rule_of(case, spec.partition)
     spans = [rule.spans(r, place.world_size, case.seqlen_per_gpu) for r in own]
-    starts = [span.start for rank in spans for span in rank]
+    starts = [span.start for rank in spans for span in rank] + [*(starts_of(case) or ())]
     sampled = oracle.sample_rows(case.seqlen_total, check.sampled_rows, starts, seed)
     of_rank = {r: own[r][torch.isin(own[r], sampled)] for r in place.ranks}
     return ComparedRows("sampled", len(sampled), of_rank)
@@ -48,7 +48,7 @@ def choose_rows(
 
 def positions(case: Case, spec: Contestant, rank: int) -> Tensor:
     """Global positions of rank's tokens."""
-    return position_ids(case.seqlen_total, rank, case.world_size, spec.partition)
+    return position_ids(case.seqlen_total, rank, case.world_size, rule_of(case, spec.partition))
 
 
 def only_rows(inputs: Inputs, rows: ComparedRows, place: WorkerPlace) -> Inputs:
@@ -122,25 +122,39 @@ class _Solve:
 
     def _head(self, inputs: Inputs) -> dict[int, Results]:
         """Of one key head and the query heads that read it."""
-        keys = torch.arange(self.case.seqlen_total, device=self.place.device)
-        mask, score = mask_of(self.case), score_of(self.case)
         dk, dv = (torch.zeros_like(x, dtype=torch.float64) for x in (inputs.k, inputs.v))
         solved: dict[int, Results] = {}
         for rank, compared in self.rows.of_rank.items():
-            at = compared.to(self.place.device)
-            x = inputs.at(at)
-            asked = oracle.Inquiry(
-                at, keys, mask, score, arithmetic=self.arithmetic, budget=self.budget
-            )
-            out, lse = oracle.forward(x.q, inputs.k, inputs.v, asked)
-            solved[rank] = {"out": out, "lse": lse}
-            if self.backward:
-                solved[rank]["dq"], dk_share, dv_share = oracle.backward(
-                    x.dout, x.q, inputs.k, inputs.v, out, lse, asked
-                )
-                dk += dk_share
-                dv += dv_share
+            solved[rank] = self._rows(compared.to(self.place.device), inputs, dk, dv)
         return self._with_keys(solved, dk, dv) if self.backward else solved
+
+    def _rows(self, at: Tensor, inputs: Inputs, dk: Tensor, dv: Tensor) -> Results:
+        """Of rows at these rising positions, each among its document's keys; adds to dk and dv."""
+        case, device, x = self.case, self.place.device, inputs.at(at)
+        edges = [*stretches(starts_of(case), case.seqlen_total)]
+        cuts = torch.searchsorted(at, torch.tensor(edges, device=device)).tolist()
+        parts: list[Results] = []
+        for (start, stop), (first, last) in zip(edges, cuts, strict=True):
+            if first == last:
+                continue
+            rows, keys = x.part(slice(first, last)), inputs.part(slice(start, stop))
+            where = at[first:last], torch.arange(start, stop, device=device)
+            asked = oracle.Inquiry(
+                *where, mask_of(case), score_of(case), arithmetic=self.arithmetic,
+                budget=self.budget,
+            )  # fmt: skip
+            out, lse = oracle.forward(rows.q, keys.k, keys.v, asked)
+            parts.append({"out": out, "lse": lse})
+            if self.backward:
+                parts[-1]["dq"], dk_share, dv_share = oracle.backward(
+                    rows.dout, rows.q, keys.k, keys.v, out, lse, asked
+                )
+                dk[:, start:stop] += dk_share
+                dv[:, start:stop] += dv_share
+        return {
+            name: torch.cat([part[name] for part in parts], dim=2 if name == "lse" else 1)
+            for name in parts[0]
+        }
 
     def _with_keys(self, solved: dict[int, Results], dk: Tensor, dv: Tensor) -> dict[int, Results]:
         """The same with what the rows of all ranks together give each rank's own keys."""

@@ -77,7 +77,7 @@ class CacheAxes(Frozen):
             return self
         if getattr(self, "directions", None) != [Direction.FORWARD]:
             raise ValueError('over a cache there is no backward; say directions = ["forward"]')
-        if of_ring := self._set_of(("partitions", *DEFAULTS)):
+        if of_ring := self._set_of(("partitions", "documents", *DEFAULTS)):
             raise ValueError(
                 f"{of_ring[0]} is of a ring, and a cache is dealt to ranks by blocks, whose "
                 "results one collective joins; leave it out where there are queries"

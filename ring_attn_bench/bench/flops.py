@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+from ring_attn_bench.bench.documents import first_tokens, starts_of
 from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.records.cache_shape import CacheShape
@@ -27,7 +30,15 @@ def area(case: Case) -> int:
     if case.cache is not None:
         queries, keys, here = _at_the_end(case, case.cache)
         return here.area(queries, keys)
-    return band(case).area(case.seqlen_total, case.seqlen_total)
+    return area_of_first(case, case.seqlen_total)
+
+
+def area_of_first(case: Case, tokens: int) -> int:
+    """Allowed pairs of so many tokens of a sequence, or of those that documents begin with."""
+    here, starts = band(case), starts_of(case)
+    if starts is None:
+        return here.area(tokens, tokens)
+    return sum(here.area(b - a, b - a) for a, b in pairwise(first_tokens(starts, tokens)))
 
 
 def cache_bytes(case: Case, element: int) -> int:
@@ -60,14 +71,17 @@ def band(case: Case) -> Band:
 
 
 def equal_work_length(case: Case, devices: int, unit: int = 64) -> int:
-    """The sequence length, a multiple of `unit`, whose area is nearest to one device's share."""
+    """The length, a multiple of `unit`, whose area is nearest to one device's share.
+
+    Of a sequence, or of packed documents, which are then the batch's first ones.
+    """
     share = area(case) / devices
     low, high = 1, -(-case.seqlen_total // unit)  # rounded up
     while low < high:
         middle = (low + high) // 2
-        if band(case).area(middle * unit, middle * unit) < share:
+        if area_of_first(case, middle * unit) < share:
             low = middle + 1
         else:
             high = middle
     lengths = (max(1, low - 1) * unit, low * unit)
-    return min(lengths, key=lambda n: abs(band(case).area(n, n) - share))
+    return min(lengths, key=lambda n: abs(area_of_first(case, n) - share))

@@ -8,12 +8,14 @@ from itertools import product
 from math import prod
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.cache_axes import UNSET, CacheAxes
+from ring_attn_bench.bench.documents import check_word
 from ring_attn_bench.errors import InvalidArgument, UnknownName, clause, shown
-from ring_attn_bench.plan.partition import get_partition
+from ring_attn_bench.plan.deal import DEALS
+from ring_attn_bench.plan.partition import PARTITIONS, get_partition
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.values import MOST, Frozen
 from ring_attn_bench.ring.options import DEFAULTS, NAMELESS, RingOptions
@@ -36,8 +38,15 @@ def _known_backend(name: str) -> str:
 
 
 def _known_partition(name: str) -> str:
-    get_partition(name)  # as above
+    if name not in DEALS and name not in PARTITIONS:
+        raise UnknownName("partition", name, (*PARTITIONS, *DEALS))  # as above
     return name
+
+
+def _documents(word: Any) -> str | None:  # noqa: ANN401 - whatever a file holds
+    if not isinstance(word, str):
+        raise ValueError(f"{shown(word)} is no word")
+    return None if word == UNSET else check_word(word)
 
 
 def _heads_divide(pair: str) -> str:
@@ -66,6 +75,7 @@ Softcap = Annotated[float, number(ge=0, allow_inf_nan=False), AfterValidator(_is
 BackendName = Annotated[str, AfterValidator(_known_backend)]
 PartitionName = Annotated[str, AfterValidator(_known_partition)]
 Heads = Annotated[str, AfterValidator(_heads_divide)]
+Documents = Annotated[str | None, BeforeValidator(_documents)]
 
 
 def _option(value: Any, *, name: str) -> Any:  # noqa: ANN401 - RingOptions judges
@@ -147,6 +157,8 @@ class Grid(CacheAxes, _Axes):  # type: ignore[valid-type, misc]  # a class that 
     """flash-attn's window_size: keys before and after a query, -1 for all."""
     softcap: Annotated[list[Softcap], Field(min_length=1)] = [0.0]
     deterministic: Annotated[list[Switch], Field(min_length=1)] = [False]
+    documents: Annotated[list[Documents], Field(min_length=1)] = [None]
+    """Of which sequences are packed, as `documents` reads them; None is one sequence."""
     directions: Annotated[list[Direction], Field(min_length=1)] = list(Direction)
 
     @model_validator(mode="after")
@@ -180,11 +192,26 @@ class Grid(CacheAxes, _Axes):  # type: ignore[valid-type, misc]  # a class that 
         return self
 
     @model_validator(mode="after")
+    def _are_one_row_of_documents(self) -> Self:
+        if any(self.documents) and self.batch != [1]:
+            raise ValueError(
+                "documents are packed into one row of tokens, and batch is "
+                f"{self.batch}; leave batch out, and say how many tokens there are"
+            )
+        deals = [name for name in self.partitions if name in DEALS]
+        if deals and not all(self.documents):
+            raise ValueError(
+                f"partition {deals[0]!r} deals packed documents, each batch by itself; say which, "
+                'as documents = ["histogram:0"], and nothing else in this grid'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _can_be_dealt(self) -> Self:
         """Whatever the number of ranks: a length that fits one fits all."""
         if self.is_over_a_cache:  # of any length
             return self
-        for partition in self.partitions:
+        for partition in (name for name in self.partitions if name not in DEALS):
             unit = get_partition(partition).chunks_per_rank
             for place, tokens in enumerate(self.seqlen_per_gpu):
                 if tokens % unit:

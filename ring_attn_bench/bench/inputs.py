@@ -26,6 +26,11 @@ class Inputs:
         q, k, v, dout = (x.index_select(1, positions) for x in self.tensors)
         return Inputs(q, k, v, dout)
 
+    def part(self, tokens: slice) -> Inputs:
+        """Some tokens in a row, as a view."""
+        q, k, v, dout = (x[:, tokens] for x in self.tensors)
+        return Inputs(q, k, v, dout)
+
     def of_key_head(self, head: int) -> Inputs:
         """One key head and the query heads that read it, as a view."""
         group = self.q.shape[2] // self.k.shape[2]

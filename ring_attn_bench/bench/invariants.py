@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.bench.accuracy import Results, positions
+from ring_attn_bench.bench.documents import starts_of
 from ring_attn_bench.bench.inputs import Inputs, dtype_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.tally import Tally
+from ring_attn_bench.plan.documents import Starts
 from ring_attn_bench.records.exactness import (
     BATCH_APART,
+    DOCUMENTS_APART,
     DV_SUMS_TO_DOUT,
     HEADS_APART,
     KEYS_PERMUTED,
@@ -33,8 +36,8 @@ Edit = Callable[[Tensor, Inputs], None]
 """Changes a rank's inputs, a copy of its own, in place; told where its tokens stand."""
 RunEdited = Callable[[Edit, bool], list[Results]]
 """The results of each rank played here on inputs so changed; with a backward or without."""
-Untouched = Callable[[str, Tensor], Tensor]
-"""What must not change, of the result of that name."""
+Untouched = Callable[[int, str, Tensor], Tensor]
+"""What must not change, of a rank played here, counted from 0, and the result of that name."""
 CALLS_ALIKE = 5
 """Of either inputs, before other bits are held against a contestant. One that has them in some
 calls only, by sums in no fixed order, is taken for a leak less than once in a thousand."""
@@ -64,13 +67,17 @@ class Invariance:
         if self.backward:
             dout = [self.whole.dout[:, own] for own in self._own]
             invariants[DV_SUMS_TO_DOUT] = {"dv": _columns(self.case, self.place, self.base, dout)}
-        if not self.case.causal and self.case.window == (-1, -1):
+        starts = starts_of(self.case)
+        if not self.case.causal and self.case.window == (-1, -1) and starts is None:
             invariants[KEYS_PERMUTED] = self._keys_permuted()
         if self.case.heads_q > 1:
             # query heads of one key head may share a tile, and what a kernel decides for a tile
             invariants[HEADS_APART] = self._apart(*self._last_head(), bits=self.case.heads_kv > 1)
         if self.case.batch > 1:
-            invariants[BATCH_APART] = self._apart(_other_entry, lambda name, x: x[:-1])
+            invariants[BATCH_APART] = self._apart(_other_entry, lambda at, name, x: x[:-1])
+        if starts is not None and len(starts) > 2:
+            # a tile may have tokens of both, and what a kernel decides for a tile
+            invariants[DOCUMENTS_APART] = self._apart(*_every_second(starts, self._own), bits=False)
         return invariants
 
     def _keys_permuted(self) -> dict[str, Departure]:
@@ -110,7 +117,7 @@ class Invariance:
                 if last:
                     _replace(tensor[:, :, -last:])
 
-        def others(name: str, x: Tensor) -> Tensor:
+        def others(at: int, name: str, x: Tensor) -> Tensor:
             if name == "lse":
                 return x[:, :-queries]
             if name in ("dk", "dv"):  # a key head's gradients are from all of its queries
@@ -124,9 +131,10 @@ class Invariance:
         changed = _by_name(self.run(change, self.backward))
         departures = {}
         for name, after in changed.items():
-            before = [part(name, result[name]) for result in self.base]
-            if before[0].numel():
-                tally = _tally(before, [part(name, x) for x in after])
+            before = [part(at, name, result[name]) for at, result in enumerate(self.base)]
+            numbers = torch.tensor([float(sum(x.numel() for x in before))])
+            if self.place.sum(numbers.to(self.place.device)).item():
+                tally = _tally(before, [part(at, name, x) for at, x in enumerate(after)])
                 allowed = Deviation(0.0, 0.0) if bits else self.allowed[name]
                 departures[name] = _departure(tally.over(self.place).whole, allowed)
         broken = [name for name, x in departures.items() if not x.is_kept]
@@ -264,6 +272,25 @@ def _replace(x: Tensor) -> None:
 def _other_entry(own: Tensor, x: Inputs) -> None:
     for tensor in x.tensors:
         _replace(tensor[-1:])
+
+
+def _every_second(starts: Starts, own: Sequence[Tensor]) -> tuple[Edit, Untouched]:
+    """Changes every second document; own: where the tokens of each rank played here stand."""
+
+    def is_changed(at: Tensor) -> Tensor:
+        edges = torch.tensor(starts[1:], device=at.device)
+        return torch.searchsorted(edges, at, right=True) % 2 == 1
+
+    def change(at: Tensor, x: Inputs) -> None:
+        tokens = is_changed(at)
+        for tensor in x.tensors:
+            tensor[:, tokens] *= -2
+
+    def others(at: int, name: str, x: Tensor) -> Tensor:
+        tokens = ~is_changed(own[at])
+        return x[:, :, tokens] if name == "lse" else x[:, tokens]
+
+    return change, others
 
 
 def _by_name(results: Sequence[Results]) -> dict[str, list[Tensor]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from ring_attn_bench.bench import packed_call
 from ring_attn_bench.bench.inputs import Inputs, mask_of, score_of
 from ring_attn_bench.calls import kernel
 from ring_attn_bench.calls.delta import delta
@@ -42,8 +45,24 @@ class OneCall:
         )
 
 
-def make(case: Case, backend: Backend, length: int) -> OneCall | None:
-    """The kernel over a sequence of `length` tokens, or None if that is not one call of it."""
+class Alone(Protocol):
+    """A kernel's call without a ring."""
+
+    def forward(self, x: Inputs) -> tuple[Tensor, Tensor]:
+        """out and lse."""
+        ...
+
+    def backward(self, x: Inputs, out: Tensor, lse: Tensor) -> Sums:
+        """dq, dk and dv."""
+        ...
+
+
+def make(case: Case, backend: Backend, length: int, device: torch.device) -> Alone | None:
+    """The kernel over a sequence, or the documents, of `length` tokens; None if that is not one
+    call of it."""
+    if case.documents is not None:
+        packed = packed_call.make(case, backend, device, length)
+        return packed if packed.is_one_call else None
     tokens = chunks((Span(0, length),))
     pieces = lower(tokens, tokens, mask_of(case).band, abilities(backend, alibi=False))
     if isinstance(pieces, str) or len(pieces) != 1:

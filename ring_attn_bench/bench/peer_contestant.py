@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from ring_attn_bench import registry
+from ring_attn_bench.bench import packed_peer
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
+from ring_attn_bench.bench.documents import dealt_of
 from ring_attn_bench.bench.inputs import Inputs
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
@@ -86,13 +88,20 @@ def make(
         peer = registry.load_peer(spec.backend)
     except BackendUnavailable as error:
         raise Refused(error.reason) from None
-    reason = as_reason(peer.unsupported(problem, spec.partition, place.world_size))
+    dealt = dealt_of(case, spec.partition)
+    if dealt is None:
+        reason = as_reason(peer.unsupported(problem, spec.partition, place.world_size))
+    else:
+        reason = packed_peer.reason_against(peer, problem, dealt)
     if reason is not None:
         raise Refused(reason)
     if context is None:
         raise Refused("somebody else's ring runs a process for each rank, and not by loopback")
     # our ring's communicator, so that neither has to share one with anything else
-    ring = peer.join(problem, spec.partition, context.group)
+    if dealt is None:
+        ring = peer.join(problem, spec.partition, context.group)
+    else:
+        ring = packed_peer.join(peer, problem, dealt, context.group)
     return PeerRunner(peer, ring, _kernel(peer.kernel, problem), backward, context)
 
 

@@ -10,15 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ring_attn_bench import registry
-from ring_attn_bench.bench import (
-    accuracy,
-    flops,
-    inputs,
-    one_call,
-    peer_contestant,
-    ring_contestant,
-)
+from ring_attn_bench.bench import accuracy, contestants, flops, inputs, one_call
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Runner
 from ring_attn_bench.bench.in_graphs import captured_by_all
 from ring_attn_bench.bench.inputs import Inputs
@@ -259,7 +251,7 @@ class Prepared:
         """The fields of `Speed` that say what the work is."""
         case = self.request.case
         length = self.one_call_length
-        one_call_area = flops.band(case).area(length, length)
+        one_call_area = flops.area_of_first(case, length)
         return {
             "useful_flops": flops.flops(case, direction, flops.area(case)),
             "devices": self._devices,
@@ -339,10 +331,10 @@ class Prepared:
             return None
         return results
 
-    def _kernel(self, length: int) -> one_call.OneCall | None:
+    def _kernel(self, length: int) -> one_call.Alone | None:
         """The same kernel over a sequence of that length, if it is ours and that is one call."""
-        backend = self.contestant.kernel
-        return None if backend is None else one_call.make(self.request.case, backend, length)
+        backend, case = self.contestant.kernel, self.request.case
+        return None if backend is None else one_call.make(case, backend, length, self.place.device)
 
     def _one_call(self, direction: Direction) -> Call | None:
         kernel = self._kernel(self.one_call_length)
@@ -371,9 +363,7 @@ def prepare(request: Prepare, place: WorkerPlace, contexts: Contexts) -> Prepare
 
 def _contestant(request: Prepare, place: WorkerPlace, context: RingContext | None) -> Runner:
     case, spec = request.case, request.contestant
-    kind = peer_contestant if registry.is_peer(spec.backend) else ring_contestant
-    made: Runner = kind.make(case, spec, place, context, backward=_backward(request))
-    return made
+    return contestants.make(case, spec, place, context, backward=_backward(request))
 
 
 def _backward(request: Prepare) -> bool:

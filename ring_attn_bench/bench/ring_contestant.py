@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ring_attn_bench import registry
 from ring_attn_bench.bench.contestant import Gradients, Outputs, Refused, problem_of
+from ring_attn_bench.bench.documents import dealt_of, rule_of
 from ring_attn_bench.bench.inputs import Inputs, score_of
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
@@ -21,7 +22,6 @@ from ring_attn_bench.contract.backend import Backend, is_interpreted, reason_aga
 from ring_attn_bench.contract.tensors import Kept, Rows
 from ring_attn_bench.errors import BackendUnavailable, TransportUnavailable, Unsupported
 from ring_attn_bench.plan.memory import ShardShape
-from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.plan.traffic import traffic
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.record import Case, Contestant
@@ -174,15 +174,22 @@ def make(
     assert options is not None  # a peer's are
     backend = load_backend(spec.backend, case, place.device, backward=backward)
     problem = problem_of(case, place.device, backward=backward)
-    tokens = get_partition(spec.partition).tokens_per_rank(case.seqlen_total, world_size)
-    blocks, waits, known = able(backend, problem), False, None
-    if context is not None:
-        waits = context.arrives and blocks.gathers
+    dealt = dealt_of(case, spec.partition)
+    apart = None if dealt is None else dealt.apart
+    if apart is not None and spec.playing:
+        raise Refused(
+            "packed documents are not played by fewer processes than ranks: what a rank is owed is "
+            "not what its partner owes"
+        )
+    blocks, known = able(backend, problem), None
+    # several documents are many launches for whatever has no launch over all of them
+    waits = blocks.gathers and (apart is not None or (context is not None and context.arrives))
+    if context is not None and apart is None:  # figures are of one sequence
         ring = {"gpu": context.gpu, "kernel": backend.name, "transport": context.transport}
         known = Known.of(problem, options, blocks, **ring)
-    where = spec.partition, world_size, tokens, problem.mask
-    took = settled(*where, options, waits=waits, known=known)
-    layout = layout_of(*where, took)
+    where = rule_of(case, spec.partition), world_size, case.seqlen_per_gpu, problem.mask
+    took = settled(*where, options, waits=waits, known=known, documents=apart)
+    layout = layout_of(*where, took, documents=apart)
     ranks = range(world_size) if spec.playing else place.ranks
     hands_on = context is None or context.hands_on
     try:

@@ -19,9 +19,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from ring_attn_bench import registry
+from ring_attn_bench.bench.documents import dealt_of, rule_of
 from ring_attn_bench.bench.grid import Grid, Positive, Switch, check_count, number
 from ring_attn_bench.errors import InvalidArgument, SuiteError, UnknownName, clause, shown
-from ring_attn_bench.plan.partition import get_partition
 from ring_attn_bench.plan.problem import Mask
 from ring_attn_bench.records.cache_shape import DEALT
 from ring_attn_bench.records.direction import Direction
@@ -162,9 +162,11 @@ class Suite(Frozen):
 def _entries(grid: Grid, world_size: int, played: str, playing: tuple[int, ...]) -> Iterator[Entry]:
     shapes = product(
         grid.dtype, grid.causal, grid.window, grid.softcap, grid.deterministic,
-        grid.heads, grid.head_dim, grid.batch, grid.totals(world_size), grid.caches(),
+        grid.heads, grid.head_dim, grid.batch, grid.totals(world_size),
+        product(grid.caches(), grid.documents),
     )  # fmt: skip
-    for dtype, causal, window, softcap, same_bits, heads, head_dim, batch, total, cache in shapes:
+    for dtype, causal, window, softcap, same_bits, heads, head_dim, batch, total, of in shapes:
+        cache, documents = of
         heads_q, heads_kv = map(int, heads.split(":"))
         case = Case(
             batch=batch,
@@ -179,18 +181,22 @@ def _entries(grid: Grid, world_size: int, played: str, playing: tuple[int, ...])
             softcap=softcap,
             deterministic=same_bits,
             cache=cache,
+            documents=documents,
         )
         if cache is not None:
             yield from _over_cache(case, grid.backends, played, playing)
             continue
         mask = Mask.from_window_size(causal, window)
         for partition, backend, options in product(grid.partitions, grid.backends, grid.options()):
-            tokens = get_partition(partition).tokens_per_rank(case.seqlen_total, world_size)
+            rule_of(case, partition).tokens_per_rank(case.seqlen_total, world_size)
             if world_size == 1:
                 # it holds the whole sequence, whatever the partition is called, and moves nothing
                 partition = "contiguous"
                 options = RingOptions(**{**NAMELESS, "transport": options.transport})
-            layout_of(partition, world_size, tokens, mask, options)
+            rule, dealt = rule_of(case, partition), dealt_of(case, partition)
+            apart = None if dealt is None else dealt.apart
+            where = rule, world_size, case.seqlen_per_gpu, mask
+            layout_of(*where, options, documents=apart)
             contestant = _contestant(backend, partition, options, played)
             contestant = contestant.model_copy(update={"playing": playing})
             yield Entry(case=case, contestant=contestant, directions=tuple(grid.directions))

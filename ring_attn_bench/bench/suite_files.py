@@ -21,8 +21,11 @@ def suite_path(name: str) -> Path:
 
 
 def _files(package: Path) -> dict[str, Path]:
-    """A wheel has them inside the package, a checkout beside it."""
+    return {path.stem: path for path in folder(package).glob("*.toml")}
+
+
+def folder(package: Path = Path(__file__).parents[1]) -> Path:
+    """A wheel has it inside the package, a checkout beside it."""
     inside, beside = package / "configs", package.parent / "configs"
     # inside first: what stands beside an installed package is somebody else's
-    folder = inside if inside.is_dir() else beside
-    return {path.stem: path for path in folder.glob("*.toml")}
+    return inside if inside.is_dir() else beside

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ring_attn_bench.contract.cache import CachedCall
     from ring_attn_bench.plan.cached import CachedProblem
+    from ring_attn_bench.plan.documents import DealtDocuments
     from ring_attn_bench.plan.problem import Problem
 
 
@@ -74,6 +75,24 @@ class Peer(Protocol):
         ...
 
 
+class PackedPeer(Protocol):
+    """Somebody else's ring of packed documents: what a peer may have besides one of a sequence.
+
+    The batch dim of its tensors is 1, and their tokens are a rank's of all documents, as they were
+    dealt; cu_seqlens are the peer's own to make.
+    """
+
+    def documents_unsupported(self, problem: Problem, documents: DealtDocuments) -> str | None:
+        """Why they cannot be run, or None: as `unsupported`, and for documents dealt otherwise."""
+        ...
+
+    def join_documents(
+        self, problem: Problem, documents: DealtDocuments, group: dist.ProcessGroup
+    ) -> PeerRing:
+        """As `join`: what the peer prepares once for a batch is done here, and is in no time."""
+        ...
+
+
 class CachedPeer(Protocol):
     """Somebody else's attention over a cache, on one device: what a peer may have besides a ring.
 
@@ -103,3 +122,10 @@ def over_caches(peer: object) -> CachedPeer | None:
     names = "cached_unsupported", "over_cache"
     has = all(callable(getattr(type(peer), name, None)) for name in names)
     return cast("CachedPeer", peer) if has else None
+
+
+def of_documents(peer: object) -> PackedPeer | None:
+    """The peer if it takes packed documents."""
+    names = "documents_unsupported", "join_documents"
+    has = all(callable(getattr(type(peer), name, None)) for name in names)
+    return cast("PackedPeer", peer) if has else None

@@ -102,6 +102,11 @@ def longest(request: start.Request, lengths: Lengths, watcher: LongestWatcher) -
             f"suite {asked.suite.name!r} has cases over a cache, whose length is what there is "
             "room for; ask for the longest sequence of a suite without queries."
         )
+    if any(entry.case.documents is not None for entry in entries):
+        raise InvalidArgument(
+            f"suite {asked.suite.name!r} has packed documents, which are others at each length; "
+            "ask for the longest sequence of a suite without documents."
+        )
     folder = folder_for(request.out, f"{asked.suite.name}_longest", machine.environment)
     with ExitStack() as stack:
         stack.enter_context(alone_in(folder))

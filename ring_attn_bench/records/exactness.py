@@ -57,12 +57,14 @@ DV_SUMS_TO_DOUT = "dv_sums_to_dout"
 KEYS_PERMUTED = "keys_permuted"
 HEADS_APART = "heads_apart"
 BATCH_APART = "batch_apart"
+DOCUMENTS_APART = "documents_apart"
 INVARIANTS = {
     ROWS_SUM_TO_ONE: "where every v is 1, every out is too",
     DV_SUMS_TO_DOUT: "all dv add up to all dout, as a share of the sizes of dv",
     KEYS_PERMUTED: "keys and values in another order change nothing",
     HEADS_APART: "other inputs of the last head change no other head",
     BATCH_APART: "other inputs of the last batch entry change no other",
+    DOCUMENTS_APART: "other inputs of every second document change no other",
 }
 """What holds at any length, by name, in words."""
 Invariants = dict[str, dict[str, Departure]]

@@ -7,21 +7,17 @@ A record is one case x contestant x direction. `records.jsonl` is append-only; e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
     Field,
-    PlainSerializer,
-    WrapValidator,
     model_serializer,
     model_validator,
 )
 
 from ring_attn_bench.contract.used import UsedKernel
-from ring_attn_bench.errors import UnknownName
 from ring_attn_bench.records import files, json_lines
 from ring_attn_bench.records.cache_shape import CacheShape
 from ring_attn_bench.records.ceilings import Ceilings
@@ -33,6 +29,7 @@ from ring_attn_bench.records.statistics import SlowestRank, slowest
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import (
     Count,
+    Documents,
     DType,
     Environment,
     Frozen,
@@ -45,27 +42,12 @@ from ring_attn_bench.records.values import (
     Total,
     Work,
 )
+from ring_attn_bench.records.written_options import Options
 from ring_attn_bench.registry import is_peer
-from ring_attn_bench.ring.options import DEFAULTS, RingOptions, slug
+from ring_attn_bench.ring.options import slug
 
 SCHEMA = 2
 """1 had transport, slots and gradients in the contestant itself, and no version in the line."""
-
-
-def _as_written(value: object, made: Callable[[object], RingOptions]) -> RingOptions:
-    if not isinstance(value, dict):
-        return made(value)
-    for name in value:
-        if name not in DEFAULTS:
-            raise UnknownName("ring option", name, DEFAULTS)  # a ValueError
-    options = made({**value, "transport": "auto"})
-    # unchecked: a record is read where the package that brought its transport is not installed
-    object.__setattr__(options, "transport", str(value.get("transport", "auto")))
-    return options
-
-
-# whole, whatever the defaults are: a record must mean the same when they have changed
-Options = Annotated[RingOptions, WrapValidator(_as_written), PlainSerializer(asdict)]
 
 
 class Case(Frozen):
@@ -84,6 +66,8 @@ class Case(Frozen):
     deterministic: bool = False
     cache: CacheShape | None = None
     """Of queries over a cache; None is attention of the whole sequence."""
+    documents: Documents | None = None
+    """Of which the sequence is packed, as `bench.documents` reads it; None is one sequence."""
 
     @property
     def seqlen_per_gpu(self) -> int:
@@ -116,6 +100,8 @@ class Case(Frozen):
             parts.append("deterministic")
         if self.cache is not None:
             parts += self.cache.slug
+        if self.documents is not None:
+            parts.append(f"documents-{self.documents}".replace(":", "-"))
         return "_".join(parts)
 
 

@@ -28,6 +28,9 @@ Text = Annotated[str, BeforeValidator(_in_unicode)]
 DType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 """torch's name of one. Files are named by it, so nothing else may be in it."""
 
+Documents = Annotated[str, Field(pattern=r"^[a-z][a-z0-9:]{0,63}$")]
+"""A word for packed documents: histogram:0. Files are named by it too."""
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 """Of who computes and how: no picture has room for a longer one."""
 

@@ -130,6 +130,9 @@ class ReportRow(Frozen):
         description="keys seen after a query; empty is all that causal allows"
     )
     softcap: float | None = _column(description="bound of the scores; empty is none")
+    documents: str | None = _column(
+        description="packed documents, `histogram:SEED`; empty is one sequence"
+    )
     queries: int | None = _column(
         description="of each entry over a cache, its last; empty is attention over none"
     )

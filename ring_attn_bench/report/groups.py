@@ -38,6 +38,7 @@ class SharedShape:
     softcap: float | None
     deterministic: bool
     cache: CacheShape | None = None
+    documents: str | None = None
 
     @classmethod
     def of(cls, row: ReportRow) -> SharedShape:
@@ -45,7 +46,7 @@ class SharedShape:
         return cls(
             row.world_size, row.played_on, row.batch, row.heads_q, row.heads_kv, row.head_dim,
             row.dtype, (row.window_left, row.window_right), row.softcap, row.deterministic,
-            row.cache,
+            row.cache, row.documents,
         )  # fmt: skip
 
     @property
@@ -56,6 +57,7 @@ class SharedShape:
             shapes.softcap(self.softcap),
             "deterministic" if self.deterministic else "",
             *(() if self.cache is None else self.cache.words),
+            shapes.documents(self.documents),
         )
         return tuple(text for text in words if text)
 
@@ -77,7 +79,7 @@ class SharedShape:
         played = f"on{self.played_on}" if self.played_on else ""
         size = f"w{self.world_size}{played}" if self.world_size else "ranks"
         parts = (size, f"b{self.batch}", heads, self.dtype, *self.extras)
-        return "_".join(parts).replace(" ", "")
+        return "_".join(parts).replace(" ", "").replace(":", "-")
 
 
 def group(rows: Iterable[ReportRow], key: Callable[[ReportRow], Key]) -> dict[Key, list[ReportRow]]:

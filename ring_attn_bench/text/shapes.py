@@ -29,6 +29,11 @@ def softcap(value: float | None) -> str:
     return f"softcap {value:g}" if value else ""
 
 
+def documents(word: str | None) -> str:
+    """Of which a sequence is packed: documents histogram:0; empty for one sequence."""
+    return f"documents {word}" if word else ""
+
+
 def heads_of(queries: int, keys: int, size: int) -> str:
     """Heads and their size: heads 32:8 of 128."""
     return f"{heads(queries, keys)} of {size}"

@@ -6,6 +6,7 @@ side of -1 is unlimited.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import torch
@@ -116,9 +117,17 @@ class PlainFlashAttn4(PlainFlashAttn):
 
 def cute_forward(
     q, k, v, *, softmax_scale=None, causal=False, softcap=None, window_size_left=None,
-    window_size_right=None, return_lse=False,
+    window_size_right=None, return_lse=False, cu_seqlens_q=None, cu_seqlens_k=None,
+    max_seqlen_q=None, max_seqlen_k=None,
 ):  # fmt: skip
     how = softmax_scale, causal, *sides(window_size_left, window_size_right)
+    if cu_seqlens_q is not None:
+        each = [
+            attend(q[None, rows], k[None, keys], v[None, keys], *how)[:2]
+            for rows, keys in documents(cu_seqlens_q, cu_seqlens_k)
+        ]
+        out, lse = (torch.cat([one[n][0] for one in each], n) for n in (0, 1))
+        return out.to(q.dtype), lse, None, None, None
     out, lse, _ = attend(q, k, v, *how)
     return out.to(q.dtype), lse if return_lse else None, None, None, None
 
@@ -126,14 +135,30 @@ def cute_forward(
 def cute_backward(
     q, k, v, out, dout, lse, *, softmax_scale=None, causal=False, softcap=0.0,
     window_size_left=None, window_size_right=None, deterministic=False, dq=None, dk=None, dv=None,
+    cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None,
 ):  # fmt: skip
     assert lse.is_contiguous()
     assert all(buffer is None or buffer.is_contiguous() for buffer in (dq, dk, dv))
     how = softmax_scale, causal, *sides(window_size_left, window_size_right)
-    found = gradients(dout, q, k, v, out, lse, *how)
+    if cu_seqlens_q is None:
+        found = gradients(dout, q, k, v, out, lse, *how)
+    else:
+        found = [torch.zeros_like(x) for x in (q, k, v)]
+        for rows, keys in documents(cu_seqlens_q, cu_seqlens_k):
+            of_rows = (x[None, rows] for x in (dout, q))
+            of_keys = (x[None, keys] for x in (k, v))
+            one = gradients(*of_rows, *of_keys, out[None, rows], lse[None, :, rows], *how)
+            for x, of, share in zip(found, (rows, keys, keys), one, strict=True):
+                x[of] = share[0]
     buffers = (dq, dk, dv)
     pairs = zip(buffers, found, strict=True)
     return tuple(x if buffer is None else buffer.copy_(x) for buffer, x in pairs)
+
+
+def documents(cu_seqlens_q, cu_seqlens_k):
+    """The rows and the keys of each."""
+    pairs = (pairwise(x.tolist()) for x in (cu_seqlens_q, cu_seqlens_k))
+    return [tuple(slice(*one) for one in both) for both in zip(*pairs, strict=True)]
 
 
 def cute(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ring_attn_backends.peers.flash_attn_4_varlen import dense, put, refuse, side, varlen_of
 from ring_attn_backends.peers.stand_ins import flash_attn_modules
 from ring_attn_backends.triton import TritonBackend
 from ring_attn_bench.contract.install import COMMANDS
@@ -112,6 +113,10 @@ def ours_as_flash_attn(backend: str) -> dict[str, ModuleType]:
         _by(backend, flash_attn._flash_attn_forward),
         _by(backend, flash_attn._flash_attn_backward),
         _by(backend, flash_attn.flash_attn_func),
+        (
+            _by(backend, flash_attn._flash_attn_varlen_forward),
+            _by(backend, flash_attn._flash_attn_varlen_backward),
+        ),
     )
 
 
@@ -140,11 +145,11 @@ def as_flash_attn(package: Any) -> dict[str, ModuleType]:  # noqa: ANN401 - it s
         alibi_slopes: Tensor | None = None,
         return_softmax: bool = False,
     ) -> tuple[Tensor, Tensor, None, None]:
-        _refuse(dropout_p, alibi_slopes)
+        refuse(dropout_p, alibi_slopes)
         # five values in 4.0.0b36, two before
         out, lse, *_ = package._flash_attn_fwd(
             q, k, v, softmax_scale=softmax_scale, causal=causal, softcap=softcap, return_lse=True,
-            window_size_left=_side(window_size_left), window_size_right=_side(window_size_right),
+            window_size_left=side(window_size_left), window_size_right=side(window_size_right),
         )  # fmt: skip
         return out, lse, None, None
 
@@ -168,18 +173,14 @@ def as_flash_attn(package: Any) -> dict[str, ModuleType]:  # noqa: ANN401 - it s
         deterministic: bool = False,
         rng_state: Tensor | None = None,
     ) -> None:
-        _refuse(dropout_p, alibi_slopes)
-        # its kernels write dense buffers; what the peer cut out of larger ones is copied into
-        buffers = {name: x for name, x in (("dq", dq), ("dk", dk), ("dv", dv)) if x.is_contiguous()}
+        refuse(dropout_p, alibi_slopes)
         gradients = package._flash_attn_bwd(
             q, k, v, out, dout, softmax_lse.contiguous(),
             softmax_scale=softmax_scale, causal=causal, softcap=softcap,
-            window_size_left=_side(window_size_left), window_size_right=_side(window_size_right),
-            deterministic=deterministic, **buffers,
+            window_size_left=side(window_size_left), window_size_right=side(window_size_right),
+            deterministic=deterministic, **dense(dq, dk, dv),
         )  # fmt: skip
-        for buffer, gradient in zip((dq, dk, dv), gradients[:3], strict=True):
-            if gradient is not buffer:
-                buffer.copy_(gradient)
+        put((dq, dk, dv), gradients)
 
     def function(
         q: Tensor,
@@ -194,16 +195,16 @@ def as_flash_attn(package: Any) -> dict[str, ModuleType]:  # noqa: ANN401 - it s
         deterministic: bool = False,
         return_attn_probs: bool = False,
     ) -> Tensor:
-        _refuse(dropout_p, alibi_slopes)
+        refuse(dropout_p, alibi_slopes)
         left, right = window_size
         results = package.flash_attn_func(
             q, k, v, softmax_scale=softmax_scale, causal=causal, softcap=softcap,
-            window_size=(_side(left), _side(right)), deterministic=deterministic,
+            window_size=(side(left), side(right)), deterministic=deterministic,
         )  # fmt: skip
         out: Tensor = results[0] if isinstance(results, tuple) else results
         return out
 
-    return flash_attn_modules(forward, backward, function)
+    return flash_attn_modules(forward, backward, function, varlen_of(package))
 
 
 def _import(name: str, command: str) -> ModuleType:
@@ -222,13 +223,3 @@ def _sixteen_bits(problem: Problem) -> str | None:
     if problem.dtype in {"float16", "bfloat16"}:
         return None
     return f"flash-attn computes in float16 and bfloat16 only, not {problem.dtype}"
-
-
-def _side(size: int) -> int | None:
-    """flash-attn writes an unlimited side of a window as -1, flash-attn-4 as None."""
-    return None if size < 0 else size
-
-
-def _refuse(dropout_p: float, alibi_slopes: Tensor | None) -> None:
-    if dropout_p or alibi_slopes is not None:
-        raise NotImplementedError("flash-attn-4 has neither dropout nor ALiBi")

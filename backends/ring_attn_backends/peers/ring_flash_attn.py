@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -14,9 +15,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, PeerKernel, Triton
+from ring_attn_backends.peers.ring_flash_attn_varlen import PackedRing, packed_ring, window_size
 from ring_attn_backends.peers.stand_ins import standing_in
 from ring_attn_backends.triton import TritonBackend
-from ring_attn_bench.plan.problem import Mask, Problem
+from ring_attn_bench.plan.documents import DealtDocuments
+from ring_attn_bench.plan.problem import Problem
 
 _FUNCTIONS = {
     "contiguous": "ring_flash_attn_func",
@@ -52,6 +55,29 @@ class RingFlashAttn:
         if partition != "contiguous" and not problem.mask.causal:
             return f"its {partition} ring is for causal attention only"
         return self.inside.unsupported(problem)
+
+    def documents_unsupported(self, problem: Problem, documents: DealtDocuments) -> str | None:
+        """What the package has no function or no argument for."""
+        pieces, name = 2 * documents.world_size, documents.partition.name
+        if problem.softcap:
+            return f"it has no softcap (softcap is {problem.softcap})"
+        if name not in ("contiguous", "head_tail"):
+            return f"it deals documents contiguous (llama3) or head_tail (zigzag), not {name}"
+        if name == "head_tail" and not problem.mask.causal:
+            return "its zigzag ring is for causal attention only"
+        odd = [b - a for a, b in pairwise(documents.starts) if (b - a) % pieces]
+        if name == "head_tail" and odd:
+            return (
+                f"its zigzag ring takes documents of multiples of {pieces} tokens on "
+                f"{documents.world_size} ranks, and one has {odd[0]}"
+            )
+        return self.inside.unsupported(replace(problem, packed=True))
+
+    def join_documents(
+        self, problem: Problem, documents: DealtDocuments, group: dist.ProcessGroup
+    ) -> PackedRing:
+        """The package's llama3 function of documents dealt contiguous, its zigzag one otherwise."""
+        return packed_ring(self._package, problem, documents, group)
 
     def join(self, problem: Problem, partition: str, group: dist.ProcessGroup) -> _Ring:
         """The package's ring function for the partition."""
@@ -105,12 +131,6 @@ class _Ring:
     def settings(self) -> AbstractContextManager[object]:
         """A context that sets nothing: this ring needs no settings of torch."""
         return nullcontext()
-
-
-def window_size(mask: Mask) -> tuple[int, int]:
-    """The window in flash-attn's argument, where -1 is unlimited."""
-    left, right = mask.window_left, mask.window_right
-    return -1 if left is None else left, -1 if right is None else right
 
 
 def _import(stand_ins: Mapping[str, ModuleType]) -> ModuleType:

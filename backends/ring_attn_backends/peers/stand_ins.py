@@ -42,9 +42,11 @@ def flash_attn_modules(
     forward: Callable[..., object],
     backward: Callable[..., object],
     function: Callable[..., object],
+    varlen: tuple[Callable[..., object] | None, Callable[..., object] | None] = (None, None),
 ) -> dict[str, ModuleType]:
     """`flash_attn` with what peers import from it: the two calls below autograd, and the one above.
 
+    varlen: the two below autograd of packed documents, None where nobody calls them.
     forward, backward: named as flash-attn 2.8 names their arguments, which peers look up.
     """
     package, interface = ModuleType(_FLASH_ATTN), ModuleType(_INTERFACE)
@@ -52,7 +54,7 @@ def flash_attn_modules(
         "flash_attn_func": function,
         "_flash_attn_forward": forward,
         "_flash_attn_backward": backward,
-        **dict.fromkeys(_VARLEN),  # imported beside them, called by nobody here
+        **dict(zip(_VARLEN, varlen, strict=True)),
     }
     vars(interface).update(contents)
     vars(package).update({"flash_attn_func": function, "flash_attn_interface": interface})

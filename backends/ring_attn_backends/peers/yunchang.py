@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ring_attn_backends.peers.flash_attn_kernels import FlashAttn2, FlashAttn4, PeerKernel, Triton
-from ring_attn_backends.peers.ring_flash_attn import window_size
+from ring_attn_backends.peers.ring_flash_attn_varlen import window_size
 from ring_attn_backends.peers.stand_ins import standing_in
 from ring_attn_backends.triton import TritonBackend
 from ring_attn_bench.plan.problem import Problem

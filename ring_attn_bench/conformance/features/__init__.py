@@ -10,12 +10,13 @@ from ring_attn_bench.conformance.features.cache import CACHE
 from ring_attn_bench.conformance.features.documents import DOCUMENTS
 from ring_attn_bench.conformance.features.masks import MASKS
 from ring_attn_bench.conformance.features.ring import RING
+from ring_attn_bench.conformance.features.ring_documents import RING_DOCUMENTS
 from ring_attn_bench.conformance.features.scores import SCORES
 from ring_attn_bench.conformance.features.shapes import HEADS, NUMBERS
 from ring_attn_bench.conformance.features.tensors import LENGTHS, STRIDES
 from ring_attn_bench.errors import UnknownName
 
-CHAPTERS = (MASKS, SCORES, HEADS, NUMBERS, LENGTHS, STRIDES, RING, DOCUMENTS, CACHE)
+CHAPTERS = (MASKS, SCORES, HEADS, NUMBERS, LENGTHS, STRIDES, RING, DOCUMENTS, RING_DOCUMENTS, CACHE)
 FEATURES = {feature.name: feature for chapter in CHAPTERS for feature in chapter.features}
 """Every feature by its name."""
 

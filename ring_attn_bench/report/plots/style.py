@@ -40,7 +40,10 @@ _OTHERS: tuple[Look, ...] = tuple(
     if (colour, marker) not in _KNOWN.values()
 )
 """For backends that are not known here: more than 80 of them before any two look alike."""
-_LINES: Mapping[str, Line] = {"zigzag": "-", "contiguous": "--", "striped": ":"}
+_LINES: Mapping[str, Line] = {
+    "zigzag": "-", "contiguous": "--", "striped": ":", "balanced": "-.", "head_tail": ":",
+}  # fmt: skip
+"""There are no more lines than these; of documents nobody deals stripes."""
 _FILLS: tuple[Fill, ...] = ("full", "none", "left", "bottom", "right", "top")
 _SIZE, _LARGER = 4.5, 2.5
 

@@ -18,7 +18,7 @@ OTHERS = {
     "transport": "all_gather", "slots": 1, "grouping": (3,), "gradients": "input",
     "handshake": True, "schedule": "gather", "landing_tokens": 512, "keep_keys": True,
     "queries": 2, "page": 16, "append": True, "rotary": "pairs", "leftpad": 3, "splits": 4,
-    "head_dim_v": 32,
+    "head_dim_v": 32, "documents": "histogram:1",
 }  # fmt: skip
 """By axis, a value that `BASE` has not."""
 FORWARD = {"directions": ["forward"]}

@@ -43,7 +43,8 @@ def test_the_page_has_the_default_of_every_key(title):
         elif said not in IN_WORDS:
             written = tomllib.loads(f"{key} = {said.strip('`')}")[key]
             if key in ("transport", "slots", "grouping", "gradients", "handshake", "schedule",
-                       "landing_tokens", "queries", "page", "rotary", "head_dim_v"):  # fmt: skip
+                       "landing_tokens", "queries", "page", "rotary", "head_dim_v",
+                       "documents"):  # fmt: skip
                 written = [None if value == "unset" else value for value in written]
             assert json.loads(json.dumps(default)) == written
 
@@ -62,7 +63,7 @@ def test_the_page_names_the_suites_that_come_along():
     ("ranks", "played"), [(1, "real"), (2, "real"), (4, "loopback"), (8, "real")]
 )
 def test_the_first_example_is_dealt_to_any_number_of_ranks(ranks, played):
-    assert list(examples()) == ["my.toml", "groups.toml", "cache.toml"]
+    assert list(examples()) == ["my.toml", "groups.toml", "cache.toml", "packed.toml"]
     assert examples()["my.toml"].entries(ranks, played)
 
 

@@ -8,6 +8,7 @@ from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.one_device.one_by_one import OneByOne
 from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.gathered import OWN
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.ring.merge import merge
 from tests.unit.conformance.faulty_adapters import OtherBlock, OtherScore
@@ -168,3 +169,23 @@ class PackedWithStaleEmptyRows(Packed):
         out, lse = super().packed_forward(q, keys, documents, score)
         seen = lse.isfinite().all(0)
         return torch.where(seen[:, None, None], out, torch.empty_like(out)), lse
+
+
+class AnyDocument(ReferenceBackend):
+    """On a ring a query sees keys of whatever document its launch sees."""
+
+    def gathered_forward(self, q, keys, where, score):
+        every = tuple(dict.fromkeys(visit for line in where.rows for visit in line.visits))
+        rows = tuple(replace(line, visits=every) for line in where.rows)
+        return super().gathered_forward(q, keys, replace(where, rows=rows), score)
+
+
+class OwnRankAlone(ReferenceBackend):
+    """On a ring a query sees those of its document's keys that its own rank holds."""
+
+    def gathered_forward(self, q, keys, where, score):
+        rows = tuple(
+            replace(line, visits=tuple(x for x in line.visits if x.piece == OWN))
+            for line in where.rows
+        )
+        return super().gathered_forward(q, keys, replace(where, rows=rows), score)

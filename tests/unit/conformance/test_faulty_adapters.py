@@ -80,6 +80,8 @@ FAULTS = [
     Fault(extras.ReplacesLse, "in_place", spares="blocks_add_up"),
     Fault(extras.PackedAsOne, "documents documents_causal", BOTH, "causal"),
     Fault(extras.PackedWithStaleEmptyRows, "documents_empty_rows", spares="documents"),
+    Fault(extras.AnyDocument, "ring_documents ring_documents_uneven ring_cross", spares="causal"),
+    Fault(extras.OwnRankAlone, "ring_documents ring_documents_window ring_cross", spares="causal"),
     Fault(caches.AllTheRoom, "cache cache_queries cache_paged"),
     Fault(caches.PaddingSeen, "cache_leftpad", spares="cache cache_append"),
     Fault(caches.RowsInOrder, "cache_rows", spares="cache cache_append"),

@@ -10,7 +10,7 @@ from ring_attn_bench.report.rows import rows
 OTHER = {
     "batch": 3, "seqlen_total": 65536, "world_size": 8, "heads_q": 64, "heads_kv": 16,
     "head_dim": 64, "dtype": "float16", "causal": False, "window": (128, 0), "softcap": 30.0,
-    "deterministic": True, "cache": CacheShape(queries=1),
+    "deterministic": True, "cache": CacheShape(queries=1), "documents": "histogram:1",
 }  # fmt: skip
 """Of each field of a case a value that `make_case` has not."""
 WITHIN = {"seqlen_total", "causal"}
