@@ -19,18 +19,14 @@ from ring_attn_bench.bench.messages import Prepare, Subject
 from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.recorder import Recorder
 from ring_attn_bench.bench.ring_contestant import Contexts
+from ring_attn_bench.bench.stand_in import by_loopback
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.bench.timing import Call
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.exactness import Invariants, of_results
 from ring_attn_bench.records.record import Accuracy, TensorError
 from ring_attn_bench.ring.context import RingContext
-from ring_attn_bench.ring.options import RingOptions
 
-JUDGED_TOKENS = 65536
-"""Of the longest sequence that stands in for a played one, all of whose ranks one process plays."""
-ROUND = 128
-"""A multiple of it has every partition's number of chunks."""
 Errors = dict[str, TensorError]
 """A tensor's error, by the result's name."""
 
@@ -368,23 +364,6 @@ def _contestant(request: Prepare, place: WorkerPlace, context: RingContext | Non
 
 def _backward(request: Prepare) -> bool:
     return any(d is not Direction.FORWARD for d in request.directions)
-
-
-def by_loopback(request: Prepare, took: RingOptions | None) -> Prepare:
-    """The same ring on one process, of a length that fits one: the plans cut it the same way.
-
-    took: what `auto` took in its place, which by loopback it might not.
-    """
-    case, spec = request.case, request.contestant
-    tokens = case.seqlen_per_gpu
-    if case.seqlen_total > JUDGED_TOKENS:
-        most = JUDGED_TOKENS // case.world_size
-        tokens = min(tokens, max(1, most // ROUND) * ROUND)
-    short = case.model_copy(update={"seqlen_total": tokens * case.world_size})
-    options = spec.options if took is None else replace(took, transport="auto")
-    changed = {"played": "loopback", "playing": (), "options": options}
-    other = spec.model_copy(update=changed)
-    return request.model_copy(update={"case": short, "contestant": other})
 
 
 def _are_right(errors: Errors) -> bool:

@@ -5,8 +5,9 @@ import torch
 
 from ring_attn_bench.bench.messages import Prepare
 from ring_attn_bench.bench.place import WorkerPlace
-from ring_attn_bench.bench.prepared import by_loopback, prepare
+from ring_attn_bench.bench.prepared import prepare
 from ring_attn_bench.bench.ring_contestant import Contexts
+from ring_attn_bench.bench.stand_in import by_loopback
 from ring_attn_bench.bench.suite import Check
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.records.direction import Direction
