@@ -1,6 +1,6 @@
 """The kernels over a cache, compiled without a GPU: what they need and what they use."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -102,6 +102,17 @@ def test_every_tiling_fits_and_loads_ahead(shape, size, dim, capability, tmp_pat
     assert found.shared >= ahead * KEYS[size, dim][0] * 2 * dim * size, "or not all of them"
     if size == 4:
         assert "tf32" not in found.ptx
+
+
+@pytest.mark.parametrize("page", [None, 64, 256])
+def test_of_programs_that_load_one_tile_ahead_a_multiprocessor_has_room_for_four(page, tmp_path):
+    """Where they are many that is one turn and not two: `table._more_are_faster`."""
+    launch = launched(Shape(page=page), 128, torch.bfloat16)
+    config = replace(launch.config, stages=2)
+    found = assert_fits(replace(launch, config=config), 90, tmp_path, SPILL)
+
+    assert 4 * found.registers * 32 * config.warps <= 65536
+    assert 4 * found.shared <= SHARED_MEMORY[90]
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)

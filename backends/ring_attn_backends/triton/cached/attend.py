@@ -13,8 +13,8 @@ from ring_attn_backends.triton.cached.entry import (
     length_of,
     own_count,
     pages_of_tile,
+    place_in_page,
     place_of,
-    places_in_pages,
     row_of,
 )
 from ring_attn_backends.triton.places import document
@@ -37,12 +37,13 @@ def attend(
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
     BIASED: tl.constexpr, PACKED: tl.constexpr, PAGED: tl.constexpr, WHOLE_PAGES: tl.constexpr,
-    POWER: tl.constexpr, DEALT: tl.constexpr, SHARED: tl.constexpr,
+    POWER: tl.constexpr, ALIKE: tl.constexpr, DEALT: tl.constexpr, SHARED: tl.constexpr,
 ) -> None:  # fmt: skip
     """out and lse of BLOCK_M rows, which are a key head's queries, each with its group's heads.
 
     Grid (B x row tiles x splits, G). entries: B. count: rows, or pages, of the cache.
-    WHOLE_PAGES: a key tile never lies in two. POWER: a page has 2^page_bits tokens. SHARED: writes
+    WHOLE_PAGES: a key tile never lies in two. POWER: a page has 2^page_bits tokens. ALIKE: a token
+    of k and its one of v are as far from the first of each. SHARED: writes
     float32 partials, contiguous: out (splits, total_rows, E) and lse (splits, total_rows), rows
     counted by query, then by head. A share without keys has no out. sink: (H,), of programs that
     share nothing.
@@ -111,22 +112,30 @@ def attend(
             table_ptr, table_stride, entry, first, stop, page, page_bits,
             BLOCK_N, WHOLE_PAGES, POWER,
         )  # fmt: skip
+    in_tile = tl.arange(0, BLOCK_N)
     for _ in tl.range(0, tiles):
-        tokens = first + tl.arange(0, BLOCK_N)
+        tokens = first + in_tile
         inside = (tokens >= start) & (tokens < stop)
         if PAGED:
             held, exists = existing(pages, count)
             inside &= exists
-            places_k = places_in_pages(first, page, BLOCK_N, WHOLE_PAGES, POWER)
             pages = pages_of_tile(
                 table_ptr, table_stride, entry, first + BLOCK_N, stop, page, page_bits,
                 BLOCK_N, WHOLE_PAGES, POWER,
             )  # fmt: skip
         else:
-            held, places_k = row, tokens
-        k_at = k_ptr + (held * k_strides[0] + places_k.to(tl.int64) * k_strides[1])[:, None]
-        v_at = v_ptr + (held * v_strides[0] + places_k.to(tl.int64) * v_strides[1])[:, None]
-        k = tl.load(k_at + columns, mask=inside[:, None] & (columns < D), other=0.0)
+            held = row
+        # in this form for its registers, of which a thread has 116 over rows and 124 over whole
+        # pages: with two slots of tiles a multiprocessor has room for four programs
+        within = place_in_page(first, page, PAGED, BLOCK_N, WHOLE_PAGES, POWER)
+        if PAGED and WHOLE_PAGES:
+            within += in_tile
+        elif not PAGED:
+            within = tokens
+        k_at = held * k_strides[0] + within.to(tl.int64) * k_strides[1]
+        v_at = k_at if ALIKE else held * v_strides[0] + within.to(tl.int64) * v_strides[1]
+        k_at, v_at = k_at[:, None] + columns, v_at[:, None] + columns_v
+        k = tl.load(k_ptr + k_at, mask=inside[:, None] & (columns < D), other=0.0)
         s = tl.dot(q, tl.trans(k), input_precision="ieee")
         s = base2_scores(s, scale, cap, CAPPED, PRECISE)
         stands = place_of(tokens, block, ranks, rank, DEALT)
@@ -140,7 +149,7 @@ def attend(
         s = tl.where(visible, s, float("-inf"))
         p, fade, total, peak = soften(s, total, peak)
         acc = acc * fade[:, None]
-        v = tl.load(v_at + columns_v, mask=inside[:, None] & (columns_v < E), other=0.0)
+        v = tl.load(v_ptr + v_at, mask=inside[:, None] & (columns_v < E), other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
         first += BLOCK_N
 

@@ -78,17 +78,16 @@ def pages_of_tile(
 
 
 @triton.jit
-def places_in_pages(
-    first, page, BLOCK_N: tl.constexpr, WHOLE_PAGES: tl.constexpr, POWER: tl.constexpr
-):
-    """Where a key tile's tokens lie in their pages."""
-    tokens = tl.arange(0, BLOCK_N)
-    if WHOLE_PAGES:
-        tokens += first % page
-    elif POWER:
-        tokens = (first + tokens) & (page - 1)
-    else:
-        tokens = (first + tokens) % page
+def place_in_page(
+    first, page, PAGED: tl.constexpr,
+    BLOCK_N: tl.constexpr, WHOLE_PAGES: tl.constexpr, POWER: tl.constexpr,
+):  # fmt: skip
+    """Where a key tile's first token lies in its page, or row; unless WHOLE_PAGES, each token."""
+    tokens = first
+    if PAGED and not WHOLE_PAGES:
+        tokens += tl.arange(0, BLOCK_N)
+    if PAGED:
+        tokens = tokens & (page - 1) if POWER else tokens % page
     return tokens
 
 

@@ -95,6 +95,7 @@ def attend_launch(
         "BLOCK_N": config.keys,
         "PACKED": call.starts is not None,
         "WHOLE_PAGES": cache.table is not None and cache.k.shape[1] % config.keys == 0,
+        "ALIKE": cache.table is not None and cache.k.stride()[:2] == cache.v.stride()[:2],
         "POWER": cache.table is not None and cache.k.shape[1].bit_count() == 1,
         "SHARED": splits > 1,
     }

@@ -39,7 +39,7 @@ def tiling(q: Tensor, v: Tensor, rows: int, heads: int) -> Tiling:
     widest = max(64, *(padded(x.shape[-1]) for x in (q, v)))
     keys, warps, stages = KEYS[q.element_size(), widest]
     height = min(MOST_ROWS[q.element_size()], max(FEWEST_ROWS, 1 << (rows - 1).bit_length()))
-    if _three_are_faster(heads * -(-rows // height) / _slots(q)):
+    if _more_are_faster(heads * -(-rows // height) / _slots(q)):
         stages = min(stages, 2)
     return Tiling(height, keys, warps * (2 if height * widest >= LARGE else 1), stages)
 
@@ -58,12 +58,12 @@ def splits_for(programs: int, q: Tensor) -> int:
     return 2 if programs < 0.9 * slots else 1
 
 
-def _three_are_faster(turns: float) -> bool:
-    """Whether three programs of a multiprocessor, each loading a tile less ahead, beat two.
+def _more_are_faster(turns: float) -> bool:
+    """Whether four programs of a multiprocessor, each loading a tile less ahead, beat two.
 
     turns: of two. By `scripts/decode_speed.py --sweep` on an H200, 8 key heads: two turns that are
-    almost full are slow, whoever takes them. 40 entries of 8k tokens take 317 us of three and 309
-    of two, 64 (1.9 turns of two) 470 and 564, 96 (2.9, and 1.9 of three) 811 and 714; of 4k tokens
+    almost full are slow, whoever takes them. 40 entries of 8k tokens take 317 us of four and 309
+    of two, 64 (1.9 turns of two) 470 and 564, 96 (2.9, and 1.5 of four) 714 and 811; of 4k tokens
     32 take 129 and 122, and 128 take 471 and more.
     """
     return 1.5 < turns <= 2 or turns > 3
