@@ -76,8 +76,9 @@ _PACES = {True: _RunPace(6.0, 2.5, 0.6, 400.0), False: _RunPace(5.0, 0.4, 0.3, N
 """On GPUs, by 7 committed runs of 14 to 141 records, which took 0.4 to 2.2 times as long as this
 says, the most where kernels were compiled; on a CPU by the suite `cpu` on two cores. Kernels make
 500 to 650 TFLOP/s of an H200, other people's rings less."""
-_SUBJECTS = 3
-"""What is timed of a contestant at most: itself, its twin, one call."""
+_SUBJECTS, _IN_GRAPHS = 3, 2
+"""What is timed of a contestant at most: itself, its twin, one call; the first and the last in
+graphs."""
 
 
 def seconds(entries: Sequence[Entry], suite: Suite, *, gpu: bool) -> float:
@@ -100,7 +101,8 @@ def _timing(entry: Entry, timing: Timing, pace: _RunPace) -> float:
         flops(entry.case, direction, 1) * pairs / pace.tflops / 1e12
         for direction in entry.directions
     )
-    return sum(max(pace.time, _SUBJECTS * one * _count(one, timing)) for one in calls)
+    subjects = _SUBJECTS + _IN_GRAPHS * timing.wants_graphs_of(entry.case)
+    return sum(max(pace.time, subjects * one * _count(one, timing)) for one in calls)
 
 
 def _count(one: float, timing: Timing) -> float:
