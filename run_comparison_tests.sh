@@ -21,8 +21,8 @@ tables and where the report lies.
 
 Exit codes: 0, what ran was right (unsupported and out of memory are answers); 1, something was
 wrong, crashed or timed out, or statuses differ (coverage diff), something is worse (compare),
-nothing fits (advise), a fault is not named (selftest), what is shipped is not right (tune); 2, a
-mistake in the arguments or the suite; 3, the machine lacks what was asked for by name; 4, a file
+nothing fits (advise), a fault is not named (selftest), what is shipped is not right (tune), a
+self-check finds a fault (env); 2, a mistake in the arguments or the suite; 3, the machine lacks what was asked for by name; 4, a file
 cannot be read or written; 5, a bug of this program, which says what to report; 130, ended by
 Ctrl-C; 143, terminated. What was measured is kept.
 EOF

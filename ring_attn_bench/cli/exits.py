@@ -46,7 +46,7 @@ MEANINGS: Mapping[Exit, str] = {
     Exit.RIGHT: "what ran was right (unsupported and out of memory are answers)",
     Exit.WRONG: "something was wrong, crashed or timed out, or statuses differ (coverage diff), "
     "something is worse (compare), nothing fits (advise), a fault is not named (selftest), what is "
-    "shipped is not right (tune)",
+    "shipped is not right (tune), a self-check finds a fault (env)",
     Exit.MISTAKE: "a mistake in the arguments or the suite",
     Exit.LACKS: "the machine lacks what was asked for by name",
     Exit.FILES: "a file cannot be read or written",

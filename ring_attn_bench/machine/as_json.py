@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ring_attn_bench import registry
 from ring_attn_bench.contract.install import COMMANDS
+from ring_attn_bench.machine.looks import Look
 from ring_attn_bench.machine.plug_ins import Inventory, PlugIn
 from ring_attn_bench.records.values import Environment
 
@@ -28,10 +29,12 @@ def backends(machine: Inventory) -> str:
     )
 
 
-def machine(environment: Environment) -> str:
-    """What this machine has, null for what it lacks, and the commands that install packages."""
+def machine(environment: Environment, looks: Sequence[Look] = ()) -> str:
+    """What this machine has, null for what it lacks, the commands that install packages, and what a
+    self-check found."""
     missing = {name: command for name, command in COMMANDS.items() if not environment.get(name)}
-    return _text({"machine": environment, "missing": missing})
+    found = [look.model_dump() for look in looks]
+    return _text({"machine": environment, "missing": missing, "looks": found})
 
 
 def _lines(plug_ins: Mapping[str, PlugIn], targets: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from ring_attn_bench import registry
 from ring_attn_bench.contract.tunable import Tunable
 from ring_attn_bench.errors import BackendUnavailable, NoAnswer, TransportUnavailable, clause
 from ring_attn_bench.machine.environment import describe
+from ring_attn_bench.machine.looks import Look
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.records.values import Environment, Frozen, Text
 from ring_attn_bench.workers.pool import Hand
@@ -25,6 +26,8 @@ from ring_attn_bench.workers.serving import serve
 
 IMPORT_SECONDS = 120.0
 """For one plug-in's packages to be imported, on a machine that is busy with other things."""
+CHECK_SECONDS = 120.0
+"""For a self-check of five seconds, where kernels may have to be compiled first."""
 
 
 class ToDescribe(Frozen):
@@ -44,7 +47,21 @@ class ToImport(Frozen):
     is_transport: bool = False
 
 
-_QUESTIONS: TypeAdapter[ToDescribe | ToImport] = TypeAdapter(ToDescribe | ToImport)
+class ToCheck(Frozen):
+    """What it is asked where somebody wants to know whether all is well."""
+
+    looks: Literal[True] = True
+
+
+class Checked(Reply):
+    """What it answers."""
+
+    looks: list[Look] = Field(default_factory=list)
+
+
+_QUESTIONS: TypeAdapter[ToDescribe | ToImport | ToCheck] = TypeAdapter(
+    ToDescribe | ToImport | ToCheck
+)
 
 
 class PlugIn(Reply):
@@ -123,10 +140,27 @@ def _told(hand: Hand[Described], question: ToImport) -> PlugIn:
         return PlugIn(status=failure.status, reason=reason)
 
 
-def _answer(line: str) -> Described | PlugIn:
+def check() -> tuple[Look, ...]:
+    """What `self_check` finds on this machine; where its process ends, that is what was found."""
+    hand = Hand("ring_attn_bench.machine.plug_ins", Described)
+    hand.hold(ToDescribe(), {})
+    try:
+        return tuple(hand.ask(ToCheck(), CHECK_SECONDS, Checked).looks)
+    except WorkerFailed as failure:
+        found = f"the process that looked gave no answer: {clause(failure.reason)}"
+        return (Look(what="self-check", found=found, is_right=False),)
+    finally:
+        hand.end()
+
+
+def _answer(line: str) -> Described | PlugIn | Checked:
     question = _QUESTIONS.validate_json(line)
     if isinstance(question, ToDescribe):
         return Described(environment=describe())
+    if isinstance(question, ToCheck):
+        from ring_attn_bench.machine.self_check import look_around  # imports torch
+
+        return Checked(looks=list(look_around()))
     return (_transport if question.is_transport else _contestant)(question.name)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from textwrap import fill as _fill
 
 from ring_attn_bench.contract.install import COMMANDS, WITHOUT_GPU
+from ring_attn_bench.machine.looks import Look
 from ring_attn_bench.machine.plug_ins import Inventory, PlugIn
 from ring_attn_bench.records.values import Environment
 from ring_attn_bench.text.sentences import commands, sentences
@@ -82,3 +83,14 @@ def machine(environment: Environment, width: int) -> str:
         gpu = bool(environment.get("gpu")) or {name for name, _ in missing} <= WITHOUT_GPU
         text += "\n\n" + fill(_where_to_install(gpu), width)
     return text
+
+
+def looks(found: Sequence[Look], width: int) -> str:
+    """A table of what a self-check found; nothing where there was none."""
+    if not found:
+        return ""
+    rows = [(look.what, _RIGHT[look.is_right], look.found) for look in found]
+    return "\n\n" + sentences(rows, width, ["self-check", "", "what was found"])
+
+
+_RIGHT = {True: "right", False: "WRONG", None: ""}
