@@ -147,11 +147,12 @@ class FlashAttn2:
                     angles = rotary_cos[length + at], rotary_sin[length + at]
                     turned = over_cache.turned(turned, *angles, interleaved=rotary_interleaved)
                 k_cache[where[length + at]], v_cache[where[length + at]] = turned, v[entry, at]
+            turn = {"interleaved": rotary_interleaved}
             if rotary_cos is not None:
                 steps = torch.arange(rows) if mask.is_causal or mask.is_local else torch.zeros(rows)
                 at = (length + steps).long()
                 own = torch.stack([
-                    over_cache.turned(x, rotary_cos[i], rotary_sin[i], interleaved=rotary_interleaved)
+                    over_cache.turned(x, rotary_cos[i], rotary_sin[i], **turn)
                     for x, i in zip(own, at, strict=True)
                 ])  # fmt: skip
             total = length + (0 if k is None else k.shape[1])

@@ -18,7 +18,6 @@ from tests.unit.backends.fake_kernels.attention import (
     summed,
 )
 
-
 TILE = 128
 """Rows and keys of a tile: roughly, it depends on the head dim."""
 
@@ -91,7 +90,11 @@ class Package:
             total = length + (0 if new is None else new.shape[1])
             for i in range(length, total):
                 x = new[entry, i - length]
-                x = x if angles[0] is None else over_cache.turned(x, *(t[i] for t in angles), **turn)
+                x = (
+                    x
+                    if angles[0] is None
+                    else over_cache.turned(x, *(t[i] for t in angles), **turn)
+                )
                 k[where[i]], v[where[i]] = x, given["v"][entry, i - length]
             if angles[0] is not None:
                 own = torch.stack([
