@@ -52,6 +52,13 @@ def backends() -> Mapping[str, str]:
     return _table("BACKENDS", ENTRY_POINT_GROUP)
 
 
+def over_a_cache() -> tuple[str, ...]:
+    """The same names in the order in which `auto` asks over a cache."""
+    known = backends()
+    first = [name for name in _of_package("FIRST_OVER_A_CACHE") if name in known]
+    return (*first, *(name for name in known if name not in first))
+
+
 def peers() -> Mapping[str, str]:
     """ "peer:name" to "module:Class": other people's whole rings, found like backends."""
     table = _table("PEERS", PEER_ENTRY_POINT_GROUP)
@@ -83,11 +90,15 @@ def _check_peer(name: str) -> None:
 
 
 def _table(attribute: str, group: str) -> Mapping[str, str]:
+    return _with_others(_of_package(attribute), group)
+
+
+def _of_package(attribute: str) -> Any:  # noqa: ANN401 - a table or a tuple of names
     in_checkout = (_CHECKOUT_ROOT / "ring_attn_backends").is_dir()
     if in_checkout and str(_CHECKOUT_ROOT) not in sys.path:
         # First, so that a checkout never runs with an installed copy's backends.
         sys.path.insert(0, str(_CHECKOUT_ROOT))
-    return _with_others(getattr(import_module("ring_attn_backends"), attribute), group)
+    return getattr(import_module("ring_attn_backends"), attribute)
 
 
 def transports() -> Mapping[str, str]:

@@ -19,6 +19,10 @@ BACKENDS = {
 A module imports its kernel's package only when a backend is made.
 """
 
+FIRST_OVER_A_CACHE = ("triton",)
+"""Whom `auto` asks over a cache before all others: it makes a step again without looking at it, and
+what is above it in the table has not been measured there."""
+
 PEERS = {
     "ring_flash_attn[flash_attn_2]": "ring_attn_backends.peers.ring_flash_attn:WithFlashAttn2",
     "ring_flash_attn[flash_attn_4]": "ring_attn_backends.peers.ring_flash_attn:WithFlashAttn4",

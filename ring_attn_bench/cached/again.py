@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.cached.given import CacheGiven
+from ring_attn_bench.cached.memory import overlap, overwritten
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.contract.cache import CachedCall, CallAgain
@@ -68,7 +69,7 @@ def alike_of(given: CacheGiven, options: Options) -> Alike | None:
         strides = None if x.is_contiguous() else x.stride()
         looks += (x.size(), strides, x.dtype, x.get_device())
         tensors.append(x)
-    if k is not None and _cannot_append(k_cache, v_cache):
+    if k is not None and _cannot_append(k_cache, v_cache, (q, k, v)):
         return None
     key = (
         *looks, interleaved, splits, options.backend, options.softmax_scale, options.causal,
@@ -82,9 +83,14 @@ def _is_on_gpu(q: Tensor) -> bool:
     return q.is_cuda
 
 
-def _cannot_append(k_cache: Tensor, v_cache: Tensor) -> bool:
-    """Where nothing, or nobody knows which, would be put into a cache: there is a sentence."""
-    if k_cache.data_ptr() == v_cache.data_ptr():
+def _cannot_append(k_cache: Tensor, v_cache: Tensor, read: tuple[Tensor | None, ...]) -> bool:
+    """Where nothing, or nobody knows which, would be put into a cache: there is a sentence.
+
+    And where what is read is overwritten: there is a copy.
+    """
+    if overlap(k_cache, v_cache):
+        return True
+    if overwritten(read, (k_cache, v_cache)):
         return True
     of_inference = k_cache.is_inference() or v_cache.is_inference()
     return of_inference and not torch.is_inference_mode_enabled()

@@ -11,6 +11,7 @@ from ring_attn_bench.cached.again import Alike, again, alike_of, keep
 from ring_attn_bench.cached.choose import choose_cached
 from ring_attn_bench.cached.contents import check_call, check_contents
 from ring_attn_bench.cached.given import CacheGiven
+from ring_attn_bench.cached.memory import kept_apart
 from ring_attn_bench.cached.validate import checked
 from ring_attn_bench.calls import sinks
 from ring_attn_bench.calls.autocast import is_enabled, without_autocast
@@ -80,7 +81,7 @@ class CacheWay:
         return out, lse
 
     def _call(self, given: CacheGiven, options: Options, *, wide: bool = False) -> CachedCall:
-        q, score = rows_in_a_row(given.q), self.score
+        q, score = self._read(given.q, given), self.score
         if options.alibi_slopes is not None:
             slopes = in_a_row(options.alibi_slopes)
             score = Score(score.softmax_scale, score.softcap, slopes)
@@ -91,12 +92,19 @@ class CacheWay:
             lengths = torch.full((len(q),), lengths, dtype=torch.int32, device=q.device)
         cache = Cache(
             given.k_cache, given.v_cache, lengths,
-            given.block_table, given.cache_batch_idx, given.cache_leftpad, self.problem.dealt,
+            None if given.block_table is None else rows_in_a_row(given.block_table),
+            given.cache_batch_idx, given.cache_leftpad, self.problem.dealt,
         )  # fmt: skip
         return CachedCall(
             q, cache, self.mask, score, self._appended(given), splits=given.num_splits, wide=wide,
             alike=self if self.is_kept else None,
         )  # fmt: skip
+
+    @staticmethod
+    def _read(x: Tensor, given: CacheGiven) -> Tensor:
+        """x as kernels read it, apart from where they put new tokens."""
+        x = rows_in_a_row(x)
+        return x if given.k is None else kept_apart(x, (given.k_cache, given.v_cache))
 
     def _appended(self, given: CacheGiven) -> Appended | None:
         if given.k is None or given.v is None:
@@ -105,7 +113,7 @@ class CacheWay:
         one_place = not (self.mask.causal or self.mask.has_window)
         cos, sin = given.rotary_cos, given.rotary_sin
         return Appended(
-            rows_in_a_row(given.k), rows_in_a_row(given.v),
+            self._read(given.k, given), self._read(given.v, given),
             None if cos is None else rows_in_a_row(cos),
             None if sin is None else rows_in_a_row(sin),
             given.rotary_interleaved, one_place,

@@ -17,7 +17,7 @@ def choose_cached(name: str, problem: CachedProblem, *, announces: bool = True) 
     if name != "auto":
         return _checked(name, problem)
     reasons = []
-    for candidate in registry.backends():
+    for candidate in registry.over_a_cache():
         try:
             chosen = _checked(candidate, problem)
         except (BackendUnavailable, Unsupported) as error:

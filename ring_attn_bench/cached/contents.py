@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ring_attn_bench.cached.given import CacheGiven
+from ring_attn_bench.cached.memory import overlap
 from ring_attn_bench.errors import InvalidArgument, shown
 from ring_attn_bench.plan.cached import CachedProblem
 
@@ -25,10 +26,15 @@ def check_call(given: CacheGiven, problem: CachedProblem) -> None:
             raise InvalidArgument(
                 f"{name} is a negated view, and kernels read memory; pass {name}.resolve_neg()."
             )
-    if given.k is not None and given.k_cache.data_ptr() == given.v_cache.data_ptr() != 0:
+    if given.q.is_meta:
         raise InvalidArgument(
-            "k_cache and v_cache are one memory, in which new keys and new values would overwrite "
-            "each other; pass a tensor for each."
+            "q is on the meta device, and what a call over a cache computes follows from numbers "
+            "in lengths and tables; pass tensors that have some."
+        )
+    if given.k is not None and overlap(given.k_cache, given.v_cache):
+        raise InvalidArgument(
+            "k_cache and v_cache are one memory, in part at least, where new keys and new values "
+            "would overwrite each other; pass a tensor for each."
         )
     if isinstance(given.cache_seqlens, int):
         check_range("cache_seqlens", [given.cache_seqlens], _room(problem))
@@ -64,9 +70,10 @@ def _appended_pages(
     totals = [counted(length + problem.appended) for length in lengths]
     check_pages(table, given, totals)
     size = given.k_cache.shape[1]
+    used = -(-max(totals, default=0) // size)
     return [
         (pages[at // size], at % size)
-        for pages, length, total in zip(table.tolist(), lengths, totals, strict=True)
+        for pages, length, total in zip(table[:, :used].tolist(), lengths, totals, strict=True)
         for at in range(counted(length), total)
     ]
 
@@ -74,7 +81,8 @@ def _appended_pages(
 def check_pages(table: Tensor, given: CacheGiven, totals: Sequence[int]) -> None:
     """Whether the pages of an entry's first tokens exist; raises InvalidArgument."""
     count, size = given.k_cache.shape[:2]
-    for pages, total in zip(table.tolist(), totals, strict=True):
+    used = -(-max(totals, default=0) // size)  # a table may be much longer than what is there
+    for pages, total in zip(table[:, :used].tolist(), totals, strict=True):
         check_range("block_table", pages[: -(-total // size)], count - 1, "the last page there is")
 
 

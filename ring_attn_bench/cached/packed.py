@@ -95,7 +95,7 @@ def attend_packed(given: PackedOverPages, options: Options) -> tuple[Tensor, Ten
     lengths = sound[1].diff()
     if given.used is not None:
         lengths = torch.minimum(lengths, given.used)
-    cache = Cache(given.k, given.v, lengths, given.block_table)
+    cache = Cache(given.k, given.v, lengths, rows_in_a_row(given.block_table))
     call = CachedCall(q, cache, problem.mask, score, starts=sound[0], longest=longest[0])
     with torch.no_grad():
         out, lse = computed(kernel, call, options.sink)

@@ -32,7 +32,8 @@ class Cache(NamedTuple):
 
     k (R, C, G, D) and v (R, C, G, E); or, where there is a table, (P, S, G, D) and (P, S, G, E).
     lengths: int32 (B,), tokens before the append; None where they are all C.
-    table: int32 (B, L), each entry's pages. rows: int32 (B,), each entry's row; None is its number.
+    table: int32 (B, L), each entry's pages, one next to another in memory.
+    rows: int32 (B,), each entry's row; None is its number.
     skipped: int32 (B,), tokens at the beginning that are not there; None is none.
     dealt: where this is one rank's part; lengths and skipped count the tokens of all ranks, C is
     this one's, and an appended token is written by the rank that its place is dealt to.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.triton import TritonBackend
 
+from ring_attn_bench import flash_attn_varlen_func, flash_attn_with_kvcache
 from ring_attn_bench.cached.call import computed
 from ring_attn_bench.conformance.ask import faults
 from ring_attn_bench.conformance.feature import Asks
@@ -194,3 +195,20 @@ def test_packed_queries_see_what_they_see_by_themselves():
             right, right_lse = ReferenceBackend().cached_forward(alone)
             torch.testing.assert_close(out[start:stop], right[0], rtol=1e-5, atol=2e-6)
             torch.testing.assert_close(lse[:, start:stop], right_lse[0], rtol=1e-5, atol=2e-6)
+
+
+def test_a_table_whose_pages_lie_apart_in_memory_is_read_as_it_says():
+    k, v = random(6, 4, KEY_HEADS, DIM), random(6, 4, KEY_HEADS, DIM, seed=1)
+    table = torch.tensor([[5, 0, 3], [2, 4, 1]], dtype=torch.int32)
+    by_columns, used = table.T.contiguous().T, torch.tensor([9, 7], dtype=torch.int32)
+    assert by_columns.stride() == (1, 2)
+    starts, ends = (torch.tensor(x, dtype=torch.int32) for x in ([0, 1, 2], [0, 9, 16]))
+    q = random(2, 1, HEADS, DIM)
+    for pages in (table, by_columns):
+        told = {"block_table": pages, "backend": "triton"}
+        out = flash_attn_with_kvcache(q, k, v, cache_seqlens=used, **told)
+        packed = flash_attn_varlen_func(q[:, 0], k, v, starts, ends, 1, 9, **told)
+        if pages is table:
+            right = out
+        assert out.equal(right)
+        torch.testing.assert_close(packed, right[:, 0], rtol=1e-5, atol=2e-6)

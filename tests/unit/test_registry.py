@@ -154,3 +154,13 @@ def test_a_backend_is_no_peer_and_a_peer_no_backend():
         registry.peer_class("aten")
     with pytest.raises(UnknownName, match="unknown backend 'peer:"):
         registry.backend_class(next(iter(registry.peers())))
+
+
+def test_over_a_cache_auto_asks_triton_before_what_nobody_measured_there():
+    names = list(registry.backends())
+    assert registry.over_a_cache() == ("triton", *(name for name in names if name != "triton"))
+
+
+def test_a_table_without_those_that_come_first_is_asked_as_it_is(monkeypatch):
+    monkeypatch.setattr(registry, "backends", lambda: {"b": "b:B", "a": "a:A"})
+    assert registry.over_a_cache() == ("b", "a")

@@ -10,13 +10,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_backends.flag_gems import calls
+from ring_attn_backends.flag_gems import cache, calls
 from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.triton import TritonBackend
+from ring_attn_bench.contract.cache import CachedCall
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.block import Alibi, Block, Form
+from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.positions import Span
 from ring_attn_bench.plan.problem import Documents, Problem, Score
 
@@ -75,6 +77,10 @@ class FlagGemsBackend:
         reason = self._gradients.unsupported(problem) if problem.backward else None
         return reason and f"its gradients are those of our backend triton: {reason}"
 
+    def cached_unsupported(self, problem: CachedProblem) -> str | None:
+        """What its kernels lack, and what they have no argument for over a cache."""
+        return self.unsupported(problem.without_cache) or cache.unsupported(problem)
+
     def version(self) -> str:
         """The versions of FlagGems and of our Triton kernels."""
         return f"forward: flag-gems {version('flag-gems')}; backward: {self._gradients.version()}"
@@ -106,6 +112,10 @@ class FlagGemsBackend:
         return self._gradients.packed_backward(
             rows, keys, documents, score, deterministic=deterministic
         )
+
+    def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
+        """One call of FlagGems, over pages."""
+        return cache.forward(self._package, call)
 
 
 def _refuse_newer_triton(name: str) -> None:

@@ -15,7 +15,7 @@ from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.shared.padding import fitted
 from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.errors import Unsupported
-from ring_attn_bench.plan.problem import Documents
+from ring_attn_bench.plan.problem import Documents, Score
 
 WIDTHS = (32, 64, 96, 128, 192, 256)
 """Head dims of the dense kernel; what FlagGems pads to 16, it refuses afterwards (A:1008)."""
@@ -27,7 +27,7 @@ _ROWS = 128
 """Of a tile, in all configurations that its tuner keeps (K:257)."""
 _KEYS = (32, 64, 128)
 """Of a tile: any of these, or of others between; K:257 keeps the first and the last."""
-_FAR = 2**30
+FAR = 2**30
 """For an open side of a window where documents are packed."""
 
 
@@ -39,7 +39,7 @@ def forward(
     dim, count = q.shape[-1], keys.k.shape[1]
     if _clips(call, q.shape[1], count):
         return _as_documents(package, q, keys, call)
-    causal, left, right = _mask(call, count - 1)
+    causal, left, right = mask_of(call, count - 1)
     above = -q.shape[1] % _ROWS if (causal or left >= 0) and q.shape[1] > _ROWS else 0
     q, keys = _dense(q, keys, above)
     out, lse, *_ = package.flash_attention_forward(
@@ -47,7 +47,7 @@ def forward(
         scale=_scale(call.score.softmax_scale, q.shape[1], count),
         softcap=call.score.softcap,
         window_size_left=left, window_size_right=right,
-        alibi_slopes=_slopes(call),
+        alibi_slopes=slopes_of(call.score),
         # its merging of parts of keys writes where it must not with several heads (K:1158)
         disable_splitkv=True,
     )  # fmt: skip
@@ -68,17 +68,17 @@ def packed_forward(
         raise Unsupported("flag_gems", f"it has no more than {MAX_GRID} documents")
     width = next(width for width in PACKED_WIDTHS if width >= q.shape[-1])
     dim, q, keys = q.shape[-1], fitted(q, width), _alike(*(fitted(x, width) for x in keys))
-    _check_offsets(q, keys.k)
+    check_offsets(q, keys.k)
     # an open side beside a limit is read as -1 keys, or as no limit on either (A:320)
-    causal, left, right = _mask(call, _FAR)
+    causal, left, right = mask_of(call, FAR)
     out, lse = package.flash_attn_varlen_func(
         q, *keys,
         # at one query for each document, and fewer key heads, it mixes up lse (A:572)
         max(2, documents.max_seqlen_q), documents.cu_seqlens_q,
         # all that it does with this is to take a side of as many keys for none (A:315)
-        _FAR + 1, documents.cu_seqlens_k,
+        FAR + 1, documents.cu_seqlens_k,
         softmax_scale=call.score.softmax_scale, causal=causal, window_size=(left, right),
-        softcap=call.score.softcap, alibi_slopes=_slopes(call), return_softmax_lse=True,
+        softcap=call.score.softcap, alibi_slopes=slopes_of(call.score), return_softmax_lse=True,
     )  # fmt: skip
     # inf for rows that see nothing (K:1603)
     return out[..., :dim], lse.masked_fill(lse == float("inf"), float("-inf"))
@@ -107,7 +107,7 @@ def _clips(call: FlashCall, rows: int, keys: int) -> bool:
     return not is_full and rows > keys and (call.right is None or call.right >= keys)
 
 
-def _mask(call: FlashCall, widest: int) -> tuple[bool, int, int]:
+def mask_of(call: FlashCall, widest: int) -> tuple[bool, int, int]:
     """causal, left and right, where -1 is no limit and `widest` as good as none."""
     if call.left is None and call.right is None:
         return False, -1, -1
@@ -134,7 +134,7 @@ def _dense(q: Tensor, keys: Keys, above: int) -> tuple[Tensor, Keys]:
         q = longer
     q, k, v = (_whole_entries(fitted(x, width)) for x in (q, *keys))
     keys = _alike(k, v)
-    _check_offsets(q, keys.k)
+    check_offsets(q, keys.k)
     return q, keys
 
 
@@ -151,9 +151,9 @@ def _alike(k: Tensor, v: Tensor) -> Keys:
     return Keys(*(x.clone(memory_format=torch.contiguous_format) for x in (k, v)))
 
 
-def _check_offsets(q: Tensor, k: Tensor) -> None:
+def check_offsets(*tensors: Tensor) -> None:
     """Refuses tensors that 32-bit offsets cannot reach the end of."""
-    for x in (q, k):
+    for x in tensors:
         reach = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
         if max(reach, x.numel()) >= 2**31:
             raise Unsupported("flag_gems", f"its offsets have 32 bits (a tensor spans {reach})")
@@ -171,6 +171,7 @@ def _scale(scale: float, rows: int, keys: int) -> float:
     return scale * (1 + kinds * 2.0**-40)
 
 
-def _slopes(call: FlashCall) -> Tensor | None:
-    slopes = call.score.alibi_slopes
+def slopes_of(score: Score) -> Tensor | None:
+    """ALiBi's, if there are any, one after another."""
+    slopes = score.alibi_slopes
     return None if slopes is None else slopes.contiguous()

@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ring_attn_backends.flash_attn_3 import interface
+from ring_attn_backends.flash_attn_3 import cache, interface
 from ring_attn_backends.shared.calls import ByCalls, FlashCall
 from ring_attn_backends.shared.padding import cropped, ended, fitted, rounded
+from ring_attn_bench.contract.cache import CachedCall
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.block import Alibi, Form
+from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.problem import Problem
 
 _HEAD_DIMS = (64, 96, 128, 192, 256)
@@ -68,6 +70,15 @@ class FlashAttn3Backend(ByCalls):
         if architecture not in {8, 9}:
             return f"it has kernels for sm_80 to sm_90 only, not for sm_{architecture}x"
         return self._unsupported_dims(problem) or self._not_built(problem, architecture)
+
+    def cached_unsupported(self, problem: CachedProblem) -> str | None:
+        """What it cannot do over a cache, or at all, and what was left out of its build."""
+        reason = cache.unsupported(problem) or self.unsupported(problem.without_cache)
+        return reason or self._lacks(cache.needs(problem))
+
+    def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
+        """The package's function over a cache: it appends, rotates and attends in one call."""
+        return cache.forward(self._package, call, sm_margin=self._sm_margin)
 
     def version(self) -> str:
         """The package's, where it was installed as one."""
@@ -146,5 +157,8 @@ class FlashAttn3Backend(ByCalls):
             "VARLEN": problem.packed,
             "SM8x": architecture == 8,
         }
+        return self._lacks(needs)
+
+    def _lacks(self, needs: Mapping[str, bool]) -> str | None:
         lacks = sorted(name for name, needed in needs.items() if needed and name in self._left_out)
         return f"it was built with {', '.join(lacks)} left out" if lacks else None

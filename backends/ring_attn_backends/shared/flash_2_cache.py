@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.shared.flash_2_limits import left_out
+from ring_attn_backends.shared.padding import check_readable, fitted
 from ring_attn_bench.contract.cache import Appended, Cache, CachedCall
 from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.problem import Mask, Score
@@ -89,11 +90,13 @@ def forward(function: Any, call: CachedCall) -> tuple[Tensor, Tensor]:  # noqa: 
     cache, new, score = call.cache, call.appended, call.score
     appended = 0 if new is None else new.k.shape[1]
     lengths, table, rows, skipped, _ = cache[2:]
+    check_readable("flash_attn_2", cache)
+    width = call.q.shape[-1]
     options: dict[str, Any] = {}
     if new is not None:
         options = {
-            "k": new.k,
-            "v": new.v,
+            "k": fitted(new.k, width),
+            "v": fitted(new.v, width),
             "rotary_cos": _like(new.cos, call.q),
             "rotary_sin": _like(new.sin, call.q),
             "rotary_interleaved": new.interleaved,
@@ -102,7 +105,7 @@ def forward(function: Any, call: CachedCall) -> tuple[Tensor, Tensor]:  # noqa: 
         lengths = lengths.clamp(0, cache.capacity - appended)
     last = len(cache.k) - 1
     out, lse = function(
-        call.q, cache.k, cache.v,
+        fitted(call.q, width), cache.k, cache.v,
         cache_seqlens=lengths,
         cache_batch_idx=None if rows is None else rows.clamp(0, last),
         cache_leftpad=None if skipped is None else skipped.clamp(0, cache.capacity),

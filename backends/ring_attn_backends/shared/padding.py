@@ -11,7 +11,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ring_attn_bench.contract.cache import Cache
 from ring_attn_bench.contract.tensors import Keys, Sums
+from ring_attn_bench.errors import Unsupported
 
 _ALIGNMENT = 16
 """Bytes: kernels load so many at once, and most do not check that they may."""
@@ -54,10 +56,28 @@ def cropped(shares: Iterable[Tensor], keys: Keys) -> Sums:
     return Sums(dq[..., :dim], dk[..., :dim], dv[..., :dim_v])
 
 
+def check_readable(backend: str, cache: Cache) -> None:
+    """Raises Unsupported where a kernel would end in a misaligned address.
+
+    `fitted` would copy a cache in every call, and what is appended would go into the copy.
+    """
+    for name, x in (("k_cache", cache.k), ("v_cache", cache.v)):
+        if not _is_aligned(x):
+            raise Unsupported(
+                backend,
+                f"the tokens of {name} must begin at multiples of {_ALIGNMENT} bytes, where its "
+                f"kernel reads; pass {name}.contiguous(), kept as the cache",
+            )
+
+
 def _is_readable(x: Tensor) -> bool:
+    return _is_aligned(x) and all(s or n < 2 for s, n in zip(x.stride(), x.shape, strict=True))
+
+
+def _is_aligned(x: Tensor) -> bool:
     if x.numel() == 0:
         return True
     if x.data_ptr() % _ALIGNMENT or x.stride(-1) != 1:
         return False
     strides = (s for s, size in zip(x.stride()[:-1], x.shape[:-1], strict=True) if size > 1)
-    return all(s and s * x.element_size() % _ALIGNMENT == 0 for s in strides)
+    return all(s * x.element_size() % _ALIGNMENT == 0 for s in strides)

@@ -12,9 +12,11 @@ from ring_attn_backends.shared import flash_2, flash_2_limits
 from ring_attn_bench.conformance.ask import refusal
 from ring_attn_bench.conformance.cases import FULL, LOCAL
 from ring_attn_bench.conformance.documents import PackedCase
+from ring_attn_bench.contract.cache import Appended, Cache, CachedCall
 from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.cached import CachedProblem
-from ring_attn_bench.plan.problem import Mask
+from ring_attn_bench.plan.problem import Mask, Score
 from tests.flash_attn_cases import DOCUMENTS, SOME, clipped
 from tests.unit.backends.fake_kernels.conformance import Asks, Direction, answer, made, questions
 from tests.unit.backends.fake_kernels.flash_attn_2 import FlashAttn2
@@ -275,6 +277,25 @@ def test_what_is_broken_over_a_cache_is_no_refusal(backend, package, monkeypatch
     monkeypatch.setattr(package, "flash_attn_with_kvcache", broken)
     with pytest.raises(RuntimeError, match="illegal"):
         refused_over_a_cache(backend)
+
+
+def test_a_cache_that_begins_where_no_kernel_can_read_is_refused_and_such_queries_are_copied(
+    backend,
+):
+    odd, even = (
+        torch.randn(3, 90, 2, 68).bfloat16()[..., 2:66],
+        torch.randn(3, 90, 2, 64).bfloat16(),
+    )
+    for cache in (Cache(odd, even), Cache(even, odd)):
+        with pytest.raises(Unsupported, match="multiples of 16 bytes"):
+            backend.cached_forward(CachedCall(even[:, :1], cache, Mask(), Score(1.0)))
+    lengths, q = torch.full((3,), 60, dtype=torch.int32), odd[:, :5]
+    results = []
+    for x in (q, q.contiguous()):
+        cache = Cache(even.clone(), even.clone(), lengths)
+        call = CachedCall(x, cache, Mask(True), Score(0.1), Appended(x, x))
+        results.append((*backend.cached_forward(call), cache.k, cache.v))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 # dropout

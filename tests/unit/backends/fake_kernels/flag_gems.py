@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
+from tests.unit.backends.fake_kernels import over_cache
 from tests.unit.backends.fake_kernels.attention import Scores, documents, positions
 
 ROWS = 128  # of a tile, in every configuration
@@ -105,10 +106,13 @@ class FlagGems:
         check_dtypes(q, k, v)
         assert not dropout_p, "the fake has no dropout"
         assert return_softmax_lse
-        assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
+        assert num_splits == 0, "num_splits > 0 is not implemented in GEMS."
+        assert (cu_seqlens_k is None) != (seqused_k is None), "one of them must be provided"
+        assert cu_seqlens_q.dtype == torch.int32
         heads, dim, count = q.shape[1], q.shape[2], cu_seqlens_q.numel() - 1
         assert dim % 8 == 0
-        assert dim in (16, 32, 64, 128, 256), "it reads beyond a head"
+        assert block_table is not None or dim in (16, 32, 64, 128, 256), "it reads beyond a head"
+        assert dim > 8, "tl.dot wants 16 columns"
         assert k.shape == v.shape
         assert k.stride() == v.stride()
         assert alike(alibi_slopes, (heads,), (count, heads))
@@ -118,16 +122,17 @@ class FlagGems:
         left, right = (-1 if side >= max_seqlen_k else side for side in (left, right))
         local = left >= 0
         regrouped = (
-            max_seqlen_q == 1 and alibi_slopes is None and heads > k.shape[1] and left < 0 > right
+            max_seqlen_q == 1 and alibi_slopes is None and heads > k.shape[-2] and left < 0 > right
         )
         assert not regrouped or q.shape[0] == count, "shape is invalid for input"
         assert q.shape[0] / count >= 0, "no division by zero"
         assert max_seqlen_q >= cu_seqlens_q.diff().max(), "no programs for the last rows"
-        self.calls.append(("packed", causal, (left, right) if local else None))
+        name = "packed" if block_table is None else "over a cache"
+        self.calls.append((name, causal, (left, right) if local else None))
         out, lse = torch.empty_like(q), q.new_empty(heads, q.shape[0], dtype=torch.float32)
-        parts = documents(q, k, cu_seqlens_q, cu_seqlens_k)
-        for number, (at, of) in enumerate(parts):
-            rows, keys = at.stop - at.start, of.stop - of.start
+        parts = self._parts(q, k, v, cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
+        for number, (at, own_k, own_v) in enumerate(parts):
+            rows, keys = at.stop - at.start, len(own_k)
             i, j = positions(rows, keys)
             seen = torch.ones(rows, keys, dtype=torch.bool)
             if causal or local:
@@ -135,12 +140,29 @@ class FlagGems:
             if local:
                 seen &= j >= i - left
             bias = alibi(alibi_slopes, number, rows, keys, causal)
-            scores = Scores(q[at], k[of], seen, softmax_scale, softcap, bias)
-            out[at], lse[:, at] = scores.forward(v[of], no_key=float("inf"))
+            scores = Scores(q[at], own_k, seen, softmax_scale, softcap, bias)
+            out[at], lse[:, at] = scores.forward(own_v, no_key=float("inf"))
         if regrouped:
-            groups = k.shape[1]
+            groups = k.shape[-2]
             lse = lse.view(groups, -1, count).transpose(1, 2).reshape(heads, count)
         return out, lse
+
+    def _parts(self, q, k, v, starts, cu_seqlens_k, lengths, table):
+        """Queries, keys and values of each document; pages are found by k's token stride alone."""
+        if table is None:
+            assert cu_seqlens_k.dtype == torch.int32
+            return [(at, k[of], v[of]) for at, of in documents(q, k, starts, cu_seqlens_k)]
+        over_cache.check_numbers(lengths, table)
+        strides = (k.shape[1] * k.stride(1), *k.stride()[1:])
+        k, v = (x.as_strided(x.shape, strides) for x in (k, v))
+        ends = starts.tolist()
+        return [
+            (slice(first, stop), *(over_cache.tokens(x, where, 0, length) for x in (k, v)))
+            for entry, (first, stop, length) in enumerate(
+                zip(ends, ends[1:], lengths.tolist(), strict=False)
+            )
+            for where in [over_cache.places(k, table, entry)]
+        ]
 
 
 def check_dtypes(*tensors):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from tests.unit.backends.fake_kernels import over_cache
 from tests.unit.backends.fake_kernels.attention import (
     Scores,
     by_pointer,
@@ -144,13 +145,14 @@ class FlashAttn2:
                 turned = k[entry, at]
                 if rotary_cos is not None:
                     angles = rotary_cos[length + at], rotary_sin[length + at]
-                    turned = _turned(turned, *angles, rotary_interleaved)
+                    turned = over_cache.turned(turned, *angles, interleaved=rotary_interleaved)
                 k_cache[where[length + at]], v_cache[where[length + at]] = turned, v[entry, at]
+            turn = {"interleaved": rotary_interleaved}
             if rotary_cos is not None:
                 steps = torch.arange(rows) if mask.is_causal or mask.is_local else torch.zeros(rows)
                 at = (length + steps).long()
                 own = torch.stack([
-                    _turned(x, rotary_cos[i], rotary_sin[i], rotary_interleaved)
+                    over_cache.turned(x, rotary_cos[i], rotary_sin[i], **turn)
                     for x, i in zip(own, at, strict=True)
                 ])  # fmt: skip
             total = length + (0 if k is None else k.shape[1])
@@ -267,16 +269,6 @@ def _kept(state, entry, heads, rows, keys, dropout_p):
     generator = torch.Generator().manual_seed(int.from_bytes(words[:7], "big"))
     grid = torch.randint(256, (heads, 512, 512), generator=generator)
     return grid[:, :rows, :keys] <= int((1 - dropout_p) * 255.0)
-
-
-def _turned(x, cos, sin, interleaved):
-    """rotary.h: x (heads, D) with its leading columns turned, in float32."""
-    cos, sin, width = cos.float(), sin.float(), 2 * len(cos)
-    head = x[..., :width].float()
-    a, b = (head[..., ::2], head[..., 1::2]) if interleaved else head.chunk(2, -1)
-    pairs = a * cos - b * sin, a * sin + b * cos
-    head = torch.stack(pairs, -1).flatten(-2) if interleaved else torch.cat(pairs, -1)
-    return torch.cat([head.to(x.dtype), x[..., width:]], -1)
 
 
 def _drawn():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from tests.unit.backends.fake_kernels import over_cache
 from tests.unit.backends.fake_kernels.attention import (
     Scores,
     by_pointer,
@@ -16,6 +17,9 @@ from tests.unit.backends.fake_kernels.attention import (
     positions,
     summed,
 )
+
+TILE = 128
+"""Rows and keys of a tile: roughly, it depends on the head dim."""
 
 
 class Package:
@@ -52,6 +56,59 @@ class Package:
             else:
                 lse[at] = own_lse
         return out, lse
+
+    def kvcache(self, given):
+        """fwd with a cache: new keys first, then each entry as if it were alone."""
+        self.calls.append(given)
+        q, k, v = (given[name] for name in ("q", "k_cache", "v_cache"))
+        new, table, starts = given["k"], given["page_table"], given["cu_seqlens_q"]
+        lengths, skipped = given["cache_seqlens"], given["cache_leftpad"]
+        check_addresses(q, k, v, *(x for x in (new, given["v"]) if x is not None))
+        over_cache.check_numbers(lengths, skipped, table, starts)
+        assert q.shape[-1] == v.shape[-1] in range(8, 257, 8), "a head dim that there is"
+        room = k.shape[1] * (1 if table is None else table.shape[1])
+        rows = q.shape[1] if starts is None else given["max_seqlen_q"]
+        assert new is None or rows <= room, "it must have seqlen <= the seqlen of the KV cache"
+        left, right = _unlimited(*given["window_size"], rows, room)
+        causal = given["causal"] and not (rows == 1 and left == right == -1)
+        right = 0 if causal else right
+        by_row = left >= 0 or right >= 0
+        by_pages = table is not None and (
+            new is not None
+            or skipped is not None
+            or k.shape[1] % TILE
+            or rows * q.shape[-2] // k.shape[2] <= TILE
+        )
+        out, lse = over_cache.results(q, v, starts)
+        for entry in range(len(lengths)):
+            own, at, of = over_cache.queries(q, starts, entry)
+            length, first = int(lengths[entry]), 0 if skipped is None else int(skipped[entry])
+            assert 0 <= first <= length, "an illegal address"
+            where = over_cache.places(k, table, entry)
+            angles = given["rotary_cos"], given["rotary_sin"]
+            turn = {"interleaved": given["rotary_interleaved"]}
+            total = length + (0 if new is None else new.shape[1])
+            for i in range(length, total):
+                x = new[entry, i - length]
+                x = (
+                    x
+                    if angles[0] is None
+                    else over_cache.turned(x, *(t[i] for t in angles), **turn)
+                )
+                k[where[i]], v[where[i]] = x, given["v"][entry, i - length]
+            if angles[0] is not None:
+                own = torch.stack([
+                    over_cache.turned(x, *(t[length + i * by_row] for t in angles), **turn)
+                    for i, x in enumerate(own)
+                ])  # fmt: skip
+            keys, values = (over_cache.tokens(x, where, first, total) for x in (k, v))
+            scores = _scores(own, keys, _mask(left, right, rows, room), given)
+            found, lse[of] = scores.forward(values, float("inf"))
+            if not by_pages and over_cache.behind(v, where, total, TILE):
+                found = found * float("nan")
+            out[at] = found.to(q.dtype)
+        found = (out, lse, None, None)
+        return found if given["return_softmax_lse"] else out
 
     def bwd(self, given):
         self.calls.append(given)
@@ -97,6 +154,16 @@ class Of2025February(Package):
     ):  # fmt: skip
         return dq, dk, dv, self.bwd(_arguments(locals()))
 
+    def flash_attn_with_kvcache(
+        self, q, k_cache, v_cache, k=None, v=None, rotary_cos=None, rotary_sin=None,
+        cache_seqlens=None, cache_batch_idx=None, cache_leftpad=None, page_table=None,
+        cu_seqlens_q=None, cu_seqlens_k_new=None, max_seqlen_q=None, q_descale=None,
+        k_descale=None, v_descale=None, softmax_scale=None, causal=False, window_size=(-1, -1),
+        sink_token_length=0, softcap=0.0, rotary_interleaved=True, num_splits=0, pack_gqa=None,
+        sm_margin=0, return_softmax_lse=False,
+    ):  # fmt: skip
+        return self.kvcache(_plain(locals()))
+
 
 class Of2025August(Package):
     """v2.8.3"""
@@ -116,6 +183,17 @@ class Of2025August(Package):
         softcap=0.0, deterministic=False, sm_margin=0,
     ):  # fmt: skip
         return dq, dk, dv, self.bwd(_arguments(locals()))
+
+    def flash_attn_with_kvcache(
+        self, q, k_cache, v_cache, k=None, v=None, qv=None, rotary_cos=None, rotary_sin=None,
+        cache_seqlens=None, cache_batch_idx=None, cache_leftpad=None, page_table=None,
+        cu_seqlens_q=None, cu_seqlens_k_new=None, max_seqlen_q=None, rotary_seqlens=None,
+        q_descale=None, k_descale=None, v_descale=None, softmax_scale=None, causal=False,
+        window_size=(-1, -1), attention_chunk=0, softcap=0.0, rotary_interleaved=True,
+        scheduler_metadata=None, num_splits=0, pack_gqa=None, sm_margin=0,
+        return_softmax_lse=False,
+    ):  # fmt: skip
+        return self.kvcache(_plain(locals()))
 
 
 class Of2026(Package):
@@ -149,6 +227,8 @@ class Of2026(Package):
         self._flash_attn_forward = CustomOp(_flash_attn_forward)
         self._flash_attn_backward = CustomOp(_flash_attn_backward)
 
+    flash_attn_with_kvcache = Of2025August.flash_attn_with_kvcache
+
 
 class CustomOp:
     """As torch.library.CustomOpDef is: called with anything, the function inside."""
@@ -175,9 +255,13 @@ class Of2024:
 VERSIONS = [Of2025February, Of2025August, Of2026]
 
 
+def _plain(given):
+    return {name: x for name, x in given.items() if name != "self"}
+
+
 def _arguments(given):
     """One set of names for all versions."""
-    found = {name: x for name, x in given.items() if name != "self"}
+    found = _plain(given)
     if "window_size" in found:
         found["window_size_left"], found["window_size_right"] = found.pop("window_size")
     if "is_causal" in found:

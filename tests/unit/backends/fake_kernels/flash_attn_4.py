@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from tests.unit.backends.fake_kernels import over_cache
 from tests.unit.backends.fake_kernels.attention import (
     Scores,
     band,
@@ -16,6 +17,9 @@ from tests.unit.backends.fake_kernels.attention import (
     documents,
     summed,
 )
+
+TILE = 128
+"""Keys of a tile, at head dims up to 128."""
 
 
 class FlashAttn4:
@@ -38,8 +42,14 @@ class FlashAttn4:
         self._check(q, k, v)
         assert return_lse, "else there is none without gradients"
         self.calls.append({"q": q, "v": v, "max_seqlen_q": max_seqlen_q, "causal": causal,
-                           "left": window_size_left, "right": window_size_right})  # fmt: skip
+                           "left": window_size_left, "right": window_size_right,
+                           "num_splits": num_splits})  # fmt: skip
         left, right = _window(causal, window_size_left, window_size_right)
+        assert num_splits == 1 or self.architecture != 9, "SplitKV not supported on SM 9.0"
+        if seqused_k is not None:
+            score = left, right, softmax_scale, softcap
+            found = self._over_cache(q, k, v, cu_seqlens_q, seqused_k, page_table, score)
+            return *found, None, None, None
         packed = cu_seqlens_q is not None
         shape = (q.shape[1], q.shape[0]) if packed else (q.shape[0], q.shape[2], q.shape[1])
         out = q.new_full((*q.shape[:-1], v.shape[-1]), float("nan"))
@@ -93,6 +103,23 @@ class FlashAttn4:
         if any(dim % 32 for dim in dims):
             dq, dk, dv = (x.flip(0, 1) for x in (dq, dk, dv))
         return dq, dk, dv
+
+    def _over_cache(self, q, k, v, starts, lengths, table, score):
+        """Each entry as if it were alone; by TMA a tile is loaded whole."""
+        over_cache.check_numbers(starts, lengths, table)
+        by_token = table is not None and k.shape[1] != TILE
+        irregular = any(x.shape[-1] % 16 for x in (k, v))
+        assert not (by_token and irregular), "Paged KV does not support irregular head dim"
+        out, lse = over_cache.results(q, v, starts)
+        for entry, stop in enumerate(lengths.tolist()):
+            own, at, of = over_cache.queries(q, starts, entry)
+            where = over_cache.places(k, table, entry)
+            keys, values = (over_cache.tokens(x, where, 0, stop) for x in (k, v))
+            found, lse[of] = _scores(own, keys, *score).forward(values, float("-inf"))
+            if not by_token and over_cache.behind(v, where, stop, TILE):
+                found = found * float("nan")
+            out[at] = found.to(q.dtype)
+        return out, lse
 
     def _check(self, q, k, v, *others):
         check_addresses(q, k, v, *others)

@@ -10,12 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ring_attn_backends.flash_attn_4 import cache
 from ring_attn_backends.shared.calls import ByCalls, FlashCall
 from ring_attn_backends.shared.padding import cropped, ended, fitted, rounded
+from ring_attn_bench.contract.cache import CachedCall
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.block import Alibi, Form
+from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.problem import Problem
 
 _ARCHITECTURES = (9, 10, 11)  # consumer Blackwell (12) lacks softcap and determinism in backward
@@ -58,7 +61,7 @@ class FlashAttn4Backend(ByCalls):
             return f"it has no dropout (dropout_p is {problem.dropout_p})"
         if problem.alibi:
             return "it has no ALiBi"
-        architecture, _ = torch.cuda.get_device_capability()
+        architecture = _architecture()
         if architecture not in _ARCHITECTURES:
             return f"it is used on sm_90, sm_100 and sm_110 only, not on sm_{architecture}x"
         dims = problem.head_dim, problem.head_dim_v
@@ -69,6 +72,15 @@ class FlashAttn4Backend(ByCalls):
         if problem.backward and largest and extras and architecture != 9:
             return "its backward at head dim 256 has neither softcap nor windows on Blackwell"
         return None
+
+    def cached_unsupported(self, problem: CachedProblem) -> str | None:
+        """What it cannot compute at all, and what it has no argument for over a cache."""
+        reason = self.unsupported(problem.without_cache)
+        return reason or cache.unsupported(problem, _architecture())
+
+    def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
+        """One call of flash-attn 4, over pages."""
+        return cache.forward(self._package, call, _architecture())
 
     def version(self) -> str:
         """The package's, and the compiler's that builds its kernels."""
@@ -105,6 +117,11 @@ class FlashAttn4Backend(ByCalls):
         return cropped(shares, keys)
 
 
+def _architecture() -> int:
+    major, _ = torch.cuda.get_device_capability()
+    return major
+
+
 def _backward_widths(dim: int, dim_v: int, *, grouped: bool) -> tuple[int, int]:
     """With fewer key heads than query heads, the backward wants one head dim.
 
@@ -118,8 +135,7 @@ def _backward_widths(dim: int, dim_v: int, *, grouped: bool) -> tuple[int, int]:
 def _widths(dim: int, dim_v: int, step: int) -> tuple[int, int]:
     """The least head dims of q and v that the package has kernels for."""
     dim, dim_v = rounded(dim, step), rounded(dim_v, step)
-    architecture, _ = torch.cuda.get_device_capability()
-    if max(dim, dim_v) <= 128 or architecture == 9:
+    if max(dim, dim_v) <= 128 or _architecture() == 9:
         return dim, dim_v
     # all that Blackwell has above 128
     return (192, 128) if dim <= 192 and dim_v <= 128 else (_MAX_HEAD_DIM, _MAX_HEAD_DIM)
