@@ -67,3 +67,6 @@ def test_cells_of_flag_gems_and_features_of_a_cache_are_counted():
     assert f"{cells.count('ok')} of {len(cells)} cells are right, the others refused" in PAGE
     assert set(cells) == {"ok", "unsupported"}
     assert f"right in {len(CACHE.features)} features" in PAGE
+    steps = [x["status"] for x in rows("2026-11-30_1xH200_decode") if x["backend"] == "triton"]
+    assert set(steps) == {"ok"}
+    assert f"in all {len(steps)} shapes" in PAGE
