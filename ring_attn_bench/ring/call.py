@@ -41,7 +41,7 @@ from ring_attn_bench.ring.handshake import (
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.ring.settle import is_open, laid_out, settled
+from ring_attn_bench.ring.settle import is_open, laid_out, one_launch_is_ruled, settled
 from ring_attn_bench.ring.threads import two_threads
 
 TakePart = Callable[[Tensor, Tensor, Tensor, Options], tuple[Tensor, Tensor, Tensor, Options]]
@@ -165,9 +165,10 @@ class OnRing(NamedTuple):
 
         @cache
         def settle(name: str, blocks: Abilities) -> tuple[RingOptions, Layout]:
-            # several documents are many launches for whatever has no launch over all of them
-            waits = (ring.arrives or starts is not None) and blocks.gathers
             where = partition, ring.world_size, tokens, problem.mask
+            waits = one_launch_is_ruled(
+                blocks, *where[:3], arrives=ring.arrives, documents=starts is not None
+            )
             took = settled(
                 *where, ring.options, waits=waits, known=known(name, blocks), documents=starts,
                 queries=queries, void=void,
@@ -184,8 +185,12 @@ class OnRing(NamedTuple):
         first = ring.rank == 0
         # on a GPU a launch for each document is what takes the time
         gathers = starts is not None and problem.device == "cuda"
-        backend, _ = choose(options.backend, problem, planner_of, announces=first, gathers=gathers)
-        blocks, score = able(backend, problem), options.score(problem.head_dim)
+        backend, _ = choose(
+            options.backend, problem, planner_of, announces=first, gathers=gathers,
+            documents=starts is not None,
+        )  # fmt: skip
+        blocks = able(backend, problem, documents=starts is not None)
+        score = options.score(problem.head_dim)
         took, layout = settle(backend.name, blocks)
         if first and ring.world_size > 1 and is_open(ring.options):
             gpu = ring.gpu if known(backend.name, blocks) else ""

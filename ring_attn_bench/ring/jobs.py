@@ -34,7 +34,7 @@ def jobs(
     given. Raises Unsupported where the kernel has no blocks for the plan of some rank of the ring,
     whichever that is.
     """
-    blocks = able(backend, problem)
+    blocks = able(backend, problem, documents=layout.documents is not None)
     as_given = hands_on and shares_travel(layout, blocks)
     travel = travel_dtype(options, getattr(torch, problem.dtype), as_given=as_given)
     of_ranks = []

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.plan.block import Abilities
 from ring_attn_bench.plan.documents import NONE, Starts, Void
 from ring_attn_bench.plan.layout import Layout, Queries
 from ring_attn_bench.plan.partition import AnyPartition, get_partition
@@ -17,6 +18,22 @@ from ring_attn_bench.ring.fastest import Known, fastest
 from ring_attn_bench.ring.landing import Needs, groups, largest, needs
 from ring_attn_bench.ring.options import RingOptions, resolved
 from ring_attn_bench.ring.schedules import SCHEDULES, named
+
+
+def one_launch_is_ruled(
+    able: Abilities, partition: AnyPartition, world_size: int, tokens: int,
+    *, arrives: bool, documents: bool,
+) -> bool:  # fmt: skip
+    """Whether `auto` is one launch: `waits`, of what is settled.
+
+    arrives: whether a transport lets a launch wait for keys on their way. Of several documents,
+    blocks are many launches; a kernel that takes them packed has one where rows are no stripes.
+    """
+    if able.gathers:
+        return arrives or documents
+    if not (able.packs and documents):
+        return False
+    return all(span.step == 1 for span in get_partition(partition).spans(0, world_size, tokens))
 
 
 def is_open(options: RingOptions) -> bool:
