@@ -10,6 +10,7 @@ from ring_attn_bench.plan.documents import NONE, Starts, Void, check_starts
 from ring_attn_bench.plan.lower import Chunk, chunks
 from ring_attn_bench.plan.partition import Rule
 from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Layout:
         it is padding, which sees nothing and is not seen. None is one document of all tokens.
     void: which of the documents are padding. queries: where they are others than the keys, whose
         documents must then be told.
+    room: for other batches' documents in what is captured; a rank then fetches all keys.
     """
 
     partition: Rule
@@ -48,6 +50,7 @@ class Layout:
     documents: Starts | None = None
     queries: Queries | None = None
     void: Void = NONE
+    room: Room | None = None
 
     def __post_init__(self) -> None:
         self.partition.check_local_length(self.tokens)

@@ -182,6 +182,11 @@ def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
 
 
 def _made(layout: Layout, rank: int, able: Abilities) -> Plan | str:
+    if layout.room is not None and not (layout.one_launch and able.gathers):
+        return (
+            "documents with a capacity are one launch of a kernel that takes the keys of all "
+            "ranks, as 'triton' (schedule 'one_launch', without landing_tokens)"
+        )
     if layout.one_launch and (layout.world_size > 1 or layout.documents is not None):
         return _one_launch(layout, rank, able)
     if able.packs and layout.documents is not None and not able.index_alibi:
@@ -275,7 +280,10 @@ def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
     for piece, fetch in enumerate(fetches, 1):
         keys += [(piece, chunk) for chunk in landed(layout, fetch)]
     of_batch = layout.documents is not None
-    whole = gathered(rows, keys, layout.band, join=not able.positions, of_batch=of_batch)
+    place = None if layout.room is None else layout.room.place(layout, rank, able)
+    whole = gathered(
+        rows, keys, layout.band, join=not able.positions, of_batch=of_batch, place=place
+    )
     own = Step((), (), (), 0, keys_start_at_zero=False)
     step = Step(fetches, sends_of(layout, rank, remote, in_turn=True), (), 0, False, whole)
     queries = None if layout.queries is None else layout.row_tokens

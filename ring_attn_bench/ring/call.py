@@ -147,9 +147,9 @@ class OnRing(NamedTuple):
         if partition is None:
             raise InvalidArgument("partition is None; it must be a name like 'zigzag'.")
         tokens = problem.seqlen // ring.world_size
-        starts, queries, void = None, None, NONE
+        starts, queries, void, room = None, None, NONE, None
         if documents is not None:
-            starts, void = documents.apart, documents.void
+            starts, void, room = documents.apart, documents.void, documents.room
         if documents is not None and self.queries is not None:
             starts, theirs = documents.starts, self.queries
             queries = Queries(theirs.partition, theirs.tokens, theirs.starts)
@@ -171,9 +171,9 @@ class OnRing(NamedTuple):
             )
             took = settled(
                 *where, ring.options, waits=waits, known=known(name, blocks), documents=starts,
-                queries=queries, void=void,
+                queries=queries, void=void, room=room,
             )  # fmt: skip
-            return took, laid_out(*where, took, starts, queries, void)
+            return took, laid_out(*where, took, starts, queries, void, room)
 
         def planner_of(name: str) -> Planner:
             def planner(blocks: Abilities) -> Plan | str:
