@@ -108,6 +108,15 @@ class Layout:
         """The number of queries of every rank."""
         return self.tokens if self.queries is None else self.queries.tokens
 
+    @property
+    def striped(self) -> bool:
+        """Whether ranks hold tokens that do not lie in a row: all of them do then."""
+        sides = [(self.partition, self.tokens)]
+        if self.queries is not None:
+            sides.append((self.queries.partition, self.queries.tokens))
+        spans = (span for rule, n in sides for span in rule.spans(0, self.world_size, n))
+        return any(span.count > 1 and span.step != 1 for span in spans)
+
     def chunks(self, rank: int) -> tuple[Chunk, ...]:
         """The chunks of rank's keys, each of one document."""
         where = self.partition, self.world_size, self.tokens, self.documents, self.void

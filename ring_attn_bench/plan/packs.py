@@ -121,17 +121,13 @@ def packs(rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band) -> tuple[Pac
 
 def whole_packs(
     rows: Sequence[Chunk], keys: Sequence[Chunk], band: Band, *, by_index: bool
-) -> tuple[Pack, ...] | str:
-    """One call where the keys of all ranks are there, or why there is none.
+) -> tuple[Pack, ...]:
+    """One call where the keys of all ranks are there, and nothing is dealt by stripes.
 
     Every chunk of rows is a segment, with the keys around it up to where it ends; so the mask is
     the call's own, and what a kernel adds by index (by_index) is by position. It is more than one
     call only where keys would have to be copied more than `COPIES` times.
     """
-    if any(chunk.span.count > 1 and chunk.span.step != 1 for chunk in (*rows, *keys)):
-        return (
-            "it takes packed documents, and rows of stripes are none (schedule 'steps' needs none)"
-        )
     anywhere = band.is_open and not by_index
     found: list[Segment] = []
     theirs = by_document(keys)

@@ -293,14 +293,14 @@ def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
 
 def _one_pack(layout: Layout, rank: int, able: Abilities) -> Plan | str:
     """One packed call over own and landed keys, when all have landed."""
+    if layout.striped:  # on all ranks alike, whatever their chunks are
+        return "it takes packed documents, and rows of stripes are none (schedule 'steps' is right)"
     remote = tuple(range(1, layout.world_size))
     fetches = fetches_of(layout, rank, remote, in_turn=True)
     keys = list(layout.chunks(rank))
     for fetch in fetches:
         keys += [_behind(chunk, layout.tokens) for chunk in landed(layout, fetch)]
     made = whole_packs(layout.rows(rank), keys, layout.band, by_index=able.index_alibi)
-    if isinstance(made, str):
-        return made
     sends = sends_of(layout, rank, remote, in_turn=True)
     own = Step((), (), (), 0, keys_start_at_zero=True)
     step = Step(fetches, sends, (), 0, True, packs=made, with_own=True)

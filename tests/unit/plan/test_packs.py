@@ -189,3 +189,11 @@ def test_many_pieces_of_one_document_copy_its_keys_a_few_times_at_most():
 def test_stripes_are_no_rows_of_one_call_and_the_sentence_says_what_to_do():
     layout = Layout(PARTITIONS["striped"], 2, 8, CAUSAL.band, 1, (1,), True, (0, 16))
     assert "schedule 'steps'" in plans(layout, PACKS)
+
+
+def test_stripes_are_refused_on_all_ranks_or_on_none():
+    """Of a document of three tokens rank 1 has one, and sees one: chunks alone would not tell."""
+    layout = Layout(PARTITIONS["striped"], 2, 4, CAUSAL.band, 1, (1,), True, (0, 3, 3, 8))
+    found = [plan(layout, rank, PACKS) for rank in range(2)]
+    assert found[0] == found[1]
+    assert isinstance(found[0], str)
