@@ -65,6 +65,8 @@ class Place:
         whole = layout.partition.spans(self.rank, layout.world_size, layout.tokens)
         self.step = whole[0].step
         self._own, self._all = spans[self.rank], sum(spans)
+        # one without a token has no tile, so that a capacity beyond all tokens is no memory
+        self._documents = min(self.room.documents, layout.world_size * layout.tokens)
         self._tables: dict[Hashable, tuple[Any, Refill]] = {}
 
     def kept(
@@ -83,7 +85,7 @@ class Place:
 
     def tiles(self, *, of_keys: bool, block: int) -> int:
         """The most tiles of so many rows, or keys, of any batch: one of each line is short."""
-        layout, ends = self.layout, self.room.documents + 1  # and padding
+        layout, ends = self.layout, self._documents + 1  # and padding
         if not of_keys:
             return -(-layout.row_tokens // block) + self._own + ends
         ranks = layout.world_size
@@ -91,7 +93,7 @@ class Place:
 
     def visits(self) -> int:
         """The most pairs of a line of rows and one of keys."""
-        documents = self.layout.world_size * (self.room.documents + 1)
+        documents = self.layout.world_size * (self._documents + 1)
         return self._own * self._all + self._own + self._all + documents
 
     def entries(self, *, of_keys: bool, block: int) -> int:

@@ -188,3 +188,18 @@ def test_stripes_do_not_come_where_others_were_for_kernels_are_told_their_step()
     assert launch_of(stripes, 0, CAUSAL).step == 2
     single = documents([0, 2, 4, 6, 8], "striped", 2, capacity=4)
     assert launch_of(single, 0, CAUSAL).step == 2
+
+
+def test_a_capacity_beyond_all_tokens_takes_no_more_memory_than_all_tokens():
+    sizes = [
+        [x.shape for *_, work in tables_of(launch_of(value, 0, CAUSAL)) for x in tensors_of(work)]
+        for capacity in (16, 2**40)
+        for value in [documents([0, 16], "zigzag", 2, capacity=capacity)]
+    ]
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("capacity", [0, -1, 1.5, "8"])
+def test_what_is_no_capacity_is_refused(capacity):
+    with pytest.raises(InvalidArgument, match="capacity"):
+        documents([0, 16], "zigzag", 2, capacity=capacity)
