@@ -92,7 +92,9 @@ class ForwardPass:
             return
         self._lse = q.new_empty(batch, heads, rows, dtype=wide)
         self._out = q.new_empty(batch, rows, heads, self._keys.v.shape[3])
-        direct = self._fresh and plan.writes_rows_once
+        # of a lone packed call nothing is merged: its results are put where its rows are
+        self._lone = self._fresh and len(plan.packs) == 1
+        direct = self._fresh and (plan.writes_rows_once or self._lone)
         self._out_acc = self._out if direct else torch.empty_like(self._out, dtype=wide)
         if sink is not None:
             self._out_acc.zero_()
@@ -164,6 +166,10 @@ class ForwardPass:
     def _merge_at(self, tables: Tables, out: Tensor, lse: Tensor) -> None:
         """Merges what a packed call gives at its rows, none of which it has twice."""
         at = tables.rows.stored
+        if self._lone:
+            where = at.slice if isinstance(at, Range) else at
+            self._out[:, where], self._lse[:, :, where] = out.to(self._out.dtype), lse
+            return
         if isinstance(at, Range):
             running = Running(self._out_acc, self._lse).part(at)
             merge(running.out, running.lse, out, lse, None)
