@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ring_attn_bench.document_sharding import (
         document_position_ids,
         documents,
+        refill_documents,
         shard_documents,
     )
     from ring_attn_bench.errors import (
@@ -104,6 +105,7 @@ _MODULES = {
     "zigzag_ring_flash_attn_qkvpacked_func": "ring_attn_bench.ring_attention",
     "document_position_ids": "ring_attn_bench.document_sharding",
     "documents": "ring_attn_bench.document_sharding",
+    "refill_documents": "ring_attn_bench.document_sharding",
     "shard_documents": "ring_attn_bench.document_sharding",
     "ring_attn_varlen_func": "ring_attn_bench.ring_documents",
     "ring_flash_attn_varlen_func": "ring_attn_bench.ring_varlen",
@@ -145,6 +147,7 @@ __all__ = [
     "llama3_flash_attn_varlen_kvpacked_func",
     "llama3_flash_attn_varlen_qkvpacked_func",
     "position_ids",
+    "refill_documents",
     "ring_attn_func",
     "ring_attn_varlen_func",
     "ring_attn_with_kvcache",

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -22,6 +23,8 @@ from ring_attn_bench.plan.deal import DEALS
 from ring_attn_bench.plan.documents import NONE, DealtDocuments, Starts, Void, check_starts, cut
 from ring_attn_bench.plan.partition import PARTITIONS, AnyPartition, Partition, get_partition
 from ring_attn_bench.plan.positions import Span
+from ring_attn_bench.plan.refill import check_room, refill
+from ring_attn_bench.plan.room import Room
 from ring_attn_bench.plan.written import written
 
 CuSeqlens = Sequence[int] | Tensor
@@ -38,6 +41,7 @@ def documents(
     window_size: Window = (-1, -1),
     uneven: bool = False,
     seqused: CuSeqlens | None = None,
+    capacity: int | None = None,
 ) -> DealtDocuments:
     """One batch's documents as a value that calls, layers and data loaders share.
 
@@ -51,6 +55,9 @@ def documents(
     length goes to any number of ranks.
     seqused: how many tokens of each document are used, from its first; the others are padding, as
     behind the last document, and `balanced` counts them as work. None is all of them.
+    capacity: the most documents that a later batch has, where a pass that is captured into a CUDA
+    graph with this value is to serve others, which `refill_documents` writes; it takes `triton`,
+    and each rank then fetches all keys. None is no room for others.
     causal, window_size: of the calls; `balanced` counts their work, and a call with another mask is
     right all the same.
 
@@ -63,12 +70,31 @@ def documents(
             "value outside and pass it in: it is an input of the graph, and another one compiles "
             "nothing."
         )
-    return as_graph_input(
-        dealt_documents(
-            cu_seqlens, partition, world_size, seqlen, causal=causal, window_size=window_size,
-            uneven=uneven, seqused=seqused,
-        )
+    made = dealt_documents(
+        cu_seqlens, partition, world_size, seqlen, causal=causal, window_size=window_size,
+        uneven=uneven, seqused=seqused,
     )  # fmt: skip
+    if capacity is not None:
+        most = integer("capacity", capacity)
+        check_room(made, most)
+        made = replace(made, room=Room(most))
+    return as_graph_input(made)
+
+
+def refill_documents(captured: DealtDocuments, batch: DealtDocuments) -> None:
+    """Makes calls that were captured with one value, of a capacity, calls of another batch's.
+
+    What their launches read is written on the device, in its current stream: replay the graph
+    after that. From then on the captured value stands for the batch, also in calls that are none
+    of a graph; so not between a forward and its backward. Both have as many ranks and tokens, and
+    end at one place.
+
+    Raises InvalidArgument for documents without a capacity, and for a batch that does not fit,
+    before anything is written.
+    """
+    for value in (captured, batch):
+        _check_rank(0, value)
+    refill(captured, batch.now)
 
 
 def as_graph_input(documents: DealtDocuments) -> DealtDocuments:
@@ -157,7 +183,7 @@ def shard_documents(x: Tensor, documents: DealtDocuments, rank: int, dim: int = 
     documents.
     """
     check_dense("x", x)
-    rank = _check_rank(rank, documents)
+    rank, documents = _check_rank(rank, documents), documents.now
     dim, whole = integer("dim", dim), documents.world_size * documents.tokens
     length = documents.starts[-1] if documents.uneven else whole
     if not -x.dim() <= dim < x.dim() or x.shape[dim] != length:
@@ -178,6 +204,7 @@ def document_position_ids(
     or a device that there is not, and for what is no value of documents.
     """
     rank, where = _check_rank(rank, documents), checked_device(device)
+    documents = documents.now
     found = [
         _at(part) - documents.starts[number]  # of padding, -1, where the last one ends
         for span in documents.spans(rank)

@@ -13,9 +13,10 @@ to the call of each layer. A tensor of integers on a CPU costs a call some 0.1 m
 documents; one on a GPU is read, which waits for the GPU once a call.
 
 A kernel that takes keys of all ranks in one launch (`triton`, `reference`) takes all documents in
-it. For any other a rank has a launch for each of its documents by itself, and one for each that
-crosses to another rank: right, and slow where there are many. So on a GPU `auto` asks the former
-first.
+it. One that takes documents packed has one launch for all of them too, when the keys have come, but
+by stripes, where it has a few for each rank. For any other a rank has a launch for each of its
+documents by itself, and one for each that crosses to another rank: right, and slow where there are
+many. So on a GPU `auto` asks the first ones first.
 """
 
 from __future__ import annotations

@@ -22,11 +22,12 @@ from ring_attn_bench.workers.reply import Facts
 def predicted(runner: Runner | CacheRunner, request: Prepare, device: torch.device) -> Facts | None:
     """By direction, the bytes of a call on this process, and whether the kernel's own are there.
 
-    None of a peer, over a cache, of a process that plays several ranks or one of a larger ring, and
-    over a transport that does not say what it takes.
+    None of a peer, over a cache, of a process that plays several ranks or one of a larger ring, of
+    packed calls of a ring, which gather what they read, and over a transport that does not say what
+    it takes.
     """
     job, took = runner.job, runner.took
-    if job is None or took is None or request.contestant.playing:
+    if job is None or took is None or request.contestant.playing or job.plan.packs:
         return None
     alone = job.plan.world_size == 1  # nothing travels, whatever by
     symmetric = False if alone else _symmetric(took.transport)

@@ -34,7 +34,7 @@ from ring_attn_bench.ring.handshake import Signature, agree
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.ring.settle import layout_of, settled
+from ring_attn_bench.ring.settle import layout_of, one_launch_is_ruled, settled
 from ring_attn_bench.ring.transports.played import partner_of, played_part, played_plan
 from ring_attn_bench.ring.transports.twin import Twin
 
@@ -181,13 +181,13 @@ def make(
             "packed documents are not played by fewer processes than ranks: what a rank is owed is "
             "not what its partner owes"
         )
-    blocks, known = able(backend, problem), None
-    # several documents are many launches for whatever has no launch over all of them
-    waits = blocks.gathers and (apart is not None or (context is not None and context.arrives))
+    blocks, known = able(backend, problem, documents=apart is not None), None
+    where = rule_of(case, spec.partition), world_size, case.seqlen_per_gpu, problem.mask
+    arrives = context is not None and context.arrives
+    waits = one_launch_is_ruled(blocks, *where[:3], arrives=arrives, documents=apart is not None)
     if context is not None and apart is None:  # figures are of one sequence
         ring = {"gpu": context.gpu, "kernel": backend.name, "transport": context.transport}
         known = Known.of(problem, options, blocks, **ring)
-    where = rule_of(case, spec.partition), world_size, case.seqlen_per_gpu, problem.mask
     took = settled(*where, options, waits=waits, known=known, documents=apart)
     layout = layout_of(*where, took, documents=apart)
     ranks = range(world_size) if spec.playing else place.ranks

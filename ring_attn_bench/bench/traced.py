@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.bench.recorder import Mark, Recorder
-from ring_attn_bench.contract.backend import accumulating, gathering
+from ring_attn_bench.contract.backend import accumulating, gathering, packed
 from ring_attn_bench.contract.tensors import Rows, Sums
 from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.plans import Plan
@@ -32,8 +32,9 @@ def traced_job(job: Job, recorder: Recorder[Mark]) -> Job:
     backend = job.backend
     adds = (_Accumulating,) if accumulating(backend) is not None else ()
     gathers = (_Gathering,) if gathering(backend) is not None else ()
+    packs = (_Packing,) if packed(backend) is not None else ()
     # a backend can what its class has: so the class of what stands around it has as much
-    kind = type("TracedBackend", (*adds, *gathers, _Kernel), {})
+    kind = type("TracedBackend", (*adds, *gathers, *packs, _Kernel), {})
     return replace(job, backend=kind(backend, recorder, steps))
 
 
@@ -97,6 +98,18 @@ class _Gathering(_Kernel):
     def gathered_dq(self, *arguments: object) -> Tensor:
         with self._launch("one launch: dq", None):
             given: Tensor = self._backend.gathered_dq(*arguments)
+        return given
+
+
+class _Packing(_Kernel):
+    def packed_forward(self, q: Tensor, *arguments: object) -> tuple[Tensor, Tensor]:
+        with self._launch(f"packed forward {len(q)} rows", None):
+            given: tuple[Tensor, Tensor] = self._backend.packed_forward(q, *arguments)
+        return given
+
+    def packed_backward(self, rows: Rows, *arguments: object, **flags: bool) -> Sums:
+        with self._launch(f"packed backward {len(rows.q)} rows", None):
+            given: Sums = self._backend.packed_backward(rows, *arguments, **flags)
         return given
 
 

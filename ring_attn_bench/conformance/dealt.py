@@ -25,7 +25,7 @@ from ring_attn_bench.ring.backend_choice import able
 from ring_attn_bench.ring.forward import Job
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.ring.settle import laid_out, settled
+from ring_attn_bench.ring.settle import laid_out, one_launch_is_ruled, settled
 
 
 def inputs(case: RingCase, device: str) -> CaseTensors:
@@ -138,11 +138,10 @@ class _Ring:
         if rows is not keys:
             queries = Queries(rows.partition, rows.tokens, rows.starts)
         options = RingOptions(schedule=case.schedule)
-        blocks = able(backend, problem)
+        blocks = able(backend, problem, documents=True)
         where = keys.partition, case.ranks, keys.tokens, case.mask
-        took = settled(
-            *where, options, waits=blocks.gathers, documents=keys.starts, queries=queries
-        )
+        waits = one_launch_is_ruled(blocks, *where[:3], arrives=False, documents=True)
+        took = settled(*where, options, waits=waits, documents=keys.starts, queries=queries)
         layout = laid_out(*where, took, keys.starts, queries)
         whole = replace(problem, seqlen=case.ranks * keys.tokens)
         score, ranks = case.score(device), range(case.ranks)

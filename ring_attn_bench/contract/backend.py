@@ -183,6 +183,12 @@ def gathering(backend: Backend) -> GatheringBackend | None:
     return cast("GatheringBackend", backend) if _has(type(backend), *names) else None
 
 
+def packed(backend: Backend) -> PackedBackend | None:
+    """The backend if it takes documents packed."""
+    names = "packed_forward", "packed_backward"
+    return cast("PackedBackend", backend) if _has(type(backend), *names) else None
+
+
 class PackedIntoBackend(PackedBackend, Protocol):
     """A kernel that writes packed results where it is told: a call then fills in what is outside.
 
@@ -259,12 +265,18 @@ def is_interpreted(backend: object) -> bool:
     return ask()
 
 
-def abilities(backend: Backend, *, alibi: bool, dropout: bool = False) -> Abilities:
-    """The blocks that a backend can be given, with or without ALiBi's bias and dropout."""
+def abilities(
+    backend: Backend, *, alibi: bool, dropout: bool = False, packs: bool = False
+) -> Abilities:
+    """The blocks that a backend can be given, with or without ALiBi's bias and dropout.
+
+    packs: whether documents may come to it packed.
+    """
     return Abilities(
         backend.forms,
         alibi and backend.alibi is Alibi.INDEX,
         gathers=gathering(backend) is not None,
         positions=alibi or dropout,
         rounds=rounds_gradients(backend),
+        packs=packs,
     )

@@ -42,6 +42,7 @@ class Abilities:
     gathers: whether it takes the keys of many ranks in one launch (`backend.GatheringBackend`).
     positions: whether it must know where tokens are, for ALiBi's bias or dropout.
     rounds: whether its gradients are in the inputs' dtype (`Backend.rounds_gradients`).
+    packs: whether it takes documents packed (`backend.PackedBackend`), and so many in one launch.
     """
 
     forms: frozenset[Form]
@@ -49,6 +50,7 @@ class Abilities:
     gathers: bool = False
     positions: bool = False
     rounds: bool = False
+    packs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from itertools import pairwise
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.partition import Rule
 from ring_attn_bench.plan.positions import Band, Range, Span, Spans
+from ring_attn_bench.plan.room import Room
 
 Starts = tuple[int, ...]
 """Where each document begins, and after the last one where it ends: cu_seqlens."""
@@ -64,8 +65,9 @@ class DealtDocuments:
     starts: cu_seqlens, where each document begins in the packed sequence and after the last where
     it ends. tokens: of each rank; what the ranks hold beyond the last document is padding.
     uneven: whether ranks hold no padding behind the last document, and so fewer tokens than that
-    where they would. void: which of the documents are padding. traced: a tensor of the value as it
-    is `written`, for graphs, where somebody made one.
+    where they would. void: which of the documents are padding. room: for other batches in what was
+    captured with this one, in this process. traced: a tensor of the value as it is `written`, for
+    graphs, where somebody made one.
     """
 
     starts: Starts
@@ -74,6 +76,7 @@ class DealtDocuments:
     tokens: int
     uneven: bool = False
     void: Void = NONE
+    room: Room | None = None
     traced: object = field(init=False, default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +101,12 @@ class DealtDocuments:
         again = type(self), self._fields
         return again if self.traced is None else (*again, {"traced": self.traced})
 
+    @property
+    def now(self) -> DealtDocuments:
+        """What the value stands for: itself, or the batch that was last written to its room."""
+        room = self.room
+        return self if room is None or room.now is None else room.now
+
     @cached_property
     def longest(self) -> int:
         """The length of the longest document."""
@@ -105,9 +114,9 @@ class DealtDocuments:
 
     @property
     def apart(self) -> Starts | None:
-        """The starts for a layout: None where all tokens are of one document."""
+        """The starts for a layout: None where all tokens are of one document, for good."""
         alone = len(self.starts) == 2 and self.starts[1] == self.world_size * self.tokens
-        return None if alone and not self.void else self.starts
+        return None if alone and not self.void and self.room is None else self.starts
 
     def spans(self, rank: int) -> Spans:
         """The positions in the packed sequence of rank's tokens, in the order of its storage."""

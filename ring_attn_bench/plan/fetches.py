@@ -134,7 +134,9 @@ def _needed(layout: Layout, rank: int, owner: int) -> Iterator[tuple[int, Range]
 
 @lru_cache(maxsize=512)
 def _packed(layout: Layout, rank: int, owner: int) -> tuple[Range, ...]:
-    """What rank's rows see of owner's tokens in documents that both have."""
+    """What rank's rows see of owner's tokens in documents that both have; with room, all."""
+    if layout.room is not None:
+        return (Range(0, layout.tokens),)
     rows = by_document(layout.rows(rank))
     seen = (
         visible_keys(rows.get(chunk.document, ()), chunk, layout.band).shifted(chunk.tokens.start)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ring_attn_bench.plan.documents import OUTSIDE
 from ring_attn_bench.plan.lower import Chunk
 from ring_attn_bench.plan.positions import Band, Range
+from ring_attn_bench.plan.room import Place
 
 OWN = 0
 """The piece that is the rank's own shard; others count from 1, in the order of arrival."""
@@ -58,7 +59,8 @@ class Gathered:
     queries.
 
     pieces: how many come from other ranks. step: from one position of a line to the next.
-    of_batch: whether it is of one batch's documents: another batch has another.
+    of_batch: whether it is of one batch's documents: another batch has another. place: of its
+    tables, where those have room for other batches.
     """
 
     rows: tuple[Visitors, ...]
@@ -66,6 +68,7 @@ class Gathered:
     pieces: int
     step: int
     of_batch: bool = False
+    place: Place | None = None
 
     @property
     def ragged(self) -> bool:
@@ -90,7 +93,7 @@ class Tile:
 
 def gathered(
     rows: Sequence[Chunk], keys: Sequence[tuple[int, Chunk]], band: Band, *, join: bool,
-    of_batch: bool = False,
+    of_batch: bool = False, place: Place | None = None,
 ) -> Gathered:  # fmt: skip
     """What `rows` see of `keys`, chunks of pieces, in the order in which they are to be visited.
 
@@ -110,7 +113,9 @@ def gathered(
     steps = {c.span.step for c in (*rows, *(key for _, key in keys)) if c.span.count > 1}
     assert len(steps) <= 1, f"chunks of the steps {sorted(steps)} are not of one partition"
     pieces = max((piece for piece, _ in keys), default=OWN)
-    return Gathered(lines, columns, pieces, steps.pop() if steps else 1, of_batch)
+    step = steps.pop() if steps else 1
+    step = step if place is None else place.step  # which documents of single tokens do not show
+    return Gathered(lines, columns, pieces, step, of_batch, place)
 
 
 def tiles(

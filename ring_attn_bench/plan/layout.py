@@ -10,6 +10,7 @@ from ring_attn_bench.plan.documents import NONE, Starts, Void, check_starts
 from ring_attn_bench.plan.lower import Chunk, chunks
 from ring_attn_bench.plan.partition import Rule
 from ring_attn_bench.plan.positions import Band
+from ring_attn_bench.plan.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Layout:
         it is padding, which sees nothing and is not seen. None is one document of all tokens.
     void: which of the documents are padding. queries: where they are others than the keys, whose
         documents must then be told.
+    room: for other batches' documents in what is captured; a rank then fetches all keys.
     """
 
     partition: Rule
@@ -48,6 +50,7 @@ class Layout:
     documents: Starts | None = None
     queries: Queries | None = None
     void: Void = NONE
+    room: Room | None = None
 
     def __post_init__(self) -> None:
         self.partition.check_local_length(self.tokens)
@@ -104,6 +107,15 @@ class Layout:
     def row_tokens(self) -> int:
         """The number of queries of every rank."""
         return self.tokens if self.queries is None else self.queries.tokens
+
+    @property
+    def striped(self) -> bool:
+        """Whether ranks hold tokens that do not lie in a row: all of them do then."""
+        sides = [(self.partition, self.tokens)]
+        if self.queries is not None:
+            sides.append((self.queries.partition, self.queries.tokens))
+        spans = (span for rule, n in sides for span in rule.spans(0, self.world_size, n))
+        return any(span.count > 1 and span.step != 1 for span in spans)
 
     def chunks(self, rank: int) -> tuple[Chunk, ...]:
         """The chunks of rank's keys, each of one document."""

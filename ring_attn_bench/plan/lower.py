@@ -163,7 +163,7 @@ def _split(
     for row in rows:
         line: list[Cut] = []
         for key in keys:
-            piece = _trimmed(row, key, band)
+            piece = trimmed(row, key, band)
             if piece is None:
                 continue
             if join and line and (joined := _join_keys(line[-1], piece)):
@@ -179,7 +179,7 @@ def _split(
     return tuple(pieces)
 
 
-def _trimmed(row: Chunk, key: Chunk, band: Band) -> Cut | None:
+def trimmed(row: Chunk, key: Chunk, band: Band) -> Cut | None:
     """The part of row x key that holds allowed pairs, or None."""
     between = band.between(row.span, key.span)
     seen_rows = between.visible_rows(row.span.count, key.span.count)

@@ -5,6 +5,8 @@ more other ranks, straight from their owners: at offset i rank r reads from rank
 is a permutation of the ranks. How many offsets share a step is the grouping: (1, 1, 1) is the
 classic ring, (3,) a gather, anything between a grouped ring; the code that runs it is the same.
 
+Of documents, a kernel that takes them packed has packed calls in place of launches (`packs`).
+
 Gradients go the way of the keys, backwards: each `Fetch` of a step is a `dk, dv` partial that
 this rank gives to the owner when the step's launches are done, and each `Send` is one that the
 reader gives to this rank. So the plan does not list them again.
@@ -14,14 +16,15 @@ Pure integers: no tensor, no process group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from ring_attn_bench.plan.block import Abilities, Block
 from ring_attn_bench.plan.fetches import Fetch, Send, fetches_of, landed, sends_of
 from ring_attn_bench.plan.gathered import OWN, Gathered, gathered
 from ring_attn_bench.plan.layout import Layout
-from ring_attn_bench.plan.lower import Cut, chunks, lower
+from ring_attn_bench.plan.lower import Chunk, Cut, chunks, lower
+from ring_attn_bench.plan.packs import Pack, packs, whole_packs
 from ring_attn_bench.plan.positions import Band, Range, Spans, count
 from ring_attn_bench.plan.touched import first_flags, last_flags, without
 
@@ -58,6 +61,10 @@ class Step:
     gathered: Gathered | None = None
     """One launch over the rank's own keys and all that the step fetches, instead of `launches`:
     the n-th fetch is its piece n, counted from 1."""
+    packs: tuple[Pack, ...] = ()
+    """Packed calls over the step's keys, instead of `launches`."""
+    with_own: bool = False
+    """Whether the rank's own keys are in front of the landed ones, in one area for its packs."""
 
     @cached_property
     def landing_tokens(self) -> int:
@@ -102,9 +109,14 @@ class Plan:
         return any(step.gathered is not None for step in self.steps)
 
     @cached_property
+    def packs(self) -> tuple[Pack, ...]:
+        """Every packed call, in order."""
+        return tuple(pack for step in self.steps for pack in step.packs)
+
+    @cached_property
     def writes_rows_once(self) -> bool:
         """Whether no two launches have a row in common, nor any row none."""
-        return all(launch.first and launch.last for launch in self.launches)
+        return not self.packs and all(launch.first and launch.last for launch in self.launches)
 
     @cached_property
     def merges_once(self) -> bool:
@@ -134,8 +146,10 @@ class Plan:
     def gives_shares(self) -> bool:
         """Whether each gradient of another rank's keys is one launch's, so that nothing is added
         to it before it is at home."""
-        return not self.gathers and all(
-            launch.first_keys for step in self.steps[1:] for launch in step.launches
+        return (
+            not self.gathers
+            and not self.packs
+            and all(launch.first_keys for step in self.steps[1:] for launch in step.launches)
         )
 
     @cached_property
@@ -153,7 +167,8 @@ class Plan:
     def area(self) -> int:
         """Allowed pairs that this rank computes."""
         whole = sum(step.gathered.area for step in self.steps if step.gathered is not None)
-        return whole + sum(launch.block.area for launch in self.launches)
+        packed = sum(pack.area for pack in self.packs)
+        return whole + packed + sum(launch.block.area for launch in self.launches)
 
     @property
     def fetched_tokens(self) -> int:
@@ -167,8 +182,15 @@ def plan(layout: Layout, rank: int, able: Abilities) -> Plan | str:
 
 
 def _made(layout: Layout, rank: int, able: Abilities) -> Plan | str:
+    if layout.room is not None and not (layout.one_launch and able.gathers):
+        return (
+            "documents with a capacity are one launch of a kernel that takes the keys of all "
+            "ranks, as 'triton' (schedule 'one_launch', without landing_tokens)"
+        )
     if layout.one_launch and (layout.world_size > 1 or layout.documents is not None):
         return _one_launch(layout, rank, able)
+    if able.packs and layout.documents is not None and not able.index_alibi:
+        return _by_packs(layout, rank)
     lowered = []
     for offsets in layout.offsets:
         pieces = _pieces(layout, rank, offsets, able)
@@ -248,6 +270,8 @@ def lone_plan(rows: Spans, keys: Spans, band: Band, able: Abilities) -> Plan | s
 
 
 def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
+    if not able.gathers and able.packs and layout.documents is not None:
+        return _one_pack(layout, rank, able)
     if not able.gathers:
         return "it has no launch over gathered keys (schedule 'gather' needs none)"
     rows, remote = layout.rows(rank), tuple(range(1, layout.world_size))
@@ -256,12 +280,63 @@ def _one_launch(layout: Layout, rank: int, able: Abilities) -> Plan | str:
     for piece, fetch in enumerate(fetches, 1):
         keys += [(piece, chunk) for chunk in landed(layout, fetch)]
     of_batch = layout.documents is not None
-    whole = gathered(rows, keys, layout.band, join=not able.positions, of_batch=of_batch)
+    place = None if layout.room is None else layout.room.place(layout, rank, able)
+    whole = gathered(
+        rows, keys, layout.band, join=not able.positions, of_batch=of_batch, place=place
+    )
     own = Step((), (), (), 0, keys_start_at_zero=False)
     step = Step(fetches, sends_of(layout, rank, remote, in_turn=True), (), 0, False, whole)
     queries = None if layout.queries is None else layout.row_tokens
     where = rank, layout.world_size, layout.tokens, 1
     return Plan(*where, (own, step), False, (), queries, of_batch)
+
+
+def _one_pack(layout: Layout, rank: int, able: Abilities) -> Plan | str:
+    """One packed call over own and landed keys, when all have landed."""
+    if layout.striped:  # on all ranks alike, whatever their chunks are
+        return "it takes packed documents, and rows of stripes are none (schedule 'steps' is right)"
+    remote = tuple(range(1, layout.world_size))
+    fetches = fetches_of(layout, rank, remote, in_turn=True)
+    keys = list(layout.chunks(rank))
+    for fetch in fetches:
+        keys += [_behind(chunk, layout.tokens) for chunk in landed(layout, fetch)]
+    made = whole_packs(layout.rows(rank), keys, layout.band, by_index=able.index_alibi)
+    sends = sends_of(layout, rank, remote, in_turn=True)
+    own = Step((), (), (), 0, keys_start_at_zero=True)
+    step = Step(fetches, sends, (), 0, True, packs=made, with_own=True)
+    return _of_packs(layout, rank, (own, step), 1)
+
+
+def _behind(chunk: Chunk, tokens: int) -> Chunk:
+    return replace(chunk, tokens=chunk.tokens.shifted(tokens))
+
+
+def _by_packs(layout: Layout, rank: int) -> Plan:
+    """Packed calls over the keys of each step."""
+    steps, rows = [], layout.rows(rank)
+    for index, offsets in enumerate(layout.offsets):
+        step = _step(layout, rank, index, offsets, (), [])
+        keys = layout.chunks(rank)
+        if index:
+            keys = tuple(chunk for fetch in step.fetches for chunk in landed(layout, fetch))
+        made = packs(rows, keys, layout.band)
+        steps.append(replace(step, packs=made, keys_start_at_zero=True))
+    slots = min(layout.slots, max(1, len(steps) - 1))
+    return _of_packs(layout, rank, tuple(steps), slots)
+
+
+def _of_packs(layout: Layout, rank: int, steps: tuple[Step, ...], slots: int) -> Plan:
+    """Calls are merged into rows that start without anything, for many see no key."""
+    numbered, before = [], 0
+    for step in steps:
+        calls = enumerate(step.packs, before)
+        made = tuple(replace(x, number=n * layout.world_size + rank) for n, x in calls)
+        numbered.append(replace(step, packs=made))
+        before += len(made)
+    rows = Range(0, layout.row_tokens)
+    queries = None if layout.queries is None else layout.row_tokens
+    where = rank, layout.world_size, layout.tokens, slots
+    return Plan(*where, tuple(numbered), True, (rows,), queries, of_batch=True)
 
 
 def _step(

@@ -13,7 +13,7 @@ def first_flags(ranges: list[Range], length: int) -> tuple[list[bool], bool]:
     It must where a range is touched only in part, or where something is never touched; then no
     range counts as first.
     """
-    flags, touched, total = [], _Touched(), 0
+    flags, touched, total = [], Touched(), 0
     for wanted in ranges:
         fresh = len(wanted) - touched.add(wanted)
         if 0 < fresh < len(wanted):
@@ -25,16 +25,21 @@ def first_flags(ranges: list[Range], length: int) -> tuple[list[bool], bool]:
 
 def last_flags(ranges: list[Range]) -> list[bool]:
     """For each range whether nothing after it touches any of it."""
-    touched = _Touched()
+    touched = Touched()
     return [touched.add(wanted) == 0 for wanted in reversed(ranges)][::-1]
 
 
-class _Touched:
+class Touched:
     """Tokens that ranges have touched, as ranges apart from each other: there may be thousands."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._stops: list[int] = []
+
+    def has(self, tokens: Range) -> bool:
+        """Whether any of them was touched."""
+        at = bisect_right(self._stops, tokens.start)
+        return at < len(self._starts) and self._starts[at] < tokens.stop
 
     def add(self, tokens: Range) -> int:
         """Adds them, and says how many of them were touched before."""

@@ -20,6 +20,8 @@ from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.ring.forward import Job, gathered_keys
 from ring_attn_bench.ring.link import Homeward, Link, Resuming, Transport
+from ring_attn_bench.ring.packed_calls import add_at, behind, tables_of
+from ring_attn_bench.ring.packed_calls import backward as packed_backward
 from ring_attn_bench.ring.packing import Packing, accumulator_dtype, copy_keys, sum_keys
 
 
@@ -47,6 +49,7 @@ class BackwardPass:
         self._packing = Packing.of(keys)
         self._direct_keys = self._adopts_keys = self._adopts = False
         self._adopted = self._own_last = False
+        self._home: Tensor
         self._early: list[tuple[Range, Tensor]] = []
         plan = job.plan
         if plan.gathers:  # its launch makes dq, and there are no others
@@ -103,10 +106,17 @@ class BackwardPass:
             new = torch.zeros if step.keys_start_at_zero else torch.empty
             shares = Keys(*(new(x.shape, dtype=x.dtype, device=x.device) for x in keys))
         else:
-            gradients = self._gradients(step, keys.k.shape[1])
+            own = self._keys.k.shape[1] if step.with_own else 0
+            gradients = self._gradients(step, own + keys.k.shape[1])
             shares = self._packing.views(gradients)
         for launch in step.launches:
             self._launch(launch, keys, shares)
+        if step.with_own:
+            self._launch_packed(step, behind(self._keys, keys), shares)
+            self._home.add_(gradients[:own])
+            gradients = gradients[own:]
+        elif step.packs:
+            self._launch_packed(step, keys, shares)
         if self._direct_keys:
             self._own = shares
         elif index == 0:
@@ -175,10 +185,23 @@ class BackwardPass:
 
     def _gradients(self, step: Step, tokens: int) -> Tensor:
         """A buffer for a step's packed dk, dv: in the wire's dtype if nothing is added up in it."""
-        travels = step.fetches and all(launch.first_keys for launch in step.launches)
+        travels = (
+            step.fetches and not step.packs and all(launch.first_keys for launch in step.launches)
+        )
         dtype = self._job.gradients if travels else self._wide
         new = torch.zeros if step.keys_start_at_zero else torch.empty
         return new(tokens, self._packing.width, dtype=dtype, device=self._keys.k.device)
+
+    def _launch_packed(self, step: Step, keys: Keys, total: Keys) -> None:
+        for pack in step.packs:
+            tables, job = tables_of(pack, keys.k.device), self._job
+            sums = packed_backward(
+                job.backend, pack, self._rows, keys, job.score, self._dlse,
+                deterministic=job.deterministic,
+            )  # fmt: skip
+            add_at(self._dq, tables.rows, sums.dq)
+            for into, share in zip(total, (sums.dk, sums.dv), strict=True):
+                add_at(into, tables.keys, share)
 
     def _launch(self, launch: Launch, keys: Keys, total: Keys) -> None:
         if self._accumulating is not None:

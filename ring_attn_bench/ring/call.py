@@ -41,7 +41,7 @@ from ring_attn_bench.ring.handshake import (
 from ring_attn_bench.ring.jobs import jobs
 from ring_attn_bench.ring.link import Transport
 from ring_attn_bench.ring.options import RingOptions
-from ring_attn_bench.ring.settle import is_open, laid_out, settled
+from ring_attn_bench.ring.settle import is_open, laid_out, one_launch_is_ruled, settled
 from ring_attn_bench.ring.threads import two_threads
 
 TakePart = Callable[[Tensor, Tensor, Tensor, Options], tuple[Tensor, Tensor, Tensor, Options]]
@@ -147,9 +147,9 @@ class OnRing(NamedTuple):
         if partition is None:
             raise InvalidArgument("partition is None; it must be a name like 'zigzag'.")
         tokens = problem.seqlen // ring.world_size
-        starts, queries, void = None, None, NONE
+        starts, queries, void, room = None, None, NONE, None
         if documents is not None:
-            starts, void = documents.apart, documents.void
+            starts, void, room = documents.apart, documents.void, documents.room
         if documents is not None and self.queries is not None:
             starts, theirs = documents.starts, self.queries
             queries = Queries(theirs.partition, theirs.tokens, theirs.starts)
@@ -165,14 +165,15 @@ class OnRing(NamedTuple):
 
         @cache
         def settle(name: str, blocks: Abilities) -> tuple[RingOptions, Layout]:
-            # several documents are many launches for whatever has no launch over all of them
-            waits = (ring.arrives or starts is not None) and blocks.gathers
             where = partition, ring.world_size, tokens, problem.mask
+            waits = one_launch_is_ruled(
+                blocks, *where[:3], arrives=ring.arrives, documents=starts is not None
+            )
             took = settled(
                 *where, ring.options, waits=waits, known=known(name, blocks), documents=starts,
-                queries=queries, void=void,
+                queries=queries, void=void, room=room,
             )  # fmt: skip
-            return took, laid_out(*where, took, starts, queries, void)
+            return took, laid_out(*where, took, starts, queries, void, room)
 
         def planner_of(name: str) -> Planner:
             def planner(blocks: Abilities) -> Plan | str:
@@ -184,8 +185,12 @@ class OnRing(NamedTuple):
         first = ring.rank == 0
         # on a GPU a launch for each document is what takes the time
         gathers = starts is not None and problem.device == "cuda"
-        backend, _ = choose(options.backend, problem, planner_of, announces=first, gathers=gathers)
-        blocks, score = able(backend, problem), options.score(problem.head_dim)
+        backend, _ = choose(
+            options.backend, problem, planner_of, announces=first, gathers=gathers,
+            documents=starts is not None,
+        )  # fmt: skip
+        blocks = able(backend, problem, documents=starts is not None)
+        score = options.score(problem.head_dim)
         took, layout = settle(backend.name, blocks)
         if first and ring.world_size > 1 and is_open(ring.options):
             gpu = ring.gpu if known(backend.name, blocks) else ""

@@ -1,6 +1,7 @@
 """One rank's forward pass: post, wait, launch, merge, as the plan says.
 
-A kernel that accumulates merges by itself; one that gathers has one launch for all keys.
+A kernel that accumulates merges by itself; one that gathers has one launch for all keys. Documents
+that a kernel takes packed are calls of their own (`packed_calls`), merged at the rows they have.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from ring_attn_bench.contract.backend import (
 )
 from ring_attn_bench.contract.tensors import Gathering, Kept, Keys, Running, part_of
 from ring_attn_bench.plan.gathered import Gathered
-from ring_attn_bench.plan.plans import Launch, Plan
+from ring_attn_bench.plan.plans import Launch, Plan, Step
+from ring_attn_bench.plan.positions import Range
 from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.ring.link import Link, Transport
 from ring_attn_bench.ring.merge import merge
+from ring_attn_bench.ring.packed_calls import Tables, behind, tables_of
+from ring_attn_bench.ring.packed_calls import forward as packed_forward
 from ring_attn_bench.ring.packing import PackedKeys, Packing, accumulator_dtype
 
 
@@ -43,8 +47,8 @@ class Job:
 
     @cached_property
     def accumulating(self) -> AccumulatingBackend | None:
-        """The backend if it accumulates."""
-        return accumulating(self.backend)
+        """The backend if it accumulates what the plan has it launch."""
+        return None if self.plan.packs else accumulating(self.backend)
 
     @cached_property
     def gathering(self) -> GatheringBackend | None:
@@ -88,7 +92,9 @@ class ForwardPass:
             return
         self._lse = q.new_empty(batch, heads, rows, dtype=wide)
         self._out = q.new_empty(batch, rows, heads, self._keys.v.shape[3])
-        direct = self._fresh and plan.writes_rows_once
+        # of a lone packed call nothing is merged: its results are put where its rows are
+        self._lone = self._fresh and len(plan.packs) == 1
+        direct = self._fresh and (plan.writes_rows_once or self._lone)
         self._out_acc = self._out if direct else torch.empty_like(self._out, dtype=wide)
         if sink is not None:
             self._out_acc.zero_()
@@ -125,6 +131,8 @@ class ForwardPass:
                     keys = self._packing.views(landed)
                 for launch in step.launches:
                     self._launch(launch, keys)
+                if step.packs:
+                    self._launch_packed(step, keys)
 
     def collect(self) -> tuple[Tensor, Tensor]:
         """out (B, M, H, E) in q's dtype and lse (B, H, M)."""
@@ -147,6 +155,29 @@ class ForwardPass:
             share, lse = sinks.beside(lse, self._sink)
             out = (out * share.transpose(1, 2)[..., None]).to(out.dtype)
         self._out_acc, self._out, self._lse = out, out, lse
+
+    def _launch_packed(self, step: Step, keys: Keys) -> None:
+        keys = behind(self._keys, keys) if step.with_own else keys
+        for pack in step.packs:
+            tables = tables_of(pack, self._q.device)
+            given = packed_forward(self._job.backend, pack, self._q, keys, self._job.score)
+            self._merge_at(tables, *given)
+
+    def _merge_at(self, tables: Tables, out: Tensor, lse: Tensor) -> None:
+        """Merges what a packed call gives at its rows, none of which it has twice."""
+        at = tables.rows.stored
+        if self._lone:
+            where = at.slice if isinstance(at, Range) else at
+            self._out[:, where], self._lse[:, :, where] = out.to(self._out.dtype), lse
+            return
+        if isinstance(at, Range):
+            running = Running(self._out_acc, self._lse).part(at)
+            merge(running.out, running.lse, out, lse, None)
+            return
+        running = Running(self._out_acc.index_select(1, at), self._lse.index_select(2, at))
+        merge(running.out, running.lse, out, lse, None)
+        self._out_acc.index_copy_(1, at, running.out)
+        self._lse.index_copy_(2, at, running.lse)
 
     def _launch(self, launch: Launch, keys: Keys) -> None:
         block, score = launch.block, self._job.score

@@ -10,7 +10,7 @@ from ring_attn_bench.contract.backend import Backend
 from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.block import Abilities
 from ring_attn_bench.plan.layout import Layout
-from ring_attn_bench.plan.plans import plans
+from ring_attn_bench.plan.plans import plan, plans
 from ring_attn_bench.plan.problem import Problem, Score
 from ring_attn_bench.ring.backend_choice import able, ring_planner
 from ring_attn_bench.ring.forward import Job
@@ -34,15 +34,15 @@ def jobs(
     given. Raises Unsupported where the kernel has no blocks for the plan of some rank of the ring,
     whichever that is.
     """
-    blocks = able(backend, problem)
+    blocks = able(backend, problem, documents=layout.documents is not None)
     as_given = hands_on and shares_travel(layout, blocks)
     travel = travel_dtype(options, getattr(torch, problem.dtype), as_given=as_given)
     of_ranks = []
     for rank in ranks:
-        plan = ring_planner(layout, rank, problem.mask)(blocks)
-        if isinstance(plan, str):
-            raise Unsupported(backend.name, plan)
-        of_ranks.append(Job(plan, backend, score, travel, problem.deterministic))
+        made = ring_planner(layout, rank, problem.mask)(blocks)
+        if isinstance(made, str):
+            raise Unsupported(backend.name, made)
+        of_ranks.append(Job(made, backend, score, travel, problem.deterministic))
     return tuple(of_ranks)
 
 
@@ -61,6 +61,9 @@ def travel_dtype(
 def shares_travel(layout: Layout, able: Abilities) -> bool:
     """Whether every partial of every rank is one share, of a kernel that gives it rounded."""
     if not able.rounds:
+        return False
+    first = plan(layout, 0, able)  # of packed calls none does, and plans of all ranks take long
+    if isinstance(first, str) or not first.gives_shares:
         return False
     of_ranks = plans(layout, able)
     return not isinstance(of_ranks, str) and all(one.gives_shares for one in of_ranks)

@@ -32,8 +32,9 @@ class RingOptions:
     schedule: `steps` brings one rank's keys at a time, as the classic ring; `gather` all of them
         before one launch; `grouped` some at a time; `one_launch` all of them, own ones too, for
         one launch that begins with its own keys and waits for the others as they arrive, which
-        takes a kernel that can (`backend.GatheringBackend`); `auto` is that one where kernel and
-        transport can and grouping is `auto` too, and else follows the grouping; but where both are
+        takes a kernel that can (`backend.GatheringBackend`), or of documents one that takes them
+        packed, when all have come; `auto` is that one where kernel and transport can and grouping
+        is `auto` too, and else follows the grouping; but where both are
         `auto` and the machine's figures are known, what is fastest by them (`ring/fastest.py`).
     landing_tokens: tokens of other ranks' keys that may lie on a rank at once, in all landing areas
         together; None is no limit. What is `auto` is cut to fit: keys of a gather or of one launch

@@ -130,6 +130,11 @@ class Told(NamedTuple):
         check_longest("max_seqlen", self.max_seqlen, dealt.longest)
         if self.queries is None:
             return dealt, None
+        if dealt.room is not None:
+            raise InvalidArgument(
+                "the documents have a capacity, and queries= is given; queries of their own "
+                "lengths have no room for others: pass documents without capacity."
+            )
         if dealt.void:
             raise InvalidArgument(
                 "the documents have seqused, and queries= is given; queries of their own lengths "
@@ -141,6 +146,7 @@ class Told(NamedTuple):
         self, side: str, given: CuSeqlens | DealtDocuments, ring: RingContext, tokens: int
     ) -> DealtDocuments:
         partition, ranks = self.partition, ring.world_size
+        given = given.now if isinstance(given, DealtDocuments) else given
         if not isinstance(given, DealtDocuments):
             if partition is None:
                 raise InvalidArgument(

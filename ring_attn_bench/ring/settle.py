@@ -9,14 +9,32 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.plan.block import Abilities
 from ring_attn_bench.plan.documents import NONE, Starts, Void
 from ring_attn_bench.plan.layout import Layout, Queries
 from ring_attn_bench.plan.partition import AnyPartition, get_partition
 from ring_attn_bench.plan.problem import Mask
+from ring_attn_bench.plan.room import Room
 from ring_attn_bench.ring.fastest import Known, fastest
 from ring_attn_bench.ring.landing import Needs, groups, largest, needs
 from ring_attn_bench.ring.options import RingOptions, resolved
 from ring_attn_bench.ring.schedules import SCHEDULES, named
+
+
+def one_launch_is_ruled(
+    able: Abilities, partition: AnyPartition, world_size: int, tokens: int,
+    *, arrives: bool, documents: bool,
+) -> bool:  # fmt: skip
+    """Whether `auto` is one launch: `waits`, of what is settled.
+
+    arrives: whether a transport lets a launch wait for keys on their way. Of several documents,
+    blocks are many launches; a kernel that takes them packed has one where rows are no stripes.
+    """
+    if able.gathers:
+        return arrives or documents
+    if not (able.packs and documents):
+        return False
+    return all(span.step == 1 for span in get_partition(partition).spans(0, world_size, tokens))
 
 
 def is_open(options: RingOptions) -> bool:
@@ -36,18 +54,19 @@ def settled(
     documents: Starts | None = None,
     queries: Queries | None = None,
     void: Void = NONE,
+    room: Room | None = None,
 ) -> RingOptions:
     """The options without `auto`, cut to `landing_tokens`; transport is left as it is.
 
-    tokens: of each rank. documents, queries, void: as in `Layout`. waits: as in `resolved`, whose
-    rule is what is taken; but where schedule and grouping are `auto` and the call is known, what
-    is `fastest` by the model.
+    tokens: of each rank. documents, queries, void, room: as in `Layout`. waits: as in `resolved`,
+    whose rule is what is taken; but where schedule and grouping are `auto` and the call is known,
+    what is `fastest` by the model.
 
     Raises UnknownName, or InvalidArgument for a length or a grouping that does not fit the ranks,
     and for keys that cannot fit the budget.
     """
     where = partition, world_size, tokens, mask
-    packed = documents, queries, void
+    packed = documents, queries, void, room
     rule = _ruled(*where, options, packed, waits=waits)
     if known is None or world_size == 1 or not is_open(options):
         return rule
@@ -66,7 +85,7 @@ def _ruled(
     tokens: int,
     mask: Mask,
     options: RingOptions,
-    packed: tuple[Starts | None, Queries | None, Void],
+    packed: tuple[Starts | None, Queries | None, Void, Room | None],
     *,
     waits: bool = False,
 ) -> RingOptions:
@@ -103,13 +122,14 @@ def laid_out(
     documents: Starts | None = None,
     queries: Queries | None = None,
     void: Void = NONE,
+    room: Room | None = None,
 ) -> Layout:
     """Who holds what, and the steps of options that are settled."""
     assert took.slots != "auto"  # nothing is, once resolved
     assert took.grouping != "auto"
     rule, whole = get_partition(partition), SCHEDULES[took.schedule].waits
     where = rule, world_size, tokens, mask.band
-    return Layout(*where, took.slots, took.grouping, whole, documents, queries, void)
+    return Layout(*where, took.slots, took.grouping, whole, documents, queries, void, room)
 
 
 class _Budget:

@@ -29,6 +29,7 @@ OWN = {
                   "documents([0, 3, 9], 'balanced', 3, uneven=True)"),
     "seqused": ("[1]", "[0]", "[True]", "starts(1)", "starts(0, 0)", "[-1]", "[10**30]", "[]",
                 "[1.0]", "np.array([1])"),
+    "capacity": ("1", "2", "0", "-1", "10**30", "1.0", "True", "np.int64(3)", "'2'", "None"),
     "uneven": ("True", "1", "'no'", "None"),
     "heads_k_stride": ("1", "2", "0", "-1", "10**30", "1.0", "True", "np.int64(1)"),
     "local_k_slice": ("slice(0, 1)", "slice(np.array([0, 1]), 2)", "slice(Stubborn(), 1)",

@@ -40,7 +40,7 @@ def test_the_public_names_are_these():
         "ring_attn_func", "flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache",
         "ring_attn_with_kvcache", "llama3_flash_attn_prepare_cu_seqlens",
         "ring_attn_varlen_func", "documents", "document_position_ids",
-        "shard_documents",
+        "shard_documents", "refill_documents",
         "RingAttention", "RingContext", "RingOptions", "shard", "unshard", "join_shards",
         "position_ids", "BackendUnavailable", "InvalidArgument", "NoProcessGroup",
         "RingAttnBenchError", "RingBroken", "TransportUnavailable", "UnknownName", "Unsupported",

@@ -124,6 +124,8 @@ def _lines_by_tma(lse: Tensor, delta: Tensor, where: Gathered) -> bool:
     """Whether TMA can read lse and delta from where visits of rows begin."""
     from ring_attn_backends.triton.hopper.descriptors import fits
 
+    if where.place is not None:  # other batches may begin anywhere
+        return False
     starts = {visit.tokens.start for line in where.keys for visit in line.visits}
     aligned = all(start % _WIDE_LINES == 0 for start in starts)
     return aligned and fits(lse) and fits(delta)

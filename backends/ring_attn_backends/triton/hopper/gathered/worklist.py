@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ring_attn_backends.triton.filling import filled_up, into
 from ring_attn_backends.triton.lines import FAR
 from ring_attn_bench.plan.gathered import Gathered, Tile, Visit, Visitors, tiles
+from ring_attn_bench.plan.room import Refill, Write, check_fits
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Side
@@ -47,15 +49,51 @@ def worklist(
     where: Gathered, side: Side, own: int, other: int, device: torch.device,
     own_first: bool | None = None,
 ) -> Worklist:  # fmt: skip
-    """Of tiles of `own` tokens of a side that visit tiles of `other`; `once` makes it only once."""
-    lines = where.rows if side == "rows" else where.keys
+    """Of tiles of `own` tokens of a side that visit tiles of `other`; `once` makes it only once.
+
+    With room for other batches it is one of all of them, whose last tiles have no tokens.
+    """
+    place, of_keys = where.place, side == "keys"
+    if place is None:
+        return Worklist(*(x.to(device) for x in numbers_of(where, of_keys, own, other, own_first)))
+    room = place.tiles(of_keys=of_keys, block=own), place.entries(of_keys=of_keys, block=own)
+
+    def numbers(where: Gathered) -> list[Tensor]:
+        found = numbers_of(where, of_keys, own, other, own_first)
+        for what, x, most in zip(("tiles", "visits"), found, room, strict=True):
+            check_fits(what, len(x), most)
+        return [filled_up(x, most) for x, most in zip(found, room, strict=True)]
+
+    def make() -> Worklist:
+        return Worklist(*(x.to(device) for x in numbers(where)))
+
+    def refilled(made: Worklist) -> Refill:
+        def refill(where: Gathered) -> Write:
+            tables = numbers(where)
+
+            def write() -> None:
+                into(made.tiles, tables[0])
+                into(made.entries, tables[1])
+
+            return write
+
+        return refill
+
+    return place.kept(("hopper", side, own, other, device, own_first), make, refilled)
+
+
+def numbers_of(
+    where: Gathered, of_keys: bool, own: int, other: int, own_first: bool | None
+) -> tuple[Tensor, Tensor]:
+    """Tiles and entries, on the host."""
+    lines = where.keys if of_keys else where.rows
     table: list[list[int]] = []
     entries: list[list[int]] = []
     for tile in tiles(lines, own, own_first=own_first):
         line, first = lines[tile.line], len(entries)
         entries += _entries(tile, line, other)
         table.append([tile.tokens.start, line.tokens.stop, first, len(entries), line.piece])
-    return Worklist(_table(table, TILE, device), _table(entries, ENTRY, device))
+    return _table(table, TILE), _table(entries, ENTRY)
 
 
 def _entries(tile: Tile, line: Visitors, block: int) -> list[list[int]]:
@@ -92,6 +130,6 @@ def _seen(
     return start, whole_start - start, whole, stop - start - whole
 
 
-def _table(rows: Sequence[Sequence[int]], columns: int, device: torch.device) -> Tensor:
+def _table(rows: Sequence[Sequence[int]], columns: int) -> Tensor:
     table = torch.tensor(rows or [[0] * columns], dtype=torch.int32, device="cpu")
-    return table[: len(rows)].to(device)
+    return table[: len(rows)]

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from ring_attn_backends.triton.arguments import int32
+from ring_attn_backends.triton.filling import filled_up, into
 from ring_attn_bench.plan.gathered import Gathered, Visit, Visitors, tiles
+from ring_attn_bench.plan.room import Refill, Write, check_fits
 
 if TYPE_CHECKING:
     from ring_attn_backends.triton.launching import Side
@@ -39,19 +41,46 @@ class Worklist:
 def worklist(
     where: Gathered, side: Side, block: int, device: torch.device, own_first: bool | None = None
 ) -> Worklist:
-    """The tiles of `block` rows, or keys, of a launch, on the device; `once` makes it only once."""
-    lines = where.rows if side == "rows" else where.keys
-    numbers, count = rows_of(lines, block, where.step, own_first=own_first)
-    table = torch.tensor(numbers, dtype=torch.int32, device="cpu").reshape(-1, FIELDS)
-    return Worklist(table.to(device), count)
+    """The tiles of `block` rows, or keys, of a launch, on the device; `once` makes it only once.
+
+    With room for other batches it is one table of all of them, whose last tiles have no tokens.
+    """
+    place, of_keys = where.place, side == "keys"
+
+    def numbers(where: Gathered) -> tuple[Tensor, int]:
+        lines = where.keys if of_keys else where.rows
+        room = 0 if place is None else place.tiles(of_keys=of_keys, block=block)
+        found, count = rows_of(lines, block, where.step, own_first=own_first, room=room)
+        table = torch.tensor(found, dtype=torch.int32, device="cpu").reshape(-1, FIELDS)
+        if place is None:
+            return table, count
+        check_fits("tiles", count, room)
+        check_fits("visits", len(table) - count, place.visits())
+        return filled_up(table, room + place.visits()), count
+
+    def make() -> Worklist:
+        table, count = numbers(where)
+        return Worklist(table.to(device), count)
+
+    def refilled(made: Worklist) -> Refill:
+        def refill(where: Gathered) -> Write:
+            table, _ = numbers(where)
+            return lambda: into(made.table, table)
+
+        return refill
+
+    if place is None:
+        return make()
+    return place.kept(("plain", side, block, device, own_first), make, refilled)
 
 
 def rows_of(
-    lines: tuple[Visitors, ...], block: int, step: int, *, own_first: bool | None
+    lines: tuple[Visitors, ...], block: int, step: int, *, own_first: bool | None, room: int = 0
 ) -> tuple[list[list[int]], int]:
-    """The table's rows, and how many of them are tiles."""
+    """The table's rows, and how many of them are tiles: as many as there is room for, or more."""
     cut = tiles(lines, block, own_first=own_first)
-    at, begins = len(cut), []
+    count = max(len(cut), room)
+    at, begins = count, []
     for line in lines:
         begins.append(at)
         at += len(line.visits)
@@ -63,11 +92,12 @@ def rows_of(
         )
         for tile in cut for line in (lines[tile.line],)
     ]  # fmt: skip
+    table += [[0] * FIELDS] * (count - len(cut))
     for line in lines:
         for visit in line.visits:
             tokens, bounds = visit.tokens, _bounds(line, visit)
             table.append(_row(tokens.start, tokens.stop, *bounds, visit.start, visit.piece))
-    return table, len(cut)
+    return table, count
 
 
 def _row(first: int, stop: int, third: int, fourth: int, position: int, piece: int) -> list[int]:
