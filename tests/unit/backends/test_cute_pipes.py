@@ -17,7 +17,7 @@ pytest.importorskip("cutlass", reason="pip install 'ring-attn-bench[cute]'")
 
 from ring_attn_backends.cute import pipes
 
-consumer, forward = fresh("consumer"), fresh("forward")
+consumer, producer = fresh("consumer"), fresh("pipes")
 
 
 def played(monkeypatch, groups, stages, edges, whole, seed):
@@ -52,7 +52,8 @@ def played(monkeypatch, groups, stages, edges, whole, seed):
         barrier_arrive=lambda barrier_id, number_of_threads: model.turns[barrier_id].arrive(),
     )
     monkeypatch.setattr(pipes, "arch", arch)
-    monkeypatch.setattr(pipes, "order", order)
+    monkeypatch.setattr(producer, "arch", arch)
+    monkeypatch.setattr(producer, "order", order)
     monkeypatch.setattr(consumer, "arch", arch)
     monkeypatch.setattr(consumer, "release", release)
     monkeypatch.setattr(consumer, "multiply", multiply)
@@ -60,11 +61,10 @@ def played(monkeypatch, groups, stages, edges, whole, seed):
     monkeypatch.setattr(consumer, "_fade", lambda *_: model.pause())
     monkeypatch.setattr(consumer, "rounded", lambda *_: None)
     monkeypatch.setattr(consumer, "warpgroup", SimpleNamespace(wait_group=model.wait_group))
-    monkeypatch.setattr(forward, "order", lambda *_: None)  # the queries
-    monkeypatch.setattr(forward, "cutlass", SimpleNamespace(range=lambda *x, unroll: range(*x)))
-    monkeypatch.setattr(
-        consumer, "cutlass", SimpleNamespace(range=lambda *x, unroll: range(*x), max=max)
-    )
+    cutlass = SimpleNamespace(range=lambda *x, unroll: range(*x), max=max)
+    monkeypatch.setattr(producer, "cutlass", cutlass)
+    monkeypatch.setattr(consumer, "cutlass", cutlass)
+    monkeypatch.setattr(consumer, "steps", plain(consumer.steps))
 
     def consume(part):
         model.flying.groups = []
@@ -77,10 +77,11 @@ def played(monkeypatch, groups, stages, edges, whole, seed):
         if part == groups - 1:
             consumer._pass_turn(given)
         if count:
-            plain(consumer.walk)(held, given, where)
+            plain(consumer.walk)(held, given, consumer.Visit(None, None, None, where))
 
     def produce():
-        plain(forward._produce)((None, None, None), None, keys, values, 0, where)
+        if count:
+            plain(producer.bring_pairs)((None, None), (keys, values), where, 0)
 
     at_once([*(partial(consume, part) for part in range(groups)), produce])
     return model.log
