@@ -26,6 +26,8 @@ def builds() -> Iterator[Build]:
         for (kernel, _), config in BACKWARD.items():
             for out in outs[carried:]:  # what is added to is float32
                 yield Build(config, dtype, out, capped, carried, kernel)
+        for config in () if carried else serving():
+            yield Build(config, dtype, dtype, capped, kernel="gathered.forward")
 
 
 def compile_all(jobs: int, folder: Path | None = None) -> Iterator[CompiledAhead]:

@@ -6,10 +6,13 @@ import pytest
 import torch
 from ring_attn_backends.cute import ahead, build, table
 from ring_attn_backends.cute.arguments import dkdv_call, dq_call, forward_call
+from ring_attn_backends.cute.gathered.launch import forward_call as forward_of_gathered
 
-from ring_attn_bench.contract.tensors import Keys, Rows, Running
+from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.block import Block
+from ring_attn_bench.plan.gathered import OWN, gathered
+from ring_attn_bench.plan.lower import chunks
 from ring_attn_bench.plan.positions import Band, Span
 from ring_attn_bench.plan.problem import Score
 
@@ -30,15 +33,25 @@ def calls(dim, dtype, softcap, first, rows):
         yield dkdv_call(read, Keys(k, k), sums[1], sums[1], block, score, first=first)
 
 
+def gathered_call(dim, dtype, softcap, rows):
+    q, k = torch.empty(1, rows, 16, dim, dtype=dtype), torch.empty(1, rows, 4, dim, dtype=dtype)
+    own = chunks([Span(0, rows)])
+    where = gathered(own, [(OWN, own[0])], Band(), join=True)
+    lse = torch.empty(1, 16, rows)
+    keys = Gathering(Keys(k, k), Keys(k[:, :0], k[:, :0]))
+    return forward_of_gathered(q, keys, q, lse, where, Score(0.1, softcap))
+
+
 def test_every_kernel_that_a_call_asks_for_is_among_them():
     every = set(ahead.builds())
+    dtypes, caps, lengths = (torch.float16, torch.bfloat16), (0.0, 9.0), (100, 16384)
     asked = {
         call.build
         for dim, dtype, softcap, first, rows in product(
-            table.TABLE, (torch.float16, torch.bfloat16), (0.0, 9.0), (True, False), (100, 16384)
+            table.TABLE, dtypes, caps, (True, False), lengths
         )
         for call in calls(dim, dtype, softcap, first, rows)
-    }
+    } | {gathered_call(*about).build for about in product(table.TABLE, dtypes, caps, lengths)}
 
     assert asked == every
 
