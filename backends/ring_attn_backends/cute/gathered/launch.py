@@ -18,11 +18,13 @@ from ring_attn_backends.cute.arguments import (
     name_of,
     strides_of,
 )
+from ring_attn_backends.cute.serves import readable, unreadable
 from ring_attn_backends.cute.table import Build, Config, chosen
 from ring_attn_backends.shared.gpus import multiprocessors
 from ring_attn_backends.shared.once import once
 from ring_attn_backends.shared.worklist import worklist
 from ring_attn_bench.contract.tensors import Keys
+from ring_attn_bench.errors import Unsupported
 
 if TYPE_CHECKING:
     from ring_attn_bench.contract.tensors import Gathering
@@ -34,13 +36,20 @@ def forward_call(
     q: Tensor, keys: Gathering, out: Tensor, lse: Tensor, where: Gathered, score: Score,
     *, config: Config | None = None,
 ) -> Call:  # fmt: skip
-    """The contract's `gathered_forward` as a launch that writes out and lse."""
+    """The contract's `gathered_forward` as a launch that writes out and lse.
+
+    Raises Unsupported where TMA cannot read what lands: a copy would be of what has not landed.
+    """
     batch, rows, heads, width = q.shape
     config = config or chosen(width, rows, batch * heads, multiprocessors(q))
     work = once(where, worklist, "rows", config.own, config.block, q.device)
-    own, key_heads = merged(keys.own), keys.own.k.shape[2]
+    q, own, key_heads = readable(q), Keys(*map(readable, merged(keys.own))), keys.own.k.shape[2]
     # no tile is asked of landed keys where there are none
     landed = merged(keys.landed) if keys.landed.k.shape[1] else own
+    named = zip(("landed k", "landed v", "out"), (*landed, out), strict=True)
+    why = next((why for name, x in named if (why := unreadable(name, x)) is not None), None)
+    if why is not None:
+        raise Unsupported("cute", why)
     words, groups = keys.arrived, keys.head_groups
     if words is None:
         words, groups = once(where, all_landed, q.device), 1
