@@ -74,6 +74,18 @@ def machine_code(one, folder):
     return registers, stack, instructions, ptx.read_text()
 
 
+def registers_by_part(instructions):
+    """Of the code behind each instruction that gives registers: the last one in it, and how many.
+
+    Bringing and multiplying stand one behind the other.
+    """
+    starts = [i for i, (name, _) in enumerate(instructions) if name == "USETMAXREG"]
+    for start, stop in zip(starts, [*starts[1:], None], strict=True):
+        given = int(re.findall(r"0x[0-9a-f]+", instructions[start][1])[-1], 16)
+        named = (re.findall(r"\bR(\d+)\b", rest) for _, rest in instructions[start:stop])
+        yield max(int(x) for each in named for x in each), given
+
+
 def asked(one):
     """Instructions for products, the groups that they are, and tiles that TMA copies, in the code.
 
@@ -106,6 +118,7 @@ def checked(one, folder):
     assert sum("gsb0" in rest for rest in products) == groups
     assert names["UTMALDG"] == copies * config.width // 64  # 64 columns at a time
     assert names["USETMAXREG"] == 2
+    assert all(used < given for used, given in registers_by_part(instructions))
     assert registers == ENTRY[config.groups]
     more, fewer = config.registers
     assert 128 * (config.groups * more + fewer) <= 65536
