@@ -9,7 +9,8 @@ is timed. The checks begin with what is simplest, so that the last line before a
 Times are medians of calls in turns, from a cold L2, in TFLOP/s, of which a causal mask halves the
 work: each configuration of the table, and beside them `triton`, `flash_attn_4` and `cudnn`, where
 they can run. bfloat16, batch 1, 16 query and 4 key heads. The backward comes after the forward
-(`scripts/measuring/cute_backward.py`); --only says which of them is wanted.
+(`scripts/measuring/cute_backward.py`), then the checks of one launch over gathered keys
+(`scripts/measuring/cute_gathered.py`); --only says which of them is wanted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import torch
 from measuring import cute_backward as backward
+from measuring import cute_gathered as gathered
 from measuring.cute import CAUSAL, DEVICE, FULL, OTHERS, ROUNDS, Check, all_right, inside, untouched
 from measuring.turns import in_turns
 from ring_attn_backends.cute import build, table
@@ -136,6 +138,7 @@ def timed(
 def builds() -> Iterator[table.Build]:
     """All that is launched here."""
     yield from backward.builds()
+    yield from gathered.builds()
     for configs in table.CANDIDATES.values():
         for config in configs:
             yield table.Build(config, "bfloat16", "bfloat16")
@@ -154,7 +157,9 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, metavar="FOLDER", help="where that was done")
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 16384])
     parser.add_argument("--head-dim", type=int, nargs="+", default=list(table.TABLE))
-    parser.add_argument("--only", choices=["forward", "backward"], help="which is wanted")
+    parser.add_argument(
+        "--only", choices=["forward", "backward", "gathered"], help="what is wanted"
+    )
     asked = parser.parse_args()
     if asked.build:
         begun = time.perf_counter()
@@ -164,7 +169,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device; --build is what can be done without one")
     kept = asked.kept and asked.kept.absolute()
-    if asked.only != "backward":
+    if asked.only in (None, "forward"):
         rows = []
         for dim in asked.head_dim:
             serving = (x for x in table.serving() if x.width == dim)
@@ -175,8 +180,10 @@ def main() -> None:
                     rows.append(timed(dim, table.CANDIDATES[dim], tokens, mask, kept))
                     print(*rows[-1], flush=True)
         print(tabulate(rows, ["head dim", "mask", "tokens", "cute, TFLOP/s", *OTHERS]))
-    if asked.only != "forward":
+    if asked.only in (None, "backward"):
         backward.run_all(asked.head_dim, asked.tokens, kept)
+    if asked.only in (None, "gathered"):
+        gathered.run_all(asked.head_dim, kept)
 
 
 if __name__ == "__main__":

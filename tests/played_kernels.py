@@ -7,6 +7,7 @@ import importlib.util
 import random
 import threading
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 from tests.patience import limit
@@ -120,6 +121,73 @@ class Row(list):
 
     def __add__(self, i):
         return self[i]
+
+
+class PlayedForward:
+    """Fresh parts of a forward over the model: `consumer`, and `producer`, which is `pipes`."""
+
+    def __init__(self, monkeypatch, model, consumer, producer):
+        self.model, self.parts = model, {"k": model.pipes[0], "v": model.pipes[1]}
+        self.arch = SimpleNamespace(
+            mbarrier_wait=lambda barrier, number: barrier.wait(number),
+            barrier=lambda barrier_id, number_of_threads: model.turns[barrier_id].sync(),
+            barrier_arrive=lambda barrier_id, number_of_threads: model.turns[barrier_id].arrive(),
+        )
+        self.cutlass = SimpleNamespace(range=lambda *x, unroll: range(*x), max=max)
+        replaced = {
+            "arch": self.arch, "cutlass": self.cutlass, "release": self._release,
+            "multiply": self._multiply, "_weigh": lambda *_, **__: (None, None),
+            "_fade": lambda *_: model.pause(), "rounded": lambda *_: None,
+            "warpgroup": SimpleNamespace(wait_group=model.wait_group),
+            "receive": producer.receive, "steps": plain(consumer.steps),
+        }  # fmt: skip
+        for name, other in replaced.items():
+            monkeypatch.setattr(consumer, name, other)
+        for name in ("arch", "cutlass"):
+            monkeypatch.setattr(producer, name, replaced[name])
+        monkeypatch.setattr(producer, "order", self.order)
+        self.consumer = consumer
+
+    def _release(self, pipe, i, lane):
+        pipe.empty[i % pipe.stages].arrive(4)  # of four warps
+
+    def _multiply(self, mma, into, a, b, *, fresh):
+        pipe, slot, part = b
+        assert fresh == (pipe is self.parts["k"])
+        self.model.read(pipe, slot, "k" if pipe is self.parts["k"] else "v", part)
+
+    def order(self, load, tile, pipe, slot):
+        """TMA is asked for a tile."""
+        pipe.full[slot].arrive(more=pipe.bytes)
+        self.model.copy(pipe, tile if load is None else (load, tile), slot)
+
+    def begin(self, part):
+        """What a warpgroup holds, and is given; the last one passes the first turn on."""
+        self.model.flying.groups = []
+        given = SimpleNamespace(
+            lane=0, part=part, q=None, k=_Operand(self.parts["k"], part),
+            v=_Operand(self.parts["v"], part), keys=self.parts["k"], values=self.parts["v"],
+            scores_mma=None, values_mma=None, build=SimpleNamespace(config=self.model.config),
+        )  # fmt: skip
+        if part == self.model.config.groups - 1:
+            self.consumer._pass_turn(given)
+        return SimpleNamespace(s=None, p=None, o=None), given
+
+
+class _Operand:
+    def __init__(self, pipe, part):
+        self.pipe, self.part = pipe, part
+
+    def __getitem__(self, place):
+        return self.pipe, place[3], self.part
+
+
+def multiplied(tiles):
+    """The operands that a warpgroup reads of a forward, in their order."""
+    found = [("k", tile) for tile in tiles[:1]]
+    for before, tile in pairwise(tiles):
+        found += [("k", tile), ("v", before)]
+    return found + [("v", tile) for tile in tiles[-1:]]
 
 
 def fresh(name):

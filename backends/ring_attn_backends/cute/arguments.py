@@ -31,13 +31,14 @@ L2_SHARE = 32 << 20
 class Numbers(NamedTuple):
     """Integers and factors, in the kernel's order.
 
-    sizes: batch, M, N, heads, key heads, and how many heads at a time share the L2 cache.
-    band: low and high, by index. factors: scale and cap, see `factors`; of a backward also what dq
-    and dk are multiplied by at last.
+    sizes: batch, M, N, heads, key heads, and how many heads at a time share the L2 cache; over
+    gathered keys without N, and with the number of tiles and of groups of heads that arrive.
+    band: low and high, by index; over gathered keys none. factors: scale and cap, see `factors`; of
+    a backward also what dq and dk are multiplied by at last.
     """
 
-    sizes: tuple[int, int, int, int, int, int]
-    band: tuple[int, int]
+    sizes: tuple[int, ...]
+    band: tuple[int, ...]
     factors: tuple[float, ...]
 
 

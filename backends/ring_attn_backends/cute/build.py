@@ -24,8 +24,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ring_attn_backends.cute.signatures import INTEGERS, SIGNATURES, dtype_of
+from ring_attn_backends.cute.signatures import SIGNATURES, dtype_of
 from ring_attn_backends.cute.table import Build, Config
+from ring_attn_backends.shared import worklist
 from ring_attn_bench.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -98,9 +99,10 @@ def compiled(build: Build, options: str = "") -> Any:  # noqa: ANN401
 
     signature = SIGNATURES[build.kernel]
     # each has a module of its own, in which the launch has the same name
-    launch = getattr(import_module(f"{__package__}.{build.kernel}"), build.kernel)
-    strides = [tuple(map(cutlass.Int64, (0,) * n)) for n in signature.strides]
-    counts = [tuple(map(cutlass.Int32, (0,) * n)) for n in INTEGERS]
+    module = import_module(f"{__package__}.{build.kernel}")
+    launch = getattr(module, build.kernel.rpartition(".")[2])
+    strides = [tuple(map(cutlass.Int64, (0,) * n)) for n in signature.strides if n]
+    counts = [tuple(map(cutlass.Int32, (0,) * n)) for n in signature.integers]
     factors = [cutlass.Float32(0.0)] * signature.factors
     none = (0,) * len(signature.tensors)
     return cute.compile(
@@ -115,11 +117,14 @@ def pointers(build: Build, addresses: tuple[int, ...]) -> list[Any]:
     from cutlass.cute import AddressSpace
     from cutlass.cute.runtime import make_ptr
 
-    types = {"float16": cutlass.Float16, "bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}
+    types = {
+        "float16": cutlass.Float16, "bfloat16": cutlass.BFloat16, "float32": cutlass.Float32,
+        "int32": cutlass.Int32,
+    }  # fmt: skip
     return [
         make_ptr(
             types[dtype_of(kind, build)], address, AddressSpace.gmem,
-            assumed_align=4 if kind == "line" else 16,
+            assumed_align=4 if kind in ("line", "table") else 16,
         )
         for kind, address in zip(SIGNATURES[build.kernel].tensors, addresses, strict=True)
     ]  # fmt: skip
@@ -169,6 +174,7 @@ def _keep(launch: Any, path: Path) -> None:  # noqa: ANN401
 @cache
 def _sources() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    # the columns of tables are compiled in
+    for path in (*sorted(Path(__file__).parent.rglob("*.py")), Path(worklist.__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()

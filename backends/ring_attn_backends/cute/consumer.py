@@ -36,8 +36,20 @@ class Held(NamedTuple):
     total: Any
 
 
+class Visit(NamedTuple):
+    """Keys that rows see: how many, which band of row - key, and in which tiles (`programs.seen`).
+
+    Keys are counted from the first of them.
+    """
+
+    length: Any
+    low: Any
+    high: Any
+    where: Any
+
+
 class Given(NamedTuple):
-    """What a thread works with: where it is, what is multiplied, and the launch's numbers."""
+    """What a thread works with: where it is, what is multiplied, and the launch's factors."""
 
     lane: Any
     part: Any
@@ -49,17 +61,32 @@ class Given(NamedTuple):
     values: Any
     scores_mma: Any
     values_mma: Any
-    numbers: Any
+    factors: Any
     build: Any
 
 
 @cute.jit
-def consume(pipes, products, results, first_row, where, numbers, build: cutlass.Constexpr):
-    """out and lse of a warpgroup's 64 rows; all as `forward.program` has them."""
+def consume(pipes, products, results, rows, visit, factors, build: cutlass.Constexpr):
+    """out and lse of a warpgroup's 64 rows; all as `forward.program` has them.
+
+    rows: the program's first, and the one that is behind the last.
+    """
+    acc, out, lse = results
+    first_row, M = rows
+    held, given = at_work(pipes, products, first_row, factors, build)
+    if cutlass.const_expr(build.carried):
+        _take_over(held, given, acc, lse, M)
+    await_queries(pipes[0], given)
+    if visit.where[2] + visit.where[3] > 0:
+        walk(held, given, visit)
+    hand_over(held, given, out, lse, M)
+
+
+def at_work(pipes, products, first_row, factors, build):
+    """A thread's registers, in which nothing is summed yet, and what it works with."""
     queries, keys, values = pipes
     scores_mma, values_mma = products
-    acc, out, lse = results
-    config, M = build.config, numbers[0]
+    config = build.config
     lane, warp = arch.lane_idx(), arch.make_warp_uniform(arch.warp_idx())
     part = warp // 4
     s_slice, o_slice = (mma.get_slice(part * WARPGROUP) for mma in (scores_mma, values_mma))
@@ -68,7 +95,7 @@ def consume(pipes, products, results, first_row, where, numbers, build: cutlass.
         scores_mma.make_fragment_A(s_slice.partition_A(queries.slots))[None, None, None, 0],
         scores_mma.make_fragment_B(s_slice.partition_B(keys.slots)),
         values_mma.make_fragment_B(o_slice.partition_B(transposed(values.slots))),
-        keys, values, scores_mma, values_mma, numbers, build,
+        keys, values, scores_mma, values_mma, factors, build,
     )  # fmt: skip
     own, block, width = config.own, config.block, config.width
     held = Held(
@@ -81,41 +108,49 @@ def consume(pipes, products, results, first_row, where, numbers, build: cutlass.
     held.o.fill(0.0)
     held.peak.fill(-float("inf"))
     held.total.fill(0.0)
-    if cutlass.const_expr(build.carried):
-        _take_over(held, given, acc, lse, M)
-    if cutlass.const_expr(config.groups > 1):  # noqa: SIM102 - one when compiled, one when run
-        if part == config.groups - 1:
-            _pass_turn(given)  # to the first: nobody else would
-    arch.mbarrier_wait(queries.full, 0)
-    if where[2] + where[3] > 0:
-        walk(held, given, where)
-    _hand_over(held, given, out, lse, M)
+    return held, given
 
 
 @cute.jit
-def walk(held, given, where):
+def await_queries(queries, given):
+    """Begins the turns, and waits for the queries."""
+    groups = given.build.config.groups
+    if cutlass.const_expr(groups > 1):  # noqa: SIM102 - one when compiled, one when run
+        if given.part == groups - 1:
+            _pass_turn(given)  # to the first: nobody else would
+    arch.mbarrier_wait(queries.full, 0)
+
+
+@cute.jit
+def walk(held, given, visit):
     """All tiles that the rows see, one at least: those that need a mask, then the whole ones."""
-    edges, count = where[3], where[2] + where[3]
-    _first_step(held, given, nth(0, where))
-    for i in cutlass.range(1, edges, unroll=1):
-        _step(i, held, given, nth(i, where), edge=True)
-    for i in cutlass.range(cutlass.max(edges, 1), count, unroll=1):
-        _step(i, held, given, 0, edge=False)
-    _last_step(count, held, given)
+    first_step(held, given, visit)
+    steps(held, given, visit, 0, 1)
+    last_step(visit.where[2] + visit.where[3], held, given)
 
 
-def _first_step(held, given, tile):
+@cute.jit
+def steps(held, given, visit, before, done):
+    """The tiles of a visit from the done-th on; before: how many are of earlier visits."""
+    edges, count = visit.where[3], visit.where[2] + visit.where[3]
+    for i in cutlass.range(done, edges, unroll=1):
+        _step(before + i, held, given, nth(i, visit.where), visit, edge=True)
+    for i in cutlass.range(cutlass.max(edges, done), count, unroll=1):
+        _step(before + i, held, given, 0, visit, edge=False)
+
+
+def first_step(held, given, visit):
     """The first tile's weights; it is masked, which changes nothing of one that needs no mask."""
     slot = receive(given.keys, 0)
     multiply(given.scores_mma, held.s, given.q, given.k[None, None, None, slot], fresh=True)
     warpgroup.wait_group(0)
     release(given.keys, 0, given.lane)
-    weights, fades = _weigh(held, given, tile, edge=True)
+    weights, fades = _weigh(held, given, nth(0, visit.where), visit, edge=True)
     _fade(held, given, fades)
     rounded(held.p, weights)
 
 
-def _step(i, held, given, tile, *, edge):
+def _step(i, held, given, tile, visit, *, edge):
     """The i-th tile's weights, beside the weighted values of the one before it."""
     slot = receive(given.keys, i)
     _take_turn(given)
@@ -125,14 +160,14 @@ def _step(i, held, given, tile, *, edge):
     _pass_turn(given)
     warpgroup.wait_group(1)
     release(given.keys, i, given.lane)
-    weights, fades = _weigh(held, given, tile, edge=edge)
+    weights, fades = _weigh(held, given, tile, visit, edge=edge)
     warpgroup.wait_group(0)
     release(given.values, i - 1, given.lane)
     _fade(held, given, fades)
     rounded(held.p, weights)
 
 
-def _last_step(count, held, given):
+def last_step(count, held, given):
     """The last tile's weighted values."""
     slot = receive(given.values, count - 1)
     multiply(given.values_mma, held.o, held.p, given.v[None, None, None, slot], fresh=False)
@@ -153,16 +188,17 @@ def _pass_turn(given):
         arch.barrier_arrive(barrier_id=FIRST_TURN + following, number_of_threads=2 * WARPGROUP)
 
 
-def _weigh(held, given, tile, *, edge):
+def _weigh(held, given, tile, visit, *, edge):
     """The weights of the products in `s`, and what older sums fade to."""
-    _, N, low, high, scale, cap = given.numbers
+    scale, cap = given.factors
     scores = read(held.s)
     if given.build.capped:
         online.capped(scores, scale, cap, lanes)
         scale = 1.0
     if edge:
         first_key = tile * given.build.config.block
-        online.masked(scores, given.lane, given.rows, first_key, N, low, high, lanes)
+        length, low, high, _ = visit
+        online.masked(scores, given.lane, given.rows, first_key, length, low, high, lanes)
     fades, peaks, totals = online.soften(scores, read(held.peak), read(held.total), scale, lanes)
     write(held.peak, peaks)
     write(held.total, totals)
@@ -202,13 +238,15 @@ def _take_over(held, given, acc, lse, M):
 
 
 @cute.jit
-def _hand_over(held, given, out, lse, M):
-    """Writes out and lse, of rows that there are."""
+def hand_over(held, given, out, lse, stop, lost=None):
+    """Writes out and lse, of rows before `stop`. lost: what is added to all, NaN or 0."""
     o = flat(held.o)
     for half in cutlass.range_constexpr(2):
         row = given.rows[half]
         share, logarithm = online.finished(held.peak[half], held.total[half], lanes)
-        if row < M:
+        if cutlass.const_expr(lost is not None):
+            share, logarithm = share + lost, logarithm + lost
+        if row < stop:
             for i in cutlass.range_constexpr(2 * half, cute.size(o), 4):
                 pair = cute.make_rmem_tensor(2, Float32)
                 pair[0] = o[i] * share

@@ -4,7 +4,7 @@ One warp brings tiles of queries, keys and values by TMA; two or three warpgroup
 64 rows each. All that a call may change is told at run time: lengths, strides, the band between
 rows and keys. What it is compiled for is a `table.Build`.
 """
-# ruff: noqa: ANN001, ANN201, ANN202 - cutlass infers what registers hold
+# ruff: noqa: ANN001, ANN201 - cutlass infers what registers hold
 
 import cutlass
 from cuda.bindings import driver
@@ -13,7 +13,7 @@ from cutlass.cute import arch
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
-from ring_attn_backends.cute.consumer import consume
+from ring_attn_backends.cute.consumer import Visit, consume
 from ring_attn_backends.cute.operands import (
     K_MAJOR,
     MN_MAJOR,
@@ -25,8 +25,8 @@ from ring_attn_backends.cute.operands import (
     swizzled,
     tokens,
 )
-from ring_attn_backends.cute.pipes import begin, bring, load_of, new_pipe, order
-from ring_attn_backends.cute.programs import nth, seen, tile_and_head
+from ring_attn_backends.cute.pipes import begin, bring_pairs, load_of, new_pipe, order
+from ring_attn_backends.cute.programs import seen, tile_and_head
 
 
 @cute.jit
@@ -114,30 +114,16 @@ def program(
     if warp >= 4 * config.groups:
         arch.setmaxregister_decrease(fewer)
         if warp == 4 * config.groups:
-            loads = (
-                load_of(q_atom, q_tiles[None, None, head, entry], queries),
-                load_of(k_atom, k_tiles[None, None, key_head, entry], keys),
-                load_of(v_atom, v_tiles[None, None, key_head, entry], values),
-            )
-            _produce(loads, queries, keys, values, row_tile, where)
+            q_load = load_of(q_atom, q_tiles[None, None, head, entry], queries)
+            k_load = load_of(k_atom, k_tiles[None, None, key_head, entry], keys)
+            v_load = load_of(v_atom, v_tiles[None, None, key_head, entry], values)
+            order(q_load, row_tile, queries, 0)
+            if where[2] + where[3] > 0:
+                bring_pairs((k_load, v_load), (keys, values), where, 0)
     else:
         arch.setmaxregister_increase(more)
         consume(
             (queries, keys, values), (scores_mma, values_mma),
             (acc[None, None, head, entry], out[None, None, head, entry], lse[None, head, entry]),
-            first_row, where, (M, N, low, high, scale, cap), build,
+            (first_row, M), Visit(N, low, high, where), (scale, cap), build,
         )  # fmt: skip
-
-
-@cute.jit
-def _produce(loads, queries, keys, values, row_tile, where):
-    """Brings the queries, then keys and values in the order in which consumers ask for them."""
-    q_load, k_load, v_load = loads
-    count = where[2] + where[3]
-    order(q_load, row_tile, queries, 0)
-    if count > 0:
-        bring(k_load, nth(0, where), keys, 0)
-        for i in cutlass.range(1, count, unroll=1):
-            bring(k_load, nth(i, where), keys, i)
-            bring(v_load, nth(i - 1, where), values, i - 1)
-        bring(v_load, nth(count - 1, where), values, count - 1)

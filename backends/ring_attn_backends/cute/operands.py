@@ -1,18 +1,43 @@
 """Tokens in global memory, their tiles in shared memory, and products of such tiles."""
 # ruff: noqa: ANN001, ANN201 - cutlass infers what registers hold
 
-from cutlass import Float32, cute
+from cutlass import Float32, Int64, cute
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
 from cutlass.utils import hopper_helpers
 
 K_MAJOR, MN_MAJOR = OperandMajorMode.K, OperandMajorMode.MN
 SMEM, RMEM = warpgroup.OperandSource.SMEM, warpgroup.OperandSource.RMEM
+FAR = 2**30
+ANY = 2**31 - 2**16
+"""The length of a dim that is never left."""
 
 
 def tokens(pointer, shape, strides, divisor):
     """(tokens, columns, heads, batch), of the strides of (batch, token, head)."""
     batch, token, head = (cute.assume(x, divby=divisor) for x in strides)
     return cute.make_tensor(pointer, cute.make_layout(shape, stride=(token, 1, head, batch)))
+
+
+def ragged(pointer, shape, strides):
+    """(tokens, columns, heads, stop, far), in which tokens from any stop on are outside, for TMA.
+
+    shape: columns and heads, of one batch entry. Token i of n that stop before token e is at the
+    place (2^30 - n + i, column, head, e, 2^30): from token n on the first number is outside. The
+    address comes out as that of token e - n + i, modulo the 2^64 that 2^30 steps of the last stride
+    add up to (as `triton/hopper/descriptors.py` does).
+    """
+    columns, heads = shape
+    _, token, head = (cute.assume(x, divby=8) for x in strides)
+    far = cute.assume(Int64(2**34) - token, divby=8)
+    layout = cute.make_layout(
+        (FAR, columns, heads, ANY, ANY), stride=(token, 1, head, token, far)
+    )  # fmt: skip
+    return cute.make_tensor(pointer, layout)
+
+
+def table(pointer):
+    """Integers in a row, however many."""
+    return cute.make_tensor(pointer, cute.make_layout(ANY))
 
 
 def numbers(pointer, shape, strides):

@@ -16,6 +16,8 @@ from cutlass import cute
 from cutlass.cute import arch
 from cutlass.cute.nvgpu import cpasync
 
+from ring_attn_backends.cute.programs import nth
+
 
 @dataclass(frozen=True)
 class Pipe:
@@ -95,6 +97,21 @@ def order(load, tile, pipe, slot):
         arch.mbarrier_arrive_and_expect_tx(pipe.full + slot, pipe.bytes)
     # cute.copy elects a thread itself: one election inside another would never return
     cute.copy(atom, tiles[None, tile], slots[None, slot], tma_bar_ptr=pipe.full + slot)
+
+
+@cute.jit
+def bring_pairs(loads, pipes, where, before):
+    """Keys and values of all tiles that are seen, one at least, as consumers ask for them.
+
+    before: how many tiles the pipes have carried already.
+    """
+    (k_load, v_load), (keys, values) = loads, pipes
+    count = where[2] + where[3]
+    bring(k_load, nth(0, where), keys, before)
+    for i in cutlass.range(1, count, unroll=1):
+        bring(k_load, nth(i, where), keys, before + i)
+        bring(v_load, nth(i - 1, where), values, before + i - 1)
+    bring(v_load, nth(count - 1, where), values, before + count - 1)
 
 
 @cute.jit

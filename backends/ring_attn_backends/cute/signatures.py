@@ -1,7 +1,7 @@
 """What the launches of the kernels take, in their order, as numbers that are packed.
 
 A launch takes addresses, then strides of each tensor but for the last dim (of lse and delta: of
-batch and head), then integers (six sizes and two of a band), factors and the stream.
+batch and head; of tables none), then integers, factors and the stream.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from ring_attn_backends.cute.table import Build, Dtype, Kernel
 
-Kind = Literal["in", "out", "wide", "line"]
-"""Of a tensor: in the inputs' dtype, in the results', in float32; or a number each in float32."""
-INTEGERS = 6, 2
+Kind = Literal["in", "out", "wide", "line", "table"]
+"""Of a tensor: in the inputs' dtype, in the results', in float32; or a number each in float32; or
+integers in a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """tensors: their kinds. factors: how many of float32."""
+    """tensors: their kinds. factors: how many of float32. integers: sizes, and those of a band."""
 
     tensors: tuple[Kind, ...]
     factors: int
+    integers: tuple[int, ...] = (6, 2)
 
     @property
     def strides(self) -> tuple[int, ...]:
         """How many of each tensor."""
-        return tuple(2 if kind == "line" else 3 for kind in self.tensors)
+        counts = {"line": 2, "table": 0}
+        return tuple(counts.get(kind, 3) for kind in self.tensors)
 
     @property
     def packed(self) -> Struct:
@@ -44,7 +46,7 @@ class Signature:
         )
 
     def _codes(self) -> list[str]:
-        counts = len(self.tensors), sum(self.strides), sum(INTEGERS), self.factors, 1
+        counts = len(self.tensors), sum(self.strides), sum(self.integers), self.factors, 1
         return [code for code, n in zip("QqifQ", counts, strict=True) for _ in range(n)]
 
 
@@ -52,13 +54,19 @@ SIGNATURES: dict[Kernel, Signature] = {
     "forward": Signature(("in", "in", "in", "wide", "out", "line"), factors=2),
     "backward_dkdv": Signature(("in",) * 4 + ("line", "line", "out", "out"), factors=3),
     "backward_dq": Signature(("in",) * 4 + ("line", "line", "out"), factors=3),
+    "gathered.forward": Signature(
+        ("in",) * 5 + ("out", "line") + ("table",) * 3, factors=2, integers=(7,)
+    ),
 }
 """q, k, v, acc, out, lse with scale and cap; q, k, v, dout, lse, delta and the gradients with
-scale, cap and what dq and dk are multiplied by at last."""
+scale, cap and what dq and dk are multiplied by at last; q, own k and v, landed k and v, out, lse,
+tiles, entries and words with scale and cap."""
 
 
 def dtype_of(kind: Kind, build: Build) -> Dtype:
     """Of a tensor's elements."""
     if kind == "in":
         return build.dtype
+    if kind == "table":
+        return "int32"
     return build.out if kind == "out" else "float32"

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Dtype = Literal["float16", "bfloat16", "float32"]
-Kernel = Literal["forward", "backward_dkdv", "backward_dq"]
+Dtype = Literal["float16", "bfloat16", "float32", "int32"]
+Kernel = Literal["forward", "backward_dkdv", "backward_dq", "gathered.forward"]
 WARPGROUP = 128
 """Threads that multiply together."""
 
@@ -76,7 +76,7 @@ class Build:
     @property
     def tile_bytes(self) -> int:
         """Of shared memory, for tiles; barriers take a little more."""
-        config, is_forward = self.config, self.kernel == "forward"
+        config, is_forward = self.config, self.kernel.endswith("forward")
         own = config.own * (1 if is_forward else 2)  # q; q and dout; k and v
         tiles = 2 * config.width * (own + 2 * config.stages * config.block)
         vectors = 2 * 4 * config.stages * config.block  # of lse and delta
@@ -184,5 +184,8 @@ REPRESENTATIVE: tuple[Build, ...] = (
         Build(config, "bfloat16", "float32", width == 64, carried=True, kernel=kernel)
         for (kernel, width), config in BACKWARD.items()
     ),
+    Build(TABLE[128], "bfloat16", "bfloat16", kernel="gathered.forward"),
+    Build(MORE_ROWS[128][0], "bfloat16", "bfloat16", kernel="gathered.forward"),
+    Build(TABLE[64], "float16", "float16", capped=True, kernel="gathered.forward"),
 )
 """What tests compile: each switch with each head dim."""

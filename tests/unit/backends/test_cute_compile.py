@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -23,22 +24,35 @@ SHARED_MEMORY = 227 * 1024
 BARRIERS = 1024
 """Bytes of shared memory for barriers, and for what aligns the tiles behind them, at most: of each
 pipe of tiles, which begins at a multiple of 1024."""
-PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4}
-CANDIDATES = [
-    table.Build(config, "bfloat16", "bfloat16", carried=carried)
-    for configs in table.CANDIDATES.values()
-    for config in configs
-    for carried in ((False,) if config in table.FIRST_ONLY else (False, True))
-] + [
-    table.Build(config, "bfloat16", "float32", capped=False, carried=True, kernel=kernel)
-    for (kernel, _), configs in table.BACKWARD_CANDIDATES.items()
-    for config in configs
-]
+PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4, "gathered.forward": 3}
+CANDIDATES = (
+    [
+        table.Build(config, "bfloat16", "bfloat16", carried=carried)
+        for configs in table.CANDIDATES.values()
+        for config in configs
+        for carried in ((False,) if config in table.FIRST_ONLY else (False, True))
+    ]
+    + [
+        table.Build(config, "bfloat16", "float32", capped=False, carried=True, kernel=kernel)
+        for (kernel, _), configs in table.BACKWARD_CANDIDATES.items()
+        for config in configs
+    ]
+    + [
+        table.Build(config, "bfloat16", "bfloat16", capped, kernel="gathered.forward")
+        for config in table.serving()
+        for capped in (False, True)
+    ]
+)
+ENTRY = {2: 168, 3: 128}
+"""Registers of a thread before some are given away, by warpgroups that multiply: as README says."""
 SMALL = table.Build(table.Config(64, 64, 2, 1), "float16", "float16")
 SMALL_BACKWARD = [
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32", kernel=kernel)
     for kernel in ("backward_dkdv", "backward_dq")
 ]
+SMALL_GATHERED = table.Build(
+    table.Config(64, 64, 2, 1), "float16", "float16", kernel="gathered.forward"
+)
 
 
 def said_by(tool, *arguments):
@@ -60,16 +74,28 @@ def machine_code(one, folder):
     return registers, stack, instructions, ptx.read_text()
 
 
+def registers_by_part(instructions):
+    """Of the code behind each instruction that gives registers: the last one in it, and how many.
+
+    Bringing and multiplying stand one behind the other.
+    """
+    starts = [i for i, (name, _) in enumerate(instructions) if name == "USETMAXREG"]
+    for start, stop in zip(starts, [*starts[1:], None], strict=True):
+        given = int(re.findall(r"0x[0-9a-f]+", instructions[start][1])[-1], 16)
+        named = (re.findall(r"\bR(\d+)\b", rest) for _, rest in instructions[start:stop])
+        yield max(int(x) for each in named for x in each), given
+
+
 def asked(one):
     """Instructions for products, the groups that they are, and tiles that TMA copies, in the code.
 
     A product of scores has a head dim of parts, one that adds to sums as many as tokens of a tile.
     """
     scores, sums = one.config.width // 16, one.config.block // 16
-    if one.kernel == "forward":
-        # of the first, of an edge and of a whole tile; q, and k and v of the first and of others,
-        # v of the last
-        return 3 * (scores + sums), 6, 5
+    if one.kernel.endswith("forward"):
+        # of the first, of an edge and of a whole tile; q, and of each area k of the first tile, k
+        # and v of others, v of the last
+        return 3 * (scores + sums), 6, 5 if one.kernel == "forward" else 9
     # of an edge and of a whole tile; q, k, v and dout
     if one.kernel == "backward_dq":
         return 2 * (2 * scores + sums), 6, 4
@@ -92,6 +118,8 @@ def checked(one, folder):
     assert sum("gsb0" in rest for rest in products) == groups
     assert names["UTMALDG"] == copies * config.width // 64  # 64 columns at a time
     assert names["USETMAXREG"] == 2
+    assert all(used < given for used, given in registers_by_part(instructions))
+    assert registers == ENTRY[config.groups]
     more, fewer = config.registers
     assert 128 * (config.groups * more + fewer) <= 65536
     assert f"setmaxnreg.inc.sync.aligned.u32 \t{more}" in ptx
@@ -129,7 +157,7 @@ def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_c
     assert len(every) == len(table.REPRESENTATIVE)
 
 
-@pytest.mark.parametrize("one", [table.REPRESENTATIVE[3], *SMALL_BACKWARD], ids=str)
+@pytest.mark.parametrize("one", [table.REPRESENTATIVE[3], *SMALL_BACKWARD, SMALL_GATHERED], ids=str)
 def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
     """Its own packing, read back, beside ours, for numbers that are all different."""
     from cuda.bindings import driver
@@ -139,18 +167,21 @@ def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
     strides = tuple(
         tuple(8 * (3 * i + j + 1) for j in range(n)) for i, n in enumerate(signature.strides)
     )
-    numbers = Numbers((2, 3, 5, 7, 11, 13), (-17, 19), (0.23, 29.0, 0.31)[: signature.factors])
+    integers = iter((2, 3, 5, 7, 11, 13, -17, 19))
+    sizes, band = [*(tuple(islice(integers, n)) for n in signature.integers), ()][:2]
+    numbers = Numbers(sizes, band, (0.23, 29.0, 0.31)[: signature.factors])
     row = launch.packed(Call(one, tensors, strides, numbers), 41)
     given = (
         *build.pointers(one, tuple(x.data_ptr() for x in tensors)),
-        *(tuple(map(cutlass.Int64, each)) for each in strides),
-        *(tuple(map(cutlass.Int32, each)) for each in numbers[:2]),
+        *(tuple(map(cutlass.Int64, each)) for each in strides if each),
+        *(tuple(map(cutlass.Int32, each)) for each in (sizes, band) if each),
         *map(cutlass.Float32, numbers.factors),
         driver.CUstream(41),
     )
     theirs, _ = build.function(one, tmp_path).execution_args.generate_execution_args(given, {})
     ours = launch.places(row, one.kernel)
-    widths = [8] * (len(tensors) + sum(signature.strides)) + [4] * (8 + signature.factors) + [8]
+    narrow = sum(signature.integers) + signature.factors
+    widths = [8] * (len(tensors) + sum(signature.strides)) + [4] * narrow + [8]
 
     assert len(theirs) == len(ours) == len(widths)
     for their, our, width in zip(theirs, ours, widths, strict=True):

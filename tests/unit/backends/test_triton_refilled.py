@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ring_attn_backends.triton.hopper.gathered.worklist import worklist as of_hopper
+from ring_attn_backends.shared.worklist import worklist as of_hopper
 from ring_attn_backends.triton.plain.gathered.worklist import worklist as of_plain
 
 from ring_attn_bench import InvalidArgument, documents, refill_documents

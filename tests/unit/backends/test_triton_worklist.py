@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_attn_backends.triton import once
+from ring_attn_backends.shared import once
 from ring_attn_backends.triton.plain.gathered.worklist import FIELDS, worklist
 
 from ring_attn_bench.plan.gathered import Visit, Visitors, gathered

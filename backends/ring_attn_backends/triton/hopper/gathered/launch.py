@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ring_attn_backends.shared.gpus import multiprocessors
+from ring_attn_backends.shared.once import once
+from ring_attn_backends.shared.worklist import Worklist, worklist
 from ring_attn_backends.triton.arguments import Arguments, pointers
-from ring_attn_backends.triton.hopper.gathered.worklist import Worklist, worklist
 from ring_attn_backends.triton.hopper.launch import (
     APART,
     TOGETHER,
@@ -19,7 +20,6 @@ from ring_attn_backends.triton.hopper.launch import (
 )
 from ring_attn_backends.triton.hopper.splits import splits_for
 from ring_attn_backends.triton.hopper.table import Config, chosen, width
-from ring_attn_backends.triton.once import once
 from ring_attn_bench.contract.tensors import Keys
 
 if TYPE_CHECKING:

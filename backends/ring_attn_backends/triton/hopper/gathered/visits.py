@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from ring_attn_backends.triton.hopper.gathered import worklist
+from ring_attn_backends.shared import worklist
 
 TILE, ENTRY = tl.constexpr(worklist.TILE), tl.constexpr(worklist.ENTRY)
 

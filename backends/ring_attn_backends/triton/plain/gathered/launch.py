@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ring_attn_backends.triton.once import once
+from ring_attn_backends.shared.once import once
 from ring_attn_backends.triton.plain.gathered.backward_dkdv import gathered_dkdv
 from ring_attn_backends.triton.plain.gathered.backward_dq import gathered_dq
 from ring_attn_backends.triton.plain.gathered.forward import gathered_forward

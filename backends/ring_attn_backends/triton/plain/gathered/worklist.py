@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ring_attn_backends.shared.filling import filled_up, into
 from ring_attn_backends.triton.arguments import int32
-from ring_attn_backends.triton.filling import filled_up, into
 from ring_attn_bench.plan.gathered import Gathered, Visit, Visitors, tiles
 from ring_attn_bench.plan.room import Refill, Write, check_fits
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_attn_backends.triton import once
-from ring_attn_backends.triton.hopper.gathered.worklist import ENTRY, TILE, worklist
-from ring_attn_backends.triton.lines import FAR
+from ring_attn_backends.shared import once
+from ring_attn_backends.shared.worklist import ENTRY, FAR, TILE, worklist
 
 from ring_attn_bench.plan.gathered import gathered
 from ring_attn_bench.plan.lower import chunks

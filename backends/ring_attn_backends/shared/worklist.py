@@ -1,11 +1,13 @@
 """The tiles of a gathered launch and what each visits, counted out on the host for the programs.
 
+Both families of Hopper kernels, in Triton and in CuTe DSL, walk these tables.
+
 A program finds its tile by its number, the heaviest first, and the tile's entries: runs of tiles of
 the other side, none of them empty. All in int32, in rows of these columns:
 
     tile    first token, where its line stops, its first entry, the one after its last, piece
     entry   first token and length of what is visited; low and high; piece; start, before, whole,
-            edges as `programs.seen` counts them
+            edges as `_seen` counts them
 
 Tokens are counted in their area, but for those of an entry's side in the band: low and high are of
 row - key with the entry's tokens counted from its first.
@@ -15,21 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ring_attn_backends.triton.filling import filled_up, into
-from ring_attn_backends.triton.lines import FAR
+from ring_attn_backends.shared.filling import filled_up, into
 from ring_attn_bench.plan.gathered import Gathered, Tile, Visit, Visitors, tiles
 from ring_attn_bench.plan.room import Refill, Write, check_fits
 
-if TYPE_CHECKING:
-    from ring_attn_backends.triton.launching import Side
-
 TILE, ENTRY = 5, 9
 """Columns of a row."""
+FAR = 2**30
+"""An open side of a band: more tokens than there may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Worklist:
 
 
 def worklist(
-    where: Gathered, side: Side, own: int, other: int, device: torch.device,
+    where: Gathered, side: Literal["rows", "keys"], own: int, other: int, device: torch.device,
     own_first: bool | None = None,
 ) -> Worklist:  # fmt: skip
     """Of tiles of `own` tokens of a side that visit tiles of `other`; `once` makes it only once.
@@ -121,7 +121,10 @@ def _band(visit: Visit, *, of_keys: bool) -> tuple[int, int]:
 def _seen(
     first_below: int, last_below: int, first_above: int, last_above: int, length: int, block: int
 ) -> tuple[int, int, int, int]:
-    """start, before, whole, edges in tiles of a block: as `places._reach` counts them."""
+    """start, before, whole, edges in tiles of a block: `edges + whole` of them, from `start` on.
+
+    The whole ones, of which every pair is allowed, come after `before` of them.
+    """
     start = max(first_below, 0) // block
     stop = max(-(-max(min(last_above + 1, length), 0) // block), start)
     whole_start = min(-(-max(last_below, 0) // block), stop)

@@ -1,0 +1,111 @@
+"""The compiled CuTe launch over gathered keys: what waits, and what TMA is told of areas."""
+
+import ctypes
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from ring_attn_backends.cute import build, table
+from ring_attn_backends.cute.signatures import SIGNATURES
+
+from tests.patience import limit
+from tests.ptx import reached
+
+pytest.importorskip("cutlass", reason="pip install 'ring-attn-bench[cute]'")
+
+ONE = table.Build(table.Config(64, 64, 2, 2), "bfloat16", "bfloat16", kernel="gathered.forward")
+ACQUIRE, FENCE = "ld.acquire.sys.global.b32", "fence.proxy.async.global"
+Q, OWN_K, OWN_V, LANDED_K, LANDED_V = (0x10000 * (i + 1) for i in range(5))
+FAR, ANY = 2**30, 2**31 - 2**16
+RUNTIME = """
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+int _cuKernelGetAttribute(void) { return 0; }
+int _cudaDeviceGetAttribute(void) { return 0; }
+int _cudaFuncSetAttribute(void) { return 0; }
+int _cudaGetDevice(int *device) { *device = 0; return 0; }
+int _cudaKernelSetAttributeForDevice(void) { return 0; }
+int _cudaLibraryGetKernel(void) { return 0; }
+int _cudaLibraryLoadData(void) { return 0; }
+int _cudaLaunchKernelEx(void *config, void *kernel, void **arguments) {
+    for (int i = 0; i < 10; i += 2) {  /* an atom, then what it counts in */
+        uint32_t words[16];
+        memcpy(words, arguments[i], 64);
+        for (int j = 0; j < 16; ++j) printf("%u ", words[j]);
+        printf("\\n");
+    }
+    fflush(stdout);
+    return 0;
+}
+"""
+"""A CUDA runtime that prints the descriptors that a kernel is launched with."""
+
+
+def test_the_fence_is_behind_an_acquiring_read_and_stands_there_once(tmp_path):
+    build.compiled(ONE, f"--keep-ptx --dump-dir={tmp_path}")
+    (ptx,) = tmp_path.glob("*.ptx")
+    lines = ptx.read_text().splitlines()
+    fences = {i for i, line in enumerate(lines) if FENCE in line}
+    loads = {i for i, line in enumerate(lines) if "cp.async.bulk.tensor.5d" in line}
+
+    assert len(fences) == 1
+    assert fences <= reached(lines)
+    assert not fences & reached(lines, ACQUIRE)
+    assert len(loads) == 8  # k and v of a visit's first tile, of others, v of the last; two areas
+    # own keys are never waited for; that landed ones are is played by threads
+    assert loads & reached(lines, FENCE, ACQUIRE)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to link a runtime of our own with")
+def test_tma_is_told_areas_in_which_tokens_from_any_stop_on_are_outside(tmp_path):
+    """The launch's own stores, read back as those of the plain forward lie, which GPUs take."""
+    (kept,) = build.build_all([ONE], tmp_path)
+    (tmp_path / "runtime.c").write_text(RUNTIME)
+    linked = tmp_path / "launch.so"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", linked, tmp_path / "runtime.c", kept],
+        check=True, timeout=limit(60),
+    )  # fmt: skip
+    strides = [[51200, 512, 64]] + [[51200, 256, 64]] * 2 + [[0, 320, 72]] * 2 + [[51200, 512, 64]]
+    sizes = [1, 100, 8, 4, 1, 2, 1]  # batch, M, heads, key heads, section, tiles, groups
+    addresses = [Q, OWN_K, OWN_V, LANDED_K, LANDED_V, *range(2**20, 6 * 2**20, 2**20)]
+    numbers = [*addresses, *(x for each in strides for x in each), 800, 100, *sizes, 1.0, 0.0, 0]
+    code = f"from {__name__} import launched; launched({str(linked)!r}, {json.dumps(numbers)})"
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=limit(60)
+    )
+    words = [list(map(int, line.split())) for line in said.stdout.splitlines()]
+    told = {line[0]: line for line in words}
+
+    assert set(told) == {Q, OWN_K, OWN_V, LANDED_K, LANDED_V}
+    for address, token, head in (
+        (OWN_K, 256, 64), (OWN_V, 256, 64), (LANDED_K, 320, 72), (LANDED_V, 320, 72)
+    ):  # fmt: skip
+        line = told[address]
+        assert (line[2] >> 4) % 16 == 5 - 1
+        # strides in 16 bytes: of a token, a head, a stop and far; 32 bits each and then 4 more
+        far = (2**35 - 2 * token) // 16
+        assert line[3:7] == [token // 8, head // 8, token // 8, far % 2**32]
+        assert (line[7], far >> 32) == (0, 0)
+        assert [n + 1 for n in line[8:13]] == [64, FAR, 4, ANY, ANY]
+        assert line[13] >> 24 == 64 - 1  # columns of a tile
+        assert line[14] == 64 - 1  # and its tokens
+    assert (told[Q][2] >> 4) % 16 == 4 - 1
+    assert [n + 1 for n in told[Q][8:12]] == [64, 100, 8, 1]
+
+
+def launched(path, numbers):
+    """In a process of its own: the host's part of a launch, without a GPU."""
+    signature = SIGNATURES[ONE.kernel]
+    row = ctypes.create_string_buffer(signature.packed.size)
+    signature.packed.pack_into(row, 0, *numbers)
+    symbols = subprocess.run(["nm", "-D", path], check=True, capture_output=True, text=True).stdout
+    (name,) = re.findall(r"(_mlir_launch__mlir_ciface_\w+)", symbols)
+    places = [ctypes.addressof(row) + place for place in signature.places]
+    result = ctypes.c_int32(0)
+    given = (ctypes.c_void_p * (len(places) + 1))(*places, ctypes.addressof(result))
+    getattr(ctypes.CDLL(path), name)(given)
