@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -76,8 +77,10 @@ def test_tma_is_told_areas_in_which_tokens_from_any_stop_on_are_outside(tmp_path
     numbers = [*addresses, *(x for each in strides for x in each), 800, 100, *sizes, 1.0, 0.0, 0]
     code = f"from {__name__} import launched; launched({str(linked)!r}, {json.dumps(numbers)})"
     said = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=limit(60)
-    )
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=limit(60),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
     words = [list(map(int, line.split())) for line in said.stdout.splitlines()]
     told = {line[0]: line for line in words}
 
