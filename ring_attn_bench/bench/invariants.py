@@ -132,8 +132,9 @@ class Invariance:
         departures = {}
         for name, after in changed.items():
             before = [part(at, name, result[name]) for at, result in enumerate(self.base)]
-            numbers = torch.tensor([float(sum(x.numel() for x in before))])
-            if self.place.sum(numbers.to(self.place.device)).item():
+            counted = float(sum(x.numel() for x in before))
+            numbers = torch.tensor([counted], device=self.place.device)
+            if self.place.sum(numbers).item():
                 tally = _tally(before, [part(at, name, x) for at, x in enumerate(after)])
                 allowed = Deviation(0.0, 0.0) if bits else self.allowed[name]
                 departures[name] = _departure(tally.over(self.place).whole, allowed)

@@ -192,6 +192,8 @@ def test_beside_a_peer_stands_its_kernel_on_one_gpu_but_no_twin_and_no_guess_at_
 
     assert version.startswith("ring-flash-attn 0.")
     assert version.endswith(", plain")
-    assert subjects == {"ring": True, "twin": False, "one_call": True, "graph": False}
+    assert subjects == {
+        "ring": True, "twin": False, "one_call": True, "graph": False, "one_call_graph": False,
+    }  # fmt: skip
     assert work["useful_flops"] > 0
     assert work["executed_flops"] is work["imbalance"] is None
