@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 from ring_attn_bench.bench.place import WorkerPlace
 
@@ -43,6 +44,7 @@ def captured_by_all(
 ) -> Replay[Results] | None:
     """The same on every process, or, with a warning, on none: a collective.
 
+    A replay gives what the call does, or there is none: no time is one of wrong results.
     what: whose call it is, for the warning.
     """
     replay, failure = None, ""
@@ -50,9 +52,48 @@ def captured_by_all(
         replay = captured(call)
     except Exception as error:  # somebody else's, as likely as not
         failure = str(error).strip().partition("\n")[0] or type(error).__name__
-    failed = torch.tensor([float(replay is None)], device=place.device)
-    if not place.largest(failed).item():
-        return replay
+    # before anybody replays: a ring's graph waits for those of the others
+    if not _anywhere(replay is None, place):
+        assert replay is not None
+        failure = "" if _repeats(replay, call) else "a replay gives other results than the call"
+        if not _anywhere(bool(failure), place):
+            return replay
     if failure:
         _log.warning("%s has no time in a CUDA graph: %s", what, failure)
     return None
+
+
+def _anywhere(failed: bool, place: WorkerPlace) -> bool:
+    found: float = place.largest(torch.tensor([float(failed)], device=place.device)).item()
+    return found > 0
+
+
+def _repeats(replay: Replay[Results], call: Callable[[], Results]) -> bool:
+    """Whether a replay writes every result anew, and what a call gives."""
+    # a peer's results have a history
+    expected = [x.detach().clone() for x in _tensors(call())]
+    found = [x.detach() for x in _tensors(replay.results)]
+    for x in found:
+        x.fill_(float("nan"))
+    replay()
+    return len(found) == len(expected) and all(
+        torch.allclose(x.double(), y.double(), rtol=0.0, atol=_ROUNDED * _size(y))
+        for x, y in zip(found, expected, strict=True)
+    )
+
+
+_ROUNDED = 2.0**-7
+"""Of the largest number: two of bfloat16's roundings, which sums in another order may change."""
+
+
+def _size(x: Tensor) -> float:
+    finite = x[x.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _tensors(results: object) -> list[Tensor]:
+    """Of lists and tuples of them, which may lack some."""
+    if isinstance(results, Tensor):
+        return [results]
+    parts = results if isinstance(results, list | tuple) else ()
+    return [x for part in parts for x in _tensors(part)]

@@ -48,12 +48,12 @@ class Group:
         return [{"gauged": {"matmul_tflops": rate, "copy_gbs": 10.0}} for rate in rates]
 
 
-def test_a_process_alone_measures_products_and_a_copy_within_three_seconds_of_a_core():
+def test_a_process_alone_measures_products_and_a_copy_within_three_seconds():
     timer = Timer(ALONE)
-    began = time.thread_time()  # which goes on only while this thread does
+    began = time.process_time()  # of all threads: what others do on the machine is not in it
     found = gauge(ALONE, timer, ("float32", "bfloat16"))
 
-    assert time.thread_time() - began < limit(3.0)
+    assert time.process_time() - began < limit(3.0)
     assert found.matmul_tflops.keys() == {"float32", "bfloat16"}
     assert found.copy_gbs > 0
     assert (found.messages_gbs, found.pulls_gbs, found.unmeasured) == (None, None, "")

@@ -109,12 +109,39 @@ def everybody(failed):
     return SimpleNamespace(device=torch.device("cpu"), largest=lambda x: x.clamp_(min=failed))
 
 
-def test_a_call_that_one_process_could_not_capture_is_in_none_on_any(monkeypatch, caplog):
-    monkeypatch.setattr(in_graphs, "captured", lambda call: call)
+def graph_of(call, monkeypatch, *, writes=True, factor=1.0):
+    """What is captured; a replay writes the call's results, times a factor, or nothing."""
+    results = call()
 
-    assert in_graphs.captured_by_all(print, everybody(failed=0), "it") is print
-    assert in_graphs.captured_by_all(print, everybody(failed=1), "it") is None
+    def replay():
+        for x, y in zip(results[0], call()[0], strict=True):
+            if writes and x is not None:
+                x.copy_(factor * y)
+
+    made = Replay(SimpleNamespace(replay=replay), results)
+    monkeypatch.setattr(in_graphs, "captured", lambda _: made)
+    return made
+
+
+def results():
+    """A forward's, with a row that sees nothing."""
+    return [(torch.arange(6.0).view(2, 3), torch.tensor([0.5, float("-inf")]), None)]
+
+
+def test_a_call_that_one_process_could_not_capture_is_in_none_on_any(monkeypatch, caplog):
+    made = graph_of(results, monkeypatch)
+
+    assert in_graphs.captured_by_all(results, everybody(failed=0), "it") is made
+    assert in_graphs.captured_by_all(results, everybody(failed=1), "it") is None
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("wrong", [{"writes": False}, {"factor": 1.05}], ids=str)
+def test_a_replay_that_gives_something_else_is_in_none(monkeypatch, caplog, wrong):
+    graph_of(results, monkeypatch, **wrong)
+
+    assert in_graphs.captured_by_all(results, everybody(failed=0), "it") is None
+    assert "a replay gives other results than the call" in caplog.text
 
 
 def test_who_could_not_says_why_and_in_one_line(monkeypatch, caplog):
