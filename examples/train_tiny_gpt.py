@@ -7,7 +7,8 @@ same weights, once through the ring of all ranks, and once more by plain PyTorch
 precision and in float64 on one device. At every step a curve may be no farther from float64 than
 three times as far as plain PyTorch has been, and neither may the gradients of any parameter at the
 first step. Exits with 1 if one is. `--one-device NAME` has a backend train on one device beside
-them. `--save FILE` keeps model and optimizer of the first backend at the end, and `--resume FILE`
+them. With several `--seeds`, training must also not tell the backends apart: at every step the mean
+over the seeds of each lies between the lowest and the highest seed of every other. `--save FILE` keeps model and optimizer of the first backend at the end, and `--resume FILE`
 goes on from there on any number of ranks. Float32 on CPUs over gloo, bfloat16 on GPUs over NCCL.
 """
 
@@ -17,6 +18,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
+from itertools import permutations
 from pathlib import Path
 
 import torch
@@ -28,6 +30,7 @@ from tiny_gpt.curves import (
     bounds,
     draw,
     first_beyond,
+    first_outside,
     spread,
     write_csv,
 )
@@ -42,7 +45,7 @@ def main() -> int:
     curves: list[Curve] = []
     is_right = True
     for seed in range(options.seeds):
-        task = Task(device, options.tokens, options.batch, seed)
+        task = Task(device, options.tokens, options.batch, seed, options.head_dim)
         is_right &= compare_gradients(task, ways)
         trained = {
             way.name: train(task, way, options, keeps=way is ways[0])
@@ -50,9 +53,8 @@ def main() -> int:
         }
         curves += trained.values()
         is_right &= compare_curves(task, trained, ways)
-    for way in ways if options.seeds > 1 else []:
-        of_seeds = [curve for curve in curves if curve.name == way.name]
-        say(f"{way.name}: last losses of {options.seeds} seeds lie {spread(of_seeds):.4f} apart")
+    if options.seeds > 1:
+        is_right &= compare_spreads(curves, ways)
     if options.out and dist.get_rank() == 0:
         options.out.mkdir(parents=True, exist_ok=True)
         write_csv(options.out / "losses.csv", curves)
@@ -71,6 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--tokens", type=int, default=256, help="of the whole sequence")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--head-dim", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a folder for losses.csv and losses.png")
     parser.add_argument("--save", type=Path, help="where to keep the first backend's model")
@@ -142,6 +145,20 @@ def compare_curves(task: Task, trained: dict[str, Curve], ways: Iterable[Way]) -
             f"{curve.losses[-1]:.4f}, at most {far:.1e} from float64 (plain PyTorch: "
             f"{of_plain:.1e}; floor {FLOOR[name_of(task.low)]:.0e})"
         )
+    return is_right
+
+
+def compare_spreads(curves: list[Curve], ways: Iterable[Way]) -> bool:
+    """Whether seeds of a backend lie farther apart than backends do, at every step."""
+    of_ways = {way.name: [x for x in curves if x.name == way.name] for way in ways}
+    is_right = True
+    for (name, ours), (other, theirs) in permutations(of_ways.items(), 2):
+        step = first_outside(ours, theirs)
+        is_right &= step is None
+        verdict = "within" if step is None else f"at step {step} OUTSIDE"
+        say(f"{name}: the mean of its {len(ours)} seeds is {verdict} the spread of {other}")
+    for name, seeds in of_ways.items():
+        say(f"{name}: last losses of {len(seeds)} seeds lie {spread(seeds):.4f} apart")
     return is_right
 
 

@@ -11,6 +11,9 @@ TIMES_PLAIN = 3.0
 FLOOR = {"float32": 2e-6, "bfloat16": 2e-2}
 """And that far in any case, in nats: 8 units of a loss from 2 to 4 in float32, 1 in bfloat16."""
 
+UNITS = 1e-6
+"""Of a loss: 8 units in the last place of float32."""
+
 STYLES = ("-", "--", ":", "-.")
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 """Okabe and Ito's palette, which the colour-blind can tell apart (jfly.uni-koeln.de/color)."""
@@ -44,6 +47,29 @@ def first_beyond(curve: Curve, truth: Curve, allowed: list[float]) -> int | None
     return next((step for step, (far, bound) in enumerate(pairs) if not far <= bound), None)
 
 
+def first_outside(ours: list[Curve], theirs: list[Curve]) -> int | None:
+    """The first step at which the mean of our seeds is not between their lowest and highest.
+
+    As in float32 at most units in the last place lie between two ways of one seed, and a mean of
+    like numbers may be rounded out of their range, as much is allowed.
+    """
+    for step, (mean, (low, high)) in enumerate(zip(means(ours), ranges(theirs), strict=True)):
+        room = UNITS * abs(mean)
+        if not low - room <= mean <= high + room:
+            return step
+    return None
+
+
+def means(seeds: list[Curve]) -> list[float]:
+    """At each step the mean loss of all seeds."""
+    return [sum(step) / len(seeds) for step in zip(*(x.losses for x in seeds), strict=True)]
+
+
+def ranges(seeds: list[Curve]) -> list[tuple[float, float]]:
+    """At each step the lowest loss of all seeds and the highest."""
+    return [(min(step), max(step)) for step in zip(*(x.losses for x in seeds), strict=True)]
+
+
 def spread(curves: list[Curve]) -> float:
     """How far the last losses of some seeds lie apart."""
     last = [curve.losses[-1] for curve in curves]
@@ -61,23 +87,38 @@ def write_csv(path: Path, curves: list[Curve]) -> None:
 
 
 def draw(path: Path, curves: list[Curve], allowed: list[float]) -> None:
-    """The curves of the first seed above, their distances from float64 and the bound below."""
+    """The curves of the first seed, and their distances from float64 with the bound.
+
+    Of several seeds also what lies between the lowest and the highest of each way, and the mean.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
     truth = curves[0]
-    figure, (above, below) = pyplot.subplots(2, figsize=(8, 8), sharex=True, layout="constrained")
-    for place, curve in enumerate(x for x in curves if x.seed == truth.seed):
+    by_way = {x.name: [y for y in curves if y.name == x.name] for x in curves}
+    count = 3 if any(len(seeds) > 1 for seeds in by_way.values()) else 2
+    figure, panels = pyplot.subplots(
+        count, figsize=(8, 4 * count), sharex=True, layout="constrained"
+    )
+    above, below = panels[:2]
+    for place, (name, seeds) in enumerate(by_way.items()):
         look = {"linestyle": STYLES[place % len(STYLES)], "color": COLOURS[place % len(COLOURS)]}
-        above.plot(curve.losses, label=curve.name, **look)
-        if curve is not truth:
-            below.plot(curve.distances(truth), label=curve.name, **look)
+        above.plot(seeds[0].losses, label=name, **look)
+        if name != truth.name:
+            below.plot(seeds[0].distances(truth), label=name, **look)
+        if count > 2:
+            low, high = zip(*ranges(seeds), strict=True)
+            panels[2].fill_between(range(len(low)), low, high, color=look["color"], alpha=0.15)
+            panels[2].plot(means(seeds), label=f"{name}, {len(seeds)} seeds", **look)
     below.plot(allowed, color="#999999", linewidth=1, label="allowed")
     above.set(ylabel="loss (nats)", title="The same training by each attention")
-    below.set(ylabel="distance from float64 (nats)", xlabel="step", yscale="log")
-    for panel in (above, below):
+    below.set(ylabel="distance from float64 (nats)", yscale="log")
+    if count > 2:
+        panels[2].set(ylabel="mean of the seeds, and their range (nats)")
+    panels[-1].set(xlabel="step")
+    for panel in panels:
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

@@ -25,12 +25,13 @@ PARTITION = "zigzag"  # causal work is even over the ranks
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained and where; tokens: of the whole sequence."""
+    """What is trained and where; tokens: of the whole sequence. head_dim: of its attention."""
 
     device: torch.device
     tokens: int
     batch: int
     seed: int
+    head_dim: int = 32
 
     @property
     def low(self) -> torch.dtype:
@@ -70,7 +71,7 @@ class Run:
     def __init__(self, task: Task, way: Way) -> None:
         self.task, self.way, self.step = task, way, 0
         torch.manual_seed(task.seed)  # the same weights on every rank and for every way
-        model = TinyGPT(Size(VOCABULARY)).to(task.device)
+        model = TinyGPT(Size(VOCABULARY, head_dim=task.head_dim)).to(task.device)
         self.model = model.double() if way.is_truth else model
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-3)
 

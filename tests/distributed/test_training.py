@@ -60,6 +60,18 @@ def test_curves_agree_and_go_on_alike_from_a_checkpoint_on_another_number_of_ran
     assert in_two == pytest.approx(in_one_go, abs=2e-6)
 
 
+def test_backends_train_alike_over_seeds_and_are_drawn_with_their_range(tmp_path):
+    said = trained(
+        1, "--backend", "reference", "--one-device", "aten", "--steps", 3, "--seeds", 2,
+        "--head-dim", 16, "--out", tmp_path,
+    )  # fmt: skip
+
+    assert "reference on 1: the mean of its 2 seeds is within the spread of aten on 1" in said
+    assert "aten on 1: the mean of its 2 seeds is within the spread of reference on 1" in said
+    assert len(losses(tmp_path, "aten on 1")) == 2 * 3
+    assert (tmp_path / "losses.png").stat().st_size > 10_000
+
+
 def test_attention_that_sees_one_token_too_few_is_not_within_the_bounds(tiny):
     task = tiny.training.Task(torch.device("cpu"), 32, 2, 0)
 
@@ -85,6 +97,28 @@ def test_a_loss_that_is_no_number_is_beyond_every_bound(tiny):
     lost = tiny.curves.Curve("lost", 0, (3.0, math.nan))
 
     assert tiny.curves.first_beyond(lost, truth, [9.0, 9.0]) == 1
+
+
+def curves(tiny, name, *seeds):
+    return [tiny.curves.Curve(name, seed, losses) for seed, losses in enumerate(seeds)]
+
+
+def test_seeds_whose_mean_leaves_the_range_of_another_way_are_told_apart_at_that_step(tiny):
+    theirs = curves(tiny, "theirs", (3.0, 2.0), (3.2, 2.4))
+    near = curves(tiny, "near", (3.3, 2.1), (3.0, 2.2))
+    worse = curves(tiny, "worse", (3.0, 2.4), (3.2, 2.6))
+
+    assert tiny.curves.first_outside(near, theirs) is None
+    assert tiny.curves.first_outside(theirs, theirs) is None
+    assert tiny.curves.first_outside(worse, theirs) == 1
+
+
+def test_a_way_that_gets_lost_in_one_seed_is_told_apart(tiny):
+    theirs = curves(tiny, "theirs", (3.0, 2.0), (3.2, 2.4))
+    lost = curves(tiny, "lost", (3.0, 2.0), (3.2, math.nan))
+
+    assert tiny.curves.first_outside(lost, theirs) == 1
+    assert tiny.curves.first_outside(theirs, lost) == 1
 
 
 STEPPED = """
