@@ -1,6 +1,6 @@
 """How long a step of decoding takes, beside flash-attn's own: batch x cache, one query, one GPU.
 
-    python scripts/decode_speed.py [--tokens 1x8k 8x32k] [--page 16] [--sweep]
+    python scripts/decode_speed.py [--tokens 1x8k 8x32k] [--page 16] [--lse] [--sweep]
 
 Each row is timed in a CUDA graph (what the kernels take) and called in a loop (what a caller sees),
 the contestants in turns, over copies of the cache that no L2 holds. TB/s are those of K and V read;
@@ -43,7 +43,7 @@ Step = Callable[[int], object]
 
 
 def steps(
-    batch: int, tokens: int, page: int | None, queries: int
+    batch: int, tokens: int, page: int | None, queries: int, *, lse: bool = False
 ) -> tuple[dict[str, Step], int, float]:
     """By contestant a step; how many copies there are, and the bytes of one."""
     size = 2 * batch * tokens * KEY_HEADS * DIM * 2
@@ -59,15 +59,14 @@ def steps(
     if page is not None:
         order = torch.randperm(batch * tokens // page, device="cuda")
         told["block_table"] = order.view(batch, -1).int()
+    same = {**told, "causal": True, "return_softmax_lse": lse}
     found: dict[str, Step] = {
-        "triton": lambda i: flash_attn_with_kvcache(
-            q, *caches[i], **told, causal=True, backend="triton"
-        )
+        "triton": lambda i: flash_attn_with_kvcache(q, *caches[i], **same, backend="triton")
     }
     if find_spec("flash_attn") and (page is None or page % 256 == 0):
         from flash_attn import flash_attn_with_kvcache as theirs
 
-        found["flash_attn_2"] = lambda i: theirs(q, *caches[i], **told, causal=True)
+        found["flash_attn_2"] = lambda i: theirs(q, *caches[i], **same)
     return found, copies, size
 
 
@@ -161,6 +160,7 @@ def main() -> None:
     )
     parser.add_argument("--page", type=int, help="tokens of a page; default, rows")
     parser.add_argument("--queries", type=int, default=1)
+    parser.add_argument("--lse", action="store_true", help="which a call then returns too")
     parser.add_argument("--sweep", action="store_true", help="tilings of our kernel")
     asked = parser.parse_args()
     if not torch.cuda.is_available():
@@ -172,7 +172,7 @@ def main() -> None:
         if asked.sweep:
             swept(row, *shape)
             continue
-        found, copies, size = steps(*shape, asked.queries)
+        found, copies, size = steps(*shape, asked.queries, lse=asked.lse)
         for how, timer in (("graph", graphed), ("loop", looped)):
             took = in_turns({name: timer(step, copies) for name, step in found.items()})
             ratio = took.get("flash_attn_2", float("nan")) / took["triton"]

@@ -11,8 +11,8 @@ TIMES_PLAIN = 3.0
 FLOOR = {"float32": 2e-6, "bfloat16": 2e-2}
 """And that far in any case, in nats: 8 units of a loss from 2 to 4 in float32, 1 in bfloat16."""
 
-UNITS = 1e-6
-"""Of a loss: 8 units in the last place of float32."""
+NEAR = 5
+"""Steps."""
 
 STYLES = ("-", "--", ":", "-.")
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
@@ -48,14 +48,15 @@ def first_beyond(curve: Curve, truth: Curve, allowed: list[float]) -> int | None
 
 
 def first_outside(ours: list[Curve], theirs: list[Curve]) -> int | None:
-    """The first step at which the mean of our seeds is not between their lowest and highest.
+    """The first step at which two means lie farther apart than their seeds do around it.
 
-    As in float32 at most units in the last place lie between two ways of one seed, and a mean of
-    like numbers may be rounded out of their range, as much is allowed.
+    ours, theirs: the same seeds of two ways. Around: of `NEAR` steps on either side the one where
+    they differ most, for three numbers also are alike by chance.
     """
-    for step, (mean, (low, high)) in enumerate(zip(means(ours), ranges(theirs), strict=True)):
-        room = UNITS * abs(mean)
-        if not low - room <= mean <= high + room:
+    spreads = [high - low for low, high in ranges(theirs)]
+    for step, (mine, other) in enumerate(zip(means(ours), means(theirs), strict=True)):
+        allowed = max(spreads[max(0, step - NEAR) : step + NEAR + 1])
+        if not abs(mine - other) <= allowed:
             return step
     return None
 

@@ -30,18 +30,25 @@ class Size:
 
 
 class TinyGPT(nn.Module):
-    """tokens (batch, some tokens) and their positions in the whole sequence -> logits."""
+    """tokens (batch, some tokens) and their positions in the whole sequence -> logits.
+
+    It also sees which token stands before each, as if a layer had looked at it already: a model so
+    small would need thousands of steps to find out that names and meanings stand side by side.
+    """
 
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.embedding = nn.Embedding(size.vocabulary, size.width)
+        self.before = nn.Embedding(size.vocabulary, size.width)
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
         self.norm = nn.RMSNorm(size.width)
         self.head = nn.Linear(size.width, size.vocabulary, bias=False)
 
-    def forward(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """logits (batch, tokens, vocabulary)."""
-        hidden = self.embedding(tokens)
+    def forward(
+        self, tokens: Tensor, before: Tensor, positions: Tensor, attention: Attention
+    ) -> Tensor:
+        """logits (batch, tokens, vocabulary); before: the token before each, as tokens."""
+        hidden = self.embedding(tokens) + self.before(before)
         for layer in self.layers:
             hidden = layer(hidden, positions, attention)
         logits: Tensor = self.head(self.norm(hidden))

@@ -101,7 +101,7 @@ class PreparedCache:
 
     def call(self, direction: Direction, subject: Subject) -> Call | None:
         """What to time, as many calls as `calls`, or None if there is no such subject."""
-        steps = [self.contestant.step(x) for x in self.shards]
+        steps = [self.contestant.timed(x) for x in self.shards]
         every = list(islice(cycle(steps), self.calls))
         if subject is Subject.RING:
             return lambda: _one_after_another(every)
@@ -193,7 +193,7 @@ def _runner(request: Prepare, place: WorkerPlace, context: RingContext | None) -
     return runners.make(request.case, request.contestant, place, context)
 
 
-def _one_after_another(steps: list[Step]) -> Outputs:
+def _one_after_another(steps: list[Callable[[], object]]) -> object:
     """As a program decodes; the last one's results."""
     for step in steps[:-1]:
         step()

@@ -64,6 +64,10 @@ class CacheRunner(Protocol):
         """A call over these inputs, as a user makes it; it may be made again and again."""
         ...
 
+    def timed(self, x: CacheInputs) -> Callable[[], object]:
+        """The same call without the lse, which nobody wants of a step of decoding."""
+        ...
+
 
 @dataclass(frozen=True)
 class KernelRunner:
@@ -89,6 +93,13 @@ class KernelRunner:
 
     def step(self, x: CacheInputs) -> Step:
         """With all arguments as flash-attn's users give them."""
+        return self._call(x, wants_lse=True)
+
+    def timed(self, x: CacheInputs) -> Callable[[], object]:
+        """The same, but for the lse."""
+        return self._call(x, wants_lse=False)
+
+    def _call(self, x: CacheInputs, *, wants_lse: bool) -> Callable[[], Any]:
         case, shape = self.case, shape_of(self.case)
         arguments: dict[str, Any] = {
             **{name: value for name, value in vars(x).items() if value is not None},
@@ -98,7 +109,7 @@ class KernelRunner:
             "rotary_interleaved": shape.rotary != "halves",
             "num_splits": shape.splits,
             "backend": self.kernel.name,
-            "return_softmax_lse": True,
+            "return_softmax_lse": wants_lse,
         }
         if self.context is None:
             return partial(flash_attn_with_kvcache, **arguments)
@@ -127,6 +138,10 @@ class PeerRunner:
     def step(self, x: CacheInputs) -> Step:
         """What the peer makes of the call, planned beforehand where it plans."""
         return self.inside.over_cache(call_of(self.case, x))
+
+    def timed(self, x: CacheInputs) -> Callable[[], object]:
+        """The very call: flash-attn computes its lse either way, and FlashInfer is asked for none."""
+        return self.step(x)
 
 
 def make(

@@ -13,7 +13,7 @@ if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
 from ring_attn_backends.triton.cached.launch import append_launch, attend_launch  # noqa: E402
-from ring_attn_backends.triton.cached.table import KEYS, splits_for  # noqa: E402
+from ring_attn_backends.triton.cached.table import KEYS, SMALL_PAGES, splits_for  # noqa: E402
 
 from tests.unit.backends.test_triton_compile import (  # noqa: E402 - needs Triton
     SHARED_MEMORY,
@@ -45,9 +45,12 @@ class Shape:
     softcap: float = 0.0
     alibi: bool = False
     sink: bool = False
+    batch: int = BATCH
 
 
 DECODE = Shape()
+MANY = Shape(batch=64)
+"""Programs of one query: 512, where two of a multiprocessor are 264."""
 SHAPES = {
     "decoding": DECODE,
     "pages of 16": Shape(page=16),
@@ -66,15 +69,16 @@ def meta(*shape, dtype=torch.int32):
 
 def cache_of(shape, dim, dtype):
     if shape.page is None:
-        k = meta(BATCH, ROOM, KEY_HEADS, dim, dtype=dtype)
-        return Cache(k, torch.empty_like(k), meta(BATCH))
+        k = meta(shape.batch, ROOM, KEY_HEADS, dim, dtype=dtype)
+        return Cache(k, torch.empty_like(k), meta(shape.batch))
     k = meta(600, shape.page, KEY_HEADS, dim, dtype=dtype)
-    return Cache(k, torch.empty_like(k), meta(BATCH), meta(BATCH, ROOM // shape.page))
+    table = meta(shape.batch, ROOM // shape.page)
+    return Cache(k, torch.empty_like(k), meta(shape.batch), table)
 
 
 def launched(shape, dim, dtype):
     """The launch that the backend would make, of tensors without memory."""
-    batch, queries = (1, 200) if shape.packed else (BATCH, shape.queries)
+    batch, queries = (1, 200) if shape.packed else (shape.batch, shape.queries)
     q = meta(batch, queries, HEADS, dim, dtype=dtype)
     lse = meta(batch, HEADS, queries, dtype=torch.float32)
     slopes = meta(HEADS, dtype=torch.float32) if shape.alibi else None
@@ -107,12 +111,31 @@ def test_every_tiling_fits_and_loads_ahead(shape, size, dim, capability, tmp_pat
 @pytest.mark.parametrize("page", [None, 64, 256])
 def test_of_programs_that_load_one_tile_ahead_a_multiprocessor_has_room_for_four(page, tmp_path):
     """Where they are many that is one turn and not two: `table._more_are_faster`."""
-    launch = launched(Shape(page=page), 128, torch.bfloat16)
-    config = replace(launch.config, stages=2)
-    found = assert_fits(replace(launch, config=config), 90, tmp_path, SPILL)
+    launch = launched(replace(MANY, page=page), 128, torch.bfloat16)
+    config = launch.config
+    found = assert_fits(launch, 90, tmp_path, SPILL)
 
+    assert config.stages == 2
     assert 4 * found.registers * 32 * config.warps <= 65536
     assert 4 * found.shared <= SHARED_MEMORY[90]
+
+
+def test_of_programs_over_small_pages_there_is_room_for_four_that_load_two_tiles_ahead(tmp_path):
+    launch = launched(replace(MANY, page=16), 128, torch.bfloat16)
+    config = launch.config
+    found = assert_fits(launch, 90, tmp_path, SPILL)
+
+    assert (config.keys, config.warps, config.stages) == SMALL_PAGES[2, 128]
+    assert 4 * found.registers * 32 * config.warps <= 65536
+    assert 4 * found.shared <= SHARED_MEMORY[90]
+
+
+def test_small_pages_are_nothing_special_to_few_programs_or_to_many_rows():
+    few = launched(Shape(page=16), 128, torch.bfloat16).config
+    tall = launched(replace(MANY, page=16, queries=64), 128, torch.bfloat16).config
+
+    assert (few.keys, few.warps, few.stages) == KEYS[2, 128]
+    assert tall.keys == KEYS[2, 128][0]
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)

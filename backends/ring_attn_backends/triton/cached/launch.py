@@ -63,7 +63,8 @@ def attend_launch(
     queries = q.shape[1] if call.starts is None else call.longest
     heads, key_heads = q.shape[2], cache.k.shape[2]
     rows = queries * (heads // key_heads)
-    config = config or tiling(q, cache.v, rows, batch * key_heads)
+    page = None if cache.table is None else cache.k.shape[1]
+    config = config or tiling(q, cache.v, rows, batch * key_heads, page)
     tiles = -(-rows // config.rows)
     splits = call.splits or splits_for(batch * key_heads * tiles, q)
     total_rows = q.shape[0] * q.shape[1] * heads

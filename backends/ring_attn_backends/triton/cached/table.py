@@ -26,6 +26,11 @@ KEYS = {
     (4, 256): (16, 8, 2),
 }
 """By bytes of an element and the wider head dim: keys of a tile, warps, tiles loaded ahead."""
+SMALL_PAGES = {(2, 128): (32, 2, 3)}
+"""The same where a tile's keys lie in several pages, and programs are so many that four of a
+multiprocessor are faster than two: they load as much ahead, of half as many keys. 64 entries of 8k
+tokens in pages of 16 take 478 us; by tiles of 64 keys that load one less ahead 629, and in rows
+470 (`scripts/decode_speed.py --page 16 --sweep` on an H200)."""
 LARGE = 64 * 256
 """Rows x head dim of a tile that takes twice the warps: its float32 sums are half of the registers
 of four, and beside the place of each token in a page 280 bytes of a thread would spill."""
@@ -34,13 +39,17 @@ RESIDENT = 2
 """Programs that a multiprocessor has room for at a time: by the shared memory of the tiles."""
 
 
-def tiling(q: Tensor, v: Tensor, rows: int, heads: int) -> Tiling:
-    """For that many rows of a key head; heads: key heads of all entries."""
+def tiling(q: Tensor, v: Tensor, rows: int, heads: int, page: int | None = None) -> Tiling:
+    """For that many rows of a key head; heads: key heads of all entries; page: tokens of one."""
     widest = max(64, *(padded(x.shape[-1]) for x in (q, v)))
-    keys, warps, stages = KEYS[q.element_size(), widest]
+    kind = q.element_size(), widest
+    keys, warps, stages = KEYS[kind]
     height = min(MOST_ROWS[q.element_size()], max(FEWEST_ROWS, 1 << (rows - 1).bit_length()))
     if _more_are_faster(heads * -(-rows // height) / _slots(q)):
-        stages = min(stages, 2)
+        if page is not None and page < keys and height == FEWEST_ROWS and kind in SMALL_PAGES:
+            keys, warps, stages = SMALL_PAGES[kind]
+        else:
+            stages = min(stages, 2)
     return Tiling(height, keys, warps * (2 if height * widest >= LARGE else 1), stages)
 
 
