@@ -24,9 +24,9 @@ PARTITION = "zigzag"  # causal work is even over the ranks
 
 
 RATE = 0.128
-"""Of learning, times the width: 1e-3 for 128 channels. With twice as much, or half the batch that is
-trained by default, float32 loses sight of float64 before the loss falls: gradients are near 0 then,
-and what rounding adds to them is learned as fast as they are."""
+"""Of learning, times the width: 1e-3 for 128 channels. With twice as much, or half the batch that
+is the default, float32 loses sight of float64 before the loss falls: gradients are near 0 then, and
+what rounding adds to them is learned as fast as they are."""
 WARMUP = 20
 """Steps until it is reached."""
 

@@ -140,7 +140,7 @@ class PeerRunner:
         return self.inside.over_cache(call_of(self.case, x))
 
     def timed(self, x: CacheInputs) -> Callable[[], object]:
-        """The very call: flash-attn computes its lse either way, and FlashInfer is asked for none."""
+        """The very call: flash-attn computes an lse either way, FlashInfer is asked for none."""
         return self.step(x)
 
 

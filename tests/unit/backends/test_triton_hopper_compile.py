@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ring_attn_bench.contract.cache import Cache, CachedCall
 from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
 from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.positions import Band, Span
@@ -17,6 +18,7 @@ if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
 from ring_attn_backends.triton.hopper import launch, serves, table  # noqa: E402 - need Triton
+from ring_attn_backends.triton.hopper.extents import Extent  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
@@ -36,7 +38,7 @@ NAMES = ("forward", "backward_dq", "backward_dkdv")
 
 def launched(
     kernel, head_dim, head_dim_v=None, *,
-    config=None, carry=False, softcap=0.0, dtype=None, packed=False, tokens=4096,
+    config=None, carry=False, softcap=0.0, dtype=None, packed=False, tokens=4096, cache=False,
 ):  # fmt: skip
     """The launch that would be made, of tensors without memory."""
     dtype = dtype or torch.bfloat16
@@ -54,6 +56,11 @@ def launched(
         starts = tensor(4, dtype=torch.int32)
         block = Documents(starts, starts, tokens // 2, tokens // 2, Mask(causal=True))
     score = Score(head_dim**-0.5, softcap)
+    if cache:
+        extent = Extent.of_cache(
+            CachedCall(q, Cache(k, v), Mask(causal=True), score), tensor(2, 3, dtype=torch.int32)
+        )
+        return launch.forward_over(q, Keys(k, v), Running(out, lse), extent, score, config=config)
     if kernel == "forward":
         given = (q, Keys(k, v), Running(acc, lse, acc if carry else out), block, score)
         return launch.forward_launch(*given, first=not carry, config=config)
@@ -120,7 +127,7 @@ def needs(call, folder):
     assert ("ttg.warp_specialize" in kernel.asm["ttgir"]) == specialised
     assert ("setmaxnreg" in kernel.asm["ptx"]) == specialised
     assert "wgmma.mma_async" in kernel.asm["ptx"]
-    dims = 4 if about.get("cu_rows_ptr") is None else 5
+    dims = 4 if about.get("cu_keys_ptr") is None else 5
     assert f"cp.async.bulk.tensor.{dims}d" in kernel.asm["ptx"]
     # the producer's warp is one of four
     threads = 128 * (call.config.groups + 1) if specialised else 32 * call.config.warps
@@ -184,6 +191,15 @@ def test_documents_need_hardly_more_than_one_sequence(kernel, head_dim, tmp_path
     # itself, it takes 16 bytes more shared memory
     assert spilled <= max(row.spilled, 48 if head_dim == 256 else 8)
     assert shared <= row.shared + (16 if kernel == "backward_dkdv" else 0)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_rows_of_a_cache_need_hardly_more_than_one_sequence(head_dim, tmp_path):
+    row = table.TABLE["forward", head_dim]
+    spilled, shared = compiled(launched("forward", head_dim, cache=True), tmp_path)
+
+    assert spilled <= row.spilled + 8
+    assert shared == row.shared
 
 
 def test_lengths_that_tma_reads_no_line_of_spill_no_more(tmp_path):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from ring_attn_backends.triton.cached.chunks import chunk_launch, is_chunk
 from ring_attn_backends.triton.cached.launch import append_launch, attend_launch
 from ring_attn_backends.triton.kept import enqueue
 
@@ -45,8 +46,9 @@ def forward(call: CachedCall) -> Passed:
     rotated = torch.empty(given[0].shape, dtype=q.dtype, device=q.device) if turned else None
 
     def launches() -> Sequence[TritonLaunch]:
-        turned_or_not = given[0] if rotated is None else rotated
-        attends = attend_launch(call._replace(q=turned_or_not), *given[1:])
+        asking = call._replace(q=given[0] if rotated is None else rotated)
+        launch = chunk_launch if is_chunk(asking) else attend_launch
+        attends = launch(asking, *given[1:])
         if new is None:
             return [attends]
         return [append_launch(given[0], rotated, new, cache), attends]

@@ -12,6 +12,7 @@ from ring_attn_bench.plan.problem import Documents
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ring_attn_bench.contract.cache import CachedCall
     from ring_attn_bench.plan.block import Block
 
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 class Extent:
     """Batch entries or documents, and how many rows and keys each of them has at most.
 
-    low, high: the band, by index. cu_rows, cu_keys: cu_seqlens, or None. ragged: whether the
-    programs of an entry differ in how many tiles they visit.
+    low, high: the band, by index. cu_rows, cu_keys: cu_seqlens, or None; cu_keys alone is the table
+    of `cached.extents`. ragged: whether programs of an entry differ in how many tiles they visit.
     """
 
     entries: int
@@ -47,6 +48,14 @@ class Extent:
             band is None or not band.is_open,
         )  # fmt: skip
 
+    @classmethod
+    def of_cache(cls, call: CachedCall, table: Tensor) -> Extent:
+        """Queries (B, M, H, D) over rows of a cache, whose numbers are in the table."""
+        batch, rows = call.q.shape[:2]
+        return cls(
+            batch, rows, call.cache.k.shape[1], *band_of(call.mask), True, cu_keys=table
+        )  # fmt: skip
+
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to compute, and a grid would have no programs."""
@@ -56,3 +65,8 @@ class Extent:
     def packed(self) -> bool:
         """Whether it is documents, in one batch entry."""
         return self.cu_rows is not None
+
+    @property
+    def packed_keys(self) -> bool:
+        """Whether the keys of an entry may lie anywhere in a row of all tokens."""
+        return self.cu_keys is not None

@@ -33,18 +33,26 @@ def forward_launch(
     *, first: bool, config: Config | None = None,
 ) -> TritonLaunch:  # fmt: skip
     """As `choice.Launches` has it."""
+    extent = Extent.of(where, q.shape[0])
+    return forward_over(q, keys, running, extent, score, first=first, config=config)
+
+
+def forward_over(
+    q: Tensor, keys: Keys, running: Running, extent: Extent, score: Score,
+    *, first: bool = True, config: Config | None = None,
+) -> TritonLaunch:  # fmt: skip
+    """The same of any extent."""
     from ring_attn_backends.triton.hopper import descriptors
     from ring_attn_backends.triton.hopper.forward import forward
     from ring_attn_backends.triton.hopper.forward_tma import forward_tma
 
     (k, v), acc, out, lse = keys, running.out, running.result, running.lse
     config = config or chosen("forward", q, keys)
-    extent = Extent.of(where, q.shape[0])
-    tiles = partial(descriptors.tiles, packed=extent.packed, gluon=not config.tma)
+    tiles = partial(descriptors.tiles, gluon=not config.tma)
     given = {
-        "q_desc": tiles(q, config.own if config.tma else 64, width(q)),
-        "k_desc": tiles(k, config.block, width(k)),
-        "v_desc": tiles(v, config.block, width(v)),
+        "q_desc": tiles(q, config.own if config.tma else 64, width(q), packed=extent.packed),
+        "k_desc": tiles(k, config.block, width(k), packed=extent.packed_keys),
+        "v_desc": tiles(v, config.block, width(v), packed=extent.packed_keys),
         "BLOCK_M": config.own,
         **pointers({"acc": acc, "out": out, "lse": lse}),
         "CARRIED": not first,

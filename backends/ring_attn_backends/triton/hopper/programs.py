@@ -37,7 +37,8 @@ def tile_and_head(tiles, heads, section):
 def sides(batch, cu_rows_ptr, cu_keys_ptr, M, N, low, high):
     """Rows and keys of a batch entry, or where cu_seqlens are given of a document, and its band.
 
-    The last row and the last key of a document are at one place.
+    The last row and the last key of a document are at one place. Keys alone that have a table are
+    those of a cache: `cached.extents` has its numbers.
     """
     zero = batch * 0
     rows, keys = (batch, zero, M), (batch, zero, N)
@@ -46,6 +47,11 @@ def sides(batch, cu_rows_ptr, cu_keys_ptr, M, N, low, high):
         key_token, N = document(cu_keys_ptr, batch)
         rows, keys = (zero, row_token, M), (zero, key_token, N)
         low, high = low - (N - M), high - (N - M)
+    elif cu_keys_ptr is not None:
+        key_token, N = tl.load(cu_keys_ptr + 3 * batch), tl.load(cu_keys_ptr + 3 * batch + 1)
+        behind = tl.load(cu_keys_ptr + 3 * batch + 2) - M
+        keys = (zero, key_token, N)
+        low, high = low - behind, high - behind
     return rows, keys, low, high
 
 

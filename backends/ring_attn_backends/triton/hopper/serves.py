@@ -35,6 +35,21 @@ def serves(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) 
     return lacks(tensors, where, score) is None
 
 
+def serves_cache(tensors: tuple[Tensor, ...], score: Score) -> bool:
+    """Whether these kernels compute it for rows of a cache, on this GPU; tensors: q, k, v."""
+    from ring_attn_backends.triton.hopper.descriptors import fits
+
+    q, k, v = tensors
+    if not q.is_cuda or unserved(q.device.index) is not None:
+        return False
+    return (
+        _lacks(q, v, score) is None
+        and 0 not in (*q.shape, *k.shape)
+        and all(fits(x) for x in tensors)
+        and all(_one_behind_the_other(x) for x in (k, v))
+    )
+
+
 def lacks(tensors: tuple[Tensor, ...], where: Block | Documents, score: Score) -> str | None:
     """Why a block, or documents, are left to the plain kernels on any GPU, or None."""
     from ring_attn_backends.triton.hopper.descriptors import fits
@@ -102,6 +117,11 @@ def _too_much(dtype: torch.dtype, head_dims: tuple[int, int], score: Score) -> s
 def _in_a_row(keys: Tensor) -> bool:
     """Whether the heads of all batch entries of (B, N, G, D) lie in a row, as packed keys do."""
     return keys.shape[0] == 1 or keys.stride(0) == keys.shape[2] * keys.stride(2)
+
+
+def _one_behind_the_other(keys: Tensor) -> bool:
+    """Whether the tokens of all rows of (R, C, G, D) are as far apart as those of one."""
+    return keys.shape[0] == 1 or keys.stride(0) == keys.shape[1] * keys.stride(1)
 
 
 @cache
