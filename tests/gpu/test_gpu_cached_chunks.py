@@ -46,7 +46,7 @@ def right(*tensors, **options):
     return called(*wide, backend="reference", **options)
 
 
-def assert_right(tensors, **options):
+def assert_right(tensors, lse_atol=2e-3, **options):
     """Also when the call is made again, and by the kernel that is meant."""
     expected = right(*tensors, **options)
     kept.used()
@@ -57,7 +57,7 @@ def assert_right(tensors, **options):
             x.copy_(cache)
         out, lse = called(q, *laid, **options)
         torch.testing.assert_close(out.double(), expected[0], rtol=0, atol=2e-2)
-        torch.testing.assert_close(lse.double(), expected[1], rtol=0, atol=2e-3)
+        torch.testing.assert_close(lse.double(), expected[1], rtol=0, atol=lse_atol)
     names = {kernel.name for kernel in kept.used()}
     assert "extents" in names
     assert "attend" not in names
@@ -90,7 +90,7 @@ def test_results_are_those_of_float64(dims, causal):
     ids=str,
 )  # fmt: skip
 def test_masks_padding_and_rows_by_number_are_too(options):
-    tensors = inputs(rows=6)
+    tensors = inputs(rows=6 if "cache_batch_idx" in options else BATCH)
     named = {name: int32(*x) for name, x in options.items() if name.startswith("cache")}
 
     assert_right(tensors, **{"cache_seqlens": int32(*LENGTHS)} | options | named)
@@ -104,7 +104,9 @@ def test_a_chunk_is_appended_and_attends_over_what_has_room(lengths, rotary):
         angles = random(2 * ROOM, 32, seed=9)
         options |= {"rotary_cos": angles.cos(), "rotary_sin": angles.sin()}
 
-    assert_right(inputs(), cache_seqlens=int32(*lengths), causal=True, **options)
+    # what is rotated is rounded to bfloat16, q as well as k
+    atol = 2e-2 if rotary else 2e-3
+    assert_right(inputs(), atol, cache_seqlens=int32(*lengths), causal=True, **options)
 
 
 def test_other_lengths_are_read_anew_by_a_call_and_by_a_graph():
