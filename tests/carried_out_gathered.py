@@ -105,10 +105,15 @@ class Launch:
         entry, head = divmod(head, self.heads)
         q = self.part("q", entry, mine, head).double()
         found = list(self._of_rows(mine, packed, visits))
-        scores = torch.cat([self._scores(q, k, seen)[0] for k, _, seen in found], 1) / LOG2E
+        no_scores, no_values = q.new_zeros(mine[1], 0), q.new_zeros(0, q.shape[1])
+        scores = [self._scores(q, k, seen)[0] / LOG2E for k, _, seen in found]
+        scores, values = (
+            torch.cat([no_scores, *scores], 1),
+            torch.cat([no_values, *(v for _, v, _ in found)]),
+        )
         lse = torch.logsumexp(scores, 1)
-        values = torch.cat([v for _, v, _ in found])
-        self.part("out", entry, mine, head).copy_(torch.exp(scores - lse[:, None]) @ values)
+        weights = torch.exp(scores - lse.masked_fill(lse == -math.inf, 0.0)[:, None])
+        self.part("out", entry, mine, head).copy_(weights @ values)
         self.part("lse", entry, mine, head).copy_(lse)
 
     def _slopes(self, entry, rows, head, k, v, visible):

@@ -67,4 +67,4 @@ def _enqueue(
     given = (*given, *keys.own, *keys.landed)
     if keys.arrived is not None:
         given = (*given, keys.arrived)
-    enqueue(asked, score, given, lambda: [call()], held=where)
+    enqueue(asked, score, given, lambda: [call()], where, of_batch=where.of_batch)
