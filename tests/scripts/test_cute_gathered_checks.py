@@ -13,8 +13,6 @@ import torch
 from tests.carried_out import carried_out as carried_out_alone
 from tests.carried_out_gathered import carried_out
 
-pytest.importorskip("cutlass", reason="pip install 'ring-attn-bench[cute]'")
-
 SCRIPTS = str(Path(__file__).parents[2] / "scripts")
 NAMES = "cute", "cute_landing", "cute_gathered_times", "cute_gathered"
 
