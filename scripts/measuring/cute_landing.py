@@ -146,14 +146,8 @@ class Arrival:
     @classmethod
     def of(cls, check: Check, k: Tensor, v: Tensor) -> Arrival:
         """For keys and values (B, tokens of all ranks, G, D), the rank's own first."""
-        own = Keys(
-            *(
-                inside(*x[:, : check.tokens].shape, dtype=check.dtype, values=x[:, : check.tokens])[
-                    0
-                ]
-                for x in (k, v)
-            )
-        )
+        mine = (x[:, : check.tokens] for x in (k, v))
+        own = Keys(*(inside(*x.shape, dtype=check.dtype, values=x)[0] for x in mine))
         of_k, of_v = (Landing.of(x[:, check.tokens :], late=check.late) for x in (k, v))
         words = None
         if check.late:

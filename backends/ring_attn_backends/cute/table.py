@@ -182,6 +182,12 @@ BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
 }
 """What is to be timed."""
 
+
+def _of_gathered_keys(width: int, dtype: Dtype, away: Dtype, *, capped: bool = False) -> Build:
+    config = BACKWARD["backward_dkdv", width]
+    return Build(config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away)
+
+
 REPRESENTATIVE: tuple[Build, ...] = (
     Build(TABLE[128], "bfloat16", "bfloat16"),
     Build(TABLE[128], "bfloat16", "float32", carried=True),
@@ -197,24 +203,8 @@ REPRESENTATIVE: tuple[Build, ...] = (
     Build(TABLE[128], "bfloat16", "bfloat16", kernel="gathered.forward"),
     Build(MORE_ROWS[128][0], "bfloat16", "bfloat16", kernel="gathered.forward"),
     Build(TABLE[64], "float16", "float16", capped=True, kernel="gathered.forward"),
-    Build(
-        BACKWARD["backward_dkdv", 128],
-        "bfloat16",
-        "float32",
-        False,
-        False,
-        "gathered.backward_dkdv",
-        "bfloat16",
-    ),
-    Build(
-        BACKWARD["backward_dkdv", 64],
-        "float16",
-        "float32",
-        True,
-        False,
-        "gathered.backward_dkdv",
-        "float32",
-    ),
+    _of_gathered_keys(128, "bfloat16", "bfloat16"),
+    _of_gathered_keys(64, "float16", "float32", capped=True),
     Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="gathered.backward_dq"),
     Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="gathered.backward_dq"),
 )
