@@ -3,13 +3,15 @@
     python scripts/cute_check.py --build kept     # anywhere: compiles all that is asked below
     python scripts/cute_check.py --kept kept      # on an H100 or H200, a few minutes
 
+With --only gathered, that of one launch over gathered keys, both take less.
+
 A check is a call on random data against float64 (`ring_attn_bench/truth/`), inside larger tensors
 of NaN that must stay as they are; one that is wrong says by how much, and nothing of that head dim
 is timed. The checks begin with what is simplest, so that the last line before a hang names it.
 Times are medians of calls in turns, from a cold L2, in TFLOP/s, of which a causal mask halves the
 work: each configuration of the table, and beside them `triton`, `flash_attn_4` and `cudnn`, where
 they can run. bfloat16, batch 1, 16 query and 4 key heads. The backward comes after the forward
-(`scripts/measuring/cute_backward.py`), then the checks of one launch over gathered keys
+(`scripts/measuring/cute_backward.py`), then one launch over gathered keys
 (`scripts/measuring/cute_gathered.py`); --only says which of them is wanted.
 """
 
@@ -135,10 +137,18 @@ def timed(
     return [str(dim), str(mask), str(tokens), ours, *others.values()]
 
 
-def builds() -> Iterator[table.Build]:
-    """All that is launched here."""
-    yield from backward.builds()
-    yield from gathered.builds()
+def builds(only: str | None = None) -> Iterator[table.Build]:
+    """All that is launched here, or what is wanted of it."""
+    if only in (None, "backward"):
+        yield from backward.builds()
+    if only in (None, "gathered"):
+        yield from gathered.builds()
+    if only in (None, "forward"):
+        yield from forward_builds()
+
+
+def forward_builds() -> Iterator[table.Build]:
+    """Those of the forward of one block."""
     for configs in table.CANDIDATES.values():
         for config in configs:
             yield table.Build(config, "bfloat16", "bfloat16")
@@ -163,7 +173,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.build:
         begun = time.perf_counter()
-        paths = build.build_all(dict.fromkeys(builds()), asked.build.absolute())
+        paths = build.build_all(dict.fromkeys(builds(asked.only)), asked.build.absolute())
         print(f"{len(paths)} kernels are in {asked.build}; {time.perf_counter() - begun:.0f} s")
         return
     if not torch.cuda.is_available():

@@ -1,233 +1,221 @@
-"""The one launch over gathered keys of `scripts/cute_check.py`: checks against float64, no times.
+"""The one launch over gathered keys of `scripts/cute_check.py`: checks against float64, then times.
 
-One GPU is a rank of several: the other ranks' keys lie in a landing area, inside memory of NaN.
-They have all landed, or they are late: the area is NaN too, and copies of another stream bring
-piece after piece from pinned memory, each with its words, while the kernel waits. Copies of pinned
-memory need no multiprocessor: the waiting programs may have them all. One check loses the last
-piece: then every row is NaN.
+Each check is a forward, a launch for dk and dv, and one for dq, whose keys have landed, or come
+while it runs (`cute_landing.py`). Results lie in larger tensors of NaN, and are NaN before; what
+all keys were there for is made twice, and must be the same bits. Where the last piece is lost,
+everything that needs it must be NaN, and everything else right, or NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from measuring.cute import CAUSAL, DEVICE, FULL, inside, untouched
-from ring_attn_backends.cute import table
+from measuring.cute import DEVICE, inside, untouched
+from measuring.cute_gathered_times import print_times
+from measuring.cute_landing import CHECKS, Arrival, Check
+from ring_attn_backends.cute import ahead, table
 from ring_attn_backends.cute.arguments import Call
+from ring_attn_backends.cute.gathered.gradients import dkdv_call, dq_call
 from ring_attn_backends.cute.gathered.launch import forward_call
 from ring_attn_backends.cute.launch import Launch
 from torch import Tensor
 
-from ring_attn_bench.contract.tensors import Gathering, Keys
-from ring_attn_bench.plan.gathered import Gathered, gathered
-from ring_attn_bench.plan.lower import chunks
-from ring_attn_bench.plan.partition import PARTITIONS
-from ring_attn_bench.plan.positions import Spans
-from ring_attn_bench.plan.problem import Mask, Score
+from ring_attn_bench.contract.tensors import Keys, Rows
+from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.truth import oracle, tolerance
 
-CYCLES = 20_000_000
-"""Of a GPU's clock, about 10 ms: until the first piece is sent, when the kernel has begun."""
+Results = dict[str, Tensor]
+Run = Callable[[], tuple[Results, str]]
+"""A launch: its results by name, and what else it has written."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """A rank of a world, with so many tokens each. head_groups: how many arrive apart."""
+class Truth:
+    """A check's inputs, its own rows and the keys of all ranks, and what is right.
 
-    name: str
-    tokens: int = 256
-    partition: str = "zigzag"
-    rank: int = 1
-    world: int = 4
-    mask: Mask = CAUSAL
-    heads: int = 4
-    key_heads: int = 2
-    batch: int = 1
-    softcap: float = 0.0
-    dtype: torch.dtype = torch.bfloat16
-    late: bool = False
-    lost: bool = False
-    head_groups: int = 1
+    exact, plain: by name, in float64 and in plain torch in the inputs' dtype. uncancelled: how
+    large the terms of a gradient are.
+    """
 
-    @property
-    def shards(self) -> list[Spans]:
-        """The rank's own, then those of the ranks before it, the next first."""
-        ranks = [(self.rank - i) % self.world for i in range(self.world)]
-        spans = PARTITIONS[self.partition].spans
-        return [spans(rank, self.world, self.tokens) for rank in ranks]
-
-    @property
-    def positions(self) -> list[Tensor]:
-        """Of each shard's tokens."""
-        return [
-            torch.tensor([p for span in shard for p in span.positions()], device=DEVICE)
-            for shard in self.shards
-        ]
-
-    @property
-    def where(self) -> Gathered:
-        """What sees what."""
-        parts = [
-            (piece, chunk)
-            for piece, shard in enumerate(self.shards)
-            for chunk in chunks(shard, max(0, piece - 1) * self.tokens)
-        ]
-        return gathered(chunks(self.shards[0]), parts, self.mask.band, join=True)
-
-
-CHECKS = (
-    Check("one rank", 300, world=1, rank=0),
-    Check("one tile of each", 64, "contiguous", mask=FULL, world=2),
-    Check("all landed, full", mask=FULL),
-    Check("all landed, causal"),
-    Check("all landed, pieces that end inside of tiles", 334),
-    Check("striped", 333, "striped"),
-    Check("contiguous, a rank that sees nothing of later ones", 300, "contiguous"),
-    Check("window", 400, "contiguous", mask=Mask(causal=True, window_left=333), rank=2),
-    Check("grouped heads, batch", 260, heads=8, batch=3),
-    Check("softcap", 300, softcap=5.0),
-    Check("float16", 334, dtype=torch.float16),
-    Check("float16, softcap", 334, softcap=9.0, dtype=torch.float16),
-    Check("late", 334, late=True),
-    Check("late, full, many programs", 2048, mask=FULL, heads=16, key_heads=4, late=True),
-    Check("late, causal, many programs", 2048, heads=16, key_heads=4, late=True),
-    Check("late, heads apart", 1024, heads=16, key_heads=4, late=True, head_groups=4),
-    Check("late, the last piece is lost", 334, mask=FULL, late=True, lost=True),
-)
-
-
-@dataclass(frozen=True)
-class Landing:
-    """Landed keys, or values: head by head in memory, so that a piece of a head is one copy."""
-
-    whole: Tensor
-    source: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    dout: Tensor
+    score: Score
+    exact: Results
+    plain: Results
+    uncancelled: dict[str, float]
 
     @classmethod
-    def of(cls, values: Tensor, *, late: bool) -> Landing:
-        """For values (B, L, G, D), which are there unless they are late."""
-        source = values.transpose(1, 2).flatten(0, 1).contiguous()
-        heads, tokens, dim = source.shape
-        nan = float("nan")
-        whole = torch.full((heads, tokens + 8, dim), nan, dtype=values.dtype, device=DEVICE)
-        landing = cls(whole, source.cpu().pin_memory() if late else source)
-        if not late:
-            landing.part.copy_(source)
-        return landing
+    def of(cls, check: Check, dim: int) -> Truth:
+        """Of random inputs."""
+        torch.manual_seed(len(check.name))
+        every = check.world * check.tokens
+        (q, dout), (k, v) = (
+            torch.randn(2, check.batch, tokens, heads, dim, device=DEVICE).to(check.dtype)
+            for tokens, heads in ((check.tokens, check.heads), (every, check.key_heads))
+        )
+        score = Score(dim**-0.5, check.softcap)
+        own, *others = check.positions
+        asked = partial(oracle.Inquiry, own, torch.cat([own, *others]), check.mask, score)
+        wide = [x.double() for x in (dout, q, k, v)]
+        out, lse = oracle.forward(*wide[1:], asked())
+        sums = oracle.backward(*wide, out, lse, asked())
+        terms = oracle.backward(*wide, torch.zeros_like(out), lse, asked())
+        plainly = asked(arithmetic=check.dtype)
+        rough = oracle.forward(q, k, v, plainly)
+        rough_sums = oracle.backward(dout, q, k, v, *rough, plainly)
+        names = ("dq", "dk", "dv")
+        largest = (tolerance.size(x).max_abs for x in terms[:2])
+        return cls(
+            q, k, v, dout, score,
+            {"out": out, "lse": lse, **dict(zip(names, sums, strict=True))},
+            dict(zip(("out", "lse", *names), (*rough, *rough_sums), strict=True)),
+            dict(zip(names, largest, strict=False)),
+        )  # fmt: skip
 
-    @property
-    def part(self) -> Tensor:
-        """(heads, tokens, D) of the landing area."""
-        return self.whole[:, 4:-4]
+    def rows(self, dtype: torch.dtype) -> Rows:
+        """What a backward reads, inside larger tensors of NaN."""
+        out, lse = self.exact["out"], self.exact["lse"]
+        delta = (self.dout.double() * out).sum(-1).transpose(1, 2)
+        q, dout = (inside(*x.shape, dtype=dtype, values=x)[0] for x in (self.q, self.dout))
+        lines = (inside(*x.shape, dtype=torch.float32, values=x)[0] for x in (lse, delta))
+        return Rows(q, dout, out.to(dtype), *lines)
 
-    def keys(self, batch: int) -> Tensor:
-        """As a launch takes them."""
-        return self.part.unflatten(0, (batch, -1)).transpose(1, 2)
-
-    def bring(self, head: int, first: int, stop: int) -> None:
-        """Copies a piece's tokens of a head, on the current stream."""
-        self.part[head, first:stop].copy_(self.source[head, first:stop], non_blocking=True)
-
-
-def send(check: Check, landings: tuple[Landing, Landing], words: Tensor) -> torch.cuda.Stream:
-    """Has a stream bring piece after piece, a while from now."""
-    one = torch.ones(1, dtype=torch.int32).pin_memory()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    each = check.batch * check.key_heads // check.head_groups
-    with torch.cuda.stream(stream):
-        # a kernel itself: in front of the one that waits, which may leave it no multiprocessor
-        torch.cuda._sleep(CYCLES)
-        for piece in range(1, check.world):
-            if check.lost and piece == check.world - 1:
-                words[:1].copy_(one, non_blocking=True)
-                break
-            for group in range(check.head_groups):
-                for head in range(group * each, (group + 1) * each):
-                    for landing in landings:
-                        landing.bring(head, (piece - 1) * check.tokens, piece * check.tokens)
-                place = 1 + (piece - 1) * check.head_groups + group
-                words[place : place + 1].copy_(one, non_blocking=True)
-    return stream
-
-
-def run(
-    check: Check, tensors: tuple[Tensor, Tensor, Tensor], score: Score, config: table.Config,
-    kept: Path | None,
-) -> tuple[Tensor, Tensor, str]:  # fmt: skip
-    """out and lse, and what else was written."""
-    q, k, v = tensors
-    own = Keys(*(inside(*x[:, : check.tokens].shape, dtype=check.dtype,
-                        values=x[:, : check.tokens])[0] for x in (k, v)))  # fmt: skip
-    landings = tuple(Landing.of(x[:, check.tokens :], late=check.late) for x in (k, v))
-    out, whole_out = inside(*q.shape, dtype=check.dtype)
-    lse, whole_lse = inside(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)
-    words = None
-    if check.late:
-        count = 1 + (check.world - 1) * check.head_groups
-        words = torch.zeros(count, dtype=torch.int32, device=DEVICE)
-    keys = Gathering(own, Keys(*(x.keys(check.batch) for x in landings)), words, check.head_groups)
-    where = check.where  # as long as its tables are read
-    launch = partial(forward_call, q, keys, out, lse, where, score, config=config)
-    enqueue(launch(), kept, partial(send, check, landings, words) if check.late else None)
-    pairs = ((out, whole_out), (lse, whole_lse))
-    spoilt = "" if check.lost or all(untouched(*pair) for pair in pairs) else "wrote beside"
-    return out, lse, spoilt
+    def faults(self, check: Check, results: Results, *, in_part: bool) -> Iterator[str]:
+        """What is wrong with them. in_part: what is NaN is taken to be right."""
+        for name, got in results.items():
+            exact = self.exact[name]
+            if in_part:
+                got = torch.where(got.isnan(), exact.to(got.dtype), got)
+            off = tolerance.error(got, exact)
+            bound = tolerance.bounds(
+                name, check.dtype, tolerance.error(self.plain[name], exact), tolerance.size(exact),
+                self.uncancelled.get(name, 0.0),
+            )  # fmt: skip
+            if not off.within(bound):
+                yield f"{name} is out by {off}, and may be by {bound}"
 
 
-def enqueue(call: Call, kept: Path | None, sender: partial[torch.cuda.Stream] | None) -> None:
+def forward(check: Check, truth: Truth, config: table.Config, kept: Path | None) -> Run:
+    """The launch for out and lse."""
+
+    def run() -> tuple[Results, str]:
+        arrival, where = Arrival.of(check, truth.k, truth.v), check.where
+        q = inside(*truth.q.shape, dtype=check.dtype, values=truth.q)[0]
+        out, whole_out = inside(*truth.q.shape, dtype=check.dtype)
+        lse, whole_lse = inside(*truth.exact["lse"].shape, dtype=torch.float32)
+        call = forward_call(q, arrival.keys, out, lse, where, truth.score, config=config)
+        enqueue(call, kept, arrival)
+        return {"out": out, "lse": lse}, beside((out, whole_out), (lse, whole_lse))
+
+    return run
+
+
+def dkdv(check: Check, truth: Truth, kept: Path | None) -> Run:
+    """The launch for dk and dv, of own keys in float32."""
+
+    def run() -> tuple[Results, str]:
+        arrival, where = Arrival.of(check, truth.k, truth.v), check.where
+        keys = arrival.keys
+        pairs = [
+            inside(*x.shape, dtype=dtype)
+            for area, dtype in ((keys.own, torch.float32), (keys.landed, check.away))
+            for x in area
+        ]
+        own_k, own_v, landed_k, landed_v = (part for part, _ in pairs)
+        call = dkdv_call(
+            truth.rows(check.dtype), keys, Keys(own_k, own_v), Keys(landed_k, landed_v), where,
+            truth.score, own_first=check.late,
+        )  # fmt: skip
+        enqueue(call, kept, arrival)
+        both = (torch.cat([x.double() for x in pair], 1)
+                for pair in ((own_k, landed_k), (own_v, landed_v)))  # fmt: skip
+        return dict(zip(("dk", "dv"), both, strict=True)), beside(*pairs)
+
+    return run
+
+
+def dq(check: Check, truth: Truth, kept: Path | None) -> Run:
+    """The launch for dq."""
+
+    def run() -> tuple[Results, str]:
+        arrival, where = Arrival.of(check, truth.k, truth.v), check.where
+        made, whole = inside(*truth.q.shape, dtype=check.dtype)
+        rows, keys = truth.rows(check.dtype), arrival.keys
+        enqueue(dq_call(rows, keys, made, where, truth.score), kept, arrival)
+        return {"dq": made}, beside((made, whole))
+
+    return run
+
+
+def enqueue(call: Call, kept: Path | None, arrival: Arrival) -> None:
     """Loads the kernel, has the keys sent, and launches it; returns when all is done."""
     launch = Launch(call, kept)
     torch.cuda.synchronize()
-    if sender is not None:
-        sender()
+    arrival.send()
     launch.run(call.tensors)
     torch.cuda.synchronize()
 
 
-def fault(check: Check, config: table.Config, kept: Path | None) -> str:
-    """What is wrong, or nothing."""
-    torch.manual_seed(len(check.name))
-    every = check.world * check.tokens
-    shapes = (check.tokens, check.heads), (every, check.key_heads), (every, check.key_heads)
-    tensors = tuple(
-        torch.randn(check.batch, tokens, heads, config.width, device=DEVICE).to(check.dtype)
-        for tokens, heads in shapes
-    )
-    score = Score(config.width**-0.5, check.softcap)
-    *results, spoilt = run(check, tensors, score, config, kept)
-    if check.lost:
-        return "" if all(bool(x.isnan().all()) for x in results) else "a lost piece was not told"
-    own, *others = check.positions
-    asked = partial(oracle.Inquiry, own, torch.cat([own, *others]), check.mask, score)
-    truths = oracle.forward(*(x.double() for x in tensors), asked())
-    plain = oracle.forward(*tensors, asked(arithmetic=check.dtype))
+def beside(*pairs: tuple[Tensor, Tensor]) -> str:
+    """Whether anything but results was written, which a result that is NaN does not show."""
+    return "" if all(untouched(*pair) for pair in pairs) else "wrote beside its results"
+
+
+def fault(check: Check, truth: Truth, run: Run) -> str:
+    """What is wrong with a launch, or nothing."""
+    results, spoilt = run()
     said = [spoilt] if spoilt else []
-    for name, got, truth, baseline in zip(("out", "lse"), results, truths, plain, strict=True):
-        off = tolerance.error(got, truth)
-        bound = tolerance.bounds(
-            name, check.dtype, tolerance.error(baseline, truth), tolerance.size(truth)
-        )
-        if not off.within(bound):
-            said.append(f"{name} is out by {off}, and may be by {bound}")
-    return "; ".join(said)
+    if check.lost:
+        said += not_told(check, results)
+    elif not check.late and not all(map(torch.equal, results.values(), run()[0].values())):
+        said.append("the same call has given other bits")
+    return "; ".join([*said, *truth.faults(check, results, in_part=check.lost)])
+
+
+def not_told(check: Check, results: Results) -> Iterator[str]:
+    """What should be NaN because the last piece is lost, and is not; every row sees that piece."""
+    for name, x in results.items():
+        of_it = x[:, -check.tokens :] if name in ("dk", "dv") else x
+        if not bool(of_it.isnan().all()):
+            yield f"{name} does not tell that a piece is lost"
 
 
 def builds() -> Iterator[table.Build]:
     """All that is launched here."""
+    yield from ahead.gathered_builds()
+    of_keys, of_rows = (table.BACKWARD[name, 128] for name in ("backward_dkdv", "backward_dq"))
     for config in table.serving():
-        for dtype in ("bfloat16", "float16"):
-            for capped in (False, True):
-                yield table.Build(config, dtype, dtype, capped, kernel="gathered.forward")
+        if config.width == 128:
+            yield table.Build(config, "bfloat16", "bfloat16")
+    yield table.Build(of_keys, "bfloat16", "bfloat16", kernel="backward_dkdv")
+    yield table.Build(of_rows, "bfloat16", "bfloat16", kernel="backward_dq")
+
+
+def runs(check: Check, truth: Truth, dim: int, kept: Path | None) -> Iterator[tuple[str, Run]]:
+    """Every launch of a check, in each configuration of the forward."""
+    for config in table.serving():
+        if config.width == dim:
+            yield f"forward {config}", forward(check, truth, config, kept)
+    yield f"dk, dv {table.BACKWARD['backward_dkdv', dim]}", dkdv(check, truth, kept)
+    yield f"dq {table.BACKWARD['backward_dq', dim]}", dq(check, truth, kept)
 
 
 def run_all(dims: list[int], kept: Path | None) -> None:
-    """Prints a line for each check of each configuration."""
-    for config in table.serving():
-        for check in CHECKS if config.width in dims else ():
-            print(f"gathered {config}: {check.name} ... ", end="", flush=True)
-            print(fault(check, config, kept) or "right", flush=True)
+    """Prints a line for each launch of each check, then the times unless one was wrong."""
+    right = True
+    for dim in dims:
+        for check in CHECKS:
+            truth = Truth.of(check, dim)
+            for name, run in runs(check, truth, dim, kept):
+                print(f"gathered {name}: {check.name} ... ", end="", flush=True)
+                said = fault(check, truth, run)
+                print(said or "right", flush=True)
+                right = right and not said
+    if right:
+        print_times(kept)

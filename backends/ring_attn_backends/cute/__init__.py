@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from ring_attn_backends.cute import table
 from ring_attn_bench.contract.tensors import Keys, Running, Sums
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.block import Alibi, Form
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
     from ring_attn_backends.cute.arguments import Call
     from ring_attn_bench.contract.ahead import CompiledAhead
-    from ring_attn_bench.contract.tensors import Rows
+    from ring_attn_bench.contract.tensors import Gathering, Rows
     from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.gathered import Gathered
     from ring_attn_bench.plan.problem import Problem, Score
 
 
@@ -32,6 +34,11 @@ class CuteBackend:
     rounds_gradients = True
     architectures = ("sm_90a",)
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+
+    def __new__(cls) -> CuteBackend:
+        """One that takes gathered keys, too, where the table says that rings may ask for it."""
+        takes = cls is CuteBackend and table.GATHERS
+        return object.__new__(GatheringCuteBackend if takes else cls)
 
     def __init__(self) -> None:
         from ring_attn_backends.cute.serves import lacking, lacking_gpu
@@ -129,6 +136,40 @@ class CuteBackend:
                 rows, keys, sums, block, score, first=first, first_keys=first_keys
             ),
         )  # fmt: skip
+
+
+class GatheringCuteBackend(CuteBackend):
+    """The same with keys of many ranks in one launch: the contract's `GatheringBackend`."""
+
+    def gathered_forward(
+        self, q: Tensor, keys: Gathering, where: Gathered, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """A program for each tile of rows, which walks the own keys, then piece after piece."""
+        from ring_attn_backends.cute.gathered import calls
+
+        return calls.forward(q, keys, where, score)
+
+    def gathered_dkdv(
+        self,
+        rows: Rows,
+        keys: Gathering,
+        own: Keys,
+        landed: Keys,
+        where: Gathered,
+        score: Score,
+        *,
+        own_first: bool,
+    ) -> None:
+        """A program for each tile of keys, without atomics: always deterministic."""
+        from ring_attn_backends.cute.gathered import calls
+
+        calls.dkdv(rows, keys, own, landed, where, score, own_first=own_first)
+
+    def gathered_dq(self, rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
+        """As `gathered_forward`."""
+        from ring_attn_backends.cute.gathered import calls
+
+        return calls.dq(rows, keys, where, score)
 
 
 def _forward_calls(

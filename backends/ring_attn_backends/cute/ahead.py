@@ -9,7 +9,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from ring_attn_backends.cute import build
+from ring_attn_backends.cute import build, table
 from ring_attn_backends.cute.table import BACKWARD, Build, Dtype, serving
 from ring_attn_bench.contract.ahead import CompiledAhead
 from ring_attn_bench.errors import BackendUnavailable
@@ -26,6 +26,25 @@ def builds() -> Iterator[Build]:
         for (kernel, _), config in BACKWARD.items():
             for out in outs[carried:]:  # what is added to is float32
                 yield Build(config, dtype, out, capped, carried, kernel)
+    if table.GATHERS:
+        yield from gathered_builds()
+
+
+def gathered_builds() -> Iterator[Build]:
+    """Those over gathered keys, as rings ask for them: gradients of own keys in float32, and of
+    others' in the dtype in which they travel."""
+    for dtype, capped in product(DTYPES, (False, True)):
+        for config in serving():
+            yield Build(config, dtype, dtype, capped, kernel="gathered.forward")
+        for (kernel, _), config in BACKWARD.items():
+            if kernel == "backward_dq":
+                yield Build(config, dtype, dtype, capped, kernel="gathered.backward_dq")
+                continue
+            aways: tuple[Dtype, ...] = dtype, "float32"
+            for away in aways:
+                yield Build(
+                    config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away
+                )
 
 
 def compile_all(jobs: int, folder: Path | None = None) -> Iterator[CompiledAhead]:

@@ -48,19 +48,22 @@ class Call:
 
     tensors: as `signatures` has them; the results are the last. acc is what a carried forward goes
     on from, else out again, which is not read then. strides: of each tensor but for the last dim, 0
-    for a dim of one.
+    for a dim of one; over gathered keys those of keys with the heads of all batch entries in one.
+    tables: which of the tensors are of the launch itself, and the same again.
     """
 
     build: Build
     tensors: tuple[Tensor, ...]
     strides: tuple[tuple[int, ...], ...]
     numbers: Numbers
+    tables: tuple[Tensor, ...] = ()
 
     @property
     def results(self) -> tuple[Tensor, ...]:
         """Of a backward, its gradients; of a forward, out."""
         kinds = SIGNATURES[self.build.kernel].tensors
-        return tuple(x for x, kind in zip(self.tensors, kinds, strict=True) if kind == "out")
+        named = zip(self.tensors, kinds, strict=True)
+        return tuple(x for x, kind in named if kind in ("out", "away"))
 
     @property
     def is_empty(self) -> bool:

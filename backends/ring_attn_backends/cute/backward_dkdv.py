@@ -4,7 +4,7 @@ A program owns keys of one key head, and goes through the row tiles of every que
 it: its sums are in registers from the first to the last, and nobody else adds to them. One warp
 brings tiles of queries and output gradients by TMA, a second one what lse and delta make of them.
 """
-# ruff: noqa: ANN001, ANN201, ANN202 - cutlass infers what registers hold
+# ruff: noqa: ANN001, ANN201 - cutlass infers what registers hold
 
 import cutlass
 from cuda.bindings import driver
@@ -13,7 +13,6 @@ from cutlass.cute import arch
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
-from ring_attn_backends.cute import lanes, slopes
 from ring_attn_backends.cute.key_gradients import gather
 from ring_attn_backends.cute.operands import (
     K_MAJOR,
@@ -26,17 +25,9 @@ from ring_attn_backends.cute.operands import (
     swizzled,
     tokens,
 )
-from ring_attn_backends.cute.pipes import (
-    begin,
-    bring,
-    load_at,
-    load_of,
-    new_pipe,
-    new_vectors,
-    order,
-    tell,
-)
-from ring_attn_backends.cute.programs import nth_of_heads, seen, tile_and_head
+from ring_attn_backends.cute.pipes import begin, load_at, load_of, new_pipe, new_vectors, order
+from ring_attn_backends.cute.programs import Visit, seen, tile_and_head
+from ring_attn_backends.cute.row_tiles import bring_rows, lines, tell_rows
 
 
 @cute.jit
@@ -133,59 +124,16 @@ def program(
             ]
             order(load_at(loads[0], key_head), key_tile, keys, 0)
             order(load_at(loads[1], key_head), key_tile, values, 0)
-            _produce(loads[2:], queries, douts, key_head * each, each, where)
+            bring_rows(loads[2:], (queries, douts), (key_head * each, each), where, 0)
         if warp == 4 * config.groups + 1:
-            _tell(
-                (lse[None, None, entry], delta[None, None, entry]), vectors, key_head * each, each,
-                where, scale, build,
+            tell_rows(
+                (lse[None, None, entry], delta[None, None, entry]), vectors, (0, M),
+                (key_head * each, each), where, 0, scale, build,
             )  # fmt: skip
     else:
         arch.setmaxregister_increase(more)
         gather(
             (keys, values, queries, douts, vectors), (scores_mma, sums_mma),
             (dk[None, None, key_head, entry], dv[None, None, key_head, entry]),
-            first_key, where, each, (M, N, low, high, scale, cap, gradient), build,
+            (first_key, N), Visit(M, low, high, where), each, (scale, cap, gradient), build,
         )  # fmt: skip
-
-
-@cute.jit
-def _produce(loads, queries, douts, first_head, each, where):
-    """Brings row tiles of all heads in the order in which consumers ask for them."""
-    q_load, dout_load = loads
-    for i in cutlass.range(each * (where[2] + where[3]), unroll=1):
-        head, tile = nth_of_heads(i, each, where)
-        bring(load_at(q_load, first_head + head), tile, queries, i)
-        bring(load_at(dout_load, first_head + head), tile, douts, i)
-
-
-@cute.jit
-def _tell(matrices, vectors, first_head, each, where, scale, build: cutlass.Constexpr):
-    """Tells consumers what products begin at, row by row: -lse as a product, and -delta.
-
-    With a softcap -lse in base 2, which is added later. Rows that see no key, or are not there,
-    get -inf, and weights of 0.
-    """
-    lse, delta = matrices
-    lane = arch.lane_idx()
-    block = build.config.block
-    parts = lines(block) // arch.WARP_SIZE
-    unscaled = lanes.reciprocal(scale)
-    for i in cutlass.range(each * (where[2] + where[3]), unroll=1):
-        head, tile = nth_of_heads(i, each, where)
-        starts = cute.make_rmem_tensor(parts, Float32)
-        deltas = cute.make_rmem_tensor(parts, Float32)
-        starts.fill(-float("inf"))
-        deltas.fill(0.0)
-        for part in cutlass.range_constexpr(parts):
-            row = tile * block + arch.WARP_SIZE * part + lane
-            if row < lse.shape[0]:
-                starts[part] = slopes.start(lse[row, first_head + head], lanes)
-                deltas[part] = -delta[row, first_head + head]
-                if cutlass.const_expr(not build.capped):
-                    starts[part] = starts[part] * unscaled
-        tell(vectors, i, (starts, deltas), lane)
-
-
-def lines(block):
-    """Rows that a warp writes for a tile, one by each lane: those beyond the tile are not read."""
-    return -(-block // arch.WARP_SIZE) * arch.WARP_SIZE

@@ -3,7 +3,7 @@
 It multiplies queries and keys, and dout and values, once more than one kernel for all three
 gradients would: for that, nothing is added up by several programs, and sums come out the same.
 """
-# ruff: noqa: ANN001, ANN201, ANN202 - cutlass infers what registers hold
+# ruff: noqa: ANN001, ANN201 - cutlass infers what registers hold
 
 import cutlass
 from cuda.bindings import driver
@@ -23,8 +23,8 @@ from ring_attn_backends.cute.operands import (
     swizzled,
     tokens,
 )
-from ring_attn_backends.cute.pipes import begin, bring, load_of, new_pipe, order
-from ring_attn_backends.cute.programs import nth, seen, tile_and_head
+from ring_attn_backends.cute.pipes import begin, bring_abreast, load_of, new_pipe, order
+from ring_attn_backends.cute.programs import Visit, seen, tile_and_head
 from ring_attn_backends.cute.row_gradients import gather
 
 
@@ -119,21 +119,11 @@ def program(
             ]
             order(loads[0], row_tile, queries, 0)
             order(loads[1], row_tile, douts, 0)
-            _produce(loads[2:], keys, values, where)
+            bring_abreast(loads[2:], (keys, values), where, 0)
     else:
         arch.setmaxregister_increase(more)
         gather(
             pipes, (scores_mma, sums_mma), (lse[None, head, entry], delta[None, head, entry]),
-            dq[None, None, head, entry], first_row, where,
-            (M, N, low, high, scale, cap, gradient), build,
+            dq[None, None, head, entry], (first_row, M), Visit(N, low, high, where),
+            (scale, cap, gradient), build,
         )  # fmt: skip
-
-
-@cute.jit
-def _produce(loads, keys, values, where):
-    """Brings keys and values in the order in which consumers ask for them."""
-    k_load, v_load = loads
-    for i in cutlass.range(where[2] + where[3], unroll=1):
-        tile = nth(i, where)
-        bring(k_load, tile, keys, i)
-        bring(v_load, tile, values, i)

@@ -36,18 +36,6 @@ class Held(NamedTuple):
     total: Any
 
 
-class Visit(NamedTuple):
-    """Keys that rows see: how many, which band of row - key, and in which tiles (`programs.seen`).
-
-    Keys are counted from the first of them.
-    """
-
-    length: Any
-    low: Any
-    high: Any
-    where: Any
-
-
 class Given(NamedTuple):
     """What a thread works with: where it is, what is multiplied, and the launch's factors."""
 

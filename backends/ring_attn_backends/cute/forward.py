@@ -13,7 +13,7 @@ from cutlass.cute import arch
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
-from ring_attn_backends.cute.consumer import Visit, consume
+from ring_attn_backends.cute.consumer import consume
 from ring_attn_backends.cute.operands import (
     K_MAJOR,
     MN_MAJOR,
@@ -26,7 +26,7 @@ from ring_attn_backends.cute.operands import (
     tokens,
 )
 from ring_attn_backends.cute.pipes import begin, bring_pairs, load_of, new_pipe, order
-from ring_attn_backends.cute.programs import seen, tile_and_head
+from ring_attn_backends.cute.programs import Visit, seen, tile_and_head
 
 
 @cute.jit

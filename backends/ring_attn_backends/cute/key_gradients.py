@@ -34,7 +34,7 @@ class Held(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a thread works with: where it is, what is multiplied, and the launch's numbers.
+    """What a thread works with: where it is, what is multiplied, and the launch's factors.
 
     q, dout: of a slot, rows x columns; q_columns, dout_columns: the same, columns x rows.
     """
@@ -52,16 +52,28 @@ class Given(NamedTuple):
     vectors: Any
     scores_mma: Any
     sums_mma: Any
-    numbers: Any
+    factors: Any
     build: Any
 
 
 @cute.jit
-def gather(pipes, products, results, first_key, where, each, numbers, build: cutlass.Constexpr):
-    """dk and dv of a warpgroup's 64 keys; all as `backward_dkdv.program` has them."""
+def gather(pipes, products, results, keys, visit, each, factors, build: cutlass.Constexpr):
+    """dk and dv of a warpgroup's 64 keys; all as `backward_dkdv.program` has them.
+
+    keys: the program's first, and the one that is behind the last.
+    """
+    first_key, N = keys
+    held, given = at_work(pipes, products, first_key, factors, build)
+    await_keys(pipes)
+    walk(held, given, visit, each)
+    hand_over(held, given, results, N, (factors[2], Float32(1.0)), build.carried)
+
+
+def at_work(pipes, products, first_key, factors, build):
+    """A thread's registers, in which nothing is summed yet, and what it works with."""
     keys, values, queries, douts, vectors = pipes
     scores_mma, sums_mma = products
-    config, N = build.config, numbers[1]
+    config = build.config
     lane, warp = arch.lane_idx(), arch.make_warp_uniform(arch.warp_idx())
     part = warp // 4
     s_slice, o_slice = (mma.get_slice(part * WARPGROUP) for mma in (scores_mma, sums_mma))
@@ -76,7 +88,7 @@ def gather(pipes, products, results, first_key, where, each, numbers, build: cut
     given = Given(
         lane, [first_key + 64 * part + row_of(lane, warp % 4, half) for half in (0, 1)],
         k, v, q, dout, q_columns, dout_columns, queries, douts, vectors,
-        scores_mma, sums_mma, numbers, build,
+        scores_mma, sums_mma, factors, build,
     )  # fmt: skip
     own, block, width = config.own, config.block, config.width
     tile, weights = s_slice.partition_shape_C((own, block)), o_slice.partition_shape_A((own, block))
@@ -91,28 +103,42 @@ def gather(pipes, products, results, first_key, where, each, numbers, build: cut
     )
     held.dk.fill(0.0)
     held.dv.fill(0.0)
+    return held, given
+
+
+def await_keys(pipes):
+    """The program's keys and values, of which there is one tile."""
+    keys, values, *_ = pipes
     arch.mbarrier_wait(keys.full, 0)
     arch.mbarrier_wait(values.full, 0)
-    walk(held, given, where, each)
-    dk, dv = results
-    gradient = numbers[6]
-    deliver(held.dk, dk, given.keys, N, lane, gradient, build.carried)
-    deliver(held.dv, dv, given.keys, N, lane, Float32(1.0), build.carried)
+
+
+def hand_over(held, given, results, stop, multiples, add):
+    """Writes dk and dv of keys before `stop`, or adds them, each times its factor."""
+    for sums, result, factor in zip((held.dk, held.dv), results, multiples, strict=True):
+        deliver(sums, result, given.keys, stop, given.lane, factor, add)
 
 
 @cute.jit
-def walk(held, given, where, each):
+def walk(held, given, visit, each):
     """All row tiles of `each` heads: those that need a mask, then the whole ones."""
-    edges, count = each * where[3], each * (where[2] + where[3])
-    for i in cutlass.range(edges, unroll=1):
-        _, tile = nth_of_heads(i, each, where)
-        _step(i, held, given, tile, edge=True)
-    for i in cutlass.range(edges, count, unroll=1):
-        _step(i, held, given, 0, edge=False)
+    steps(held, given, visit, 0, each)
     warpgroup.wait_group(0)
 
 
-def _step(i, held, given, tile, *, edge):
+@cute.jit
+def steps(held, given, visit, before, each):
+    """Those of a visit; before: how many tiles are of earlier visits."""
+    where = visit.where
+    edges, count = each * where[3], each * (where[2] + where[3])
+    for i in cutlass.range(edges, unroll=1):
+        _, tile = nth_of_heads(i, each, where)
+        _step(before + i, held, given, tile, visit, edge=True)
+    for i in cutlass.range(edges, count, unroll=1):
+        _step(before + i, held, given, 0, visit, edge=False)
+
+
+def _step(i, held, given, tile, visit, *, edge):
     """Adds the i-th tile's share, in four products, of which two run beside arithmetic."""
     capped = given.build.capped
     vector = receive(given.vectors, i)
@@ -126,7 +152,7 @@ def _step(i, held, given, tile, *, edge):
     warpgroup.wait_group(1)
     if given.build.config.ahead:
         release(given.queries, i - 1, given.lane, i > 0)
-    weights, factors = _weigh(held, given, tile, vector, edge=edge)
+    weights, factors = _weigh(held, given, tile, visit, vector, edge=edge)
     rounded(held.p, weights)
     multiply(
         given.sums_mma, held.dv, held.p, given.dout_columns[None, None, None, d_slot], fresh=False
@@ -142,9 +168,9 @@ def _step(i, held, given, tile, *, edge):
         release(given.queries, i, given.lane)
 
 
-def _weigh(held, given, tile, vector, *, edge):
+def _weigh(held, given, tile, visit, vector, *, edge):
     """The weights of the products in `s`, and what their `dp` is to be multiplied by."""
-    M, _, low, high, scale, cap, _ = given.numbers
+    scale, cap, _ = given.factors
     scores = read(held.s)
     if given.build.capped:
         starts = read(_rows_of(held.s, given, 0, vector))
@@ -154,7 +180,10 @@ def _weigh(held, given, tile, vector, *, edge):
         factors = None
     if edge:
         first_row = tile * given.build.config.block
-        online.masked(scores, given.lane, given.keys, first_row, M, -high, -low, lanes, hidden=0.0)
+        length, low, high, _ = visit
+        online.masked(
+            scores, given.lane, given.keys, first_row, length, -high, -low, lanes, hidden=0.0
+        )
     if factors is None:
         return scores, scores
     return scores, [x * y for x, y in zip(scores, factors, strict=True)]

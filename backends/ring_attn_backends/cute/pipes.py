@@ -115,6 +115,16 @@ def bring_pairs(loads, pipes, where, before):
 
 
 @cute.jit
+def bring_abreast(loads, pipes, where, before):
+    """The same, of consumers that ask for a tile's keys and values together; there may be none."""
+    (k_load, v_load), (keys, values) = loads, pipes
+    for i in cutlass.range(where[2] + where[3], unroll=1):
+        tile = nth(i, where)
+        bring(k_load, tile, keys, before + i)
+        bring(v_load, tile, values, before + i)
+
+
+@cute.jit
 def tell(pipe, i, numbers, lane):
     """A warp writes its vectors' numbers to tile i's slot, once it is empty.
 

@@ -5,6 +5,20 @@ its own `least` and `most`; with Python's the same lines are tested.
 """
 # ruff: noqa: ANN001, ANN201 - Python's integers, or a kernel's
 
+from typing import Any, NamedTuple
+
+
+class Visit(NamedTuple):
+    """Keys that rows see: how many, which band of row - key, and in which tiles (`seen`).
+
+    Keys are counted from the first of them. Or rows that keys see, counted in the same way.
+    """
+
+    length: Any
+    low: Any
+    high: Any
+    where: Any
+
 
 def tile_and_head(program, tiles, heads, section, least=min):
     """This program's number of a tile and of a head, all batch entries' heads counted through.

@@ -29,7 +29,7 @@ class Held(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a thread works with: where it is, what is multiplied, and the launch's numbers.
+    """What a thread works with: where it is, what is multiplied, and the launch's factors.
 
     k_columns: of a slot, columns x keys.
     """
@@ -45,16 +45,28 @@ class Given(NamedTuple):
     values: Any
     scores_mma: Any
     sums_mma: Any
-    numbers: Any
+    factors: Any
     build: Any
 
 
 @cute.jit
-def gather(pipes, products, vectors, dq, first_row, where, numbers, build: cutlass.Constexpr):
-    """dq of a warpgroup's 64 rows; all as `backward_dq.program` has them."""
+def gather(pipes, products, vectors, dq, rows, visit, factors, build: cutlass.Constexpr):
+    """dq of a warpgroup's 64 rows; all as `backward_dq.program` has them.
+
+    rows: the program's first, and the one that is behind the last.
+    """
+    first_row, M = rows
+    held, given = at_work(pipes, products, first_row, factors, build)
+    await_rows(held, given, pipes, vectors, M)
+    walk(held, given, visit)
+    deliver(held.dq, dq, given.rows, M, given.lane, factors[2], build.carried)
+
+
+def at_work(pipes, products, first_row, factors, build):
+    """A thread's registers, in which nothing is summed yet, and what it works with."""
     queries, douts, keys, values = pipes
     scores_mma, sums_mma = products
-    config, M = build.config, numbers[0]
+    config = build.config
     lane, warp = arch.lane_idx(), arch.make_warp_uniform(arch.warp_idx())
     part = warp // 4
     s_slice, o_slice = (mma.get_slice(part * WARPGROUP) for mma in (scores_mma, sums_mma))
@@ -66,7 +78,7 @@ def gather(pipes, products, vectors, dq, first_row, where, numbers, build: cutla
     k_columns = sums_mma.make_fragment_B(o_slice.partition_B(transposed(keys.slots)))
     given = Given(
         lane, [first_row + 64 * part + row_of(lane, warp % 4, half) for half in (0, 1)],
-        q, dout, k, v, k_columns, keys, values, scores_mma, sums_mma, numbers, build,
+        q, dout, k, v, k_columns, keys, values, scores_mma, sums_mma, factors, build,
     )  # fmt: skip
     own, block, width = config.own, config.block, config.width
     tile = s_slice.partition_shape_C((own, block))
@@ -79,32 +91,44 @@ def gather(pipes, products, vectors, dq, first_row, where, numbers, build: cutla
         cute.make_rmem_tensor(2, Float32),
     )
     held.dq.fill(0.0)
+    return held, given
+
+
+@cute.jit
+def await_rows(held, given, pipes, vectors, stop):
+    """Reads lse and delta of rows before `stop`, then waits for the rows themselves."""
     lse, delta = vectors
     for half in cutlass.range_constexpr(2):
         row = given.rows[half]
         held.starts[half] = Float32(0.0)
         held.deltas[half] = Float32(0.0)
-        if row < M:
+        if row < stop:
             held.starts[half] = slopes.start(lse[row], lanes)
             held.deltas[half] = delta[row]
+    queries, douts, _, _ = pipes
     arch.mbarrier_wait(queries.full, 0)
     arch.mbarrier_wait(douts.full, 0)
-    walk(held, given, where)
-    deliver(held.dq, dq, given.rows, M, lane, numbers[6], build.carried)
 
 
 @cute.jit
-def walk(held, given, where):
+def walk(held, given, visit):
     """All key tiles: those that need a mask, then the whole ones."""
-    edges, count = where[3], where[2] + where[3]
-    for i in cutlass.range(edges, unroll=1):
-        _step(i, held, given, nth(i, where), edge=True)
-    for i in cutlass.range(edges, count, unroll=1):
-        _step(i, held, given, 0, edge=False)
+    steps(held, given, visit, 0)
     warpgroup.wait_group(0)
 
 
-def _step(i, held, given, tile, *, edge):
+@cute.jit
+def steps(held, given, visit, before):
+    """Those of a visit; before: how many tiles are of earlier visits."""
+    where = visit.where
+    edges, count = where[3], where[2] + where[3]
+    for i in cutlass.range(edges, unroll=1):
+        _step(before + i, held, given, nth(i, where), visit, edge=True)
+    for i in cutlass.range(edges, count, unroll=1):
+        _step(before + i, held, given, 0, visit, edge=False)
+
+
+def _step(i, held, given, tile, visit, *, edge):
     """Adds the i-th tile's share, in three products."""
     slot = receive(given.keys, i)
     multiply(given.scores_mma, held.s, given.q, given.k[None, None, None, slot], fresh=True)
@@ -113,7 +137,7 @@ def _step(i, held, given, tile, *, edge):
     warpgroup.wait_group(1)
     if given.build.config.ahead:
         release(given.keys, i - 1, given.lane, i > 0)
-    factors = _factors(held, given, tile, edge=edge)
+    factors = _factors(held, given, tile, visit, edge=edge)
     warpgroup.wait_group(0)
     release(given.values, i, given.lane)
     deltas, dp = read(held.deltas), read(held.dp)
@@ -124,9 +148,9 @@ def _step(i, held, given, tile, *, edge):
         release(given.keys, i, given.lane)
 
 
-def _factors(held, given, tile, *, edge):
+def _factors(held, given, tile, visit, *, edge):
     """What `dp - delta` is to be multiplied by: weights of the products in `s`, and slopes."""
-    _, N, low, high, scale, cap, _ = given.numbers
+    scale, cap, _ = given.factors
     scores, starts = read(held.s), read(held.starts)
     each = [starts[i // 2 % 2] for i in range(len(scores))]
     if given.build.capped:
@@ -137,5 +161,8 @@ def _factors(held, given, tile, *, edge):
         factors = scores
     if edge:
         first_key = tile * given.build.config.block
-        online.masked(factors, given.lane, given.rows, first_key, N, low, high, lanes, hidden=0.0)
+        length, low, high, _ = visit
+        online.masked(
+            factors, given.lane, given.rows, first_key, length, low, high, lanes, hidden=0.0
+        )
     return factors

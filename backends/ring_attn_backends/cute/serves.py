@@ -122,10 +122,14 @@ def unreadable_forward(q: Tensor, keys: Keys, running: Running, *, first: bool) 
 
 def readable_backward(rows: Rows, keys: Keys) -> tuple[Rows, Keys]:
     """The same rows and keys, with a copy of what the kernels cannot read where it lies."""
+    return readable_rows(rows), Keys(*map(readable, keys))
+
+
+def readable_rows(rows: Rows) -> Rows:
+    """The same of rows alone."""
     q, dout, out, lse, delta = rows
     read = None if delta is None else readable_line(delta)
-    rows = Rows(readable(q), readable(dout), out, readable_line(lse), read)
-    return rows, Keys(*map(readable, keys))
+    return Rows(readable(q), readable(dout), out, readable_line(lse), read)
 
 
 def unreadable_backward(

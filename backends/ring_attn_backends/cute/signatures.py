@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from ring_attn_backends.cute.table import Build, Dtype, Kernel
 
-Kind = Literal["in", "out", "wide", "line", "table"]
-"""Of a tensor: in the inputs' dtype, in the results', in float32; or a number each in float32; or
-integers in a row."""
+Kind = Literal["in", "out", "away", "wide", "line", "table"]
+"""Of a tensor: in the inputs' dtype, in the results', in that of gradients that go home to other
+ranks, in float32; or a number each in float32; or integers in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,19 @@ SIGNATURES: dict[Kernel, Signature] = {
     "gathered.forward": Signature(
         ("in",) * 5 + ("out", "line") + ("table",) * 3, factors=2, integers=(7,)
     ),
-}
+    "gathered.backward_dkdv": Signature(
+        ("in",) * 6 + ("line",) * 2 + ("out",) * 2 + ("away",) * 2 + ("table",) * 3,
+        factors=3, integers=(7,),
+    ),
+    "gathered.backward_dq": Signature(
+        ("in",) * 6 + ("line",) * 2 + ("out",) + ("table",) * 3, factors=3, integers=(7,)
+    ),
+}  # fmt: skip
 """q, k, v, acc, out, lse with scale and cap; q, k, v, dout, lse, delta and the gradients with
 scale, cap and what dq and dk are multiplied by at last; q, own k and v, landed k and v, out, lse,
-tiles, entries and words with scale and cap."""
+tiles, entries and words with scale and cap; q, dout, own k and v, landed k and v, lse, delta, the
+gradients (of own keys, then of landed ones, where they are dk and dv), tiles, entries and words
+with scale, cap and what dq and dk are multiplied by at last."""
 
 
 def dtype_of(kind: Kind, build: Build) -> Dtype:
@@ -69,4 +78,7 @@ def dtype_of(kind: Kind, build: Build) -> Dtype:
         return build.dtype
     if kind == "table":
         return "int32"
+    if kind == "away":
+        assert build.away is not None
+        return build.away
     return build.out if kind == "out" else "float32"

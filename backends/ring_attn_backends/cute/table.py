@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Dtype = Literal["float16", "bfloat16", "float32", "int32"]
-Kernel = Literal["forward", "backward_dkdv", "backward_dq", "gathered.forward"]
+Kernel = Literal[
+    "forward", "backward_dkdv", "backward_dq",
+    "gathered.forward", "gathered.backward_dkdv", "gathered.backward_dq",
+]  # fmt: skip
 WARPGROUP = 128
 """Threads that multiply together."""
 
@@ -63,7 +66,8 @@ class Build:
     """All that a kernel is compiled for: numbers, strides and positions are told at run time.
 
     dtype: of q, k and v, of 16 bits. out: of what is written. capped: a softcap. carried: it goes
-    on from an out in float32 and an lse, or adds to gradients in float32.
+    on from an out in float32 and an lse, or adds to gradients in float32. away: of gradients of
+    keys from other ranks, which a kernel over gathered keys writes to a place of their own.
     """
 
     config: Config
@@ -72,6 +76,7 @@ class Build:
     capped: bool = False
     carried: bool = False
     kernel: Kernel = "forward"
+    away: Dtype | None = None
 
     @property
     def tile_bytes(self) -> int:
@@ -80,11 +85,12 @@ class Build:
         own = config.own * (1 if is_forward else 2)  # q; q and dout; k and v
         tiles = 2 * config.width * (own + 2 * config.stages * config.block)
         vectors = 2 * 4 * config.stages * config.block  # of lse and delta
-        return tiles + (vectors if self.kernel == "backward_dkdv" else 0)
+        return tiles + (vectors if self.kernel.endswith("backward_dkdv") else 0)
 
     def __str__(self) -> str:
         marks = " capped" * self.capped + " carried" * self.carried
-        return f"{self.kernel} {self.config} {self.dtype} to {self.out}{marks}"
+        away = f" and {self.away}" if self.away else ""
+        return f"{self.kernel} {self.config} {self.dtype} to {self.out}{away}{marks}"
 
 
 TABLE: dict[int, Config] = {
@@ -146,6 +152,10 @@ BACKWARD: dict[tuple[Kernel, int], Config] = {
 }
 """By kernel and head dim."""
 
+GATHERS = False
+"""Whether rings may have these kernels take gathered keys, in one launch: not before
+`scripts/cute_check.py --only gathered` has said on an H200 that they are right."""
+
 BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
     ("backward_dkdv", 64): (
         BACKWARD["backward_dkdv", 64],
@@ -172,6 +182,12 @@ BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
 }
 """What is to be timed."""
 
+
+def _of_gathered_keys(width: int, dtype: Dtype, away: Dtype, *, capped: bool = False) -> Build:
+    config = BACKWARD["backward_dkdv", width]
+    return Build(config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away)
+
+
 REPRESENTATIVE: tuple[Build, ...] = (
     Build(TABLE[128], "bfloat16", "bfloat16"),
     Build(TABLE[128], "bfloat16", "float32", carried=True),
@@ -187,5 +203,9 @@ REPRESENTATIVE: tuple[Build, ...] = (
     Build(TABLE[128], "bfloat16", "bfloat16", kernel="gathered.forward"),
     Build(MORE_ROWS[128][0], "bfloat16", "bfloat16", kernel="gathered.forward"),
     Build(TABLE[64], "float16", "float16", capped=True, kernel="gathered.forward"),
+    _of_gathered_keys(128, "bfloat16", "bfloat16"),
+    _of_gathered_keys(64, "float16", "float32", capped=True),
+    Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="gathered.backward_dq"),
+    Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="gathered.backward_dq"),
 )
 """What tests compile: each switch with each head dim."""

@@ -6,11 +6,15 @@ import pytest
 import torch
 from ring_attn_backends.cute import ahead, build, table
 from ring_attn_backends.cute.arguments import dkdv_call, dq_call, forward_call
+from ring_attn_backends.cute.gathered import gradients
+from ring_attn_backends.cute.gathered import launch as gathered_launch
 
-from ring_attn_bench.contract.tensors import Keys, Rows, Running
+from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.block import Block
-from ring_attn_bench.plan.positions import Band, Span
+from ring_attn_bench.plan.gathered import gathered
+from ring_attn_bench.plan.lower import Chunk
+from ring_attn_bench.plan.positions import Band, Range, Span
 from ring_attn_bench.plan.problem import Score
 
 
@@ -86,3 +90,35 @@ def test_what_the_compiler_said_of_one_is_raised(monkeypatch, compiled, tmp_path
 
     with pytest.raises(BackendUnavailable, match="it ended with 1"):
         list(ahead.compile_all(2, tmp_path))
+
+
+def gathered_calls(dim, dtype, softcap, rows):
+    """As rings make them: own gradients in float32, others' in the dtype in which they travel."""
+    q, k = torch.empty(1, rows, 16, dim, dtype=dtype), torch.empty(1, rows, 4, dim, dtype=dtype)
+    lse, score = torch.empty(1, 16, rows), Score(0.1, softcap)
+    spans = Span(0, rows), Span(rows, rows)
+    parts = [(piece, Chunk(Range(0, rows), span)) for piece, span in enumerate(spans)]
+    where = gathered([parts[0][1]], parts, Band(), join=True)
+    keys, read = Gathering(Keys(k, k), Keys(k, k)), Rows(q, q, q, lse, lse)
+    yield gathered_launch.forward_call(q, keys, q, lse, where, score)
+    yield gradients.dq_call(read, keys, q, where, score)
+    for away in (dtype, torch.float32):
+        own, landed = (Keys(x, x) for x in (k.float(), k.to(away)))
+        yield gradients.dkdv_call(read, keys, own, landed, where, score, own_first=True)
+
+
+def test_kernels_over_gathered_keys_are_among_them_where_rings_may_ask_for_them(monkeypatch):
+    before = set(ahead.builds())
+    monkeypatch.setattr(table, "GATHERS", True)
+    every = list(ahead.builds())
+    asked = {
+        call.build
+        for dim, dtype, softcap, rows in product(
+            table.TABLE, (torch.float16, torch.bfloat16), (0.0, 9.0), (100, 16384)
+        )
+        for call in gathered_calls(dim, dtype, softcap, rows)
+    }
+
+    assert len(every) == len(set(every))
+    assert asked == set(every) - before
+    assert before <= set(every)

@@ -24,7 +24,7 @@ SHARED_MEMORY = 227 * 1024
 BARRIERS = 1024
 """Bytes of shared memory for barriers, and for what aligns the tiles behind them, at most: of each
 pipe of tiles, which begins at a multiple of 1024."""
-PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4, "gathered.forward": 3}
+PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4}
 CANDIDATES = (
     [
         table.Build(config, "bfloat16", "bfloat16", carried=carried)
@@ -37,11 +37,7 @@ CANDIDATES = (
         for (kernel, _), configs in table.BACKWARD_CANDIDATES.items()
         for config in configs
     ]
-    + [
-        table.Build(config, "bfloat16", "bfloat16", capped, kernel="gathered.forward")
-        for config in table.serving()
-        for capped in (False, True)
-    ]
+    + list(ahead.gathered_builds())
 )
 ENTRY = {2: 168, 3: 128}
 """Registers of a thread before some are given away, by warpgroups that multiply: as README says."""
@@ -50,9 +46,12 @@ SMALL_BACKWARD = [
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32", kernel=kernel)
     for kernel in ("backward_dkdv", "backward_dq")
 ]
-SMALL_GATHERED = table.Build(
-    table.Config(64, 64, 2, 1), "float16", "float16", kernel="gathered.forward"
-)
+SMALL_GATHERED = [
+    table.Build(table.Config(64, 64, 2, 1), "float16", "float16", kernel="gathered.forward"),
+    table.Build(table.Config(64, 32, 2, 1), "float16", "float32",
+                kernel="gathered.backward_dkdv", away="float16"),
+    table.Build(table.Config(64, 32, 2, 1), "float16", "float16", kernel="gathered.backward_dq"),
+]  # fmt: skip
 
 
 def said_by(tool, *arguments):
@@ -92,14 +91,16 @@ def asked(one):
     A product of scores has a head dim of parts, one that adds to sums as many as tokens of a tile.
     """
     scores, sums = one.config.width // 16, one.config.block // 16
+    gathers = one.kernel.startswith("gathered")
     if one.kernel.endswith("forward"):
         # of the first, of an edge and of a whole tile; q, and of each area k of the first tile, k
         # and v of others, v of the last
-        return 3 * (scores + sums), 6, 5 if one.kernel == "forward" else 9
-    # of an edge and of a whole tile; q, k, v and dout
-    if one.kernel == "backward_dq":
-        return 2 * (2 * scores + sums), 6, 4
-    return 2 * (2 * scores + 2 * sums), 8, 4
+        return 3 * (scores + sums), 6, 9 if gathers else 5
+    # of an edge and of a whole tile; q and dout, and of each area k and v
+    copies = 6 if gathers else 4
+    if one.kernel.endswith("backward_dq"):
+        return 2 * (2 * scores + sums), 6, copies
+    return 2 * (2 * scores + 2 * sums), 8, copies
 
 
 def checked(one, folder):
@@ -123,7 +124,8 @@ def checked(one, folder):
     more, fewer = config.registers
     assert 128 * (config.groups * more + fewer) <= 65536
     assert f"setmaxnreg.inc.sync.aligned.u32 \t{more}" in ptx
-    assert one.tile_bytes + PIPES[one.kernel] * BARRIERS <= SHARED_MEMORY
+    pipes = PIPES[one.kernel.removeprefix("gathered.")]
+    assert one.tile_bytes + pipes * BARRIERS <= SHARED_MEMORY
     # a tile's bytes are announced as they are, even where it is cut off by the end of the tokens
     announced = set(re.findall(r"mov.b32 \s*%r\d+, (\d+);", ptx))
     assert {str(2 * config.width * n) for n in (config.own, config.block)} <= announced
@@ -157,7 +159,9 @@ def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_c
     assert len(every) == len(table.REPRESENTATIVE)
 
 
-@pytest.mark.parametrize("one", [table.REPRESENTATIVE[3], *SMALL_BACKWARD, SMALL_GATHERED], ids=str)
+@pytest.mark.parametrize(
+    "one", [table.REPRESENTATIVE[3], *SMALL_BACKWARD, *SMALL_GATHERED], ids=str
+)
 def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
     """Its own packing, read back, beside ours, for numbers that are all different."""
     from cuda.bindings import driver

@@ -11,6 +11,7 @@ from ring_attn_bench.conformance.features import FEATURES
 from ring_attn_bench.records.direction import DIRECTIONS
 from ring_attn_bench.records.status import Status
 from tests.carried_out import carried_out
+from tests.carried_out_gathered import carried_out as carried_out_gathered
 
 
 class OnCpu(cute.CuteBackend):
@@ -20,16 +21,22 @@ class OnCpu(cute.CuteBackend):
         return serves.refused(replace(problem, device="cuda"), serves.CAPABILITY)
 
 
-@pytest.fixture
-def backend(monkeypatch):
+class GatheringOnCpu(OnCpu, cute.GatheringCuteBackend):
+    """The same where rings may ask for one launch."""
+
+
+@pytest.fixture(params=[OnCpu, GatheringOnCpu])
+def backend(monkeypatch, request):
     for lacks in ("lacking", "lacking_gpu"):
         monkeypatch.setattr(serves, lacks, lambda: None)
 
     def enqueue(call, folder=None):
-        (launch._nothing_seen if call.is_empty else carried_out)(call)
+        gathers = call.build.kernel.startswith("gathered")
+        carry_out = carried_out_gathered if gathers else carried_out
+        (launch._nothing_seen if call.is_empty else carry_out)(call)
 
     monkeypatch.setattr(launch, "enqueue", enqueue)
-    return OnCpu()
+    return request.param()
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

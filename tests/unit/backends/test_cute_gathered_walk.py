@@ -68,14 +68,14 @@ class Area:
         return self.memory[token, head]
 
 
+moved = SimpleNamespace(
+    domain_offset=lambda by, matrix: (matrix[0], (matrix[1][0] + by[0], by[1], *matrix[1][2:]))
+)
+"""`cute` of a matrix and a place in it."""
+
+
 def loads_of(area, side):
     """The producer's own lines: where the tiles of a side are, in an area's keys and values."""
-    moved = SimpleNamespace(
-        domain_offset=lambda by, matrix: (
-            matrix[0],
-            (matrix[1][0] + by[0], by[1], *matrix[1][2:]),
-        )
-    )
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(sending, "cute", moved)
         monkeypatch.setattr(sending, "load_of", lambda atom, matrix, pipe: matrix)

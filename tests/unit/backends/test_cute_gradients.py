@@ -1,120 +1,42 @@
 """The CuTe backward's warpgroups on numpy: their own steps, with products that run late."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ring_attn_backends.cute.online import LOG2E
+from ring_attn_backends.cute.programs import Visit, nth, nth_of_heads, seen
 
-from tests.played_kernels import fresh, plain
-from tests.warpgroup import LANE, NUMPY, WARP, Registers, Slots, TensorCores, gathered
+from tests.played_kernels import plain
+from tests.warpgroup import NUMPY, Slots, TensorCores, gathered
 
 pytest.importorskip("cutlass", reason="pip install 'ring-attn-bench[cute]'")
 
-from ring_attn_backends.cute.online import LOG2E
-from ring_attn_backends.cute.programs import nth, nth_of_heads, row_of, seen
+from tests.backward_on_numpy import (
+    WIDTH,
+    brought,
+    build_of,
+    cut,
+    key_gradients,
+    keys_at_work,
+    on_numpy,
+    pipes,
+    row_gradients,
+    row_tiles,
+    rows_at_work,
+    told,
+)
 
 FAR = 2**30
-WIDTH = 16
 bounds = st.integers(-70, 70)
 bands = st.tuples(st.one_of(bounds, st.just(-FAR)), st.one_of(bounds, st.just(FAR)))
 SOFTCAPS = st.sampled_from([0.0, 2.0])
-
-
-key_gradients, row_gradients = fresh("key_gradients"), fresh("row_gradients")
-backward_dkdv, backward_dq = fresh("backward_dkdv"), fresh("backward_dq")
-LOOPS = SimpleNamespace(
-    range=lambda *x, unroll: range(*x), range_constexpr=range, const_expr=bool, max=max
-)
 
 
 def factors(softcap):
     if softcap:
         return 0.3 / softcap, softcap * LOG2E
     return 0.3 * LOG2E, 0.0
-
-
-def on_numpy(monkeypatch, module, cores):
-    """Registers, products and slots of a module's steps are those of `tests.warpgroup`."""
-    for name, stand_in in {
-        "lanes": NUMPY, "cutlass": LOOPS, "multiply": cores.multiply, "warpgroup": cores,
-        "read": list, "rounded": Registers.write,
-        "receive": lambda slots, i: slots.receive(i),
-        "release": lambda slots, i, lane, there=True: slots.release(i) if there else None,
-        "release_loaded": lambda slots, i, lane: slots.release(i),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(module, name, stand_in, raising=False)
-
-
-class Told:
-    """lse and delta as consumers read them: a line of each row tile's numbers for each vector."""
-
-    def __init__(self):
-        self.lines, self.released = {}, set()
-
-    def receive(self, i):
-        return i
-
-    def release(self, i):
-        self.released.add(i)
-
-    @property
-    def slots(self):
-        return self
-
-    def __getitem__(self, place):
-        _, vector, i = place
-        assert i not in self.released
-        return self.lines[i][vector]
-
-
-def told(monkeypatch, block, lse, delta, each, where, scale, capped):
-    """What the second warp writes, lane by lane."""
-    vectors = Told()
-
-    def tell(_, i, numbers, lane):
-        lines = vectors.lines.setdefault(i, np.full((2, backward_dkdv.lines(block)), np.nan))
-        for vector, values in enumerate(numbers):
-            lines[vector, lane::32] = values
-
-    class Thread(list):
-        def fill(self, value):
-            self[:] = [value] * len(self)
-
-    monkeypatch.setattr(backward_dkdv, "lanes", NUMPY)
-    monkeypatch.setattr(backward_dkdv, "cutlass", LOOPS)
-    monkeypatch.setattr(backward_dkdv, "tell", tell)
-    monkeypatch.setattr(
-        backward_dkdv, "cute", SimpleNamespace(make_rmem_tensor=lambda n, _: Thread([np.nan] * n))
-    )
-    build = SimpleNamespace(config=SimpleNamespace(block=block), capped=capped)
-    for lane in range(32):
-        arch = SimpleNamespace(WARP_SIZE=32, lane_idx=lambda lane=lane: lane)
-        monkeypatch.setattr(backward_dkdv, "arch", arch)
-        plain(backward_dkdv._tell)((lse, delta), vectors, 0, each, where, scale, build)
-    return vectors
-
-
-def brought(monkeypatch, module, produce):
-    """The tiles that the producer brings, in order: of each pipe a list."""
-    pipes = ([], [])
-    monkeypatch.setattr(module, "cutlass", LOOPS)
-    monkeypatch.setattr(module, "load_at", lambda load, head: head, raising=False)
-
-    def bring(load, tile, pipe, i):
-        assert len(pipe) == i
-        pipe.append((load, tile))
-
-    monkeypatch.setattr(module, "bring", bring)
-    produce(*pipes)
-    return pipes
-
-
-def cut(x, tile, block):
-    """A tile of a matrix, with zeros behind its end, as TMA brings it."""
-    part = x[tile * block : (tile + 1) * block]
-    return np.concatenate([part, np.zeros((block - len(part), x.shape[1]))])
 
 
 def drawn(rows, keys, heads, seed):
@@ -144,10 +66,6 @@ def truth(q, dout, k, v, delta, band, softcap):
     )  # fmt: skip
 
 
-def config_of(block, ahead):
-    return SimpleNamespace(block=block, ahead=ahead)
-
-
 @settings(max_examples=40)
 @given(
     first_key=st.integers(0, 60), keys=st.integers(1, 130), rows=st.integers(1, 150),
@@ -166,44 +84,28 @@ def test_row_tiles_of_all_heads_add_up_to_dk_and_dv(
     last_key = min(first_key + 64, keys) - 1
     where = seen(first_key, last_key, -high, -low, rows, block)
     own = slice(first_key, last_key + 1)
-    cores = TensorCores()
+    cores, build = TensorCores(), build_of(block, ahead=ahead, capped=softcap > 0)
     with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore", invalid="ignore"):
-        queries, douts = (
-            Slots([cut(x[:, head], tile, block) for head, tile in order], 2)
-            for x, order in zip(
-                (q, dout),
-                brought(
-                    patch, backward_dkdv,
-                    lambda *pipes: plain(backward_dkdv._produce)(
-                        (None, None), *pipes, 0, heads, where
-                    ),
-                ),
-                strict=True,
-            )
+        orders = brought(
+            patch, row_tiles,
+            lambda into: plain(row_tiles.bring_rows)((None, None), into, (0, heads), where, 0),
         )  # fmt: skip
-        vectors = told(patch, block, lse, delta, heads, where, scale, softcap > 0)
+        slots = [
+            Slots([cut(x[:, head], tile * block, block) for (_, head), tile in order], 2)
+            for x, order in zip((q, dout), orders, strict=True)
+        ]
+        vectors = told(
+            patch, block,
+            lambda into: plain(row_tiles.tell_rows)(
+                (lse, delta), into, (0, rows), (0, heads), where, 0, scale, build
+            ),
+        )  # fmt: skip
         on_numpy(patch, key_gradients, cores)
-        patch.setattr(key_gradients, "flat", lambda x: x)
-        patch.setattr(
-            key_gradients, "cute",
-            SimpleNamespace(size=len, make_rmem_tensor=lambda n, _: Registers(2 * n)),
+        held, given = keys_at_work(
+            *(cut(x[own], 0, 64) for x in (k, v)), first_key, slots, vectors, (scale, cap, 0.3),
+            build,
         )  # fmt: skip
-        patch.setattr(
-            key_gradients, "pair_of",
-            lambda line, place: SimpleNamespace(load=lambda: (line[place], line[place + 1])),
-        )  # fmt: skip
-        held = key_gradients.Held(
-            *(Registers(block) for _ in range(4)), *(Registers(WIDTH) for _ in range(2))
-        )
-        for x in (held.dk, held.dv):
-            x.write([np.zeros(128)] * len(x))
-        given = key_gradients.Given(
-            LANE, [first_key + row_of(LANE, WARP, half) for half in (0, 1)],
-            *(cut(x[own], 0, 64) for x in (k, v)), queries, douts, queries.columns, douts.columns,
-            queries, douts, vectors, None, None, (rows, keys, low, high, scale, cap, 0.3),
-            SimpleNamespace(config=config_of(block, ahead), capped=softcap > 0),
-        )  # fmt: skip
-        plain(key_gradients.walk)(held, given, where, heads)
+        plain(key_gradients.walk)(held, given, Visit(rows, low, high, where), heads)
 
     assert not cores.asked, "somebody read sums that were not done"
     count = last_key + 1 - first_key
@@ -228,31 +130,19 @@ def test_key_tiles_add_up_to_dq(first_row, rows, keys, band, block, softcap, ahe
     last_row = min(first_row + 64, rows) - 1
     where = seen(first_row, last_row, low, high, keys, block)
     own = slice(first_row, last_row + 1)
-    cores = TensorCores()
+    cores, build = TensorCores(), build_of(block, ahead=ahead, capped=softcap > 0)
     with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore", invalid="ignore"):
         order, same = brought(
-            patch, backward_dq,
-            lambda *pipes: plain(backward_dq._produce)((None, None), *pipes, where),
-        )  # fmt: skip
-        assert order == same
-        k_slots, v_slots = (Slots([cut(x, tile, block) for _, tile in order], 2) for x in (k, v))
-        on_numpy(patch, row_gradients, cores)
-        held = row_gradients.Held(
-            *(Registers(block) for _ in range(3)), Registers(WIDTH), Registers(4), Registers(4)
+            patch, pipes, lambda into: plain(pipes.bring_abreast)((None, None), into, where, 0)
         )
-        held.dq.write([np.zeros(128)] * len(held.dq))
-        places = [first_row + row_of(LANE, WARP, half) for half in (0, 1)]
-        for half, place in enumerate(places):
-            line = np.minimum(place, rows - 1)
-            held.starts[half] = row_gradients.slopes.start(lse[line, 0], NUMPY)
-            held.deltas[half] = delta[line, 0]
-        given = row_gradients.Given(
-            LANE, places, *(cut(x[own, 0], 0, 64) for x in (q, dout)), k_slots, v_slots,
-            k_slots.columns, k_slots, v_slots, None, None,
-            (rows, keys, low, high, scale, cap, 0.3),
-            SimpleNamespace(config=config_of(block, ahead), capped=softcap > 0),
+        assert order == same
+        slots = [Slots([cut(x, tile * block, block) for _, tile in order], 2) for x in (k, v)]
+        on_numpy(patch, row_gradients, cores)
+        held, given = rows_at_work(
+            *(cut(x[own, 0], 0, 64) for x in (q, dout)), first_row, (lse[:, 0], delta[:, 0]), slots,
+            (scale, cap, 0.3), build,
         )  # fmt: skip
-        plain(row_gradients.walk)(held, given, where)
+        plain(row_gradients.walk)(held, given, Visit(keys, low, high, where))
 
     assert not cores.asked
     got = 0.3 * gathered(held.dq)[: last_row + 1 - first_row]

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from ring_attn_backends import BACKENDS, cute
-from ring_attn_backends.cute import build, serves
+from ring_attn_backends.cute import build, serves, table
 
 from ring_attn_bench.contract.ahead import ahead
+from ring_attn_bench.contract.backend import abilities, gathering
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.registry import backend_class
@@ -96,3 +97,20 @@ def test_what_compiles_ahead_is_its_class_and_asks_for_no_gpu(compiler, gpus, mo
     assert kind.architectures == ("sm_90a",)
     assert kind.kernels_ahead("sm_90a") > 0
     assert iter(kind.compile_ahead("sm_90a", 1))
+
+
+@pytest.mark.parametrize("offered", [False, True])
+def test_rings_may_ask_it_for_one_launch_where_the_table_says_so(
+    compiler, gpus, monkeypatch, offered
+):
+    gpus((9, 0))
+    monkeypatch.setattr(table, "GATHERS", offered)
+    made = cute.CuteBackend()
+
+    assert isinstance(made, cute.CuteBackend)
+    assert (gathering(made) is made) is offered
+    assert abilities(made, alibi=False).gathers is offered
+
+
+def test_one_launch_is_not_offered_before_a_gpu_has_run_it():
+    assert not table.GATHERS

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from ring_attn_backends.cute.programs import Visit
 
 from tests.played_kernels import Model, PlayedForward, at_once, fresh, multiplied, plain
 
@@ -26,7 +27,7 @@ def played(monkeypatch, groups, stages, edges, whole, seed):
     def consume(part):
         held, told = forward.begin(part)
         if edges + whole:
-            plain(consumer.walk)(held, told, consumer.Visit(None, None, None, where))
+            plain(consumer.walk)(held, told, Visit(None, None, None, where))
 
     def produce():
         if edges + whole:

@@ -30,7 +30,7 @@ from ring_attn_backends.cute.operands import (
     table,
     tokens,
 )
-from ring_attn_backends.cute.pipes import begin, load_of, new_pipe, order
+from ring_attn_backends.cute.pipes import begin, bring_pairs, load_of, new_pipe, order
 from ring_attn_backends.cute.programs import tile_and_head
 
 
@@ -128,6 +128,7 @@ def program(
                 ((own_k_atom, own_k), (own_v_atom, own_v)),
                 ((landed_k_atom, landed_k), (landed_v_atom, landed_v)),
                 (keys, values), (entries, words), span, (key_head, head_group, head_groups),
+                bring_pairs,
             )  # fmt: skip
     else:
         arch.setmaxregister_increase(more)

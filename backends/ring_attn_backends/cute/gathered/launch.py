@@ -1,7 +1,4 @@
-"""From tensors to a call of the kernel for gathered keys; shapes as in `contract.backend`.
-
-No backend offers it yet: `contract.backend.GatheringBackend` needs the gradients too.
-"""
+"""From tensors to calls of the kernels for gathered keys; shapes as in `contract.backend`."""
 
 from __future__ import annotations
 
@@ -22,14 +19,18 @@ from ring_attn_backends.cute.serves import readable, unreadable
 from ring_attn_backends.cute.table import Build, Config, chosen
 from ring_attn_backends.shared.gpus import multiprocessors
 from ring_attn_backends.shared.once import once
-from ring_attn_backends.shared.worklist import worklist
+from ring_attn_backends.shared.worklist import Worklist, worklist
 from ring_attn_bench.contract.tensors import Keys
 from ring_attn_bench.errors import Unsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ring_attn_bench.contract.tensors import Gathering
     from ring_attn_bench.plan.gathered import Gathered
     from ring_attn_bench.plan.problem import Score
+
+Strides = tuple[tuple[int, ...], ...]
 
 
 def forward_call(
@@ -43,28 +44,81 @@ def forward_call(
     batch, rows, heads, width = q.shape
     config = config or chosen(width, rows, batch * heads, multiprocessors(q))
     work = once(where, worklist, "rows", config.own, config.block, q.device)
-    q, own, key_heads = readable(q), Keys(*map(readable, merged(keys.own))), keys.own.k.shape[2]
-    # no tile is asked of landed keys where there are none
-    landed = merged(keys.landed) if keys.landed.k.shape[1] else own
-    named = zip(("landed k", "landed v", "out"), (*landed, out), strict=True)
-    why = next((why for name, x in named if (why := unreadable(name, x)) is not None), None)
-    if why is not None:
-        raise Unsupported("cute", why)
-    words, groups = keys.arrived, keys.head_groups
-    if words is None:
-        words, groups = once(where, all_landed, q.device), 1
-    tensors = (q, *own, *landed, out, lse, work.tiles, work.entries, words)
-    strides = (*(strides_of(x.shape, x.stride()) for x in tensors[:7]), (), (), ())
+    check([("out", out, None)])
     build = Build(
         config, name_of(q.dtype), name_of(out.dtype), score.softcap > 0, kernel="gathered.forward"
     )
-    passed = 2 * width * (own.k.shape[1] + keys.landed.k.shape[1]) * q.element_size()
-    together = heads // key_heads * max(1, L2_SHARE // max(1, passed))
+    return called(build, (readable(q),), (out, lse), keys, where, work, score)
+
+
+def called(
+    build: Build, read: tuple[Tensor, ...], rest: tuple[Tensor, ...], keys: Gathering,
+    where: Gathered, work: Worklist, score: Score,
+) -> Call:  # fmt: skip
+    """A launch. read: what its signature has before the keys, q first; rest: what it has behind
+    them, but for tables."""
+    q, words = read[0], keys.arrived
+    tables: tuple[Tensor, ...] = (work.tiles, work.entries)
+    if words is None:
+        words = once(where, all_landed, q.device)
+        tables = (*tables, words)
+    areas, strides = areas_of(keys, q.dtype)
+    told: tuple[float, ...] = factors(score.softmax_scale, score.softcap)
+    if build.kernel != "gathered.forward":
+        told = (*told, score.softmax_scale)
+    return Call(
+        build,
+        (*read, *areas, *rest, work.tiles, work.entries, words),
+        (*_strides(read), *strides, *_strides(rest), (), (), ()),
+        Numbers(_sizes(build, q, keys, work), (), told),
+        tables,
+    )
+
+
+def _sizes(build: Build, q: Tensor, keys: Gathering, work: Worklist) -> tuple[int, ...]:
+    """As `arguments.Numbers` has them."""
+    batch, rows, heads, width = q.shape
+    key_heads = keys.own.k.shape[2]
+    group = heads // key_heads
+    if build.kernel == "gathered.backward_dkdv":  # a program goes through a group's rows
+        all_heads, passed, together = key_heads * batch, rows * group, 1
+    else:
+        tokens = keys.own.k.shape[1] + keys.landed.k.shape[1]
+        all_heads, passed, together = heads * batch, tokens, group
+    together *= max(1, L2_SHARE // max(1, 2 * width * passed * q.element_size()))
+    groups = 1 if keys.arrived is None else keys.head_groups
     # programs go by groups of heads, as keys arrive
-    section = max(1, min(together, heads * batch // groups))
-    sizes = batch, rows, heads, key_heads, section, work.count, groups
-    told = factors(score.softmax_scale, score.softcap)
-    return Call(build, tensors, strides, Numbers(sizes, (), told))
+    section = max(1, min(together, all_heads // groups))
+    return batch, rows, heads, key_heads, section, work.count, groups
+
+
+def areas_of(keys: Gathering, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Strides]:
+    """Own k and v, landed k and v, and strides of each with the heads of all entries in one.
+
+    Tensors are those that were given, but for own ones that had to be copied.
+    """
+    own, landed = Keys(*map(readable, merged(keys.own))), merged(keys.landed)
+    pairs = [*zip(keys.own, own, strict=True)]
+    if landed.k.shape[1]:
+        check([("landed k", landed.k, dtype), ("landed v", landed.v, dtype)])
+        if any(map(_is_copy, keys.landed, landed)):
+            raise Unsupported("cute", "the landed heads of all batch entries are not in a row")
+        pairs += zip(keys.landed, landed, strict=True)
+    else:  # no tile is asked of landed keys
+        pairs *= 2
+    given = (told if _is_copy(x, told) else x for x, told in pairs)
+    return tuple(given), _strides(told for _, told in pairs)
+
+
+def _is_copy(given: Tensor, told: Tensor) -> bool:
+    return given.data_ptr() != told.data_ptr()
+
+
+def check(named: Iterable[tuple[str, Tensor, torch.dtype | None]]) -> None:
+    """Raises Unsupported where a kernel cannot read or write one of them where it lies."""
+    why = next((why for x in named if (why := unreadable(*x)) is not None), None)
+    if why is not None:
+        raise Unsupported("cute", why)
 
 
 def merged(keys: Keys) -> Keys:
@@ -79,3 +133,7 @@ def all_landed(where: Gathered, device: torch.device) -> Tensor:
     words = torch.ones(1 + where.pieces, dtype=torch.int32, device=device)
     words[0] = 0
     return words
+
+
+def _strides(tensors: Iterable[Tensor]) -> Strides:
+    return tuple(strides_of(x.shape, x.stride()) for x in tensors)

@@ -4,7 +4,7 @@ A table is its numbers in a row; with a list of Python's the same lines are test
 """
 # ruff: noqa: ANN001, ANN201 - Python's integers, or a kernel's
 
-from ring_attn_backends.cute.consumer import Visit
+from ring_attn_backends.cute.programs import Visit
 from ring_attn_backends.shared.worklist import ENTRY, TILE
 
 
@@ -12,6 +12,11 @@ def tile_of(tiles, number):
     """The tile's first token, where its line stops, and its entries from and to."""
     first, stop, begin, end = (tiles[number * TILE + i] for i in range(4))
     return (first, stop), (begin, end)
+
+
+def piece_of(tiles, number):
+    """The piece that a tile of keys is of."""
+    return tiles[number * TILE + 4]
 
 
 def side_of(entries, number):
@@ -22,6 +27,6 @@ def side_of(entries, number):
 
 
 def visit_of(entries, number):
-    """The same as rows see it."""
+    """The same as rows see it, or rows as keys do."""
     length, low, high, _, *where = (entries[number * ENTRY + i] for i in range(1, ENTRY))
     return Visit(length, low, high, tuple(where))

@@ -1,0 +1,70 @@
+"""The contract's gathered calls, each a launch that is kept (`cute.kept`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ring_attn_backends.cute.gathered.gradients import dkdv_call, dq_call
+from ring_attn_backends.cute.gathered.launch import forward_call
+from ring_attn_backends.cute.kept import enqueue
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ring_attn_backends.cute.arguments import Call
+    from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
+    from ring_attn_bench.plan.gathered import Gathered
+    from ring_attn_bench.plan.problem import Score
+
+
+def forward(q: Tensor, keys: Gathering, where: Gathered, score: Score) -> tuple[Tensor, Tensor]:
+    """The contract's `gathered_forward`."""
+    batch, rows, heads, _ = q.shape
+    out = q.new_empty(batch, rows, heads, keys.own.v.shape[-1])
+    lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
+    _enqueue(
+        "gathered forward", (q, out, lse), keys, where, score,
+        lambda: forward_call(q, keys, out, lse, where, score),
+    )  # fmt: skip
+    return out, lse
+
+
+def dkdv(
+    rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+    *, own_first: bool,
+) -> None:  # fmt: skip
+    """The contract's `gathered_dkdv`."""
+    _enqueue(
+        ("gathered dkdv", own_first), (*_read(rows), *own, *landed), keys, where, score,
+        lambda: dkdv_call(rows, keys, own, landed, where, score, own_first=own_first),
+    )  # fmt: skip
+
+
+def dq(rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
+    """The contract's `gathered_dq`."""
+    made = rows.q.new_empty(rows.q.shape)
+    _enqueue(
+        "gathered dq", (*_read(rows), made), keys, where, score,
+        lambda: dq_call(rows, keys, made, where, score),
+    )  # fmt: skip
+    return made
+
+
+def _read(rows: Rows) -> tuple[Tensor, ...]:
+    q, dout, _, lse, delta = rows
+    return (q, dout, lse) if delta is None else (q, dout, lse, delta)
+
+
+def _enqueue(
+    name: Hashable, given: tuple[Tensor, ...], keys: Gathering, where: Gathered, score: Score,
+    call: Callable[[], Call],
+) -> None:  # fmt: skip
+    waits = keys.arrived is not None
+    asked = name, id(where), waits, keys.head_groups  # to hash `where` takes longer than a launch
+    given = (*given, *keys.own, *keys.landed)
+    if keys.arrived is not None:
+        given = (*given, keys.arrived)
+    enqueue(asked, score, given, lambda: [call()], where, of_batch=where.of_batch)

@@ -1,0 +1,68 @@
+"""From tensors to calls of the backward kernels for gathered keys, as `launch` for the forward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ring_attn_backends.cute.arguments import name_of
+from ring_attn_backends.cute.gathered.launch import called, check
+from ring_attn_backends.cute.serves import readable_rows
+from ring_attn_backends.cute.table import BACKWARD, Build
+from ring_attn_backends.shared.once import once
+from ring_attn_backends.shared.worklist import worklist
+from ring_attn_bench.errors import Unsupported
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ring_attn_backends.cute.arguments import Call
+    from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
+    from ring_attn_bench.plan.gathered import Gathered
+    from ring_attn_bench.plan.problem import Score
+
+
+def dkdv_call(
+    rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+    *, own_first: bool,
+) -> Call:  # fmt: skip
+    """The contract's `gathered_dkdv` as a launch; Unsupported as `launch.forward_call` raises it.
+
+    The dtypes of own and of landed gradients need not be the same.
+    """
+    config = BACKWARD["backward_dkdv", rows.q.shape[-1]]
+    work = once(where, worklist, "keys", config.own, config.block, rows.q.device, own_first)
+    # no tile is of landed keys where there are none
+    away = landed if landed.k.shape[1] else own
+    check([("own dk", own.k, None), ("own dv", own.v, own.k.dtype)])
+    check([("landed dk", away.k, None), ("landed dv", away.v, away.k.dtype)])
+    build = Build(
+        config, name_of(rows.q.dtype), name_of(own.k.dtype), score.softcap > 0,
+        kernel="gathered.backward_dkdv", away=name_of(landed.k.dtype),
+    )  # fmt: skip
+    return called(build, *_read(rows, (*own, *away)), keys, where, work, score)
+
+
+def dq_call(rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Score) -> Call:
+    """The contract's `gathered_dq` as a launch that writes dq."""
+    config = BACKWARD["backward_dq", rows.q.shape[-1]]
+    work = once(where, worklist, "rows", config.own, config.block, rows.q.device)
+    check([("dq", dq, None)])
+    build = Build(
+        config, name_of(rows.q.dtype), name_of(dq.dtype), score.softcap > 0,
+        kernel="gathered.backward_dq",
+    )  # fmt: skip
+    return called(build, *_read(rows, (dq,)), keys, where, work, score)
+
+
+def _read(rows: Rows, results: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What a backward's signature has before the keys and behind them, but for tables."""
+    q, dout, _, lse, delta = readable_rows(rows)
+    if delta is None:
+        raise Unsupported("cute", "delta is missing, which the kernel reads")
+    check([("dout", dout, q.dtype)])
+    for name, line in (("lse", lse), ("delta", delta)):
+        if line.dtype is not torch.float32:
+            raise Unsupported("cute", f"{name} is {line.dtype}, not {torch.float32}")
+    return (q, dout), (lse, delta, *results)
