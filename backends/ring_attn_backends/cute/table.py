@@ -94,7 +94,7 @@ class Build:
 
 
 TABLE: dict[int, Config] = {
-    64: Config(width=64, block=128, stages=3, groups=3),
+    64: Config(width=64, block=128, stages=3, groups=3, lazy=False),
     128: Config(width=128, block=128, stages=2, groups=2),
 }
 """By head dim. FlashAttention-3 has the same tiles (Shah et al. 2024) but for 128 without a mask,
@@ -126,7 +126,7 @@ def chosen(width: int, rows: int, heads: int, multiprocessors: int) -> Config:
 CANDIDATES: dict[int, tuple[Config, ...]] = {
     64: (
         TABLE[64],
-        replace(TABLE[64], lazy=False),
+        replace(TABLE[64], lazy=True),
         Config(64, 128, 2, 3),
         Config(64, 192, 2, 2),
         Config(64, 128, 3, 2),
@@ -147,7 +147,7 @@ FIRST_ONLY = frozenset({Config(128, 176, 2, 2)})
 BACKWARD: dict[tuple[Kernel, int], Config] = {
     ("backward_dkdv", 64): Config(width=64, block=96, stages=3, groups=2),
     ("backward_dkdv", 128): Config(width=128, block=64, stages=3, groups=2),
-    ("backward_dq", 64): Config(width=64, block=64, stages=3, groups=3),
+    ("backward_dq", 64): Config(width=64, block=64, stages=3, groups=3, ahead=False),
     ("backward_dq", 128): Config(width=128, block=128, stages=2, groups=2, ahead=False),
 }
 """By kernel and head dim."""
@@ -170,7 +170,7 @@ BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
     ),
     ("backward_dq", 64): (
         BACKWARD["backward_dq", 64],
-        replace(BACKWARD["backward_dq", 64], ahead=False),
+        replace(BACKWARD["backward_dq", 64], ahead=True),
         Config(64, 128, 2, 2),
     ),
     ("backward_dq", 128): (
