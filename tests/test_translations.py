@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-GUIDES = ("flash-attn", "moving")
+GUIDES = ("choosing", "flash-attn", "moving")
 PAGES = {
     "README.zh-CN.md": "README.md",
     **{f"docs/{name}.zh-CN.md": f"docs/{name}.md" for name in GUIDES},
@@ -66,8 +66,8 @@ def anchors(page):
 
 
 def place(link, name):
-    """Where a link of the page `name` leads, as a page in two languages has it alike: the original's
-    path, and which heading of it."""
+    """Where a link of the page `name` leads, alike in both languages: the original's path, and
+    which heading of it."""
     path, _, anchor = link.partition("#")
     if "://" in path:
         return link
@@ -84,7 +84,7 @@ def links(page, name):
 
 
 def left(page, name):
-    """Links of a translation, but the first, to a page in the other language that has one in its own."""
+    """Links of a translation, but the first, to pages that its own language has too."""
     paths = (link.partition("#")[0] for link in LINK.findall(page)[1:])
     folder = posixpath.dirname(name)
     return [x for x in paths if posixpath.normpath(posixpath.join(folder, x)) in PAGES.values()]
@@ -170,6 +170,6 @@ def test_a_heading_is_the_same_place_in_both_languages_and_another_one_is_not():
 
 
 def test_a_link_to_the_other_language_is_noticed_where_there_is_a_page_in_this_one():
-    text = read("README.zh-CN.md").replace("(docs/moving.zh-CN.md)", "(docs/moving.md#x)")
+    text = "[](README.md) [](docs/api.md) [](docs/moving.zh-CN.md) [](docs/flash-attn.md#x)"
 
-    assert left(text, "README.zh-CN.md") == ["docs/moving.md"]
+    assert left(text, "README.zh-CN.md") == ["docs/flash-attn.md"]
