@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-GUIDES = ("choosing", "flash-attn", "moving", "promises")
+GUIDES = ("choosing", "flash-attn", "moving", "promises", "troubleshooting")
 PAGES = {
     "README.zh-CN.md": "README.md",
     **{f"docs/{name}.zh-CN.md": f"docs/{name}.md" for name in GUIDES},
