@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-GUIDES = ("choosing", "flash-attn", "moving", "promises", "troubleshooting")
+GUIDES = (
+    "choosing", "flash-attn", "integrations", "moving", "promises", "troubleshooting",
+)  # fmt: skip
 PAGES = {
     "README.zh-CN.md": "README.md",
     **{f"docs/{name}.zh-CN.md": f"docs/{name}.md" for name in GUIDES},
