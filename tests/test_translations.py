@@ -8,7 +8,8 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 GUIDES = (
-    "choosing", "flash-attn", "integrations", "moving", "promises", "troubleshooting",
+    "adding-a-backend", "choosing", "comparing", "flash-attn", "integrations", "moving",
+    "promises", "troubleshooting",
 )  # fmt: skip
 PAGES = {
     "README.zh-CN.md": "README.md",
