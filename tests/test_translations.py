@@ -9,7 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 GUIDES = (
     "adding-a-backend", "choosing", "comparing", "flash-attn", "integrations", "moving",
-    "promises", "troubleshooting",
+    "promises", "suites", "troubleshooting",
 )  # fmt: skip
 PAGES = {
     "README.zh-CN.md": "README.md",
