@@ -19,6 +19,7 @@ PAGES = {
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+NAMED = re.compile(r"[\w-]+\.(?:py|toml)\b|--\S+")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -40,10 +41,12 @@ def headings(page):
 
 
 def commands(page):
-    """Blocks of code without what stands behind a `#`, which is for people."""
+    """Blocks of code; of what stands behind a `#`, which is for people, files and options alone:
+    `# ten.py, started by: torchrun --nproc-per-node=2 ten.py` is how others run it."""
     return [
-        (language, [line.partition("#")[0].rstrip() for line in code.splitlines()])
-        for language, code in BLOCK.findall(page)
+        (language, [(run.rstrip(), NAMED.findall(said)) for run, _, said in lines])
+        for language, block in BLOCK.findall(page)
+        for lines in [[line.partition("#") for line in block.splitlines()]]
     ]
 
 
@@ -144,6 +147,14 @@ def test_what_only_one_of_them_has_is_noticed(asked):
     original = read("README.md")
 
     assert ASKED[asked](original + CHANGES[asked]) != ASKED[asked](original)
+
+
+def test_another_file_or_option_in_the_comment_that_starts_a_program_is_noticed():
+    original = read("README.md")
+
+    for wrong in ("torchrun --nproc-per-node=4 ten.py", "torchrun --nproc-per-node=2 eleven.py"):
+        changed = original.replace("torchrun --nproc-per-node=2 ten.py", wrong)
+        assert commands(changed) != commands(original)
 
 
 @pytest.mark.parametrize(
