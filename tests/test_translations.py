@@ -19,6 +19,7 @@ PAGES = {
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+ITALICS = re.compile(r"(?<!\*)\*(\w[^*\n]*)\*(?!\*)")
 NAMED = re.compile(r"[\w-]+\.(?:py|toml)\b|--\S+")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -63,6 +64,11 @@ def figures(page):
 
 def names(page):
     return sorted(CODE.findall(" ".join(without_blocks(page).split())))
+
+
+def quoted(page):
+    """What stands in italics, such as what the program says, which it says in English."""
+    return set(ITALICS.findall(CODE.sub("", without_blocks(page)).lower()))
 
 
 def anchors(page):
@@ -115,6 +121,14 @@ def test_a_translation_has_what_its_original_has(page, original, asked):
 
     assert written or original != "README.md"  # which has some of each
     assert asked(read(page)) == written
+
+
+@pytest.mark.parametrize(("page", "original"), PAGES.items())
+def test_what_a_translation_quotes_in_english_is_quoted_by_its_original(page, original):
+    english = {words for words in quoted(read(page)) if words.isascii()}
+
+    assert english <= quoted(read(original))
+    assert english or "troubleshooting" not in page
 
 
 @pytest.mark.parametrize(("page", "original"), PAGES.items())
