@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ring_attn_backends.cute import table
 from ring_attn_bench.contract.tensors import Keys, Running, Sums
 from ring_attn_bench.errors import BackendUnavailable, Unsupported
 from ring_attn_bench.plan.block import Alibi, Form
@@ -34,11 +33,6 @@ class CuteBackend:
     rounds_gradients = True
     architectures = ("sm_90a",)
     worker_environment: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-
-    def __new__(cls) -> CuteBackend:
-        """One that takes gathered keys, too, where the table says that rings may ask for it."""
-        takes = cls is CuteBackend and table.GATHERS
-        return object.__new__(GatheringCuteBackend if takes else cls)
 
     def __init__(self) -> None:
         from ring_attn_backends.cute.serves import lacking, lacking_gpu
@@ -136,10 +130,6 @@ class CuteBackend:
                 rows, keys, sums, block, score, first=first, first_keys=first_keys
             ),
         )  # fmt: skip
-
-
-class GatheringCuteBackend(CuteBackend):
-    """The same with keys of many ranks in one launch: the contract's `GatheringBackend`."""
 
     def gathered_forward(
         self, q: Tensor, keys: Gathering, where: Gathered, score: Score

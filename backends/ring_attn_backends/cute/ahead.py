@@ -9,7 +9,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from ring_attn_backends.cute import build, table
+from ring_attn_backends.cute import build
 from ring_attn_backends.cute.table import BACKWARD, Build, Dtype, serving
 from ring_attn_bench.contract.ahead import CompiledAhead
 from ring_attn_bench.errors import BackendUnavailable
@@ -26,8 +26,7 @@ def builds() -> Iterator[Build]:
         for (kernel, _), config in BACKWARD.items():
             for out in outs[carried:]:  # what is added to is float32
                 yield Build(config, dtype, out, capped, carried, kernel)
-    if table.GATHERS:
-        yield from gathered_builds()
+    yield from gathered_builds()
 
 
 def gathered_builds() -> Iterator[Build]:

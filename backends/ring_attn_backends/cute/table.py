@@ -152,10 +152,6 @@ BACKWARD: dict[tuple[Kernel, int], Config] = {
 }
 """By kernel and head dim."""
 
-GATHERS = False
-"""Whether rings may have these kernels take gathered keys, in one launch: not before
-`scripts/cute_check.py --only gathered` has said on an H200 that they are right."""
-
 BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
     ("backward_dkdv", 64): (
         BACKWARD["backward_dkdv", 64],

@@ -21,12 +21,8 @@ class OnCpu(cute.CuteBackend):
         return serves.refused(replace(problem, device="cuda"), serves.CAPABILITY)
 
 
-class GatheringOnCpu(OnCpu, cute.GatheringCuteBackend):
-    """The same where rings may ask for one launch."""
-
-
-@pytest.fixture(params=[OnCpu, GatheringOnCpu])
-def backend(monkeypatch, request):
+@pytest.fixture
+def backend(monkeypatch):
     for lacks in ("lacking", "lacking_gpu"):
         monkeypatch.setattr(serves, lacks, lambda: None)
 
@@ -36,7 +32,7 @@ def backend(monkeypatch, request):
         (launch._nothing_seen if call.is_empty else carry_out)(call)
 
     monkeypatch.setattr(launch, "enqueue", enqueue)
-    return request.param()
+    return OnCpu()
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

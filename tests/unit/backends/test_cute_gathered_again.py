@@ -39,7 +39,7 @@ def backend(monkeypatch):
     for lacks in ("lacking", "lacking_gpu"):
         monkeypatch.setattr(serves, lacks, lambda: None)
     monkeypatch.setattr(kept, "_kept_of_batches", {})
-    return cute.GatheringCuteBackend()
+    return cute.CuteBackend()
 
 
 def where_of(*, of_batch=False):

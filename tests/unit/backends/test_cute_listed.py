@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ring_attn_backends import BACKENDS, cute
-from ring_attn_backends.cute import build, serves, table
+from ring_attn_backends.cute import build, serves
 
 from ring_attn_bench.contract.ahead import ahead
 from ring_attn_bench.contract.backend import abilities, gathering
@@ -99,18 +99,9 @@ def test_what_compiles_ahead_is_its_class_and_asks_for_no_gpu(compiler, gpus, mo
     assert iter(kind.compile_ahead("sm_90a", 1))
 
 
-@pytest.mark.parametrize("offered", [False, True])
-def test_rings_may_ask_it_for_one_launch_where_the_table_says_so(
-    compiler, gpus, monkeypatch, offered
-):
+def test_rings_may_ask_it_for_one_launch(compiler, gpus):
     gpus((9, 0))
-    monkeypatch.setattr(table, "GATHERS", offered)
     made = cute.CuteBackend()
 
-    assert isinstance(made, cute.CuteBackend)
-    assert (gathering(made) is made) is offered
-    assert abilities(made, alibi=False).gathers is offered
-
-
-def test_one_launch_is_not_offered_before_a_gpu_has_run_it():
-    assert not table.GATHERS
+    assert gathering(made) is made
+    assert abilities(made, alibi=False).gathers
