@@ -22,6 +22,9 @@ CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 ITALICS = re.compile(r"(?<!\*)\*(\w[^*\n]*)\*(?!\*)")
 NAMED = re.compile(r"[\w-]+\.(?:py|toml)\b|--\S+")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+HAN = "[\u4e00-\u9fff]"
+TORN = re.compile(rf"{HAN}\**\n *[*\[]*{HAN}")
+"""A line that ends inside of Chinese words, where a browser puts a space."""
 
 
 def read(name):
@@ -201,3 +204,9 @@ def test_a_link_to_the_other_language_is_noticed_where_there_is_a_page_in_this_o
     text = "[](README.md) [](docs/api.md) [](docs/moving.zh-CN.md) [](docs/flash-attn.md#x)"
 
     assert left(text, "README.zh-CN.md") == ["docs/flash-attn.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_of_a_translation_ends_inside_of_chinese_words(page):
+    assert TORN.findall("词\n  *语*") == ["词\n  *语"]
+    assert TORN.findall(without_blocks(read(page))) == []
