@@ -23,6 +23,7 @@ KNOWN = {
 """Of transformers' mask functions, those that causality, a window and documents are made of."""
 _ALONE = {"causal_mask_function", "bidirectional_mask_function"}
 _PACKED = "packed_sequence_mask_function.<locals>.inner_mask"
+_ACROSS = "bidirectional_mask_function"
 
 
 def documents(
@@ -38,13 +39,15 @@ def documents(
     """int32 (batch_size, keys): 0 where no token is, else the number of its document; None is one
     document of each entry, without padding.
 
-    A mask function of transformers'. Of a cache with room that is not filled, only the filled part.
+    A mask function of transformers'. Of a cache with room that is not filled, only the filled part:
+    its last keys are the queries', which are none of the keys where a decoder looks at an encoder.
     Raises InvalidArgument for a mask that is more than causality, a window and documents.
     """
     packed = documents_in(mask_function)
     if packed is not None:
         return packed.expand(batch_size, -1).to(torch.int32) + 1
-    filled = int(q_offset) + q_length - kv_offset
+    is_across = any(_name(part) == _ACROSS for part in _parts(mask_function))
+    filled = kv_length if is_across else int(q_offset) + q_length - kv_offset
     if attention_mask is None:
         if filled >= kv_length:
             return None

@@ -133,6 +133,45 @@ def test_what_is_generated_over_a_cache_is_what_the_whole_text_gives(kind, name,
     assert_as_near([logits], [without_a_cache(plain, texts)], [without_a_cache(truth, texts)])
 
 
+@pytest.mark.parametrize("padding", [None, "left", "right"])
+@pytest.mark.parametrize("queries", [5, TOKENS, 17])
+def test_a_decoder_sees_all_that_an_encoder_gave_but_padding(name, queries, padding):
+    there = None if padding is None else padded(padding)
+    decoder = torch.randint(3, 64, (2, queries), generator=torch.Generator().manual_seed(7))
+    weights = torch.randn(2, queries, 64, generator=torch.Generator().manual_seed(8))
+    model = made("bart")
+    found, right = (
+        differentiated(
+            attending(model, attention, F64), weights.double(), input_ids=IDS,
+            attention_mask=there, decoder_input_ids=decoder,
+        )
+        for attention in (name, "eager")
+    )  # fmt: skip
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+
+
+def test_a_row_that_is_all_padding_is_0_for_a_decoder(name):
+    there = padded("left")
+    there[0] = 0
+    found = attending(made("bart"), name, F32)(IDS, attention_mask=there, decoder_input_ids=IDS)
+    alone = attending(made("bart"), name, F32)(IDS[1:], decoder_input_ids=IDS[1:])
+    torch.testing.assert_close(found.logits[1:], alone.logits, rtol=1e-4, atol=1e-5)
+    assert bool(found.logits.isfinite().all())
+
+
+def test_padding_between_tokens_is_a_sentence_where_a_window_counts_it(name):
+    there = torch.ones(2, TOKENS, dtype=torch.long)
+    there[0, 3:5] = 0
+    with pytest.raises(InvalidArgument, match="has padding between tokens"):
+        attending(made("qwen"), name, F32)(IDS, attention_mask=there)
+    model = made("llama")
+    ours, right = (
+        attending(model, attention, F32)(IDS, attention_mask=there).logits
+        for attention in (name, "sdpa")
+    )
+    torch.testing.assert_close(ours[there.bool()], right[there.bool()], rtol=1e-4, atol=1e-5)
+
+
 def test_positions_that_are_changed_in_place_are_read_again(name):
     model = attending(made("llama"), name, F32)
     positions = torch.arange(TOKENS)[None].expand(2, -1).contiguous()
