@@ -44,7 +44,9 @@ def made(kind: str) -> torch.nn.Module:
     import transformers
 
     torch.manual_seed(3)
-    if kind == "bart":
+    if kind == "bert":
+        found = transformers.BertForMaskedLM(transformers.BertConfig(**SHAPE))
+    elif kind == "bart":
         found = transformers.BartForConditionalGeneration(transformers.BartConfig(**BART))
     else:
         model, config, more = KINDS[kind]

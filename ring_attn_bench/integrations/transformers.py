@@ -178,10 +178,21 @@ class OnRing:
         return out, None
 
     def _check_positions(self, given: object, tokens: int) -> None:
-        """Raises InvalidArgument for positions that are not those of this rank's shard."""
-        if not isinstance(given, Tensor) or given.dim() != 2 or is_compiling():
+        """Raises InvalidArgument for positions that are not those of this rank's shard.
+
+        None are too, of several ranks: a model that leaves them out counts each shard from 0.
+        """
+        if is_compiling() or (isinstance(given, Tensor) and given.dim() != 2):
             return
         ring = context_of(self.group, self.context)
+        if not isinstance(given, Tensor):
+            if ring.world_size == 1:
+                return
+            raise InvalidArgument(
+                "the attention was given no position_ids, and a model that has none counts the "
+                f"tokens of every rank from 0; pass ring_attn_bench.position_ids({tokens} * "
+                f"{ring.world_size}, {ring.rank}, {ring.world_size}, {self.partition!r})[None]."
+            )
         where = ring.rank, ring.world_size, self.partition
         if not kept_on(given, (tokens, where), partial(_are_shards, given, tokens, where)):
             raise InvalidArgument(

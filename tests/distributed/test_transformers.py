@@ -75,11 +75,13 @@ def refused(ring, how):
     right = position_ids(TOKENS, *where)[None]
     given = {
         "other positions": {"position_ids": torch.arange(ids.shape[1])[None] + 1},
+        "no positions": {},  # of a model that hands none to its attention unless it is given some
         "padding": {"position_ids": right, "attention_mask": torch.tensor([[0, *[1] * 7]] * 2)},
     }[how]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = attending(made("llama"), registered(ring, "zigzag"), torch.float32)
+        kind = "bert" if how == "no positions" else "llama"
+        model = attending(made(kind), registered(ring, "zigzag"), torch.float32)
         model(ids, **given, use_cache=False)
 
 
@@ -87,6 +89,7 @@ def refused(ring, how):
     ("how", "sentence"),
     [
         ("other positions", "position_ids are not those of rank"),
+        ("no positions", "the attention was given no position_ids"),
         ("padding", "padding and packed sequences are not dealt to ranks"),
     ],
 )
