@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.nn import functional
 
 from ring_attn_bench.errors import InvalidArgument
 
@@ -54,6 +55,8 @@ def documents(
         device = others.get("device")
         return torch.ones(batch_size, filled, dtype=torch.int32, device=device)
     there = attention_mask[:, kv_offset : kv_offset + filled]
+    # what a mask does not reach is no token, as in transformers' own masks
+    there = functional.pad(there, (0, filled - there.shape[1]))
     if there.shape[1] == kv_length and bool(there.all()):
         return None
     return there.to(torch.int32)
@@ -110,5 +113,5 @@ def of_positions(position_ids: Tensor, batch: int) -> Tensor | None:
     begins = position_ids.diff(dim=1) != 1
     if not bool(begins.any()):
         return None
-    numbers = torch.nn.functional.pad(begins.cumsum(1, dtype=torch.int32), (1, 0))
+    numbers = functional.pad(begins.cumsum(1, dtype=torch.int32), (1, 0))
     return (numbers + 1).expand(batch, -1)

@@ -72,11 +72,11 @@ def _laid_out(documents: Tensor, queries: int, causal: bool) -> Layout:
     there = torch.nn.functional.pad(documents > 0, (1, 0)).int()
     has_holes = bool(((there.diff() > 0).sum(1) > 1).any())
     if not causal and bool((documents == 0).any()):
-        counts = (documents > 0).sum(1)
-        at_q = torch.arange(batch * queries, device=documents.device)
-        starts = _starts(torch.full_like(counts, queries)), _starts(counts)
-        at_k = documents.flatten().nonzero().flatten()
-        return Layout(at_q, at_k, *starts, queries, int(counts.max()), has_holes)
+        return _each_row_over_its_keys(documents, queries, has_holes)
+    if not bool((documents > 0).any()):
+        none = documents.new_zeros(0, dtype=torch.int64)
+        starts = documents.new_zeros(2, dtype=torch.int32)  # of one document without tokens
+        return Layout(none, none, starts, starts, 0, 0, has_holes)
     entries = torch.arange(batch, device=documents.device)[:, None] * (documents.max() + 1)
     numbers = torch.where(documents > 0, documents + entries, 0)
     of_k, of_q = numbers.flatten(), numbers[:, keys - queries :].flatten()
@@ -85,6 +85,14 @@ def _laid_out(documents: Tensor, queries: int, causal: bool) -> Layout:
     counts_q = torch.bincount(torch.searchsorted(each, of_q[at_q]), minlength=len(each))
     longest_q, longest_k = torch.stack([counts_q.max(), counts_k.max()]).tolist()
     return Layout(at_q, at_k, _starts(counts_q), _starts(counts_k), longest_q, longest_k, has_holes)
+
+
+def _each_row_over_its_keys(documents: Tensor, queries: int, has_holes: bool) -> Layout:
+    counts = (documents > 0).sum(1)
+    at_q = torch.arange(len(documents) * queries, device=documents.device)
+    at_k = documents.flatten().nonzero().flatten()
+    starts_q, starts_k = _starts(torch.full_like(counts, queries)), _starts(counts)
+    return Layout(at_q, at_k, starts_q, starts_k, queries, int(counts.max()), has_holes)
 
 
 def _starts(counts: Tensor) -> Tensor:

@@ -159,6 +159,37 @@ def test_a_row_that_is_all_padding_is_0_for_a_decoder(name):
     assert bool(found.logits.isfinite().all())
 
 
+def test_a_batch_that_is_all_padding_has_gradients_of_0(name):
+    model = attending(made("llama"), name, F32)
+    logits = model(IDS, attention_mask=torch.zeros(2, TOKENS, dtype=torch.long)).logits
+    logits.sum().backward()
+    gradient = model.model.layers[0].self_attn.q_proj.weight.grad
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+    assert bool(logits.isfinite().all())
+
+
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_what_a_mask_does_not_reach_is_no_token(name, use_cache):
+    model = attending(made("llama"), name, F32)
+    there = torch.ones(2, TOKENS - 3, dtype=torch.long)
+    there[0, :2] = 0
+    whole = torch.nn.functional.pad(there, (0, 3))
+    found, right = (
+        model(IDS, attention_mask=mask, use_cache=use_cache).logits for mask in (there, whole)
+    )
+    assert torch.equal(found, right)
+
+
+def test_positions_and_masks_are_saved_as_they_were_before_a_model_read_them(name, tmp_path):
+    model = attending(made("llama"), name, F32)
+    positions, there = POSITIONS.clone(), padded("left")
+    model(IDS, position_ids=positions)
+    model(IDS, attention_mask=there)
+    torch.save([positions, there], tmp_path / "batch.pt")
+    for found, right in zip(torch.load(tmp_path / "batch.pt"), (positions, there), strict=True):
+        assert torch.equal(found, right)
+
+
 def test_padding_between_tokens_is_a_sentence_where_a_window_counts_it(name):
     there = torch.ones(2, TOKENS, dtype=torch.long)
     there[0, 3:5] = 0
