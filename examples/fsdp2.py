@@ -105,6 +105,11 @@ def main() -> int:
     if on_gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo")
+    if asked.cp < 1 or dist.get_world_size() % asked.cp:
+        options.error(
+            f"--cp is {asked.cp}; it must divide the {dist.get_world_size()} ranks that torchrun "
+            "started."
+        )
     shape = dist.get_world_size() // asked.cp, asked.cp
     mesh = init_device_mesh(device.type, shape, mesh_dim_names=("dp", "cp"))
     where = [(mesh[axis].get_local_rank(), mesh[axis].size()) for axis in ("dp", "cp")]

@@ -79,7 +79,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="a folder for losses.csv and losses.png")
     parser.add_argument("--save", type=Path, help="where to keep the first backend's model")
     parser.add_argument("--resume", type=Path, help="a kept model to go on from")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    for name in ("steps", "tokens", "batch", "seeds"):
+        if getattr(asked, name) < 1:
+            parser.error(f"--{name} is {getattr(asked, name)}; it must be at least 1.")
+    if asked.head_dim < 2 or asked.head_dim % 2:
+        parser.error(f"--head-dim is {asked.head_dim}; rotary embeddings need an even one, from 2.")
+    if not asked.backend + asked.one_device:
+        parser.error("no backend is named; name one behind --backend or --one-device.")
+    if asked.resume and not asked.resume.is_file():
+        parser.error(f"--resume is {asked.resume}, which is no file.")
+    return asked
 
 
 def started() -> torch.device:

@@ -250,6 +250,8 @@ def _checked_dim(x: Tensor, dim: int) -> int:
 
 
 def _check_rank(rank: int, world_size: int) -> None:
+    if world_size < 1:
+        raise InvalidArgument(f"world_size is {world_size}; it must be at least 1.")
     if not 0 <= rank < world_size:
         raise InvalidArgument(
             f"rank is {rank}; with world_size {world_size} it must be in [0, {world_size})."

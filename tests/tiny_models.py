@@ -30,16 +30,29 @@ KINDS = {
 }  # fmt: skip
 """Grouped heads; a window in one layer of two; window and softcap; window and sink."""
 
+BART = {
+    "vocab_size": 64, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None,
+}  # fmt: skip
+"""An encoder, and a decoder that looks at it."""
+
 
 def made(kind: str) -> torch.nn.Module:
     """A model with numbers of a seed, whose sinks and scores are large enough to be felt."""
     import transformers
 
-    model, config, more = KINDS[kind]
     torch.manual_seed(3)
-    found = getattr(transformers, f"{model}ForCausalLM")(
-        getattr(transformers, config)(**SHAPE, **more)
-    )
+    if kind == "bert":
+        found = transformers.BertForMaskedLM(transformers.BertConfig(**SHAPE))
+    elif kind == "bart":
+        found = transformers.BartForConditionalGeneration(transformers.BartConfig(**BART))
+    else:
+        model, config, more = KINDS[kind]
+        found = getattr(transformers, f"{model}ForCausalLM")(
+            getattr(transformers, config)(**SHAPE, **more)
+        )
     if kind == "gpt_oss":
         found.set_experts_implementation("eager")  # which alone knows float64
     with torch.no_grad():

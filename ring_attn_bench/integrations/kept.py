@@ -1,4 +1,4 @@
-"""What follows from a tensor's numbers, kept on the tensor: every layer of a model asks for it."""
+"""What follows from a tensor's numbers, kept as long as it: every layer of a model asks for it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Found = TypeVar("Found")
 
-_NAME = "_ring_attn_bench_kept"
+_KEPT: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""By tensor, and not on it: what is kept would be saved with it, where torch.load refuses it."""
 
 
 def kept_on(x: Tensor, what: Hashable, make: Callable[[], Found]) -> Found:
@@ -22,7 +24,7 @@ def kept_on(x: Tensor, what: Hashable, make: Callable[[], Found]) -> Found:
     """
     if is_compiling() or x.is_inference():
         return make()
-    kept: dict[Hashable, Found] = x.__dict__.setdefault(_NAME, {})
+    kept: dict[Hashable, Found] = _KEPT.setdefault(x, {})
     key = what, x._version
     if key not in kept:
         kept[key] = make()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.nn import functional
 
 from ring_attn_bench.errors import InvalidArgument
 
@@ -23,6 +24,7 @@ KNOWN = {
 """Of transformers' mask functions, those that causality, a window and documents are made of."""
 _ALONE = {"causal_mask_function", "bidirectional_mask_function"}
 _PACKED = "packed_sequence_mask_function.<locals>.inner_mask"
+_ACROSS = "bidirectional_mask_function"
 
 
 def documents(
@@ -38,19 +40,23 @@ def documents(
     """int32 (batch_size, keys): 0 where no token is, else the number of its document; None is one
     document of each entry, without padding.
 
-    A mask function of transformers'. Of a cache with room that is not filled, only the filled part.
+    A mask function of transformers'. Of a cache with room that is not filled, only the filled part:
+    its last keys are the queries', which are none of the keys where a decoder looks at an encoder.
     Raises InvalidArgument for a mask that is more than causality, a window and documents.
     """
     packed = documents_in(mask_function)
     if packed is not None:
         return packed.expand(batch_size, -1).to(torch.int32) + 1
-    filled = int(q_offset) + q_length - kv_offset
+    is_across = any(_name(part) == _ACROSS for part in _parts(mask_function))
+    filled = kv_length if is_across else int(q_offset) + q_length - kv_offset
     if attention_mask is None:
         if filled >= kv_length:
             return None
         device = others.get("device")
         return torch.ones(batch_size, filled, dtype=torch.int32, device=device)
     there = attention_mask[:, kv_offset : kv_offset + filled]
+    # what a mask does not reach is no token, as in transformers' own masks
+    there = functional.pad(there, (0, filled - there.shape[1]))
     if there.shape[1] == kv_length and bool(there.all()):
         return None
     return there.to(torch.int32)
@@ -107,5 +113,5 @@ def of_positions(position_ids: Tensor, batch: int) -> Tensor | None:
     begins = position_ids.diff(dim=1) != 1
     if not bool(begins.any()):
         return None
-    numbers = torch.nn.functional.pad(begins.cumsum(1, dtype=torch.int32), (1, 0))
+    numbers = functional.pad(begins.cumsum(1, dtype=torch.int32), (1, 0))
     return (numbers + 1).expand(batch, -1)

@@ -41,11 +41,17 @@ def own_context_parallel(
     cp_mesh: one axis, all ranks of which call this together. backend: a name from
     `ring-attn-bench list`.
 
-    Raises UnknownName, or as `RingContext`.
+    Raises InvalidArgument for a model whose attention cannot be chosen, UnknownName, or as
+    `RingContext`.
     """
     get_partition(partition)
     register(name, backend=backend, partition=partition, group=cp_mesh)
     model.set_attn_implementation(name)  # type: ignore[operator]  # a method of transformers'
+    if model.config._attn_implementation != name:  # type: ignore[union-attr]
+        raise InvalidArgument(
+            f"{type(model).__name__} does not ask transformers for its attention and keeps its "
+            "own, of each rank's tokens alone; take a model that does."
+        )
     model.prepare_model_inputs_for_cp = Hook(partition)  # type: ignore[assignment]
 
 

@@ -30,6 +30,7 @@ from ring_attn_bench.attention import flash_attn_func, flash_attn_varlen_func
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.integrations import masks, ragged
 from ring_attn_bench.integrations.kept import kept_on
+from ring_attn_bench.ring.call import tell
 from ring_attn_bench.ring.context import RingContext, context_of
 from ring_attn_bench.ring_attention import ring_attn_func
 from ring_attn_bench.sharding import position_ids as positions_of
@@ -157,6 +158,24 @@ class OnRing:
     ) -> tuple[Tensor, None]:
         """out (batch, tokens, heads, head_dim of v) of this rank's (batch, heads, tokens, ...)."""
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        try:
+            self._check(q, k, attention_mask, kwargs)
+            named = _named(module, dropout, scaling, sliding_window, softcap, is_causal, s_aux)
+        except Exception:
+            if not is_compiling():  # padding may be in one rank's tokens alone
+                tell(q, context_of(self.group, self.context))
+            raise
+        named["sink"] = named.pop("s_aux")
+        out = ring_attn_func(
+            q, k, v, **named, partition=self.partition, group=self.group, context=self.context,
+            backend=self.backend,
+        )  # fmt: skip
+        return out, None
+
+    def _check(
+        self, q: Tensor, k: Tensor, attention_mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> None:
+        """Raises InvalidArgument for what is not dealt to ranks."""
         _check(attention_mask, kwargs)
         if attention_mask is not None or kwargs.get("cu_seq_lens_q") is not None:
             raise InvalidArgument(
@@ -169,19 +188,24 @@ class OnRing:
                 "ranks; call the model with use_cache=False."
             )
         self._check_positions(kwargs.get("position_ids"), q.shape[1])
-        named = _named(module, dropout, scaling, sliding_window, softcap, is_causal, s_aux)
-        named["sink"] = named.pop("s_aux")
-        out = ring_attn_func(
-            q, k, v, **named, partition=self.partition, group=self.group, context=self.context,
-            backend=self.backend,
-        )  # fmt: skip
-        return out, None
 
     def _check_positions(self, given: object, tokens: int) -> None:
-        """Raises InvalidArgument for positions that are not those of this rank's shard."""
-        if not isinstance(given, Tensor) or given.dim() != 2 or is_compiling():
+        """Raises InvalidArgument for positions that are not those of this rank's shard.
+
+        None are too, of several ranks: a model that leaves them out counts each shard from 0.
+        """
+        if is_compiling() or (isinstance(given, Tensor) and given.dim() != 2):
             return
         ring = context_of(self.group, self.context)
+        if not isinstance(given, Tensor):
+            if ring.world_size == 1:
+                return
+            raise InvalidArgument(
+                "the attention was given no position_ids, and a model that has none counts the "
+                f"tokens of every rank from 0; pass ring_attn_bench.position_ids("
+                f"{tokens * ring.world_size}, {ring.rank}, {ring.world_size}, "
+                f"{self.partition!r})[None]."
+            )
         where = ring.rank, ring.world_size, self.partition
         if not kept_on(given, (tokens, where), partial(_are_shards, given, tokens, where)):
             raise InvalidArgument(

@@ -77,3 +77,12 @@ def test_the_example_trains_as_one_process_does(options):
     *steps, last = done.stdout.splitlines()
     assert len(steps) == 3
     assert last == f"dp, cp = ({int(world_size) // 2}, 2): losses equal"
+
+
+def test_a_ring_that_does_not_divide_the_ranks_is_a_sentence():
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1",
+        "examples/fsdp2.py", "--cp", "2",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=limit(60))
+    assert "error: --cp is 2; it must divide the 1 ranks that torchrun started." in done.stderr

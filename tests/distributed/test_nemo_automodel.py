@@ -143,6 +143,13 @@ def test_masks_are_padded_and_dealt_with_the_tokens(ranks):
 
 def refused(ring, how):
     model, sharder = owned(ring)
+    if how == "own attention":
+        from transformers import BloomConfig, BloomForCausalLM
+
+        from ring_attn_bench.integrations.nemo_automodel import own_context_parallel
+
+        bloom = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4))
+        own_context_parallel(bloom, axis(ring))
     batch = rows()
     mask = batch["attention_mask"].flip(1)
     positions = torch.arange(TOKENS).expand(2, -1) % 5
@@ -156,6 +163,7 @@ def refused(ring, how):
 
 
 SENTENCES = [
+    ("own attention", "BloomForCausalLM does not ask transformers for its attention"),
     ("packed", "the batch is packed"),
     ("left", "attention_mask is more than padding behind"),
     ("4 dims", "attention_mask is more than padding behind"),

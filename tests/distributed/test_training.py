@@ -72,6 +72,22 @@ def test_backends_train_alike_over_seeds_and_are_drawn_with_their_range(tmp_path
     assert (tmp_path / "losses.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--steps 0", "--steps is 0; it must be at least 1."),
+        ("--head-dim 7", "--head-dim is 7; rotary embeddings need an even one, from 2."),
+        ("--backend", "no backend is named; name one behind --backend or --one-device."),
+        ("--resume nowhere.pt", "--resume is nowhere.pt, which is no file."),
+    ],
+)
+def test_what_nobody_can_train_by_is_a_sentence(options, sentence):
+    command = [sys.executable, "examples/train_tiny_gpt.py", *options.split()]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=limit(60))
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"error: {sentence}\n")
+
+
 def test_attention_that_sees_one_token_too_few_is_not_within_the_bounds(tiny):
     task = tiny.training.Task(torch.device("cpu"), 32, 2, 0)
 

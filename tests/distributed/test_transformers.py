@@ -75,11 +75,17 @@ def refused(ring, how):
     right = position_ids(TOKENS, *where)[None]
     given = {
         "other positions": {"position_ids": torch.arange(ids.shape[1])[None] + 1},
+        "no positions": {},  # of a model that hands none to its attention unless it is given some
+        "padding on one rank": {
+            "position_ids": right,
+            "attention_mask": torch.tensor([[1] * 7 + [int(ring.rank == 0)]] * 2),
+        },
         "padding": {"position_ids": right, "attention_mask": torch.tensor([[0, *[1] * 7]] * 2)},
     }[how]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = attending(made("llama"), registered(ring, "zigzag"), torch.float32)
+        kind = "bert" if how == "no positions" else "llama"
+        model = attending(made(kind), registered(ring, "zigzag"), torch.float32)
         model(ids, **given, use_cache=False)
 
 
@@ -87,6 +93,7 @@ def refused(ring, how):
     ("how", "sentence"),
     [
         ("other positions", "position_ids are not those of rank"),
+        ("no positions", "the attention was given no position_ids"),
         ("padding", "padding and packed sequences are not dealt to ranks"),
     ],
 )
@@ -94,3 +101,11 @@ def test_what_is_not_dealt_is_a_sentence(ranks, how, sentence):
     for found in ranks.outcomes(refused, how, world_size=2, limit=60):
         assert isinstance(found, Raised)
         assert sentence in found.text
+
+
+def test_padding_on_one_rank_is_told_to_the_other(ranks):
+    waited, refusing = ranks.outcomes(refused, "padding on one rank", world_size=2, limit=20)
+    assert isinstance(waited, Raised)
+    assert "rank 1" in waited.text
+    assert isinstance(refusing, Raised)
+    assert "padding and packed sequences are not dealt to ranks" in refusing.text

@@ -144,3 +144,9 @@ def test_numpys_integers_are_integers():
     wanted = position_ids(16, 1, 4, "zigzag")
     assert torch.equal(position_ids(np.int64(16), np.int32(1), torch.tensor(4), "zigzag"), wanted)
     assert torch.equal(shard(X, 0, 2, "zigzag", -2), shard(X, 0, 2, "zigzag", 1))
+
+
+@pytest.mark.parametrize("world_size", [0, -2])
+def test_a_world_without_ranks_is_a_sentence(world_size):
+    with pytest.raises(InvalidArgument, match=f"world_size is {world_size}; it must be at least 1"):
+        position_ids(8, 0, world_size, "zigzag")

@@ -133,6 +133,76 @@ def test_what_is_generated_over_a_cache_is_what_the_whole_text_gives(kind, name,
     assert_as_near([logits], [without_a_cache(plain, texts)], [without_a_cache(truth, texts)])
 
 
+@pytest.mark.parametrize("padding", [None, "left", "right"])
+@pytest.mark.parametrize("queries", [5, TOKENS, 17])
+def test_a_decoder_sees_all_that_an_encoder_gave_but_padding(name, queries, padding):
+    there = None if padding is None else padded(padding)
+    decoder = torch.randint(3, 64, (2, queries), generator=torch.Generator().manual_seed(7))
+    weights = torch.randn(2, queries, 64, generator=torch.Generator().manual_seed(8))
+    model = made("bart")
+    found, right = (
+        differentiated(
+            attending(model, attention, F64), weights.double(), input_ids=IDS,
+            attention_mask=there, decoder_input_ids=decoder,
+        )
+        for attention in (name, "eager")
+    )  # fmt: skip
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+
+
+def test_a_row_that_is_all_padding_is_0_for_a_decoder(name):
+    there = padded("left")
+    there[0] = 0
+    found = attending(made("bart"), name, F32)(IDS, attention_mask=there, decoder_input_ids=IDS)
+    alone = attending(made("bart"), name, F32)(IDS[1:], decoder_input_ids=IDS[1:])
+    torch.testing.assert_close(found.logits[1:], alone.logits, rtol=1e-4, atol=1e-5)
+    assert bool(found.logits.isfinite().all())
+
+
+def test_a_batch_that_is_all_padding_has_gradients_of_0(name):
+    model = attending(made("llama"), name, F32)
+    logits = model(IDS, attention_mask=torch.zeros(2, TOKENS, dtype=torch.long)).logits
+    logits.sum().backward()
+    gradient = model.model.layers[0].self_attn.q_proj.weight.grad
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+    assert bool(logits.isfinite().all())
+
+
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_what_a_mask_does_not_reach_is_no_token(name, use_cache):
+    model = attending(made("llama"), name, F32)
+    there = torch.ones(2, TOKENS - 3, dtype=torch.long)
+    there[0, :2] = 0
+    whole = torch.nn.functional.pad(there, (0, 3))
+    found, right = (
+        model(IDS, attention_mask=mask, use_cache=use_cache).logits for mask in (there, whole)
+    )
+    assert torch.equal(found, right)
+
+
+def test_positions_and_masks_are_saved_as_they_were_before_a_model_read_them(name, tmp_path):
+    model = attending(made("llama"), name, F32)
+    positions, there = POSITIONS.clone(), padded("left")
+    model(IDS, position_ids=positions)
+    model(IDS, attention_mask=there)
+    torch.save([positions, there], tmp_path / "batch.pt")
+    for found, right in zip(torch.load(tmp_path / "batch.pt"), (positions, there), strict=True):
+        assert torch.equal(found, right)
+
+
+def test_padding_between_tokens_is_a_sentence_where_a_window_counts_it(name):
+    there = torch.ones(2, TOKENS, dtype=torch.long)
+    there[0, 3:5] = 0
+    with pytest.raises(InvalidArgument, match="has padding between tokens"):
+        attending(made("qwen"), name, F32)(IDS, attention_mask=there)
+    model = made("llama")
+    ours, right = (
+        attending(model, attention, F32)(IDS, attention_mask=there).logits
+        for attention in (name, "sdpa")
+    )
+    torch.testing.assert_close(ours[there.bool()], right[there.bool()], rtol=1e-4, atol=1e-5)
+
+
 def test_positions_that_are_changed_in_place_are_read_again(name):
     model = attending(made("llama"), name, F32)
     positions = torch.arange(TOKENS)[None].expand(2, -1).contiguous()
