@@ -24,7 +24,7 @@ SHARED_MEMORY = 227 * 1024
 BARRIERS = 1024
 """Bytes of shared memory for barriers, and for what aligns the tiles behind them, at most: of each
 pipe of tiles, which begins at a multiple of 1024."""
-PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4}
+PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4, "backward_adding": 6}
 CANDIDATES = (
     [
         table.Build(config, "bfloat16", "bfloat16", carried=carried)
@@ -37,6 +37,13 @@ CANDIDATES = (
         for (kernel, _), configs in table.BACKWARD_CANDIDATES.items()
         for config in configs
     ]
+    + [
+        table.Build(
+            config, "bfloat16", "float32", capped=False, carried=True, kernel="backward_adding"
+        )
+        for configs in table.ADDS_CANDIDATES.values()
+        for config in configs
+    ]
     + list(ahead.gathered_builds())
 )
 ENTRY = {2: 168, 3: 128}
@@ -45,7 +52,10 @@ SMALL = table.Build(table.Config(64, 64, 2, 1), "float16", "float16")
 SMALL_BACKWARD = [
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32", kernel=kernel)
     for kernel in ("backward_dkdv", "backward_dq")
-]
+] + [
+    table.Build(table.Config(64, 64, 2, 1, ahead=False, shown=1), "float16", "float32",
+                kernel="backward_adding")
+]  # fmt: skip
 SMALL_GATHERED = [
     table.Build(table.Config(64, 64, 2, 1), "float16", "float16", kernel="gathered.forward"),
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32",
@@ -100,6 +110,8 @@ def asked(one):
     copies = 6 if gathers else 4
     if one.kernel.endswith("backward_dq"):
         return 2 * (2 * scores + sums), 6, copies
+    if one.kernel == "backward_adding":
+        return 2 * (2 * scores + 2 * sums + one.config.own // 16), 10, copies
     return 2 * (2 * scores + 2 * sums), 8, copies
 
 
@@ -117,7 +129,12 @@ def checked(one, folder):
     expected, groups, copies = asked(one)
     assert len(products) == expected
     assert sum("gsb0" in rest for rest in products) == groups
-    assert names["UTMALDG"] == copies * config.width // 64  # 64 columns at a time
+    narrow = config.shown > 0 and config.width // config.split[1] < 64  # 32 of k, for dq
+    assert names["UTMALDG"] == copies * config.width // 64 + narrow  # 64 columns at a time
+    adds = one.kernel == "backward_adding"
+    assert names["UTMAREDG"] == adds * config.width // 32  # in float32
+    # what a warpgroup shows and stages, of an edge and of a whole tile
+    assert ptx.count("fence.proxy.async.shared::cta") == 4 * adds
     assert names["USETMAXREG"] == 2
     assert all(used < given for used, given in registers_by_part(instructions))
     assert registers == ENTRY[config.groups]
