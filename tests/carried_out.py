@@ -63,9 +63,11 @@ def _forward(call):
 
 def _backward(call):
     queries, keys, line = _shapes(call)
-    is_dq, gradient = call.build.kernel == "backward_dq", call.numbers.factors[2]
+    kernel, gradient = call.build.kernel, call.numbers.factors[2]
+    made = {"backward_dq": [queries], "backward_dkdv": [keys, keys]}
+    made["backward_adding"] = [queries, keys, keys]
     q, k, v, dout, lse, delta, *results = _views(
-        call, queries, keys, keys, queries, line, line, *([queries] if is_dq else [keys, keys])
+        call, queries, keys, keys, queries, line, line, *made[kernel]
     )
     wide_k, wide_v = _wide(q, k, v)
     scores, visible, tanh = _scores(call, q, wide_k)
@@ -74,9 +76,11 @@ def _backward(call):
     p = torch.exp2(scores - lse[..., None] * math.log2(math.e)).masked_fill(~visible, 0.0)
     dp = torch.einsum("bihd,bjhd->bhij", dout.double(), wide_v)
     ds = p * (dp - delta.double()[..., None]) * (1.0 if tanh is None else 1 - tanh**2)
-    if is_dq:
-        shares = [torch.einsum("bhij,bjhd->bihd", ds, wide_k) * gradient]
-    else:
+    shares = [torch.einsum("bhij,bjhd->bihd", ds, wide_k) * gradient]
+    if kernel == "backward_adding":
+        results[0] += shares.pop()
+        del results[0]
+    if kernel != "backward_dq":
         group = q.shape[2] // k.shape[2]
         shares = [
             torch.einsum("bhij,bihd->bjhd", x, y.double()).unflatten(2, (-1, group)).sum(3) * factor

@@ -100,6 +100,9 @@ class PlayedBackward:
 
     def _release(self, pipe, i, lane, there=True):
         if there:
+            mine = self.model.flying.groups
+            reads = any(x is pipe and slot == i % pipe.stages for x, slot in mine)
+            assert not reads, "let go of what a product still reads"
             pipe.empty[i % pipe.stages].arrive(4)
 
     def _multiply(self, mma, into, a, b, *, fresh):

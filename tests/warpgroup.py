@@ -64,7 +64,7 @@ class TensorCores:
     def wait_group(self, left):
         while len(self.asked) > left:
             into, a, b, fresh = self.asked.pop(0)
-            left_side = gathered(a) if isinstance(a, Registers) else a
+            left_side = gathered(a) if isinstance(a, Registers) else a() if callable(a) else a
             share = left_side @ b().T
             into.write(spread(share if fresh else gathered(into) + share))
 

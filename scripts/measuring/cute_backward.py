@@ -4,11 +4,15 @@ A check writes gradients in the inputs' dtype over NaN, inside larger tensors of
 `carried` adds to random float32. Each is made twice, and must give the same bits. Times are of both
 launches, in TFLOP/s of the five products that a backward needs (they make seven), and of each
 configuration of a kernel by itself in microseconds.
+
+Each configuration of the one kernel that adds to dq is asked the same, from a dq of zeros, in
+float32, in a larger tensor of NaN; its dq may be other bits. What is right is timed, in TFLOP/s,
+with the zeroing before it and the rounding after it: `table.ADDS` is to have what is faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +31,7 @@ from measuring.cute import (
 )
 from measuring.turns import in_turns
 from ring_attn_backends.cute import table
-from ring_attn_backends.cute.arguments import Call, dkdv_call, dq_call, name_of
+from ring_attn_backends.cute.arguments import Call, adding_call, dkdv_call, dq_call, name_of
 from ring_attn_backends.cute.launch import Launch, enqueue
 from tabulate import tabulate
 from torch import Tensor
@@ -40,12 +44,16 @@ from ring_attn_bench.registry import load
 from ring_attn_bench.truth import oracle, tolerance
 
 NAMES = "dq", "dk", "dv"
+Configs = Sequence[table.Config]
 
 
 def calls(
-    rows: Rows, keys: Keys, sums: Sums, block: Block, score: Score, *, first: bool
-) -> list[Call]:
-    """Both launches, in the table's configurations."""
+    rows: Rows, keys: Keys, sums: Sums, block: Block, score: Score, *, first: bool,
+    adds: table.Config | None = None,
+) -> list[Call]:  # fmt: skip
+    """Both launches, in the table's configurations, or the one that adds to dq."""
+    if adds is not None:
+        return [adding_call(rows, keys, sums, block, score, first=first, config=adds)]
     return [
         dq_call(rows, keys, sums.dq, block, score, first=first),
         dkdv_call(rows, keys, sums.dk, sums.dv, block, score, first=first),
@@ -53,26 +61,30 @@ def calls(
 
 
 def run(
-    check: Check, rows: Rows, keys: Keys, there: list[Tensor], score: Score, kept: Path | None
-) -> tuple[list[Tensor], str]:
+    check: Check, rows: Rows, keys: Keys, there: list[Tensor], score: Score,
+    adds: table.Config | None, kept: Path | None,
+) -> tuple[list[Tensor], str]:  # fmt: skip
     """dq, dk and dv, and what else was written; there: what they are added to, if carried."""
     dtype = torch.float32 if check.carried else check.dtype
     pairs = [
         inside(*x.shape, dtype=dtype, values=before if check.carried else None)
         for x, before in zip((rows.q, *keys), there, strict=True)
     ]
+    if adds is not None and not check.carried:
+        zeros = torch.zeros_like(there[0])
+        pairs[0] = inside(*rows.q.shape, dtype=torch.float32, values=zeros)
     sums = Sums(*(part for part, _ in pairs))
     spans = Span(check.first_row, check.rows), Span(check.first_key, check.keys)
     block = Block((spans[0],), (spans[1],), check.mask.band)
-    for call in calls(rows, keys, sums, block, score, first=not check.carried):
+    for call in calls(rows, keys, sums, block, score, first=not check.carried, adds=adds):
         enqueue(call, kept)
         torch.cuda.synchronize()
     spoilt = "" if all(untouched(*pair) for pair in pairs) else "wrote beside its results"
     return [part.clone() for part in sums], spoilt
 
 
-def fault(check: Check, dim: int, kept: Path | None) -> str:
-    """What is wrong, or nothing."""
+def fault(check: Check, dim: int, adds: table.Config | None, kept: Path | None) -> str:
+    """What is wrong, or nothing, of the table's two kernels or of the one that adds."""
     torch.manual_seed(len(check.name))
     (q, dout), (k, v) = (
         torch.randn(2, check.batch, tokens, heads, dim, device=DEVICE).to(check.dtype)
@@ -96,26 +108,28 @@ def fault(check: Check, dim: int, kept: Path | None) -> str:
     lse_, delta_ = (inside(*x.shape, dtype=torch.float32, values=x)[0] for x in lines)
     rows, keys = Rows(q_, dout_, out.to(check.dtype), lse_, delta_), Keys(k_, v_)
     there = [torch.randn(x.shape, device=DEVICE) for x in (q, k, v)]
-    results, spoilt = run(check, rows, keys, there, score, kept)
-    again, _ = run(check, rows, keys, there, score, kept)
+    results, spoilt = run(check, rows, keys, there, score, adds, kept)
+    again, _ = run(check, rows, keys, there, score, adds, kept)
     said = [spoilt] if spoilt else []
-    if not all(map(torch.equal, results, again)):
+    same = slice(0 if adds is None else 1, None)  # what is added to may be others
+    if not all(map(torch.equal, results[same], again[same])):
         said.append("the same call has given other bits")
     for i, name in enumerate(NAMES):
-        got = results[i].double() - (there[i].double() if check.carried else 0.0)
-        off = tolerance.error(got, truths[i])
+        before = there[i].double() if check.carried else 0.0
+        offs = [tolerance.error(x[i].double() - before, truths[i]) for x in (results, again)]
         sizes = tolerance.size(truths[i]), tolerance.size(uncancelled[i]).max_abs
         bound = tolerance.bounds(
             name, check.dtype, tolerance.error(plain[i], truths[i]), sizes[0],
             sizes[1] if name != "dv" else 0.0,
         )  # fmt: skip
-        if not off.within(bound):
-            said.append(f"{name} is out by {off}, and may be by {bound}")
+        wrong = [f"{name} is out by {off}, and may be by {bound}" for off in offs
+                 if not off.within(bound)]  # fmt: skip
+        said += wrong[:1]
     return "; ".join(said)
 
 
 def contestants(
-    rows: Rows, keys: Keys, block: Block, score: Score, kept: Path | None
+    rows: Rows, keys: Keys, block: Block, score: Score, adding: Configs, kept: Path | None
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     """A call of each that can make it: ours, those of others, and ours of one kernel."""
     dim = rows.q.shape[-1]
@@ -132,6 +146,11 @@ def contestants(
                     rows, keys, sums.dk, sums.dv, block, score, first=True, config=config
                 )
             yield f"{kernel} {config}", partial(Launch(call, kept).run, call.tensors)
+    for config in adding:
+        yield (
+            f"backward_adding {config}",
+            zeroed_and_rounded(rows, keys, sums, block, score, config, kept),
+        )
     for name in OTHERS:
         try:
             other = partial(load(name).backward, rows, keys, block, score, deterministic=False)
@@ -142,8 +161,23 @@ def contestants(
             yield name, other
 
 
-def timed(dim: int, tokens: int, mask: Mask, kept: Path | None) -> list[str]:
-    """A row of the table: the shape, TFLOP/s of each, and each kernel's microseconds."""
+def zeroed_and_rounded(
+    rows: Rows, keys: Keys, sums: Sums, block: Block, score: Score, config: table.Config,
+    kept: Path | None,
+) -> Callable[[], object]:  # fmt: skip
+    """The one kernel that adds, and what the backend does before and after it."""
+    wide = torch.empty_like(sums.dq, dtype=torch.float32)
+    into = sums._replace(dq=wide)
+    (call,) = calls(rows, keys, into, block, score, first=True, adds=config)
+    launch = Launch(call, kept)
+    return lambda: (wide.zero_(), launch.run(call.tensors), sums.dq.copy_(wide))
+
+
+def timed(dim: int, tokens: int, mask: Mask, adding: Configs, kept: Path | None) -> list[str]:
+    """A row of the table: the shape, TFLOP/s of each, and each kernel's microseconds.
+
+    adding: configurations of the one that adds, which were right.
+    """
     draw = partial(torch.randn, device=DEVICE, dtype=torch.bfloat16)
     q, dout = draw(2, 1, tokens, 16, dim)
     keys, score = Keys(*draw(2, 1, tokens, 4, dim)), Score(dim**-0.5)
@@ -151,7 +185,7 @@ def timed(dim: int, tokens: int, mask: Mask, kept: Path | None) -> list[str]:
     out, lse = load("triton").forward(q, keys, block, score)
     delta = (dout.float() * out.float()).sum(-1).transpose(1, 2).contiguous()
     rows = Rows(q, dout, out, lse, delta)
-    times = in_turns(dict(contestants(rows, keys, block, score, kept)), ROUNDS)
+    times = in_turns(dict(contestants(rows, keys, block, score, adding, kept)), ROUNDS)
     work = 10 * tokens**2 * 16 * dim / (2 if mask.causal else 1)
     speeds = [
         f"{work / times[name] / 1e9:.0f}" if name in times else "-" for name in ("cute", *OTHERS)
@@ -164,7 +198,10 @@ def timed(dim: int, tokens: int, mask: Mask, kept: Path | None) -> list[str]:
         )
         for kernel in ("backward_dkdv", "backward_dq")
     ]
-    return [str(dim), str(mask), str(tokens), *speeds, *alone]
+    together = ", ".join(
+        f"{config}: {work / times[f'backward_adding {config}'] / 1e9:.0f}" for config in adding
+    )
+    return [str(dim), str(mask), str(tokens), *speeds, together or "-", *alone]
 
 
 def builds() -> Iterator[table.Build]:
@@ -173,23 +210,36 @@ def builds() -> Iterator[table.Build]:
         for config in configs:
             yield table.Build(config, "bfloat16", "bfloat16", kernel=kernel)
     for (kernel, _), config in table.BACKWARD.items():
-        for check in CHECKS:
-            dtype = name_of(check.dtype)
-            out = "float32" if check.carried else dtype
-            capped = check.softcap > 0
-            yield table.Build(config, dtype, out, capped, check.carried, kernel)
+        yield from checked(kernel, config)
+    for configs in table.ADDS_CANDIDATES.values():
+        for config in configs:
+            yield table.Build(config, "bfloat16", "bfloat16", kernel="backward_adding")
+            yield from checked("backward_adding", config)
+
+
+def checked(kernel: table.Kernel, config: table.Config) -> Iterator[table.Build]:
+    """What the checks launch of it."""
+    for check in CHECKS:
+        dtype = name_of(check.dtype)
+        out = "float32" if check.carried else dtype
+        yield table.Build(config, dtype, out, check.softcap > 0, check.carried, kernel)
 
 
 def run_all(dims: list[int], lengths: list[int], kept: Path | None) -> None:
     """Checks, times, and the table."""
     table_rows = []
     for dim in dims:
-        if not all_right(f"backward d{dim}", lambda check, dim=dim: fault(check, dim, kept)):
+        asked = partial(fault, dim=dim, kept=kept)
+        if not all_right(f"backward d{dim}", partial(asked, adds=None)):
             continue
+        adding = [
+            config for config in table.ADDS_CANDIDATES[dim]
+            if all_right(f"backward_adding {config}", partial(asked, adds=config))
+        ]  # fmt: skip
         for tokens in lengths:
             for mask in (FULL, CAUSAL):
-                table_rows.append(timed(dim, tokens, mask, kept))
+                table_rows.append(timed(dim, tokens, mask, adding, kept))
                 print(*table_rows[-1], flush=True)
     names = [f"{name}, TFLOP/s" for name in ("cute", *OTHERS)]
-    names += ["dk and dv alone, us", "dq alone, us"]
+    names += ["one that adds, TFLOP/s", "dk and dv alone, us", "dq alone, us"]
     print(tabulate(table_rows, ["head dim", "mask", "tokens", *names]))

@@ -100,7 +100,7 @@ class CuteBackend:
     def backward(
         self, rows: Rows, keys: Keys, block: Block, score: Score, *, deterministic: bool
     ) -> Sums:
-        """Always deterministic; accumulated in float32, and rounded once to q's dtype."""
+        """Accumulated in float32, and rounded once to q's dtype."""
         sums = Sums(*(x.new_empty(x.shape) for x in (rows.q, *keys)))
         self.backward_into(
             rows, keys, sums, block, score, first=True, first_keys=True, deterministic=deterministic
@@ -119,9 +119,16 @@ class CuteBackend:
         first_keys: bool,
         deterministic: bool,
     ) -> None:
-        """One kernel for dq and one for dk and dv, without atomics: always deterministic."""
+        """One kernel for dq and one for dk and dv, without atomics: deterministic.
+
+        Where nobody asks for that, and `table.ADDS` has it, one that adds to dq.
+        """
+        from ring_attn_backends.cute import adding
         from ring_attn_backends.cute.kept import enqueue
 
+        if not deterministic and adding.takes(rows):
+            adding.backward_into(rows, keys, sums, block, score, first=first, first_keys=first_keys)
+            return
         delta = () if rows.delta is None else (rows.delta,)
         enqueue(
             ("backward", block, first, first_keys), score,

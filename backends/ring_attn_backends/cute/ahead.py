@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from ring_attn_backends.cute import build
-from ring_attn_backends.cute.table import BACKWARD, Build, Dtype, serving
+from ring_attn_backends.cute.table import ADDS, BACKWARD, Build, Config, Dtype, Kernel, serving
 from ring_attn_bench.contract.ahead import CompiledAhead
 from ring_attn_bench.errors import BackendUnavailable
 
@@ -23,10 +23,18 @@ def builds() -> Iterator[Build]:
         outs: tuple[Dtype, ...] = dtype, "float32"
         for config, out in product(serving(), outs):
             yield Build(config, dtype, out, capped, carried)
-        for (kernel, _), config in BACKWARD.items():
+        for kernel, config in backwards():
             for out in outs[carried:]:  # what is added to is float32
                 yield Build(config, dtype, out, capped, carried, kernel)
     yield from gathered_builds()
+
+
+def backwards() -> Iterator[tuple[Kernel, Config]]:
+    """The kernels of a block's backward, as the tables have them."""
+    for (kernel, _), config in BACKWARD.items():
+        yield kernel, config
+    for config in ADDS.values():
+        yield "backward_adding", config
 
 
 def gathered_builds() -> Iterator[Build]:

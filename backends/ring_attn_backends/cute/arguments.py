@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 
 from ring_attn_backends.cute.signatures import SIGNATURES
-from ring_attn_backends.cute.table import BACKWARD, Build, Config, Dtype, Kernel, chosen
+from ring_attn_backends.cute.table import ADDS, BACKWARD, Build, Config, Dtype, Kernel, chosen
 from ring_attn_backends.shared.gpus import multiprocessors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ring_attn_bench.contract.tensors import Keys, Rows, Running
+    from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.positions import Band
     from ring_attn_bench.plan.problem import Score
@@ -100,6 +100,16 @@ def dq_call(
     return _called("backward_dq", (*_read(rows, keys), dq), block, score, first, config)
 
 
+def adding_call(
+    rows: Rows, keys: Keys, sums: Sums, block: Block, score: Score,
+    *, first: bool, config: Config | None = None,
+) -> Call:  # fmt: skip
+    """All of `backward_into` but that dq is added to, in float32. first: of dk and dv."""
+    config = config or ADDS[rows.q.shape[-1]]
+    tensors = (*_read(rows, keys), *sums)
+    return _called("backward_adding", tensors, block, score, first, config)
+
+
 def _read(rows: Rows, keys: Keys) -> tuple[Tensor, ...]:
     assert rows.delta is not None  # the backend needs it, and says so
     return rows.q, *keys, rows.dout, rows.lse, rows.delta
@@ -126,7 +136,7 @@ def _told(
     result = lying[SIGNATURES[kernel].tensors.index("out")][0]
     build = Build(config, name_of(dtype), name_of(result), softcap > 0, not first, kernel)
     group = heads // key_heads
-    if kernel == "backward_dkdv":  # each program goes through all rows of a group of heads
+    if SIGNATURES[kernel].tensors[-2:] == ("out", "out"):  # dk and dv: of all rows of a group
         all_heads, passed, together = key_heads * batch, rows * group, 1
     else:
         all_heads, passed, together = heads * batch, tokens, group

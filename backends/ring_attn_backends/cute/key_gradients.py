@@ -140,6 +140,20 @@ def steps(held, given, visit, before, each):
 
 def _step(i, held, given, tile, visit, *, edge):
     """Adds the i-th tile's share, in four products, of which two run beside arithmetic."""
+    slot = differentiate(i, held, given, tile, visit, edge=edge)
+    multiply(given.sums_mma, held.dk, held.ds, given.q_columns[None, None, None, slot], fresh=False)
+    warpgroup.wait_group(1)
+    release(given.douts, i, given.lane)
+    if not given.build.config.ahead:
+        warpgroup.wait_group(0)
+        release(given.queries, i, given.lane)
+
+
+def differentiate(i, held, given, tile, visit, *, edge):
+    """Adds the i-th tile's share to dv, and leaves gradients of scores; returns the slot of q.
+
+    The last of its three products may still run.
+    """
     capped = given.build.capped
     vector = receive(given.vectors, i)
     if not capped:
@@ -160,12 +174,7 @@ def _step(i, held, given, tile, visit, *, edge):
     warpgroup.wait_group(1)
     release_loaded(given.vectors, i, given.lane)
     rounded(held.ds, [x * y for x, y in zip(factors, read(held.dp), strict=True)])
-    multiply(given.sums_mma, held.dk, held.ds, given.q_columns[None, None, None, slot], fresh=False)
-    warpgroup.wait_group(1)
-    release(given.douts, i, given.lane)
-    if not given.build.config.ahead:
-        warpgroup.wait_group(0)
-        release(given.queries, i, given.lane)
+    return slot
 
 
 def _weigh(held, given, tile, visit, vector, *, edge):

@@ -69,5 +69,15 @@ def pack(first, second, dtype):
     return Int32(packed)
 
 
+def lane_now():
+    """The thread's lane, asked for where this stands.
+
+    What is made of it stays in no register from one tile to the next, as what is made of `lane_idx`
+    does: the compiler takes that out of the loop, a dozen addresses, and spills others for them.
+    """
+    told = llvm.inline_asm(Int32.mlir_type, [], "mov.u32 $0, %laneid;", "=r", has_side_effects=True)
+    return Int32(told)
+
+
 def _float(x) -> bool:
     return isinstance(x, float | Float32)

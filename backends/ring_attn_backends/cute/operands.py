@@ -46,9 +46,13 @@ def numbers(pointer, shape, strides):
     return cute.make_tensor(pointer, cute.make_layout(shape, stride=(1, head, batch)))
 
 
-def swizzled(dtype, count, columns, stages):
-    """How TMA lays tiles out, and the tensor cores read them without bank conflicts."""
-    atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, dtype)
+def swizzled(dtype, count, columns, stages, part=64):
+    """How TMA lays tiles out, and the tensor cores read them without bank conflicts.
+
+    part: so many columns, or a multiple of them, a product reads along; 32 or 64 of 16 bits.
+    """
+    kinds = warpgroup.SmemLayoutAtomKind
+    atom = warpgroup.make_smem_layout_atom(kinds.K_SW128 if part == 64 else kinds.K_SW64, dtype)
     return cute.tile_to_shape(atom, (count, columns, stages), (0, 1, 2))
 
 
@@ -58,11 +62,29 @@ def by_tma(matrix, layout, count):
     return cpasync.make_tiled_tma_atom(copies, matrix, layout, (count, matrix.shape[1]))
 
 
+def adding_by_tma(matrix, layout, count):
+    """The same of an atom that adds tiles to the matrix: tokens that are not there are left out."""
+    adds = cpasync.CopyReduceBulkTensorTileS2GOp()
+    return cpasync.make_tiled_tma_atom(adds, matrix, layout, (count, matrix.shape[1]))
+
+
 def product(dtype, groups, columns, b_major, a_source):
     """64 rows of each warpgroup by so many columns, added up in float32."""
     return hopper_helpers.make_trivial_tiled_mma(
         dtype, dtype, K_MAJOR, b_major, Float32, (groups, 1, 1), (64, columns), a_source
     )
+
+
+def split_product(dtype, split, columns):
+    """64 rows by so many columns, (rows, columns) of which warpgroups share; a^T and b^T lie there.
+
+    split: into how many parts rows and columns are.
+    """
+    by_rows, by_columns = split
+    return hopper_helpers.make_trivial_tiled_mma(
+        dtype, dtype, MN_MAJOR, MN_MAJOR, Float32, (by_rows, by_columns, 1),
+        (64, columns // by_columns), SMEM,
+    )  # fmt: skip
 
 
 def multiply(mma, into, a, b, *, fresh):

@@ -138,6 +138,36 @@ def tell(pipe, i, numbers, lane):
     arch.mbarrier_arrive(pipe.full + slot)
 
 
+def await_empty(pipe, i):
+    """Warpgroups that write tile i themselves wait until all of its slot is read; returns it."""
+    slot = i % pipe.stages
+    arch.mbarrier_wait(pipe.empty + slot, 1 - i // pipe.stages % 2)
+    return slot
+
+
+@cute.jit
+def hand_on(pipe, i, lane):
+    """A warp has written its part of tile i, for tensor cores or TMA: one of its lanes says so.
+
+    These read by a proxy of their own, before which each thread fences what it has written itself.
+    """
+    arch.fence_view_async_shared()
+    arch.sync_warp()
+    if lane == 0:
+        arch.mbarrier_arrive(pipe.full + i % pipe.stages)
+
+
+def add(load, tile, pipe, slot):
+    """TMA adds a slot to a tile in global memory; returns when the slot was read.
+
+    load: of `load_of`, of an atom that adds. All lanes wait for what one of them has asked for.
+    """
+    atom, tiles, slots = load
+    cute.copy(atom, slots[None, slot], tiles[None, tile])
+    arch.cp_async_bulk_commit_group()
+    arch.cp_async_bulk_wait_group(0, read=True)
+
+
 def receive(pipe, i):
     """A reader waits for tile i; returns its slot."""
     slot = i % pipe.stages

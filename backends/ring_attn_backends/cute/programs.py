@@ -46,6 +46,13 @@ def seen(first, last, low, high, keys, block, least=min, most=max):
     return start, whole_start - start, whole, stop - start - whole
 
 
+def all_edges(where, cut):
+    """The same tiles, of which every one needs a mask if `cut`."""
+    start, before, whole, edges = where
+    masked = whole * cut
+    return start, before, whole - masked, edges + masked
+
+
 def nth(index, where):
     """The index-th of the tiles that `seen` found: all that need a mask first.
 

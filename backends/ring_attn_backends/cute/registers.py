@@ -47,6 +47,30 @@ def pair_of(numbers, place):
     return cute.make_tensor(numbers.iterator + cute.assume(place, divby=2), cute.make_layout(2))
 
 
+def lay(tensor, slots, slot, row, column, lane):
+    """Lays a warpgroup's tile on a slot that `operands.swizzled` laid out.
+
+    row: of the slot, the warp's first. column: that the tile begins at, a multiple of 128 bytes, of
+    which in row r the k-th 16 lie at k ^ r % 8. That is lane // 4 for both of a thread's rows: the
+    compiler, which does not know it, would have an address for each pair.
+    """
+    numbers, bytes_each = flat(tensor), tensor.element_type.width // 8
+    span, turned = 128 // bytes_each, 16 // bytes_each
+    first = cute.crd2idx((row + lane // 4, column, slot), slots.layout)
+    place = cute.recast_ptr(slots.iterator) + first
+    within = column_of(lane, 0) ^ turned * (lane // 4)
+    for i in range(0, cute.size(numbers), 2):
+        whole, rest = divmod(column_of(0, i), span)
+        offset = cute.crd2idx((8 * (i // 2 % 2), span * whole, 0), slots.layout)
+        pair = cute.make_tensor(numbers.iterator + i, cute.make_layout(2))
+        pair_of_slot(place, offset, rest ^ within).store(pair.load())
+
+
+def pair_of_slot(place, offset, column):
+    """Two neighbours in shared memory; offset and column are even."""
+    return cute.make_tensor(place + cute.assume(offset + column, divby=2), cute.make_layout(2))
+
+
 @cute.jit
 def deliver(tensor, matrix, rows, count, lane, factor, add: cutlass.Constexpr):
     """Writes a warpgroup's tile to rows of a matrix that there are; add: to what is there."""

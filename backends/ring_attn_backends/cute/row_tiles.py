@@ -1,5 +1,7 @@
 """What the producers of dk and dv bring of rows: tiles, and what lse and delta make of each.
 
+And what a third warp takes away where dq is added to.
+
 A program's row tiles are those of all query heads that read its keys, in one order for both.
 """
 # ruff: noqa: ANN001, ANN201 - cutlass infers what registers hold
@@ -9,7 +11,7 @@ from cutlass import Float32, cute
 from cutlass.cute import arch
 
 from ring_attn_backends.cute import lanes, slopes
-from ring_attn_backends.cute.pipes import bring, load_at, tell
+from ring_attn_backends.cute.pipes import add, bring, load_at, receive, release_loaded, tell
 from ring_attn_backends.cute.programs import nth_of_heads
 
 
@@ -24,6 +26,21 @@ def bring_rows(loads, pipes, heads, where, before):
         head, tile = nth_of_heads(i, each, where)
         bring(load_at(q_load, first_head + head), tile, queries, before + i)
         bring(load_at(dout_load, first_head + head), tile, douts, before + i)
+
+
+@cute.jit
+def add_rows(load, pipe, heads, where):
+    """Has TMA add what consumers hand on of each row tile, in the order of `bring_rows`.
+
+    Returns when all of it is added.
+    """
+    first_head, each = heads
+    lane = arch.lane_idx()
+    for i in cutlass.range(each * (where[2] + where[3]), unroll=1):
+        head, tile = nth_of_heads(i, each, where)
+        add(load_at(load, first_head + head), tile, pipe, receive(pipe, i))
+        release_loaded(pipe, i, lane)
+    arch.cp_async_bulk_wait_group(0)
 
 
 @cute.jit

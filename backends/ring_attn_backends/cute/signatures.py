@@ -53,6 +53,9 @@ class Signature:
 SIGNATURES: dict[Kernel, Signature] = {
     "forward": Signature(("in", "in", "in", "wide", "out", "line"), factors=2),
     "backward_dkdv": Signature(("in",) * 4 + ("line", "line", "out", "out"), factors=3),
+    "backward_adding": Signature(
+        ("in",) * 4 + ("line", "line", "wide", "out", "out"), factors=3
+    ),
     "backward_dq": Signature(("in",) * 4 + ("line", "line", "out"), factors=3),
     "gathered.forward": Signature(
         ("in",) * 5 + ("out", "line") + ("table",) * 3, factors=2, integers=(7,)

@@ -12,7 +12,7 @@ from typing import Literal
 
 Dtype = Literal["float16", "bfloat16", "float32", "int32"]
 Kernel = Literal[
-    "forward", "backward_dkdv", "backward_dq",
+    "forward", "backward_dkdv", "backward_dq", "backward_adding",
     "gathered.forward", "gathered.backward_dkdv", "gathered.backward_dq",
 ]  # fmt: skip
 WARPGROUP = 128
@@ -28,7 +28,8 @@ class Config:
         leaves sums alone in a tile where none of its 16 rows has a new peak: fewer the longer it
         goes on, and the same numbers to the last bit; of the forward only. ahead: whether a tile's
         first products are asked for while the last one of the tile before it runs; of the backward
-        only.
+        only. shown: how many tiles of gradients of scores lie in shared memory, where dq is added
+        to.
     """
 
     width: int
@@ -37,6 +38,7 @@ class Config:
     groups: int
     lazy: bool = True
     ahead: bool = True
+    shown: int = 0
 
     @property
     def own(self) -> int:
@@ -49,6 +51,12 @@ class Config:
         return WARPGROUP * (self.groups + 1)
 
     @property
+    def split(self) -> tuple[int, int]:
+        """Of a tile of dq that all warpgroups share: by how many of them its rows, its columns."""
+        by_rows = self.block // 64
+        return by_rows, self.groups // by_rows
+
+    @property
     def registers(self) -> tuple[int, int]:
         """Of a thread that multiplies, and of one that brings tiles: 65536 in all, at most."""
         return {1: (240, 56), 2: (240, 24), 3: (160, 32)}[self.groups]
@@ -58,6 +66,7 @@ class Config:
             f"{self.own}x{self.block} d{self.width} s{self.stages}"
             + " eager" * (not self.lazy)
             + " apart" * (not self.ahead)
+            + f" {self.shown} shown" * (self.shown > 0)
         )
 
 
@@ -85,6 +94,9 @@ class Build:
         own = config.own * (1 if is_forward else 2)  # q; q and dout; k and v
         tiles = 2 * config.width * (own + 2 * config.stages * config.block)
         vectors = 2 * 4 * config.stages * config.block  # of lse and delta
+        if self.kernel == "backward_adding":
+            shown = 2 * config.shown * config.own * config.block
+            return tiles + vectors + shown + 4 * config.block * config.width
         return tiles + (vectors if self.kernel.endswith("backward_dkdv") else 0)
 
     def __str__(self) -> str:
@@ -179,6 +191,23 @@ BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
 """What is to be timed."""
 
 
+ADDS: dict[int, Config] = {}
+"""By head dim, where who does not ask for the same bits gets `backward_adding`. Nowhere: it was not
+timed yet."""
+
+ADDS_CANDIDATES: dict[int, tuple[Config, ...]] = {
+    64: (
+        Config(64, 64, 3, 2, ahead=False, shown=2),
+        Config(64, 128, 2, 2, ahead=False, shown=2),
+    ),
+    128: (
+        Config(128, 64, 2, 2, ahead=False, shown=2),
+        Config(128, 64, 3, 2, ahead=False, shown=1),
+    ),
+}
+"""What is to be timed."""
+
+
 def _of_gathered_keys(width: int, dtype: Dtype, away: Dtype, *, capped: bool = False) -> Build:
     config = BACKWARD["backward_dkdv", width]
     return Build(config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away)
@@ -199,6 +228,8 @@ REPRESENTATIVE: tuple[Build, ...] = (
     Build(TABLE[128], "bfloat16", "bfloat16", kernel="gathered.forward"),
     Build(MORE_ROWS[128][0], "bfloat16", "bfloat16", kernel="gathered.forward"),
     Build(TABLE[64], "float16", "float16", capped=True, kernel="gathered.forward"),
+    Build(ADDS_CANDIDATES[128][0], "bfloat16", "float32", False, True, "backward_adding"),
+    Build(ADDS_CANDIDATES[64][0], "float16", "float16", True, False, "backward_adding"),
     _of_gathered_keys(128, "bfloat16", "bfloat16"),
     _of_gathered_keys(64, "float16", "float32", capped=True),
     Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="gathered.backward_dq"),

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ring_attn_backends import cute
-from ring_attn_backends.cute import arguments, kept, launch, serves
+from ring_attn_backends.cute import arguments, kept, launch, serves, table
 from ring_attn_backends.cute.signatures import SIGNATURES
 
 from ring_attn_bench.contract.tensors import Keys, Rows, Running, Sums
@@ -142,6 +142,24 @@ def test_a_backward_is_two_launches_again(backend, seen, calls):
         assert seen[-1][1][:8] == [*read, sums.dk.data_ptr(), sums.dv.data_ptr()]
 
     assert calls == ["backward_dq", "backward_dkdv"]
+
+
+def test_a_backward_that_adds_to_dq_zeroes_and_rounds_it_again(backend, seen, calls, monkeypatch):
+    monkeypatch.setitem(table.ADDS, 64, table.ADDS_CANDIDATES[64][0])
+    for dtype in (torch.float16, torch.float32) * 2:
+        q, keys, running = inputs()
+        rows = Rows(q, q.clone(), q, running.lse, running.lse.clone())
+        sums = Sums(*(torch.full_like(x, 7.0, dtype=dtype) for x in (q, *keys)))
+        backend.backward_into(
+            rows, keys, sums, block(), SCORE, first=True, first_keys=True, deterministic=False
+        )
+        read, written = (addresses(x) for x in ((q, *keys, rows.dout, rows.lse, rows.delta), sums))
+        assert (sums.dq == 0).all()
+        assert seen[-1][1][:6] == read
+        assert seen[-1][1][7:9] == written[1:]
+        assert (seen[-1][1][6] == written[0]) == (dtype is torch.float32)
+
+    assert calls == ["backward_adding"] * 2
 
 
 def test_what_was_copied_is_copied_again(backend, seen, calls):

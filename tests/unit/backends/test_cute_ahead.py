@@ -47,6 +47,15 @@ def test_every_kernel_that_a_call_asks_for_is_among_them():
     assert asked == every
 
 
+def test_what_the_table_has_that_adds_to_dq_is_among_them(monkeypatch):
+    without = set(ahead.builds())
+    monkeypatch.setitem(table.ADDS, 128, table.ADDS_CANDIDATES[128][0])
+    more = set(ahead.builds()) - without
+
+    assert len(more) == 12  # of dtypes and softcaps: to q's dtype, to float32, and added
+    assert {(one.kernel, one.config) for one in more} == {("backward_adding", table.ADDS[128])}
+
+
 def test_none_is_there_twice():
     every = list(ahead.builds())
 

@@ -11,6 +11,7 @@ from tests.played_kernels import Model, at_once, plain
 
 pytest.importorskip("cutlass", reason="pip install 'ring-attn-bench[cute]'")
 
+from tests.played_adding import PlayedAdding, shares, shown_at
 from tests.played_backward import (
     PlayedBackward,
     key_gradients,
@@ -83,3 +84,38 @@ def test_every_key_tile_is_multiplied_three_times_and_nobody_waits_for_ever(
     for i in range(edges + whole):
         expected += [("k", ("k", i)), ("v", ("v", i)), ("k columns", ("k", i))]
     assert model.log == dict.fromkeys(range(groups), expected)
+
+
+@settings(phases=[Phase.generate], max_examples=30)
+@given(
+    groups=st.integers(1, 3), stages=st.integers(1, 3), shown=st.integers(1, 2), edges=counts,
+    whole=counts, each=st.integers(1, 3), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_every_row_tile_is_added_to_once_of_what_all_warpgroups_made_of_it(
+    groups, stages, shown, edges, whole, each, seed
+):
+    model, visit, heads = Model(groups, stages, seed), visit_of(edges, whole), (FIRST_HEAD, each)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run = PlayedAdding(monkeypatch, model, stages, shown)
+
+        def consume(part):
+            plain(shares.walk)(*run.begin(part), visit, each)
+
+        def produce():
+            plain(row_tiles.bring_rows)(("q", "dout"), model.pipes, heads, visit.where, 0)
+
+        def tell():
+            run.tell(0, 10**6, heads, visit.where, 0)
+
+        def add():
+            run.add(heads, visit.where)
+
+        at_once([*(partial(consume, part) for part in range(groups)), produce, tell, add])
+
+    tiles = [nth_of_heads(i, each, visit.where) for i in range((edges + whole) * each)]
+    tiles = [(FIRST_HEAD + head, tile) for head, tile in tiles]
+    laid = [dict.fromkeys(range(groups), i) for i in range(len(tiles))]
+    for log in model.log.values():
+        assert shown_at(log) == (of_keys(("q", "dout"), 0, tiles), laid)
+    expected = [(*tile, parts) for tile, parts in zip(tiles, laid, strict=True)]
+    assert sorted(run.added, key=str) == sorted(expected, key=str)

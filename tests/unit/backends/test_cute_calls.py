@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ring_attn_backends import cute
-from ring_attn_backends.cute import launch, serves
+from ring_attn_backends.cute import launch, serves, table
 
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.block import Block
@@ -19,14 +19,30 @@ ROWS, KEYS, FIRST_ROW, FIRST_KEY = 37, 29, 20, 11
 def backend(monkeypatch):
     for lacks in ("lacking", "lacking_gpu"):  # nothing here compiles, or is launched
         monkeypatch.setattr(serves, lacks, lambda: None)
-    monkeypatch.setattr(launch, "enqueue", carried_out)
     return cute.CuteBackend()
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The kernels that were, each carried out; the table has one that adds to dq."""
+    kernels = []
+
+    def enqueue(call, folder=None):
+        kernels.append(call.build.kernel)
+        carried_out(call)
+
+    monkeypatch.setattr(launch, "enqueue", enqueue)
+    monkeypatch.setitem(table.ADDS, 64, table.ADDS_CANDIDATES[64][0])
+    return kernels
 
 
 @pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(window_left=9, window_right=3)])
 @pytest.mark.parametrize("softcap", [0.0, 3.0])
 @pytest.mark.parametrize("adds", [False, True], ids=["written", "added"])
-def test_the_launches_of_a_block_are_its_gradients(backend, mask, softcap, adds):
+@pytest.mark.parametrize("by_choice", [False, True], ids=["two kernels", "one that adds"])
+def test_the_launches_of_a_block_are_its_gradients(
+    backend, launched, mask, softcap, adds, by_choice
+):
     torch.manual_seed(1)
     k, v = torch.randn(2, KEYS, 2, 2, 64).half().unbind(2)
     q = torch.randn(2, ROWS, 6, 64).half()[:, :, 1:5]
@@ -48,10 +64,23 @@ def test_the_launches_of_a_block_are_its_gradients(backend, mask, softcap, adds)
     backend.backward_into(
         Rows(q, dout, out.half(), longer[..., 2:-3], delta), Keys(k, v), sums,
         Block((rows,), (keys,), mask.band), score,
-        first=not adds, first_keys=not adds, deterministic=True,
+        first=not adds, first_keys=not adds, deterministic=not by_choice,
     )  # fmt: skip
 
+    assert launched == (["backward_adding"] if by_choice else ["backward_dq", "backward_dkdv"])
     for got, there, exact in zip(sums, before, expected, strict=True):
         share = got.double() - (there.double() if adds else 0.0)
         rounding = 1e-5 if adds else 2**-11 * float(exact.abs().max())
         torch.testing.assert_close(share, exact, rtol=0, atol=rounding + 1e-5)
+
+
+def test_nobody_gets_the_kernel_that_adds_before_it_was_timed(backend, monkeypatch):
+    launched = []
+    monkeypatch.setattr(launch, "enqueue", lambda call: launched.append(call.build.kernel))
+    q = torch.zeros(1, 8, 2, 128).half()
+    line, block = torch.zeros(1, 2, 8), Block((Span(0, 8),), (Span(0, 8),), Mask().band)
+
+    backend.backward(Rows(q, q, q, line, line), Keys(q, q), block, Score(0.2), deterministic=False)
+
+    assert not table.ADDS
+    assert launched == ["backward_dq", "backward_dkdv"]

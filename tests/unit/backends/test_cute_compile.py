@@ -2,6 +2,7 @@
 
 import ctypes
 import re
+import shutil
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import torch
 from ring_attn_backends.cute import ahead, build, launch, signatures, table
 from ring_attn_backends.cute.arguments import Call, Numbers
 
+from tests.launched_on_host import descriptors
 from tests.patience import limit
 
 triton = pytest.importorskip("triton", reason="its package has the disassembler")
@@ -24,7 +26,7 @@ SHARED_MEMORY = 227 * 1024
 BARRIERS = 1024
 """Bytes of shared memory for barriers, and for what aligns the tiles behind them, at most: of each
 pipe of tiles, which begins at a multiple of 1024."""
-PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4}
+PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4, "backward_adding": 6}
 CANDIDATES = (
     [
         table.Build(config, "bfloat16", "bfloat16", carried=carried)
@@ -37,6 +39,13 @@ CANDIDATES = (
         for (kernel, _), configs in table.BACKWARD_CANDIDATES.items()
         for config in configs
     ]
+    + [
+        table.Build(
+            config, "bfloat16", "float32", capped=False, carried=True, kernel="backward_adding"
+        )
+        for configs in table.ADDS_CANDIDATES.values()
+        for config in configs
+    ]
     + list(ahead.gathered_builds())
 )
 ENTRY = {2: 168, 3: 128}
@@ -45,7 +54,10 @@ SMALL = table.Build(table.Config(64, 64, 2, 1), "float16", "float16")
 SMALL_BACKWARD = [
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32", kernel=kernel)
     for kernel in ("backward_dkdv", "backward_dq")
-]
+] + [
+    table.Build(table.Config(64, 64, 2, 1, ahead=False, shown=1), "float16", "float32",
+                kernel="backward_adding")
+]  # fmt: skip
 SMALL_GATHERED = [
     table.Build(table.Config(64, 64, 2, 1), "float16", "float16", kernel="gathered.forward"),
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32",
@@ -100,6 +112,8 @@ def asked(one):
     copies = 6 if gathers else 4
     if one.kernel.endswith("backward_dq"):
         return 2 * (2 * scores + sums), 6, copies
+    if one.kernel == "backward_adding":
+        return 2 * (2 * scores + 2 * sums + one.config.own // 16), 10, copies
     return 2 * (2 * scores + 2 * sums), 8, copies
 
 
@@ -117,7 +131,12 @@ def checked(one, folder):
     expected, groups, copies = asked(one)
     assert len(products) == expected
     assert sum("gsb0" in rest for rest in products) == groups
-    assert names["UTMALDG"] == copies * config.width // 64  # 64 columns at a time
+    narrow = config.shown > 0 and config.width // config.split[1] < 64  # 32 of k, for dq
+    assert names["UTMALDG"] == copies * config.width // 64 + narrow  # 64 columns at a time
+    adds = one.kernel == "backward_adding"
+    assert names["UTMAREDG"] == adds * config.width // 32  # in float32
+    # what a warpgroup shows and stages, of an edge and of a whole tile
+    assert ptx.count("fence.proxy.async.shared::cta") == 4 * adds
     assert names["USETMAXREG"] == 2
     assert all(used < given for used, given in registers_by_part(instructions))
     assert registers == ENTRY[config.groups]
@@ -191,6 +210,26 @@ def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
     for their, our, width in zip(theirs, ours, widths, strict=True):
         place = their.value if isinstance(their, ctypes.c_void_p) else their
         assert ctypes.string_at(place, width) == ctypes.string_at(our, width)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to link a runtime of our own with")
+def test_tma_adds_float32_rows_by_row_and_none_behind_the_last(tmp_path):
+    """The launch's own stores, read back: 100 rows of 8 heads, tiles of 64 rows by 128 bytes."""
+    one = SMALL_BACKWARD[-1]
+    rows, keys, dq = [51200, 512, 64], [51200, 256, 64], [60000, 576, 68]
+    strides = [rows, keys, keys, rows, [800, 100], [800, 100], dq, keys, keys]
+    addresses = [0x10000 * (i + 1) for i in range(len(strides))]
+    sizes, band = [1, 100, 200, 8, 4, 1], [-5, 9]
+    numbers = [*addresses, *(x for each in strides for x in each), *sizes, *band, 1.0, 0.0, 1.0, 0]
+    told = descriptors(one, numbers, range(5), tmp_path)
+
+    assert set(told) == set(addresses[:4] + addresses[6:7])
+    line = told[addresses[6]]
+    assert line[3:7] == [x * 4 // 16 for x in (576, 68, 60000)] + [0]
+    assert [n + 1 for n in line[8:12]] == [64, 100, 8, 1]
+    assert (line[13] >> 24, line[14]) == (32 - 1, 64 - 1)
+    swizzle = 3 << 13
+    assert line[2] & swizzle == told[addresses[0]][2] & swizzle  # as q's, which is of 128 bytes
 
 
 def test_what_two_compile_ahead_at_once_is_whole_and_a_call_finds_it(tmp_path, monkeypatch):

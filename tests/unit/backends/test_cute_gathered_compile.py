@@ -1,18 +1,11 @@
 """The compiled CuTe launch over gathered keys: what waits, and what TMA is told of areas."""
 
-import ctypes
-import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 from ring_attn_backends.cute import build, table
-from ring_attn_backends.cute.signatures import SIGNATURES
 
-from tests.patience import limit
+from tests.launched_on_host import descriptors
 from tests.ptx import reached
 
 pytest.importorskip("cutlass", reason="pip install 'ring-attn-bench[cute]'")
@@ -28,29 +21,6 @@ OF_ROWS = table.Build(
 ACQUIRE, FENCE = "ld.acquire.sys.global.b32", "fence.proxy.async.global"
 Q, OWN_K, OWN_V, LANDED_K, LANDED_V = (0x10000 * (i + 1) for i in range(5))
 FAR, ANY = 2**30, 2**31 - 2**16
-RUNTIME = """
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-int _cuKernelGetAttribute(void) { return 0; }
-int _cudaDeviceGetAttribute(void) { return 0; }
-int _cudaFuncSetAttribute(void) { return 0; }
-int _cudaGetDevice(int *device) { *device = 0; return 0; }
-int _cudaKernelSetAttributeForDevice(void) { return 0; }
-int _cudaLibraryGetKernel(void) { return 0; }
-int _cudaLibraryLoadData(void) { return 0; }
-int _cudaLaunchKernelEx(void *config, void *kernel, void **arguments) {
-    for (int i = 0; i < 10; i += 2) {  /* an atom, then what it counts in */
-        uint32_t words[16];
-        memcpy(words, arguments[i], 64);
-        for (int j = 0; j < 16; ++j) printf("%u ", words[j]);
-        printf("\\n");
-    }
-    fflush(stdout);
-    return 0;
-}
-"""
-"""A CUDA runtime that prints the descriptors that a kernel is launched with."""
 
 
 @pytest.mark.parametrize(
@@ -82,25 +52,11 @@ def test_the_fence_is_behind_an_acquiring_read_and_stands_there_once(one, areas,
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to link a runtime of our own with")
 def test_tma_is_told_areas_in_which_tokens_from_any_stop_on_are_outside(tmp_path):
     """The launch's own stores, read back as those of the plain forward lie, which GPUs take."""
-    (kept,) = build.build_all([ONE], tmp_path)
-    (tmp_path / "runtime.c").write_text(RUNTIME)
-    linked = tmp_path / "launch.so"
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-o", linked, tmp_path / "runtime.c", kept],
-        check=True, timeout=limit(60),
-    )  # fmt: skip
     strides = [[51200, 512, 64]] + [[51200, 256, 64]] * 2 + [[0, 320, 72]] * 2 + [[51200, 512, 64]]
     sizes = [1, 100, 8, 4, 1, 2, 1]  # batch, M, heads, key heads, section, tiles, groups
     addresses = [Q, OWN_K, OWN_V, LANDED_K, LANDED_V, *range(2**20, 6 * 2**20, 2**20)]
     numbers = [*addresses, *(x for each in strides for x in each), 800, 100, *sizes, 1.0, 0.0, 0]
-    code = f"from {__name__} import launched; launched({str(linked)!r}, {json.dumps(numbers)})"
-    said = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=limit(60),
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False,
-    )  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    words = [list(map(int, line.split())) for line in said.stdout.splitlines()]
-    told = {line[0]: line for line in words}
+    told = descriptors(ONE, numbers, range(0, 10, 2), tmp_path)  # what each counts in lies between
 
     assert set(told) == {Q, OWN_K, OWN_V, LANDED_K, LANDED_V}
     for address, token, head in (
@@ -117,16 +73,3 @@ def test_tma_is_told_areas_in_which_tokens_from_any_stop_on_are_outside(tmp_path
         assert line[14] == 64 - 1  # and its tokens
     assert (told[Q][2] >> 4) % 16 == 4 - 1
     assert [n + 1 for n in told[Q][8:12]] == [64, 100, 8, 1]
-
-
-def launched(path, numbers):
-    """In a process of its own: the host's part of a launch, without a GPU."""
-    signature = SIGNATURES[ONE.kernel]
-    row = ctypes.create_string_buffer(signature.packed.size)
-    signature.packed.pack_into(row, 0, *numbers)
-    symbols = subprocess.run(["nm", "-D", path], check=True, capture_output=True, text=True).stdout
-    (name,) = re.findall(r"(_mlir_launch__mlir_ciface_\w+)", symbols)
-    places = [ctypes.addressof(row) + place for place in signature.places]
-    result = ctypes.c_int32(0)
-    given = (ctypes.c_void_p * (len(places) + 1))(*places, ctypes.addressof(result))
-    getattr(ctypes.CDLL(path), name)(given)

@@ -1,0 +1,58 @@
+"""The backward that adds to dq, for who does not ask for the same bits, where the table takes it.
+
+Its sums of dq are float32 and hold something before: where the caller's do, they are those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from ring_attn_backends.cute import table
+from ring_attn_backends.cute.arguments import adding_call
+from ring_attn_backends.cute.kept import enqueue
+from ring_attn_backends.cute.serves import readable_backward, unreadable_backward
+from ring_attn_bench.contract.tensors import Keys, Rows, Sums
+from ring_attn_bench.errors import Unsupported
+
+if TYPE_CHECKING:
+    from ring_attn_backends.cute.arguments import Call
+    from ring_attn_bench.plan.block import Block
+    from ring_attn_bench.plan.problem import Score
+
+
+def takes(rows: Rows) -> bool:
+    """Whether the table has it for these."""
+    return rows.q.shape[-1] in table.ADDS
+
+
+def backward_into(
+    rows: Rows, keys: Keys, sums: Sums, block: Block, score: Score,
+    *, first: bool, first_keys: bool,
+) -> None:  # fmt: skip
+    """The contract's: dq is zeroed, added to, and rounded, where it is written and of 16 bits."""
+    there = not first or sums.dq.dtype is torch.float32
+    wide = sums.dq if there else torch.empty_like(sums.dq, dtype=torch.float32)
+    if first:
+        wide.zero_()
+    into = sums._replace(dq=wide)
+    delta = () if rows.delta is None else (rows.delta,)
+    enqueue(
+        ("backward adding", block, first_keys), score,
+        (rows.q, *keys, rows.dout, rows.lse, *into, *delta),
+        lambda: _calls(rows, keys, into, block, score, first_keys=first_keys),
+    )  # fmt: skip
+    if not there:
+        sums.dq.copy_(wide)
+
+
+def _calls(
+    rows: Rows, keys: Keys, sums: Sums, block: Block, score: Score, *, first_keys: bool
+) -> Iterator[Call]:
+    rows, keys = readable_backward(rows, keys)
+    why = unreadable_backward(rows, keys, sums, first=False, first_keys=first_keys)
+    if why is not None:
+        raise Unsupported("cute", why)
+    yield adding_call(rows, keys, sums, block, score, first=first_keys)
