@@ -3,7 +3,8 @@
     python scripts/decode_speed.py [--tokens 1x8k 8x32k] [--page 16] [--lse] [--sweep]
 
 Each row is timed in a CUDA graph (what the kernels take) and called in a loop (what a caller sees),
-the contestants in turns, over copies of the cache that no L2 holds. TB/s are those of K and V read;
+then until calls have returned (what the host takes; the GPU may still be at them), the contestants
+in turns, over copies of the cache that no L2 holds. TB/s are those of K and V read;
 `copy` is what the GPU copies, read and written. --sweep tries tilings of our kernel instead.
 """
 
@@ -104,6 +105,19 @@ def looped(step: Step, copies: int, calls: int = 50) -> Callable[[], float]:
     return timed
 
 
+def returned(step: Step, copies: int, calls: int = 20) -> Callable[[], float]:
+    """Microseconds until a call returns, from an idle GPU: of few, or the host waits for it."""
+
+    def timed() -> float:
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        for i in range(calls):
+            step(i % copies)
+        return (time.perf_counter() - begun) * 1e6 / calls
+
+    return timed
+
+
 def in_turns(timers: dict[str, Callable[[], float]], rounds: int = 9) -> dict[str, float]:
     """Medians, the first round left out."""
     samples: dict[str, list[float]] = {name: [] for name in timers}
@@ -180,6 +194,9 @@ def main() -> None:
                 f"{name} {us:8.1f} us {size / us / 1e6:5.2f} TB/s" for name, us in took.items()
             )
             print(f"{row:>8} {how:>5}  {each}  {ratio:5.2f}x", flush=True)
+        took = in_turns({name: returned(step, copies) for name, step in found.items()})
+        each = "  ".join(f"{name} {us:8.1f} us" for name, us in took.items())
+        print(f"{row:>8}  host  {each}", flush=True)
 
 
 if __name__ == "__main__":
