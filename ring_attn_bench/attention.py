@@ -223,7 +223,7 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
 
     block_table: int32 (documents, pages of a document): k and v are then pages, (pages, page size,
     heads_kv, head_dim), and cu_seqlens_k counts each document's keys in its own. Forward only:
-    going backward through it raises InvalidArgument.
+    going backward through it raises InvalidArgument. check_cu_seqlens reads the table too.
 
     On a CPU starts that do not rise from 0 to all tokens, or a longer document, are refused. On a
     GPU they are too with check_cu_seqlens, which reads them and so waits for all that is queued;
@@ -249,7 +249,7 @@ def flash_attn_varlen_func(  # type: ignore[misc]  # the last overload has more 
     documents = Documents(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     if block_table is not None:
         pages = PackedOverPages(q, k, v, documents, block_table, seqused_k)
-        out, lse = attend_packed(pages, options)
+        out, lse = attend_packed(pages, options, checks=is_checked)
         return (out, lse, None) if probs else out
     if seqused_k is not None:
         k, v, documents = with_used_keys(q, k, v, documents, seqused_k, checks=is_checked)

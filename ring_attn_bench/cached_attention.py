@@ -188,11 +188,12 @@ def ring_attn_with_kvcache(  # type: ignore[misc]  # as above
     group. Raises as `flash_attn_with_kvcache`, NoProcessGroup, and RingBroken where the others do
     not come; where ranks shake hands all of them raise together.
     """
-    if not is_compiling():
-        ring = context_of(group, context)
+
+    def check() -> None:
         if group is not None:
             check_group(group, context)
-    wants_lse = flag("return_softmax_lse", return_softmax_lse)
+        flag("return_softmax_lse", return_softmax_lse)
+
     options = Options(
         backend, softmax_scale=softmax_scale, causal=causal, window_size=window_size,
         softcap=softcap, alibi_slopes=alibi_slopes, sink=sink,
@@ -202,9 +203,10 @@ def ring_attn_with_kvcache(  # type: ignore[misc]  # as above
         cache_leftpad, block_table, rotary_interleaved, num_splits,
     )  # fmt: skip
     if is_compiling():
+        flag("return_softmax_lse", return_softmax_lse)
         from ring_attn_bench.ops import cache
 
         out, lse = cache.dealt_attention(given, options, block, group, context)
     else:
-        out, lse = attend_dealt(given, options, block, ring)
-    return (out, lse) if wants_lse else out
+        out, lse = attend_dealt(given, options, block, context_of(group, context), check=check)
+    return (out, lse) if return_softmax_lse else out

@@ -7,6 +7,7 @@ al. 2024, Tree Attention).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -28,17 +29,23 @@ from ring_attn_bench.ring.threads import two_threads
 
 
 def attend_dealt(
-    given: CacheGiven, options: Options, block: object, ring: RingContext
+    given: CacheGiven,
+    options: Options,
+    block: object,
+    ring: RingContext,
+    *,
+    check: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """out (B, M, H, E) in q's dtype and lse (B, H, M), on every rank; a collective.
 
-    block: tokens that stay together. Raises what `ring_attn_with_kvcache` documents.
+    block: tokens that stay together. check: looks at the caller's other arguments, so that of one
+    that is refused the other ranks hear. Raises what `ring_attn_with_kvcache` documents.
     """
     turn = ring.turn
     if not turn.lock.acquire(blocking=False):
         raise turn.refused(partial(tell, given.q, ring))
     try:
-        way, given, options = _agreed(given, options, block, ring)
+        way, given, options = _agreed(given, options, block, ring, check)
         out, lse = way.run(given, options._replace(sink=None), wide=True)
         out, lse = _joined(out, lse, ring)
         if turn.crossed:
@@ -51,10 +58,16 @@ def attend_dealt(
 
 
 def _agreed(
-    given: CacheGiven, options: Options, block: object, ring: RingContext
+    given: CacheGiven,
+    options: Options,
+    block: object,
+    ring: RingContext,
+    check: Callable[[], None] | None,
 ) -> tuple[CacheWay, CacheGiven, Options]:
     """The call, checked here and, where ranks shake hands, against the others'."""
     try:
+        if check is not None:
+            check()
         dealt = Dealt(_checked_block(block), ring.world_size, ring.rank)
         way, given, options = way_for(given, options, dealt)
         greets = ring.greets(given.q.device)
@@ -123,6 +136,7 @@ def _signature(way: CacheWay, given: CacheGiven, options: Options) -> Signature:
                 f"{options.scale(problem.head_dim)!r} {options.softcap!r} {problem.alibi}"
             ),
             "rotary_interleaved": str(given.rotary_interleaved),
+            "cache_leftpad": str(problem.padded),
         },
         Gradients.OFF,
     )

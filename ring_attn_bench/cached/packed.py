@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from ring_attn_bench.calls.validate import (
 )
 from ring_attn_bench.contract.cache import Cache, CachedCall
 from ring_attn_bench.errors import InvalidArgument
-from ring_attn_bench.one_device.outside import Results, fill, settled
+from ring_attn_bench.one_device.outside import Pair, Results, Starts, fill, settled
 from ring_attn_bench.plan.cached import CachedProblem
 from ring_attn_bench.plan.problem import Documents, Score
 
@@ -71,8 +71,12 @@ class PackedOverPages:
         return CacheGiven(self.q, self.k, self.v, block_table=self.block_table)
 
 
-def attend_packed(given: PackedOverPages, options: Options) -> tuple[Tensor, Tensor]:
+def attend_packed(
+    given: PackedOverPages, options: Options, *, checks: bool = False
+) -> tuple[Tensor, Tensor]:
     """out (T, H, E) and lse (H, T), rows in no document 0 and -inf.
+
+    checks: whether to read starts, counts and tables on a GPU too, and refuse wrong ones.
 
     Raises InvalidArgument, UnknownName, Unsupported or BackendUnavailable; going backward through
     them raises InvalidArgument.
@@ -82,20 +86,16 @@ def attend_packed(given: PackedOverPages, options: Options) -> tuple[Tensor, Ten
     problem = _checked(given, options)
     kernel = choose_cached(options.backend, problem)
     q, told, tokens = rows_in_a_row(given.q), given.documents, len(given.q)
-    if not q.is_cuda:
+    if checks or not q.is_cuda:
         _check_contents(given, problem)
     longest = min(told.max_seqlen_q, tokens), min(told.max_seqlen_k, problem.capacity)
-    room = tokens, min(problem.batch * problem.capacity, 2**31 - 1)
-    sound = settled((told.cu_seqlens_q, told.cu_seqlens_k), room, longest)
+    sound = _settled(given, problem, longest)
     score = options.score(problem.head_dim)
     if options.alibi_slopes is not None:
         score = Score(score.softmax_scale, score.softcap, in_a_row(options.alibi_slopes))
     if options.softmax_scale is not None and options.softmax_scale <= 0:
         q = with_unit_stride(options.folded(q))
-    lengths = sound[1].diff()
-    if given.used is not None:
-        lengths = torch.minimum(lengths, given.used)
-    cache = Cache(given.k, given.v, lengths, rows_in_a_row(given.block_table))
+    cache = Cache(given.k, given.v, sound[1].diff(), rows_in_a_row(given.block_table))
     call = CachedCall(q, cache, problem.mask, score, starts=sound[0], longest=longest[0])
     with torch.no_grad():
         out, lse = computed(kernel, call, options.sink)
@@ -139,17 +139,33 @@ def _checked(given: PackedOverPages, options: Options) -> CachedProblem:
     )
 
 
+def _settled(given: PackedOverPages, problem: CachedProblem, longest: Pair) -> Starts:
+    """Sound starts of queries, and of those keys alone that are used."""
+    told, tokens = given.documents, len(given.q)
+    room = tokens, min(problem.batch * problem.capacity, 2**31 - 1)
+    starts = told.cu_seqlens_q, told.cu_seqlens_k
+    if given.used is not None:  # max_seqlen_k counts what is used, and what is not may be more
+        ours, theirs = settled(starts, room, (tokens, problem.capacity))
+        starts = ours, _from_0(given.used.clamp(min=0).minimum(theirs.diff()))
+    return settled(starts, room, longest)
+
+
+def _from_0(lengths: Tensor) -> Tensor:
+    return torch.cat((lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)))
+
+
 def _check_contents(given: PackedOverPages, problem: CachedProblem) -> None:
-    """What starts and tables hold, on a CPU."""
+    """What starts, counts and tables hold; waits for the GPU where they are on one."""
     told = given.documents
     ours, starts = read("cu_seqlens_q and cu_seqlens_k", told.cu_seqlens_q, told.cu_seqlens_k)
     check_rise("q", ours, told.max_seqlen_q, len(given.q))
-    check_rise("k", starts, told.max_seqlen_k, None)
+    check_rise("k", starts, told.max_seqlen_k if given.used is None else starts[-1], None)
     lengths = [stop - start for start, stop in pairwise(starts)]
     check_range("the length of a document", lengths, problem.capacity)
     if given.used is not None:
-        used: list[int] = given.used.tolist()
+        (used,) = read("seqused_k", given.used)
         for number, length in zip(used, lengths, strict=True):
             check_range("seqused_k", [number], length, "the keys of the document")
+        check_rise("k", list(accumulate(used, initial=0)), told.max_seqlen_k, None)
         lengths = used
     check_pages(given.block_table, given.as_cache, lengths)

@@ -46,6 +46,7 @@ class Written(NamedTuple):
         for name, to, like in (("dq", self.dq, q), ("dk", self.dk, k), ("dv", self.dv, v)):
             if to is not None:
                 _check_like(name, to, tuple(like.shape), q, None)
+                _check_writable(name, to)
 
 
 def write_gradients(call: Call, given: Given, options: Options, written: Written) -> Tensor:
@@ -98,4 +99,18 @@ def _check_like(
     if dtype is not None and x.dtype is not dtype:
         raise InvalidArgument(
             f"{name} is {dtype_name(x.dtype)}; it must be {dtype_name(dtype)} here."
+        )
+
+
+def _check_writable(name: str, x: Tensor) -> None:
+    """Before anything is written: torch refuses it half way, and a kernel not at all."""
+    if any(size > 1 and not step for size, step in zip(x.shape, x.stride(), strict=True)):
+        raise InvalidArgument(
+            f"{name} is expanded: several of its elements are one in memory, and no gradient can "
+            f"be written into it; pass {name}.contiguous()."
+        )
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        raise InvalidArgument(
+            f"{name} was made in inference mode, and nothing can be written into it outside of it; "
+            "make it outside, or call under torch.inference_mode()."
         )

@@ -102,7 +102,7 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as the
     asked, documents = asked.as_recorded(), Documents(*packed[:4])  # type: ignore[arg-type]
     pages = PackedOverPages(*asked[:3], documents, *packed[4:6])  # type: ignore[arg-type]
     with torch.set_grad_enabled(asked.grad_enabled):
-        out, lse = attend_packed(pages, asked.options())
+        out, lse = attend_packed(pages, asked.options(), checks=packed.checks)
     return own(out), own(lse)
 
 

@@ -126,12 +126,16 @@ ODD: dict[str, Callable[[Ring], object]] = {
     "cache_seqlens": lambda ring: plain(ring, cache_seqlens=6),
     "block": lambda ring: plain(ring, block=8),
     "mask": lambda ring: plain(ring, causal=True),
+    "cache_leftpad": lambda ring: plain(
+        ring, cache_leftpad=torch.ones(BATCH, dtype=torch.int32)
+    ),
     "without a sink": lambda ring: plain(ring),
 }  # fmt: skip
 REFUSED: dict[str, Callable[[Ring], object]] = {
     "block is 0": lambda ring: plain(ring, block=0),
     "multiple of it": lambda ring: plain(ring, block=7),
     "allowed are 0 to 48": lambda ring: plain(ring, cache_seqlens=49),
+    "return_softmax_lse is 3": lambda ring: plain(ring, return_softmax_lse=3),
     "q must be a tensor": lambda ring: plain(ring, q=None),
     "forward only": lambda ring: plain(ring, q=random(BATCH, 1, HEADS, DIM).requires_grad_()),
 }

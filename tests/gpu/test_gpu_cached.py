@@ -274,3 +274,34 @@ def test_packed_queries_over_pages_are_those_over_a_row(page):
     wanted, wanted_lse, _ = flash_attn_varlen_func(q, *rows, *told, **options)
     torch.testing.assert_close(out.float(), wanted.float(), rtol=0, atol=2e-2)
     torch.testing.assert_close(lse, wanted_lse, rtol=0, atol=2e-3)
+
+
+PREFILL_WRONG = {
+    "table": ({"block_table": [[0, 9]]}, "block_table is .*; allowed are 0 to 2"),
+    "starts": ({"cu_seqlens_k": [1, 20]}, "cu_seqlens_k must rise from 0"),
+    "longest": ({"max_seqlen_k": 19}, "max_seqlen_k is 19, but a document has 20 tokens"),
+    "used": ({"seqused_k": [21]}, "seqused_k is 21; allowed are 0 to 20"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "sentence"), PREFILL_WRONG.values(), ids=PREFILL_WRONG)
+def test_the_switch_reads_what_is_told_of_pages_too(wrong, sentence):
+    told = {
+        "cu_seqlens_q": [0, 4], "cu_seqlens_k": [0, 20], "block_table": [[0, 2]],
+        "max_seqlen_q": 4, "max_seqlen_k": 20,
+    } | wrong  # fmt: skip
+    told = {name: x if isinstance(x, int) else int32(*x) for name, x in told.items()}
+    q, *pages = random(4, HEADS, DIM), *(random(3, 16, KEY_HEADS, DIM, seed=n) for n in (1, 2))
+
+    with pytest.raises(InvalidArgument, match=sentence):
+        flash_attn_varlen_func(q, *pages, **told, check_cu_seqlens=True, backend="triton")
+
+
+def test_documents_whose_used_keys_fit_the_longest_are_not_dropped():
+    q, *pages = random(4, HEADS, DIM), *(random(3, 16, KEY_HEADS, DIM, seed=n) for n in (1, 2))
+    starts, table = (int32(0, 4), int32(0, 20)), int32([0, 2])
+    more = {"block_table": table, "seqused_k": int32(7), "backend": "triton"}
+
+    found = flash_attn_varlen_func(q, *pages, *starts, 4, 7, **more)
+
+    assert torch.equal(found, flash_attn_varlen_func(q, *pages, *starts, 4, 20, **more))

@@ -53,10 +53,12 @@ def test_every_option_over_pages_is_as_over_documents_in_a_row(data):
         options["alibi_slopes"] = 0.5 ** torch.arange(1.0, 1 + HEADS)
     if draw(st.booleans()):
         options["sink"] = torch.arange(HEADS, dtype=torch.float64)
-    told = starts(queries), starts(keys), max(queries), max(keys)
+    longest = max(keys)
     if draw(st.booleans()):
         used = [draw(st.integers(0, length)) for length in keys]
         options["seqused_k"] = torch.tensor(used, dtype=torch.int32)
+        longest = draw(st.integers(max(used), longest))  # it counts what is used
+    told = starts(queries), starts(keys), max(queries), longest
 
     out, lse, nothing = flash_attn_varlen_func(q, *pages, *told, block_table=table, **options)
 
@@ -80,6 +82,10 @@ WRONG = {
     "int64": ({"block_table": TABLE.long()}, "is int64; it must be int32"),
     "documents": ({"cu_seqlens_q": int32(0, 4)}, "they must be as many"),
     "used": ({"seqused_k": int32(6, 0)}, "seqused_k is 6; allowed are 0 to 5"),
+    "used, longest": (
+        {"seqused_k": int32(4, 2), "max_seqlen_k": 3},
+        "max_seqlen_k is 3, but a document has 4",
+    ),
     "dropout": ({"dropout_p": 0.5}, "has no dropout"),
 }  # fmt: skip
 
@@ -88,6 +94,15 @@ WRONG = {
 def test_what_cannot_be_right_is_a_sentence(arguments, sentence):
     with pytest.raises(InvalidArgument, match=sentence):
         flash_attn_varlen_func(Q, K, V, **TOLD | arguments, backend="reference")
+
+
+def test_keys_that_are_not_used_may_be_more_than_the_longest_says():
+    short = TOLD | {"max_seqlen_k": 2, "seqused_k": int32(2, 1)}
+
+    found = flash_attn_varlen_func(Q, K, V, **short, backend="reference")
+
+    long = TOLD | {"seqused_k": int32(2, 1)}
+    assert torch.equal(found, flash_attn_varlen_func(Q, K, V, **long, backend="reference"))
 
 
 def test_a_backend_without_caches_says_so():

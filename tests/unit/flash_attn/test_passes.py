@@ -241,6 +241,11 @@ def with_a_change(**change):
     return call
 
 
+def of_inference(x):
+    with torch.inference_mode():
+        return x.clone()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
@@ -265,6 +270,16 @@ def with_a_change(**change):
             with_a_change(dv=lambda x: x["dv"].int()),
             InvalidArgument,
             "dv is int32; it must be a floating dtype",
+        ),
+        (
+            with_a_change(dv=lambda x: x["dv"][:, :1].expand(x["dv"].shape)),
+            InvalidArgument,
+            "dv is expanded: several of its elements are one in memory",
+        ),
+        (
+            with_a_change(dk=lambda x: of_inference(x["dk"])),
+            InvalidArgument,
+            "dk was made in inference mode, and nothing can be written into it",
         ),
         (with_a_change(dq=lambda x: 3), InvalidArgument, "dq must be a tensor, got int"),
         (
