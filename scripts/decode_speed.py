@@ -91,28 +91,20 @@ def graphed(step: Step, copies: int, calls: int = 20) -> Callable[[], float]:
     return timed
 
 
-def looped(step: Step, copies: int, calls: int = 50) -> Callable[[], float]:
-    """Microseconds of a call, one after another as a program makes them."""
+def looped(step: Step, copies: int, calls: int = 50, *, waits: bool = True) -> Callable[[], float]:
+    """Microseconds of a call, one after another as a program makes them.
+
+    waits: for the GPU, too; else until calls have returned, of which few are let be: with many
+    queued the host waits anyway.
+    """
 
     def timed() -> float:
         torch.cuda.synchronize()
         begun = time.perf_counter()
         for i in range(calls):
             step(i % copies)
-        torch.cuda.synchronize()
-        return (time.perf_counter() - begun) * 1e6 / calls
-
-    return timed
-
-
-def returned(step: Step, copies: int, calls: int = 20) -> Callable[[], float]:
-    """Microseconds until a call returns, from an idle GPU: of few, or the host waits for it."""
-
-    def timed() -> float:
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
-        for i in range(calls):
-            step(i % copies)
+        if waits:
+            torch.cuda.synchronize()
         return (time.perf_counter() - begun) * 1e6 / calls
 
     return timed
@@ -194,7 +186,9 @@ def main() -> None:
                 f"{name} {us:8.1f} us {size / us / 1e6:5.2f} TB/s" for name, us in took.items()
             )
             print(f"{row:>8} {how:>5}  {each}  {ratio:5.2f}x", flush=True)
-        took = in_turns({name: returned(step, copies) for name, step in found.items()})
+        took = in_turns(
+            {name: looped(step, copies, 20, waits=False) for name, step in found.items()}
+        )
         each = "  ".join(f"{name} {us:8.1f} us" for name, us in took.items())
         print(f"{row:>8}  host  {each}", flush=True)
 

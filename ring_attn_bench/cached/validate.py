@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ring_attn_bench.cached.given import CacheGiven
 from ring_attn_bench.calls.dense import check_dense
+from ring_attn_bench.calls.layout import is_expanded
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.validate import (
     check_alibi_slopes,
@@ -198,9 +199,7 @@ def _check_writable(given: CacheGiven) -> None:
                 f"{name} was made in inference mode, and nothing can be put into it outside of it; "
                 "make the cache outside, or call under torch.inference_mode()."
             )
-        if any(
-            size > 1 and not step for size, step in zip(cache.shape, cache.stride(), strict=True)
-        ):
+        if is_expanded(cache):
             raise InvalidArgument(
                 f"{name} is expanded: several of its tokens are one in memory, and nothing can be "
                 f"put into it; pass {name}.contiguous()."

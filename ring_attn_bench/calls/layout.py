@@ -26,6 +26,11 @@ def with_unit_stride(x: Tensor) -> Tensor:
     return x.squeeze(-1).unsqueeze(-1) if x.shape[-1] == 1 else x
 
 
+def is_expanded(x: Tensor) -> bool:
+    """Whether several elements are one in memory, of which only one could be written."""
+    return any(size > 1 and not step for size, step in zip(x.shape, x.stride(), strict=True))
+
+
 def rows_in_a_row(x: Tensor) -> Tensor:
     """A checked x, or a copy: its last dim contiguous, as kernels read it; no sign bit."""
     if x.stride(-1) == 1:

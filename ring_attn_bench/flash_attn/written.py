@@ -11,7 +11,7 @@ from ring_attn_bench.calls import kernel
 from ring_attn_bench.calls.attend import Call, Given
 from ring_attn_bench.calls.delta import delta
 from ring_attn_bench.calls.dense import check_dense
-from ring_attn_bench.calls.layout import rows_in_a_row
+from ring_attn_bench.calls.layout import is_expanded, rows_in_a_row
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.validate import dtype_name
 from ring_attn_bench.contract.backend import accumulating
@@ -104,7 +104,7 @@ def _check_like(
 
 def _check_writable(name: str, x: Tensor) -> None:
     """Before anything is written: torch refuses it half way, and a kernel not at all."""
-    if any(size > 1 and not step for size, step in zip(x.shape, x.stride(), strict=True)):
+    if is_expanded(x):
         raise InvalidArgument(
             f"{name} is expanded: several of its elements are one in memory, and no gradient can "
             f"be written into it; pass {name}.contiguous()."

@@ -6,35 +6,15 @@ import pytest
 import torch
 
 from ring_attn_bench import InvalidArgument, flash_attn_varlen_func, flash_attn_with_kvcache
+from tests.gpu.over_cache import called, int32, random, right
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(280)]
 BATCH, ROOM, HEADS, KEY_HEADS, DIM = 3, 2048, 8, 2, 128
 
 
-def random(*shape, seed=0, dtype=torch.bfloat16):
-    generator = torch.Generator("cuda").manual_seed(seed)
-    return torch.randn(*shape, generator=generator, device="cuda").to(dtype)
-
-
-def int32(*values):
-    return torch.tensor(values, dtype=torch.int32, device="cuda")
-
-
 def inputs(queries=1, room=ROOM):
     caches = [random(BATCH, room, KEY_HEADS, DIM, seed=seed) for seed in (1, 2)]
     return random(BATCH, queries, HEADS, DIM), *caches
-
-
-def called(*tensors, backend="triton", **options):
-    return flash_attn_with_kvcache(*tensors, backend=backend, return_softmax_lse=True, **options)
-
-
-def right(*tensors, **options):
-    """By the reference, in float64."""
-    wide = [x.double() for x in tensors]
-    as_the_cache = "k", "v", "rotary_cos", "rotary_sin"
-    options = {name: x.double() if name in as_the_cache else x for name, x in options.items()}
-    return called(*wide, backend="reference", **options)
 
 
 def assert_near(found, truth, lse_atol=2e-3):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ring_attn_backends.triton import kept
 
-from ring_attn_bench import flash_attn_with_kvcache
+from tests.gpu.over_cache import called, int32, random, right
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,30 +20,9 @@ BATCH, ROOM, QUERIES, HEADS, KEY_HEADS = 4, 700, 333, 16, 4
 LENGTHS = (700, 612, 400, 0)
 
 
-def random(*shape, seed=0, dtype=torch.bfloat16):
-    generator = torch.Generator("cuda").manual_seed(seed)
-    return torch.randn(*shape, generator=generator, device="cuda").to(dtype)
-
-
-def int32(*values):
-    return torch.tensor(values, dtype=torch.int32, device="cuda")
-
-
 def inputs(dims=(128, 128), rows=BATCH, dtype=torch.bfloat16):
     caches = [random(rows, ROOM, KEY_HEADS, dim, seed=i, dtype=dtype) for i, dim in enumerate(dims)]
     return random(BATCH, QUERIES, HEADS, dims[0], seed=5, dtype=dtype), *caches
-
-
-def called(*tensors, backend="triton", **options):
-    return flash_attn_with_kvcache(*tensors, backend=backend, return_softmax_lse=True, **options)
-
-
-def right(*tensors, **options):
-    """By the reference, in float64, of caches of its own."""
-    wide = [x.double() for x in tensors]
-    as_the_cache = "k", "v", "rotary_cos", "rotary_sin"
-    options = {name: x.double() if name in as_the_cache else x for name, x in options.items()}
-    return called(*wide, backend="reference", **options)
 
 
 def assert_right(tensors, lse_atol=2e-3, **options):
