@@ -17,7 +17,7 @@ from ring_attn_bench.bench.accuracy import Results, positions
 from ring_attn_bench.bench.documents import starts_of
 from ring_attn_bench.bench.inputs import Inputs, dtype_of
 from ring_attn_bench.bench.place import WorkerPlace
-from ring_attn_bench.bench.tally import Tally
+from ring_attn_bench.bench.tally import PIECE, Tally
 from ring_attn_bench.plan.documents import Starts
 from ring_attn_bench.records.exactness import (
     BATCH_APART,
@@ -209,7 +209,8 @@ def sums(
     """
     tally = Tally()
     for result in ones:
-        tally.add(result["out"], torch.ones_like(result["out"]))
+        out = result["out"]
+        tally.add(out, out.new_ones(()).expand_as(out))  # which takes no memory
     allowed = MULTIPLES["out"] * off_one(dtype_of(case), case.seqlen_total)
     rows = _departure(tally.over(place).whole, Deviation(allowed, allowed))
     invariants: Invariants = {ROWS_SUM_TO_ONE: {"out": rows}}
@@ -231,9 +232,9 @@ def _columns(
         torch.zeros(shape, dtype=torch.float64, device=place.device) for _ in range(3)
     )
     for result, given in zip(results, dout, strict=True):
-        all_dv += result["dv"].sum(1, dtype=torch.float64)
-        sizes += result["dv"].abs().sum(1, dtype=torch.float64)
-        all_dout += given.sum(1, dtype=torch.float64).unflatten(1, (-1, groups)).sum(2)
+        all_dv += _summed(result["dv"])
+        sizes += _summed(result["dv"], torch.abs)
+        all_dout += _summed(given).unflatten(1, (-1, groups)).sum(2)
     for x in (all_dv, sizes, all_dout):
         place.sum(x)
     tally = Tally()
@@ -241,6 +242,18 @@ def _columns(
     alone = place.alone()  # all of them have these sums
     allowed = MULTIPLES["dv"] * off_one(dtype_of(case), case.seqlen_total)
     return _departure(tally.over(alone).whole, Deviation(allowed, allowed))
+
+
+def _summed(x: Tensor, of: Callable[[Tensor], Tensor] = torch.Tensor.double) -> Tensor:
+    """The sum of something of x (B, S, H, D) over S, in float64, (B, H, D).
+
+    Some tokens at a time: torch sums bfloat16 in float64 by a copy of all of it.
+    """
+    step = max(1, PIECE * x.shape[1] // max(1, x.numel()))
+    total = x.new_zeros((x.shape[0], *x.shape[2:]), dtype=torch.float64)
+    for part in x.split(step, dim=1):
+        total += of(part).sum(1, dtype=torch.float64)
+    return total
 
 
 def off_one(dtype: torch.dtype, keys: int) -> float:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from ring_attn_backends.reference import ReferenceBackend
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ring_attn_bench.bench import inputs
 from ring_attn_bench.bench.invariants import off_one, ones_for_v, sums
@@ -193,3 +194,41 @@ def test_what_rows_may_be_off_one_by_is_a_few_roundings_of_a_dtype():
     assert off_one(torch.bfloat16, 2**20) < 1.1 * torch.finfo(torch.bfloat16).eps
     assert off_one(torch.float32, 2**20) < 2e-4
     assert off_one(torch.float64, 2**10) < 1e-14
+
+
+class LargestMade(TorchDispatchMode):
+    """How many bytes the largest memory has that an operation made, and not one of these tensors.
+
+    Torch sums in another dtype by a copy in it, which is none that an operation makes.
+    """
+
+    def __init__(self, *others):
+        super().__init__()
+        self.most = 0
+        self._others = {x.untyped_storage().data_ptr() for x in others}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            memory = made.untyped_storage()
+            if memory.data_ptr() not in self._others:
+                self.most = max(self.most, memory.nbytes())
+            if function is torch.ops.aten.sum.dim_IntList and args[0].dtype is not made.dtype:
+                self.most = max(self.most, args[0].numel() * made.element_size())
+        return made
+
+
+def test_sums_take_no_memory_that_grows_with_the_sequence():
+    place = WorkerPlace(0, 1, torch.device("cpu"), (0,), 1)
+
+    def most(tokens):
+        case = Case(batch=64, seqlen_total=tokens, world_size=1, heads_q=32, heads_kv=16,
+                    head_dim=64, dtype="bfloat16", causal=True)  # fmt: skip
+        out, dout = torch.ones(2, 64, tokens, 32, 64, dtype=torch.bfloat16)
+        dv = torch.ones(64, tokens, 16, 64, dtype=torch.bfloat16)
+        with LargestMade(out, dv, dout) as made:
+            found = sums(case, place, [{"out": out, "dv": dv}], [dout])
+        assert found[ROWS_SUM_TO_ONE]["out"].is_kept
+        return made.most
+
+    assert most(1024) <= most(512) <= 2**27, "a piece in float64"
