@@ -5,7 +5,7 @@ Line numbers are those of flash-attn 2.8.3.post1, csrc/flash_attn; torch's copy 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,6 +16,9 @@ from ring_attn_backends.shared.calls import FlashCall
 from ring_attn_backends.shared.padding import cropped, fitted, rounded
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.problem import Documents
+
+Entry = int | slice
+"""Of a batch: one, or all of them."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,12 @@ def forward(kernels: Kernels, q: Tensor, keys: Keys, call: FlashCall) -> tuple[T
         return q.new_zeros(*q.shape[:2], dim_v), lse
     width = rounded(max(q.shape[-1], dim_v), 8)
     q, k, v = (fitted(x, width) for x in (q, *keys))
-    parts = _parts(call, q, k)
-    results = [
-        kernels.launch_forward(q[at], Keys(k[at], v[at]), _launch(one, q.shape[-3], k.shape[-3]))
-        for at, one in parts
-    ]
-    out, lse = results[0] if parts[0][1] is call else _stacked(results)
+
+    def launched(at: Entry, one: FlashCall) -> tuple[Tensor, Tensor]:
+        launch = _launch(one, q.shape[-3], k.shape[-3])
+        return kernels.launch_forward(q[at], Keys(k[at], v[at]), launch)
+
+    out, lse = _of_parts(_parts(call, q, k), launched)
     if call.documents is not None:
         # of rows that see nothing (softmax.h:180, flash_fwd_kernel.h:125)
         lse = lse.masked_fill(lse == float("inf"), float("-inf"))
@@ -78,15 +81,15 @@ def backward(
     width = rounded(max(q.shape[-1], v.shape[-1]), 8)
     dout, q, k, v, out = (fitted(x, width) for x in (dout.to(dtype), q, k, v, out.to(dtype)))
     lse = lse.contiguous()  # read by pointer, whatever its strides
-    parts = _parts(call, q, k)
-    shares = [
-        kernels.launch_backward(
-            Rows(q[at], dout[at], out[at], lse[at]), Keys(k[at], v[at]),
-            _launch(one, q.shape[-3], k.shape[-3]), deterministic=deterministic,
+
+    def launched(at: Entry, one: FlashCall) -> Sums:
+        launch = _launch(one, q.shape[-3], k.shape[-3])
+        of_entry = Rows(q[at], dout[at], out[at], lse[at])
+        return kernels.launch_backward(
+            of_entry, Keys(k[at], v[at]), launch, deterministic=deterministic
         )
-        for at, one in parts
-    ]  # fmt: skip
-    return cropped(shares[0] if parts[0][1] is call else _stacked(shares), keys)
+
+    return cropped(_of_parts(_parts(call, q, k), launched), keys)
 
 
 def _launch(call: FlashCall, rows: int, keys: int) -> FlashLaunch:
@@ -111,7 +114,7 @@ def _launch(call: FlashCall, rows: int, keys: int) -> FlashLaunch:
     )  # fmt: skip
 
 
-def _parts(call: FlashCall, q: Tensor, k: Tensor) -> list[tuple[int | slice, FlashCall]]:
+def _parts(call: FlashCall, q: Tensor, k: Tensor) -> list[tuple[Entry, FlashCall]]:
     """The call itself; or its batch entries, each as one packed document, where only that is right.
 
     Dense kernels take a right side of N keys or more for none, and none beside a left side for N
@@ -151,5 +154,26 @@ def _ends(tokens: int, like: Tensor) -> Tensor:
     return torch.arange(0, tokens + 1, tokens, dtype=torch.int32, device=like.device)
 
 
-def _stacked(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-    return [torch.stack(side) for side in zip(*parts, strict=True)]
+def _of_parts(
+    parts: Sequence[tuple[Entry, FlashCall]],
+    launched: Callable[[Entry, FlashCall], tuple[Tensor, ...]],
+) -> Sequence[Tensor]:
+    """The call's results; those of an entry are put in their place as soon as they are there.
+
+    Stacked when all are there they would be in memory twice.
+    """
+    (at, one), *others = parts
+    first = launched(at, one)
+    if isinstance(at, slice):
+        return first
+    whole = [x.new_empty(len(parts), *x.shape) for x in first]
+    _put(whole, at, first)
+    del first
+    for at, one in others:
+        _put(whole, at, launched(at, one))
+    return whole
+
+
+def _put(whole: Sequence[Tensor], at: Entry, results: Sequence[Tensor]) -> None:
+    for every, result in zip(whole, results, strict=True):
+        every[at] = result
