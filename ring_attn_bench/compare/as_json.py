@@ -46,7 +46,9 @@ def _row(row: ComparedRow) -> dict[str, Any]:
     return {
         **_named(row.key),
         "status": {"before": was.value, "after": now.value},
+        "verdict": row.verdict,
         "time": None if row.time is None else _time(row.time),
+        "graph": None if row.graph is None else _time(row.graph),
         "sizes": [
             {"what": s.what, "before": s.before, "after": s.after, "worse": s.worse}
             for s in row.sizes

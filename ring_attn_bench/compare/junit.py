@@ -42,7 +42,7 @@ def _of_row(row: ComparedRow) -> ElementTree.Element:
         return _case(row.key, "skipped", "right on neither side")
     if row.gone:
         return _case(row.key, "skipped", f"B no longer says: {', '.join(row.gone)}")
-    if row.time is not None and row.time.verdict is Verdict.UNSURE:
+    if row.verdict is Verdict.UNSURE:
         return _case(row.key, "skipped", "unsure whether the time is the same")
     return _case(row.key)
 
@@ -50,8 +50,8 @@ def _of_row(row: ComparedRow) -> ElementTree.Element:
 def _evidence(row: ComparedRow) -> Iterator[str]:
     yield from (r.reason for r in row.after if r.reason)
     yield from (f"{s.what}: {s.before:g} -> {s.after:g}" for s in row.sizes)
-    if row.time:
-        yield f"{row.time.before:g} ms -> {row.time.after:g} ms"
+    for how, times in row.times.items():
+        yield f"{times.before:g} ms -> {times.after:g} ms{how and ' '}{how}"
     yield from (f"again: {r.command}" for r in row.after[:1] if r.command)
 
 

@@ -11,8 +11,8 @@ has several runs, what they show goes in beside that assumption.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import erfc, exp, expm1, hypot, inf, isinf, log1p, sqrt
 from statistics import NormalDist
 
@@ -34,6 +34,13 @@ runs of one program moved by 32 % together, each within its own spread of 41 %."
 LEFT = 0.25
 """How much of that is not shared by other people's rings in the same run."""
 TAIL = NormalDist().inv_cdf(0.75) / NormalDist().inv_cdf(0.9)
+NOISY = 0.1
+"""A standard error of a row's own, above which a host decides its time, or whoever else is
+there."""
+ENOUGH, MOST = 20, 0.9
+"""Rows that say how much noise there is; and the share of them that have not changed."""
+LEAST_SHOWN, MOST_SHOWN = 0.4, 2.0
+"""How far what they say is believed, in standard errors."""
 BELIEF = 4
 """How many runs the assumed spread is worth beside those that there are."""
 OF_A_TIME = 0.4
@@ -234,16 +241,61 @@ def _known(middle: float, error: float, shared: float) -> Change:
     return Change(middle, middle - BEYOND * error, middle + BEYOND * error, error, shared)
 
 
-def adjusted(probabilities: Sequence[float]) -> list[float]:
+def calibrated(groups: Sequence[Sequence[Change]]) -> list[list[Change]]:
+    """The changes of kernels' rows, with as much noise of their own as these rows show.
+
+    Most rows of a kernel have not changed, or all by the same: by how much they lie about their
+    median, in standard errors, tells how far those are from what noise there was (Efron 2004,
+    Large-scale simultaneous hypothesis testing: the empirical null). Apart for rows that a host
+    decides, whose errors become no smaller: it is slow for seconds at a time, in some of a run's
+    rows and not in the same of another's.
+    """
+    steady = _shown(groups, lambda each: each.own <= NOISY)
+    busy = max(1.0, _shown(groups, lambda each: each.own > NOISY))
+    return [
+        [_widened(each, busy if each.own > NOISY else steady) for each in group]
+        for group in groups
+    ]  # fmt: skip
+
+
+def _shown(groups: Sequence[Sequence[Change]], belongs: Callable[[Change], bool]) -> float:
+    """What standard errors are to be multiplied by; 1 where too few rows say so."""
+    away: list[float] = []
+    for group in groups:
+        alike = [each for each in group if belongs(each) and each.own > 0]
+        if alike:
+            middle = float(np.median([each.log for each in alike]))
+            away += [abs(each.log - middle) / each.own for each in alike]
+    if len(away) < ENOUGH:
+        return 1.0
+    # not the median: what a few rows changed by is noise rather than that noise is overlooked
+    scale = float(np.quantile(away, MOST)) / NormalDist().inv_cdf((1 + MOST) / 2)
+    return min(max(scale, LEAST_SHOWN), MOST_SHOWN)
+
+
+def _widened(of: Change, factor: float) -> Change:
+    """With so many times its own error."""
+    error = max(hypot(of.own * factor, of.shared), LEAST_ERROR)
+    low, high = (of.log + (edge - of.log) * error / of.error for edge in (of.low, of.high))
+    return replace(of, low=low, high=high, error=error)
+
+
+def adjusted(probabilities: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
     """For as many comparisons as there are: Benjamini and Hochberg (1995).
 
     Of what is named at 5 %, at most 5 % is named wrongly; where nothing has changed at all, 95 % of
     comparisons name nothing, as with Holm's correction. It is taken and not Holm's because a build
     that slows all rows is then seen in rows that would show it only alone.
+
+    weights: how much is expected of each, by any measure (Genovese, Roeder and Wasserman 2006,
+    False discovery control with p-value weighting).
     """
-    order = sorted(range(len(probabilities)), key=lambda at: probabilities[at], reverse=True)
-    corrected, least = [1.0] * len(probabilities), 1.0
+    weights = weights or [1.0] * len(probabilities)
+    mean = sum(weights) / max(1, len(weights))
+    weighed = [p * mean / weight for p, weight in zip(probabilities, weights, strict=True)]
+    order = sorted(range(len(weighed)), key=lambda at: weighed[at], reverse=True)
+    corrected, least = [1.0] * len(weighed), 1.0
     for place, at in enumerate(order):
-        least = min(least, probabilities[at] * (len(order) / (len(order) - place)))
-        corrected[at] = least
+        least = min(least, weighed[at] * (len(order) / (len(order) - place)))
+        corrected[at] = max(least, probabilities[at])
     return corrected

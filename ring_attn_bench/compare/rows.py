@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite, log1p
@@ -26,6 +26,7 @@ MOST_ONE_ELEMENT = 1.5
 order of adding up changes that one, but not by half."""
 
 
+IN_A_GRAPH = "in a graph"
 HOPELESS = 2.0
 """A row that would not show so much more, three times the time, says nothing: a host that is busy
 with other things, unless what it did change by is beyond even that. Of the committed runs' rows 1 %
@@ -96,13 +97,38 @@ class ChangedSize:
 
 @dataclass(frozen=True, slots=True)
 class ComparedRow:
-    """What both sides have. before, after: records of that row, one of each run."""
+    """What both sides have. before, after: records of that row, one of each run.
+
+    graph: of the same calls in a CUDA graph, where no host is in the way.
+    """
 
     key: Key
     before: tuple[Record, ...]
     after: tuple[Record, ...]
     time: Medians | None
     sizes: tuple[ChangedSize, ...]
+    graph: Medians | None = None
+
+    @property
+    def times(self) -> dict[str, Medians]:
+        """By how calls are made, in words: as they are, and in a graph."""
+        both = {"": self.time, IN_A_GRAPH: self.graph}
+        return {how: times for how, times in both.items() if times is not None}
+
+    @property
+    def steadier(self) -> Change | None:
+        """Of the time that tells more: in a graph, if it was measured there."""
+        of = self.graph or self.time
+        return None if of is None else of.change
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Of the times together. What calls leave open, because a host decides, a graph closes."""
+        said = [times.verdict for times in self.times.values()]
+        for sure in (Verdict.SLOWER, Verdict.FASTER):
+            if sure in said:
+                return sure
+        return said[-1] if said else None
 
     @property
     def statuses(self) -> tuple[Status, Status]:
@@ -138,17 +164,16 @@ class ComparedRow:
     @property
     def slower(self) -> bool:
         """Whether the row is slower beyond doubt."""
-        return self.time is not None and self.time.verdict is Verdict.SLOWER
+        return self.verdict is Verdict.SLOWER
 
     @property
     def regressions(self) -> tuple[str, ...]:
         """What is worse, each in a few words."""
         was, now = self.statuses
         words = [f"was {was.value}, is {now.value}"] if self.lost or self.fails else []
-        if self.slower:
-            assert self.time is not None
-            assert self.time.change is not None
-            words.append(f"slower by {100 * (self.time.change.ratio - 1):.1f} %")
+        for how, times in self.times.items():
+            if times.verdict is Verdict.SLOWER and times.change is not None:
+                words.append(f"slower by {100 * (times.change.ratio - 1):.1f} %{how and ' '}{how}")
         return (*words, *(f"more {size.what}" for size in self.sizes if size.worse))
 
     @property
@@ -183,11 +208,15 @@ def row(key: Key, before: ComparedSide, after: ComparedSide, limits: Limits) -> 
     if not right:
         return ComparedRow(key, old, new, None, ())
     sizes = (*_errors(old, new, limits), *_memory(old, new, limits))
-    return ComparedRow(key, old, new, _time(old, new, limits), sizes)
+    time, graph = (_time(old, new, of, limits) for of in (_times, _graph_times))
+    return ComparedRow(key, old, new, time, sizes, graph)
 
 
-def _time(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Medians | None:
-    before, after = ([times for record in side if (times := _times(record))] for side in (old, new))
+def _time(
+    old: Sequence[Record], new: Sequence[Record], of: Callable[[Record], list[float]],
+    limits: Limits,
+) -> Medians | None:  # fmt: skip
+    before, after = ([times for record in side if (times := of(record))] for side in (old, new))
     if not before or not after:
         return None
     change = noise.change(before, after, limits.shared)
@@ -203,6 +232,13 @@ def _times(record: Record) -> list[float]:
     if record.speed is None or record.interpreted:
         return []
     return slowest_rank(record.speed.samples.ring)
+
+
+def _graph_times(record: Record) -> list[float]:
+    """Of the same calls in a CUDA graph, where they were in one."""
+    if record.speed is None or record.interpreted:
+        return []
+    return slowest_rank(record.speed.samples.graph)
 
 
 def _errors(old: Sequence[Record], new: Sequence[Record], limits: Limits) -> Iterator[ChangedSize]:

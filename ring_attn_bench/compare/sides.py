@@ -20,7 +20,8 @@ _SAYS_WHAT_RAN = (
     "yunchang", "flag_gems", "python", "cpu", "cpu_count",
 )  # fmt: skip
 _NOTHING = "none"
-_SINCE_THEN = ("ptxas", "gpu_most_watts", "gpu_most_sm_mhz")
+_CARDS = "gpu_cards"
+_SINCE_THEN = ("ptxas", "gpu_most_watts", "gpu_most_sm_mhz", _CARDS)
 """Also, where both sides say it: older records do not."""
 
 
@@ -61,6 +62,11 @@ def differences(before: ComparedSide, after: ComparedSide) -> tuple[str, ...]:
 def only_ours_differs(before: ComparedSide, after: ComparedSide) -> bool:
     """Whether other people's rings are the same programs on the same machine."""
     return _differing(before, after).keys() <= set(_OURS)
+
+
+def other_cards(before: ComparedSide, after: ComparedSide) -> bool:
+    """Whether both sides say which GPUs they had, and had others."""
+    return _CARDS in _differing(before, after)
 
 
 def _differing(before: ComparedSide, after: ComparedSide) -> dict[str, tuple[str, str]]:

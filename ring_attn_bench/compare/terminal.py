@@ -57,11 +57,11 @@ def _called(side: ComparedSide) -> str:
 
 def verdict(of: Comparison) -> Iterator[str]:
     """How many rows are what, and what is worse, in sentences."""
-    times = [row.time for row in of.rows if row.time]
-    counted = [(each, sum(time.verdict is each for time in times)) for each in Verdict]
+    said = [row.verdict for row in of.rows]
+    counted = [(each, said.count(each)) for each in Verdict]
     counts = ", ".join(f"{count} {each}" for each, count in counted if count)
     yield f"{plural(len(of.rows), 'row')} compared" + (f": {counts}." if counts else ".")
-    shown = [time.change.shows for time in times if time.change and time.verdict is Verdict.SAME]
+    shown = [row.steadier.shows for row in of.rows if row.steadier and row.verdict is Verdict.SAME]
     if shown:
         yield (
             f"SAME is within noise: half of these rows would show {_percent(median(shown))} %, "
@@ -139,20 +139,17 @@ def _of_size(size: ChangedSize) -> tuple[str, str, str]:
 
 
 def _times(of: Comparison, words: CaseWords, every: bool) -> Table | None:
-    rows = [
-        (row, row.time)
-        for row in of.rows
-        if row.time and (every or row.time.verdict is not Verdict.SAME)
-    ]
+    rows = [row for row in of.rows if row.times and (every or row.verdict is not Verdict.SAME)]
     if not rows:
         return None
     body = tuple(
-        (time.verdict.value, *_who(row, words), digits(time.before), digits(time.after),
+        (time.verdict.value, *_who(row, words, how), digits(time.before), digits(time.after),
          *_cells(time))
-        for row, time in rows
+        for row in rows
+        for how, time in row.times.items()
     )  # fmt: skip
     headers = ("time", *_WHO, "A ms", "B ms", "change %", "95 %", "shows %")
-    remarks = [f"{_label(row)}: {sentence}." for row, _ in rows for sentence in _explained(row)]
+    remarks = [f"{_label(row)}: {sentence}." for row in rows for sentence in _explained(row)]
     what = "Times" if every else "Times that are not the same"
     return Table(what, headers, body, 4, least=("shows %", "A ms", "B ms"), remarks=tuple(remarks))
 
@@ -195,9 +192,10 @@ def _label(row: ComparedRow) -> str:
     return " ".join(row.key)
 
 
-def _who(row: ComparedRow, words: CaseWords) -> tuple[str, str, str]:
+def _who(row: ComparedRow, words: CaseWords, how: str = "") -> tuple[str, str, str]:
     record = row.before[0]
-    return record.contestant.name, words.case(record.case), record.direction.value
+    called = ", ".join(filter(None, (record.direction.value, how)))
+    return record.contestant.name, words.case(record.case), called
 
 
 def _percent(share: float) -> str:

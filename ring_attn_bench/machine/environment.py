@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -55,8 +56,20 @@ def _gpu() -> Environment:
         "nccl": ".".join(map(str, nccl)) if isinstance(nccl, tuple) else None,
         "driver": _driver(),
         "ptxas": _ptxas(),
+        "gpu_cards": _cards(),
         **limits(str(properties.uuid)),
     }
+
+
+def _cards() -> str:
+    """Which GPUs these are, eight digits each: cards of one kind differ by some percent.
+
+    Not their own numbers, which tell who has them.
+    """
+    import torch
+
+    gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return " ".join(sha256(str(gpu.uuid).encode()).hexdigest()[:8] for gpu in gpus)
 
 
 def _ptxas() -> str | None:

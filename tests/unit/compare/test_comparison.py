@@ -314,3 +314,43 @@ def test_an_error_that_is_no_number_is_not_one(make_record):
     accuracy = Accuracy(oracle="full", oracle_rows=1, tensors=nan)
 
     assert between(make_record, {}, {"accuracy": accuracy}).rows[0].gone == ("error of out",)
+
+
+def in_graphs(make_record, factor, of_graph):
+    """A row whose calls take so many times as long, and in a graph so many, from one to another."""
+
+    def timed(scale, in_graph):
+        made = make_record()
+        ring = [[scale * t for t in times] for times in made.speed.samples.ring]
+        graph = [[in_graph * 0.1 * (1 + 0.001 * at)] for at in range(20)]
+        samples = made.speed.samples.model_copy(update={"ring": ring, "graph": graph})
+        speed = made.speed.model_copy(update={"samples": samples})
+        return made.model_copy(update={"speed": speed})
+
+    before, after = timed(1.0, 1.0), timed(factor, of_graph)
+    return compared(side_of("A", {before.key: before}), side_of("B", {after.key: after}), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("factor", "of_graph", "verdict", "regressions"),
+    [
+        (1.0, 1.0, "SAME", ()),
+        (1.0, 1.2, "SLOWER", ("slower by 20.0 % in a graph",)),
+        (1.5, 1.0, "SLOWER", ("slower by 50.0 %",)),
+        (1.0, 0.8, "FASTER", ()),
+        (0.5, 1.2, "SLOWER", ("slower by 20.0 % in a graph",)),
+    ],
+)
+def test_a_time_in_a_graph_is_judged_too(make_record, factor, of_graph, verdict, regressions):
+    found = in_graphs(make_record, factor, of_graph)
+    (row,) = found.rows
+
+    assert row.verdict == verdict
+    assert row.regressions == regressions
+    assert found.is_regression is bool(regressions)
+    told = json.loads(as_json.text(found))["rows"][0]
+    assert told["verdict"] == verdict
+    assert told["graph"]["after_ms"] == pytest.approx(of_graph * told["graph"]["before_ms"])
+    shown = " ".join(terminal.text(found, 200, every=True).split())
+    assert "in a graph" in shown
+    assert ("in a graph" in junit.text(found)) is bool(regressions)

@@ -118,6 +118,73 @@ def test_the_correction_keeps_the_order_and_makes_nothing_surer(given_p):
     assert [q for _, q in pairs] == sorted(found)
 
 
+def test_what_more_is_expected_of_needs_less_to_be_named():
+    given_p = [0.02] * 2 + [0.5] * 98
+    few, many = [1 / 2] * 2, [1 / 98] * 98
+
+    assert noise.adjusted(given_p)[0] > 0.05
+    assert noise.adjusted(given_p, few + many)[0] < 0.05
+    assert noise.adjusted(given_p, many + few) != noise.adjusted(given_p, few + many)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 100)), max_size=30))
+def test_however_much_is_expected_nothing_is_surer_than_it_was_alone(pairs):
+    given_p, weights = [p for p, _ in pairs], [weight for _, weight in pairs]
+
+    assert all(p <= q <= 1 for p, q in zip(given_p, noise.adjusted(given_p, weights), strict=True))
+
+
+def _rows(random, spread, assumed, count=40, changed=0):
+    """Changes that lie about nothing by `spread`, though their error is thought to be `assumed`."""
+    logs = random.normal(0, spread, count)
+    logs[:changed] += 0.3
+    return [noise.Change(x, x - 2 * assumed, x + 2 * assumed, assumed, 0.0) for x in logs]
+
+
+def test_rows_that_lie_closer_than_was_assumed_have_less_noise_and_some_that_changed_are_none():
+    random = np.random.default_rng(7)
+    quiet, changed = _rows(random, 0.01, 0.02), _rows(random, 0.01, 0.02, changed=3)
+
+    (alike,), (most,) = (noise.calibrated([rows]) for rows in (quiet, changed))
+    assert 0.008 < alike[0].error < 0.015
+    assert most[0].error < 0.02
+    assert most[0].p < 1e-6, "it did change"
+    assert all(a.log == b.log for a, b in zip(alike, quiet, strict=True))
+    assert alike[0].high - alike[0].low < quiet[0].high - quiet[0].low
+
+
+def test_rows_that_lie_farther_than_was_assumed_have_more_noise():
+    random = np.random.default_rng(8)
+
+    (wild,) = noise.calibrated([_rows(random, 0.03, 0.02)])
+    assert 0.025 < wild[0].error <= 0.04
+
+
+def test_what_a_host_decides_is_never_surer_than_was_assumed_and_counts_apart():
+    random = np.random.default_rng(9)
+    steady, busy = _rows(random, 0.005, 0.01), _rows(random, 0.05, 0.2)
+
+    (found,) = noise.calibrated([steady + busy])
+    assert found[0].error < 0.01
+    assert found[-1].error == pytest.approx(0.2)
+
+
+def test_a_kernel_whose_rows_all_moved_alike_has_no_more_noise_for_that():
+    random = np.random.default_rng(10)
+    still = _rows(random, 0.01, 0.02, 30)
+    moved = [noise.Change(x.log + 0.1, 0, 0, x.error, 0.0) for x in _rows(random, 0.01, 0.02, 30)]
+
+    alone, beside = noise.calibrated([still]), noise.calibrated([still, moved])
+    assert beside[0][0].error == pytest.approx(alone[0][0].error, rel=0.4)
+    assert beside[1][0].error < 0.02
+
+
+def test_of_few_rows_what_was_assumed_is_kept():
+    few = _rows(np.random.default_rng(11), 0.001, 0.02, count=noise.ENOUGH - 1)
+
+    assert [x.error for x in noise.calibrated([few])[0]] == pytest.approx([0.02] * len(few))
+
+
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 def test_of_times_that_are_all_alike_there_is_an_answer_without_any_spread_between_runs(factor):
     found = noise.change([[1.0] * 9], [[factor] * 9], shared=0.0)
