@@ -268,7 +268,7 @@ def test_what_flash_attn_4_would_read_by_tma_is_refused(monkeypatch):
     assert refused(page_size=128, **wide) is None
     assert "at most 128 on Blackwell" in refused(10, page_size=16, **wide)
     assert refused(10, page_size=16, head_dim=192, head_dim_v=128) is None
-    assert "multiples of 16" in refused(head_dim=72, head_dim_v=72)
+    assert "multiples of 64" in refused(head_dim=80, head_dim_v=80)
     assert "sm_90" in refused(splits=2)
     assert refused(splits=1) is None
     assert refused(10, splits=2) is None
