@@ -16,8 +16,8 @@ import torch
 from ring_attn_bench.relaunch.driver import LaunchDriver, driver
 
 NUMBERS = 2**21
-"""Float32 numbers of a stream: 8 MiB. 33 partial results of eight queries of 32 heads of 128 are half
-of it. A step that needs more allocates it, which costs its host 2 to 4 us of 26 to 29
+"""Float32 numbers of a stream: 8 MiB. 33 partial results of eight queries of 32 heads of 128 are
+half of it. A step that needs more allocates it, which costs its host 2 to 4 us of 26 to 29
 (`scripts/decode_speed.py --tokens 1x8k --queries 8`, with 2^19 here and with more)."""
 STREAMS = 64
 """That have some at most: then all give it back."""
