@@ -1,11 +1,14 @@
 """How long a step of decoding takes, beside flash-attn's own: batch x cache, one query, one GPU.
 
-    python scripts/decode_speed.py [--tokens 1x8k 8x32k] [--page 16] [--lse] [--sweep]
+    python scripts/decode_speed.py [--tokens 1x8k 8x32k] [--page 16] [--latent 128] [--sweep]
 
 Each row is timed in a CUDA graph (what the kernels take) and called in a loop (what a caller sees),
 then until calls have returned (what the host takes; the GPU may still be at them), the contestants
 in turns, over copies of the cache that no L2 holds. TB/s are those of K and V read;
 `copy` is what the GPU copies, read and written. --sweep tries tilings of our kernel instead.
+
+--latent HEADS: that many query heads over one key head of 576 columns, 512 of which are v too, as
+multi-head latent attention decodes; nothing else here does.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
+from types import ModuleType
 from unittest import mock
 
 import torch
-from ring_attn_backends.triton.cached import table
+from ring_attn_backends.triton.cached import latent, table
 from torch import Tensor
 
 from ring_attn_bench import flash_attn_with_kvcache
@@ -30,6 +35,8 @@ from ring_attn_bench.text.digits import count_of
 
 ROWS = "1x8k 1x32k 1x128k 8x8k 8x32k 8x128k 64x8k 64x16k 32x4k"
 HEADS, KEY_HEADS, DIM = 32, 8, 128
+LATENT, ROPE = 512, 64
+"""Columns of a latent key that are its value, and others."""
 L2 = 256 * 2**20
 """Bytes of all copies of a cache at least: an H200's L2 holds 50 MiB."""
 SWEPT = {
@@ -55,12 +62,7 @@ def steps(
         [torch.randn(*shape, KEY_HEADS, DIM, device="cuda").bfloat16() for _ in range(2)]
         for _ in range(copies)
     ]
-    lengths = torch.full((batch,), tokens, dtype=torch.int32, device="cuda")
-    told: dict[str, Tensor] = {"cache_seqlens": lengths}
-    if page is not None:
-        order = torch.randperm(batch * tokens // page, device="cuda")
-        told["block_table"] = order.view(batch, -1).int()
-    same = {**told, "causal": True, "return_softmax_lse": lse}
+    same = {**told_of(batch, tokens, page), "causal": True, "return_softmax_lse": lse}
     found: dict[str, Step] = {
         "triton": lambda i: flash_attn_with_kvcache(q, *caches[i], **same, backend="triton")
     }
@@ -69,6 +71,35 @@ def steps(
 
         found["flash_attn_2"] = lambda i: theirs(q, *caches[i], **same)
     return found, copies, size
+
+
+def latent_steps(
+    batch: int, tokens: int, page: int | None, queries: int, *, heads: int, lse: bool = False
+) -> tuple[dict[str, Step], int, float]:
+    """The same where v is part of k."""
+    size = 2 * batch * tokens * (LATENT + ROPE)
+    copies = max(1, -(-L2 // size))
+    shape = (batch, tokens) if page is None else (batch * tokens // page, page)
+    q = torch.randn(batch, queries, heads, LATENT + ROPE, device="cuda").bfloat16()
+    caches = [
+        torch.randn(*shape, 1, LATENT + ROPE, device="cuda").bfloat16() for _ in range(copies)
+    ]
+    told = told_of(batch, tokens, page)
+    return {
+        "triton": lambda i: flash_attn_with_kvcache(
+            q, caches[i], caches[i][..., :LATENT], **told, causal=True, return_softmax_lse=lse,
+            backend="triton",
+        )
+    }, copies, size  # fmt: skip
+
+
+def told_of(batch: int, tokens: int, page: int | None) -> dict[str, Tensor]:
+    """Lengths, and which pages are whose."""
+    lengths = torch.full((batch,), tokens, dtype=torch.int32, device="cuda")
+    if page is None:
+        return {"cache_seqlens": lengths}
+    order = torch.randperm(batch * tokens // page, device="cuda")
+    return {"cache_seqlens": lengths, "block_table": order.view(batch, -1).int()}
 
 
 def graphed(step: Step, copies: int, calls: int = 20) -> Callable[[], float]:
@@ -127,31 +158,45 @@ def copy_speed() -> float:
 
 
 @contextmanager
-def tiled(keys: int, warps: int, stages: int, resident: int) -> Iterator[None]:
-    """Our kernel in that tiling; what was launched before is forgotten."""
+def tiled(of: ModuleType, tiles: dict[str, object]) -> Iterator[None]:
+    """Our kernel with those values of its table; what was launched before is forgotten."""
     from ring_attn_backends.triton import kept
 
-    with (
-        mock.patch.dict(table.KEYS, {(2, DIM): (keys, warps, stages)}),
-        mock.patch.object(table, "RESIDENT", resident),
-        mock.patch.object(kept, "_kept", {}),
-        mock.patch.object(again, "_made", Remembered()),
-    ):
+    with ExitStack() as stack:
+        for name, value in tiles.items():
+            stack.enter_context(mock.patch.object(of, name, value))
+        stack.enter_context(mock.patch.object(kept, "_kept", {}))
+        stack.enter_context(mock.patch.object(again, "_made", Remembered()))
         yield
 
 
-def swept(row: str, batch: int, tokens: int, page: int | None) -> None:
+def tilings(heads: int | None) -> Iterator[tuple[str, dict[str, object]]]:
+    """What is tried, in words and as entries of the table; heads: over latent keys."""
+    if heads is None:
+        for keys, warps, stages, resident in product(*SWEPT.values()):
+            sizes = keys, warps, stages
+            changed = {"KEYS": {**table.KEYS, (2, DIM): sizes}, "RESIDENT": resident}
+            yield f"{(*sizes, resident)}", changed
+        return
+    for tiling, resident in product(latent.CANDIDATES, (1, 2)):
+        changed = {"TABLE": {tiling.rows: tiling}, "RESIDENT": resident}
+        yield f"{tiling} x{resident}", changed
+
+
+def swept(
+    row: str, made: Callable[[], tuple[dict[str, Step], int, float]], heads: int | None
+) -> None:
     """Prints the fastest tilings of a row."""
-    found, copies, size = steps(batch, tokens, page, 1)
+    found, copies, size = made()
     took = {}
-    for config in product(*SWEPT.values()):
-        with tiled(*config):
+    for words, changed in tilings(heads):
+        with tiled(table if heads is None else latent, changed):
             try:
-                took[config] = in_turns({"it": graphed(found["triton"], copies)}, 3)["it"]
+                took[words] = in_turns({"it": graphed(found["triton"], copies)}, 3)["it"]
             except Exception as error:  # it does not fit
-                print(row, config, type(error).__name__)
-    for config in sorted(took, key=lambda x: took[x])[:6]:
-        print(f"{row:>8} {config} {took[config]:8.1f} us {size / took[config] / 1e6:5.2f} TB/s")
+                print(row, words, type(error).__name__)
+    for words in sorted(took, key=lambda x: took[x])[:6]:
+        print(f"{row:>8} {words} {took[words]:8.1f} us {size / took[words] / 1e6:5.2f} TB/s")
 
 
 def main() -> None:
@@ -167,6 +212,7 @@ def main() -> None:
     parser.add_argument("--page", type=int, help="tokens of a page; default, rows")
     parser.add_argument("--queries", type=int, default=1)
     parser.add_argument("--lse", action="store_true", help="which a call then returns too")
+    parser.add_argument("--latent", type=int, metavar="HEADS", help="over keys that are values too")
     parser.add_argument("--sweep", action="store_true", help="tilings of our kernel")
     asked = parser.parse_args()
     if not torch.cuda.is_available():
@@ -175,10 +221,13 @@ def main() -> None:
     for row in asked.tokens:
         batch, tokens = row.split("x")
         shape = int(batch), count_of(tokens), asked.page
+        made = partial(steps, *shape, asked.queries, lse=asked.lse)
+        if asked.latent:
+            made = partial(latent_steps, *shape, asked.queries, lse=asked.lse, heads=asked.latent)
         if asked.sweep:
-            swept(row, *shape)
+            swept(row, made, asked.latent)
             continue
-        found, copies, size = steps(*shape, asked.queries, lse=asked.lse)
+        found, copies, size = made()
         for how, timer in (("graph", graphed), ("loop", looped)):
             took = in_turns({name: timer(step, copies) for name, step in found.items()})
             ratio = took.get("flash_attn_2", float("nan")) / took["triton"]

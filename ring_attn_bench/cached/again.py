@@ -15,7 +15,7 @@ from ring_attn_bench.cached.given import CacheGiven
 from ring_attn_bench.cached.memory import overlap, overwritten
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.remembered import Remembered
-from ring_attn_bench.contract.cache import CachedCall, CallAgain
+from ring_attn_bench.contract.cache import CachedCall, CallAgain, is_latent
 
 _made: Remembered[CallAgain] = Remembered()
 
@@ -73,7 +73,7 @@ def alike_of(given: CacheGiven, options: Options) -> Alike | None:
         return None
     key = (
         *looks, interleaved, splits, options.backend, options.softmax_scale, options.causal,
-        options.window_size, options.softcap,
+        options.window_size, options.softcap, is_latent(k_cache, v_cache),
     )  # fmt: skip
     return key, tensors
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ring_attn_bench.calls.layout import in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.plain import flag, integer
+from ring_attn_bench.contract.cache import is_latent
 from ring_attn_bench.plan.cached import Dealt
 
 
@@ -90,8 +91,16 @@ class CacheGiven(NamedTuple):
             *(self.q, self.k_cache, self.v_cache, self.k, self.v),
             *(self.rotary_cos, self.rotary_sin, None if isinstance(lengths, int) else lengths),
             *(self.cache_batch_idx, self.cache_leftpad, self.block_table),
-            more=(self.rotary_interleaved, self.num_splits, has_length, dealt),
-        )
+            more=(
+                self.rotary_interleaved, self.num_splits, has_length, dealt,
+                self._latent,
+            ),
+        )  # fmt: skip
+
+    @property
+    def _latent(self) -> bool:
+        caches = self.k_cache, self.v_cache
+        return all(type(x) is Tensor and x.ndim for x in caches) and is_latent(*caches)
 
 
 def _is_row(x: Tensor | None) -> bool:

@@ -21,6 +21,7 @@ from ring_attn_bench.calls.validate import (
     check_tensor,
     dtype_name,
 )
+from ring_attn_bench.contract.cache import is_latent
 from ring_attn_bench.errors import InvalidArgument
 from ring_attn_bench.plan.cached import MOST_SPLITS, CachedProblem, Dealt
 
@@ -81,6 +82,7 @@ def checked(given: CacheGiven, options: Options, dealt: Dealt | None) -> CachedP
         indexed=given.cache_batch_idx is not None,
         padded=given.cache_leftpad is not None,
         splits=given.num_splits,
+        latent=is_latent(given.k_cache, given.v_cache),
         dealt=dealt,
     )
 

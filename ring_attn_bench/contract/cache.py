@@ -48,6 +48,11 @@ class Cache(NamedTuple):
     dealt: Dealt | None = None
 
     @property
+    def latent(self) -> bool:
+        """Whether v is the first of k's columns, in the same memory: see `CachedProblem.latent`."""
+        return is_latent(self.k, self.v)
+
+    @property
     def own_capacity(self) -> int:
         """C: tokens that there is room for behind an entry here."""
         size: int = self.k.shape[1]
@@ -57,6 +62,12 @@ class Cache(NamedTuple):
     def capacity(self) -> int:
         """The same on all ranks together."""
         return self.own_capacity * (1 if self.dealt is None else self.dealt.ranks)
+
+
+def is_latent(k: Tensor, v: Tensor) -> bool:
+    """Whether a cache's v is a view of the first of its k's columns, and of fewer than all."""
+    narrower: bool = v.shape[-1] < k.shape[-1]
+    return narrower and v.data_ptr() == k.data_ptr() and v.stride() == k.stride()
 
 
 class Appended(NamedTuple):

@@ -43,6 +43,8 @@ class CachedProblem:
     there is room for behind each entry. appended: tokens that are put into the cache first; 0 none.
     page_size: tokens of a page; None where each entry has a row of its own.
     rotary_dim: leading columns of q and of appended keys that are rotated; 0 none.
+    latent: v is the first head_dim_v of k's columns, in the same memory, as multi-head latent
+        attention decodes (DeepSeek-AI 2024, DeepSeek-V2, section 2.1).
     splits: programs that share the keys of a head, if the caller says; 0 leaves it to the kernel.
         At most MOST_SPLITS.
     """
@@ -69,6 +71,7 @@ class CachedProblem:
     packed: bool = False
     """Whether the queries of all entries lie one after another."""
     splits: int = 0
+    latent: bool = False
     dealt: Dealt | None = None
     """Where the cache holds one rank's tokens; capacity counts all ranks'."""
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ring_attn_backends.reference import ReferenceBackend
 from ring_attn_backends.triton import TritonBackend
+from ring_attn_backends.triton.cached import latent as wide
 
 from ring_attn_bench import flash_attn_varlen_func, flash_attn_with_kvcache
 from ring_attn_bench.cached.call import computed
@@ -15,6 +16,7 @@ from ring_attn_bench.conformance.ask import faults
 from ring_attn_bench.conformance.feature import Asks
 from ring_attn_bench.conformance.features.cache import CACHE
 from ring_attn_bench.contract.cache import Appended, Cache, CachedCall
+from ring_attn_bench.errors import Unsupported
 from ring_attn_bench.plan.cached import Dealt
 from ring_attn_bench.plan.problem import Mask, Score
 from ring_attn_bench.records.direction import Direction
@@ -212,3 +214,68 @@ def test_a_table_whose_pages_lie_apart_in_memory_is_read_as_it_says():
             right = out
         assert out.equal(right)
         torch.testing.assert_close(packed, right[:, 0], rtol=1e-5, atol=2e-6)
+
+
+LATENT, ROPE = 512, 64
+"""Columns of DeepSeek's latent keys that are values too, and others."""
+
+
+@pytest.fixture
+def latent(monkeypatch):
+    monkeypatch.setattr(wide, "TABLE", {each.rows: each for each in wide.CANDIDATES})
+
+
+def latent_call(batch=2, queries=1, heads=8, page=None, room=96):
+    q = random(batch, queries, heads, LATENT + ROPE).half()
+    shape = (batch, room) if page is None else (batch * room // page, page)
+    k = random(*shape, 1, LATENT + ROPE, seed=1).half()
+    told = {"cache_seqlens": torch.tensor([room - 7, 33][:batch], dtype=torch.int32)}
+    if page is not None:
+        told["block_table"] = torch.randperm(len(k)).view(batch, -1).int()
+    return q, k, told
+
+
+@pytest.mark.parametrize("page", [None, 16, 48])
+@pytest.mark.parametrize(("queries", "heads"), [(1, 8), (2, 24), (3, 1)])
+def test_values_that_are_columns_of_wide_keys_are_attended_over(latent, queries, heads, page):
+    q, k, told = latent_call(queries=queries, heads=heads, page=page)
+    out, lse = flash_attn_with_kvcache(
+        q, k, k[..., :LATENT], **told, causal=True, return_softmax_lse=True, backend="triton"
+    )
+    told["cache_seqlens"] = told["cache_seqlens"].clone()
+    expected, expected_lse = flash_attn_with_kvcache(
+        q.double(), k.double(), k.double()[..., :LATENT], **told, causal=True,
+        return_softmax_lse=True, backend="reference",
+    )  # fmt: skip
+
+    torch.testing.assert_close(out.double(), expected, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("splits", [1, 2, 5])
+def test_wide_keys_may_be_shared_by_programs(latent, splits):
+    q, k, told = latent_call()
+    out = flash_attn_with_kvcache(q, k, k[..., :LATENT], **told, num_splits=splits)
+    alone = flash_attn_with_kvcache(q, k, k[..., :LATENT], **told, backend="reference")
+
+    torch.testing.assert_close(out, alone, atol=2e-3, rtol=2e-3)
+
+
+def test_values_apart_from_wide_keys_are_refused_though_they_look_alike(latent):
+    q, k, told = latent_call()
+    elsewhere = random(*k.shape, seed=5).half()[..., :LATENT]
+    flash_attn_with_kvcache(q, k, k[..., :LATENT], **told, backend="triton")
+
+    assert elsewhere.stride() == k.stride()
+    with pytest.raises(Unsupported, match="where v_cache is the first columns of k_cache"):
+        flash_attn_with_kvcache(q, k, elsewhere, **told, backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "head_dim_v", "dtype"),
+    [(640, 640, "float16"), (576, 512, "float32"), (1024, 512, "float16"), (800, 768, "float16")],
+)
+def test_what_has_no_room_is_refused(latent, head_dim, head_dim_v, dtype):
+    k = torch.zeros(1, 8, 1, head_dim, dtype=getattr(torch, dtype))
+    with pytest.raises(Unsupported, match=r"head_dim above 256|at most 512 columns"):
+        flash_attn_with_kvcache(k, k, k[..., :head_dim_v], backend="triton")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
@@ -226,7 +227,15 @@ class TritonBackend:
         """As `unsupported`; and places that kernels do not count to."""
         if problem.capacity + problem.appended + problem.queries >= FARTHEST:
             return f"it counts places of a cache below {FARTHEST} (got {problem.capacity} tokens)"
-        return self.unsupported(problem.without_cache)
+        whole = problem.without_cache
+        if whole.head_dim > MAX_HEAD_DIM:
+            from ring_attn_backends.triton.cached import latent
+
+            reason = latent.refusal(problem)
+            if reason is not None:
+                return reason
+            whole = replace(whole, head_dim=MAX_HEAD_DIM, head_dim_v=MAX_HEAD_DIM)
+        return self.unsupported(whole)
 
     def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:
         """Two kernels, or one where no programs share a head's keys; one before if it appends."""

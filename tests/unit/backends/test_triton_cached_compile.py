@@ -12,6 +12,7 @@ triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
+from ring_attn_backends.triton.cached import latent  # noqa: E402
 from ring_attn_backends.triton.cached.launch import append_launch, attend_launch  # noqa: E402
 from ring_attn_backends.triton.cached.table import KEYS, SMALL_PAGES, splits_for  # noqa: E402
 
@@ -188,3 +189,30 @@ def test_as_many_programs_share_keys_as_have_room_at_a_time(programs, splits):
     q = meta(1, 1, 1, 128, dtype=torch.bfloat16)
 
     assert splits_for(programs, q) == splits
+
+
+@pytest.mark.parametrize("page", [None, 64])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(each, marks=[pytest.mark.full] * (each.keys == 32 or each.stages == 2))
+        if each.rows < 64
+        else each
+        for each in latent.CANDIDATES
+    ],
+    ids=str,
+)
+def test_values_that_are_columns_of_wide_keys_are_loaded_once(config, page, tmp_path):
+    rows = (BATCH, ROOM) if page is None else (2 * BATCH * ROOM // page, page)
+    k = meta(*rows, 1, 576, dtype=torch.bfloat16)
+    v = meta(*rows, 1, 512, dtype=torch.bfloat16).as_strided((*rows, 1, 512), k.stride())
+    table = None if page is None else meta(BATCH, ROOM // page)
+    q = meta(BATCH, 1, config.rows, 576, dtype=torch.bfloat16)
+    call = CachedCall(q, Cache(k, v, meta(BATCH), table), CAUSAL, Score(576**-0.5))
+    lse = meta(BATCH, config.rows, 1, dtype=torch.float32)
+    launch = attend_launch(call, torch.empty_like(q[..., :512]), lse, config=config)
+    found = assert_fits(launch, 90, tmp_path, SPILL)
+
+    assert ("wgmma" in found.ptx) is (config.rows == 64)
+    assert found.shared >= (config.stages - 1) * config.keys * 576 * 2, "loaded ahead"
+    assert found.shared < (config.stages + 1.5) * 64 * 576 * 2, "and no v beside k"

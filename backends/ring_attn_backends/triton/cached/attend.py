@@ -38,6 +38,7 @@ def attend(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISE: tl.constexpr, CAPPED: tl.constexpr,
     BIASED: tl.constexpr, PACKED: tl.constexpr, PAGED: tl.constexpr, WHOLE_PAGES: tl.constexpr,
     POWER: tl.constexpr, ALIKE: tl.constexpr, DEALT: tl.constexpr, SHARED: tl.constexpr,
+    LATENT: tl.constexpr,
 ) -> None:  # fmt: skip
     """out and lse of BLOCK_M rows, which are a key head's queries, each with its group's heads.
 
@@ -46,7 +47,8 @@ def attend(
     of k and its one of v are as far from the first of each. SHARED: writes
     float32 partials, contiguous: out (splits, total_rows, E) and lse (splits, total_rows), rows
     counted by query, then by head. A share without keys has no out. sink: (H,), of programs that
-    share nothing.
+    share nothing. LATENT: v is the first E columns of k, and is loaded once for both; BLOCK_D is
+    then of the D - E others (`latent`).
     """
     entry, key_head = tl.program_id(0) % entries, tl.program_id(1)
     tile, split = tl.program_id(0) // entries // splits, tl.program_id(0) // entries % splits
@@ -92,8 +94,12 @@ def attend(
         q_ptr += in_all[:, None] * q_strides[1]
     else:
         q_ptr += entry.to(tl.int64) * q_strides[0] + queries.to(tl.int64)[:, None] * q_strides[1]
-    q_ptr += heads[:, None] * q_strides[2] + columns
-    q = tl.load(q_ptr, mask=real[:, None] & (columns < D), other=0.0)
+    if LATENT:
+        columns += E
+    q_ptr += heads[:, None] * q_strides[2]
+    q = tl.load(q_ptr + columns, mask=real[:, None] & (columns < D), other=0.0)
+    if LATENT:
+        q_of_v = tl.load(q_ptr + columns_v, mask=real[:, None] & (columns_v < E), other=0.0)
     slopes = tl.zeros([BLOCK_M], tl.float32)
     if BIASED:
         at = slopes_ptr + entry * slopes_strides[0] + heads * slopes_strides[1]
@@ -137,6 +143,9 @@ def attend(
         k_at, v_at = k_at[:, None] + columns, v_at[:, None] + columns_v
         k = tl.load(k_ptr + k_at, mask=inside[:, None] & (columns < D), other=0.0)
         s = tl.dot(q, tl.trans(k), input_precision="ieee")
+        if LATENT:
+            v = tl.load(v_ptr + v_at, mask=inside[:, None] & (columns_v < E), other=0.0)
+            s = tl.dot(q_of_v, tl.trans(v), s, input_precision="ieee")
         s = base2_scores(s, scale, cap, CAPPED, PRECISE)
         stands = place_of(tokens, block, ranks, rank, DEALT)
         if BIASED:
@@ -149,7 +158,8 @@ def attend(
         s = tl.where(visible, s, float("-inf"))
         p, fade, total, peak = soften(s, total, peak)
         acc = acc * fade[:, None]
-        v = tl.load(v_ptr + v_at, mask=inside[:, None] & (columns_v < E), other=0.0)
+        if not LATENT:
+            v = tl.load(v_ptr + v_at, mask=inside[:, None] & (columns_v < E), other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
         first += BLOCK_N
 

@@ -58,14 +58,15 @@ def forward(call: CachedCall) -> Passed:
     more = call.tensors[3:] if slopes is None else call.tensors[3:-1]
     if starts is not None:
         more = *more, starts
-    asked: Hashable = call.alike, call.wide  # shapes and numbers were looked at already
+    # shapes, numbers and whether v is a part of k were looked at already
+    asked: Hashable = call.alike, call.wide
     if call.alike is None:
         told = cache.lengths, cache.table, cache.rows, cache.skipped, starts, call.sink
         absent = tuple(x is None for x in told)
         how = None if new is None else (new.interleaved, new.one_place)
         asked = (
             *("cached", call.mask, call.longest, call.splits, call.wide, cache.dealt),
-            *(absent, how, turned),
+            *(absent, how, turned, cache.latent),
         )
     written = given[1:] if rotated is None else (*given[1:], rotated)
     known = enqueue(

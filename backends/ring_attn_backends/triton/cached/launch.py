@@ -8,6 +8,7 @@ import torch
 
 from ring_attn_backends.triton import arguments
 from ring_attn_backends.triton.arguments import band_of, padded
+from ring_attn_backends.triton.cached import latent
 from ring_attn_backends.triton.cached.append import append
 from ring_attn_backends.triton.cached.attend import attend
 from ring_attn_backends.triton.cached.merge import merge
@@ -64,7 +65,10 @@ def attend_launch(
     heads, key_heads = q.shape[2], cache.k.shape[2]
     rows = queries * (heads // key_heads)
     page = None if cache.table is None else cache.k.shape[1]
-    config = config or tiling(q, cache.v, rows, batch * key_heads, page)
+    wide = latent.is_wide(q.shape[3])
+    config = config or (
+        latent.tiling(rows) if wide else tiling(q, cache.v, rows, batch * key_heads, page)
+    )
     tiles = -(-rows // config.rows)
     splits = call.splits or splits_for(batch * key_heads * tiles, q)
     total_rows = q.shape[0] * q.shape[1] * heads
@@ -99,7 +103,10 @@ def attend_launch(
         "ALIKE": cache.table is not None and cache.k.stride()[:2] == cache.v.stride()[:2],
         "POWER": cache.table is not None and cache.k.shape[1].bit_count() == 1,
         "SHARED": splits > 1,
+        "LATENT": wide,
     }
+    if wide:
+        given["BLOCK_D"] = padded(q.shape[3] - out.shape[3])
     # along the first axis there is room for 2^31 programs, along the others for 65535
     grid = batch * tiles * splits, key_heads, 1
     scratch = (to_out, to_lse) if after else ()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ring_attn_backends.shared.gpus import multiprocessors
 from ring_attn_backends.triton.arguments import padded
+from ring_attn_backends.triton.cached import latent
 from ring_attn_backends.triton.plain.table import Tiling
 from ring_attn_bench.plan.cached import MOST_SPLITS
 
@@ -80,4 +81,5 @@ def _more_are_faster(turns: float) -> bool:
 
 def _slots(q: Tensor) -> int:
     # an interpreter takes programs in turn; two are enough to share something
-    return RESIDENT * (2 if q.device.type == "cpu" else multiprocessors(q))
+    resident = latent.RESIDENT if latent.is_wide(q.shape[-1]) else RESIDENT
+    return resident * (2 if q.device.type == "cpu" else multiprocessors(q))
