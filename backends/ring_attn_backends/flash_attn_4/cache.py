@@ -16,8 +16,8 @@ from ring_attn_bench.plan.cached import CachedProblem
 
 _HOPPER = 9
 _STEP = 64
-"""Of a head dim: what cp.async loads of a row of a page at once (paged_kv.py:69). Of 80, of which it
-loads 16, an H200 had numbers that were out by 0.03, where 64, 128 and 256 were right
+"""Of a head dim: what cp.async loads of a row of a page at once (paged_kv.py:69). Of 80, of which
+it loads 16, an H200 had numbers that were out by 0.03, where 64, 128 and 256 were right
 (`ring-attn-bench probe --backend flash_attn_4 --feature cache`)."""
 _LARGEST = {(192, 128)}
 """Head dims above 128 whose pages the package has tests of on Blackwell; Hopper has all."""
