@@ -21,7 +21,8 @@ A module imports its kernel's package only when a backend is made.
 
 FIRST_OVER_A_CACHE = ("triton",)
 """Whom `auto` asks over a cache before all others: it makes a step again without looking at it, and
-what is above it in the table has not been measured there."""
+on an H200 none was ahead of it (results/2026-12-01_1xH200_decode_backends, which has no
+flash_attn_3)."""
 
 PEERS = {
     "ring_flash_attn[flash_attn_2]": "ring_attn_backends.peers.ring_flash_attn:WithFlashAttn2",

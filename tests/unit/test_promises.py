@@ -9,7 +9,12 @@ import pytest
 from ring_attn_bench.conformance.features.cache import CACHE
 
 ROOT = Path(__file__).parents[2]
+COVERAGE = "2026-12-01_1xH200_coverage/coverage.csv"
 PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+README, CHOOSING, BACKENDS = (
+    " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    for name in ("README.md", "docs/choosing.md", "docs/backends.md")
+)
 LINES = {
     line.split("|")[1].strip(): line.split("|")[2] for line in PAGE.splitlines() if "|" in line
 }
@@ -60,13 +65,71 @@ def test_speed_and_memory_are_those_of_the_run_on_one_gpu(promised, column):
     assert said == [round(f(x)) for x in (second, fourth) for f in (min, max)]
 
 
-def test_cells_of_flag_gems_and_features_of_a_cache_are_counted():
-    with (ROOT / "results/2026-11-27_1xH200_coverage/coverage.csv").open() as file:
-        cells = [row["verdict"] for row in csv.DictReader(file) if row["backend"] == "flag_gems"]
+@pytest.fixture(scope="module")
+def findings():
+    with (ROOT / "results" / COVERAGE).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
-    assert f"{cells.count('ok')} of {len(cells)} cells are right, the others refused" in PAGE
+
+def over_a_cache(findings, backend, status):
+    """In how many features the backend has that status, forward."""
+    names = {feature.name for feature in CACHE.features}
+    return sum(
+        row["feature"] in names and row["verdict"] == status
+        for row in findings if (row["backend"], row["direction"]) == (backend, "forward")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("backend", "promised"), {"flag_gems": "FlagGems", "cute": "CuTe"}.items())
+def test_cells_of_backends_that_were_promised_are_counted(findings, backend, promised):
+    cells = [row["verdict"] for row in findings if row["backend"] == backend]
+
     assert set(cells) == {"ok", "unsupported"}
-    assert f"right in {len(CACHE.features)} features" in PAGE
-    steps = [x["status"] for x in rows("2026-11-30_1xH200_decode") if x["backend"] == "triton"]
+    said = f"{cells.count('ok')} of {len(cells)} cells are right, the others refused"
+    assert said in LINES[next(x for x in LINES if x.startswith(promised))]
+
+
+def test_features_of_a_cache_are_counted_by_backend(findings):
+    (line,) = (x for x in PAGE.splitlines() if x.startswith("| a cache of keys"))
+    asked = len(CACHE.features)
+    right = {x: over_a_cache(findings, x, "ok") for x in {row["backend"] for row in findings}}
+    assert right["triton"] == asked
+    assert f"right in all {asked} features" in line
+    assert f"of the [{asked}](" in line
+    assert f"`reference` is right in {right['reference']}, " in line
+    for name in ("flash_attn_2", "flag_gems", "flash_attn_4"):
+        assert f"`{name}` in {right[name]}" in line
+    wrong = over_a_cache(findings, "flash_attn_4", "wrong")
+    assert f"was wrong in {wrong}, at a head dim that is refused since" in line
+    assert [row["backend"] for row in findings if row["verdict"] == "wrong"] == ["flash_attn_4"]
+    assert f"over a cache it is right in {right['flag_gems']} of {asked} features" in PAGE
+    none = {"cudnn", "cute", "aten", "flex", "flash_attn_3"}
+    assert {x for x, count in right.items() if not count} == none
+
+
+def test_shapes_over_a_cache_are_those_of_the_runs():
+    steps = [x["status"] for x in rows("2026-12-01_1xH200_decode") if x["backend"] == "triton"]
     assert set(steps) == {"ok"}
-    assert f"in all {len(steps)} shapes" in PAGE
+    assert f"in all {len(steps)} shapes of" in PAGE
+
+    found = [x for x in rows("2026-12-01_1xH200_decode_backends") if x["status"] == "ok"]
+    ours = {x["case"]: x for x in found if x["backend"] == "triton"}
+    for column in ("latency_ms", "graph_ms"):
+        assert all(float(x[column]) >= float(ours[x["case"]][column]) for x in found)
+    assert f"in a CUDA graph the fastest in all {len(ours)} of" in PAGE
+    assert f"behind them in a CUDA graph in all {len(ours)} shapes of" in README
+
+    def times(name):
+        """How many times as long it takes in a CUDA graph, from the least to the most."""
+        shares = [
+            float(x["graph_ms"]) / float(ours[x["case"]]["graph_ms"])
+            for x in found if x["backend"] == name
+        ]  # fmt: skip
+        return len(shares), f"{min(shares):.2f} to {max(shares):.2f}"
+
+    count, gems = times("flag_gems")
+    assert f"all {count} shapes that it was given, in {gems} times the time of `triton`" in PAGE
+    _, fourth = times("flash_attn_4")
+    assert f"flash_attn_4 takes {fourth} times its time, and flag_gems {gems} " in CHOOSING
+    others = sum(times(x)[0] for x in ("flash_attn_2", "flash_attn_4", "flag_gems"))
+    assert f"all {others} rows of the suite `decode-backends` that they took" in BACKENDS

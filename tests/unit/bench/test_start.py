@@ -243,13 +243,18 @@ def test_every_command_in_readme_and_docs_is_one_that_this_program_takes(line):
 
 
 def test_the_readme_counts_the_cells_that_the_matrix_has():
-    found = read_findings(ROOT / "results" / "2026-11-27_1xH200_coverage")
+    found = read_findings(ROOT / "results" / "2026-12-01_1xH200_coverage")
     absent = sum(x.reason.startswith("unavailable") for x in found)
     counts = Counter(x.verdict for x in found)
     text = " ".join((ROOT / "README.md").read_text().split())
 
     assert f"{counts[Status.OK]} of {len(found):,} cells are right" in text
     assert f"{counts[Status.UNSUPPORTED] - absent} are refused with a reason" in text
+    assert "one was wrong, flash_attn_4 over a cache at head dim 80" in text
+    assert counts.keys() == {Status.OK, Status.UNSUPPORTED, Status.WRONG}
+    (wrong,) = (x for x in found if x.verdict is Status.WRONG)
+    assert (wrong.backend, wrong.feature) == ("flash_attn_4", "cache")
+    assert wrong.reason.startswith("cache, head dim 80-")
     assert f"the other {absent} are those of flash_attn_3" in text
     assert {x.backend for x in found if x.reason.startswith("unavailable")} == {"flash_attn_3"}
 
