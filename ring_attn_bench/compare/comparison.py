@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ring_attn_bench.compare import noise
@@ -24,10 +24,12 @@ from ring_attn_bench.compare.sides import (
     other_cards,
 )
 from ring_attn_bench.errors import InvalidArgument
+from ring_attn_bench.records.statistics import CONFIDENCE
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.registry import is_peer
 
 OURS, PEERS, BESIDE = "our ring", "other people's rings", "our ring beside others'"
+NOT_IN_A_GRAPH = "our ring, not in a graph"
 BESIDE_PACKAGES = "{} beside packages'"
 ANOTHER_CARD = 0.05
 """How far all times of a run may be from those on another GPU of the same kind: of three H200 one
@@ -159,12 +161,14 @@ def _sums(rows: Sequence[ComparedRow], *, same_others: bool) -> dict[str, tuple[
     kernels = sorted({_backend(row) for row in ours})
     by_kernel = {name: [row for row in ours if _backend(row) == name] for name in kernels}
     compiled = {name: of for name, of in by_kernel.items() if _is_compiled(of)}
-    packages = [row for row in ours if _backend(row) not in compiled]
     groups = {OURS: ours, **(by_kernel if len(kernels) > 1 else {}), PEERS: peers}
     sums = {name: _together(of) for name, of in groups.items()}
+    # where a graph speaks for the kernel, the host of these calls would have no voice
+    sums[NOT_IN_A_GRAPH] = _mean(each.time.change for each in ours if each.time and each.graph)
     if same_others:
         sums[BESIDE] = _beside(_together(ours), _together(peers))
-        theirs = _together(packages)
+        theirs = _together([row for name in kernels if name not in compiled
+                            for row in _unmoved(by_kernel[name])])  # fmt: skip
         sums |= {
             BESIDE_PACKAGES.format(n): _beside(_together(x), theirs) for n, x in compiled.items()
         }
@@ -175,9 +179,20 @@ _Sum = tuple[int, Change] | None
 
 
 def _together(rows: Sequence[ComparedRow]) -> _Sum:
+    return _mean([row.steadier for row in rows])
+
+
+def _mean(found: Iterable[Change | None]) -> _Sum:
     """None of fewer than two rows: one says it itself."""
-    changes = [row.steadier for row in rows if row.steadier]
+    changes = [change for change in found if change]
     return (len(changes), noise.together(changes)) if len(changes) > 1 else None
+
+
+def _unmoved(package: Sequence[ComparedRow]) -> Sequence[ComparedRow]:
+    """The rows of a package, to hold a kernel of ours against; none where it moved beyond a day's
+    noise: our commit may have changed how we call it, and then no kernel became slower by that."""
+    moved = _together(package)
+    return package if moved and moved[1].p > 1 - CONFIDENCE else ()
 
 
 def _beside(ours: _Sum, others: _Sum) -> _Sum:

@@ -41,6 +41,9 @@ ENOUGH, MOST = 20, 0.9
 """Rows that say how much noise there is; and the share of them that have not changed."""
 LEAST_SHOWN, MOST_SHOWN = 0.4, 2.0
 """How far what they say is believed, in standard errors."""
+OF_A_ROW = 0.6
+"""Degrees of freedom: that quantile is as well known as the standard deviation of 0.64 times as
+many rows."""
 BELIEF = 4
 """How many runs the assumed spread is worth beside those that there are."""
 OF_A_TIME = 0.4
@@ -251,33 +254,44 @@ def calibrated(groups: Sequence[Sequence[Change]]) -> list[list[Change]]:
     rows and not in the same of another's.
     """
     steady = _shown(groups, lambda each: each.own <= NOISY)
-    busy = max(1.0, _shown(groups, lambda each: each.own > NOISY))
+    busy = max((1.0, inf), _shown(groups, lambda each: each.own > NOISY))
     return [
-        [_widened(each, busy if each.own > NOISY else steady) for each in group]
+        [_widened(each, *(busy if each.own > NOISY else steady)) for each in group]
         for group in groups
-    ]  # fmt: skip
+    ]
 
 
-def _shown(groups: Sequence[Sequence[Change]], belongs: Callable[[Change], bool]) -> float:
-    """What standard errors are to be multiplied by; 1 where too few rows say so."""
+def _shown(
+    groups: Sequence[Sequence[Change]], belongs: Callable[[Change], bool]
+) -> tuple[float, float]:
+    """What standard errors are to be multiplied by, and its degrees of freedom; 1 where too few
+    rows say so."""
     away: list[float] = []
+    free = 0
     for group in groups:
         alike = [each for each in group if belongs(each) and each.own > 0]
-        if alike:
+        if len(alike) > 1:  # one is its own median, and two lie closer to it than to what is true
             middle = float(np.median([each.log for each in alike]))
-            away += [abs(each.log - middle) / each.own for each in alike]
-    if len(away) < ENOUGH:
-        return 1.0
+            nearer = sqrt(1 - 1 / len(alike))
+            away += [abs(each.log - middle) / each.own / nearer for each in alike]
+            free += len(alike) - 1
+    if free < ENOUGH - 1:
+        return 1.0, inf
     # not the median: what a few rows changed by is noise rather than that noise is overlooked
     scale = float(np.quantile(away, MOST)) / NormalDist().inv_cdf((1 + MOST) / 2)
-    return min(max(scale, LEAST_SHOWN), MOST_SHOWN)
+    return min(max(scale, LEAST_SHOWN), MOST_SHOWN), OF_A_ROW * free
 
 
-def _widened(of: Change, factor: float) -> Change:
-    """With so many times its own error."""
-    error = max(hypot(of.own * factor, of.shared), LEAST_ERROR)
-    low, high = (of.log + (edge - of.log) * error / of.error for edge in (of.low, of.high))
-    return replace(of, low=low, high=high, error=error)
+def _widened(of: Change, factor: float, free: float) -> Change:
+    """With so many times its own error; free: degrees of freedom of that factor."""
+    own = of.own * factor
+    error = max(hypot(own, of.shared), LEAST_ERROR)
+    known = inf if isinf(of.degrees) else of.degrees * (of.own / of.error) ** 4
+    doubt = 1 / known + 1 / free
+    degrees = inf if not doubt or own < 1e-3 * error else (error / own) ** 4 / doubt
+    wider = error * _beyond(degrees) / (of.error * _beyond(of.degrees))
+    low, high = (of.log + (edge - of.log) * wider for edge in (of.low, of.high))
+    return replace(of, low=low, high=high, error=error, degrees=degrees)
 
 
 def adjusted(probabilities: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:

@@ -118,13 +118,14 @@ class ComparedRow:
     @property
     def steadier(self) -> Change | None:
         """Of the time that tells more: in a graph, if it was measured there."""
-        of = self.graph or self.time
-        return None if of is None else of.change
+        changes = (times.change for times in (self.graph, self.time) if times is not None)
+        return next((change for change in changes if change is not None), None)
 
     @property
     def verdict(self) -> Verdict | None:
         """Of the times together. What calls leave open, because a host decides, a graph closes."""
-        said = [times.verdict for times in self.times.values()]
+        known = [times for times in self.times.values() if times.change is not None]
+        said = [times.verdict for times in known or self.times.values()]
         for sure in (Verdict.SLOWER, Verdict.FASTER):
             if sure in said:
                 return sure
@@ -196,7 +197,8 @@ def _taken(records: Sequence[Record]) -> dict[str, str]:
 
 def _said(records: Sequence[Record]) -> tuple[str, ...]:
     """What is known of a row in any run, in words."""
-    timed = ("time",) if any(_times(record) for record in records) else ()
+    times = {"time": _times, f"time {IN_A_GRAPH}": _graph_times}
+    timed = (name for name, of in times.items() if any(map(of, records)))
     errors = (f"error of {name}" for name in _largest_errors(records))
     return (*timed, *errors, *_most_bytes(records))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from ring_attn_bench.errors import FileError
@@ -65,8 +67,19 @@ def only_ours_differs(before: ComparedSide, after: ComparedSide) -> bool:
 
 
 def other_cards(before: ComparedSide, after: ComparedSide) -> bool:
-    """Whether both sides say which GPUs they had, and had others."""
-    return _CARDS in _differing(before, after)
+    """Whether both sides say which GPUs they had, and had others, or one more often than another:
+    of five runs each, two sides may have the same two GPUs, but not as often."""
+    if _NOTHING in (_values(before, _CARDS), _values(after, _CARDS)):
+        return False
+    return _how_often(before) != _how_often(after)
+
+
+def _how_often(of: ComparedSide) -> dict[str, Fraction]:
+    """By its GPUs, the share of a side's records."""
+    counts = Counter(
+        _word(record.environment.get(_CARDS)) for each in of.records.values() for record in each
+    )
+    return {cards: Fraction(count, counts.total()) for cards, count in counts.items()}
 
 
 def _differing(before: ComparedSide, after: ComparedSide) -> dict[str, tuple[str, str]]:

@@ -354,3 +354,19 @@ def test_a_time_in_a_graph_is_judged_too(make_record, factor, of_graph, verdict,
     shown = " ".join(terminal.text(found, 200, every=True).split())
     assert "in a graph" in shown
     assert ("in a graph" in junit.text(found)) is bool(regressions)
+
+
+def test_a_graph_that_b_no_longer_has_is_told_and_of_too_few_times_there_calls_say_it(make_record):
+    made = make_record()
+
+    def with_graph(times):
+        samples = made.speed.samples.model_copy(update={"graph": [[t] for t in times]})
+        return {"speed": made.speed.model_copy(update={"samples": samples})}
+
+    (row,) = between(make_record, with_graph([0.1] * 9), with_graph([])).rows
+    assert row.gone == ("time in a graph",)
+
+    (row,) = between(make_record, with_graph([0.1] * 9), with_graph([0.1])).rows
+    assert row.graph.change is None
+    assert row.steadier is row.time.change
+    assert row.verdict is Verdict.SAME

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from ring_attn_bench.compare import terminal
-from ring_attn_bench.compare.comparison import ANOTHER_CARD, BESIDE_PACKAGES, compared
+from ring_attn_bench.compare.comparison import (
+    ANOTHER_CARD,
+    BESIDE_PACKAGES,
+    NOT_IN_A_GRAPH,
+    compared,
+)
 from ring_attn_bench.compare.rows import Limits, Verdict
 from ring_attn_bench.compare.sides import side
 
@@ -24,6 +29,23 @@ def on_card(of, card):
         return record.model_copy(update={"environment": {**record.environment, "gpu_cards": card}})
 
     return replace(of, records={key: tuple(map(moved, each)) for key, each in of.records.items()})
+
+
+def scaled(of, factor):
+    """The same run, each list of times so many times as long; factor: by its record and name."""
+
+    def changed(record):
+        if record.speed is None:
+            return record
+        samples = record.speed.samples
+        update = {
+            name: [[factor(record, name) * t for t in ranks] for ranks in getattr(samples, name)]
+            for name in ("ring", "graph")
+        }
+        speed = record.speed.model_copy(update={"samples": samples.model_copy(update=update)})
+        return record.model_copy(update={"speed": speed})
+
+    return replace(of, records={key: tuple(map(changed, each)) for key, each in of.records.items()})
 
 
 def together(found):
@@ -81,6 +103,50 @@ def test_on_another_card_little_is_said_and_nobody_is_held_against_others():
     assert not other.is_regression
     assert min(row.time.change.shows for row in other.rows) > 2 * ANOTHER_CARD
     assert "gpu_cards a1 -> b2" in other.differences
+
+
+@pytest.mark.parametrize("before", ["first", "second"])
+@pytest.mark.parametrize("factor", [0.9, 0.95])
+def test_a_package_that_became_faster_makes_no_kernel_slower_beside_it(before, factor):
+    def faster(record, name):
+        return factor if record.contestant.backend == "cudnn" else 1.0
+
+    found = compared(run(before), scaled(run("second"), faster), Limits())
+
+    assert any(row.verdict is Verdict.FASTER for row in found.rows)
+    assert together(found)[BESIDE_THEIRS].verdict is Verdict.SAME, "flash_attn_2 did not move"
+    assert not found.is_regression
+
+
+@pytest.mark.parametrize("before", ["first", "second"])
+def test_a_host_that_takes_twice_as_long_for_short_calls_is_a_regression_though_graphs_are_the_same(
+    before,
+):
+    def host(record, name):
+        return 2.0 if name == "ring" and record.speed.samples.graph else 1.0
+
+    sums = together(compared(run(before), scaled(run("second"), host), Limits()))
+
+    assert sums[NOT_IN_A_GRAPH].verdict is Verdict.SLOWER
+    assert sums[NOT_IN_A_GRAPH].change.ratio == pytest.approx(2.0, rel=0.02)
+    assert sums["triton"].verdict is Verdict.SAME
+
+
+def test_the_same_cards_but_not_as_often_are_other_cards():
+    def runs(*cards):
+        each = [on_card(run("first"), card) for card in cards]
+        keys = each[0].records
+        return replace(
+            each[0], runs=len(each), records={k: tuple(x.records[k][0] for x in each) for k in keys}
+        )
+
+    def shared(before, after):
+        return compared(before, after, Limits()).limits.shared
+
+    assert shared(runs("a1", "a1", "b2"), runs("a1", "b2", "b2")) == ANOTHER_CARD
+    assert shared(runs("a1", "b2"), runs("a1", "b2")) == Limits().shared
+    assert shared(runs("a1"), runs("a1", "a1")) == Limits().shared
+    assert shared(runs("a1"), runs("a1", "b2")) == ANOTHER_CARD
 
 
 @pytest.mark.parametrize("page", ["comparing.md", "comparing.zh-CN.md"])
