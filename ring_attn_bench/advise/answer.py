@@ -10,14 +10,14 @@ from pydantic import ValidationError
 
 from ring_attn_bench.advise import model
 from ring_attn_bench.advise.estimate import Estimate, HowKnown, estimate
-from ring_attn_bench.advise.figures import Figure, RingWay, Shape, newest
+from ring_attn_bench.advise.figures import CPU, Figure, RingWay, Shape, newest
 from ring_attn_bench.advise.question import Question
 from ring_attn_bench.errors import InvalidArgument, UnknownName, placed
 from ring_attn_bench.plan.measured import MACHINES
 from ring_attn_bench.records.statistics import same_program
 from ring_attn_bench.records.status import Status
 from ring_attn_bench.text import shapes
-from ring_attn_bench.text.digits import digits, tokens
+from ring_attn_bench.text.digits import digits, plural, tokens
 
 QUIET = 0.016
 """Interquartile range over median of a quiet row: one in five of our ring's has less, of those of
@@ -71,7 +71,10 @@ class Advice:
             yield from self._instead(best, name)
         sure = self.best_measured
         if sure is not None and sure is not best:
-            yield f"Of what was measured here, {sure.way.name} is the fastest: {_more(sure, best)}."
+            yield (
+                f"Of what was measured at this shape, {sure.way.name} is the fastest: "
+                f"{_more(sure, best)}."
+            )
         if self.close:
             names = ", ".join(each.way.name for each in self.close)
             yield f"Within {100 * CLOSE:.0f} % of it, so perhaps as fast: {names}."
@@ -106,7 +109,8 @@ def _known(best: Estimate) -> str:
         case HowKnown.BETWEEN:
             how = f"is interpolated, {best.words}"
         case HowKnown.BEYOND:
-            how = f"is extrapolated to {tokens(best.shape.seqlen_per_gpu)} a GPU, {best.words}"
+            length = f"{tokens(best.shape.seqlen_per_gpu)} a {best.shape.device}"
+            how = f"is extrapolated to {length}, {best.words}"
         case HowKnown.ELSEWHERE:
             how = f"is extrapolated, {best.words}"
     return f"{how} ({runs})"
@@ -201,9 +205,10 @@ def _gpu(asked: str | None, figures: Sequence[Figure]) -> str:
 def summary(shape: Shape) -> str:
     """What is asked for, in words."""
     what = "forward + backward" if shape.backward else "forward"
+    gpus = f"{shape.world_size} x {shape.gpu} of one host"
     parts = (
-        f"{shape.world_size} x {shape.gpu} of one host",
-        f"{tokens(shape.seqlen_total)} tokens, {tokens(shape.seqlen_per_gpu)} a GPU",
+        plural(shape.world_size, "CPU rank") if shape.gpu == CPU else gpus,
+        f"{tokens(shape.seqlen_total)} tokens, {tokens(shape.seqlen_per_gpu)} a {shape.device}",
         shapes.batch(shape.batch), shapes.heads_of(shape.heads_q, shape.heads_kv, shape.head_dim),
         shape.dtype, "causal" if shape.causal else "no mask", what,
     )  # fmt: skip

@@ -78,6 +78,11 @@ class Shape(Frozen):
         return self.seqlen_per_gpu * self.world_size
 
     @property
+    def device(self) -> str:
+        """What figures are of one of: GPU; without any a rank."""
+        return "rank" if self.gpu == CPU else "GPU"
+
+    @property
     def direction(self) -> Direction:
         """The direction, as suites and records call it."""
         return Direction.FORWARD_BACKWARD if self.backward else Direction.FORWARD

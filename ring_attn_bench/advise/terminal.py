@@ -47,14 +47,15 @@ def _named(best: Estimate) -> Iterator[str]:
     parts += ["gradients 'input'"] if way.gradients == "input" else []
     parts += ["keep_keys"] if way.keep_keys else []
     yield f"Take {', '.join(parts)}."
+    one = best.shape.device
     memory = "memory was not measured"
     if best.memory is not None:
         kept = "what stays not measured" if best.kept is None else f"{digits(best.kept)} kept"
         memory = (
-            f"{digits(best.memory, 4)} MiB a GPU: {digits(best.inputs)} of inputs, "
+            f"{digits(best.memory, 4)} MiB a {one}: {digits(best.inputs)} of inputs, "
             f"{digits(best.call)} a call, {kept}"
         )
-    yield f"Expected: {digits(best.ms)} ms, {digits(best.tflops)} TFLOP/s a GPU; {memory}."
+    yield f"Expected: {digits(best.ms)} ms, {digits(best.tflops)} TFLOP/s a {one}; {memory}."
 
 
 def _code(best: Estimate) -> Iterator[str]:

@@ -58,7 +58,9 @@ def worst(records: Iterable[Record]) -> Record:
 def differences(before: ComparedSide, after: ComparedSide) -> tuple[str, ...]:
     """What is not the same of programs and machines, in words: `triton 3.6.0 -> 3.7.0`."""
     differing = _differing(before, after)
-    return tuple(f"{name} {old} -> {new}" for name, (old, new) in differing.items())
+    kernels = _kernels_differing(before, after, list(differing.values()))
+    said = [*differing.items(), *((f"backend {name}", both) for name, both in kernels.items())]
+    return tuple(f"{name} {old} -> {new}" for name, (old, new) in said)
 
 
 def only_ours_differs(before: ComparedSide, after: ComparedSide) -> bool:
@@ -87,6 +89,29 @@ def _differing(before: ComparedSide, after: ComparedSide) -> dict[str, tuple[str
     newer = {name: (_values(before, name), _values(after, name)) for name in _SINCE_THEN}
     pairs |= {name: both for name, both in newer.items() if _NOTHING not in both}
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+
+
+def _kernels_differing(
+    before: ComparedSide, after: ComparedSide, said: Sequence[tuple[str, str]]
+) -> dict[str, tuple[str, str]]:
+    """By backend, what it called its version, where both sides say so and not the same, and no
+    package that is named already explains it: two builds of a third party's kernel."""
+    old, new = _kernels(before), _kernels(after)
+    pairs = {name: (old[name], new[name]) for name in old if name in new}
+    return {
+        name: (a, b)
+        for name, (a, b) in pairs.items()
+        if a != b and not any(was in a and a.replace(was, became) == b for was, became in said)
+    }
+
+
+def _kernels(of: ComparedSide) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for records in of.records.values():
+        for record in records:
+            if record.backend_version:
+                found.setdefault(record.contestant.backend, set()).add(record.backend_version)
+    return {name: " / ".join(sorted(versions)) for name, versions in sorted(found.items())}
 
 
 def _values(of: ComparedSide, name: str) -> str:

@@ -14,7 +14,6 @@ from ring_attn_bench.records.status import Status
 from ring_attn_bench.text.digits import digits, plural
 from ring_attn_bench.text.table import Table, fold
 
-_WHO = ("contestant", "case", "direction")
 _ALONE_SHOWN = 8
 
 
@@ -48,7 +47,7 @@ def _heading(of: Comparison, words: CaseWords) -> Iterator[str]:
     yield f"A is {_called(of.before)}, B is {_called(of.after)}"
     if words.shared:
         yield words.shared
-    yield ", ".join(of.differences) or "programs and machines are the same"
+    yield ", ".join(of.differences) or "no difference of programs and machines is recorded"
 
 
 def _called(side: ComparedSide) -> str:
@@ -101,7 +100,7 @@ def _statuses(of: Comparison, words: CaseWords) -> Table | None:
     body = tuple(
         (*_who(row, words), *(x.value for x in row.statuses), _reason(row)) for row in rows
     )
-    headers = (*_WHO, "A", "B", "why")
+    headers = (*_heads(words), "A", "B", "why")
     return Table("Not right on both sides", headers, body, len(headers))
 
 
@@ -115,7 +114,7 @@ def _gone(of: Comparison, words: CaseWords) -> Table | None:
     body = tuple((*_who(row, words), ", ".join(row.gone)) for row in of.rows if row.gone)
     if not body:
         return None
-    headers = (*_WHO, "what")
+    headers = (*_heads(words), "what")
     return Table("What A says and B does not", headers, body, len(headers))
 
 
@@ -129,8 +128,9 @@ def _sizes(of: Comparison, words: CaseWords, every: bool) -> Table | None:
     )
     if not body:
         return None
-    headers = (*_WHO, "what", "A", "B", "change %")
-    return Table("Errors and memory that are not the same", headers, body, 4)
+    names = (*_heads(words), "what")
+    headers = (*names, "A", "B", "change %")
+    return Table("Errors and memory that are not the same", headers, body, len(names))
 
 
 def _of_size(size: ChangedSize) -> tuple[str, str, str]:
@@ -148,10 +148,12 @@ def _times(of: Comparison, words: CaseWords, every: bool) -> Table | None:
         for row in rows
         for how, time in row.times.items()
     )  # fmt: skip
-    headers = ("time", *_WHO, "A ms", "B ms", "change %", "95 %", "shows %")
+    names = ("time", *_heads(words))
+    headers = (*names, "A ms", "B ms", "change %", "95 %", "shows %")
     remarks = [f"{_label(row)}: {sentence}." for row in rows for sentence in _explained(row)]
     what = "Times" if every else "Times that are not the same"
-    return Table(what, headers, body, 4, least=("shows %", "A ms", "B ms"), remarks=tuple(remarks))
+    least = ("shows %", "A ms", "B ms")
+    return Table(what, headers, body, len(names), least=least, remarks=tuple(remarks))
 
 
 def _explained(row: ComparedRow) -> tuple[str, ...]:
@@ -192,10 +194,16 @@ def _label(row: ComparedRow) -> str:
     return " ".join(row.key)
 
 
-def _who(row: ComparedRow, words: CaseWords, how: str = "") -> tuple[str, str, str]:
+def _heads(words: CaseWords) -> tuple[str, ...]:
+    """Of what says which row it is: of one case alone nothing is said but above the tables."""
+    return ("contestant", *(("case",) if words.varying else ()), "direction")
+
+
+def _who(row: ComparedRow, words: CaseWords, how: str = "") -> tuple[str, ...]:
     record = row.before[0]
+    case = (words.case(record.case),) if words.varying else ()
     called = ", ".join(filter(None, (record.direction.value, how)))
-    return record.contestant.name, words.case(record.case), called
+    return record.contestant.name, *case, called
 
 
 def _percent(share: float) -> str:

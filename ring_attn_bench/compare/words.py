@@ -54,7 +54,7 @@ def _word(case: Case, name: str) -> str:
 
 
 _WORDS: Mapping[str, Callable[[Case], str]] = {
-    "seqlen_total": lambda case: f"{tokens(case.seqlen_per_gpu)} a GPU",
+    "seqlen_total": lambda case: f"{tokens(case.seqlen_per_gpu)} a rank",
     "world_size": lambda case: f"W = {case.world_size}",
     "batch": lambda case: shapes.batch(case.batch),
     "heads_q": lambda case: shapes.heads(case.heads_q, case.heads_kv),

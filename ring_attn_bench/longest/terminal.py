@@ -8,7 +8,7 @@ from textwrap import shorten
 from ring_attn_bench.records.limit import Limit
 from ring_attn_bench.text.sentences import sentences
 
-COUNTS = ("tokens/GPU", "in all", "then")
+COUNTS = ("tokens/rank", "in all", "then")
 SHOWN = 160
 """Characters of a reason at most."""
 

@@ -19,6 +19,7 @@ from ring_attn_bench.records.finding import Finding, read, write
 from ring_attn_bench.records.folder import folder_for
 from ring_attn_bench.records.lock import alone_in
 from ring_attn_bench.records.values import Environment
+from ring_attn_bench.text.digits import plural
 from ring_attn_bench.workers.keeper import Keeper, Watcher
 from ring_attn_bench.workers.pool import run_all
 
@@ -73,8 +74,9 @@ def _find(
     jobs = request.jobs or min(MOST_JOBS, os.cpu_count() or 1)
     watcher.heading(
         [
-            f"{len(cells)} findings to make of {len(features)} features and {len(backends)} "
-            f"backends, by {jobs} processes; {terms.device_name}, torch {terms.torch}"
+            f"{plural(len(cells), 'finding')} to make of {plural(len(features), 'feature')} and "
+            f"{plural(len(backends), 'backend')}, by {jobs} processes; "
+            f"{terms.device_name}, torch {terms.torch}"
         ],
         len(cells),
     )

@@ -55,7 +55,7 @@ class Limit(Frozen):
     def cells(self) -> dict[str, str]:
         """A line of limits.csv."""
         case = self.case.model_dump(exclude={"seqlen_total", "window"})
-        left, right = self.case.window
+        left, right = (None if side < 0 else side for side in self.case.window)
         known = {
             "contestant": self.contestant.name,
             "backend": self.contestant.backend,

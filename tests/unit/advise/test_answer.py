@@ -8,6 +8,7 @@ import pytest
 from ring_attn_bench.advise import as_json, terminal
 from ring_attn_bench.advise.answer import advised
 from ring_attn_bench.advise.estimate import HowKnown
+from ring_attn_bench.advise.figures import CPU
 from ring_attn_bench.advise.model import options
 from ring_attn_bench.advise.question import Question, heads, mebibytes
 from ring_attn_bench.errors import InvalidArgument, UnknownName
@@ -95,6 +96,16 @@ def test_a_failure_at_another_length_leaves_what_is_right_at_this_one():
 
     assert advice.best.way == best.way
     assert advice.failed == ()
+
+
+def test_records_without_a_gpu_are_of_ranks():
+    on_cpu = [x.model_copy(update={"shape": x.shape.model_copy(update={"gpu": CPU})})
+              for x in FIGURES if x.shape.world_size == 2]  # fmt: skip
+    shown = terminal.text(advised(asked(), on_cpu), 100)
+
+    assert shown.startswith("2 CPU ranks, 32K tokens, 16K a rank, ")
+    assert " TFLOP/s a rank; " in shown
+    assert "GPU" not in shown.partition("What is known")[0]
 
 
 def test_a_dtype_that_no_model_has_is_no_dtype_of_the_records():

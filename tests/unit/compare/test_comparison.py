@@ -238,6 +238,27 @@ def test_what_the_programs_differ_in_is_said(make_record):
     assert found.differences == (f"commit 0123abc -> {'b' * 10}", "driver 580.95 -> 590")
 
 
+@pytest.mark.parametrize(
+    ("versions", "driver", "said"),
+    [
+        (("mine 1+aaaa", "mine 1+bbbb"), "580.95", ("backend triton mine 1+aaaa -> mine 1+bbbb",)),
+        (("", "mine 1"), "580.95", ()),
+        (("cuda 580.95", "cuda 590"), "590", ("driver 580.95 -> 590",)),
+    ],
+)
+def test_two_builds_of_a_kernel_are_said_where_no_package_explains_their_versions(
+    make_record, versions, driver, said
+):
+    old, new = versions
+    before = make_record(backend_version=old)
+    facts = {**before.environment, "driver": driver}
+    after = make_record(backend_version=new, environment=facts)
+    found = compared(side_of("A", {before.key: before}), side_of("B", {after.key: after}), LIMITS)
+
+    assert before.contestant.backend == "triton"
+    assert found.differences == said
+
+
 def test_what_older_records_do_not_say_is_no_difference(make_record):
     before, after = (
         make_record(environment={**make_record().environment, **facts})

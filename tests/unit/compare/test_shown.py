@@ -43,6 +43,13 @@ def test_the_terminal_has_the_worst_first_and_the_verdict_last(found):
     assert "cudnn" in terminal.text(found, 100, every=True)
 
 
+def test_one_case_alone_has_no_column_of_cases(found):
+    shown = terminal.text(found, 120, every=True)
+
+    assert "contestant" in shown
+    assert "case" not in shown.split("Only in")[0]
+
+
 def test_a_narrow_terminal_is_kept_to(found):
     assert max(map(len, terminal.text(found, 60, every=True).splitlines())) <= 60
 

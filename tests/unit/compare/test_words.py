@@ -22,5 +22,5 @@ def test_an_axis_that_has_no_word_of_its_own_is_called_by_its_name(changed_cases
 def test_what_all_cases_share_is_said_once_in_the_order_of_the_table(make_case):
     words = CaseWords.of([make_case(), make_case(causal=False)])
 
-    assert words.shared == "8K a GPU, W = 4, batch 1, heads 32:8, head dim 128, bfloat16"
+    assert words.shared == "8K a rank, W = 4, batch 1, heads 32:8, head dim 128, bfloat16"
     assert words.case(make_case()) == "causal"

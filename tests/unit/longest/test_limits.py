@@ -40,6 +40,16 @@ def test_limits_are_read_as_they_were_kept_and_the_last_of_a_key_counts(tmp_path
     assert limits.read(tmp_path / "nothing") == ()
 
 
+@pytest.mark.parametrize(
+    ("window", "cells"), [((-1, -1), ("", "")), ((128, -1), ("128", "")), ((0, 64), ("0", "64"))]
+)
+def test_an_open_window_is_empty_in_the_sheet_as_in_that_of_results(make_limit, window, cells):
+    limit = make_limit()
+    limit = limit.model_copy(update={"case": limit.case.model_copy(update={"window": window})})
+
+    assert (limit.cells()["window_left"], limit.cells()["window_right"]) == cells
+
+
 def test_half_a_line_is_taken_out_and_said(tmp_path, make_limit):
     limits.append(tmp_path, make_limit())
     path = tmp_path / limits.LIMITS
