@@ -179,7 +179,10 @@ def test_what_is_probed_and_not_in_the_shipped_matrix_is_named_beside_it():
     columns = {x["backend"] for x in lines}
     pages = [(COVERAGE / "README.md").read_text(), README, (ROOT / "docs/coverage.md").read_text()]
     assert found <= set(FEATURES)
-    for name in (set(FEATURES) - found) | (set(BACKENDS) - columns):
+    # other tests put stand-ins there
+    shipped = {name for name, at in BACKENDS.items() if at.startswith("ring_attn_backends.")}
+    assert len(shipped) >= 10
+    for name in (set(FEATURES) - found) | (shipped - columns):
         assert all(f"`{name}`" in page for page in pages), name
 
 
