@@ -1,6 +1,8 @@
 """What `compile cute` compiles: all that calls may ask for, each once."""
 
+from concurrent.futures import Future
 from itertools import islice, product
+from threading import Event
 
 import pytest
 import torch
@@ -85,10 +87,27 @@ def test_all_are_compiled_once_and_then_are_there(compiled, tmp_path):
     assert all(one.seconds is None for one in second)
 
 
-def test_whoever_stops_listening_is_not_left_with_all_of_it(compiled, tmp_path):
-    list(islice(ahead.compile_all(1, tmp_path), 2))
+def test_whoever_stops_listening_is_not_left_with_all_of_it(monkeypatch, compiled, tmp_path):
+    asked, compile_it, cancel = len(list(ahead.builds())), build.build_all, Future.cancel
+    given_up, nobody_listens = [], Event()
 
-    assert len(compiled) < len(list(ahead.builds()))
+    def third_takes_long(builds, folder):
+        compile_it(builds, folder)
+        if len(compiled) == 3:
+            nobody_listens.wait(20)
+
+    def told(future):
+        given_up.append(future)
+        took = cancel(future)
+        if len(given_up) == asked:
+            nobody_listens.set()
+        return took
+
+    monkeypatch.setattr(build, "build_all", third_takes_long)
+    monkeypatch.setattr(Future, "cancel", told)
+    assert len(list(islice(ahead.compile_all(1, tmp_path), 2))) == 2
+
+    assert len(compiled) <= 3
 
 
 def test_what_the_compiler_said_of_one_is_raised(monkeypatch, compiled, tmp_path):
