@@ -227,14 +227,14 @@ class TritonBackend:
         """As `unsupported`; and places that kernels do not count to."""
         if problem.capacity + problem.appended + problem.queries >= FARTHEST:
             return f"it counts places of a cache below {FARTHEST} (got {problem.capacity} tokens)"
-        whole = problem.without_cache
-        if whole.head_dim > MAX_HEAD_DIM:
-            from ring_attn_backends.triton.cached import latent
+        from ring_attn_backends.triton.cached import latent
 
+        whole = problem.without_cache
+        if latent.is_wide(whole.head_dim):
             reason = latent.refusal(problem)
             if reason is not None:
                 return reason
-            whole = replace(whole, head_dim=MAX_HEAD_DIM, head_dim_v=MAX_HEAD_DIM)
+            whole = replace(whole, head_dim=MAX_HEAD_DIM, head_dim_v=MAX_HEAD_DIM)  # it has room
         return self.unsupported(whole)
 
     def cached_forward(self, call: CachedCall) -> tuple[Tensor, Tensor]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ring_attn_backends.triton import MAX_HEAD_DIM
 from ring_attn_backends.triton.plain.table import Tiling
 
 if TYPE_CHECKING:
     from ring_attn_bench.plan.cached import CachedProblem
 
-MAX_SEPARATE = 256
-"""Head dim of a k, or a v, that are loaded apart: wider ones have no room beside each other."""
 MOST_OF_V, MOST_OTHERS = 512, 128
-"""Columns of a wider k that are v too, and others."""
+"""Columns of a k wider than MAX_HEAD_DIM that are v too, and others."""
 
 TABLE: dict[int, Tiling] = {}
 """By the rows of a tile. Empty: none has been measured."""
@@ -33,13 +32,13 @@ RESIDENT = 1
 
 def is_wide(head_dim: int) -> bool:
     """Whether k and v have no room beside each other."""
-    return head_dim > MAX_SEPARATE
+    return head_dim > MAX_HEAD_DIM
 
 
 def refusal(problem: CachedProblem) -> str | None:
     """Why a k that is so wide cannot be served, or None."""
     head_dim, head_dim_v = problem.head_dim, problem.head_dim_v
-    too_wide = f"it has no head_dim above {MAX_SEPARATE} (got {head_dim})"
+    too_wide = f"it has no head_dim above {MAX_HEAD_DIM} (got {head_dim})"
     if not TABLE:
         return too_wide
     if not problem.latent:
