@@ -65,6 +65,21 @@ def test_speed_and_memory_are_those_of_the_run_on_one_gpu(promised, column):
     assert said == [round(f(x)) for x in (second, fourth) for f in (min, max)]
 
 
+def test_longest_sequences_are_those_that_fitted():
+    with (ROOT / "results/2026-12-01_1xH200_longest/limits.csv").open(encoding="utf-8") as file:
+        found = {(x["backend"], x["direction"]): x for x in csv.DictReader(file)}
+    assert {row["status"] for row in found.values()} == {"oom"}
+
+    def longest(backend, direction):
+        return f"{int(found[backend, direction]['longest_total']):,}"
+
+    forward, both = (longest("triton", x) for x in ("forward", "forward_backward"))
+    assert forward == longest("flash_attn_2", "forward")
+    said = LINES["the same longest sequence"]
+    assert f"forward {forward} tokens, as flash-attn 2.8; with backward {both}, where it" in said
+    assert f"ends at {longest('flash_attn_2', 'forward_backward')} " in said
+
+
 @pytest.fixture(scope="module")
 def findings():
     with (ROOT / "results" / COVERAGE).open(encoding="utf-8") as file:
