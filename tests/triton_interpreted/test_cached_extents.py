@@ -16,6 +16,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
 ]
 DIM, HEADS, KEY_HEADS = 8, 2, 1
+BLOCK = 4
+"""Keys that are not shared."""
 
 
 def numbers(draw, count, low, high):
@@ -47,29 +49,40 @@ def calls(draw):
     return call._replace(appended=Appended(*appended))
 
 
-def by_extents(call):
-    """out of the keys and the band that the table says; the tokens are appended already."""
+def by_extents(call, splits):
+    """out of the keys and the band that the table says, of all shares; tokens are there already."""
     (low, high), cache, count = band_of(call.mask), call.cache, call.q.shape[1]
-    table = torch.full((len(call.q), NUMBERS), -7, dtype=torch.int32)
+    batch = len(call.q)
+    table = torch.full((splits * batch, NUMBERS), -7, dtype=torch.int32)
     new = 0 if call.appended is None else call.appended.k.shape[1]
-    extents[(len(call.q), 1, 1)](
-        table, cache.lengths, cache.rows, cache.skipped, new, cache.k.shape[1], cache.k.shape[0]
-    )
-    outs = []
-    for q, (first, length, end) in zip(call.q, table.tolist(), strict=True):
+    extents[(splits * batch, 1, 1)](
+        table, cache.lengths, cache.rows, cache.skipped, new, cache.k.shape[1], cache.k.shape[0],
+        batch, splits, BLOCK,
+    )  # fmt: skip
+    scores, values = ([[] for _ in range(batch)] for _ in range(2))
+    for first, length, end, entry in table.tolist():
         k, v = (x.flatten(0, 1)[first : first + length, 0] for x in (cache.k, cache.v))
         assert len(k) == length
         apart = torch.arange(count)[:, None] - torch.arange(length) + end - count
         hidden = ~((low <= apart) & (apart <= high))
-        scores = torch.einsum("mhd,nd->hmn", q, k) * call.score.softmax_scale
-        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num(0.0)
-        outs.append(torch.einsum("hmn,nd->mhd", weights, v))
-    return torch.stack(outs)
+        found = torch.einsum("mhd,nd->hmn", call.q[entry], k) * call.score.softmax_scale
+        scores[entry].append(found.masked_fill(hidden, -torch.inf))
+        values[entry].append(v)
+    outs = []
+    for parts, v in zip(scores, values, strict=True):
+        assert len(parts) == splits
+        weights = torch.cat(parts, -1).softmax(-1).nan_to_num(0.0)
+        outs.append(torch.einsum("hmn,nd->mhd", weights, torch.cat(v)))
+    return torch.stack(outs), table.view(splits, batch, NUMBERS)
 
 
 @settings(deadline=None, max_examples=60)
-@given(calls())
-def test_the_keys_and_the_band_of_each_entry_are_those_of_the_reference(call):
+@given(calls(), st.integers(1, 5))
+def test_the_keys_and_the_band_of_each_entry_are_those_of_the_reference(call, splits):
     right, _ = ReferenceBackend().cached_forward(call)  # which appends
+    found, shares = by_extents(call, splits)
 
-    torch.testing.assert_close(by_extents(call), right, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+    lengths = shares[..., 1].sort(0, descending=True).values
+    assert lengths.equal(shares[..., 1]), "the last share is the shortest"
+    assert ((shares[:-1, :, 1] % BLOCK == 0) | (shares[1:, :, 1] == 0)).all()

@@ -37,7 +37,9 @@ def hopper(monkeypatch):
         (8, 128, True),
         (1, 512, True),
         (4, 64, True),
-        (1, 128, False),
+        (1, 128, True),
+        (1, 65, True),
+        (3, 128, False),
         (64, 63, False),
     ],
 )

@@ -17,6 +17,7 @@ triton = pytest.importorskip("triton")
 if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
+from ring_attn_backends.triton.cached.extents import NUMBERS  # noqa: E402 - needs Triton
 from ring_attn_backends.triton.hopper import launch, serves, table  # noqa: E402 - need Triton
 from ring_attn_backends.triton.hopper.extents import Extent  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
@@ -57,9 +58,9 @@ def launched(
         block = Documents(starts, starts, tokens // 2, tokens // 2, Mask(causal=True))
     score = Score(head_dim**-0.5, softcap)
     if cache:
-        extent = Extent.of_cache(
-            CachedCall(q, Cache(k, v), Mask(causal=True), score), tensor(2, 3, dtype=torch.int32)
-        )
+        shares = tensor(2 * batch, NUMBERS, dtype=torch.int32)
+        extent = Extent.of_cache(CachedCall(q, Cache(k, v), Mask(causal=True), score), shares)
+        out, lse = (torch.cat([x, x]).float() for x in (out, lse))
         return launch.forward_over(q, Keys(k, v), Running(out, lse), extent, score, config=config)
     if kernel == "forward":
         given = (q, Keys(k, v), Running(acc, lse, acc if carry else out), block, score)

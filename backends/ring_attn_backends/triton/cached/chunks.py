@@ -1,8 +1,8 @@
 """Many queries at a time over rows of a cache, such as a chunk of a prompt: Hopper's forward.
 
-`attend` is for few queries: it has the heads of a group in one tile, and takes pages and shares of
-keys, but its products are those of the plain kernels. Here what `extents` finds out about each
-entry is read by the kernel that serves whole sequences.
+`attend` is for few queries: it has the heads of a group in one tile, and takes pages, but its
+products are those of the plain kernels. Here what `extents` finds out about each entry, or a share
+of its keys, is read by the kernel that serves whole sequences.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 
 from ring_attn_backends.shared.gpus import multiprocessors
 from ring_attn_backends.triton.cached.extents import NUMBERS, extents
+from ring_attn_backends.triton.cached.launch import merge_launch
 from ring_attn_backends.triton.hopper import serves
 from ring_attn_backends.triton.hopper.extents import Extent
 from ring_attn_backends.triton.hopper.launch import forward_over
@@ -20,6 +21,7 @@ from ring_attn_backends.triton.hopper.table import chosen
 from ring_attn_backends.triton.launching import TritonLaunch
 from ring_attn_backends.triton.lines import FAR
 from ring_attn_bench.contract.tensors import Keys, Running
+from ring_attn_bench.plan.cached import MOST_SPLITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 FEWEST_QUERIES = 64
 """Of an entry: a warpgroup's rows."""
 FEWEST_PROGRAMS = 3 / 4
-"""Of a GPU's multiprocessors: fewer programs leave more idle than `attend` loses, which shares the
-keys of a head."""
+"""Of a GPU's multiprocessors, shares of keys included: fewer programs leave more idle than `attend`
+loses, which has several on each."""
+BLOCK = 128
+"""Keys that are not shared."""
 
 
 def is_chunk(call: CachedCall) -> bool:
@@ -43,15 +47,39 @@ def is_chunk(call: CachedCall) -> bool:
         return False
     if cache.k.shape[0] * cache.k.shape[1] >= FAR:
         return False
-    own = chosen("forward", q, Keys(cache.k, cache.v)).own
-    programs = q.shape[0] * q.shape[2] * -(-q.shape[1] // own)
-    return programs >= FEWEST_PROGRAMS * multiprocessors(q)
+    return _programs(call) * splits_for(call) >= FEWEST_PROGRAMS * multiprocessors(q)
 
 
-def chunk_launch(call: CachedCall, out: Tensor, lse: Tensor) -> TritonLaunch:
-    """Writes out and lse."""
+def splits_for(call: CachedCall) -> int:
+    """By how many programs keys are shared: as many as have room in one turn, whatever lengths are.
+
+    As in `table.splits_for`, room that nobody uses must change no bit.
+    """
+    return max(1, min(MOST_SPLITS, multiprocessors(call.q) // _programs(call)))
+
+
+def _programs(call: CachedCall) -> int:
+    """Without shares."""
     q, cache = call.q, call.cache
-    table = torch.empty(q.shape[0], NUMBERS, dtype=torch.int32, device=q.device)
+    own = chosen("forward", q, Keys(cache.k, cache.v)).own
+    return q.shape[0] * q.shape[2] * -(-q.shape[1] // own)
+
+
+def chunk_launch(
+    call: CachedCall, out: Tensor, lse: Tensor, *, splits: int | None = None
+) -> TritonLaunch:
+    """Writes out and lse; splits: by how many programs keys are shared, if not by the GPU."""
+    q, cache = call.q, call.cache
+    batch, queries, heads, _ = q.shape
+    splits = splits or splits_for(call)
+    table = torch.empty(splits * batch, NUMBERS, dtype=torch.int32, device=q.device)
+    scratch, to = (table,), Running(out, lse)
+    after: tuple[TritonLaunch, ...] = ()
+    if splits > 1:
+        shares = out.new_empty(splits * batch, *out.shape[1:], dtype=torch.float32)
+        of_lse = out.new_empty(splits * batch, heads, queries, dtype=torch.float32)
+        scratch, to = (table, shares, of_lse), Running(shares, of_lse)
+        after = (merge_launch(shares, of_lse, out, lse, None, by_head=True),)
     count, capacity = cache.k.shape[:2]
     given = {
         "into_ptr": table,
@@ -61,9 +89,12 @@ def chunk_launch(call: CachedCall, out: Tensor, lse: Tensor) -> TritonLaunch:
         "A": 0 if call.appended is None else call.appended.k.shape[1],
         "capacity": capacity,
         "count": count,
+        "entries": batch,
+        "splits": splits,
+        "BLOCK": BLOCK,
     }
     keys, extent = Keys(cache.k, cache.v), Extent.of_cache(call, table)
-    attends = forward_over(q, keys, Running(out, lse), extent, call.score)
+    attends = forward_over(q, keys, to, extent, call.score)
     return TritonLaunch(
-        extents, (q.shape[0], 1, 1), given, q.device, scratch=(table,), after=(attends,)
+        extents, (len(table), 1, 1), given, q.device, scratch=scratch, after=(attends, *after)
     )

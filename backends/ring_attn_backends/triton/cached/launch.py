@@ -77,7 +77,7 @@ def attend_launch(
     if splits > 1:
         to_lse = torch.empty(splits, total_rows, dtype=torch.float32, device=q.device)
         to_out = to_lse.new_empty(splits, total_rows, out.shape[-1])
-        after = (_merge_launch(to_out, to_lse, out, lse, call.sink),)
+        after = (merge_launch(to_out, to_lse, out, lse, call.sink),)
     low, high = band_of(call.mask)
     given = {
         **arguments.of_tensors({"q": q, "k": cache.k, "v": cache.v}),
@@ -115,23 +115,27 @@ def attend_launch(
     )
 
 
-def _merge_launch(
-    partial_out: Tensor, partial_lse: Tensor, out: Tensor, lse: Tensor, sink: Tensor | None
-) -> TritonLaunch:
+def merge_launch(
+    partial_out: Tensor, partial_lse: Tensor, out: Tensor, lse: Tensor, sink: Tensor | None,
+    *, by_head: bool = False,
+) -> TritonLaunch:  # fmt: skip
+    """Writes out and lse from as many partials of each number: see `merge`."""
+    total_rows = out.shape[0] * out.shape[1] * out.shape[2]
     given = {
         "partial_out_ptr": partial_out,
         "partial_lse_ptr": partial_lse,
         **arguments.pointers({"out": out, "lse": lse}),
         "sink_ptr": sink,
-        "splits": partial_lse.shape[0],
-        "total_rows": partial_lse.shape[1],
+        "splits": partial_lse.numel() // total_rows,
+        "total_rows": total_rows,
         "H": out.shape[2],
         "M": out.shape[1],
         "E": out.shape[3],
         "BLOCK_E": padded(out.shape[3]),
         "BLOCK_S": PARTIALS,
+        "BY_HEAD": by_head,
     }
-    return TritonLaunch(merge, (partial_lse.shape[1], 1, 1), _named(merge, given), out.device)
+    return TritonLaunch(merge, (total_rows, 1, 1), _named(merge, given), out.device)
 
 
 def _numbers(cache: Cache) -> arguments.Arguments:

@@ -27,6 +27,7 @@ from ring_attn_backends.triton.hopper.programs import (
     RUN_TIME,
     matrix_of,
     nth,
+    results_of,
     seen,
     sides,
     tile_and_head,
@@ -55,6 +56,7 @@ def forward(
         head // heads, cu_rows_ptr, cu_keys_ptr, M, N, low, high
     )  # fmt: skip
     M, N = row_side[2], key_side[2]
+    into = results_of(row_side, head // heads, cu_rows_ptr)
     head = head % heads
     # under a causal mask the last rows have most keys
     first_row = (gl.cdiv(M, 64 * GROUPS) - 1 - tile) * 64 * GROUPS
@@ -69,9 +71,9 @@ def forward(
     q_full = barriers(1, 1)
     keys = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_D, GROUPS)
     values = new_pipe(dtype, STAGES, BLOCK_N, BLOCK_E, GROUPS)
-    acc_ptr = matrix_of(row_side, head, acc_ptr, acc_strides)
-    out_ptr = matrix_of(row_side, head, out_ptr, out_strides)
-    lse_ptr = vector_of(row_side, head, lse_ptr, lse_strides)
+    acc_ptr = matrix_of(into, head, acc_ptr, acc_strides)
+    out_ptr = matrix_of(into, head, out_ptr, out_strides)
+    lse_ptr = vector_of(into, head, lse_ptr, lse_strides)
     given = (
         q_slots, q_full, keys, values, acc_ptr, out_ptr, lse_ptr, acc_strides[1], out_strides[1],
         first_row, where, M, N, low, high, scale, cap,

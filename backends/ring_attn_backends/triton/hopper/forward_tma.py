@@ -12,6 +12,7 @@ from ring_attn_backends.triton.hopper.programs import (
     RUN_TIME,
     matrix_of,
     place,
+    results_of,
     seen,
     sides,
     tile_and_head,
@@ -36,6 +37,7 @@ def forward_tma(
         head // heads, cu_rows_ptr, cu_keys_ptr, M, N, low, high
     )  # fmt: skip
     M, N = row_side[2], key_side[2]
+    into = results_of(row_side, head // heads, cu_rows_ptr)
     head = head % heads
     first_row = (tl.cdiv(M, BLOCK_M) - 1 - tile) * BLOCK_M
     if cu_rows_ptr is not None:  # noqa: SIM102 - Triton would compile what stands behind an `and`
@@ -43,8 +45,8 @@ def forward_tma(
             return
     last_row = tl.minimum(first_row + BLOCK_M, M) - 1
     start, before, whole, edges = seen(first_row, last_row, -high, -low, N, BLOCK_N)
-    out_ptr = matrix_of(row_side, head, out_ptr, out_strides)
-    lse_ptr = vector_of(row_side, head, lse_ptr, lse_strides)
+    out_ptr = matrix_of(into, head, out_ptr, out_strides)
+    lse_ptr = vector_of(into, head, lse_ptr, lse_strides)
     rows = first_row + tl.arange(0, BLOCK_M)
     columns = tl.arange(0, BLOCK_E)[None, :]
     inside = (rows < M)[:, None]
@@ -52,7 +54,7 @@ def forward_tma(
         inside = inside & (columns < E)
     q = _tile(q_desc, row_side, first_row, head)
     if CARRIED:
-        acc_ptr = matrix_of(row_side, head, acc_ptr, acc_strides)
+        acc_ptr = matrix_of(into, head, acc_ptr, acc_strides)
         pointers = acc_ptr + rows.to(tl.int64)[:, None] * acc_strides[1] + columns
         acc = tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
         total, peak = carried(tl.load(lse_ptr + rows, mask=rows < M, other=0.0))

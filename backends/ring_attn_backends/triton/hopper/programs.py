@@ -38,7 +38,8 @@ def sides(batch, cu_rows_ptr, cu_keys_ptr, M, N, low, high):
     """Rows and keys of a batch entry, or where cu_seqlens are given of a document, and its band.
 
     The last row and the last key of a document are at one place. Keys alone that have a table are
-    those of a cache: `cached.extents` has its numbers.
+    shares of a cache's: `cached.extents` has its numbers, an entry may have several, and results are
+    then the share's own (`results_of`).
     """
     zero = batch * 0
     rows, keys = (batch, zero, M), (batch, zero, N)
@@ -48,11 +49,21 @@ def sides(batch, cu_rows_ptr, cu_keys_ptr, M, N, low, high):
         rows, keys = (zero, row_token, M), (zero, key_token, N)
         low, high = low - (N - M), high - (N - M)
     elif cu_keys_ptr is not None:
-        key_token, N = tl.load(cu_keys_ptr + 3 * batch), tl.load(cu_keys_ptr + 3 * batch + 1)
-        behind = tl.load(cu_keys_ptr + 3 * batch + 2) - M
-        keys = (zero, key_token, N)
+        cu_keys_ptr += 4 * batch
+        key_token, N = tl.load(cu_keys_ptr), tl.load(cu_keys_ptr + 1)
+        behind = tl.load(cu_keys_ptr + 2) - M
+        rows, keys = (tl.load(cu_keys_ptr + 3), zero, M), (zero, key_token, N)
         low, high = low - behind, high - behind
     return rows, keys, low, high
+
+
+@triton.jit
+def results_of(rows, batch, cu_rows_ptr):
+    """The side where what is computed of rows goes, whose batch entry is this program's."""
+    into = rows
+    if cu_rows_ptr is None:
+        into = (batch, rows[1], rows[2])
+    return into
 
 
 @triton.jit
