@@ -18,6 +18,7 @@ they can run. bfloat16, batch 1, 16 query and 4 key heads. The backward comes af
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,7 +30,8 @@ from measuring import cute_backward as backward
 from measuring import cute_gathered as gathered
 from measuring.cute import CAUSAL, DEVICE, FULL, OTHERS, ROUNDS, Check, all_right, inside, untouched
 from measuring.turns import in_turns
-from ring_attn_backends.cute import build, table
+from ring_attn_backends.cute import table
+from ring_attn_backends.cute.ahead import compile_all
 from ring_attn_backends.cute.arguments import forward_call
 from ring_attn_backends.cute.launch import Launch, enqueue
 from tabulate import tabulate
@@ -173,8 +175,9 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.build:
         begun = time.perf_counter()
-        paths = build.build_all(dict.fromkeys(builds(asked.only)), asked.build.absolute())
-        print(f"{len(paths)} kernels are in {asked.build}; {time.perf_counter() - begun:.0f} s")
+        wanted = list(dict.fromkeys(builds(asked.only)))
+        made = compile_all(os.cpu_count() or 1, asked.build.absolute(), wanted)
+        print(f"{len(list(made))} kernels are there; {time.perf_counter() - begun:.0f} s")
         return
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device; --build is what can be done without one")

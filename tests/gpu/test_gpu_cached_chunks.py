@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from ring_attn_backends.triton import kept
+from ring_attn_backends.triton.cached import chunks
 
+from ring_attn_bench.cached import again
+from ring_attn_bench.calls.remembered import Remembered
 from tests.gpu.over_cache import called, int32, random, right
 
 pytestmark = [
@@ -25,8 +28,17 @@ def inputs(dims=(128, 128), rows=BATCH, dtype=torch.bfloat16):
     return random(BATCH, QUERIES, HEADS, dims[0], seed=5, dtype=dtype), *caches
 
 
+@pytest.fixture(params=[None, 2, 7], ids=["alone", "2 shares", "7 shares"], autouse=True)
+def shares(request, monkeypatch):
+    """By how many programs keys are shared; what was launched with another number is forgotten."""
+    if request.param is not None:
+        monkeypatch.setattr(chunks, "splits_for", lambda call: request.param)
+    monkeypatch.setattr(kept, "_kept", {})
+    monkeypatch.setattr(again, "_made", Remembered())
+
+
 def assert_right(tensors, lse_atol=2e-3, **options):
-    """Also when the call is made again, and by the kernel that is meant."""
+    """Also when the call is made again, and by the kernel that is meant; the kernels' names."""
     expected = right(*tensors, **options)
     kept.used()
     q, *caches = tensors
@@ -40,6 +52,7 @@ def assert_right(tensors, lse_atol=2e-3, **options):
     names = {kernel.name for kernel in kept.used()}
     assert "extents" in names
     assert "attend" not in names
+    return names
 
 
 def chunk(seed=7, tokens=QUERIES, dims=(128, 128)):
@@ -114,3 +127,14 @@ def test_room_that_nobody_uses_changes_no_bit():
 
     for one, other in zip(found, called(q, *wide, **ask), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("queries", [64, 100, 128])
+def test_one_sequence_has_its_keys_shared_by_as_many_programs_as_there_is_room_for(
+    queries, monkeypatch
+):
+    monkeypatch.undo()
+    q, k, v = (random(1, n, h, 128, seed=n) for n, h in ((queries, 16), (5000, 4), (5001, 4)))
+    names = assert_right((q, k, v[:, :5000].contiguous()), cache_seqlens=int32(4999), causal=True)
+
+    assert "merge" in names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from itertools import product
@@ -54,22 +54,25 @@ def gathered_builds() -> Iterator[Build]:
                 )
 
 
-def compile_all(jobs: int, folder: Path | None = None) -> Iterator[CompiledAhead]:
+def compile_all(
+    jobs: int, folder: Path | None = None, wanted: Iterable[Build] | None = None
+) -> Iterator[CompiledAhead]:
     """Each when it is done, so many at a time, every one by a process of its own.
 
-    Raises BackendUnavailable with what the compiler said, or why nothing can be kept.
+    wanted: by itself all that calls may ask for. Raises BackendUnavailable with what the compiler
+    said, or why nothing can be kept.
     """
     try:
         where = folder or build.kept_in()
     except OSError as error:
         raise BackendUnavailable("cute", str(error)) from error
-    return _compile_all(jobs, where)
+    return _compile_all(jobs, where, builds() if wanted is None else wanted)
 
 
-def _compile_all(jobs: int, folder: Path) -> Iterator[CompiledAhead]:
+def _compile_all(jobs: int, folder: Path, wanted: Iterable[Build]) -> Iterator[CompiledAhead]:
     with ThreadPoolExecutor(jobs) as threads:
         work = partial(_compile, folder)
-        pending = [threads.submit(work, one) for one in builds()]
+        pending = [threads.submit(work, one) for one in wanted]
         try:
             for future in as_completed(pending):
                 yield future.result()

@@ -73,7 +73,8 @@ def chunk_launch(
     batch, queries, heads, _ = q.shape
     splits = splits or splits_for(call)
     table = torch.empty(splits * batch, NUMBERS, dtype=torch.int32, device=q.device)
-    scratch, to = (table,), Running(out, lse)
+    scratch: tuple[Tensor, ...] = (table,)
+    to = Running(out, lse)
     after: tuple[TritonLaunch, ...] = ()
     if splits > 1:
         shares = out.new_empty(splits * batch, *out.shape[1:], dtype=torch.float32)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 TOKENS = 16
 """Of an appending program: a step of decoding has one."""
 PARTIALS = 16
-"""That a merging program reads at a time."""
+"""That a merging program reads at a time: of a row, or of several rows where few programs share
+their keys."""
 
 
 def append_launch(q: Tensor, rotated: Tensor | None, new: Appended, cache: Cache) -> TritonLaunch:
@@ -121,21 +122,25 @@ def merge_launch(
 ) -> TritonLaunch:  # fmt: skip
     """Writes out and lse from as many partials of each number: see `merge`."""
     total_rows = out.shape[0] * out.shape[1] * out.shape[2]
+    splits = partial_lse.numel() // total_rows
+    together = min(PARTIALS, 1 << (splits - 1).bit_length())
+    rows = PARTIALS // together
     given = {
         "partial_out_ptr": partial_out,
         "partial_lse_ptr": partial_lse,
         **arguments.pointers({"out": out, "lse": lse}),
         "sink_ptr": sink,
-        "splits": partial_lse.numel() // total_rows,
+        "splits": splits,
         "total_rows": total_rows,
         "H": out.shape[2],
         "M": out.shape[1],
         "E": out.shape[3],
         "BLOCK_E": padded(out.shape[3]),
-        "BLOCK_S": PARTIALS,
+        "BLOCK_S": together,
+        "BLOCK_R": rows,
         "BY_HEAD": by_head,
     }
-    return TritonLaunch(merge, (total_rows, 1, 1), _named(merge, given), out.device)
+    return TritonLaunch(merge, (-(-total_rows // rows), 1, 1), _named(merge, given), out.device)
 
 
 def _numbers(cache: Cache) -> arguments.Arguments:

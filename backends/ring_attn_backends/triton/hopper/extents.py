@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Batch entries, their shares or documents, and how many rows and keys each of them has at most.
+    """Entries, shares of them or documents, and how many rows and keys each has at most.
 
     low, high: the band, by index. cu_rows, cu_keys: cu_seqlens, or None; cu_keys alone is the table
     of `cached.extents`. ragged: whether programs of an entry differ in how many tiles they visit.
@@ -50,7 +50,7 @@ class Extent:
 
     @classmethod
     def of_cache(cls, call: CachedCall, table: Tensor) -> Extent:
-        """Queries (B, M, H, D) over rows of a cache, or shares of them: a line of the table each."""
+        """Queries (B, M, H, D) over rows of a cache, or their shares: a line of the table each."""
         return cls(
             len(table), call.q.shape[1], call.cache.k.shape[1], *band_of(call.mask), True,
             cu_keys=table,

@@ -38,8 +38,8 @@ def sides(batch, cu_rows_ptr, cu_keys_ptr, M, N, low, high):
     """Rows and keys of a batch entry, or where cu_seqlens are given of a document, and its band.
 
     The last row and the last key of a document are at one place. Keys alone that have a table are
-    shares of a cache's: `cached.extents` has its numbers, an entry may have several, and results are
-    then the share's own (`results_of`).
+    shares of a cache's: `cached.extents` has its numbers, an entry may have several, and results
+    are then the share's own (`results_of`).
     """
     zero = batch * 0
     rows, keys = (batch, zero, M), (batch, zero, N)
