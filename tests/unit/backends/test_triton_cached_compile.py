@@ -13,7 +13,11 @@ if triton.knobs.runtime.interpret:
     pytest.skip("nothing compiles where Triton interprets", allow_module_level=True)
 
 from ring_attn_backends.triton.cached import latent  # noqa: E402
-from ring_attn_backends.triton.cached.launch import append_launch, attend_launch  # noqa: E402
+from ring_attn_backends.triton.cached.launch import (  # noqa: E402
+    append_launch,
+    attend_launch,
+    merge_launch,
+)
 from ring_attn_backends.triton.cached.table import KEYS, SMALL_PAGES, splits_for  # noqa: E402
 
 from tests.unit.backends.test_triton_compile import (  # noqa: E402 - needs Triton
@@ -145,7 +149,11 @@ def test_merging_and_appending_compile(capability, tmp_path):
     new = meta(BATCH, 1, KEY_HEADS, 128, dtype=torch.bfloat16)
     angles = meta(ROOM, 32, dtype=torch.bfloat16)
     (merging,) = launched(DECODE, 128, torch.bfloat16).after
-    launches = [merging]
+    shares, of_lse = (
+        meta(3 * BATCH, *n, dtype=torch.float32) for n in ((128, HEADS, 128), (HEADS, 128))
+    )
+    out, lse = q.expand(BATCH, 128, HEADS, 128), of_lse[:BATCH]
+    launches = [merging, merge_launch(shares, of_lse, out, lse, None, by_head=True)]
     for page in (None, 16):
         cache = cache_of(Shape(page=page), 128, torch.bfloat16)
         for interleaved in (True, False):
