@@ -42,6 +42,7 @@ class CacheAxes(Frozen):
         list[Annotated[int, Field(ge=0, le=MOST_SPLITS, strict=True)]], Field(min_length=1)
     ] = [0]
     head_dim_v: _Lengths = [None]
+    latent: Annotated[list[Annotated[bool, Field(strict=True)]], Field(min_length=1)] = [False]
 
     @property
     def is_over_a_cache(self) -> bool:
@@ -86,6 +87,20 @@ class CacheAxes(Frozen):
             raise ValueError(
                 "rotary turns what is appended, and keys of the cache are taken to be turned; "
                 "say append = [true]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_latent_keys_that_can_be(self) -> Self:
+        if any(self.latent) and None in self.head_dim_v:
+            raise ValueError(
+                "v is the first columns of latent keys; say how many in head_dim_v, as "
+                "head_dim_v = [512]"
+            )
+        if any(self.latent) and any(self.append):
+            raise ValueError(
+                "nothing is appended to latent keys, whose values are in the same memory; leave "
+                "append out"
             )
         return self
 

@@ -44,13 +44,14 @@ def area_of_first(case: Case, tokens: int) -> int:
 def cache_bytes(case: Case, element: int) -> int:
     """Of K and V what some query sees over a cache of elements of so many bytes; 0 without one.
 
-    All of it has to be read, and once is enough.
+    All of it has to be read, and once is enough: of latent keys, which V is part of, K alone.
     """
     if case.cache is None:
         return 0
     queries, keys, here = _at_the_end(case, case.cache)
     tokens = len(here.visible_keys(queries, keys))
-    return case.batch * tokens * case.heads_kv * (case.head_dim + head_dim_v(case)) * element
+    columns = case.head_dim + (0 if case.cache.latent else head_dim_v(case))
+    return case.batch * tokens * case.heads_kv * columns * element
 
 
 def _at_the_end(case: Case, cache: CacheShape) -> tuple[int, int, Band]:

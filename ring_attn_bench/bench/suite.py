@@ -215,6 +215,11 @@ def _over_cache(
         )
     if cache.rotary and case.head_dim % 2:
         raise InvalidArgument(f"head_dim is {case.head_dim}; it must be even where rotary is set.")
+    if cache.latent and cache.head_dim_v is not None and cache.head_dim_v >= case.head_dim:
+        raise InvalidArgument(
+            f"head_dim_v is {cache.head_dim_v} and head_dim {case.head_dim}; the values of latent "
+            "keys are their first columns, and fewer than all."
+        )
     partition = "contiguous" if case.world_size == 1 else DEALT
     options = RingOptions(**{**NAMELESS, "transport": registry.EVERYWHERE})
     for backend in backends:

@@ -31,6 +31,12 @@ def check_call(given: CacheGiven, problem: CachedProblem) -> None:
             "q is on the meta device, and what a call over a cache computes follows from numbers "
             "in lengths and tables; pass tensors that have some."
         )
+    if given.k is not None and problem.latent:
+        raise InvalidArgument(
+            "v_cache is the first columns of k_cache, in the same memory, where new keys and new "
+            "values would overwrite each other; write the new keys into k_cache before the call, "
+            "and leave out k and v."
+        )
     if given.k is not None and overlap(given.k_cache, given.v_cache):
         raise InvalidArgument(
             "k_cache and v_cache are one memory, in part at least, where new keys and new values "

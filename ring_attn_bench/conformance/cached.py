@@ -63,14 +63,17 @@ def inputs(case: CachedCase, device: str) -> CachedTensors:
     batch = len(case.lengths)
     q = drawn(batch, case.queries, case.heads, case.dim)
     new = [drawn(batch, case.appended, *width) for width in widths]
-    old = tuple((drawn(length, *widths[0]), drawn(length, *widths[1])) for length in case.lengths)
+    old = []
+    for length in case.lengths:
+        k = drawn(length, *widths[0])
+        old.append((k, k[..., : case.head_dim_v] if case.latent else drawn(length, *widths[1])))
     cos = sin = None
     if case.rotary:
         angles = torch.rand(case.room, case.rotary // 2, generator=generator, device="cpu") * 6.28
         cos, sin = (f(angles).to(device, case.torch_dtype) for f in (torch.cos, torch.sin))
-    cache, goes = _cache(case, q, old)
+    cache, goes = _cache(case, q, tuple(old))
     sink = torch.linspace(-1, 3, case.heads, device=device) if case.sink else None
-    return CachedTensors(q, new[0], new[1], q, old, cos, sin, sink, cache, goes)
+    return CachedTensors(q, new[0], new[1], q, tuple(old), cos, sin, sink, cache, goes)
 
 
 def expected(case: CachedCase, device: str, keep: Tensor | None = None) -> Expected:
@@ -179,6 +182,8 @@ def _cache(
         q.new_full((count, size, case.key_heads, width), NAN)
         for width in (case.dim, case.head_dim_v)
     )
+    if case.latent:
+        v = k[..., : case.head_dim_v]
     places = []
     for entry, end in enumerate(ends):
         at = torch.arange(end, device=device)

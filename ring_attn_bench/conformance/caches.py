@@ -21,6 +21,7 @@ class CachedCase(AnyCase):
     page: tokens of a page, of which an entry's are scattered; None is a row for each entry.
     rows: each entry's row; () is its own number. skipped: tokens of each that are not there.
     rotary: columns that are rotated.
+    latent: whether v is the first dim_v of k's columns, in the same memory.
     """
 
     lengths: tuple[int, ...]
@@ -42,6 +43,7 @@ class CachedCase(AnyCase):
     alibi: bool = False
     sink: bool = False
     splits: int = 0
+    latent: bool = False
 
     @property
     def kind(self) -> Kind[Any]:
@@ -94,6 +96,7 @@ class CachedCase(AnyCase):
             indexed=bool(self.rows),
             padded=bool(self.skipped),
             splits=self.splits,
+            latent=self.latent,
         )
 
     def refusal(

@@ -5,7 +5,9 @@ The case's own `seqlen_total` is what each entry holds, with what the call puts 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from ring_attn_bench.records.values import Count, Frozen, Size
 
@@ -25,6 +27,7 @@ class CacheShape(Frozen):
     rotary: whether it rotates them and the queries, all columns. leftpad: at the beginning of each
     entry, not there. splits: programs that share the keys of a head; 0 is the kernel's choice.
     head_dim_v: of v, where it is another than that of q and k.
+    latent: whether v is the first of k's columns, in the same memory.
     """
 
     queries: Size
@@ -34,6 +37,19 @@ class CacheShape(Frozen):
     leftpad: Count = 0
     splits: Count = 0
     head_dim_v: Size | None = None
+    latent: bool = False
+
+    @model_validator(mode="after")
+    def _says_how_many_columns_are_v(self) -> Self:
+        if self.latent and self.head_dim_v is None:
+            raise ValueError(
+                "v is the first columns of latent keys, and head_dim_v does not say how many"
+            )
+        if self.latent and self.append:
+            raise ValueError(
+                "nothing is appended to latent keys, whose values are in the same memory"
+            )
+        return self
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -49,7 +65,7 @@ class CacheShape(Frozen):
             "splits": self.splits, "head dim of v": self.head_dim_v,
         }  # fmt: skip
         numbers = tuple(f"{name} {value}" for name, value in told.items() if value)
-        return (*numbers, *(("append",) if self.append else ()))
+        return (*numbers, *self._said)
 
     @property
     def slug(self) -> tuple[str, ...]:
@@ -59,4 +75,9 @@ class CacheShape(Frozen):
             "splits": self.splits, "dv": self.head_dim_v,
         }  # fmt: skip
         named = tuple(f"{name}{value}" for name, value in parts.items() if value)
-        return (f"q{self.queries}", *named, *(("append",) if self.append else ()))
+        return (f"q{self.queries}", *named, *self._said)
+
+    @property
+    def _said(self) -> tuple[str, ...]:
+        """What is so or is not, by name."""
+        return tuple(name for name in ("latent", "append") if getattr(self, name))

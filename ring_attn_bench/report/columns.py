@@ -144,6 +144,9 @@ class ReportRow(Frozen):
         description="programs that share the keys of a head; empty is the kernel's choice"
     )
     head_dim_v: int | None = _column(description="numbers in a head of v; empty is head_dim")
+    latent: bool | None = _column(
+        description="whether v is the first of k's columns there, in the same memory"
+    )
     options: dict[str, str | None]
     """By name, as text; None for a peer, whose ring has none of ours."""
     played: str = Field(

@@ -100,7 +100,7 @@ def _cache(case: Case) -> dict[str, Any]:
     if case.cache is None:
         return {}
     told = {name: value or None for name, value in case.cache.model_dump().items()}
-    return {**told, "append": case.cache.append}
+    return {**told, "append": case.cache.append, "latent": case.cache.latent}
 
 
 def _contestant(contestant: Contestant) -> dict[str, Any]:

@@ -78,7 +78,9 @@ def one_thread() -> Iterator[None]:
 
 
 def about(feature: Feature) -> Iterator[Question]:
-    """Its cases in all dtypes."""
+    """Its cases in all dtypes; all of them, where they have one of their own, in that."""
+    if feature.own_dtype:
+        yield from (Question(feature.asks, x) for x in feature.chosen(DEVICE, "float32"))
     for dtype in DTYPES:
         # on a CPU, where kernels may be interpreted, all but the first in float32 alone
         quick = DEVICE == "cpu" and dtype != "float32"

@@ -280,3 +280,13 @@ def test_what_has_no_room_is_refused(latent, head_dim, head_dim_v, dtype):
     k = torch.zeros(1, 8, 1, head_dim, dtype=getattr(torch, dtype))
     with pytest.raises(Unsupported, match=r"head_dim above 256|at most 512 columns"):
         flash_attn_with_kvcache(k, k, k[..., :head_dim_v], backend="triton")
+
+
+def test_packed_queries_over_pages_of_wide_keys_are_refused_by_what_they_are(latent):
+    q, k, told = latent_call(page=16)
+    starts = torch.tensor([0, 1, 2], dtype=torch.int32), torch.tensor([0, 9, 16], dtype=torch.int32)
+    with pytest.raises(Unsupported, match="for packed queries over pages"):
+        flash_attn_varlen_func(
+            q[:, 0], k, k[..., :LATENT], *starts, 1, 9, block_table=told["block_table"],
+            backend="triton",
+        )  # fmt: skip

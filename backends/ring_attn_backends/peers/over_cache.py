@@ -136,6 +136,8 @@ class FlashInfer(_OverCache):
             return "its window has a left side only"
         if problem.indexed or problem.packed or problem.alibi or problem.dealt is not None:
             return "it is not asked for rows by number, packed queries, ALiBi or a dealt cache"
+        if problem.latent:
+            return "it has latent keys in wrappers of their own, which are not asked here"
         if problem.queries == 1 and problem.head_dim != problem.head_dim_v:
             return "its decoding has one head dim for k and v"
         return None

@@ -6,7 +6,7 @@ B batch, N tokens of an entry, M queries, G key heads; A new tokens, C room behi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import lcm
 from random import Random
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ring_attn_bench.bench.flops import head_dim_v
 from ring_attn_bench.bench.inputs import dtype_of
+from ring_attn_bench.contract.cache import is_latent
 from ring_attn_bench.plan.cached import Dealt
 from ring_attn_bench.records.cache_shape import BLOCK, CacheShape
 from ring_attn_bench.records.record import Case
@@ -27,7 +28,7 @@ SPARE_PAGES = 3
 class Tokens:
     """q (B, M, H, D), and k (B, N, G, D), v (B, N, G, E) of all tokens, new ones included.
 
-    totals: how many of its N each entry has.
+    totals: how many of its N each entry has. Of latent keys v is the first of k's columns.
     """
 
     q: Tensor
@@ -58,10 +59,22 @@ class CacheInputs:
             if mine is not None:
                 mine.copy_(theirs)
 
+    def clone(self) -> CacheInputs:
+        """The same in memory of its own, where v_cache is part of k_cache if it is here."""
+        cloned = {name: x.clone() for name, x in vars(self).items() if x is not None}
+        if self.is_latent:
+            cloned["v_cache"] = cloned["k_cache"][..., : self.v_cache.shape[-1]]
+        return replace(self, **cloned)
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether v_cache is the first of k_cache's columns, in the same memory."""
+        return is_latent(self.k_cache, self.v_cache)
+
     @property
     def bytes(self) -> int:
         """Of the cache."""
-        return self.k_cache.nbytes + self.v_cache.nbytes
+        return self.k_cache.nbytes + (0 if self.is_latent else self.v_cache.nbytes)
 
 
 def shape_of(case: Case) -> CacheShape:
@@ -84,7 +97,8 @@ def draw(case: Case, seed: int, device: torch.device, *, uneven: bool = False) -
     cache, total = shape_of(case), case.seqlen_total
     q = drawn(cache.queries, case.heads_q, case.head_dim)
     k = drawn(total, case.heads_kv, case.head_dim)
-    v = drawn(total, case.heads_kv, head_dim_v(case))
+    width = head_dim_v(case)
+    v = k[..., :width] if cache.latent else drawn(total, case.heads_kv, width)
     fewer, random = (total - cache.queries - cache.leftpad) // 2, Random(seed)
     less = [random.randint(0, fewer) if uneven and entry else 0 for entry in range(case.batch)]
     return Tokens(q, k, v, tuple(total - missing for missing in less))
@@ -93,7 +107,8 @@ def draw(case: Case, seed: int, device: torch.device, *, uneven: bool = False) -
 def lay(case: Case, tokens: Tokens, seed: int, rank: int = 0) -> CacheInputs:
     """The tokens in a cache as the case says, on that rank; what is to be appended beside it.
 
-    Pages are scattered. Where no token is, in left padding too, K and V are NaN.
+    Pages are scattered. Where no token is, in left padding too, K and V are NaN. Of latent keys
+    there is one cache, whose first columns are v_cache.
     """
     shape, device = shape_of(case), tokens.q.device
     room, new = room_of(case), shape.queries if shape.append else 0
@@ -108,10 +123,12 @@ def lay(case: Case, tokens: Tokens, seed: int, rank: int = 0) -> CacheInputs:
         size = (count, shape.page)
     old = [total - new for total in tokens.totals]
     caches = []
-    for x in (tokens.k, tokens.v):
+    for x in (tokens.k,) if shape.latent else (tokens.k, tokens.v):
         cache = torch.full((*size, *x.shape[2:]), float("nan"), dtype=x.dtype, device=device)
         put(case, cache, x, old, table, rank)
         caches.append(cache)
+    if shape.latent:
+        caches.append(caches[0][..., : head_dim_v(case)])
     cos = sin = None
     if shape.rotary is not None:
         # the angles that the authors took (Su et al. 2021)

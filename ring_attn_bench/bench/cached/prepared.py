@@ -145,7 +145,7 @@ class PreparedCache:
     def _where_timed(self, x: CacheInputs) -> CacheInputs:
         """The first of those that were timed, if any were; what lies in it is replaced later."""
         timed: list[CacheInputs] = vars(self).get("shards") or []
-        return timed[0] if timed else replace(x, **_clones(x))
+        return timed[0] if timed else x.clone()
 
     def _replayed(self, x: CacheInputs) -> Step:
         """A call in a graph; where it follows lengths captured with others, as it is in use."""
@@ -176,7 +176,10 @@ class PreparedCache:
         return results
 
     def _sums(self, x: CacheInputs) -> Invariants:
-        """Where v is 1 every out is; what is no token stays NaN."""
+        """Where v is 1 every out is; what is no token stays NaN.
+
+        The first columns of latent keys are 1 then too, and weights others, whose sum is 1 still.
+        """
         x.v_cache.masked_fill_(x.v_cache.isfinite(), 1.0)
         if x.v is not None:
             x.v.fill_(1.0)
@@ -210,7 +213,3 @@ def _accuracy(
         call=call,
         invariants=invariants,
     )
-
-
-def _clones(x: CacheInputs) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in vars(x).items() if value is not None}

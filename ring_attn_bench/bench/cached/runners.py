@@ -199,6 +199,7 @@ def problem_of(case: Case, place: WorkerPlace) -> CachedProblem:
         rotary_dim=case.head_dim if shape.rotary else 0,
         padded=shape.leftpad > 0,
         splits=shape.splits,
+        latent=shape.latent,
         dealt=dealt(case, place.ranks[0]),
     )
 

@@ -14,6 +14,11 @@ _FEW = CachedCase("cache, five queries", (40, 129, 7), 5, CAUSAL)
 _NEW = replace(_ONE, title="cache, one token appended", appended=1)
 _NEW_FEW = replace(_FEW, title="cache, five tokens appended", appended=5)
 _PAGED = replace(_ONE, title="cache of pages", page=32)
+_LATENT = CachedCase(
+    "cache of latent keys", (40, 129, 1), dim=576, dim_v=512, heads=8, key_heads=1, latent=True,
+    dtype="float16",
+)  # fmt: skip
+_NARROWER = replace(_LATENT, dim=320, dim_v=256)
 _ROTARY = replace(_NEW, title="cache, rotary", rotary=32)
 
 CACHE = Chapter(
@@ -118,6 +123,24 @@ CACHE = Chapter(
                 replace(_FEW, title="cache, as many heads", heads=3, key_heads=3),
                 replace(_FEW, title="cache, twenty heads on one", heads=20, key_heads=1),
             ),
+        ),
+        Feature(
+            "cache_latent", "over a cache of latent keys",
+            (
+                _LATENT,
+                replace(_NARROWER, title="cache of latent keys, an entry without tokens",
+                        lengths=(0, 160, 33)),
+                replace(_NARROWER, title="cache of latent keys, five queries", queries=5,
+                        mask=CAUSAL),
+                replace(_LATENT, title="cache of latent keys, in pages", page=16),
+            ),
+            (
+                replace(_LATENT, title="cache of latent keys, 128 heads", heads=128,
+                        lengths=(4000, 1, 8191), room=8192),
+                replace(_LATENT, title="cache of latent keys, in many pages", page=64, heads=16,
+                        lengths=(4000, 1, 8191), room=8192),
+            ),
+            own_dtype=True,
         ),
         Feature(
             "cache_softcap", "over a cache, softcap",

@@ -32,10 +32,11 @@ CASES = {
     "left padding": {"leftpad": [5]},
     "splits": {"splits": [3]},
     "append": {"append": [True], "rotary": ["unset", "pairs", "halves"]},
+    "latent keys": {"head_dim": [64], "head_dim_v": [32], "latent": [True]},
 }
 REFUSED = {
-    "flash_attn[flash_attn_2]": {"exactly full pages"},
-    "flashinfer[pages]": {"left padding", "splits", "append"},
+    "flash_attn[flash_attn_2]": {"exactly full pages", "latent keys"},
+    "flashinfer[pages]": {"left padding", "splits", "append", "latent keys"},
 }
 """Of which nothing is asked of it."""
 

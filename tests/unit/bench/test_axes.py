@@ -18,7 +18,7 @@ OTHERS = {
     "transport": "all_gather", "slots": 1, "grouping": (3,), "gradients": "input",
     "handshake": True, "schedule": "gather", "landing_tokens": 512, "keep_keys": True,
     "queries": 2, "page": 16, "append": True, "rotary": "pairs", "leftpad": 3, "splits": 4,
-    "head_dim_v": 32, "documents": "histogram:1",
+    "head_dim_v": 32, "latent": True, "documents": "histogram:1",
 }  # fmt: skip
 """By axis, a value that `BASE` has not."""
 FORWARD = {"directions": ["forward"]}
@@ -26,7 +26,7 @@ OVER_A_CACHE = {"queries": [1], **FORWARD}
 NEEDS = {
     "transport": {"schedule": ["gather"]}, "queries": FORWARD,
     **dict.fromkeys(CacheAxes.model_fields.keys() - {"queries"}, OVER_A_CACHE),
-    "rotary": {**OVER_A_CACHE, "append": [True]},
+    "rotary": {**OVER_A_CACHE, "append": [True]}, "latent": {**OVER_A_CACHE, "head_dim_v": [32]},
 }  # fmt: skip
 """What else a grid must say for the other value."""
 

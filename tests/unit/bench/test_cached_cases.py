@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from ring_attn_bench.bench import flops
 from ring_attn_bench.bench.cached.inputs import Tokens, dealt, draw, lay, room_of
+from ring_attn_bench.bench.cached.runners import call_of, problem_of
+from ring_attn_bench.bench.place import WorkerPlace
 from ring_attn_bench.bench.suite import Suite
-from ring_attn_bench.contract.cache import Cache
+from ring_attn_bench.contract.cache import Cache, is_latent
 from ring_attn_bench.errors import SuiteError
 from ring_attn_bench.records.cache_shape import BLOCK, CacheShape
 from ring_attn_bench.records.direction import Direction
@@ -36,6 +38,10 @@ def entries(ranks=1, **changes):
         ({"partitions": ["striped"]}, "partitions is of a ring"),
         ({"schedule": ["gather"]}, "schedule is of a ring"),
         ({"rotary": ["pairs"]}, "say append = [true]"),
+        ({"latent": [True]}, "say how many in head_dim_v, as head_dim_v = [512]"),
+        ({"latent": [True], "head_dim_v": [4, "unset"]}, "say how many in head_dim_v"),
+        ({"latent": [True], "head_dim_v": [4], "append": [True]}, "nothing is appended to latent"),
+        ({"queries": ["unset"], "latent": [True]}, "latent is of a cache, and this grid has none"),
         ({"queries": [0]}, "greater than 0"),
         ({"rotary": ["thirds"], "append": [True]}, "'pairs' or 'halves'"),
     ],
@@ -50,6 +56,7 @@ def test_what_is_not_of_a_cache_is_refused_in_a_sentence(changes, said):
     [
         ({"queries": [66]}, "queries is 66 and leftpad 0, of entries of 65 tokens"),
         ({"queries": [3], "leftpad": [63]}, "together they must be at most as many"),
+        ({"latent": [True], "head_dim_v": [8]}, "first columns, and fewer than all"),
         ({"head_dim": [7], "append": [True], "rotary": ["pairs"]}, "it must be even"),
     ],
 )
@@ -80,6 +87,14 @@ def test_a_name_has_all_that_a_cache_is():
     ]
 
 
+def test_latent_keys_are_in_the_name_behind_the_columns_that_are_values():
+    found = entries(head_dim_v=[4], latent=[False, True])
+
+    base = "b1_s65_w1_h4-2_d8_float32_causal_q1_dv4"
+    assert [entry.case.name for entry in found] == [base, f"{base}_latent"]
+    assert found[1].case.cache.words == ("1 query over a cache", "head dim of v 4", "latent")
+
+
 def case(queries, total, leftpad=0, causal=True, window=(-1, -1), **changes):
     shape = {"queries": queries, "leftpad": leftpad, **changes.pop("cache", {})}
     return Case(**{
@@ -105,6 +120,10 @@ def test_work_is_every_pair_that_is_seen_and_bytes_every_token_once(data, causal
     assert flops.flops(asked, Direction.FORWARD, 1) == 2 * 4 * (8 + 4) * 2
     seen = {j for _, j in pairs}
     assert flops.cache_bytes(asked, 2) == 2 * len(seen) * 2 * (8 + 4) * 2
+    latent = asked.cache.model_copy(update={"latent": True})
+    shared = asked.model_copy(update={"cache": latent})
+    assert flops.cache_bytes(shared, 2) == 2 * len(seen) * 2 * 8 * 2
+    assert flops.flops(shared, Direction.FORWARD, 1) == flops.flops(asked, Direction.FORWARD, 1)
 
 
 @given(
@@ -150,3 +169,28 @@ def test_every_token_lies_where_its_row_or_page_says_and_nan_everywhere_else(
                 total + 1 + at for at in range(lengths[1], lengths[1] + queries)
             ]
     assert there == {(entry, at) for entry in range(2) for at in range(leftpad, lengths[entry])}
+
+
+@pytest.mark.parametrize("page", [None, 16])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_latent_keys_are_one_cache_and_stay_so_in_a_copy_of_the_inputs(page, ranks):
+    shape = {"page": page, "head_dim_v": 5, "latent": True}
+    asked = case(2, 150, world_size=ranks, cache=shape)
+    place = WorkerPlace(0, 1, torch.device("cpu"), (0,), ranks)
+    first, second = (draw(asked, seed, place.device, uneven=True) for seed in (0, 1))
+    assert first.v.equal(first.k[..., :5])
+
+    x, other = lay(asked, first, 0), lay(asked, second, 1)
+    copy = x.clone()
+    copy.copy_from(other)
+    for made in (x, other, copy):
+        assert is_latent(made.k_cache, made.v_cache)
+        assert made.bytes == made.k_cache.nbytes
+        assert made.v_cache.shape[-1] == 5
+    assert copy.k_cache.data_ptr() != x.k_cache.data_ptr()
+    torch.testing.assert_close(copy.k_cache, other.k_cache, rtol=0, atol=0, equal_nan=True)
+    assert call_of(asked, copy).cache.latent
+    assert problem_of(asked, place).latent
+    apart = case(2, 150, world_size=ranks, cache={**shape, "latent": False})
+    assert not problem_of(apart, place).latent
+    assert lay(apart, draw(apart, 0, place.device), 0).clone().bytes > x.bytes

@@ -25,6 +25,7 @@ SHAPES = {
     "leftpad": {"leftpad": [3]},
     "append": {"append": [True]},
     "turned": {"append": [True], "rotary": ["pairs"]},
+    "latent": {"head_dim_v": [4], "latent": [True]},
 }
 """By name, what is over a cache of two entries of 40 tokens with two queries each."""
 SPOILT = {
@@ -77,6 +78,22 @@ def run(monkeypatch, kind, group, *, enabled=True, invariants=True, graphs=True,
     return record
 
 
+class TakesOtherValues(ReferenceBackend):
+    """Values that are part of the keys are taken to begin where they do not."""
+
+    def cached_forward(self, call):
+        cache = call.cache
+        v = cache.k[..., -cache.v.shape[-1] :] if cache.latent else cache.v
+        return super().cached_forward(call._replace(cache=cache._replace(v=v)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_that_are_other_columns_of_latent_keys_are_found(monkeypatch, shape):
+    record = run(monkeypatch, TakesOtherValues, HereGroup(), enabled=False, **SHAPES[shape])
+
+    assert (record.status is Status.WRONG) is (shape == "latent"), record.reason
+
+
 class LengthsOfTheFirst(ReferenceBackend):
     """All entries are as long as the first."""
 
@@ -123,8 +140,9 @@ def test_the_sound_kernel_is_right_has_a_speed_and_what_it_reads_is_on_record(mo
 
     assert record.status is Status.OK
     keys = 37 if shape == "leftpad" else 40
-    assert record.speed.cache_bytes == 2 * keys * 2 * (8 + 8) * 4
-    assert record.speed.useful_flops == 2 * 4 * (8 + 8) * (keys + keys - 1) * 2
+    columns, in_memory = (8 + 4, 8) if shape == "latent" else (8 + 8, 8 + 8)
+    assert record.speed.cache_bytes == 2 * keys * 2 * in_memory * 4
+    assert record.speed.useful_flops == 2 * 4 * columns * (keys + keys - 1) * 2
     assert len(record.speed.samples.ring) == 6
     assert record.speed.samples.twin == record.speed.samples.one_gpu == []
     assert record.accuracy.invariants["rows_sum_to_one"]["out"].is_kept

@@ -64,6 +64,20 @@ def test_caches_that_overlap_in_part_are_refused_where_something_is_appended(sec
         flash_attn_with_kvcache(q, k_cache, v_cache, new, new, **told)
 
 
+@pytest.mark.parametrize("page", [None, 4])
+def test_latent_keys_are_not_appended_to_and_the_sentence_says_what_to_do(page):
+    k_cache, q = random(2, 8, 2, 12), random(2, 1, 4, 12, seed=4)
+    told = {"cache_seqlens": int32(3, 5), "backend": "reference"}
+    if page is not None:
+        k_cache, told["block_table"] = k_cache.view(4, 4, 2, 12), int32(0, 1, 2, 3).view(2, 2)
+    new = random(2, 1, 2, 12, seed=3)
+    before = k_cache.clone()
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match="new keys into k_cache before the call"):
+            flash_attn_with_kvcache(q, k_cache, k_cache[..., :8], new, new[..., :8], **told)
+    assert k_cache.equal(before)
+
+
 def test_halves_of_one_buffer_are_two_caches():
     buffer, new = random(2, 8, 2, 2, 8), random(2, 1, 2, 8, seed=3)
     q, told = random(2, 1, 4, 8, seed=4), {"cache_seqlens": int32(3, 5), "backend": "reference"}

@@ -37,6 +37,23 @@ def test_a_prediction_is_read_back_and_lines_of_before_have_none(tmp_path, make_
     assert "predicted" not in path.read_text().splitlines()[1]
 
 
+def test_a_cache_of_before_latent_keys_reads_as_one_whose_values_have_memory_of_their_own():
+    cache = CacheShape(queries=1, head_dim_v=8)
+    told = cache.model_dump()
+    assert told.pop("latent") is False
+
+    assert CacheShape.model_validate(told) == cache
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [({}, "head_dim_v does not say"), ({"head_dim_v": 8, "append": True}, "nothing is appended")],
+)
+def test_latent_keys_that_cannot_be_are_refused_in_a_sentence(told, said):
+    with pytest.raises(ValidationError, match=said):
+        CacheShape(queries=1, latent=True, **told)
+
+
 def test_a_compressed_file_reads_the_same(tmp_path, tiny_records):
     path = tmp_path / "records.jsonl"
     for record in tiny_records:

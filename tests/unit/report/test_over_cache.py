@@ -8,6 +8,7 @@ from ring_attn_bench.records.record import Contestant, Samples, Speed
 from ring_attn_bench.records.record import append as write
 from ring_attn_bench.report import tables
 from ring_attn_bench.report.columns import ReportRow
+from ring_attn_bench.report.groups import SharedShape
 from ring_attn_bench.report.over_cache import apart, families
 from ring_attn_bench.report.page.build import page
 from ring_attn_bench.report.plots import Gallery
@@ -50,6 +51,7 @@ def some(cached):
         cached(contestant=PEER, cache={"page": 16}, status="unsupported"),
         cached(batch=8, mib=4096, graph=1.1, call=1.2, softcap=30.0),
         cached(cache={"queries": 8, "head_dim_v": 64}, graph=0.0),
+        cached(cache={"queries": 8, "head_dim_v": 64, "latent": True}, graph=0.0),
     )
 
 
@@ -77,7 +79,7 @@ def test_a_row_knows_its_cache_from_its_cells_too(some):
 def test_a_family_has_all_pages_and_batches_and_windows_of_its_heads(some):
     caches = rows(some)
 
-    assert [len(alike) for alike in families(caches).values()] == [5, 1]
+    assert [len(alike) for alike in families(caches).values()] == [5, 2]
     first, second = (family.heading(alike) for family, alike in families(caches).items())
     assert first == "1 x NVIDIA H200, over a cache: heads 32:8 of 128, bfloat16, causal"
     assert second == first.replace("bfloat16", "bfloat16, 64 of v")
@@ -100,6 +102,16 @@ def test_a_table_has_the_fastest_of_each_case_first_and_says_how_far_others_are_
     at = table.headers.index("TB/s")
     assert [line[at] for line in table.rows] == ["2.68", "2.15", "2.68", "", "3.90"]
     assert table.rows[0][table.headers.index("% of reading")].startswith("61")
+
+
+def test_a_row_of_latent_keys_says_so_and_is_not_taken_for_one_of_the_same_widths(some):
+    _, alike = families(rows(some)).values()
+    (table,) = tables.cached(alike)
+
+    assert [line[3] for line in table.rows] == ["rows", "latent"]
+    assert [row.latent for row in alike] == [False, True]
+    assert len({SharedShape.of(row) for row in alike}) == 2
+    assert SharedShape.of(alike[1]).title.endswith("head dim of v 64, latent")
 
 
 def test_a_page_of_both_keeps_them_apart(some, sweep_records, tmp_path):

@@ -39,6 +39,8 @@ def refusal(problem: CachedProblem) -> str | None:
     """Why a k that is so wide cannot be served, or None."""
     head_dim, head_dim_v = problem.head_dim, problem.head_dim_v
     too_wide = f"it has no head_dim above {MAX_HEAD_DIM} (got {head_dim})"
+    if problem.packed:
+        return f"{too_wide} for packed queries over pages"
     if not problem.latent:
         return (
             f"{too_wide} but where v_cache is the first columns of k_cache, in the same memory, as "
