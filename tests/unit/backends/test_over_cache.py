@@ -42,14 +42,14 @@ def backend(name, monkeypatch):
 # which cases of the conformance suite are answered, and that they are answered right
 
 REFUSED = {
-    "flash_attn_3": {"cache_alibi", "cache_sink"},
+    "flash_attn_3": {"cache_alibi", "cache_latent", "cache_sink"},
     "flash_attn_4": {
         "cache_append", "cache_rotary", "cache_leftpad", "cache_splits", "cache_alibi",
-        "cache_sink", "cache_deterministic",
+        "cache_sink", "cache_deterministic", "cache_latent",
     },
     "flag_gems": {
         "cache_append", "cache_rotary", "cache_leftpad", "cache_splits", "cache_sink",
-        "cache_deterministic",
+        "cache_deterministic", "cache_latent",
     },
 }  # fmt: skip
 OTHER_DIMS = {"flash_attn_3": "one head dim", "flag_gems": "one head dim"}
