@@ -121,12 +121,12 @@ class CuteBackend:
     ) -> None:
         """One kernel for dq and one for dk and dv, without atomics: deterministic.
 
-        Where nobody asks for that, and `table.ADDS` has it, one that adds to dq.
+        Where nobody asks for that, and it is faster (`table.adds`), one that adds to dq.
         """
         from ring_attn_backends.cute import adding
         from ring_attn_backends.cute.kept import enqueue
 
-        if not deterministic and adding.takes(rows):
+        if not deterministic and adding.takes(rows, keys, block):
             adding.backward_into(rows, keys, sums, block, score, first=first, first_keys=first_keys)
             return
         delta = () if rows.delta is None else (rows.delta,)

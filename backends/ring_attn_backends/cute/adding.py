@@ -1,4 +1,4 @@
-"""The backward that adds to dq, for who does not ask for the same bits, where the table takes it.
+"""The backward that adds to dq, for who does not ask for the same bits, where it is faster.
 
 Its sums of dq are float32 and hold something before: where the caller's do, they are those.
 """
@@ -14,6 +14,7 @@ from ring_attn_backends.cute import table
 from ring_attn_backends.cute.arguments import adding_call
 from ring_attn_backends.cute.kept import enqueue
 from ring_attn_backends.cute.serves import readable_backward, unreadable_backward
+from ring_attn_backends.shared.gpus import multiprocessors
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import Unsupported
 
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
     from ring_attn_bench.plan.problem import Score
 
 
-def takes(rows: Rows) -> bool:
-    """Whether the table has it for these."""
-    return rows.q.shape[-1] in table.ADDS
+def takes(rows: Rows, keys: Keys, block: Block) -> bool:
+    """Whether the table has it for these, and they are enough to do for it."""
+    (batch, tokens, heads, width), band = keys.k.shape, block.index_band
+    found = table.adds(
+        width, tokens, batch * heads, multiprocessors(rows.q),
+        alike=band is not None and band.is_open,
+    )  # fmt: skip
+    return found is not None
 
 
 def backward_into(

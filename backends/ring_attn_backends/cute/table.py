@@ -191,10 +191,6 @@ BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
 """What is to be timed."""
 
 
-ADDS: dict[int, Config] = {}
-"""By head dim, where who does not ask for the same bits gets `backward_adding`. Nowhere: it was not
-timed yet."""
-
 ADDS_CANDIDATES: dict[int, tuple[Config, ...]] = {
     64: (
         Config(64, 64, 3, 2, ahead=False, shown=2),
@@ -206,6 +202,21 @@ ADDS_CANDIDATES: dict[int, tuple[Config, ...]] = {
     ),
 }
 """What is to be timed."""
+
+ADDS: dict[int, Config] = {64: ADDS_CANDIDATES[64][1], 128: ADDS_CANDIDATES[128][0]}
+"""By head dim, what who does not ask for the same bits gets where it has enough to do: `adds`."""
+TURNS_ALIKE, TURNS_UNLIKE = 0.9, 1.9
+"""Programs for each multiprocessor from which `backward_adding` is faster than two kernels: where
+all have as much to do, and where a mask leaves the first with most. README.md, What it takes."""
+
+
+def adds(width: int, keys: int, heads: int, multiprocessors: int, *, alike: bool) -> Config | None:
+    """What adds to dq where it is faster, or None; heads: key heads of all batch entries."""
+    config = ADDS.get(width)
+    if config is None:
+        return None
+    turns = math.ceil(keys / config.own) * heads / multiprocessors
+    return config if turns >= (TURNS_ALIKE if alike else TURNS_UNLIKE) else None
 
 
 def _of_gathered_keys(width: int, dtype: Dtype, away: Dtype, *, capped: bool = False) -> Build:

@@ -7,11 +7,11 @@ from threading import Event
 import pytest
 import torch
 from ring_attn_backends.cute import ahead, build, table
-from ring_attn_backends.cute.arguments import dkdv_call, dq_call, forward_call
+from ring_attn_backends.cute.arguments import adding_call, dkdv_call, dq_call, forward_call
 from ring_attn_backends.cute.gathered import gradients
 from ring_attn_backends.cute.gathered import launch as gathered_launch
 
-from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running
+from ring_attn_bench.contract.tensors import Gathering, Keys, Rows, Running, Sums
 from ring_attn_bench.errors import BackendUnavailable
 from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.gathered import gathered
@@ -34,6 +34,8 @@ def calls(dim, dtype, softcap, first, rows):
         read, sums = Rows(q, q, q, lse, lse), (q.to(out), k.to(out))
         yield dq_call(read, Keys(k, k), sums[0], block, score, first=first)
         yield dkdv_call(read, Keys(k, k), sums[1], sums[1], block, score, first=first)
+        added = Sums(q.to(wide), sums[1], sums[1])
+        yield adding_call(read, Keys(k, k), added, block, score, first=first)
 
 
 def test_every_kernel_that_a_call_asks_for_is_among_them():
@@ -50,9 +52,10 @@ def test_every_kernel_that_a_call_asks_for_is_among_them():
 
 
 def test_what_the_table_has_that_adds_to_dq_is_among_them(monkeypatch):
-    without = set(ahead.builds())
-    monkeypatch.setitem(table.ADDS, 128, table.ADDS_CANDIDATES[128][0])
-    more = set(ahead.builds()) - without
+    every = set(ahead.builds())
+    monkeypatch.delitem(table.ADDS, 128)
+    more = every - set(ahead.builds())
+    monkeypatch.undo()
 
     assert len(more) == 12  # of dtypes and softcaps: to q's dtype, to float32, and added
     assert {(one.kernel, one.config) for one in more} == {("backward_adding", table.ADDS[128])}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ring_attn_backends import cute
-from ring_attn_backends.cute import launch, serves, table
+from ring_attn_backends.cute import adding, launch, serves, table
 
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.plan.block import Block
@@ -24,7 +24,7 @@ def backend(monkeypatch):
 
 @pytest.fixture
 def launched(monkeypatch):
-    """The kernels that were, each carried out; the table has one that adds to dq."""
+    """The kernels that were, each carried out; the one that adds to dq has any number of keys."""
     kernels = []
 
     def enqueue(call, folder=None):
@@ -32,7 +32,8 @@ def launched(monkeypatch):
         carried_out(call)
 
     monkeypatch.setattr(launch, "enqueue", enqueue)
-    monkeypatch.setitem(table.ADDS, 64, table.ADDS_CANDIDATES[64][0])
+    for turns in ("TURNS_ALIKE", "TURNS_UNLIKE"):  # however little there is to do
+        monkeypatch.setattr(table, turns, 0)
     return kernels
 
 
@@ -74,13 +75,32 @@ def test_the_launches_of_a_block_are_its_gradients(
         torch.testing.assert_close(share, exact, rtol=0, atol=rounding + 1e-5)
 
 
-def test_nobody_gets_the_kernel_that_adds_before_it_was_timed(backend, monkeypatch):
-    launched = []
-    monkeypatch.setattr(launch, "enqueue", lambda call: launched.append(call.build.kernel))
+# four key heads of 128: 64 programs of 128 keys for 2,048 tokens, and 132 multiprocessors
+LENGTHS = [
+    (2048, Mask(), False), (4096, Mask(), True), (16384, Mask(), True),
+    (4096, Mask(causal=True), False), (8192, Mask(causal=True), True),
+    (4096, Mask(window_left=512), False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dim", table.ADDS)
+@pytest.mark.parametrize(("tokens", "mask", "is_faster"), LENGTHS, ids=str)
+def test_the_kernel_that_adds_is_taken_where_it_was_faster(dim, tokens, mask, is_faster):
+    def meta(*shape):
+        return torch.empty(*shape, dtype=torch.bfloat16, device="meta")
+
+    q, k, line = meta(1, tokens, 16, dim), meta(1, tokens, 4, dim), meta(1, 16, tokens)
+    block = Block((Span(0, tokens),), (Span(0, tokens),), mask.band)
+
+    assert adding.takes(Rows(q, q, q, line, line), Keys(k, k), block) is is_faster
+
+
+def test_who_asks_for_the_same_bits_gets_two_kernels_however_much_there_is_to_do(backend, launched):
     q = torch.zeros(1, 8, 2, 128).half()
     line, block = torch.zeros(1, 2, 8), Block((Span(0, 8),), (Span(0, 8),), Mask().band)
+    for deterministic in (True, False):
+        backend.backward(
+            Rows(q, q, q, line, line), Keys(q, q), block, Score(0.2), deterministic=deterministic
+        )
 
-    backend.backward(Rows(q, q, q, line, line), Keys(q, q), block, Score(0.2), deterministic=False)
-
-    assert not table.ADDS
-    assert launched == ["backward_dq", "backward_dkdv"]
+    assert launched == ["backward_dq", "backward_dkdv", "backward_adding"]
