@@ -194,3 +194,19 @@ def test_shapes_over_a_cache_are_those_of_the_runs():
     assert f"flash_attn_4 takes {fourth} times its time, and flag_gems {gems} " in CHOOSING
     others = sum(times(x)[0] for x in ("flash_attn_2", "flash_attn_4", "flag_gems"))
     assert f"all {others} rows of the suite `decode-backends` that they took" in BACKENDS
+
+
+def test_the_losses_of_training_are_those_of_its_run():
+    with (ROOT / "results/2026-12-01_1xH200_training/losses.csv").open(encoding="utf-8") as file:
+        loss = {(x["curve"], x["seed"], x["step"]): float(x["loss"]) for x in csv.DictReader(file)}
+
+    def ends(name):
+        """By seed."""
+        (curve,) = {curve for curve, *_ in loss if curve.startswith(name)}
+        return [loss[curve, seed, "299"] for seed in "012"]
+
+    ours, theirs = ends("triton"), ends("flash_attn_2")
+    said = LINES["training with the same results"]
+    assert f"flash-attn 2 end at {ours[0]:.4f} and {theirs[0]:.4f} nats (seed 0)" in said
+    apart = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    assert apart < min(max(seeds) - min(seeds) for seeds in (ours, theirs))
