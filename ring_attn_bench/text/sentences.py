@@ -21,10 +21,10 @@ def sentences(
     column: int = -1,
     ruled: bool = True,
 ) -> str:
-    """At most so many columns wide; no word is broken. Where the last column is one of sentences and
-    has no room for a word of theirs, they stand below their rows.
+    """At most so many columns wide; no word is broken.
 
-    column: where the sentences are. ruled: whether there is a line below the headers.
+    Where the last column is one of sentences and has no room for a word of theirs, they stand
+    below their rows. column: where the sentences are. ruled: whether there is a line below the headers.
     """
     heads = [f"{head}  " for head in headers]  # tabulate makes columns that much wider than those
     columns = list(zip(*([heads] if heads else []), *rows, strict=True))
