@@ -24,7 +24,8 @@ def sentences(
     """At most so many columns wide; no word is broken.
 
     Where the last column is one of sentences and has no room for a word of theirs, they stand
-    below their rows. column: where the sentences are. ruled: whether there is a line below the headers.
+    below their rows. column: where the sentences are. ruled: whether there is a line below the
+    headers.
     """
     heads = [f"{head}  " for head in headers]  # tabulate makes columns that much wider than those
     columns = list(zip(*([heads] if heads else []), *rows, strict=True))
