@@ -28,7 +28,7 @@ _KNOWN: Mapping[str, Look] = {
     "flash_attn_2": ("#56B4E9", "<"),
     "flex": ("#CC79A7", "P"),
     "flag_gems": ("#CC79A7", "h"),
-    "cute": ("#D55E00", "p"),
+    "cute": ("#CC79A7", "*"),  # beside triton and flash_attn_4 in tables, seldom beside flex
 }
 _COLOURS = ("#CC79A7", "#56B4E9", "#009E73", "#D55E00", "#000000", "#E69F00", "#0072B2")
 _MARKERS = (">", "p", "h", "*", "d", "8", "H", "o", "s", "^", "D", "v", "<")

@@ -3,6 +3,7 @@
 import json
 import re
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,8 @@ from ring_attn_bench.records import limit as limits
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.limit import Limit
 from ring_attn_bench.records.status import Status
+
+RUN = Path(__file__).parents[3] / "results" / "2026-12-01_1xH200_longest"
 
 
 @pytest.fixture
@@ -89,6 +92,15 @@ def test_the_table_has_the_longest_first_and_says_what_happens(make_limit):
     assert "oom: tried 1 GiB" in lines[1]
     assert limits.failures(every) == 0
     assert json.loads(as_json.text(every))["limits"][0]["longest"] == 4096
+
+
+def test_the_limits_of_a_run_fit_a_terminal_of_80_columns():
+    every = limits.read(RUN)
+    shown = terminal.table(every, 80)
+
+    assert len(every) == 4
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "oom: out of memory: CUDA out of memory." in shown
 
 
 def test_lengths_of_a_suite_are_asked_about_once(make_case, make_contestant):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ring_attn_bench.text.sentences import NARROWEST, commands, sentences
+from ring_attn_bench.text.sentences import INDENT, commands, sentences
 
 SENTENCE = "what was said is longer than a line and has well-known words in it"
 
@@ -19,10 +19,24 @@ def test_it_is_no_wider_than_the_terminal_wherever_the_sentences_are(column, wid
     assert set(SENTENCE.split()) <= set(shown.split())
 
 
-def test_sentences_have_some_room_beside_any_names():
-    shown = sentences([("n" * 80, SENTENCE)], 60, ruled=False)
+@pytest.mark.parametrize("ruled", [True, False])
+def test_sentences_without_room_beside_the_names_stand_below_their_row(ruled):
+    rows = [("n" * 50, "yes", SENTENCE), ("m", "no", "")]
+    shown = sentences(rows, 60, ("name", "here", "why"), ruled=ruled).splitlines()
 
-    assert min(len(line[82:]) for line in shown.splitlines()[:-1]) > NARROWEST / 2
+    at = next(i for i, line in enumerate(shown) if line.startswith("n" * 50))
+    assert max(map(len, shown)) <= 60
+    assert shown[at + 1].startswith(INDENT)
+    assert " ".join(" ".join(shown[at + 1 : at + 3]).split()) == SENTENCE
+    assert shown[at + 3].split() == ["m", "no"]
+
+
+def test_a_word_that_would_be_wider_than_its_column_sends_them_there_too():
+    command = "https://example.org/" + "x" * 30
+    shown = sentences([("n" * 20, f"try: {command}")], 60).splitlines()
+
+    assert max(map(len, shown)) <= 60
+    assert f"{INDENT}try: {command}" in shown
 
 
 def test_a_command_stays_in_one_line():
