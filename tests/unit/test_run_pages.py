@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from ring_attn_backends.cute import ahead
 
 ROOT = Path(__file__).parents[2]
 CUTE, DECODE = "2026-12-01_1xH200_cute", "2026-12-01_1xH200_decode"
@@ -91,6 +92,12 @@ def test_the_backward_that_adds_is_as_much_faster_as_the_table_of_its_readme():
     ]  # fmt: skip
     assert len(taken) == 10
     assert f"{min(taken):.2f} to {max(taken):.2f} times as fast where it is taken" in words(page)
+
+
+def test_the_readme_of_cute_counts_what_is_compiled_ahead():
+    counts = len(set(ahead.builds())), len(set(ahead.gathered_builds()))
+    said = "{} kernels, {} of them over gathered keys".format(*counts)
+    assert said in words("backends/ring_attn_backends/cute/README.md")
 
 
 def case(entries, tokens, queries, heads="32-8", dim="128", extra=""):
