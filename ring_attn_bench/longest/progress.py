@@ -5,16 +5,23 @@ from __future__ import annotations
 from rich.text import Text
 
 from ring_attn_bench.bench.suite import Entry
+from ring_attn_bench.longest.terminal import shape_of
 from ring_attn_bench.records.direction import Direction
 from ring_attn_bench.records.limit import Limit
 from ring_attn_bench.workers.progress import STYLES, ProgressLines
 
 
 class LongestProgress(ProgressLines):
-    """A line for each contestant and direction."""
+    """A line for each contestant and direction, and one for each case before them."""
+
+    _shape: str | None = None
 
     def trying(self, entry: Entry, direction: Direction, tokens: int) -> None:
         """What is going on until the next line."""
+        shape = shape_of(entry.case)
+        if shape != self._shape:
+            self._shape = shape
+            self.note(f"{self.clock()}  {shape}{self.time_left()}")
         self.moving(f"{entry.contestant.name} {direction.value}, {tokens:,} tokens a rank")
 
     def found(self, limit: Limit) -> None:

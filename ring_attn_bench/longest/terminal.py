@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from textwrap import shorten
 
 from ring_attn_bench.records.limit import Limit
+from ring_attn_bench.records.record import Case
 from ring_attn_bench.text.sentences import sentences
 
 COUNTS = ("tokens/rank", "in all", "then")
@@ -22,8 +23,13 @@ def table(every: Sequence[Limit], width: int) -> str:
     return sentences(lines, width, ["case", *heads] if several else heads)
 
 
+def shape_of(case: Case) -> str:
+    """Its name without a length."""
+    return case.name.replace(f"s{case.seqlen_total}_", "")
+
+
 def _line(limit: Limit, *, several: bool) -> list[str]:
-    name = limit.case.name.replace(f"s{limit.case.seqlen_total}_", "")
+    name = shape_of(limit.case)
     said = shorten(" ".join(limit.reason.split()), SHOWN, placeholder=" ...")
     happens = f"{limit.status.value}: {said}" if limit.failed_at else "it goes on: no limit found"
     cells = [limit.contestant.name, limit.direction.value]

@@ -104,18 +104,22 @@ def test_cells_of_backends_that_were_promised_are_counted(findings, backend, pro
     assert said in LINES[next(x for x in LINES if x.startswith(promised))]
 
 
-def test_the_forward_of_cute_is_as_near_as_its_run_says():
-    forward = {
-        (row["case"], row["backend"]): float(row["tflops_per_gpu"])
-        for row in rows("2026-12-01_1xH200_cute")
-        if row["direction"] == "forward" and row["seqlen_total"] == "16384"
-    }
-    shares = [
-        speed / forward[case, "flash_attn_4"]
-        for (case, name), speed in forward.items() if name == "cute"
-    ]  # fmt: skip
-    assert len(shares) == 4
-    assert f"{min(shares):.2f} to {max(shares):.2f} of its speed forward at 16k tokens" in PAGE
+def test_cute_is_as_near_as_its_run_says_in_both_directions():
+    def shares(direction):
+        speeds = {
+            (row["case"], row["backend"]): float(row["tflops_per_gpu"])
+            for row in rows("2026-12-01_1xH200_cute")
+            if row["direction"] == direction and row["seqlen_total"] == "16384"
+        }
+        found = [
+            speed / speeds[case, "flash_attn_4"]
+            for (case, name), speed in speeds.items() if name == "cute"
+        ]  # fmt: skip
+        assert len(found) == 4
+        return f"{min(found):.2f} to {max(found):.2f}"
+
+    forward, backward = shares("forward"), shares("backward")
+    assert f"at 16k tokens it has {forward} of its speed forward, and {backward} with its" in PAGE
 
 
 def test_features_of_a_cache_are_counted_by_backend(findings):
@@ -190,3 +194,19 @@ def test_shapes_over_a_cache_are_those_of_the_runs():
     assert f"flash_attn_4 takes {fourth} times its time, and flag_gems {gems} " in CHOOSING
     others = sum(times(x)[0] for x in ("flash_attn_2", "flash_attn_4", "flag_gems"))
     assert f"all {others} rows of the suite `decode-backends` that they took" in BACKENDS
+
+
+def test_the_losses_of_training_are_those_of_its_run():
+    with (ROOT / "results/2026-12-01_1xH200_training/losses.csv").open(encoding="utf-8") as file:
+        loss = {(x["curve"], x["seed"], x["step"]): float(x["loss"]) for x in csv.DictReader(file)}
+
+    def ends(name):
+        """By seed."""
+        (curve,) = {curve for curve, *_ in loss if curve.startswith(name)}
+        return [loss[curve, seed, "299"] for seed in "012"]
+
+    ours, theirs = ends("triton"), ends("flash_attn_2")
+    said = LINES["training with the same results"]
+    assert f"flash-attn 2 end at {ours[0]:.4f} and {theirs[0]:.4f} nats (seed 0)" in said
+    apart = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    assert apart < min(max(seeds) - min(seeds) for seeds in (ours, theirs))

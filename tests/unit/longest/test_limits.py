@@ -1,13 +1,17 @@
 """What was found is kept line by line, is read back, and is a table whatever it is."""
 
 import json
+import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from ring_attn_bench.bench.suite import Entry
 from ring_attn_bench.errors import FileError
 from ring_attn_bench.longest import as_json, terminal
+from ring_attn_bench.longest.progress import LongestProgress
 from ring_attn_bench.longest.run import of_length, wanted
 from ring_attn_bench.longest.search import Lengths
 from ring_attn_bench.records import limit as limits
@@ -109,3 +113,18 @@ def test_lengths_of_a_suite_are_asked_about_once(make_case, make_contestant):
     assert [one.direction for one in every] == list(Direction)
     assert {one.entry.case.seqlen_per_gpu for one in every} == {256}
     assert of_length(entries[0], 512).case.seqlen_per_gpu == 512
+
+
+def test_results_stand_under_the_case_that_they_are_of(make_case, make_contestant, make_limit):
+    written = StringIO()
+    with LongestProgress(Console(file=written, width=100), 3) as progress:
+        for causal, tokens in ((True, 1024), (True, 2048), (False, 1024)):
+            case = make_case(causal=causal)
+            entry = Entry(case=case, contestant=make_contestant(), directions=(Direction.FORWARD,))
+            progress.trying(of_length(entry, tokens), Direction.FORWARD, tokens)
+            progress.found(make_limit())
+    lines = written.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["0:00", "1/3", "2/3", "0:00", "3/3"]
+    assert "_causal" in lines[0]
+    assert "_full, about " in lines[3]
+    assert not re.search(r"_s\d+", written.getvalue())
