@@ -178,6 +178,19 @@ def test_a_sink_that_is_dropped_is_noticed(case):
     assert faults(WithoutSink(), Asks.RESULTS, case, Direction.FORWARD, "cpu")
 
 
+@pytest.mark.parametrize("splits", [0, 1, 5])
+def test_no_query_has_no_result_however_many_programs_share_the_keys(splits):
+    q, k = random(2, 0, HEADS, DIM), random(2, 9, KEY_HEADS, DIM)
+    out = flash_attn_with_kvcache(q, k, k.clone(), num_splits=splits, backend="triton")
+    assert out.shape == q.shape
+    starts, ends = (torch.tensor(x, dtype=torch.int32) for x in ([0, 0, 0], [0, 9, 18]))
+    table = torch.tensor([[0], [1]], dtype=torch.int32)
+    packed = flash_attn_varlen_func(
+        q.flatten(0, 1), k, k.clone(), starts, ends, 1, 9, block_table=table, backend="triton"
+    )
+    assert packed.shape == (0, HEADS, DIM)
+
+
 def test_packed_queries_see_what_they_see_by_themselves():
     lengths, queries = (70, 33, 0), (5, 0, 3)
     cache = cache_of(80, lengths)
