@@ -275,6 +275,16 @@ def test_wide_keys_may_be_shared_by_programs(latent, splits):
     torch.testing.assert_close(out, alone, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("page", [None, 16])
+def test_values_of_keys_that_got_their_dim_of_heads_later_are_their_columns_too(latent, page):
+    q, k, told = latent_call(page=page)
+    v = k[:, :, 0, :LATENT].unsqueeze(2)
+    assert v.stride() != k.stride()
+    alone = flash_attn_with_kvcache(q, k, k[..., :LATENT], **told, backend="triton")
+
+    assert flash_attn_with_kvcache(q, k, v, **told, backend="triton").equal(alone)
+
+
 def test_values_apart_from_wide_keys_are_refused_though_they_look_alike(latent):
     q, k, told = latent_call()
     elsewhere = random(*k.shape, seed=5).half()[..., :LATENT]

@@ -75,6 +75,9 @@ def test_latent_keys_are_not_appended_to_and_the_sentence_says_what_to_do(page):
     for _ in range(2):
         with pytest.raises(InvalidArgument, match="new keys into k_cache before the call"):
             flash_attn_with_kvcache(q, k_cache, k_cache[..., :8], new, new[..., :8], **told)
+        one_head = k_cache[:, :, :1], k_cache[:, :, 0, :8].unsqueeze(2)
+        with pytest.raises(InvalidArgument, match="new keys into k_cache before the call"):
+            flash_attn_with_kvcache(q, *one_head, new[:, :, :1], new[:, :, :1, :8], **told)
     assert k_cache.equal(before)
 
 
