@@ -44,6 +44,13 @@ def keep(alike: Alike, call: CachedCall, again: CallAgain | None) -> None:
 
 def alike_of(given: CacheGiven, options: Options) -> Alike | None:
     """All that a call follows from but addresses and contents, if it can be made again."""
+    try:
+        return _alike_of(given, options)
+    except Exception:  # no tensor, or none of memory: refused where all is checked
+        return None
+
+
+def _alike_of(given: CacheGiven, options: Options) -> Alike | None:
     (
         q, k_cache, v_cache, k, v, cos, sin, lengths, rows, skipped, table,
         interleaved, splits,

@@ -295,6 +295,16 @@ def test_values_apart_from_wide_keys_are_refused_though_they_look_alike(latent):
         flash_attn_with_kvcache(q, k, elsewhere, **told, backend="triton")
 
 
+def test_values_apart_from_a_parameter_of_wide_keys_are_refused_too(latent):
+    q, k, told = latent_call()
+    k = torch.nn.Parameter(k, requires_grad=False)
+    elsewhere = random(*k.shape, seed=5).half()[..., :LATENT]
+    flash_attn_with_kvcache(q, k, k[..., :LATENT], **told, backend="triton")
+
+    with pytest.raises(Unsupported, match="where v_cache is the first columns of k_cache"):
+        flash_attn_with_kvcache(q, k, elsewhere, **told, backend="triton")
+
+
 @pytest.mark.parametrize(
     ("head_dim", "head_dim_v", "dtype"),
     [(640, 640, "float16"), (576, 512, "float32"), (1024, 512, "float16"), (800, 768, "float16")],
