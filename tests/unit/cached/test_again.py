@@ -209,3 +209,15 @@ def test_a_cache_without_memory_of_its_own_is_refused_in_a_sentence(of, on_gpu, 
         for appended in ((), (new[0], new[1][..., :4])):
             with pytest.raises(InvalidArgument, match=r"[kv]_cache (must be|has shape)"):
                 step(q, *given, *appended, **told)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch.func.jvp
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_torch_funcs_transforms_are_refused_after_a_step_without_them_too(on_gpu, monkeypatch):
+    monkeypatch.setattr(again, "_is_on_gpu", lambda _: on_gpu)
+    q, *cache = tensors()
+    step(q, *cache)
+    with pytest.raises(InvalidArgument, match="no rule for torch"):
+        torch.vmap(lambda each: step(each, *cache))(q[None])
+    with pytest.raises(InvalidArgument, match="no rule for torch"):
+        torch.func.jvp(lambda each: step(each, *cache), (q,), (q,))
