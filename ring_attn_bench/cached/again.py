@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ring_attn_bench.cached.given import CacheGiven
 from ring_attn_bench.cached.memory import overlap, overwritten
+from ring_attn_bench.calls.autograd_limits import transforms
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.remembered import Remembered
 from ring_attn_bench.contract.cache import CachedCall, CallAgain, is_latent
@@ -44,13 +45,20 @@ def keep(alike: Alike, call: CachedCall, again: CallAgain | None) -> None:
 
 def alike_of(given: CacheGiven, options: Options) -> Alike | None:
     """All that a call follows from but addresses and contents, if it can be made again."""
+    try:
+        return _alike_of(given, options)
+    except Exception:  # no tensor, or none of memory: refused where all is checked
+        return None
+
+
+def _alike_of(given: CacheGiven, options: Options) -> Alike | None:
     (
         q, k_cache, v_cache, k, v, cos, sin, lengths, rows, skipped, table,
         interleaved, splits,
     ) = given  # fmt: skip
     if not (type(q) is Tensor and _is_on_gpu(q) and options.is_plain()):
         return None
-    if type(interleaved) is not bool or type(splits) is not int:
+    if type(interleaved) is not bool or type(splits) is not int or transforms():
         return None
     records = torch.is_grad_enabled()
     tensors: list[Tensor] = []

@@ -15,6 +15,7 @@ from ring_attn_bench.cached.memory import kept_apart
 from ring_attn_bench.cached.validate import checked
 from ring_attn_bench.calls import sinks
 from ring_attn_bench.calls.autocast import is_enabled, without_autocast
+from ring_attn_bench.calls.autograd_limits import check_untransformed
 from ring_attn_bench.calls.layout import in_a_row, rows_in_a_row, with_unit_stride
 from ring_attn_bench.calls.options import Options
 from ring_attn_bench.calls.prepare import within_float32
@@ -158,6 +159,7 @@ def way_for(
     given: CacheGiven, options: Options, dealt: Dealt | None = None
 ) -> tuple[CacheWay, CacheGiven, Options]:
     """The way, and the arguments in plain types; dealt: how the cache lies on ranks."""
+    check_untransformed("attention over a cache", *given, options.sink, options.alibi_slopes)
     given = given.plain()
     options = within_float32(options.plain(), given.q)
     key = given.key(options, dealt)

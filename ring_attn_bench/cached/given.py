@@ -99,8 +99,10 @@ class CacheGiven(NamedTuple):
 
     @property
     def _latent(self) -> bool:
-        caches = self.k_cache, self.v_cache
-        return all(type(x) is Tensor and x.ndim for x in caches) and is_latent(*caches)
+        try:
+            return is_latent(self.k_cache, self.v_cache)
+        except Exception:  # no tensors, or none of memory: refused where all is checked
+            return False
 
 
 def _is_row(x: Tensor | None) -> bool:

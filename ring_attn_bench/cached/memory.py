@@ -56,9 +56,15 @@ def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 def _overlap(x: Tensor, y: Tensor) -> bool:
     apart, rest = divmod(y.data_ptr() - x.data_ptr(), x.element_size())
-    if rest or x.stride() != y.stride():
+    if rest or (x.stride() != y.stride() and _differ(x, y)):
         return False
     return _meets(apart, x.stride(), x.shape, y.shape)
+
+
+def _differ(x: Tensor, y: Tensor) -> bool:
+    """Whether their strides do, but for dims of one element: `unsqueeze` makes them of widths."""
+    sides = zip(x.shape, y.shape, x.stride(), y.stride(), strict=True)
+    return any(step != other for size, count, step, other in sides if (size, count) != (1, 1))
 
 
 @lru_cache(_REMEMBERED)
@@ -66,7 +72,8 @@ def _meets(
     apart: int, strides: tuple[int, ...], x_shape: tuple[int, ...], y_shape: tuple[int, ...]
 ) -> bool:
     sides = zip(strides, x_shape, y_shape, strict=True)
-    return _meet(apart, sorted((side for side in sides if side[0]), reverse=True))
+    steps = (side for side in sides if side[0] and side[1:] != (1, 1))
+    return _meet(apart, sorted(steps, reverse=True))
 
 
 def _meet(apart: int, sides: Sequence[tuple[int, int, int]]) -> bool:

@@ -66,8 +66,14 @@ class Cache(NamedTuple):
 
 def is_latent(k: Tensor, v: Tensor) -> bool:
     """Whether a cache's v is a view of the first of its k's columns, and of fewer than all."""
-    narrower: bool = v.shape[-1] < k.shape[-1]
-    return narrower and v.data_ptr() == k.data_ptr() and v.stride() == k.stride()
+    if not v.shape[-1] < k.shape[-1] or v.data_ptr() != k.data_ptr():
+        return False
+    steps = k.stride(), v.stride()
+    if steps[0] == steps[1]:
+        return True
+    # those of a dim of one element say nothing: `unsqueeze` makes them of the widths
+    sides = zip(v.shape, *steps, strict=True)
+    return all(size == 1 or of_k == of_v for size, of_k, of_v in sides)
 
 
 class Appended(NamedTuple):

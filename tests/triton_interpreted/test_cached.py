@@ -178,6 +178,19 @@ def test_a_sink_that_is_dropped_is_noticed(case):
     assert faults(WithoutSink(), Asks.RESULTS, case, Direction.FORWARD, "cpu")
 
 
+@pytest.mark.parametrize("splits", [0, 1, 5])
+def test_no_query_has_no_result_however_many_programs_share_the_keys(splits):
+    q, k = random(2, 0, HEADS, DIM), random(2, 9, KEY_HEADS, DIM)
+    out = flash_attn_with_kvcache(q, k, k.clone(), num_splits=splits, backend="triton")
+    assert out.shape == q.shape
+    starts, ends = (torch.tensor(x, dtype=torch.int32) for x in ([0, 0, 0], [0, 9, 18]))
+    table = torch.tensor([[0], [1]], dtype=torch.int32)
+    packed = flash_attn_varlen_func(
+        q.flatten(0, 1), k, k.clone(), starts, ends, 1, 9, block_table=table, backend="triton"
+    )
+    assert packed.shape == (0, HEADS, DIM)
+
+
 def test_packed_queries_see_what_they_see_by_themselves():
     lengths, queries = (70, 33, 0), (5, 0, 3)
     cache = cache_of(80, lengths)
@@ -262,12 +275,32 @@ def test_wide_keys_may_be_shared_by_programs(latent, splits):
     torch.testing.assert_close(out, alone, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("page", [None, 16])
+def test_values_of_keys_that_got_their_dim_of_heads_later_are_their_columns_too(latent, page):
+    q, k, told = latent_call(page=page)
+    v = k[:, :, 0, :LATENT].unsqueeze(2)
+    assert v.stride() != k.stride()
+    alone = flash_attn_with_kvcache(q, k, k[..., :LATENT], **told, backend="triton")
+
+    assert flash_attn_with_kvcache(q, k, v, **told, backend="triton").equal(alone)
+
+
 def test_values_apart_from_wide_keys_are_refused_though_they_look_alike(latent):
     q, k, told = latent_call()
     elsewhere = random(*k.shape, seed=5).half()[..., :LATENT]
     flash_attn_with_kvcache(q, k, k[..., :LATENT], **told, backend="triton")
 
     assert elsewhere.stride() == k.stride()
+    with pytest.raises(Unsupported, match="where v_cache is the first columns of k_cache"):
+        flash_attn_with_kvcache(q, k, elsewhere, **told, backend="triton")
+
+
+def test_values_apart_from_a_parameter_of_wide_keys_are_refused_too(latent):
+    q, k, told = latent_call()
+    k = torch.nn.Parameter(k, requires_grad=False)
+    elsewhere = random(*k.shape, seed=5).half()[..., :LATENT]
+    flash_attn_with_kvcache(q, k, k[..., :LATENT], **told, backend="triton")
+
     with pytest.raises(Unsupported, match="where v_cache is the first columns of k_cache"):
         flash_attn_with_kvcache(q, k, elsewhere, **told, backend="triton")
 

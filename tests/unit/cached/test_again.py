@@ -186,3 +186,38 @@ def test_flags_that_are_numbers_are_looked_at(looks):
         step(*given, causal=1.0)
 
     assert not Repeating.again
+
+
+ODD = {
+    "none": lambda _: None,
+    "a number": lambda _: torch.tensor(1.0),
+    "sparse": lambda x: x.to_sparse(),
+    "sparse by rows": lambda x: x[0, 0].to_sparse_csr(),
+    "nested": lambda x: torch.nested.nested_tensor(list(x)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*beta state", "ignore:.*nested tensors.*prototype")
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("of", ODD.values(), ids=list(ODD))
+def test_a_cache_without_memory_of_its_own_is_refused_in_a_sentence(of, on_gpu, monkeypatch):
+    monkeypatch.setattr(again, "_is_on_gpu", lambda _: on_gpu)
+    q, k_cache, v_cache = tensors()
+    new, told = [x[:, :1] for x in tensors()[1:]], {"cache_seqlens": int32(3, 3)}
+    latent = v_cache[..., :4]
+    for given in ((of(k_cache), latent), (k_cache, of(latent)), (of(k_cache), of(latent))):
+        for appended in ((), (new[0], new[1][..., :4])):
+            with pytest.raises(InvalidArgument, match=r"[kv]_cache (must be|has shape)"):
+                step(q, *given, *appended, **told)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch.func.jvp
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_torch_funcs_transforms_are_refused_after_a_step_without_them_too(on_gpu, monkeypatch):
+    monkeypatch.setattr(again, "_is_on_gpu", lambda _: on_gpu)
+    q, *cache = tensors()
+    step(q, *cache)
+    with pytest.raises(InvalidArgument, match="no rule for torch"):
+        torch.vmap(lambda each: step(each, *cache))(q[None])
+    with pytest.raises(InvalidArgument, match="no rule for torch"):
+        torch.func.jvp(lambda each: step(each, *cache), (q,), (q,))

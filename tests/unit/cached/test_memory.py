@@ -64,6 +64,19 @@ def test_caches_that_overlap_in_part_are_refused_where_something_is_appended(sec
         flash_attn_with_kvcache(q, k_cache, v_cache, new, new, **told)
 
 
+def test_caches_of_one_head_overlap_whenever_they_got_its_dim():
+    buffer, q = random(2, 8, 12), random(2, 1, 2, 8, seed=4)
+    new, told = random(2, 1, 1, 8, seed=3), {"cache_seqlens": int32(3, 5), "backend": "reference"}
+    k_cache = buffer[..., :8].unsqueeze(2)
+    v_cache = buffer[..., 4:9].unsqueeze(2)
+    assert v_cache.stride() != k_cache.stride()
+    with pytest.raises(InvalidArgument, match="one memory, in part"):
+        flash_attn_with_kvcache(q, k_cache, v_cache, new, new[..., :5], **told)
+    apart = buffer[..., 8:].unsqueeze(2)
+    flash_attn_with_kvcache(q, k_cache, apart, new, new[..., :4], **told)
+    assert buffer[0, 3].equal(torch.cat([new[0, 0, 0], new[0, 0, 0, :4]]))
+
+
 @pytest.mark.parametrize("page", [None, 4])
 def test_latent_keys_are_not_appended_to_and_the_sentence_says_what_to_do(page):
     k_cache, q = random(2, 8, 2, 12), random(2, 1, 4, 12, seed=4)
@@ -75,6 +88,9 @@ def test_latent_keys_are_not_appended_to_and_the_sentence_says_what_to_do(page):
     for _ in range(2):
         with pytest.raises(InvalidArgument, match="new keys into k_cache before the call"):
             flash_attn_with_kvcache(q, k_cache, k_cache[..., :8], new, new[..., :8], **told)
+        one_head = k_cache[:, :, :1], k_cache[:, :, 0, :8].unsqueeze(2)
+        with pytest.raises(InvalidArgument, match="new keys into k_cache before the call"):
+            flash_attn_with_kvcache(q, *one_head, new[:, :, :1], new[:, :, :1, :8], **told)
     assert k_cache.equal(before)
 
 
