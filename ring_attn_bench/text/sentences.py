@@ -33,7 +33,7 @@ def sentences(
     beside = [cells for place, cells in enumerate(columns) if place != column]
     room = width - sum(max(len(str(cell)) for cell in cells) + 2 for cells in beside)
     words = [word for cell in columns[column] for word in str(cell).split()]
-    if column == len(columns) - 1 and room < max(NARROWEST, *map(len, words)):
+    if 0 < column == len(columns) - 1 and room < max(NARROWEST, *map(len, words)):
         return _below(rows, width, headers, ruled=ruled)
     most: list[int | None] = [None] * len(columns)
     most[column] = max(NARROWEST, room)

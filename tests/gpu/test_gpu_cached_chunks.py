@@ -129,11 +129,9 @@ def test_room_that_nobody_uses_changes_no_bit():
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("shares", [None], ids=["by the GPU"], indirect=True)
 @pytest.mark.parametrize("queries", [64, 100, 128])
-def test_one_sequence_has_its_keys_shared_by_as_many_programs_as_there_is_room_for(
-    queries, monkeypatch
-):
-    monkeypatch.undo()
+def test_one_sequence_has_its_keys_shared_by_as_many_programs_as_there_is_room_for(queries):
     q, k, v = (random(1, n, h, 128, seed=n) for n, h in ((queries, 16), (5000, 4), (5001, 4)))
     names = assert_right((q, k, v[:, :5000].contiguous()), cache_seqlens=int32(4999), causal=True)
 

@@ -144,7 +144,10 @@ def test_shapes_over_a_cache_are_those_of_the_runs():
     assert f"in all {len(steps)} shapes of" in PAGE
 
     def of_theirs(few, many):
-        """Of cases with so many queries, how many times as long flash-attn 2 takes: least, most."""
+        """Of cases with so many queries, how many times as long flash-attn 2 takes: least, most.
+
+        Without windows and given splits, where it may be several times as long.
+        """
         by = {
             (x["case"], x["backend"]): float(x["graph_ms"])
             for x in rows("2026-12-01_1xH200_decode")

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 def takes(rows: Rows, keys: Keys, block: Block) -> bool:
     """Whether the table has it for these, and they are enough to do for it."""
     (batch, tokens, heads, width), band = keys.k.shape, block.index_band
-    found = table.adds(
+    return table.adds(
         width, tokens, batch * heads, multiprocessors(rows.q),
         alike=band is not None and band.is_open,
     )  # fmt: skip
-    return found is not None
 
 
 def backward_into(

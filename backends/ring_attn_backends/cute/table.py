@@ -210,13 +210,12 @@ TURNS_ALIKE, TURNS_UNLIKE = 0.9, 1.9
 all have as much to do, and where a mask leaves the first with most. README.md, What it takes."""
 
 
-def adds(width: int, keys: int, heads: int, multiprocessors: int, *, alike: bool) -> Config | None:
-    """What adds to dq where it is faster, or None; heads: key heads of all batch entries."""
-    config = ADDS.get(width)
-    if config is None:
-        return None
-    turns = math.ceil(keys / config.own) * heads / multiprocessors
-    return config if turns >= (TURNS_ALIKE if alike else TURNS_UNLIKE) else None
+def adds(width: int, keys: int, heads: int, multiprocessors: int, *, alike: bool) -> bool:
+    """Whether what adds to dq is there and faster; heads: key heads of all batch entries."""
+    if width not in ADDS:
+        return False
+    turns = math.ceil(keys / ADDS[width].own) * heads / multiprocessors
+    return turns >= (TURNS_ALIKE if alike else TURNS_UNLIKE)
 
 
 def _of_gathered_keys(width: int, dtype: Dtype, away: Dtype, *, capped: bool = False) -> Build:

@@ -31,6 +31,10 @@ def test_sentences_without_room_beside_the_names_stand_below_their_row(ruled):
     assert shown[at + 3].split() == ["m", "no"]
 
 
+def test_sentences_by_themselves_keep_their_words_whole():
+    assert SENTENCE.split() == sentences([(SENTENCE,)], 8).split()[1:-1]
+
+
 def test_a_word_that_would_be_wider_than_its_column_sends_them_there_too():
     command = "https://example.org/" + "x" * 30
     shown = sentences([("n" * 20, f"try: {command}")], 60).splitlines()

@@ -65,13 +65,11 @@ def _programs(call: CachedCall) -> int:
     return q.shape[0] * q.shape[2] * -(-q.shape[1] // own)
 
 
-def chunk_launch(
-    call: CachedCall, out: Tensor, lse: Tensor, *, splits: int | None = None
-) -> TritonLaunch:
-    """Writes out and lse; splits: by how many programs keys are shared, if not by the GPU."""
+def chunk_launch(call: CachedCall, out: Tensor, lse: Tensor) -> TritonLaunch:
+    """Writes out and lse."""
     q, cache = call.q, call.cache
     batch, queries, heads, _ = q.shape
-    splits = splits or splits_for(call)
+    splits = splits_for(call)
     table = torch.empty(splits * batch, NUMBERS, dtype=torch.int32, device=q.device)
     scratch: tuple[Tensor, ...] = (table,)
     to = Running(out, lse)
