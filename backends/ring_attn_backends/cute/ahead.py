@@ -10,7 +10,16 @@ from itertools import product
 from pathlib import Path
 
 from ring_attn_backends.cute import build
-from ring_attn_backends.cute.table import ADDS, BACKWARD, Build, Config, Dtype, Kernel, serving
+from ring_attn_backends.cute.table import (
+    ADDS,
+    BACKWARD,
+    GATHERED,
+    Build,
+    Config,
+    Dtype,
+    Kernel,
+    serving,
+)
 from ring_attn_bench.contract.ahead import CompiledAhead
 from ring_attn_bench.errors import BackendUnavailable
 
@@ -49,9 +58,7 @@ def gathered_builds() -> Iterator[Build]:
                 continue
             aways: tuple[Dtype, ...] = dtype, "float32"
             for away in aways:
-                yield Build(
-                    config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away
-                )
+                yield Build(config, dtype, "float32", capped, kernel=GATHERED[kernel], away=away)
 
 
 def compile_all(

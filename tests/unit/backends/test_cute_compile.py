@@ -26,7 +26,10 @@ SHARED_MEMORY = 227 * 1024
 BARRIERS = 1024
 """Bytes of shared memory for barriers, and for what aligns the tiles behind them, at most: of each
 pipe of tiles, which begins at a multiple of 1024."""
-PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4, "backward_adding": 6}
+PIPES = {
+    "forward": 3, "backward_dkdv": 4, "backward_dk": 4, "backward_dv": 3, "backward_dq": 4,
+    "backward_adding": 6,
+}  # fmt: skip
 CANDIDATES = (
     [
         table.Build(config, "bfloat16", "bfloat16", carried=carried)
@@ -98,23 +101,45 @@ def registers_by_part(instructions):
 
 
 def asked(one):
-    """Instructions for products, the groups that they are, and tiles that TMA copies, in the code.
+    """Instructions for products, and the groups that they are, in the code.
 
     A product of scores has a head dim of parts, one that adds to sums as many as tokens of a tile.
     """
-    scores, sums = one.config.width // 16, one.config.block // 16
-    gathers = one.kernel.startswith("gathered")
+    scores, scores_v, sums = (
+        x // 16 for x in (one.config.width, one.config.width_v, one.config.block)
+    )
     if one.kernel.endswith("forward"):
-        # of the first, of an edge and of a whole tile; q, and of each area k of the first tile, k
-        # and v of others, v of the last
-        return 3 * (scores + sums), 6, 9 if gathers else 5
-    # of an edge and of a whole tile; q and dout, and of each area k and v
-    copies = 6 if gathers else 4
-    if one.kernel.endswith("backward_dq"):
-        return 2 * (2 * scores + sums), 6, copies
+        return 3 * (scores + sums), 6  # of the first, of an edge and of a whole tile
+    # of an edge and of a whole tile
+    if one.kernel.endswith(("backward_dq", "backward_dk")):
+        return 2 * (scores + scores_v + sums), 6
+    if one.kernel.endswith("backward_dv"):
+        return 2 * (scores + sums), 4
     if one.kernel == "backward_adding":
-        return 2 * (2 * scores + 2 * sums + one.config.own // 16), 10, copies
-    return 2 * (2 * scores + 2 * sums), 8, copies
+        return 2 * (2 * scores + 2 * sums + one.config.own // 16), 10
+    return 2 * (scores + scores_v + 2 * sums), 8
+
+
+def tiles(one):
+    """Of all tiles that TMA copies: tokens, columns, and in how many places of the code."""
+    config, areas = one.config, 1 + one.kernel.startswith("gathered")
+    own, block, width, width_v = config.own, config.block, config.width, config.width_v
+    if one.kernel.endswith("forward"):  # k of the first tile, k and v of others, v of the last
+        return [(own, width, 1), (block, width, 2 * areas), (block, width_v, 2 * areas)]
+    if one.kernel.endswith("backward_dq"):
+        of_rows, of_keys = own, block
+    else:
+        of_rows, of_keys = block, own
+    values = [(of_keys, width_v, areas)] * one.has_dk
+    return [(of_rows, width, 1), (of_rows, width_v, 1), (of_keys, width, areas), *values]
+
+
+def copied(one):
+    """Instructions for them: 64 columns at a time, or 32 of what 64 do not divide."""
+    narrow = one.config.shown > 0 and one.config.width // one.config.split[1] < 64  # of k, for dq
+    return narrow + sum(
+        places * width // (32 if width % 64 else 64) for _, width, places in tiles(one)
+    )
 
 
 def checked(one, folder):
@@ -128,11 +153,10 @@ def checked(one, folder):
     # the tile before is let go only after the next has come
     assert config.stages > 1 or not config.ahead
     # each product as one group: where the compiler serialises them, each part of one is a group
-    expected, groups, copies = asked(one)
+    expected, groups = asked(one)
     assert len(products) == expected
     assert sum("gsb0" in rest for rest in products) == groups
-    narrow = config.shown > 0 and config.width // config.split[1] < 64  # 32 of k, for dq
-    assert names["UTMALDG"] == copies * config.width // 64 + narrow  # 64 columns at a time
+    assert names["UTMALDG"] == copied(one)
     adds = one.kernel == "backward_adding"
     assert names["UTMAREDG"] == adds * config.width // 32  # in float32
     # what a warpgroup shows and stages, of an edge and of a whole tile
@@ -147,7 +171,7 @@ def checked(one, folder):
     assert one.tile_bytes + pipes * BARRIERS <= SHARED_MEMORY
     # a tile's bytes are announced as they are, even where it is cut off by the end of the tokens
     announced = set(re.findall(r"mov.b32 \s*%r\d+, (\d+);", ptx))
-    assert {str(2 * config.width * n) for n in (config.own, config.block)} <= announced
+    assert {str(2 * width * n) for n, width, _ in tiles(one)} <= announced
 
 
 @pytest.mark.parametrize("one", table.REPRESENTATIVE, ids=str)

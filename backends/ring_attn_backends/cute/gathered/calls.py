@@ -10,6 +10,7 @@ import torch
 from ring_attn_backends.cute.gathered.gradients import dkdv_call, dq_call
 from ring_attn_backends.cute.gathered.launch import forward_call
 from ring_attn_backends.cute.kept import enqueue
+from ring_attn_backends.cute.table import of_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ def forward(q: Tensor, keys: Gathering, where: Gathered, score: Score) -> tuple[
     lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
     _enqueue(
         "gathered forward", (q, out, lse), keys, where, score,
-        lambda: forward_call(q, keys, out, lse, where, score),
+        lambda: [forward_call(q, keys, out, lse, where, score)],
     )  # fmt: skip
     return out, lse
 
@@ -39,7 +40,10 @@ def dkdv(
     """The contract's `gathered_dkdv`."""
     _enqueue(
         ("gathered dkdv", own_first), (*_read(rows), *own, *landed), keys, where, score,
-        lambda: dkdv_call(rows, keys, own, landed, where, score, own_first=own_first),
+        lambda: [
+            dkdv_call(rows, keys, own, landed, where, score, own_first=own_first, kernel=kernel)
+            for kernel in of_keys(rows.q.shape[-1])
+        ],
     )  # fmt: skip
 
 
@@ -48,7 +52,7 @@ def dq(rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
     made = rows.q.new_empty(rows.q.shape)
     _enqueue(
         "gathered dq", (*_read(rows), made), keys, where, score,
-        lambda: dq_call(rows, keys, made, where, score),
+        lambda: [dq_call(rows, keys, made, where, score)],
     )  # fmt: skip
     return made
 
@@ -60,11 +64,11 @@ def _read(rows: Rows) -> tuple[Tensor, ...]:
 
 def _enqueue(
     name: Hashable, given: tuple[Tensor, ...], keys: Gathering, where: Gathered, score: Score,
-    call: Callable[[], Call],
+    calls: Callable[[], list[Call]],
 ) -> None:  # fmt: skip
     waits = keys.arrived is not None
     asked = name, id(where), waits, keys.head_groups  # to hash `where` takes longer than a launch
     given = (*given, *keys.own, *keys.landed)
     if keys.arrived is not None:
         given = (*given, keys.arrived)
-    enqueue(asked, score, given, lambda: [call()], where, of_batch=where.of_batch)
+    enqueue(asked, score, given, calls, where, of_batch=where.of_batch)

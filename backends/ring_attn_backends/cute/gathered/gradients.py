@@ -9,7 +9,7 @@ import torch
 from ring_attn_backends.cute.arguments import name_of
 from ring_attn_backends.cute.gathered.launch import called, check
 from ring_attn_backends.cute.serves import readable_rows
-from ring_attn_backends.cute.table import BACKWARD, Build
+from ring_attn_backends.cute.table import BACKWARD, GATHERED, Build, Kernel
 from ring_attn_backends.shared.once import once
 from ring_attn_backends.shared.worklist import worklist
 from ring_attn_bench.errors import Unsupported
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 def dkdv_call(
     rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
-    *, own_first: bool,
+    *, own_first: bool, kernel: Kernel = "backward_dkdv",
 ) -> Call:  # fmt: skip
     """The contract's `gathered_dkdv` as a launch; Unsupported as `launch.forward_call` raises it.
 
-    The dtypes of own and of landed gradients need not be the same.
+    The dtypes of own and of landed gradients need not be the same. kernel: as the plain one is
+    called, of both gradients or of one.
     """
-    config = BACKWARD["backward_dkdv", rows.q.shape[-1]]
+    config = BACKWARD[kernel, rows.q.shape[-1]]
     work = once(where, worklist, "keys", config.own, config.block, rows.q.device, own_first)
     # no tile is of landed keys where there are none
     away = landed if landed.k.shape[1] else own
@@ -39,7 +40,7 @@ def dkdv_call(
     check([("landed dk", away.k, None), ("landed dv", away.v, away.k.dtype)])
     build = Build(
         config, name_of(rows.q.dtype), name_of(own.k.dtype), score.softcap > 0,
-        kernel="gathered.backward_dkdv", away=name_of(landed.k.dtype),
+        kernel=GATHERED[kernel], away=name_of(landed.k.dtype),
     )  # fmt: skip
     return called(build, *_read(rows, (*own, *away)), keys, where, work, score)
 
