@@ -274,7 +274,7 @@ BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
         Config(96, 64, 3, 2),
         Config(96, 64, 3, 2, ahead=False),
         Config(96, 80, 2, 2),
-        Config(96, 96, 2, 2, ahead=False),
+        Config(96, 80, 2, 2, ahead=False),
     ),
     ("backward_dq", 96): (
         Config(96, 128, 2, 2, ahead=False),
@@ -286,7 +286,10 @@ BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
         Config(192, 32, 3, 2, width_v=128),
         Config(192, 48, 2, 2, ahead=False, width_v=128),
     ),
-    ("backward_dk", 192): (Config(192, 64, 2, 2, width_v=128),),
+    ("backward_dk", 192): (
+        Config(192, 80, 2, 2, width_v=128),
+        Config(192, 64, 2, 2, ahead=False, width_v=128),
+    ),
     ("backward_dv", 192): (
         Config(192, 64, 3, 2, width_v=128),
         Config(192, 128, 2, 2, width_v=128),

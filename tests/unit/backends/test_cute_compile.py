@@ -30,6 +30,15 @@ PIPES = {
     "forward": 3, "backward_dkdv": 4, "backward_dk": 4, "backward_dv": 3, "backward_dq": 4,
     "backward_adding": 6,
 }  # fmt: skip
+
+
+def proposed(width):
+    """Kernels and configurations of a head dim that is not in the table yet."""
+    forward, backward = table.proposed([width])
+    yield from (("forward", config) for config in forward.values())
+    yield from ((kernel, config) for (kernel, _), config in backward.items())
+
+
 CANDIDATES = (
     [
         table.Build(config, "bfloat16", "bfloat16", carried=carried)
@@ -50,6 +59,18 @@ CANDIDATES = (
         for config in configs
     ]
     + list(ahead.gathered_builds())
+    + [
+        table.Build(
+            config,
+            "bfloat16",
+            "bfloat16",
+            capped=True,
+            kernel=table.GATHERED[kernel],
+            away="float32" if kernel in table.OF_KEYS else None,
+        )
+        for width in table.CANDIDATES
+        for kernel, config in proposed(width)
+    ]
 )
 ENTRY = {2: 168, 3: 128}
 """Registers of a thread before some are given away, by warpgroups that multiply: as README says."""
@@ -254,6 +275,31 @@ def test_tma_adds_float32_rows_by_row_and_none_behind_the_last(tmp_path):
     assert (line[13] >> 24, line[14]) == (32 - 1, 64 - 1)
     swizzle = 3 << 13
     assert line[2] & swizzle == told[addresses[0]][2] & swizzle  # as q's, which is of 128 bytes
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to link a runtime of our own with")
+def test_tma_brings_96_columns_in_three_swizzles_of_64_bytes_and_v_by_its_own_head_dim(tmp_path):
+    """The launch's own stores: 100 rows of 8 heads, 200 keys of 4, tiles of 64."""
+    one = table.Build(table.Config(96, 64, 2, 1, width_v=128), "bfloat16", "bfloat16")
+    q, k, v, out = [80000, 800, 96], [90000, 400, 96], [99200, 496, 120], [102400, 1024, 128]
+    strides = [q, k, v, out, out, [800, 100]]
+    addresses = [0x10000 * (i + 1) for i in range(len(strides))]
+    numbers = [*addresses, *(x for each in strides for x in each), 1, 100, 200, 8, 4, 1, -5, 9]
+    told = descriptors(one, [*numbers, 1.0, 0.0, 0], range(3), tmp_path)
+
+    assert list(told) == addresses[:3]
+    narrow, wide = 2 << 13, 3 << 13  # swizzles of 64 and of 128 bytes
+    for address, each, dims, part, swizzle in (
+        (addresses[0], q, [96, 100, 8, 1], 32, narrow),
+        (addresses[1], k, [96, 200, 4, 1], 32, narrow),
+        (addresses[2], v, [128, 200, 4, 1], 64, wide),
+    ):
+        line = told[address]
+        batch, token, head = each
+        assert line[3:7] == [x * 2 // 16 for x in (token, head, batch)] + [0]
+        assert [n + 1 for n in line[8:12]] == dims
+        assert (line[13] >> 24, line[14]) == (part - 1, 64 - 1)
+        assert line[2] & 3 << 13 == swizzle
 
 
 def test_what_two_compile_ahead_at_once_is_whole_and_a_call_finds_it(tmp_path, monkeypatch):
