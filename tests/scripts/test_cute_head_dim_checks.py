@@ -1,6 +1,7 @@
 """The checks of head dims that the CuTe tables lack, with launches carried out on a CPU."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,6 +83,13 @@ def test_a_kernel_by_itself_that_is_right_passes_and_is_built_ahead(scripts, alo
     assert not any(faults.values()), faults
     assert {x.kernel for x in scripts.launched} == {alone[0]}
     assert set(scripts.launched) <= set(scripts.backward.builds(DIMS, candidates=True))
+
+
+def test_a_kernel_by_itself_leaves_alone_what_is_nan_in_float16(scripts):
+    (check,) = [x for x in scripts.small if x.name == "one tile"]
+    half = replace(check, dtype=torch.float16)
+
+    assert not scripts.backward.fault(half, 256, None, None, ALONE[-2])
 
 
 def test_all_launches_of_a_head_dim_are_right_together(scripts):
