@@ -58,6 +58,7 @@ class Laid:
 
     def receive(self, i):
         when(lambda: self.handed.get(i, 0) == self.groups)
+        return i % self.stages
 
     def release(self, i):
         with CLOCK:
@@ -93,7 +94,8 @@ def on_numpy_with_shares(monkeypatch, cores):
         "key_gradients": key_gradients, "cutlass": LOOPS, "multiply": cores.multiply, "arch": arch,
         "warpgroup": cores, "read": list, "write": Registers.write, "lay": lay,
         "lanes": SimpleNamespace(lane_now=lambda: LANE, where=NUMPY.where),
-        "walk": plain(shares.walk), "Float32": float, "transposed": lambda x: x,
+        "walk": plain(shares.walk), "steps": plain(shares.steps), "Float32": float,
+        "transposed": lambda x: x,
         "await_empty": lambda pipe, i: pipe.await_empty(i),
         "hand_on": lambda pipe, i, lane: pipe.hand_on(i),
         "receive": lambda pipe, i: pipe.receive(i),

@@ -55,7 +55,7 @@ SMALL_BACKWARD = [
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32", kernel=kernel)
     for kernel in ("backward_dkdv", "backward_dq")
 ] + [
-    table.Build(table.Config(64, 64, 2, 1, ahead=False, shown=1), "float16", "float32",
+    table.Build(table.Config(64, 64, 2, 1, ahead=False, shown=2), "float16", "float32",
                 kernel="backward_adding")
 ]  # fmt: skip
 SMALL_GATHERED = [
@@ -113,7 +113,8 @@ def asked(one):
     if one.kernel.endswith("backward_dq"):
         return 2 * (2 * scores + sums), 6, copies
     if one.kernel == "backward_adding":
-        return 2 * (2 * scores + 2 * sums + one.config.own // 16), 10, copies
+        # of the first, of an edge and of a whole tile; dq's one tile later, of the last then
+        return 3 * (2 * scores + 2 * sums + one.config.own // 16), 15, copies
     return 2 * (2 * scores + 2 * sums), 8, copies
 
 
@@ -135,8 +136,8 @@ def checked(one, folder):
     assert names["UTMALDG"] == copies * config.width // 64 + narrow  # 64 columns at a time
     adds = one.kernel == "backward_adding"
     assert names["UTMAREDG"] == adds * config.width // 32  # in float32
-    # what a warpgroup shows and stages, of an edge and of a whole tile
-    assert ptx.count("fence.proxy.async.shared::cta") == 4 * adds
+    # what a warpgroup shows of the first, of an edge and of a whole tile, and stages of the last
+    assert ptx.count("fence.proxy.async.shared::cta") == 6 * adds
     assert names["USETMAXREG"] == 2
     assert all(used < given for used, given in registers_by_part(instructions))
     assert registers == ENTRY[config.groups]
