@@ -15,6 +15,10 @@ NAMES = {
         "q", "dout", *KEYS, "lse", "delta",
         "own_dk", "own_dv", "landed_dk", "landed_dv", *TABLES,
     ),
+    "gathered.backward_adding": (
+        "q", "dout", *KEYS, "lse", "delta", "dq",
+        "own_dk", "own_dv", "landed_dk", "landed_dv", *TABLES,
+    ),
     "gathered.backward_dq": ("q", "dout", *KEYS, "lse", "delta", "dq", *TABLES),
 }  # fmt: skip
 
@@ -54,7 +58,7 @@ class Launch:
         return x.as_strided((count, *columns), (of_token, 1)[: 1 + len(columns)], offset)
 
     def run(self):
-        of_keys = self.kernel == "gathered.backward_dkdv"
+        of_keys = self.kernel in ("gathered.backward_dkdv", "gathered.backward_adding")
         all_heads = self.batch * (self.key_heads if of_keys else self.heads)
         order = []
         for number in range(self.tiles * all_heads):
@@ -144,5 +148,7 @@ class Launch:
                 p, ds, q, dout = self._slopes(entry, side, head, k, v, seen)
                 dk += ds.T @ q * self.factors[2]
                 dv += p.T @ dout
+                if "dq" in self.tensors:
+                    self.part("dq", entry, side, head).add_(ds @ k * self.factors[2])
         self.part(f"{area}_dk", entry, mine, key_head).copy_(dk)
         self.part(f"{area}_dv", entry, mine, key_head).copy_(dv)

@@ -135,7 +135,7 @@ class PlayedAdding(PlayedBackward):
 
     def add(self, heads, where):
         """The third warp's own lines; what TMA was asked for when they are through is done."""
-        plain(row_tiles.add_rows)(None, self.staged, heads, where)
+        plain(row_tiles.add_rows)(None, self.staged, heads, where, 0)
         assert all(asked.is_added for asked in self.of_tma), "left before TMA was done"
 
 

@@ -101,7 +101,7 @@ def test_a_lost_piece_that_is_not_told_is_found(scripts):
     told = [scripts.cute_gathered.fault(lost, truth, run) for _, run in runs]
     scripts.spoil = lambda call: [x.fill_(torch.nan) for x in written(call)]
 
-    assert len(told) == 3
+    assert len(told) == 4
     assert all("does not tell that a piece is lost" in said for said in told)
     assert not any(scripts.cute_gathered.fault(lost, truth, run) for _, run in runs)
 

@@ -43,15 +43,17 @@ def gathered_builds() -> Iterator[Build]:
     for dtype, capped in product(DTYPES, (False, True)):
         for config in serving():
             yield Build(config, dtype, dtype, capped, kernel="gathered.forward")
-        for (kernel, _), config in BACKWARD.items():
+        for kernel, config in backwards():
             if kernel == "backward_dq":
                 yield Build(config, dtype, dtype, capped, kernel="gathered.backward_dq")
                 continue
+            gathered: Kernel = (
+                "gathered.backward_dkdv" if kernel == "backward_dkdv"
+                else "gathered.backward_adding"
+            )  # fmt: skip
             aways: tuple[Dtype, ...] = dtype, "float32"
             for away in aways:
-                yield Build(
-                    config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away
-                )
+                yield Build(config, dtype, "float32", capped, kernel=gathered, away=away)
 
 
 def compile_all(

@@ -64,6 +64,10 @@ SIGNATURES: dict[Kernel, Signature] = {
         ("in",) * 6 + ("line",) * 2 + ("out",) * 2 + ("away",) * 2 + ("table",) * 3,
         factors=3, integers=(7,),
     ),
+    "gathered.backward_adding": Signature(
+        ("in",) * 6 + ("line",) * 2 + ("wide",) + ("out",) * 2 + ("away",) * 2 + ("table",) * 3,
+        factors=3, integers=(7,),
+    ),
     "gathered.backward_dq": Signature(
         ("in",) * 6 + ("line",) * 2 + ("out",) + ("table",) * 3, factors=3, integers=(7,)
     ),

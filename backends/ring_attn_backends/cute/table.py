@@ -14,6 +14,7 @@ Dtype = Literal["float16", "bfloat16", "float32", "int32"]
 Kernel = Literal[
     "forward", "backward_dkdv", "backward_dq", "backward_adding",
     "gathered.forward", "gathered.backward_dkdv", "gathered.backward_dq",
+    "gathered.backward_adding",
 ]  # fmt: skip
 WARPGROUP = 128
 """Threads that multiply together."""
@@ -94,7 +95,7 @@ class Build:
         own = config.own * (1 if is_forward else 2)  # q; q and dout; k and v
         tiles = 2 * config.width * (own + 2 * config.stages * config.block)
         vectors = 2 * 4 * config.stages * config.block  # of lse and delta
-        if self.kernel == "backward_adding":
+        if self.kernel.endswith("backward_adding"):
             shown = 2 * config.shown * config.own * config.block
             return tiles + vectors + shown + 4 * config.block * config.width
         return tiles + (vectors if self.kernel.endswith("backward_dkdv") else 0)
@@ -216,6 +217,17 @@ def adds(width: int, keys: int, heads: int, multiprocessors: int, *, alike: bool
     return turns >= (TURNS_ALIKE if alike else TURNS_UNLIKE)
 
 
+GATHERED_TURNS = 1.9
+"""The same of one launch over gathered keys, by the tiles of all of them."""
+
+
+def gathered_adds(width: int, keys: int, heads: int, multiprocessors: int) -> bool:
+    """As `adds`, of keys of all ranks, whose tiles never have as much to do."""
+    if width not in ADDS:
+        return False
+    return math.ceil(keys / ADDS[width].own) * heads / multiprocessors >= GATHERED_TURNS
+
+
 def _of_gathered_keys(width: int, dtype: Dtype, away: Dtype, *, capped: bool = False) -> Build:
     config = BACKWARD["backward_dkdv", width]
     return Build(config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away)
@@ -240,6 +252,20 @@ REPRESENTATIVE: tuple[Build, ...] = (
     Build(ADDS_CANDIDATES[64][0], "float16", "float16", True, False, "backward_adding"),
     _of_gathered_keys(128, "bfloat16", "bfloat16"),
     _of_gathered_keys(64, "float16", "float32", capped=True),
+    Build(
+        ADDS_CANDIDATES[128][0],
+        "bfloat16",
+        "float32",
+        kernel="gathered.backward_adding",
+        away="bfloat16",
+    ),
+    Build(
+        ADDS_CANDIDATES[64][1],
+        "float16",
+        "float32",
+        kernel="gathered.backward_adding",
+        away="float32",
+    ),
     Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="gathered.backward_dq"),
     Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="gathered.backward_dq"),
 )

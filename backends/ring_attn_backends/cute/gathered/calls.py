@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ring_attn_backends.cute.gathered.gradients import dkdv_call, dq_call
+from ring_attn_backends.cute import table
+from ring_attn_backends.cute.gathered.gradients import adding_call, dkdv_call, dq_call
 from ring_attn_backends.cute.gathered.launch import forward_call
 from ring_attn_backends.cute.kept import enqueue
+from ring_attn_backends.shared.gpus import multiprocessors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +53,43 @@ def dq(rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
         lambda: dq_call(rows, keys, made, where, score),
     )  # fmt: skip
     return made
+
+
+def backward(
+    rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+    *, own_first: bool, leave: Callable[[], None],
+) -> Tensor:  # fmt: skip
+    """The contract's `gathered_backward`: by kernels that add to dq where that is faster."""
+    if not adds(rows, keys, where):
+        dkdv(rows, keys, own, landed, where, score, own_first=own_first)
+        leave()
+        return dq(rows, keys._replace(arrived=None), where, score)
+    wide = rows.q.new_zeros(rows.q.shape, dtype=torch.float32)
+    _add(0, rows, keys, wide, own, landed, where, score, own_first)
+    leave()
+    _add(1, rows, keys._replace(arrived=None), wide, own, landed, where, score, own_first)
+    return wide.to(rows.q.dtype)
+
+
+def adds(rows: Rows, keys: Gathering, where: Gathered) -> bool:
+    """Whether what adds to dq is there for them, and faster."""
+    tokens = keys.own.k.shape[1] + keys.landed.k.shape[1]
+    return where.place is None and table.gathered_adds(
+        rows.q.shape[-1], tokens, keys.own.k.shape[0] * keys.own.k.shape[2], multiprocessors(rows.q)
+    )
+
+
+def _add(
+    part: Literal[0, 1], rows: Rows, keys: Gathering, wide: Tensor, own: Keys, landed: Keys,
+    where: Gathered, score: Score, own_first: bool,
+) -> None:  # fmt: skip
+    _enqueue(
+        ("gathered adding", part, own_first), (*_read(rows), wide, *own, *landed), keys, where,
+        score,
+        lambda: adding_call(
+            rows, keys, wide, own, landed, where, score, own_first=own_first, part=part
+        ),
+    )  # fmt: skip
 
 
 def _read(rows: Rows) -> tuple[Tensor, ...]:

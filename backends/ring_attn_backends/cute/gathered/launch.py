@@ -80,7 +80,10 @@ def _sizes(build: Build, q: Tensor, keys: Gathering, work: Worklist) -> tuple[in
     batch, rows, heads, width = q.shape
     key_heads = keys.own.k.shape[2]
     group = heads // key_heads
-    if build.kernel == "gathered.backward_dkdv":  # a program goes through a group's rows
+    if build.kernel in (
+        "gathered.backward_dkdv",
+        "gathered.backward_adding",
+    ):  # a program goes through a group's rows
         all_heads, passed, together = key_heads * batch, rows * group, 1
     else:
         tokens = keys.own.k.shape[1] + keys.landed.k.shape[1]
