@@ -96,7 +96,10 @@ class PlayedAdding(PlayedBackward):
         self.model.pause()
 
     def _load_at(self, load, head):
-        return (None, Tiles(head), self.staged.slots) if load is None else (load, head)
+        if load is None:  # of the only visit there is
+            return None, Tiles(head), self.staged.slots
+        is_added_to = load[0] == "dq"
+        return (None, Tiles((load, head)), self.staged.slots) if is_added_to else (load, head)
 
     def _copy(self, atom, slot, place):
         """TMA is asked to add; it is done with the slot before it is with global memory."""

@@ -148,9 +148,7 @@ def adding(check: Check, truth: Truth, kept: Path | None) -> Run:
             own_first=check.late,
         )  # fmt: skip
         enqueue(add(keys=arrival.keys, part=0), kept, arrival)
-        rest = add(keys=arrival.keys._replace(arrived=None), part=1)
-        Launch(rest, kept).run(rest.tensors)
-        torch.cuda.synchronize()
+        enqueue(add(keys=arrival.keys._replace(arrived=None), part=1), kept)
         return {**joined(own, landed), "dq": made}, beside(*pairs, (made, whole))
 
     return run
@@ -184,12 +182,14 @@ def dq(check: Check, truth: Truth, kept: Path | None) -> Run:
     return run
 
 
-def enqueue(call: Call, kept: Path | None, arrival: Arrival) -> None:
+def enqueue(call: Call, kept: Path | None, arrival: Arrival | None = None) -> None:
     """Loads the kernel, has the keys sent, and launches it; returns when all is done."""
-    launch = Launch(call, kept)
+    launch = None if call.is_empty else Launch(call, kept)
     torch.cuda.synchronize()
-    arrival.send()
-    launch.run(call.tensors)
+    if arrival is not None:
+        arrival.send()
+    if launch is not None:
+        launch.run(call.tensors)
     torch.cuda.synchronize()
 
 
