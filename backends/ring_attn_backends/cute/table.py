@@ -14,6 +14,7 @@ Dtype = Literal["float16", "bfloat16", "float32", "int32"]
 Kernel = Literal[
     "forward", "backward_dkdv", "backward_dq", "backward_adding",
     "gathered.forward", "gathered.backward_dkdv", "gathered.backward_dq",
+    "packed.forward", "packed.backward_dkdv", "packed.backward_dq",
 ]  # fmt: skip
 WARPGROUP = 128
 """Threads that multiply together."""
@@ -218,6 +219,17 @@ def adds(width: int, keys: int, heads: int, multiprocessors: int, *, alike: bool
     return turns >= (TURNS_ALIKE if alike else TURNS_UNLIKE)
 
 
+PACKED_CANDIDATES: dict[int, tuple[Config, ...]] = {
+    64: (TABLE[64], Config(64, 128, 3, 2, lazy=False)),
+    128: (TABLE[128], MORE_ROWS[128][0]),
+}
+"""By head dim, what is to be timed of the forward over packed documents: fewer rows waste less of a
+tile where a document ends. Their backward has the configurations of `BACKWARD`."""
+
+PACKED: dict[int, Config] = {}
+"""By head dim, the forward's; packed documents of others are refused. None was on a GPU yet."""
+
+
 def _of_gathered_keys(width: int, dtype: Dtype, away: Dtype, *, capped: bool = False) -> Build:
     config = BACKWARD["backward_dkdv", width]
     return Build(config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away)
@@ -244,5 +256,12 @@ REPRESENTATIVE: tuple[Build, ...] = (
     _of_gathered_keys(64, "float16", "float32", capped=True),
     Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="gathered.backward_dq"),
     Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="gathered.backward_dq"),
+    Build(TABLE[128], "bfloat16", "bfloat16", kernel="packed.forward"),
+    Build(MORE_ROWS[128][0], "bfloat16", "bfloat16", kernel="packed.forward"),
+    Build(TABLE[64], "float16", "float16", capped=True, kernel="packed.forward"),
+    Build(BACKWARD["backward_dkdv", 128], "bfloat16", "bfloat16", kernel="packed.backward_dkdv"),
+    Build(BACKWARD["backward_dkdv", 64], "float16", "float16", True, kernel="packed.backward_dkdv"),
+    Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="packed.backward_dq"),
+    Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="packed.backward_dq"),
 )
 """What tests compile: each switch with each head dim."""
