@@ -10,13 +10,14 @@ import numpy as np
 
 from tests.played_kernels import fresh, plain
 
-WIDTH, LEVEL = 16, 16
+WIDTH = 16
 BYTES = 2
 """Of a number in global memory."""
 LOOPS = SimpleNamespace(
     range=lambda *x, unroll: range(*x), range_constexpr=range, const_expr=bool, max=max, min=min
 )
 operands, places, programs = fresh("operands"), fresh("packed.places"), fresh("packed.programs")
+LEVELS = places.LEVELS
 
 
 def shuffle_sync_up(x, distance):
@@ -25,10 +26,20 @@ def shuffle_sync_up(x, distance):
     return np.concatenate([x[:distance], x[:-distance]])
 
 
+def write(into, here, numbers):
+    """The lanes that are `here`, one at most, write theirs."""
+    (lanes,) = np.nonzero(np.broadcast_to(here, 32))
+    assert len(lanes) <= 1
+    for lane in lanes:
+        into[: len(numbers)] = [int(np.broadcast_to(x, 32)[lane]) for x in numbers]
+
+
 ARCH = SimpleNamespace(
     WARP_SIZE=32, lane_idx=lambda: np.arange(32), shuffle_sync_up=shuffle_sync_up,
-    warp_redux_sync=lambda x, kind: int(np.broadcast_to(x, 32).sum()) if kind == "add" else None,
-    make_warp_uniform=int,
+    warp_redux_sync=lambda x, kind: int(
+        {"add": np.sum, "max": np.max}[kind](np.broadcast_to(x, 32))
+    ),
+    make_warp_uniform=int, sync_warp=lambda: None,
 )  # fmt: skip
 for module, stand_ins in (
     (operands, {
@@ -40,11 +51,12 @@ for module, stand_ins in (
     }),
     (places, {
         "arch": ARCH, "cutlass": LOOPS, "Int32": lambda x: np.asarray(x, np.int64),
-        "LEVEL": LEVEL, "all_reaching": plain(places.all_reaching),
+        "all_reaching": plain(places.all_reaching), "longest": plain(places.longest),
+        "write": write,
         "lanes": SimpleNamespace(least=np.minimum, most=np.maximum),
     }),
     (programs, {
-        "arch": ARCH, "cutlass": LOOPS, "find": plain(places.find),
+        "arch": ARCH, "cutlass": LOOPS,
         "load_of": lambda atom, matrix, pipe: matrix,
         "cute": SimpleNamespace(
             rank=lambda matrix: matrix.rank, domain_offset=lambda by, matrix: matrix.moved(by)
@@ -55,28 +67,12 @@ for module, stand_ins in (
         setattr(module, name, stand_in)
 
 
-def find(number, starts, own, low, *, of_keys):
-    """The document and the tile of a number; starts: of rows and of keys, arrays."""
-    rows, keys = starts
-    passed = rows if of_keys else keys
-    tiling = places.Tiling(own, low, of_keys)
-    found = plain(places.find)(number, starts, len(rows) - 1, int(passed[-1]) // LEVEL, tiling)
-    return tuple(map(int, found))
-
-
 def place_of(number, starts, own, low, *, of_keys):
-    """What the number-th program is told."""
-    rows, keys = starts
-    told = [None] * 5
-    passed = rows if of_keys else keys
+    """What the number-th program is told; starts: of rows and of keys, arrays."""
+    told = [None] * 6
     tiling = places.Tiling(own, low, of_keys)
-    lane = SimpleNamespace(**(vars(ARCH) | {"lane_idx": lambda: 0}))
-    document, tile = find(number, starts, own, low, of_keys=of_keys)
-    programs.arch, programs.find = lane, lambda *_: (document, tile)  # lane 0 writes it down
-    plain(programs.tell_place)(
-        told, number, starts, len(rows) - 1, int(passed[-1]) // LEVEL, tiling
-    )
-    return programs.place_in(told)
+    plain(places.find)(told, number, starts, len(starts[0]) - 1, tiling)
+    return programs.place_in([-2 if x is None else x for x in told])
 
 
 class Matrix:

@@ -26,7 +26,7 @@ from tests.backward_on_numpy import (
     rows_at_work,
     told,
 )
-from tests.packed_on_numpy import LEVEL, WIDTH, Matrix, find, place_of, programs
+from tests.packed_on_numpy import LEVELS, WIDTH, Matrix, place_of, programs
 from tests.played_kernels import plain
 
 FAR, OWN, EACH = 2**30, 64, 2
@@ -56,15 +56,21 @@ def test_every_tile_is_one_program_s_and_those_that_pass_most_come_first(
         for document, sides in enumerate(documents)
         for tile in range(-(-sides[of_keys] // own))
     }
-    found = [
-        find(number, starts, own, band[0], of_keys=of_keys) for number in range(len(tiles) + 3)
+    told = [
+        place_of(number, starts, own, band[0], of_keys=of_keys) for number in range(len(tiles) + 3)
     ]
+    found = [(place.document, place.tile) for place in told]
 
     assert sorted(found[: len(tiles)]) == sorted(tiles)
     assert {tile for _, tile in found[len(tiles) :]} == {-1}
+    for place in told[: len(tiles)]:
+        sides = [slice(x[place.document], x[place.document + 1]) for x in starts]
+        assert sides[0] == slice(place.first_row, place.first_row + place.rows)
+        assert sides[1] == slice(place.first_key, place.first_key + place.keys)
     passed = [reach(documents[document], tile, own, band[0], of_keys) for document, tile in
               found[: len(tiles)]]  # fmt: skip
-    assert all(a >= b - LEVEL - own for a, b in pairwise(passed))
+    level = max(sides[not of_keys] for sides in documents) // LEVELS + 1
+    assert all(a > b - level - own for a, b in pairwise(passed))
 
 
 def reach(sides, tile, own, low, of_keys):
@@ -79,10 +85,10 @@ def reach(sides, tile, own, low, of_keys):
 def test_documents_of_one_length_lie_in_their_order_level_by_level():
     starts = [starts_of(0, [200] * 40)] * 2
 
-    found = [find(number, starts, 64, -FAR, of_keys=False) for number in range(160)]
+    found = [place_of(number, starts, 64, -FAR, of_keys=False) for number in range(160)]
 
-    assert [document for document, _ in found] == [i // 4 for i in range(160)]
-    assert [tile for _, tile in found] == [3, 2, 1, 0] * 40
+    assert [place.document for place in found] == [i // 4 for i in range(160)]
+    assert [place.tile for place in found] == [3, 2, 1, 0] * 40
 
 
 class Problem:

@@ -22,14 +22,13 @@ from ring_attn_backends.cute.operands import (
     table,
     tokens,
 )
-from ring_attn_backends.cute.packed.places import LEVEL, Tiling
+from ring_attn_backends.cute.packed.places import Tiling, find
 from ring_attn_backends.cute.packed.programs import (
     keys_visit,
     load_from,
     new_place,
     part,
     place_in,
-    tell_place,
 )
 from ring_attn_backends.cute.pipes import begin, new_pipe, new_vectors, order
 from ring_attn_backends.cute.programs import tile_and_head
@@ -67,7 +66,7 @@ def backward_dkdv(
     ]
     program(
         [atom for atom, _ in matrices], [matrix for _, matrix in matrices],
-        lse, delta, dk, dv, (table(row_starts_ptr), table(key_starts_ptr)), documents, T // LEVEL,
+        lse, delta, dk, dv, (table(row_starts_ptr), table(key_starts_ptr)), documents,
         tiles, section, band, scale, cap, gradient, key_layout, row_layout,
         product(dtype, config.groups, block, K_MAJOR, SMEM),
         product(dtype, config.groups, width, MN_MAJOR, RMEM),
@@ -81,7 +80,7 @@ def backward_dkdv(
 @cute.kernel
 def program(
     atoms, matrices, lse: cute.Tensor, delta: cute.Tensor, dk: cute.Tensor, dv: cute.Tensor,
-    starts, documents, levels, tiles, section, band, scale, cap, gradient,
+    starts, documents, tiles, section, band, scale, cap, gradient,
     key_layout: cute.ComposedLayout, row_layout: cute.ComposedLayout,
     scores_mma: cute.TiledMma, sums_mma: cute.TiledMma, build: cutlass.Constexpr,
 ):  # fmt: skip
@@ -106,7 +105,7 @@ def program(
     douts = new_pipe(memory, dtype, row_layout)
     vectors = new_vectors(memory, 2, lines(config.block), config.stages)
     if warp == 4 * config.groups:
-        tell_place(told, nth, starts, documents, levels, Tiling(config.own, band[0], True))
+        find(told, nth, starts, documents, Tiling(config.own, band[0], True))
     if warp == 0:
         for atom in atoms:
             cpasync.prefetch_descriptor(atom)

@@ -21,14 +21,13 @@ from ring_attn_backends.cute.operands import (
     table,
     tokens,
 )
-from ring_attn_backends.cute.packed.places import LEVEL, Tiling
+from ring_attn_backends.cute.packed.places import Tiling, find
 from ring_attn_backends.cute.packed.programs import (
     load_from,
     new_place,
     part,
     place_in,
     rows_visit,
-    tell_place,
 )
 from ring_attn_backends.cute.pipes import begin, bring_abreast, new_pipe, order
 from ring_attn_backends.cute.programs import tile_and_head
@@ -45,7 +44,7 @@ def backward_dq(
     stream: driver.CUstream, build: cutlass.Constexpr,
 ):  # fmt: skip
     """Launches `program` for as many tiles of rows as documents may have."""
-    documents, T, S, heads, key_heads, section, tiles = sizes
+    documents, T, _, heads, key_heads, section, tiles = sizes
     config = build.config
     own, block, width, stages = config.own, config.block, config.width, config.stages
     lse = numbers(lse_ptr, (T, heads, 1), lse_strides)
@@ -65,7 +64,7 @@ def backward_dq(
     ]
     program(
         [atom for atom, _ in matrices], [matrix for _, matrix in matrices],
-        lse, delta, dq, (table(row_starts_ptr), table(key_starts_ptr)), documents, S // LEVEL,
+        lse, delta, dq, (table(row_starts_ptr), table(key_starts_ptr)), documents,
         key_heads, tiles, section, band, scale, cap, gradient, row_layout, key_layout,
         product(dtype, config.groups, block, K_MAJOR, SMEM),
         product(dtype, config.groups, width, MN_MAJOR, RMEM),
@@ -79,7 +78,7 @@ def backward_dq(
 @cute.kernel
 def program(
     atoms, matrices, lse: cute.Tensor, delta: cute.Tensor, dq: cute.Tensor,
-    starts, documents, levels, key_heads, tiles, section, band, scale, cap, gradient,
+    starts, documents, key_heads, tiles, section, band, scale, cap, gradient,
     row_layout: cute.ComposedLayout, key_layout: cute.ComposedLayout,
     scores_mma: cute.TiledMma, sums_mma: cute.TiledMma, build: cutlass.Constexpr,
 ):  # fmt: skip
@@ -102,7 +101,7 @@ def program(
     values = new_pipe(memory, dtype, key_layout)
     pipes = (queries, douts, keys, values)
     if warp == 4 * config.groups:
-        tell_place(told, nth, starts, documents, levels, Tiling(config.own, band[0], False))
+        find(told, nth, starts, documents, Tiling(config.own, band[0], False))
     if warp == 0:
         for atom in atoms:
             cpasync.prefetch_descriptor(atom)

@@ -26,14 +26,13 @@ from ring_attn_backends.cute.operands import (
     table,
     tokens,
 )
-from ring_attn_backends.cute.packed.places import LEVEL, Tiling
+from ring_attn_backends.cute.packed.places import Tiling, find
 from ring_attn_backends.cute.packed.programs import (
     load_from,
     new_place,
     part,
     place_in,
     rows_visit,
-    tell_place,
 )
 from ring_attn_backends.cute.pipes import begin, bring_pairs, new_pipe, order
 from ring_attn_backends.cute.programs import tile_and_head
@@ -49,7 +48,7 @@ def forward(
     build: cutlass.Constexpr,
 ):  # fmt: skip
     """Launches `program` for as many tiles as documents may have, as `launch.forward_call` says."""
-    documents, T, S, heads, key_heads, section, tiles = sizes
+    documents, T, _, heads, key_heads, section, tiles = sizes
     config = build.config
     own, block, width, stages = config.own, config.block, config.width, config.stages
     out = tokens(out_ptr, (T, width, heads, 1), out_strides, 2)
@@ -62,7 +61,7 @@ def forward(
     v_atom, v_tiles = by_tma(ragged(v_ptr, (width, key_heads), v_strides), key_layout, block)
     program(
         q_atom, k_atom, v_atom, q_tiles, k_tiles, v_tiles, out, lse,
-        (table(row_starts_ptr), table(key_starts_ptr)), documents, S // LEVEL,
+        (table(row_starts_ptr), table(key_starts_ptr)), documents,
         key_heads, tiles, section, band, scale, cap, q_layout, key_layout,
         product(dtype, config.groups, block, K_MAJOR, SMEM),
         product(dtype, config.groups, width, MN_MAJOR, RMEM),
@@ -77,14 +76,14 @@ def forward(
 def program(
     q_atom: cute.CopyAtom, k_atom: cute.CopyAtom, v_atom: cute.CopyAtom,
     q_tiles: cute.Tensor, k_tiles: cute.Tensor, v_tiles: cute.Tensor,
-    out: cute.Tensor, lse: cute.Tensor, starts, documents, levels,
+    out: cute.Tensor, lse: cute.Tensor, starts, documents,
     key_heads, tiles, section, band, scale, cap,
     q_layout: cute.ComposedLayout, key_layout: cute.ComposedLayout,
     scores_mma: cute.TiledMma, values_mma: cute.TiledMma, build: cutlass.Constexpr,
 ):  # fmt: skip
     """out (T, E, H, 1) and lse (T, H, 1) of 64 * groups rows of one head of one document.
 
-    starts: of the documents' rows and keys. levels: of `places.find`. band: by place, as there.
+    starts: of the documents' rows and keys. band: by place, as `places.Tiling` has it.
     Programs behind the last tile end at once. `scale` must be positive, as in `cute.forward`.
     """
     config, dtype = build.config, scores_mma.op.a_dtype
@@ -100,7 +99,7 @@ def program(
     keys = new_pipe(memory, dtype, key_layout)
     values = new_pipe(memory, dtype, key_layout)
     if warp == 4 * config.groups:
-        tell_place(told, nth, starts, documents, levels, Tiling(config.own, band[0], False))
+        find(told, nth, starts, documents, Tiling(config.own, band[0], False))
     if warp == 0:
         for atom in (q_atom, k_atom, v_atom):
             cpasync.prefetch_descriptor(atom)

@@ -1,16 +1,17 @@
 """Which tile of which document a program takes, found by a warp of it in the documents' starts.
 
 Tiles of all documents are numbered by what they pass, most first: keys that rows see, or rows that
-see keys, in levels of `LEVEL` tokens, and within a level by document. Nothing is sorted: how many
-tiles of a document reach a level is arithmetic, so that a level is found by halving, and a document
-in it by a running sum. The lanes have a document each, then the next 32.
+see keys, in 16 levels, and within a level by document. Nothing is sorted: how many tiles of a
+document reach a level is arithmetic, so that three levels are asked at once for the number's own,
+twice, and a running sum over documents says which of them has it. Each lane has a document, and
+then the next 32.
 
 Lanes' integers; with numpy's the same lines are tested.
 """
 # ruff: noqa: ANN001, ANN201 - Python's integers, or a kernel's
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cutlass
 from cutlass import Int32, cute
@@ -18,8 +19,18 @@ from cutlass.cute import arch
 
 from ring_attn_backends.cute import lanes
 
-LEVEL = 128
-"""Tokens. What tiles differ in by less does not change what a launch takes; a few halvings less."""
+LEVELS = 16
+STEPS = (4, 1)
+"""Levels between those that are asked at once: three, by which the number's is one of four."""
+
+
+class Sides(NamedTuple):
+    """A document: its first row, how many, its first key, how many."""
+
+    first_row: Any
+    rows: Any
+    first_key: Any
+    keys: Any
 
 
 @dataclass(frozen=True)  # the compiler takes tuples apart, and a switch in one is then no constant
@@ -31,87 +42,113 @@ class Tiling:
     low: Any
     of_keys: bool
 
-    def owned(self, rows, keys):
+    def owned(self, sides):
         """Tokens that are cut."""
-        return keys if self.of_keys else rows
+        return sides.keys if self.of_keys else sides.rows
 
-    def count(self, rows, keys):
+    def passed(self, sides):
+        """Tokens that tiles pass, at most."""
+        return sides.rows if self.of_keys else sides.keys
+
+    def count(self, sides):
         """Tiles of a document."""
-        return (self.owned(rows, keys) + self.own - 1) // self.own
+        return (self.owned(sides) + self.own - 1) // self.own
 
 
-def reaching(level, sides, tiling):
-    """How many tiles of a document with `sides`, rows and keys, are of this level, or a higher one.
+def reaching(level, size, sides, tiling):
+    """How many tiles of a document are of this level, or a higher one; size: of a level, in tokens.
 
     A window's far side is left alone: what lies inside of it is about the same for all tiles.
     """
-    rows, keys = sides
-    passed = rows if tiling.of_keys else keys
-    tiles = tiling.count(rows, keys)
+    tiles, least = tiling.count(sides), level * size
     # the i-th tile, of rows from the last on, of keys from the first, passes so many less i tiles
-    least_of_first = keys - tiling.low - level * LEVEL
-    some = lanes.least(least_of_first, tiling.owned(rows, keys)) + tiling.own
-    some = lanes.least(lanes.most(some, 0) // tiling.own, tiles)
-    return (level > 0) * ((passed >= level * LEVEL) * some) + (level <= 0) * tiles
+    of_first = sides.keys - tiling.low - least
+    some = lanes.most(lanes.least(of_first, tiling.owned(sides)) + tiling.own, 0) // tiling.own
+    some = (tiling.passed(sides) >= least) * lanes.least(some, tiles)
+    return (level > 0) * some + (level <= 0) * tiles
 
 
 def sides_of(starts, document, documents):
-    """Rows and keys of a document; of one that there is not, none."""
+    """A document's sides; of one that there is not, none."""
     there = document < documents
     at = lanes.least(document, documents - 1)
-    return tuple(there * (x[at + 1] - x[at]) for x in starts)
+    rows, keys = ((x[at], x[at + 1]) for x in starts)
+    return Sides(rows[0], there * (rows[1] - rows[0]), keys[0], there * (keys[1] - keys[0]))
 
 
 @cute.jit
-def all_reaching(level, held, starts, documents, tiling):
-    """The same of all documents together; held: sides of the lane's first one."""
-    count = reaching(level, held, tiling)
+def longest(held, starts, documents, tiling):
+    """The most tokens that a tile may pass; held: sides of the lane's first document."""
+    found = tiling.passed(held)
     for first in cutlass.range(arch.WARP_SIZE, documents, arch.WARP_SIZE, unroll=1):
         sides = sides_of(starts, first + arch.lane_idx(), documents)
-        count += reaching(level, sides, tiling)
-    return together(count)
+        found = lanes.most(found, tiling.passed(sides))
+    return arch.warp_redux_sync(found, "max")
 
 
 @cute.jit
-def find(number, starts, documents, levels, tiling):
-    """The document and the tile of a number, or tile -1 where there are not so many.
+def all_reaching(levels, size, held, starts, documents, tiling):
+    """The same as `reaching` of all documents together, for each of the levels."""
+    counts = [reaching(level, size, held, tiling) for level in levels]
+    for first in cutlass.range(arch.WARP_SIZE, documents, arch.WARP_SIZE, unroll=1):
+        sides = sides_of(starts, first + arch.lane_idx(), documents)
+        counts = [
+            count + reaching(level, size, sides, tiling)
+            for count, level in zip(counts, levels, strict=True)
+        ]
+    return [arch.warp_redux_sync(count, "add") for count in counts]
 
-    levels: no tile reaches a higher one.
+
+@cute.jit
+def find(into, number, starts, documents, tiling):
+    """Writes down the tile of a number and its document's sides, or tile -1 if there is none.
+
+    into: six integers, the tile, its document and the sides.
     """
     lane = arch.lane_idx()
     held = sides_of(starts, lane, documents)
-    # so many reach the level that the number is among them
-    level, above = Int32(0), Int32(levels)
-    while level < above:
-        middle = (level + above + 1) // 2
-        among = Int32(all_reaching(middle, held, starts, documents, tiling) > number)
-        level, above = (
-            level + among * (middle - level), above + (1 - among) * (middle - 1 - above)
-        )  # fmt: skip
-    before = all_reaching(level + 1, held, starts, documents, tiling)
-    document, tile = Int32(0) * lane, Int32(0) * lane
-    for first in cutlass.range(0, documents, arch.WARP_SIZE, unroll=1):
+    told = held, starts, documents, tiling
+    size = longest(*told) // LEVELS + 1
+    level = Int32(0)
+    for step in cutlass.range_constexpr(len(STEPS)):
+        asked = [level + STEPS[step] * i for i in (1, 2, 3)]
+        reached = all_reaching(asked, size, *told)
+        level += STEPS[step] * sum(Int32(count > number) for count in reached)
+    (before,) = all_reaching([level + 1], size, *told)
+    write(into, lane == 0, (Int32(-1),))
+    arch.sync_warp()
+    before = look(into, number, level, size, before, held, lane, tiling)
+    for first in cutlass.range(arch.WARP_SIZE, documents, arch.WARP_SIZE, unroll=1):
         sides = sides_of(starts, first + lane, documents)
-        higher = reaching(level + 1, sides, tiling)
-        count = reaching(level, sides, tiling) - higher
-        begin = before + up_to(count, lane) - count
-        here = Int32(begin <= number) * Int32(number < begin + count)
-        nth = higher + number - begin
-        if cutlass.const_expr(not tiling.of_keys):
-            nth = tiling.count(*sides) - 1 - nth
-        document += here * (first + lane)
-        tile += here * (nth + 1)
-        before += together(count)
-    return together(document), together(tile) - 1
+        before = look(into, number, level, size, before, sides, first + lane, tiling)
 
 
-def together(x):
-    """The sum of all lanes' numbers, in each of them."""
-    return arch.warp_redux_sync(x, "add")
+def look(into, number, level, size, before, sides, document, tiling):
+    """Writes the number's place down if it is in one of the lanes' documents.
+
+    level: the number's own. before: the first number in these documents; returns that of the next.
+    """
+    higher = reaching(level + 1, size, sides, tiling)
+    count = reaching(level, size, sides, tiling) - higher
+    stop = before + up_to(count)
+    nth = number - (stop - count)
+    tile = higher + nth
+    if not tiling.of_keys:
+        tile = tiling.count(sides) - 1 - tile
+    write(into, (nth >= 0) & (number < stop), (tile, document, *sides))
+    return before + arch.warp_redux_sync(count, "add")
 
 
-def up_to(x, lane):
+@cute.jit
+def write(into, here, numbers):
+    """Of the lanes that are `here`, their numbers."""
+    if here:
+        for i in cutlass.range_constexpr(len(numbers)):
+            into[i] = numbers[i]
+
+
+def up_to(x):
     """The sum of the numbers of the lanes up to this one."""
     for distance in (1, 2, 4, 8, 16):
-        x = x + (lane >= distance) * arch.shuffle_sync_up(x, distance)
+        x = x + (arch.lane_idx() >= distance) * arch.shuffle_sync_up(x, distance)
     return x

@@ -8,15 +8,15 @@ from cutlass import Int32, cute
 from cutlass.cute import arch
 
 from ring_attn_backends.cute.operands import FAR
-from ring_attn_backends.cute.packed.places import find
 from ring_attn_backends.cute.pipes import load_of
 from ring_attn_backends.cute.programs import Visit, seen
 
 
 class Place(NamedTuple):
-    """A program's tile, -1 if it has none; its document's first row and how many, and of keys."""
+    """A program's tile, -1 if it has none; its document, and of that `places.Sides`."""
 
     tile: Any
+    document: Any
     first_row: Any
     rows: Any
     first_key: Any
@@ -24,21 +24,8 @@ class Place(NamedTuple):
 
 
 def new_place(memory):
-    """Where one warp tells the others, in the program's shared memory."""
+    """Where the warp that finds it tells the others, in the program's shared memory."""
     return memory.allocate_tensor(Int32, cute.make_layout(len(Place._fields)), 16)
-
-
-@cute.jit
-def tell_place(into, number, starts, documents, levels, tiling):
-    """A warp finds the place of the number-th tile, and writes it down."""
-    document, tile = find(number, starts, documents, levels, tiling)
-    row_starts, key_starts = starts
-    if arch.lane_idx() == 0:
-        into[0] = tile
-        into[1] = row_starts[document]
-        into[2] = row_starts[document + 1] - row_starts[document]
-        into[3] = key_starts[document]
-        into[4] = key_starts[document + 1] - key_starts[document]
 
 
 def place_in(told):
