@@ -66,7 +66,6 @@ def test_packed_documents_are_served_where_the_table_has_them(backend, name, dir
 
 
 def test_packed_documents_are_refused_in_advance_where_it_has_none(backend, monkeypatch):
-    monkeypatch.setattr(table, "PACKED", {})
     monkeypatch.setattr(serves, "PACKED", {})
     answer = ask(backend, FEATURES["documents"], DIRECTIONS[0], "cpu")
 
