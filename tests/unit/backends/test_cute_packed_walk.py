@@ -1,14 +1,17 @@
 """Which document a program of the CuTe kernels finds, and what it computes of it, on numpy."""
 
+import heapq
 from itertools import accumulate, pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ring_attn_backends.cute import online
-from ring_attn_backends.cute.programs import nth, row_of
+from ring_attn_backends.cute import online, table
+from ring_attn_backends.cute.packed.launch import sizes_of
+from ring_attn_backends.cute.programs import nth, row_of, tile_and_head
 
 from tests.warpgroup import LANE, NUMPY, WARP, Slots, TensorCores, gathered, spread
 
@@ -89,6 +92,38 @@ def test_documents_of_one_length_lie_in_their_order_level_by_level():
 
     assert [place.document for place in found] == [i // 4 for i in range(160)]
     assert [place.tile for place in found] == [3, 2, 1, 0] * 40
+
+
+@pytest.mark.parametrize("low", [-FAR, 0], ids=["full", "causal"])
+@pytest.mark.parametrize(
+    ("kernel", "config"),
+    [("forward", config) for config in table.PACKED_CANDIDATES[128]]
+    + [(name, table.BACKWARD[name, 128]) for name in ("backward_dq", "backward_dkdv")],
+    ids=str,
+)
+def test_multiprocessors_end_together_over_documents_of_mixed_lengths(kernel, config, low):
+    """Each takes the next program when it is done with one: the last ends soon after the mean."""
+    build = table.Build(config, "bfloat16", "bfloat16", kernel=f"packed.{kernel}")
+    of_keys = kernel == "backward_dkdv"
+    # 16,384 tokens, as scripts/documents.py draws them
+    lengths = [534, 693, 1540, 594, 3628, 107, 922, 158, 625, 471, 469, 54, 737, 1412, 4440]
+    starts = [starts_of(0, lengths)] * 2
+    q, k = (
+        torch.empty(16384, heads, 128, dtype=torch.bfloat16, device="meta") for heads in (16, 4)
+    )
+    *_, section, tiles = sizes_of(build, q, k, len(lengths))
+    visit_of = programs.keys_visit if of_keys else programs.rows_visit
+    costs = []
+    for number in range(tiles):
+        place = place_of(number, starts, config.own, low, of_keys=of_keys)
+        where = visit_of(place, (low, FAR), config)[1].where
+        costs.append(1 + where[2] + where[3] if place.tile >= 0 else 0)
+    heads = 4 if of_keys else 16
+    busy = [0] * 132
+    for number in range(tiles * heads):
+        heapq.heapreplace(busy, busy[0] + costs[tile_and_head(number, tiles, heads, section)[0]])
+
+    assert max(busy) < 1.06 * sum(busy) / len(busy)
 
 
 class Problem:

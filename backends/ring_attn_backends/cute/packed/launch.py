@@ -102,11 +102,11 @@ def _called(
         build,
         (*tensors, *starts),
         (*(_strides(x) for x in tensors), (), ()),
-        Numbers(_sizes(build, q, k, len(starts[0]) - 1), of_band(documents.mask.band), told),
+        Numbers(sizes_of(build, q, k, len(starts[0]) - 1), of_band(documents.mask.band), told),
     )
 
 
-def _sizes(build: Build, q: Tensor, k: Tensor, documents: int) -> tuple[int, ...]:
+def sizes_of(build: Build, q: Tensor, k: Tensor, documents: int) -> tuple[int, ...]:
     """As `arguments.Numbers` has them."""
     (rows, heads, width), (tokens, key_heads, _) = q.shape, k.shape
     group = heads // key_heads
@@ -114,6 +114,8 @@ def _sizes(build: Build, q: Tensor, k: Tensor, documents: int) -> tuple[int, ...
         owned, all_heads, passed, together = tokens, key_heads, rows * group, 1
     else:
         owned, all_heads, passed, together = rows, heads, tokens, group
+    # what is read again at a time is of a few documents, and nobody knows here which are long
+    passed = min(passed, 2 * -(-passed // documents))
     together *= max(1, L2_SHARE // max(1, 2 * width * passed * q.element_size()))
     section = max(1, min(together, all_heads))
     return documents, rows, tokens, heads, key_heads, section, most_tiles(build, owned, documents)
