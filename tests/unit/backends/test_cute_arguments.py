@@ -148,7 +148,6 @@ def test_other_gpus_are_told_what_serves_them(capability, others):
     [
         ({"alibi": True}, "triton"),
         ({"dropout_p": 0.1}, "triton"),
-        ({"packed": True}, "triton"),
         ({"head_dim": 96, "head_dim_v": 96}, "triton"),
         ({"softcap": 1e6}, "triton"),
         ({"dtype": "float32"}, "triton"),

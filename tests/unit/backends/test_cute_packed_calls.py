@@ -201,7 +201,7 @@ PROBLEM = Problem(1, 100, 4, 2, 64, 64, "bfloat16", "cuda", packed=True)
 def test_only_head_dims_of_the_table_are_not_refused(monkeypatch):
     has = {}
     monkeypatch.setattr(serves, "PACKED", has)
-    assert "packed documents" in serves.refused(PROBLEM, serves.CAPABILITY)
+    assert serves.refused(PROBLEM, serves.CAPABILITY) == "it has no packed documents; triton has"
     has[64] = table.PACKED_CANDIDATES[64][0]
 
     assert serves.refused(PROBLEM, serves.CAPABILITY) is None
