@@ -3,7 +3,8 @@
     python scripts/cute_check.py --build kept     # anywhere: compiles all that is asked below
     python scripts/cute_check.py --kept kept      # on an H100 or H200, a few minutes
 
-With --only gathered, that of one launch over gathered keys, both take less.
+With --only gathered, that of one launch over gathered keys, both take less; --only packed is that
+of packed documents.
 
 A check is a call on random data against float64 (`ring_attn_bench/truth/`), inside larger tensors
 of NaN that must stay as they are; one that is wrong says by how much, and nothing of that head dim
@@ -12,7 +13,8 @@ Times are medians of calls in turns, from a cold L2, in TFLOP/s, of which a caus
 work: each configuration of the table, and beside them `triton`, `flash_attn_4` and `cudnn`, where
 they can run. bfloat16, batch 1, 16 query and 4 key heads. The backward comes after the forward
 (`scripts/measuring/cute_backward.py`), then one launch over gathered keys
-(`scripts/measuring/cute_gathered.py`); --only says which of them is wanted.
+(`scripts/measuring/cute_gathered.py`) and packed documents (`scripts/measuring/cute_packed.py`);
+--only says which of them is wanted.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 import torch
 from measuring import cute_backward as backward
 from measuring import cute_gathered as gathered
+from measuring import cute_packed as packed
 from measuring.cute import CAUSAL, DEVICE, FULL, OTHERS, ROUNDS, Check, all_right, inside, untouched
 from measuring.turns import in_turns
 from ring_attn_backends.cute import table
@@ -145,6 +148,8 @@ def builds(only: str | None = None) -> Iterator[table.Build]:
         yield from backward.builds()
     if only in (None, "gathered"):
         yield from gathered.builds()
+    if only in (None, "packed"):
+        yield from packed.builds()
     if only in (None, "forward"):
         yield from forward_builds()
 
@@ -170,7 +175,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 16384])
     parser.add_argument("--head-dim", type=int, nargs="+", default=list(table.TABLE))
     parser.add_argument(
-        "--only", choices=["forward", "backward", "gathered"], help="what is wanted"
+        "--only", choices=["forward", "backward", "gathered", "packed"], help="what is wanted"
     )
     asked = parser.parse_args()
     if asked.build:
@@ -197,6 +202,8 @@ def main() -> None:
         backward.run_all(asked.head_dim, asked.tokens, kept)
     if asked.only in (None, "gathered"):
         gathered.run_all(asked.head_dim, kept)
+    if asked.only in (None, "packed"):
+        packed.run_all(asked.head_dim, kept)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.gathered import Gathered
     from ring_attn_bench.plan.plans import Launch
-    from ring_attn_bench.plan.problem import Problem, Score
+    from ring_attn_bench.plan.problem import Documents, Problem, Score
 
 
 class CuteBackend:
@@ -196,6 +196,45 @@ class CuteBackend:
         from ring_attn_backends.cute.adding import scratch_bytes
 
         return scratch_bytes(problem, launch)
+
+    def packed_forward(
+        self, q: Tensor, keys: Keys, documents: Documents, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """One kernel, whose programs find their documents."""
+        from ring_attn_backends.cute.packed import calls
+
+        return calls.forward(q, keys, documents, score)
+
+    def packed_forward_into(
+        self, q: Tensor, keys: Keys, out: Tensor, lse: Tensor, documents: Documents, score: Score
+    ) -> None:
+        """The same, into memory that is there."""
+        from ring_attn_backends.cute.packed import calls
+
+        calls.forward_into(q, keys, out, lse, documents, score)
+
+    def packed_backward(
+        self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
+    ) -> Sums:
+        """One kernel for dq and one for dk and dv: always deterministic."""
+        from ring_attn_backends.cute.packed import calls
+
+        return calls.backward(rows, keys, documents, score)
+
+    def packed_backward_into(
+        self,
+        rows: Rows,
+        keys: Keys,
+        sums: Sums,
+        documents: Documents,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> None:
+        """The same, into memory that is there."""
+        from ring_attn_backends.cute.packed import calls
+
+        calls.backward_into(rows, keys, sums, documents, score)
 
 
 def _forward_calls(

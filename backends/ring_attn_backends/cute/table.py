@@ -15,6 +15,7 @@ Kernel = Literal[
     "forward", "backward_dkdv", "backward_dq", "backward_adding",
     "gathered.forward", "gathered.backward_dkdv", "gathered.backward_dq",
     "gathered.backward_adding",
+    "packed.forward", "packed.backward_dkdv", "packed.backward_dq",
 ]  # fmt: skip
 WARPGROUP = 128
 """Threads that multiply together."""
@@ -228,9 +229,26 @@ def gathered_adds(width: int, keys: int, heads: int, multiprocessors: int) -> bo
     return math.ceil(keys / ADDS[width].own) * heads / multiprocessors >= GATHERED_TURNS
 
 
-def _of_gathered_keys(width: int, dtype: Dtype, away: Dtype, *, capped: bool = False) -> Build:
-    config = BACKWARD["backward_dkdv", width]
-    return Build(config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away)
+PACKED_CANDIDATES: dict[int, tuple[Config, ...]] = {
+    64: (TABLE[64], Config(64, 128, 3, 2, lazy=False)),
+    128: (TABLE[128], MORE_ROWS[128][0]),
+}
+"""By head dim, what is to be timed of the forward over packed documents: fewer rows waste less of a
+tile where a document ends. Their backward has the configurations of `BACKWARD`."""
+
+PACKED: dict[int, Config] = {}
+"""By head dim, the forward's; packed documents of others are refused. None was on a GPU yet."""
+
+
+def _of_gathered_keys(
+    kernel: Literal["backward_dkdv", "backward_adding"], width: int, dtype: Dtype, away: Dtype,
+    *, capped: bool = False,
+) -> Build:  # fmt: skip
+    config = ADDS[width] if kernel == "backward_adding" else BACKWARD[kernel, width]
+    gathered: Kernel = (
+        "gathered.backward_adding" if kernel == "backward_adding" else "gathered.backward_dkdv"
+    )
+    return Build(config, dtype, "float32", capped, kernel=gathered, away=away)
 
 
 REPRESENTATIVE: tuple[Build, ...] = (
@@ -250,23 +268,18 @@ REPRESENTATIVE: tuple[Build, ...] = (
     Build(TABLE[64], "float16", "float16", capped=True, kernel="gathered.forward"),
     Build(ADDS_CANDIDATES[128][0], "bfloat16", "float32", False, True, "backward_adding"),
     Build(ADDS_CANDIDATES[64][0], "float16", "float16", True, False, "backward_adding"),
-    _of_gathered_keys(128, "bfloat16", "bfloat16"),
-    _of_gathered_keys(64, "float16", "float32", capped=True),
-    Build(
-        ADDS_CANDIDATES[128][0],
-        "bfloat16",
-        "float32",
-        kernel="gathered.backward_adding",
-        away="bfloat16",
-    ),
-    Build(
-        ADDS_CANDIDATES[64][1],
-        "float16",
-        "float32",
-        kernel="gathered.backward_adding",
-        away="float32",
-    ),
+    _of_gathered_keys("backward_dkdv", 128, "bfloat16", "bfloat16"),
+    _of_gathered_keys("backward_dkdv", 64, "float16", "float32", capped=True),
+    _of_gathered_keys("backward_adding", 128, "bfloat16", "bfloat16"),
+    _of_gathered_keys("backward_adding", 64, "float16", "float32"),
     Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="gathered.backward_dq"),
     Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="gathered.backward_dq"),
+    Build(TABLE[128], "bfloat16", "bfloat16", kernel="packed.forward"),
+    Build(MORE_ROWS[128][0], "bfloat16", "bfloat16", kernel="packed.forward"),
+    Build(TABLE[64], "float16", "float16", capped=True, kernel="packed.forward"),
+    Build(BACKWARD["backward_dkdv", 128], "bfloat16", "bfloat16", kernel="packed.backward_dkdv"),
+    Build(BACKWARD["backward_dkdv", 64], "float16", "float16", True, kernel="packed.backward_dkdv"),
+    Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="packed.backward_dq"),
+    Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="packed.backward_dq"),
 )
 """What tests compile: each switch with each head dim."""

@@ -47,6 +47,7 @@ CANDIDATES = (
         for config in configs
     ]
     + list(ahead.gathered_builds())
+    + list(ahead.packed_builds(x for configs in table.PACKED_CANDIDATES.values() for x in configs))
 )
 ENTRY = {2: 168, 3: 128}
 """Registers of a thread before some are given away, by warpgroups that multiply: as README says."""
@@ -63,6 +64,10 @@ SMALL_GATHERED = [
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32",
                 kernel="gathered.backward_dkdv", away="float16"),
     table.Build(table.Config(64, 32, 2, 1), "float16", "float16", kernel="gathered.backward_dq"),
+]  # fmt: skip
+SMALL_PACKED = [
+    table.Build(table.Config(64, block, 2, 1), "float16", "float16", kernel=f"packed.{kernel}")
+    for kernel, block in (("forward", 64), ("backward_dkdv", 32), ("backward_dq", 32))
 ]  # fmt: skip
 
 
@@ -144,7 +149,7 @@ def checked(one, folder):
     more, fewer = config.registers
     assert 128 * (config.groups * more + fewer) <= 65536
     assert f"setmaxnreg.inc.sync.aligned.u32 \t{more}" in ptx
-    pipes = PIPES[one.kernel.removeprefix("gathered.")]
+    pipes = PIPES[one.kernel.rpartition(".")[2]]
     assert one.tile_bytes + pipes * BARRIERS <= SHARED_MEMORY
     # a tile's bytes are announced as they are, even where it is cut off by the end of the tokens
     announced = set(re.findall(r"mov.b32 \s*%r\d+, (\d+);", ptx))
@@ -180,7 +185,9 @@ def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_c
 
 
 @pytest.mark.parametrize(
-    "one", [table.REPRESENTATIVE[3], *SMALL_BACKWARD, *SMALL_GATHERED], ids=str
+    "one",
+    [table.REPRESENTATIVE[3], *SMALL_BACKWARD, *SMALL_GATHERED, *SMALL_PACKED],
+    ids=str,
 )
 def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
     """Its own packing, read back, beside ours, for numbers that are all different."""
@@ -191,7 +198,7 @@ def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
     strides = tuple(
         tuple(8 * (3 * i + j + 1) for j in range(n)) for i, n in enumerate(signature.strides)
     )
-    integers = iter((2, 3, 5, 7, 11, 13, -17, 19))
+    integers = iter((2, 3, 5, 7, 11, 13, -17, 19, 23))
     sizes, band = [*(tuple(islice(integers, n)) for n in signature.integers), ()][:2]
     numbers = Numbers(sizes, band, (0.23, 29.0, 0.31)[: signature.factors])
     row = launch.packed(Call(one, tensors, strides, numbers), 41)
