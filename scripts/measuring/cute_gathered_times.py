@@ -23,6 +23,7 @@ from ring_attn_backends.cute.arguments import adding_call as plain_adding
 from ring_attn_backends.cute.arguments import dkdv_call as plain_dkdv
 from ring_attn_backends.cute.arguments import dq_call as plain_dq
 from ring_attn_backends.cute.arguments import forward_call as plain_forward
+from ring_attn_backends.cute.gathered.abreast import abreast
 from ring_attn_backends.cute.gathered.gradients import adding_call, dkdv_call, dq_call
 from ring_attn_backends.cute.gathered.launch import forward_call
 from ring_attn_backends.cute.launch import Launch
@@ -91,15 +92,13 @@ def plain_calls(tokens: int, kept: Path | None) -> Iterator[list[Call]]:
     yield [plain_adding(rows, keys, sums, block, SCORE, first=True)]
 
 
-def one_by_one(calls: list[Call], kept: Path | None) -> Callable[[], None]:
-    """Launches them."""
-    launches = [(Launch(call, kept), call.tensors) for call in calls]
-
-    def run() -> None:
-        for launch, tensors in launches:
-            launch.run(tensors)
-
-    return run
+def launched(calls: list[Call], kept: Path | None) -> Callable[[], None]:
+    """Launches them, two abreast, as the backend does."""
+    first, *others = (partial(Launch(call, kept).run, call.tensors) for call in calls)
+    if not others:
+        return first
+    (second,) = others
+    return lambda: abreast(calls[0].tensors[0].device, first, lambda: None, second)
 
 
 def print_times(kept: Path | None) -> None:
@@ -115,7 +114,7 @@ def print_times(kept: Path | None) -> None:
                 plain_calls(alone, kept),
             )
             calls = {
-                (name, side): one_by_one(made, kept)
+                (name, side): launched(made, kept)
                 for side, each in enumerate(both)
                 for name, made in zip(KERNELS, each, strict=True)
             }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ring_attn_backends.cute import table
+from ring_attn_backends.cute.gathered.abreast import abreast
 from ring_attn_backends.cute.gathered.gradients import adding_call, dkdv_call, dq_call
 from ring_attn_backends.cute.gathered.launch import forward_call
 from ring_attn_backends.cute.kept import enqueue
@@ -65,9 +67,8 @@ def backward(
         leave()
         return dq(rows, keys._replace(arrived=None), where, score)
     wide = rows.q.new_zeros(rows.q.shape, dtype=torch.float32)
-    _add(0, rows, keys, wide, own, landed, where, score, own_first)
-    leave()
-    _add(1, rows, keys._replace(arrived=None), wide, own, landed, where, score, own_first)
+    add = partial(_add, rows, wide, own, landed, where, score, own_first)
+    abreast(rows.q.device, lambda: add(keys, 0), leave, lambda: add(keys._replace(arrived=None), 1))
     return wide.to(rows.q.dtype)
 
 
@@ -80,8 +81,8 @@ def adds(rows: Rows, keys: Gathering, where: Gathered) -> bool:
 
 
 def _add(
-    part: Literal[0, 1], rows: Rows, keys: Gathering, wide: Tensor, own: Keys, landed: Keys,
-    where: Gathered, score: Score, own_first: bool,
+    rows: Rows, wide: Tensor, own: Keys, landed: Keys, where: Gathered, score: Score,
+    own_first: bool, keys: Gathering, part: Literal[0, 1],
 ) -> None:  # fmt: skip
     _enqueue(
         ("gathered adding", part, own_first), (*_read(rows), wide, *own, *landed), keys, where,
