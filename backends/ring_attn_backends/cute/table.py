@@ -218,8 +218,8 @@ def adds(width: int, keys: int, heads: int, multiprocessors: int, *, alike: bool
     return turns >= (TURNS_ALIKE if alike else TURNS_UNLIKE)
 
 
-GATHERED_TURNS = 1.9
-"""The same of one launch over gathered keys, by the tiles of all of them."""
+GATHERED_TURNS = 3.8
+"""The same over gathered keys, by the tiles of all of them: the fewest that were timed."""
 
 
 def gathered_adds(width: int, keys: int, heads: int, multiprocessors: int) -> bool:
@@ -236,8 +236,8 @@ PACKED_CANDIDATES: dict[int, tuple[Config, ...]] = {
 """By head dim, what is to be timed of the forward over packed documents: fewer rows waste less of a
 tile where a document ends. Their backward has the configurations of `BACKWARD`."""
 
-PACKED: dict[int, Config] = {}
-"""By head dim, the forward's; packed documents of others are refused. None was on a GPU yet."""
+PACKED: dict[int, Config] = {64: PACKED_CANDIDATES[64][0], 128: PACKED_CANDIDATES[128][1]}
+"""By head dim, the forward's; packed documents of others are refused. README.md, What it takes."""
 
 
 def _of_gathered_keys(

@@ -57,8 +57,11 @@ def test_what_the_table_has_that_adds_to_dq_is_among_them(monkeypatch):
     more = every - set(ahead.builds())
     monkeypatch.undo()
 
-    assert len(more) == 12  # of dtypes and softcaps: to q's dtype, to float32, and added
-    assert {(one.kernel, one.config) for one in more} == {("backward_adding", table.ADDS[128])}
+    # of dtypes and softcaps: to q's dtype, to float32, and added; over gathered keys by two wires
+    assert len(more) == 12 + 8
+    assert {one.config for one in more} == {table.ADDS[128]}
+    kernels = {"backward_adding", "gathered.backward_adding"}
+    assert {one.kernel for one in more} == kernels
 
 
 def test_none_is_there_twice():
