@@ -3,9 +3,9 @@
     python scripts/cute_check.py --build kept     # anywhere: compiles all that is asked below
     python scripts/cute_check.py --kept kept      # on an H100 or H200, a few minutes
 
-With --only gathered, that of one launch over gathered keys, both take less. Head dims that the
-table has not have candidates all the same, `--head-dim 96 192 256 --candidates`: every one of them
-is checked and, where it was right, timed.
+With --only gathered, that of one launch over gathered keys, both take less; --only packed is that
+of packed documents. Head dims that the table has not have candidates all the same,
+`--head-dim 96 192 256 --candidates`: every one of them is checked and, where it was right, timed.
 
 A check is a call on random data against float64 (`ring_attn_bench/truth/`), inside larger tensors
 of NaN that must stay as they are; one that is wrong says by how much, and nothing of that head dim
@@ -14,7 +14,8 @@ Times are medians of calls in turns, from a cold L2, in TFLOP/s, of which a caus
 work: each configuration of the table, and beside them `triton`, `flash_attn_4` and `cudnn`, where
 they can run. bfloat16, batch 1, 16 query and 4 key heads. The backward comes after the forward
 (`scripts/measuring/cute_backward.py`), then one launch over gathered keys
-(`scripts/measuring/cute_gathered.py`); --only says which of them is wanted.
+(`scripts/measuring/cute_gathered.py`) and packed documents (`scripts/measuring/cute_packed.py`);
+--only says which of them is wanted.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pathlib import Path
 import torch
 from measuring import cute_backward as backward
 from measuring import cute_gathered as gathered
+from measuring import cute_packed as packed
 from measuring.cute import (
     CAUSAL,
     CHECKS,
@@ -166,6 +168,8 @@ def builds(
         yield from backward.builds(dims, candidates=candidates)
     if only in (None, "gathered"):
         yield from gathered.builds(dims)
+    if only in (None, "packed"):
+        yield from packed.builds()
     if only in (None, "forward"):
         for dim in dims:
             yield from forward_builds(dim, candidates=candidates)
@@ -214,7 +218,7 @@ def main() -> None:
         help="check every candidate, also of head dims that the table has not",
     )  # fmt: skip
     parser.add_argument(
-        "--only", choices=["forward", "backward", "gathered"], help="what is wanted"
+        "--only", choices=["forward", "backward", "gathered", "packed"], help="what is wanted"
     )
     asked = parser.parse_args()
     if unknown := set(asked.head_dim) - set(table.CANDIDATES if asked.candidates else table.TABLE):
@@ -247,6 +251,8 @@ def main() -> None:
         backward.run_all(asked.head_dim, asked.tokens, kept, candidates=asked.candidates)
     if asked.only in (None, "gathered"):
         gathered.run_all(asked.head_dim, kept)
+    if asked.only in (None, "packed"):
+        packed.run_all(asked.head_dim, kept)
 
 
 if __name__ == "__main__":

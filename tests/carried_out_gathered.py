@@ -18,6 +18,10 @@ NAMES = {
             "own_dk", "own_dv", "landed_dk", "landed_dv", *TABLES,
         ),
     ),
+    "gathered.backward_adding": (
+        "q", "dout", *KEYS, "lse", "delta", "dq",
+        "own_dk", "own_dv", "landed_dk", "landed_dv", *TABLES,
+    ),
     "gathered.backward_dq": ("q", "dout", *KEYS, "lse", "delta", "dq", *TABLES),
 }  # fmt: skip
 
@@ -149,6 +153,8 @@ class Launch:
                 p, ds, q, dout = self._slopes(entry, side, head, k, v, seen)
                 dk += ds.T @ q * self.factors[2]
                 dv += p.T @ dout
+                if "dq" in self.tensors:
+                    self.part("dq", entry, side, head).add_(ds @ k * self.factors[2])
         for name, result in (("dk", dk), ("dv", dv)):
             if not self.kernel.endswith({"dk": "_dv", "dv": "_dk"}[name]):
                 self.part(f"{area}_{name}", entry, mine, key_head).copy_(result)

@@ -5,6 +5,7 @@ cores and by TMA only behind a fence; TMA reads some time after it is asked, and
 """
 
 import threading
+from collections import Counter
 from types import SimpleNamespace
 
 from tests.played_backward import (
@@ -59,6 +60,7 @@ class PlayedAdding(PlayedBackward):
         hand_on = plain(own_pipes.hand_on)
         for name, stand_in in {
             "cutlass": self.loops, "key_gradients": key_gradients, "release": self._release,
+            "steps": plain(shares.steps),
             "multiply": self._multiply, "read": lambda _: [], "write": lambda *_: model.pause(),
             "warpgroup": SimpleNamespace(wait_group=model.wait_group), "lay": self._lay,
             "lanes": SimpleNamespace(lane_now=lambda: 0),
@@ -87,13 +89,17 @@ class PlayedAdding(PlayedBackward):
     def _lay(self, tensor, slots, slot, row, column, lane):
         with CLOCK:
             assert slots.readers[slot] == 0, "laid where somebody reads"
-            slots.tile[slot] = slots.tile[slot] | {self.mine.part: self.mine.laid // 2}
-        self.mine.laid += 1
+            step = self.mine.laid[slots]
+            slots.tile[slot] = slots.tile[slot] | {self.mine.part: step}
+        self.mine.laid[slots] += 1
         self._unfenced.append(slot)
         self.model.pause()
 
     def _load_at(self, load, head):
-        return (None, Tiles(head), self.staged.slots) if load is None else (load, head)
+        if load is None:  # of the only visit there is
+            return None, Tiles(head), self.staged.slots
+        is_added_to = load[0] == "dq"
+        return (None, Tiles((load, head)), self.staged.slots) if is_added_to else (load, head)
 
     def _copy(self, atom, slot, place):
         """TMA is asked to add; it is done with the slot before it is with global memory."""
@@ -124,7 +130,7 @@ class PlayedAdding(PlayedBackward):
         """What a warpgroup holds, is given, and shares."""
         held, given = super().begin(part)
         given.factors = (1.0, 0.0, 1.0)
-        self.mine.part, self.mine.laid = part, 0
+        self.mine.part, self.mine.laid = part, Counter()
         mine = shares.Shares(
             None, Part("shown", self.shown, part), None, None, self.shown, self.staged, 0, 0, 0
         )
@@ -132,7 +138,7 @@ class PlayedAdding(PlayedBackward):
 
     def add(self, heads, where):
         """The third warp's own lines; what TMA was asked for when they are through is done."""
-        plain(row_tiles.add_rows)(None, self.staged, heads, where)
+        plain(row_tiles.add_rows)(None, self.staged, heads, where, 0)
         assert all(asked.is_added for asked in self.of_tma), "left before TMA was done"
 
 

@@ -5,14 +5,22 @@ warpgroup has handed its part on.
 """
 
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 from ring_attn_backends.cute.programs import column_of
 
-from tests.backward_on_numpy import LOOPS, WIDTH, key_gradients, on_numpy
-from tests.played_kernels import CLOCK, fresh, plain, when
-from tests.warpgroup import LANE, NUMPY, WARP, Registers, TensorCores
+from tests.backward_on_numpy import (
+    LOOPS,
+    WIDTH,
+    Told,
+    key_gradients,
+    keys_at_work,
+    on_numpy,
+)
+from tests.played_kernels import CLOCK, at_once, fresh, plain, when
+from tests.warpgroup import LANE, NUMPY, WARP, Registers, Slots, TensorCores
 
 shares = fresh("shares")
 
@@ -58,6 +66,7 @@ class Laid:
 
     def receive(self, i):
         when(lambda: self.handed.get(i, 0) == self.groups)
+        return i % self.stages
 
     def release(self, i):
         with CLOCK:
@@ -93,7 +102,8 @@ def on_numpy_with_shares(monkeypatch, cores):
         "key_gradients": key_gradients, "cutlass": LOOPS, "multiply": cores.multiply, "arch": arch,
         "warpgroup": cores, "read": list, "write": Registers.write, "lay": lay,
         "lanes": SimpleNamespace(lane_now=lambda: LANE, where=NUMPY.where),
-        "walk": plain(shares.walk), "Float32": float, "transposed": lambda x: x,
+        "walk": plain(shares.walk), "steps": plain(shares.steps), "Float32": float,
+        "transposed": lambda x: x,
         "await_empty": lambda pipe, i: pipe.await_empty(i),
         "hand_on": lambda pipe, i, lane: pipe.hand_on(i),
         "receive": lambda pipe, i: pipe.receive(i),
@@ -120,3 +130,44 @@ def product_of(split):
         )
 
     return SimpleNamespace(get_slice=get_slice, make_fragment_A=Fragment, make_fragment_B=Fragment)
+
+
+def run_warpgroups(patch, config, tiles, own, vectors, add, gather):
+    """A program's warpgroups, a thread each.
+
+    tiles: of q and of dout those that come, in order. own: k and v of the program. vectors: as
+    `told` has them. add: what TMA does with the i-th tile of dq. gather: the kernel's own lines, of
+    the pipes and the product for dq.
+    """
+    cores = CoresOfThreads()
+    mine = on_numpy_with_shares(patch, cores)
+    groups = config.groups
+
+    def begin(pipes, products, first, factors, build):
+        slots, lines, part = [Slots(x, 2) for x in tiles], Told(), 64 * mine.part
+        lines.lines = vectors.lines
+        k, v = (x[part : part + 64] for x in own)
+        return keys_at_work(k, v, first + part, slots, lines, factors, build)
+
+    def hand_over(held, given, results, stop, multiples, add):
+        assert not cores.own.asked, "somebody read sums that were not done"
+        for sums, result, factor in zip((held.dk, held.dv), results, multiples, strict=True):
+            for i, numbers in enumerate(sums):
+                key = given.keys[i // 2 % 2]
+                column = 8 * (i // 4) + i % 2 + 2 * (LANE % 4)
+                there = key < stop
+                result[key[there], column[there]] = factor * numbers[there]
+
+    patch.setattr(key_gradients, "at_work", begin)
+    patch.setattr(key_gradients, "await_keys", lambda _: None)
+    patch.setattr(key_gradients, "hand_over", hand_over)
+    shown = Laid((config.own, config.block), config.shown, groups, groups)
+    staged = Laid((config.block, WIDTH), 1, groups, 1, add)
+    pipes = (SimpleNamespace(slots=own[0]), None, None, None, None, shown, staged)
+
+    def warpgroup(part):
+        mine.part = part
+        with np.errstate(over="ignore", invalid="ignore"):
+            gather(pipes, product_of(config.split))
+
+    at_once([partial(warpgroup, part) for part in range(groups)])

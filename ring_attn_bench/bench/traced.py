@@ -7,7 +7,7 @@ around the kernel and around the link, which are its seams.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ring_attn_bench.bench.recorder import Mark, Recorder
-from ring_attn_bench.contract.backend import accumulating, gathering, packed
+from ring_attn_bench.contract.backend import accumulating, gathering, packed, together
 from ring_attn_bench.contract.tensors import Rows, Sums
 from ring_attn_bench.plan.block import Block
 from ring_attn_bench.plan.plans import Plan
@@ -32,6 +32,8 @@ def traced_job(job: Job, recorder: Recorder[Mark]) -> Job:
     backend = job.backend
     adds = (_Accumulating,) if accumulating(backend) is not None else ()
     gathers = (_Gathering,) if gathering(backend) is not None else ()
+    if together(backend) is not None:
+        gathers = (_Together,)
     packs = (_Packing,) if packed(backend) is not None else ()
     # a backend can what its class has: so the class of what stands around it has as much
     kind = type("TracedBackend", (*adds, *gathers, *packs, _Kernel), {})
@@ -98,6 +100,17 @@ class _Gathering(_Kernel):
     def gathered_dq(self, *arguments: object) -> Tensor:
         with self._launch("one launch: dq", None):
             given: Tensor = self._backend.gathered_dq(*arguments)
+        return given
+
+
+class _Together(_Gathering):
+    def gathered_backward(
+        self, *arguments: object, own_first: bool, leave: Callable[[], None]
+    ) -> Tensor:
+        with self._launch("one launch: backward", None):
+            given: Tensor = self._backend.gathered_backward(
+                *arguments, own_first=own_first, leave=leave
+            )
         return given
 
 

@@ -183,6 +183,28 @@ def gathering(backend: Backend) -> GatheringBackend | None:
     return cast("GatheringBackend", backend) if _has(type(backend), *names) else None
 
 
+class TogetherBackend(GatheringBackend, Protocol):
+    """One that makes dq beside dk and dv: faster, and of bits that may differ from call to call."""
+
+    def gathered_backward(
+        self, rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+        *, own_first: bool, leave: Callable[[], None],
+    ) -> Tensor:  # fmt: skip
+        """dq, as `gathered_dq`; all that `gathered_dkdv` writes is written, too.
+
+        leave: is called once, when all that writes to `landed` is on the stream; what is put there
+        later runs while it travels home, and waits for no piece.
+        """
+        ...
+
+
+def together(backend: Backend) -> TogetherBackend | None:
+    """The backend if it makes all gradients of gathered keys together."""
+    if gathering(backend) is None or not _has(type(backend), "gathered_backward"):
+        return None
+    return cast("TogetherBackend", backend)
+
+
 def packed(backend: Backend) -> PackedBackend | None:
     """The backend if it takes documents packed."""
     names = "packed_forward", "packed_backward"

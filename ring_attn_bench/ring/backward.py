@@ -7,6 +7,8 @@ straight to the rank that owns the keys, which sums them in float32 in a fixed o
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -126,7 +128,7 @@ class BackwardPass:
             self._link.give(index, gradients.to(self._job.gradients))
 
     def _run_gathered(self, index: int, where: Gathered) -> None:
-        """dk and dv first, so that the others' shares travel under the launch for dq."""
+        """The others' shares first, so that they travel under what is left to do."""
         job, packing, k = self._job, self._packing, self._keys.k
         backend = job.gathering
         assert backend is not None  # the plan says so
@@ -138,11 +140,14 @@ class BackwardPass:
         self._home = k.new_empty((k.shape[1], width), dtype=self._wide)
         self._home_keys = packing.views(self._home)
         partials = k.new_empty((landed, width), dtype=job.gradients)
-        backend.gathered_dkdv(
-            self._rows, keys, self._home_keys, packing.views(partials), where, job.score,
-            own_first=keys.arrived is not None,
-        )  # fmt: skip
-        self._link.give(index, partials)
+        asked = self._rows, keys, self._home_keys, packing.views(partials), where, job.score
+        own_first = keys.arrived is not None
+        leave = partial(self._link.give, index, partials)
+        if job.together is not None:
+            self._dq = job.together.gathered_backward(*asked, own_first=own_first, leave=leave)
+            return
+        backend.gathered_dkdv(*asked, own_first=own_first)
+        leave()
         keys = keys._replace(arrived=None)  # that launch has waited for all of them
         self._dq = backend.gathered_dq(self._rows, keys, where, job.score)
 
@@ -244,8 +249,8 @@ class BackwardPass:
     def _add_received(self, outstanding: int) -> None:
         if self._adopts_keys or self._own_last:  # what is to be added is added in the end
             return
-        for tokens, partial in self._link.received(outstanding):
-            self._home[tokens.slice].add_(partial)
+        for tokens, share in self._link.received(outstanding):
+            self._home[tokens.slice].add_(share)
 
 
 def _put(total: Tensor, part: Tensor, first: bool) -> None:

@@ -17,8 +17,10 @@ from ring_attn_bench.contract.backend import (
     AccumulatingBackend,
     Backend,
     GatheringBackend,
+    TogetherBackend,
     accumulating,
     gathering,
+    together,
 )
 from ring_attn_bench.contract.tensors import Gathering, Kept, Keys, Running, part_of
 from ring_attn_bench.plan.gathered import Gathered
@@ -54,6 +56,11 @@ class Job:
     def gathering(self) -> GatheringBackend | None:
         """The backend if it takes gathered keys."""
         return gathering(self.backend)
+
+    @cached_property
+    def together(self) -> TogetherBackend | None:
+        """The same if it makes all gradients together, and nobody asks for the same bits."""
+        return None if self.deterministic else together(self.backend)
 
 
 class ForwardPass:

@@ -1,8 +1,9 @@
 """The one launch over gathered keys of `scripts/cute_check.py`: checks against float64, then times.
 
-Each check is a forward, a launch for dk and dv, and one for dq, whose keys have landed, or come
-while it runs (`cute_landing.py`). Results lie in larger tensors of NaN, and are NaN before; what
-all keys were there for is made twice, and must be the same bits. Where the last piece is lost,
+Each check is a forward, a launch for dk and dv, one for dq, and the two that make all gradients and
+add to dq, whose keys have landed, or come while it runs (`cute_landing.py`). Results lie in larger
+tensors of NaN, and are NaN before, but dq that is added to is 0; what all keys were there for is
+made twice, and must be the same bits, but for that dq. Where the last piece is lost,
 everything that needs it must be NaN, and everything else right, or NaN.
 """
 
@@ -19,7 +20,7 @@ from measuring.cute_gathered_times import DIM, print_times
 from measuring.cute_landing import CHECKS, Arrival, Check
 from ring_attn_backends.cute import ahead, table
 from ring_attn_backends.cute.arguments import Call
-from ring_attn_backends.cute.gathered.gradients import dkdv_call, dq_call
+from ring_attn_backends.cute.gathered.gradients import adding_call, dkdv_call, dq_call
 from ring_attn_backends.cute.gathered.launch import forward_call
 from ring_attn_backends.cute.launch import Launch
 from torch import Tensor
@@ -28,6 +29,7 @@ from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.plan.problem import Score
 from ring_attn_bench.truth import oracle, tolerance
 
+ADDING = "all, adding to dq"
 Results = dict[str, Tensor]
 Run = Callable[[], tuple[Results, str]]
 """A launch: its results by name, and what else it has written."""
@@ -122,14 +124,9 @@ def dkdv(check: Check, truth: Truth, kept: Path | None) -> Run:
 
     def run() -> tuple[Results, str]:
         arrival, where = Arrival.of(check, truth.k, truth.v), check.where
-        keys = arrival.keys
-        pairs = [
-            inside(*x.shape, dtype=dtype)
-            for area, dtype in ((keys.own, torch.float32), (keys.landed, check.away))
-            for x in area
-        ]
-        own_k, own_v, landed_k, landed_v = (part for part, _ in pairs)
-        rows, own, landed = truth.rows(check.dtype), Keys(own_k, own_v), Keys(landed_k, landed_v)
+        keys, pairs = arrival.keys, places(check, arrival)
+        own, landed = (Keys(*(part for part, _ in x)) for x in (pairs[:2], pairs[2:]))
+        rows = truth.rows(check.dtype)
         first, *others = (
             dkdv_call(
                 rows, keys, own, landed, where, truth.score, own_first=check.late, kernel=kernel
@@ -138,13 +135,45 @@ def dkdv(check: Check, truth: Truth, kept: Path | None) -> Run:
         )
         enqueue(first, kept, arrival)
         for call in others:
-            Launch(call, kept).run(call.tensors)
-            torch.cuda.synchronize()
-        both = (torch.cat([x.double() for x in pair], 1)
-                for pair in ((own_k, landed_k), (own_v, landed_v)))  # fmt: skip
-        return dict(zip(("dk", "dv"), both, strict=True)), beside(*pairs)
+            enqueue(call, kept)
+        return joined(own, landed), beside(*pairs)
 
     return run
+
+
+def adding(check: Check, truth: Truth, kept: Path | None) -> Run:
+    """The two launches for all gradients; the second has nothing to wait for."""
+
+    def run() -> tuple[Results, str]:
+        arrival, where = Arrival.of(check, truth.k, truth.v), check.where
+        rows, pairs = truth.rows(check.dtype), places(check, arrival)
+        own, landed = (Keys(*(part for part, _ in x)) for x in (pairs[:2], pairs[2:]))
+        zeros = torch.zeros_like(truth.q, dtype=torch.float32)
+        made, whole = inside(*zeros.shape, dtype=torch.float32, values=zeros)
+        add = partial(
+            adding_call, rows, dq=made, own=own, landed=landed, where=where, score=truth.score,
+            own_first=check.late,
+        )  # fmt: skip
+        enqueue(add(keys=arrival.keys, part=0), kept, arrival)
+        enqueue(add(keys=arrival.keys._replace(arrived=None), part=1), kept)
+        return {**joined(own, landed), "dq": made}, beside(*pairs, (made, whole))
+
+    return run
+
+
+def places(check: Check, arrival: Arrival) -> list[tuple[Tensor, Tensor]]:
+    """For gradients of own keys, in float32, and of landed ones; and what is around them."""
+    return [
+        inside(*x.shape, dtype=dtype)
+        for area, dtype in ((arrival.keys.own, torch.float32), (arrival.keys.landed, check.away))
+        for x in area
+    ]
+
+
+def joined(own: Keys, landed: Keys) -> Results:
+    """dk and dv of all keys."""
+    both = (torch.cat([x.double() for x in pair], 1) for pair in zip(own, landed, strict=True))
+    return dict(zip(("dk", "dv"), both, strict=True))
 
 
 def dq(check: Check, truth: Truth, kept: Path | None) -> Run:
@@ -160,12 +189,14 @@ def dq(check: Check, truth: Truth, kept: Path | None) -> Run:
     return run
 
 
-def enqueue(call: Call, kept: Path | None, arrival: Arrival) -> None:
+def enqueue(call: Call, kept: Path | None, arrival: Arrival | None = None) -> None:
     """Loads the kernel, has the keys sent, and launches it; returns when all is done."""
-    launch = Launch(call, kept)
+    launch = None if call.is_empty else Launch(call, kept)
     torch.cuda.synchronize()
-    arrival.send()
-    launch.run(call.tensors)
+    if arrival is not None:
+        arrival.send()
+    if launch is not None:
+        launch.run(call.tensors)
     torch.cuda.synchronize()
 
 
@@ -174,14 +205,17 @@ def beside(*pairs: tuple[Tensor, Tensor]) -> str:
     return "" if all(untouched(*pair) for pair in pairs) else "wrote beside its results"
 
 
-def fault(check: Check, truth: Truth, run: Run) -> str:
-    """What is wrong with a launch, or nothing."""
+def fault(check: Check, truth: Truth, run: Run, *, adds: bool = False) -> str:
+    """What is wrong with a launch, or nothing; adds: to dq."""
     results, spoilt = run()
     said = [spoilt] if spoilt else []
     if check.lost:
         said += not_told(check, results)
-    elif not check.late and not all(map(torch.equal, results.values(), run()[0].values())):
-        said.append("the same call has given other bits")
+    elif not check.late:
+        again, _ = run()
+        same = [name for name in results if not (adds and name == "dq")]  # its bits may be others
+        if not all(torch.equal(results[name], again[name]) for name in same):
+            said.append("the same call has given other bits")
     return "; ".join([*said, *truth.faults(check, results, in_part=check.lost)])
 
 
@@ -205,6 +239,7 @@ def builds(dims: Sequence[int] | None = None) -> Iterator[table.Build]:
             yield table.Build(config, "bfloat16", "bfloat16")
     yield table.Build(of_keys, "bfloat16", "bfloat16", kernel="backward_dkdv")
     yield table.Build(of_rows, "bfloat16", "bfloat16", kernel="backward_dq")
+    yield table.Build(table.ADDS[128], "bfloat16", "bfloat16", kernel="backward_adding")
 
 
 def runs(check: Check, truth: Truth, dim: int, kept: Path | None) -> Iterator[tuple[str, Run]]:
@@ -215,6 +250,8 @@ def runs(check: Check, truth: Truth, dim: int, kept: Path | None) -> Iterator[tu
     of_keys = ", ".join(str(table.BACKWARD[kernel, dim]) for kernel in table.of_keys(dim))
     yield f"dk, dv {of_keys}", dkdv(check, truth, kept)
     yield f"dq {table.BACKWARD['backward_dq', dim]}", dq(check, truth, kept)
+    if dim in table.ADDS:
+        yield f"{ADDING} {table.ADDS[dim]}", adding(check, truth, kept)
 
 
 def run_all(dims: list[int], kept: Path | None) -> None:
@@ -225,7 +262,7 @@ def run_all(dims: list[int], kept: Path | None) -> None:
             truth = Truth.of(check, dim)
             for name, run in runs(check, truth, dim, kept):
                 print(f"gathered {name}: {check.name} ... ", end="", flush=True)
-                said = fault(check, truth, run)
+                said = fault(check, truth, run, adds=name.startswith(ADDING))
                 print(said or "right", flush=True)
                 right = right and not said
     if right and DIM in dims:

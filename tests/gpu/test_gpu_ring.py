@@ -30,7 +30,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_loopback_ring_is_right(backend, partition, world_size, causal, dtype):
-    place = WorkerPlace(0, 1, torch.device("cuda"), tuple(range(world_size)), world_size)
     case = Case(
         batch=2, seqlen_total=world_size * 330, world_size=world_size, heads_q=6, heads_kv=2,
         head_dim=128, dtype=dtype, causal=causal,
@@ -38,21 +37,47 @@ def test_a_loopback_ring_is_right(backend, partition, world_size, causal, dtype)
     contestant = Contestant(
         backend=backend, partition=partition, options=RingOptions(), played="loopback"
     )
-    request = Prepare(case=case, contestant=contestant, directions=tuple(Direction), seed=1)
+    assert not wrong(contestant, case)
 
+
+@pytest.mark.parametrize("backend", ["triton", "cute"])
+@pytest.mark.parametrize(
+    ("partition", "world_size", "head_dim"),
+    [("zigzag", 4, 128), ("contiguous", 3, 64), ("striped", 2, 128)],
+)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_one_launch_of_a_loopback_ring_is_right_where_a_kernel_may_add_to_dq(
+    backend, partition, world_size, head_dim, deterministic
+):
+    """Tiles enough for it: 16,384 keys of 4 heads."""
+    case = Case(
+        batch=1, seqlen_total=16384 // world_size * world_size, world_size=world_size,
+        heads_q=8, heads_kv=4, head_dim=head_dim, dtype="bfloat16", deterministic=deterministic,
+    )  # fmt: skip
+    contestant = Contestant(
+        backend=backend, partition=partition, options=RingOptions(schedule="one_launch"),
+        played="loopback",
+    )  # fmt: skip
+    assert not wrong(contestant, case)
+
+
+def wrong(contestant, case):
+    """Results of a loopback ring that are not right, by name; skips what is refused."""
+    world = case.world_size
+    place = WorkerPlace(0, 1, torch.device("cuda"), tuple(range(world)), world)
+    request = Prepare(case=case, contestant=contestant, directions=tuple(Direction), seed=1)
     try:
         prepared = prepare(request, place, Contexts(place))
     except Refused as refusal:
         pytest.skip(str(refusal))
     accuracy = prepared.judge(Check(), seed=1)
 
-    wrong = {
+    return {
         name: error
         for found in accuracy.values()
         for name, error in found.tensors.items()
         if not error.is_right
     }
-    assert not wrong
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -113,15 +113,15 @@ def test_a_lost_piece_that_is_not_told_is_found(scripts):
     told = [scripts.cute_gathered.fault(lost, truth, run) for _, run in runs]
     scripts.spoil = lambda call: [x.fill_(torch.nan) for x in written(call)]
 
-    assert len(told) == 3
+    assert len(told) == 4
     assert all("does not tell that a piece is lost" in said for said in told)
     assert not any(scripts.cute_gathered.fault(lost, truth, run) for _, run in runs)
 
 
 def written(call):
-    """All results of a launch, lse too."""
-    is_forward = call.build.kernel == "gathered.forward"
-    return (*call.results, call.tensors[6]) if is_forward else call.results
+    """All results of a launch: lse too, and what is added to."""
+    more = {"gathered.forward": 6, "gathered.backward_adding": 8}.get(call.build.kernel)
+    return call.results if more is None else (*call.results, call.tensors[more])
 
 
 def test_all_that_is_launched_is_built_ahead(scripts, monkeypatch, capsys):

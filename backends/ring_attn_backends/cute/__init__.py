@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ring_attn_bench.contract.tensors import Gathering, Rows
     from ring_attn_bench.plan.block import Block
     from ring_attn_bench.plan.gathered import Gathered
-    from ring_attn_bench.plan.problem import Problem, Score
+    from ring_attn_bench.plan.plans import Launch
+    from ring_attn_bench.plan.problem import Documents, Problem, Score
 
 
 class CuteBackend:
@@ -167,6 +168,73 @@ class CuteBackend:
         from ring_attn_backends.cute.gathered import calls
 
         return calls.dq(rows, keys, where, score)
+
+    def gathered_backward(
+        self,
+        rows: Rows,
+        keys: Gathering,
+        own: Keys,
+        landed: Keys,
+        where: Gathered,
+        score: Score,
+        *,
+        own_first: bool,
+        leave: Callable[[], None],
+    ) -> Tensor:
+        """Programs of key tiles add to dq, in whatever order, in two launches.
+
+        The second is of own keys alone. Where that is not faster, the two launches above.
+        """
+        from ring_attn_backends.cute.gathered import calls
+
+        return calls.backward(
+            rows, keys, own, landed, where, score, own_first=own_first, leave=leave
+        )
+
+    def scratch_bytes(self, problem: Problem, launch: Launch | Gathered) -> int:
+        """The sums of dq in float32, and what they are rounded to, of a backward that adds."""
+        from ring_attn_backends.cute.adding import scratch_bytes
+
+        return scratch_bytes(problem, launch)
+
+    def packed_forward(
+        self, q: Tensor, keys: Keys, documents: Documents, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """One kernel, whose programs find their documents."""
+        from ring_attn_backends.cute.packed import calls
+
+        return calls.forward(q, keys, documents, score)
+
+    def packed_forward_into(
+        self, q: Tensor, keys: Keys, out: Tensor, lse: Tensor, documents: Documents, score: Score
+    ) -> None:
+        """The same, into memory that is there."""
+        from ring_attn_backends.cute.packed import calls
+
+        calls.forward_into(q, keys, out, lse, documents, score)
+
+    def packed_backward(
+        self, rows: Rows, keys: Keys, documents: Documents, score: Score, *, deterministic: bool
+    ) -> Sums:
+        """One kernel for dq and one for dk and dv: always deterministic."""
+        from ring_attn_backends.cute.packed import calls
+
+        return calls.backward(rows, keys, documents, score)
+
+    def packed_backward_into(
+        self,
+        rows: Rows,
+        keys: Keys,
+        sums: Sums,
+        documents: Documents,
+        score: Score,
+        *,
+        deterministic: bool,
+    ) -> None:
+        """The same, into memory that is there."""
+        from ring_attn_backends.cute.packed import calls
+
+        calls.backward_into(rows, keys, sums, documents, score)
 
 
 def _forward_calls(

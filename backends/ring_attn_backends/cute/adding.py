@@ -13,15 +13,17 @@ import torch
 from ring_attn_backends.cute import table
 from ring_attn_backends.cute.arguments import adding_call
 from ring_attn_backends.cute.kept import enqueue
-from ring_attn_backends.cute.serves import readable_backward, unreadable_backward
+from ring_attn_backends.cute.serves import readable_backward, refused, unreadable_backward
 from ring_attn_backends.shared.gpus import multiprocessors
 from ring_attn_bench.contract.tensors import Keys, Rows, Sums
 from ring_attn_bench.errors import Unsupported
+from ring_attn_bench.plan.gathered import Gathered
 
 if TYPE_CHECKING:
     from ring_attn_backends.cute.arguments import Call
     from ring_attn_bench.plan.block import Block
-    from ring_attn_bench.plan.problem import Score
+    from ring_attn_bench.plan.plans import Launch
+    from ring_attn_bench.plan.problem import Problem, Score
 
 
 def takes(rows: Rows, keys: Keys, block: Block) -> bool:
@@ -31,6 +33,24 @@ def takes(rows: Rows, keys: Keys, block: Block) -> bool:
         width, tokens, batch * heads, multiprocessors(rows.q),
         alike=band is not None and band.is_open,
     )  # fmt: skip
+
+
+def scratch_bytes(problem: Problem, launch: Launch | Gathered) -> int:
+    """The contract's own: sums of dq where a call has none, and what they are rounded to."""
+    if problem.deterministic or refused(problem, torch.cuda.get_device_capability()):
+        return 0
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    heads, units = problem.batch * problem.heads_kv, gpu.multi_processor_count
+    row = problem.batch * problem.heads_q * problem.head_dim
+    if isinstance(launch, Gathered):
+        rows, keys = (sum(len(x.tokens) for x in side) for side in (launch.rows, launch.keys))
+        there = launch.place is None and table.gathered_adds(problem.head_dim, keys, heads, units)
+        return (4 + 2) * row * rows * there
+    band = launch.block.index_band
+    there = launch.first and launch.last and table.adds(
+        problem.head_dim, len(launch.keys), heads, units, alike=band is not None and band.is_open
+    )  # fmt: skip
+    return 4 * row * len(launch.rows) * there
 
 
 def backward_into(

@@ -14,6 +14,7 @@ from ring_attn_backends.cute.table import (
     ADDS,
     BACKWARD,
     GATHERED,
+    PACKED,
     Build,
     Config,
     Dtype,
@@ -36,6 +37,7 @@ def builds() -> Iterator[Build]:
             for out in outs[carried:]:  # what is added to is float32
                 yield Build(config, dtype, out, capped, carried, kernel)
     yield from gathered_builds()
+    yield from packed_builds()
 
 
 def backwards() -> Iterator[tuple[Kernel, Config]]:
@@ -52,13 +54,26 @@ def gathered_builds() -> Iterator[Build]:
     for dtype, capped in product(DTYPES, (False, True)):
         for config in serving():
             yield Build(config, dtype, dtype, capped, kernel="gathered.forward")
-        for (kernel, _), config in BACKWARD.items():
+        for kernel, config in backwards():
             if kernel == "backward_dq":
                 yield Build(config, dtype, dtype, capped, kernel="gathered.backward_dq")
                 continue
             aways: tuple[Dtype, ...] = dtype, "float32"
             for away in aways:
                 yield Build(config, dtype, "float32", capped, kernel=GATHERED[kernel], away=away)
+
+
+def packed_builds(forwards: Iterable[Config] | None = None) -> Iterator[Build]:
+    """Those over packed documents, whose results are of q's dtype; forwards: the table's if not
+    others, each with the backward of its head dim."""
+    forwards = tuple(PACKED.values() if forwards is None else forwards)
+    dims = {config.width for config in forwards}
+    kernels: list[tuple[Kernel, Config]] = [("packed.forward", config) for config in forwards]
+    for dim in sorted(dims):
+        kernels.append(("packed.backward_dkdv", BACKWARD["backward_dkdv", dim]))
+        kernels.append(("packed.backward_dq", BACKWARD["backward_dq", dim]))
+    for dtype, capped, (kernel, config) in product(DTYPES, (False, True), kernels):
+        yield Build(config, dtype, dtype, capped, kernel=kernel)
 
 
 def compile_all(

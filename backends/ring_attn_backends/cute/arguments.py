@@ -32,7 +32,8 @@ class Numbers(NamedTuple):
     """Integers and factors, in the kernel's order.
 
     sizes: batch, M, N, heads, key heads, and how many heads at a time share the L2 cache; over
-    gathered keys without N, and with the number of tiles and of groups of heads that arrive.
+    gathered keys without N, and with the number of tiles and of groups of heads that arrive; of
+    packed documents how many, M and N of all, heads as before, and the most tiles that they have.
     band: low and high, by index; over gathered keys none. factors: scale and cap, see `factors`; of
     a backward also what dq and dk are multiplied by at last.
     """

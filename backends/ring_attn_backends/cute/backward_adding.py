@@ -153,7 +153,7 @@ def program(
             )  # fmt: skip
         if warp == 4 * config.groups + 2:
             add_rows(load_of(atoms[4], matrices[4][None, None, None, entry], staged), staged, rows,
-                     where)  # fmt: skip
+                     where, 0)  # fmt: skip
     else:
         arch.setmaxregister_increase(more)
         gather(

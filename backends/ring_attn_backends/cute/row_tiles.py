@@ -29,7 +29,7 @@ def bring_rows(loads, pipes, heads, where, before):
 
 
 @cute.jit
-def add_rows(load, pipe, heads, where):
+def add_rows(load, pipe, heads, where, before):
     """Has TMA add what consumers hand on of each row tile, in the order of `bring_rows`.
 
     Returns when all of it is added.
@@ -38,8 +38,8 @@ def add_rows(load, pipe, heads, where):
     lane = arch.lane_idx()
     for i in cutlass.range(each * (where[2] + where[3]), unroll=1):
         head, tile = nth_of_heads(i, each, where)
-        add(load_at(load, first_head + head), tile, pipe, receive(pipe, i))
-        release_loaded(pipe, i, lane)
+        add(load_at(load, first_head + head), tile, pipe, receive(pipe, before + i))
+        release_loaded(pipe, before + i, lane)
     arch.cp_async_bulk_wait_group(0)
 
 

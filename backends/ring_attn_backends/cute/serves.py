@@ -9,7 +9,7 @@ import torch
 
 from ring_attn_backends.cute.arguments import FAR
 from ring_attn_backends.cute.build import COMPILER, TESTED
-from ring_attn_backends.cute.table import head_dims
+from ring_attn_backends.cute.table import PACKED, head_dims
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows
 
@@ -67,13 +67,15 @@ def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
         return "it has no ALiBi; triton has"
     if problem.dropout_p > 0:
         return f"it has no dropout (dropout_p is {problem.dropout_p}); triton has"
-    if problem.packed:
+    if problem.packed and not PACKED:
         return "it has no packed documents; triton has"
     dims = problem.head_dim, problem.head_dim_v
     served = head_dims(backward=problem.backward)
     if dims not in served.items():
         has = f"it has {named(served)}"
         return f"{has} (got {dims}); triton has all up to 256, reference any"
+    if problem.packed and dims[0] not in PACKED:
+        return f"it has no packed documents of head dim {dims[0]}; triton has"
     if problem.softcap > LARGEST_CAP:
         rough = f"its tanh is too rough for a softcap above {LARGEST_CAP:g}"
         return f"{rough} (got {problem.softcap}); triton takes any"

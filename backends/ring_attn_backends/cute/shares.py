@@ -1,10 +1,10 @@
 """What dq gets of the row tiles that come: shares of its rows by a program's keys, added by TMA.
 
 Warpgroups show each other what dk is made of, gradients of scores of their 64 keys, in shared
-memory: dq sums over all keys of the program. Each then multiplies its part of a tile of dq, and
-lays it on a staging tile in float32, from which a warp of the producers has TMA add it to what is
-in global memory (Shah et al. 2024, FlashAttention-3, whose sums lie there in an order of their
-own; here rows are rows).
+memory: dq sums over all keys of the program. One tile later, when all have long shown theirs, each
+multiplies its part of the tile of dq, and lays it on a staging tile in float32, from which a warp
+of the producers has TMA add it to what is in global memory (Shah et al. 2024, FlashAttention-3,
+whose sums lie there in an order of their own; here rows are rows).
 """
 # ruff: noqa: ANN001, ANN201, ANN202 - cutlass infers what registers hold
 
@@ -92,35 +92,87 @@ def at_work(keys, pipes, mma, build):
 @cute.jit
 def walk(held, given, shares, visit, each):
     """All row tiles of `each` heads: those that need a mask, then the whole ones."""
+    count = each * (visit.where[2] + visit.where[3])
+    if count > 0:
+        first_step(held, given, shares, visit, each)
+        steps(held, given, shares, visit, 0, 1, each)
+        last_share(count, given, shares)
+
+
+@cute.jit
+def steps(held, given, shares, visit, before, done, each):
+    """The tiles of a visit from the done-th on; before: how many are of earlier visits."""
     where = visit.where
     edges, count = each * where[3], each * (where[2] + where[3])
-    for i in cutlass.range(edges, unroll=1):
+    for i in cutlass.range(done, edges, unroll=1):
         _, tile = nth_of_heads(i, each, where)
-        _step(i, held, given, shares, tile, visit, edge=True)
-    for i in cutlass.range(edges, count, unroll=1):
-        _step(i, held, given, shares, 0, visit, edge=False)
+        _step(before + i, held, given, shares, tile, visit, edge=True)
+    for i in cutlass.range(cutlass.max(edges, done), count, unroll=1):
+        _step(before + i, held, given, shares, 0, visit, edge=False)
+
+
+def first_step(held, given, shares, visit, each):
+    """The first tile's; it is masked, which changes nothing of one that needs no mask."""
+    _, tile = nth_of_heads(0, each, visit.where)
+    slot = _show(0, held, given, shares, tile, visit, edge=True)
+    _add_keys(slot, held, given)
     warpgroup.wait_group(0)
+    release(given.douts, 0, given.lane)
+    release(given.queries, 0, given.lane)
 
 
 def _step(i, held, given, shares, tile, visit, *, edge):
-    """Adds the i-th tile's share, in five products."""
+    """The i-th tile's shares of dk and dv, and of dq that of the tile before it, in five products.
+
+    What dq sums over has long been shown by all then, and nobody waits for anybody; and while the
+    share is laid on its staging tile, dk's product runs.
+    """
+    slot = _show(i, held, given, shares, tile, visit, edge=edge)
+    _share(i - 1, shares)
+    _add_keys(slot, held, given)
+    warpgroup.wait_group(1)
+    release(given.douts, i, given.lane)
+    _stage(i - 1, given, shares)
+    warpgroup.wait_group(0)
+    release(given.queries, i, given.lane)
+
+
+def last_share(count, given, shares):
+    """Of dq that of the last tile, of `count` in all."""
+    _share(count - 1, shares)
+    warpgroup.wait_group(0)
+    _stage(count - 1, given, shares)
+
+
+def _show(i, held, given, shares, tile, visit, *, edge):
+    """The i-th tile's share of dv; lays gradients of its scores where all warpgroups read them.
+
+    Returns the slot of q.
+    """
     slot = key_gradients.differentiate(i, held, given, tile, visit, edge=edge)
     shown = await_empty(shares.shown, i)
     lay(held.ds, shares.shown.slots, shown, shares.key, 0, lanes.lane_now())
     hand_on(shares.shown, i, given.lane)
+    return slot
+
+
+def _add_keys(slot, held, given):
+    """Asks for the share of dk of the tile whose queries lie in a slot."""
     multiply(given.sums_mma, held.dk, held.ds, given.q_columns[None, None, None, slot], fresh=False)
-    receive(shares.shown, i)
-    multiply(
-        shares.mma, shares.dq, shares.ds[None, None, None, shown], shares.k_columns, fresh=True
-    )
-    warpgroup.wait_group(2)
-    release(given.douts, i, given.lane)
-    warpgroup.wait_group(1)
-    release(given.queries, i, given.lane)
-    warpgroup.wait_group(0)
+
+
+def _share(i, shares):
+    """Asks for the warpgroup's part of the i-th tile of dq."""
+    slot = receive(shares.shown, i)
+    ds = shares.ds[None, None, None, slot]
+    multiply(shares.mma, shares.dq, ds, shares.k_columns, fresh=True)
+
+
+def _stage(i, given, shares):
+    """Lays it on a staging tile, when it is there, for TMA to add."""
     release(shares.shown, i, given.lane)
     _, _, gradient = given.factors
     write(shares.dq, [x * gradient for x in read(shares.dq)])
-    staged = await_empty(shares.staged, i)
-    lay(shares.dq, shares.staged.slots, staged, shares.row, shares.column, lanes.lane_now())
+    slot = await_empty(shares.staged, i)
+    lay(shares.dq, shares.staged.slots, slot, shares.row, shares.column, lanes.lane_now())
     hand_on(shares.staged, i, given.lane)

@@ -71,8 +71,21 @@ SIGNATURES: dict[Kernel, Signature] = {
             factors=3, integers=(7,),
         ),
     ),
+    "gathered.backward_adding": Signature(
+        ("in",) * 6 + ("line",) * 2 + ("wide",) + ("out",) * 2 + ("away",) * 2 + ("table",) * 3,
+        factors=3, integers=(7,),
+    ),
     "gathered.backward_dq": Signature(
         ("in",) * 6 + ("line",) * 2 + ("out",) + ("table",) * 3, factors=3, integers=(7,)
+    ),
+    "packed.forward": Signature(
+        ("in",) * 3 + ("out", "line") + ("table",) * 2, factors=2, integers=(7, 2)
+    ),
+    "packed.backward_dkdv": Signature(
+        ("in",) * 4 + ("line",) * 2 + ("out",) * 2 + ("table",) * 2, factors=3, integers=(7, 2)
+    ),
+    "packed.backward_dq": Signature(
+        ("in",) * 4 + ("line",) * 2 + ("out",) + ("table",) * 2, factors=3, integers=(7, 2)
     ),
 }  # fmt: skip
 """q, k, v, acc, out, lse with scale and cap; q, k, v, dout, lse, delta and the gradients with
@@ -80,7 +93,8 @@ scale, cap and what dq and dk are multiplied by at last; q, own k and v, landed 
 tiles, entries and words with scale and cap; q, dout, own k and v, landed k and v, lse, delta, the
 gradients (of own keys, then of landed ones, where they are dk and dv), tiles, entries and words
 with scale, cap and what dq and dk are multiplied by at last. A kernel of dk alone, or of dv alone,
-is told of both."""
+is told of both. Over packed documents as without them, but for acc, and with the starts of their
+rows and of their keys."""
 
 
 def dtype_of(kind: Kind, build: Build) -> Dtype:

@@ -17,14 +17,15 @@ Dtype = Literal["float16", "bfloat16", "float32", "int32"]
 Kernel = Literal[
     "forward", "backward_dkdv", "backward_dk", "backward_dv", "backward_dq", "backward_adding",
     "gathered.forward", "gathered.backward_dkdv", "gathered.backward_dk", "gathered.backward_dv",
-    "gathered.backward_dq",
+    "gathered.backward_dq", "gathered.backward_adding",
+    "packed.forward", "packed.backward_dkdv", "packed.backward_dq",
 ]  # fmt: skip
 OF_KEYS: tuple[Kernel, ...] = "backward_dkdv", "backward_dk", "backward_dv"
 """Those of keys' gradients: of both, and where registers do not hold that, of each."""
 GATHERED: dict[Kernel, Kernel] = {
     "forward": "gathered.forward", "backward_dq": "gathered.backward_dq",
     "backward_dkdv": "gathered.backward_dkdv", "backward_dk": "gathered.backward_dk",
-    "backward_dv": "gathered.backward_dv",
+    "backward_dv": "gathered.backward_dv", "backward_adding": "gathered.backward_adding",
 }  # fmt: skip
 """By the kernel of one block, that over gathered keys."""
 WARPGROUP = 128
@@ -129,7 +130,7 @@ class Build:
         own = config.own * (config.width if keeps_one else both)  # q or k; q and dout, k and v
         tiles = 2 * (own + both * config.stages * config.block)
         vectors = 2 * 4 * config.stages * config.block  # of lse and delta
-        if self.kernel == "backward_adding":
+        if self.kernel.endswith("backward_adding"):
             shown = 2 * config.shown * config.own * config.block
             return tiles + vectors + shown + 4 * config.block * config.width
         return tiles + (vectors if self.source.endswith("backward_dkdv") else 0)
@@ -311,12 +312,10 @@ ADDS_CANDIDATES: dict[int, tuple[Config, ...]] = {
         Config(64, 64, 3, 2, ahead=False, shown=2),
         Config(64, 128, 2, 2, ahead=False, shown=2),
     ),
-    128: (
-        Config(128, 64, 2, 2, ahead=False, shown=2),
-        Config(128, 64, 3, 2, ahead=False, shown=1),
-    ),
+    128: (Config(128, 64, 2, 2, ahead=False, shown=2),),
 }
-"""What is to be timed."""
+"""What is to be timed. Two tiles are shown, of which dq's share of the first is asked for when the
+second lies there: with one alone nobody could go on."""
 
 ADDS: dict[int, Config] = {64: ADDS_CANDIDATES[64][1], 128: ADDS_CANDIDATES[128][0]}
 """By head dim, what who does not ask for the same bits gets where it has enough to do: `adds`."""
@@ -333,9 +332,33 @@ def adds(width: int, keys: int, heads: int, multiprocessors: int, *, alike: bool
     return turns >= (TURNS_ALIKE if alike else TURNS_UNLIKE)
 
 
-def _of_gathered_keys(width: int, dtype: Dtype, away: Dtype, *, capped: bool = False) -> Build:
-    config = BACKWARD["backward_dkdv", width]
-    return Build(config, dtype, "float32", capped, kernel="gathered.backward_dkdv", away=away)
+GATHERED_TURNS = 3.8
+"""The same over gathered keys, by the tiles of all of them: the fewest that were timed."""
+
+
+def gathered_adds(width: int, keys: int, heads: int, multiprocessors: int) -> bool:
+    """As `adds`, of keys of all ranks, whose tiles never have as much to do."""
+    if width not in ADDS:
+        return False
+    return math.ceil(keys / ADDS[width].own) * heads / multiprocessors >= GATHERED_TURNS
+
+
+PACKED_CANDIDATES: dict[int, tuple[Config, ...]] = {
+    64: (TABLE[64], Config(64, 128, 3, 2, lazy=False)),
+    128: (TABLE[128], MORE_ROWS[128][0]),
+}
+"""By head dim, what is to be timed of the forward over packed documents: fewer rows waste less of a
+tile where a document ends. Their backward has the configurations of `BACKWARD`."""
+
+PACKED: dict[int, Config] = {64: PACKED_CANDIDATES[64][0], 128: PACKED_CANDIDATES[128][1]}
+"""By head dim, the forward's; packed documents of others are refused. README.md, What it takes."""
+
+
+def _of_gathered_keys(
+    kernel: Kernel, width: int, dtype: Dtype, away: Dtype, *, capped: bool = False
+) -> Build:
+    config = ADDS[width] if kernel == "backward_adding" else BACKWARD[kernel, width]
+    return Build(config, dtype, "float32", capped, kernel=GATHERED[kernel], away=away)
 
 
 def _first_of(kernel: Kernel, width: int) -> Build:
@@ -359,8 +382,10 @@ REPRESENTATIVE: tuple[Build, ...] = (
     Build(TABLE[64], "float16", "float16", capped=True, kernel="gathered.forward"),
     Build(ADDS_CANDIDATES[128][0], "bfloat16", "float32", False, True, "backward_adding"),
     Build(ADDS_CANDIDATES[64][0], "float16", "float16", True, False, "backward_adding"),
-    _of_gathered_keys(128, "bfloat16", "bfloat16"),
-    _of_gathered_keys(64, "float16", "float32", capped=True),
+    _of_gathered_keys("backward_dkdv", 128, "bfloat16", "bfloat16"),
+    _of_gathered_keys("backward_dkdv", 64, "float16", "float32", capped=True),
+    _of_gathered_keys("backward_adding", 128, "bfloat16", "bfloat16"),
+    _of_gathered_keys("backward_adding", 64, "float16", "float32"),
     Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="gathered.backward_dq"),
     Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="gathered.backward_dq"),
     Build(CANDIDATES[96][0], "float16", "float32", carried=True),
@@ -370,5 +395,12 @@ REPRESENTATIVE: tuple[Build, ...] = (
     _first_of("backward_dkdv", 192),
     _first_of("backward_dk", 256),
     _first_of("backward_dv", 256),
+    Build(TABLE[128], "bfloat16", "bfloat16", kernel="packed.forward"),
+    Build(MORE_ROWS[128][0], "bfloat16", "bfloat16", kernel="packed.forward"),
+    Build(TABLE[64], "float16", "float16", capped=True, kernel="packed.forward"),
+    Build(BACKWARD["backward_dkdv", 128], "bfloat16", "bfloat16", kernel="packed.backward_dkdv"),
+    Build(BACKWARD["backward_dkdv", 64], "float16", "float16", True, kernel="packed.backward_dkdv"),
+    Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="packed.backward_dq"),
+    Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="packed.backward_dq"),
 )
 """What tests compile: each switch with each head dim."""

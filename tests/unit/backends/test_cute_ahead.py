@@ -53,7 +53,7 @@ def calls(dim, dtype, softcap, first, rows):
 
 
 def test_every_kernel_that_a_call_asks_for_is_among_them():
-    every = set(ahead.builds()) - set(ahead.gathered_builds())
+    every = set(ahead.builds()) - set(ahead.gathered_builds()) - set(ahead.packed_builds())
     asked = {
         call.build
         for dim, dtype, softcap, first, rows in product(
@@ -71,8 +71,11 @@ def test_what_the_table_has_that_adds_to_dq_is_among_them(monkeypatch):
     more = every - set(ahead.builds())
     monkeypatch.undo()
 
-    assert len(more) == 12  # of dtypes and softcaps: to q's dtype, to float32, and added
-    assert {(one.kernel, one.config) for one in more} == {("backward_adding", table.ADDS[128])}
+    # of dtypes and softcaps: to q's dtype, to float32, and added; over gathered keys by two wires
+    assert len(more) == 12 + 8
+    assert {one.config for one in more} == {table.ADDS[128]}
+    kernels = {"backward_adding", "gathered.backward_adding"}
+    assert {one.kernel for one in more} == kernels
 
 
 def test_none_is_there_twice():

@@ -115,7 +115,6 @@ def test_rows_without_keys_get_zeros_and_minus_infinity_and_keep_what_they_have(
         ({"dtype": "float32"}, "float32"),
         ({"alibi": True}, "ALiBi"),
         ({"dropout_p": 0.1}, "dropout_p is 0.1"),
-        ({"packed": True}, "packed documents"),
         ({"head_dim": 80, "head_dim_v": 80}, r"\(80, 80\)"),
         ({"head_dim_v": 64}, r"\(128, 64\)"),
         ({"softcap": 1e6}, "above 1024"),
@@ -149,7 +148,6 @@ def test_other_gpus_are_told_what_serves_them(capability, others):
     [
         ({"alibi": True}, "triton"),
         ({"dropout_p": 0.1}, "triton"),
-        ({"packed": True}, "triton"),
         ({"head_dim": 80, "head_dim_v": 80}, "triton"),
         ({"softcap": 1e6}, "triton"),
         ({"dtype": "float32"}, "triton"),

@@ -91,7 +91,7 @@ def test_every_key_tile_is_multiplied_three_times_and_nobody_waits_for_ever(
 
 @settings(phases=[Phase.generate], max_examples=30)
 @given(
-    groups=st.integers(1, 3), stages=st.integers(1, 3), shown=st.integers(1, 2), edges=counts,
+    groups=st.integers(1, 3), stages=st.integers(1, 3), shown=st.integers(2, 3), edges=counts,
     whole=counts, each=st.integers(1, 3), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_every_row_tile_is_added_to_once_of_what_all_warpgroups_made_of_it(

@@ -71,6 +71,7 @@ CANDIDATES = (
         for width in table.CANDIDATES
         for kernel, config in proposed(width)
     ]
+    + list(ahead.packed_builds(x for configs in table.PACKED_CANDIDATES.values() for x in configs))
 )
 ENTRY = {2: 168, 3: 128}
 """Registers of a thread before some are given away, by warpgroups that multiply: as README says."""
@@ -79,7 +80,7 @@ SMALL_BACKWARD = [
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32", kernel=kernel)
     for kernel in ("backward_dkdv", "backward_dq")
 ] + [
-    table.Build(table.Config(64, 64, 2, 1, ahead=False, shown=1), "float16", "float32",
+    table.Build(table.Config(64, 64, 2, 1, ahead=False, shown=2), "float16", "float32",
                 kernel="backward_adding")
 ]  # fmt: skip
 SMALL_GATHERED = [
@@ -87,6 +88,10 @@ SMALL_GATHERED = [
     table.Build(table.Config(64, 32, 2, 1), "float16", "float32",
                 kernel="gathered.backward_dkdv", away="float16"),
     table.Build(table.Config(64, 32, 2, 1), "float16", "float16", kernel="gathered.backward_dq"),
+]  # fmt: skip
+SMALL_PACKED = [
+    table.Build(table.Config(64, block, 2, 1), "float16", "float16", kernel=f"packed.{kernel}")
+    for kernel, block in (("forward", 64), ("backward_dkdv", 32), ("backward_dq", 32))
 ]  # fmt: skip
 
 
@@ -137,7 +142,8 @@ def asked(one):
     if one.kernel.endswith("backward_dv"):
         return 2 * (scores + sums), 4
     if one.kernel == "backward_adding":
-        return 2 * (2 * scores + 2 * sums + one.config.own // 16), 10
+        # of the first, of an edge and of a whole tile; dq's one tile later, of the last then
+        return 3 * (2 * scores + 2 * sums + one.config.own // 16), 15
     return 2 * (scores + scores_v + 2 * sums), 8
 
 
@@ -180,15 +186,15 @@ def checked(one, folder):
     assert names["UTMALDG"] == copied(one)
     adds = one.kernel == "backward_adding"
     assert names["UTMAREDG"] == adds * config.width // 32  # in float32
-    # what a warpgroup shows and stages, of an edge and of a whole tile
-    assert ptx.count("fence.proxy.async.shared::cta") == 4 * adds
+    # what a warpgroup shows of the first, of an edge and of a whole tile, and stages of the last
+    assert ptx.count("fence.proxy.async.shared::cta") == 6 * adds
     assert names["USETMAXREG"] == 2
     assert all(used < given for used, given in registers_by_part(instructions))
     assert registers == ENTRY[config.groups]
     more, fewer = config.registers
     assert 128 * (config.groups * more + fewer) <= 65536
     assert f"setmaxnreg.inc.sync.aligned.u32 \t{more}" in ptx
-    pipes = PIPES[one.kernel.removeprefix("gathered.")]
+    pipes = PIPES[one.kernel.rpartition(".")[2]]
     assert one.tile_bytes + pipes * BARRIERS <= SHARED_MEMORY
     # a tile's bytes are announced as they are, even where it is cut off by the end of the tokens
     announced = set(re.findall(r"mov.b32 \s*%r\d+, (\d+);", ptx))
@@ -224,7 +230,9 @@ def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_c
 
 
 @pytest.mark.parametrize(
-    "one", [table.REPRESENTATIVE[3], *SMALL_BACKWARD, *SMALL_GATHERED], ids=str
+    "one",
+    [table.REPRESENTATIVE[3], *SMALL_BACKWARD, *SMALL_GATHERED, *SMALL_PACKED],
+    ids=str,
 )
 def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
     """Its own packing, read back, beside ours, for numbers that are all different."""
@@ -235,7 +243,7 @@ def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
     strides = tuple(
         tuple(8 * (3 * i + j + 1) for j in range(n)) for i, n in enumerate(signature.strides)
     )
-    integers = iter((2, 3, 5, 7, 11, 13, -17, 19))
+    integers = iter((2, 3, 5, 7, 11, 13, -17, 19, 23))
     sizes, band = [*(tuple(islice(integers, n)) for n in signature.integers), ()][:2]
     numbers = Numbers(sizes, band, (0.23, 29.0, 0.31)[: signature.factors])
     row = launch.packed(Call(one, tensors, strides, numbers), 41)

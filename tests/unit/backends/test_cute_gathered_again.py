@@ -1,9 +1,11 @@
 """Calls over gathered keys that look like one before are launched by their addresses alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ring_attn_backends import cute
-from ring_attn_backends.cute import kept, serves
+from ring_attn_backends.cute import kept, serves, table
 from ring_attn_backends.cute.gathered import calls
 
 from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
@@ -23,7 +25,7 @@ TOKENS, WORLD, SCORE = 64, 3, Score(0.125)
 def looked(monkeypatch):
     """Which calls were made from tensors."""
     found = []
-    for name in ("forward_call", "dkdv_call", "dq_call"):
+    for name in ("forward_call", "dkdv_call", "dq_call", "adding_call"):
         make = getattr(calls, name)
 
         def counting(*given, make=make, name=name, **flags):
@@ -94,6 +96,51 @@ def test_other_tensors_that_look_the_same_are_launched_with_their_addresses_and_
     for (_, first), (_, second), number in zip(seen[:3], seen[3:], counts, strict=True):
         assert first[number - 3 : number - waits] == second[number - 3 : number - waits]
         assert first[number:] == second[number:]
+
+
+def test_gradients_of_others_leave_between_the_two_launches_that_add_and_both_are_kept(
+    backend, seen, looked, monkeypatch
+):
+    monkeypatch.setattr(table, "GATHERED_TURNS", 0)
+    where = where_of()
+    before = [len(seen)]
+    for _ in range(2):
+        rows, keys = inputs()
+        own, landed = (Keys(*(x.float() for x in pair)) for pair in keys[:2])
+        dq = backend.gathered_backward(
+            rows, keys, own, landed, where, SCORE, own_first=True,
+            leave=lambda: before.append(len(seen)),
+        )  # fmt: skip
+        assert dq.dtype is rows.q.dtype
+
+    assert looked == ["adding_call", "adding_call"]
+    assert before == [0, 1, 3]
+    assert len(seen) == 4
+    words = keys.arrived.data_ptr()
+    assert words in seen[2][1]
+    assert words not in seen[3][1], "nothing is waited for twice"
+
+
+def test_of_few_tiles_the_two_kernels_make_gradients_and_the_others_leave_between_them(
+    backend, seen, looked
+):
+    left, (rows, keys) = [], inputs()
+    own, landed = (Keys(*(x.float() for x in pair)) for pair in keys[:2])
+    backend.gathered_backward(
+        rows, keys, own, landed, where_of(), SCORE, own_first=True,
+        leave=lambda: left.append(list(looked)),
+    )  # fmt: skip
+
+    assert left == [["dkdv_call"]]
+    assert looked == ["dkdv_call", "dq_call"]
+
+
+def test_tables_with_room_for_other_batches_are_not_cut_in_two(monkeypatch):
+    monkeypatch.setattr(table, "GATHERED_TURNS", 0)
+    where, (rows, keys) = where_of(), inputs()
+
+    assert calls.adds(rows, keys, where)
+    assert not calls.adds(rows, keys, replace(where, place=object()))
 
 
 @pytest.mark.parametrize("change", ["where", "own first", "heads apart", "nothing to wait for"])

@@ -100,6 +100,32 @@ def test_launches_are_the_contract_s_gradients(partition, band, batch, softcap):
     assert pieces == sorted(pieces, key=lambda piece: piece or 9 * (not own_first))
 
 
+@pytest.mark.parametrize(("partition", "band"), MASKS)
+@pytest.mark.parametrize(("batch", "softcap"), [(1, 0.0), (2, 5.0)])
+def test_two_launches_that_add_to_dq_are_the_contract_s_gradients(partition, band, batch, softcap):
+    q, keys, where = asked(partition, band, batch=batch)
+    score, truth, own_first = Score(0.125, softcap), ReferenceBackend(), batch == 1
+    rows, found = rows_of(q, keys, where, score), places(keys)
+    dq = torch.zeros_like(q, dtype=torch.float32)
+    first, second = (
+        carried_out(
+            gradients.adding_call(
+                rows, keys, dq, *found, where, score, own_first=own_first, part=part
+            )
+        )
+        for part in (0, 1)
+    )
+    own, landed = places(keys)
+    truth.gathered_dkdv(rows, keys, own, landed, where, score, own_first=own_first)
+
+    for got, wanted in zip((*found[0], *found[1]), (*own, *landed), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    wanted = truth.gathered_dq(rows, keys, where, score)
+    torch.testing.assert_close(dq.double(), wanted, rtol=1e-5, atol=1e-5)
+    assert {piece for _, piece in second} <= {0}, "what comes last is of own keys"
+    assert [piece for _, piece in first] == sorted(piece for _, piece in first)
+
+
 def test_programs_take_the_heads_in_the_groups_in_which_they_arrive():
     q, keys, where = asked(heads=8, key_heads=4)
     words = torch.ones(1 + 2 * 4, dtype=torch.int32)
@@ -199,6 +225,16 @@ def test_rows_that_no_kernel_reads_are_refused(change, said):
         gradients.dq_call(rows, keys, torch.empty_like(q), where, PLAIN)
     with pytest.raises(Unsupported, match=said):
         dkdv_made(rows, keys, where, PLAIN)
+
+
+def test_sums_of_dq_that_are_not_float32_are_refused():
+    q, keys, where = asked()
+    rows = rows_of(q, keys, where, PLAIN)
+
+    with pytest.raises(Unsupported, match=r"dq is torch\.float64, not torch\.float32"):
+        gradients.adding_call(
+            rows, keys, torch.zeros_like(q), *places(keys), where, PLAIN, own_first=True, part=0
+        )
 
 
 def test_gradients_that_no_kernel_writes_are_refused():

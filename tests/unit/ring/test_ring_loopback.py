@@ -286,6 +286,38 @@ def test_results_that_are_added_to_uncopied_have_the_bits_of_copies(
             assert torch.equal(uncopied[name], copied[name]), (name, question)
 
 
+class Together(ReferenceBackend):
+    """All gradients at once; the others' leave before dq is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def gathered_backward(self, rows, keys, own, landed, where, score, *, own_first, leave):
+        self.asked += 1
+        self.gathered_dkdv(rows, keys, own, landed, where, score, own_first=own_first)
+        leave()
+        return self.gathered_dq(rows, keys._replace(arrived=None), where, score)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("keeps", [False, True])
+@every_partition
+def test_a_kernel_that_makes_all_gradients_together_does_unless_the_same_bits_are_asked_for(
+    partition, keeps, deterministic
+):
+    question, kernel = Question(one_launch=True, heads=6), Together()
+    jobs = [
+        replace(job, backend=kernel, deterministic=deterministic)
+        for job in question.jobs(partition, 3)
+    ]
+    found, truth = ring(jobs, partition, question.inputs(3), keeps=keeps), question.truth(3)
+
+    assert kernel.asked == (0 if deterministic else 3)
+    for name in NAMES:
+        torch.testing.assert_close(found[name], truth[name], rtol=0, atol=1e-12)
+
+
 class Rounding(ReferenceBackend):
     rounds_gradients = True
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ring_attn_backends.cute.gathered.gradients import dkdv_call, dq_call
+from ring_attn_backends.cute import table
+from ring_attn_backends.cute.gathered.abreast import abreast
+from ring_attn_backends.cute.gathered.gradients import adding_call, dkdv_call, dq_call
 from ring_attn_backends.cute.gathered.launch import forward_call
 from ring_attn_backends.cute.kept import enqueue
 from ring_attn_backends.cute.table import of_keys
+from ring_attn_backends.shared.gpus import multiprocessors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +59,42 @@ def dq(rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
         lambda: [dq_call(rows, keys, made, where, score)],
     )  # fmt: skip
     return made
+
+
+def backward(
+    rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
+    *, own_first: bool, leave: Callable[[], None],
+) -> Tensor:  # fmt: skip
+    """The contract's `gathered_backward`: by kernels that add to dq where that is faster."""
+    if not adds(rows, keys, where):
+        dkdv(rows, keys, own, landed, where, score, own_first=own_first)
+        leave()
+        return dq(rows, keys._replace(arrived=None), where, score)
+    wide = rows.q.new_zeros(rows.q.shape, dtype=torch.float32)
+    add = partial(_add, rows, wide, own, landed, where, score, own_first)
+    abreast(rows.q.device, lambda: add(keys, 0), leave, lambda: add(keys._replace(arrived=None), 1))
+    return wide.to(rows.q.dtype)
+
+
+def adds(rows: Rows, keys: Gathering, where: Gathered) -> bool:
+    """Whether what adds to dq is there for them, and faster."""
+    tokens = keys.own.k.shape[1] + keys.landed.k.shape[1]
+    return where.place is None and table.gathered_adds(
+        rows.q.shape[-1], tokens, keys.own.k.shape[0] * keys.own.k.shape[2], multiprocessors(rows.q)
+    )
+
+
+def _add(
+    rows: Rows, wide: Tensor, own: Keys, landed: Keys, where: Gathered, score: Score,
+    own_first: bool, keys: Gathering, part: Literal[0, 1],
+) -> None:  # fmt: skip
+    _enqueue(
+        ("gathered adding", part, own_first), (*_read(rows), wide, *own, *landed), keys, where,
+        score,
+        lambda: adding_call(
+            rows, keys, wide, own, landed, where, score, own_first=own_first, part=part
+        ),
+    )  # fmt: skip
 
 
 def _read(rows: Rows) -> tuple[Tensor, ...]:

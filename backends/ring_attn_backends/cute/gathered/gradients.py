@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ring_attn_backends.cute.arguments import name_of
 from ring_attn_backends.cute.gathered.launch import called, check
+from ring_attn_backends.cute.gathered.parts import parts
 from ring_attn_backends.cute.serves import readable_rows
-from ring_attn_backends.cute.table import BACKWARD, GATHERED, Build, Kernel
+from ring_attn_backends.cute.table import ADDS, BACKWARD, GATHERED, Build, Config, Kernel
 from ring_attn_backends.shared.once import once
 from ring_attn_backends.shared.worklist import worklist
 from ring_attn_bench.errors import Unsupported
@@ -34,15 +35,43 @@ def dkdv_call(
     """
     config = BACKWARD[kernel, rows.q.shape[-1]]
     work = once(where, worklist, "keys", config.own, config.block, rows.q.device, own_first)
+    away = _checked(own, landed)
+    build = _build(kernel, config, rows, own, landed, score)
+    return called(build, *_read(rows, (*own, *away)), keys, where, work, score)
+
+
+def adding_call(
+    rows: Rows, keys: Gathering, dq: Tensor, own: Keys, landed: Keys, where: Gathered,
+    score: Score, *, own_first: bool, part: Literal[0, 1],
+) -> Call:  # fmt: skip
+    """One of the two launches of the contract's `gathered_backward`, which add to dq, in float32.
+
+    part: of `parts.parts`.
+    """
+    config = ADDS[rows.q.shape[-1]]
+    work = once(where, parts, config.own, config.block, rows.q.device, own_first)[part]
+    away = _checked(own, landed)
+    check([("dq", dq, torch.float32)])
+    build = _build("backward_adding", config, rows, own, landed, score)
+    return called(build, *_read(rows, (dq, *own, *away)), keys, where, work, score)
+
+
+def _checked(own: Keys, landed: Keys) -> Keys:
+    """Where gradients of landed keys are written, if the kernel can, and those of own ones."""
     # no tile is of landed keys where there are none
     away = landed if landed.k.shape[1] else own
     check([("own dk", own.k, None), ("own dv", own.v, own.k.dtype)])
     check([("landed dk", away.k, None), ("landed dv", away.v, away.k.dtype)])
-    build = Build(
+    return away
+
+
+def _build(
+    kernel: Kernel, config: Config, rows: Rows, own: Keys, landed: Keys, score: Score
+) -> Build:
+    return Build(
         config, name_of(rows.q.dtype), name_of(own.k.dtype), score.softcap > 0,
         kernel=GATHERED[kernel], away=name_of(landed.k.dtype),
     )  # fmt: skip
-    return called(build, *_read(rows, (*own, *away)), keys, where, work, score)
 
 
 def dq_call(rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Score) -> Call:

@@ -80,7 +80,8 @@ def _sizes(build: Build, q: Tensor, keys: Gathering, work: Worklist) -> tuple[in
     batch, rows, heads, width = q.shape
     key_heads = keys.own.k.shape[2]
     group = heads // key_heads
-    if build.source == "gathered.backward_dkdv":  # a program goes through a group's rows
+    # a program goes through a group's rows
+    if build.source in ("gathered.backward_dkdv", "gathered.backward_adding"):
         all_heads, passed, together = key_heads * batch, rows * group, 1
     else:
         tokens = keys.own.k.shape[1] + keys.landed.k.shape[1]

@@ -8,7 +8,7 @@ from ring_attn_backends.cute.gathered.visits import side_of
 from ring_attn_backends.cute.gathered.waiting import await_piece
 from ring_attn_backends.cute.operands import FAR
 from ring_attn_backends.cute.pipes import load_of, order
-from ring_attn_backends.cute.row_tiles import bring_rows, tell_rows
+from ring_attn_backends.cute.row_tiles import add_rows, bring_rows, tell_rows
 
 
 @cute.jit
@@ -76,6 +76,18 @@ def send_vectors(
     for entry in cutlass.range(span[0], span[1], unroll=1):
         _, side, where = side_of(entries, entry)
         tell_rows(matrices, vectors, side, heads, where, before, scale, build)
+        before += heads[1] * (where[2] + where[3])
+
+
+@cute.jit
+def take_rows(matrix, pipe, entries, span, heads):
+    """Has TMA add what consumers hand on of the same tiles; the rest as in `send_rows`."""
+    atom, dq = matrix
+    before = Int32(0)
+    for entry in cutlass.range(span[0], span[1], unroll=1):
+        _, (first, _), where = side_of(entries, entry)
+        load = load_of(atom, cute.domain_offset((first, 0, 0), dq), pipe)
+        add_rows(load, pipe, heads, where, before)
         before += heads[1] * (where[2] + where[3])
 
 
