@@ -91,9 +91,11 @@ def _add(
     _enqueue(
         ("gathered adding", part, own_first), (*_read(rows), wide, *own, *landed), keys, where,
         score,
-        lambda: adding_call(
-            rows, keys, wide, own, landed, where, score, own_first=own_first, part=part
-        ),
+        lambda: [
+            adding_call(
+                rows, keys, wide, own, landed, where, score, own_first=own_first, part=part
+            )
+        ],
     )  # fmt: skip
 
 
