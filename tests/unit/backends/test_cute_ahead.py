@@ -139,6 +139,10 @@ def gathered_calls(dim, dtype, softcap, rows):
     for away in (dtype, torch.float32):
         own, landed = (Keys(x, x) for x in (k.float(), k.to(away)))
         yield gradients.dkdv_call(read, keys, own, landed, where, score, own_first=True)
+        dq = torch.empty(q.shape)
+        yield gradients.adding_call(
+            read, keys, dq, own, landed, where, score, own_first=True, part=0
+        )  # fmt: skip
 
 
 def test_kernels_over_gathered_keys_are_among_them():
