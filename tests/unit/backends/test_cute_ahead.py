@@ -156,6 +156,11 @@ def gathered_calls(dim, dtype, softcap, rows):
             yield gradients.dkdv_call(
                 read, keys, own, landed, where, score, own_first=True, kernel=kernel
             )  # fmt: skip
+        if dim in table.ADDS:
+            dq = torch.empty(q.shape)
+            yield gradients.adding_call(
+                read, keys, dq, own, landed, where, score, own_first=True, part=0
+            )  # fmt: skip
 
 
 def test_kernels_over_gathered_keys_are_among_them():
