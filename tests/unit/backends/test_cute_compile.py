@@ -14,6 +14,7 @@ import torch
 from ring_attn_backends.cute import ahead, build, launch, signatures, table
 from ring_attn_backends.cute.arguments import Call, Numbers
 
+from tests.cute_builds import REPRESENTATIVE
 from tests.launched_on_host import descriptors
 from tests.patience import limit
 
@@ -201,7 +202,7 @@ def checked(one, folder):
     assert {str(2 * width * n) for n, width, _ in tiles(one)} <= announced
 
 
-@pytest.mark.parametrize("one", table.REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("one", REPRESENTATIVE, ids=str)
 def test_a_kernel_spills_nothing_and_keeps_the_tensor_cores_fed(one, tmp_path):
     checked(one, tmp_path)
 
@@ -215,7 +216,7 @@ def test_every_candidate_spills_nothing(one, tmp_path):
 def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_changes(
     tmp_path, monkeypatch
 ):
-    one = table.REPRESENTATIVE[3]
+    one = REPRESENTATIVE[3]
     (path,) = build.build_all([one], tmp_path)
     written = path.stat().st_mtime_ns
 
@@ -225,13 +226,13 @@ def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_c
     assert callable(build.function(one, tmp_path))
     monkeypatch.setattr(build, "_sources", lambda: "others")
     assert build.name_of(one) != path.name
-    every = {build.name_of(other) for other in table.REPRESENTATIVE}
-    assert len(every) == len(table.REPRESENTATIVE)
+    every = {build.name_of(other) for other in REPRESENTATIVE}
+    assert len(every) == len(REPRESENTATIVE)
 
 
 @pytest.mark.parametrize(
     "one",
-    [table.REPRESENTATIVE[3], *SMALL_BACKWARD, *SMALL_GATHERED, *SMALL_PACKED],
+    [REPRESENTATIVE[3], *SMALL_BACKWARD, *SMALL_GATHERED, *SMALL_PACKED],
     ids=str,
 )
 def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
