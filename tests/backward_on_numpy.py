@@ -12,9 +12,11 @@ from ring_attn_backends.cute.programs import row_of
 from tests.played_kernels import fresh, plain
 from tests.warpgroup import LANE, NUMPY, WARP, Registers
 
-WIDTH = 16
+WIDTH, WIDTH_V = 16, 24
 key_gradients, row_gradients = fresh("key_gradients"), fresh("row_gradients")
 row_tiles, pipes = fresh("row_tiles"), fresh("pipes")
+one_gradient = fresh("one_gradient")
+one_gradient._begin, one_gradient._weigh = key_gradients._begin, key_gradients._weigh
 LOOPS = SimpleNamespace(
     range=lambda *x, unroll: range(*x), range_constexpr=range, const_expr=bool, max=max
 )
@@ -105,22 +107,29 @@ def cut(x, first, count):
     return np.concatenate([part, np.zeros((count - len(part), x.shape[1]))])
 
 
-def build_of(block, *, ahead, capped):
-    """As far as a kernel's steps look at it."""
-    return SimpleNamespace(config=SimpleNamespace(block=block, ahead=ahead), capped=capped)
+def build_of(block, *, ahead, capped, of="dkdv"):
+    """As far as a kernel's steps look at it; of: "dkdv", "dk" or "dv"."""
+    return SimpleNamespace(
+        config=SimpleNamespace(block=block, ahead=ahead), capped=capped,
+        has_dk=of != "dv", has_dv=of != "dk",
+    )  # fmt: skip
 
 
 def keys_at_work(k, v, first_key, slots, vectors, factors, build):
     """What a warpgroup of 64 keys from first_key on holds, and is given; slots: of q and dout."""
-    held = key_gradients.Held(
-        *(Registers(build.config.block) for _ in range(4)), *(Registers(WIDTH) for _ in range(2))
-    )
-    for x in (held.dk, held.dv):
+    s, dp, p, ds = (Registers(build.config.block) for _ in range(4))
+    dk, dv = (Registers(x.shape[1]) for x in (k, v))
+    for x in (dk, dv):
         x.write([np.zeros(128)] * len(x))
+    held = key_gradients.Held(s, dp, p, ds, dk, dv)
+    if not build.has_dk:
+        held, v = held._replace(dp=None, ds=None, dk=None), None
+    if not build.has_dv:
+        held = held._replace(p=None, dv=None)
     queries, douts = slots
     given = key_gradients.Given(
         LANE, [first_key + row_of(LANE, WARP, half) for half in (0, 1)], k, v,
-        queries, douts, queries.columns, douts.columns, queries, douts, vectors, None, None,
+        queries, douts, queries.columns, douts.columns, queries, douts, vectors, None, None, None,
         factors, build,
     )  # fmt: skip
     return held, given
@@ -130,7 +139,7 @@ def rows_at_work(q, dout, first_row, lines, slots, factors, build):
     """The same of 64 rows; lines: lse and delta of all rows. slots: of k and v."""
     held = row_gradients.Held(
         *(Registers(build.config.block) for _ in range(3)),
-        Registers(WIDTH), Registers(4), Registers(4),
+        Registers(q.shape[1]), Registers(4), Registers(4),
     )  # fmt: skip
     held.dq.write([np.zeros(128)] * len(held.dq))
     lse, delta = lines

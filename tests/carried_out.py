@@ -23,10 +23,11 @@ def _views(call, *shapes):
 
 
 def _shapes(call):
-    """Of q, of k and of lse."""
+    """Of q, of k, of v, of out and of lse."""
     batch, M, N, heads, key_heads, _ = call.numbers.sizes
-    width = call.build.config.width
-    return (batch, M, heads, width), (batch, N, key_heads, width), (batch, heads, M)
+    width, width_v = call.build.config.width, call.build.config.width_v
+    keys, values = ((batch, N, key_heads, x) for x in (width, width_v))
+    return (batch, M, heads, width), keys, values, (batch, M, heads, width_v), (batch, heads, M)
 
 
 def _scores(call, q, k):
@@ -44,8 +45,8 @@ def _wide(q, *keys):
 
 
 def _forward(call):
-    queries, keys, line = _shapes(call)
-    q, k, v, acc, out, lse = _views(call, queries, keys, keys, queries, queries, line)
+    queries, keys, values, outs, line = _shapes(call)
+    q, k, v, acc, out, lse = _views(call, queries, keys, values, outs, outs, line)
     wide_k, wide_v = _wide(q, k, v)
     scores, visible, _ = _scores(call, q, wide_k)
     scores = scores.masked_fill(~visible, -math.inf)
@@ -62,12 +63,11 @@ def _forward(call):
 
 
 def _backward(call):
-    queries, keys, line = _shapes(call)
+    queries, keys, values, outs, line = _shapes(call)
     kernel, gradient = call.build.kernel, call.numbers.factors[2]
-    made = {"backward_dq": [queries], "backward_dkdv": [keys, keys]}
-    made["backward_adding"] = [queries, keys, keys]
+    made = {"backward_dq": [queries], "backward_adding": [queries, keys, values]}
     q, k, v, dout, lse, delta, *results = _views(
-        call, queries, keys, keys, queries, line, line, *made[kernel]
+        call, queries, keys, values, outs, line, line, *made.get(kernel, [keys, values])
     )
     wide_k, wide_v = _wide(q, k, v)
     scores, visible, tanh = _scores(call, q, wide_k)
@@ -86,5 +86,6 @@ def _backward(call):
             torch.einsum("bhij,bihd->bjhd", x, y.double()).unflatten(2, (-1, group)).sum(3) * factor
             for x, y, factor in ((ds, q, gradient), (p, dout, 1.0))
         ]
-    for result, share in zip(results, shares, strict=True):
+    wanted = {"backward_dk": slice(1), "backward_dv": slice(1, 2)}.get(kernel, slice(None))
+    for result, share in list(zip(results, shares, strict=True))[wanted]:
         result.copy_(share + (result.double() if call.build.carried else 0.0))

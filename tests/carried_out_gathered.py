@@ -11,9 +11,12 @@ KEYS = ("own_k", "own_v", "landed_k", "landed_v")
 TABLES = ("tiles", "entries", "words")
 NAMES = {
     "gathered.forward": ("q", *KEYS, "out", "lse", *TABLES),
-    "gathered.backward_dkdv": (
-        "q", "dout", *KEYS, "lse", "delta",
-        "own_dk", "own_dv", "landed_dk", "landed_dv", *TABLES,
+    **dict.fromkeys(
+        ("gathered.backward_dkdv", "gathered.backward_dk", "gathered.backward_dv"),
+        (
+            "q", "dout", *KEYS, "lse", "delta",
+            "own_dk", "own_dv", "landed_dk", "landed_dv", *TABLES,
+        ),
     ),
     "gathered.backward_adding": (
         "q", "dout", *KEYS, "lse", "delta", "dq",
@@ -48,7 +51,9 @@ class Launch:
         if name in ("lse", "delta"):
             (of_head,), of_token, columns = rest, 1, ()
         else:
-            (of_token, of_head), columns = rest, (self.build.config.width,)
+            is_of_v = name.endswith(("out", "v"))  # out, dout, v and dv
+            config = self.build.config
+            (of_token, of_head), columns = rest, (config.width_v if is_of_v else config.width,)
         if name in KEYS:
             assert entry == 0
             assert head < self.key_heads * self.batch
@@ -58,7 +63,7 @@ class Launch:
         return x.as_strided((count, *columns), (of_token, 1)[: 1 + len(columns)], offset)
 
     def run(self):
-        of_keys = self.kernel in ("gathered.backward_dkdv", "gathered.backward_adding")
+        of_keys = not self.kernel.endswith(("forward", "dq"))
         all_heads = self.batch * (self.key_heads if of_keys else self.heads)
         order = []
         for number in range(self.tiles * all_heads):
@@ -109,7 +114,7 @@ class Launch:
         entry, head = divmod(head, self.heads)
         q = self.part("q", entry, mine, head).double()
         found = list(self._of_rows(mine, packed, visits))
-        no_scores, no_values = q.new_zeros(mine[1], 0), q.new_zeros(0, q.shape[1])
+        no_scores, no_values = q.new_zeros(mine[1], 0), q.new_zeros(0, self.build.config.width_v)
         scores = [self._scores(q, k, seen)[0] / LOG2E for k, _, seen in found]
         scores, values = (
             torch.cat([no_scores, *scores], 1),
@@ -150,5 +155,6 @@ class Launch:
                 dv += p.T @ dout
                 if "dq" in self.tensors:
                     self.part("dq", entry, side, head).add_(ds @ k * self.factors[2])
-        self.part(f"{area}_dk", entry, mine, key_head).copy_(dk)
-        self.part(f"{area}_dv", entry, mine, key_head).copy_(dv)
+        for name, result in (("dk", dk), ("dv", dv)):
+            if not self.kernel.endswith({"dk": "_dv", "dv": "_dk"}[name]):
+                self.part(f"{area}_{name}", entry, mine, key_head).copy_(result)

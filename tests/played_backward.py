@@ -7,6 +7,7 @@ from ring_attn_backends.cute import pipes
 from tests.played_kernels import Row, fresh, plain
 
 key_gradients, row_gradients = fresh("key_gradients"), fresh("row_gradients")
+one_gradient = fresh("one_gradient")
 own_pipes, row_tiles = fresh("pipes"), fresh("row_tiles")
 BLOCK = 32
 """Rows of a tile: one for each lane, of which the first alone is played."""
@@ -59,10 +60,12 @@ class Thread(list):
 
 
 class PlayedBackward:
-    """Of a model's two pipes, and one of vectors; module: `key_gradients` or `row_gradients`."""
+    """Of a model's two pipes, and one of vectors; module: `key_gradients`, `row_gradients`, or
+    `one_gradient`, which is of dk or dv.
+    """
 
-    def __init__(self, monkeypatch, model, module, stages, *, ahead):
-        self.model, self.module, self.ahead = model, module, ahead
+    def __init__(self, monkeypatch, model, module, stages, *, ahead, of="dkdv"):
+        self.model, self.module, self.ahead, self.of = model, module, ahead, of
         groups = model.config.groups
         self.tiles, self.others = model.pipes
         self.vectors = model.pipe(stages, 4 * groups, writers=32)
@@ -123,14 +126,15 @@ class PlayedBackward:
     def build(self):
         """As far as kernels look at it."""
         return SimpleNamespace(
-            config=SimpleNamespace(ahead=self.ahead, block=BLOCK), capped=True
+            config=SimpleNamespace(ahead=self.ahead, block=BLOCK), capped=True,
+            has_dk=self.of != "dv", has_dv=self.of != "dk",
         )  # fmt: skip
 
     def begin(self, part):
         """What a warpgroup holds, and is given."""
         self.model.flying.groups = []
         tiles, others = self.tiles, self.others
-        if self.module is key_gradients:
+        if self.module is not row_gradients:
             parts = {
                 "queries": tiles, "douts": others, "k": None, "v": None,
                 "q": Part("q", tiles, part), "q_columns": Part("q columns", tiles, part),
@@ -144,8 +148,8 @@ class PlayedBackward:
                 "v": Part("v", others, part),
             }  # fmt: skip
         given = SimpleNamespace(
-            lane=part, build=self.build, scores_mma=None, sums_mma=None, vectors=self.vectors,
-            **parts,
+            lane=part, build=self.build, scores_mma=None, sums_mma=None, values_mma=None,
+            vectors=self.vectors, **parts,
         )  # fmt: skip
         names = "s", "dp", "p", "ds", "dk", "dv", "dq", "deltas"
         return SimpleNamespace(**dict.fromkeys(names)), given
@@ -157,12 +161,14 @@ class PlayedBackward:
         )
 
 
-def of_keys(matrices, first, tiles):
+def of_keys(matrices, first, tiles, of="dkdv"):
     """What a warpgroup multiplies of row tiles, told by head and tile, from a row on."""
     q, dout = matrices
     found = []
     for head, tile in tiles:
-        found += [("q", ((q, head), tile)), ("dout", ((dout, head), tile))]
+        found += [("q", ((q, head), tile))]
+        found += [("dout", ((dout, head), tile))] * (of != "dv")
         found += [("told", (first + BLOCK * tile, head))]
-        found += [("dout columns", ((dout, head), tile)), ("q columns", ((q, head), tile))]
+        found += [("dout columns", ((dout, head), tile))] * (of != "dk")
+        found += [("q columns", ((q, head), tile))] * (of != "dv")
     return found

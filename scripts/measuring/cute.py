@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+from ring_attn_backends.cute import table
 from torch import Tensor
 
 from ring_attn_bench.plan.problem import Mask
@@ -60,6 +61,18 @@ CHECKS = (
     Check("2048", 2048, 2048, heads=4, key_heads=2),
     Check("2048, causal", 2048, 2048, CAUSAL, heads=4, key_heads=2),
 )
+
+
+def propose(dims: Iterable[int]) -> None:
+    """Fills the tables of this process with the first candidates of head dims that they lack."""
+    forward, backward = table.proposed(dims)
+    table.TABLE.update(forward)
+    table.BACKWARD.update(backward)
+
+
+def width_v(dim: int) -> int:
+    """Of a head dim of q and k, that of v."""
+    return table.CANDIDATES[dim][0].width_v
 
 
 def inside(*shape: int, dtype: torch.dtype, values: Tensor | None = None) -> tuple[Tensor, Tensor]:

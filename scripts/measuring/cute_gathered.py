@@ -9,14 +9,14 @@ everything that needs it must be NaN, and everything else right, or NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from measuring.cute import DEVICE, inside, untouched
-from measuring.cute_gathered_times import print_times
+from measuring.cute import DEVICE, inside, untouched, width_v
+from measuring.cute_gathered_times import DIM, print_times
 from measuring.cute_landing import CHECKS, Arrival, Check
 from ring_attn_backends.cute import ahead, table
 from ring_attn_backends.cute.arguments import Call
@@ -57,9 +57,10 @@ class Truth:
         """Of random inputs."""
         torch.manual_seed(len(check.name))
         every = check.world * check.tokens
-        (q, dout), (k, v) = (
-            torch.randn(2, check.batch, tokens, heads, dim, device=DEVICE).to(check.dtype)
+        q, dout, k, v = (
+            torch.randn(check.batch, tokens, heads, width, device=DEVICE).to(check.dtype)
             for tokens, heads in ((check.tokens, check.heads), (every, check.key_heads))
+            for width in (dim, width_v(dim))
         )
         score = Score(dim**-0.5, check.softcap)
         own, *others = check.positions
@@ -109,7 +110,7 @@ def forward(check: Check, truth: Truth, config: table.Config, kept: Path | None)
     def run() -> tuple[Results, str]:
         arrival, where = Arrival.of(check, truth.k, truth.v), check.where
         q = inside(*truth.q.shape, dtype=check.dtype, values=truth.q)[0]
-        out, whole_out = inside(*truth.q.shape, dtype=check.dtype)
+        out, whole_out = inside(*truth.dout.shape, dtype=check.dtype)
         lse, whole_lse = inside(*truth.exact["lse"].shape, dtype=torch.float32)
         call = forward_call(q, arrival.keys, out, lse, where, truth.score, config=config)
         enqueue(call, kept, arrival)
@@ -119,16 +120,22 @@ def forward(check: Check, truth: Truth, config: table.Config, kept: Path | None)
 
 
 def dkdv(check: Check, truth: Truth, kept: Path | None) -> Run:
-    """The launch for dk and dv, of own keys in float32."""
+    """The launch for dk and dv, of own keys in float32; or one each, which the first waits for."""
 
     def run() -> tuple[Results, str]:
         arrival, where = Arrival.of(check, truth.k, truth.v), check.where
         keys, pairs = arrival.keys, places(check, arrival)
         own, landed = (Keys(*(part for part, _ in x)) for x in (pairs[:2], pairs[2:]))
-        call = dkdv_call(
-            truth.rows(check.dtype), keys, own, landed, where, truth.score, own_first=check.late
+        rows = truth.rows(check.dtype)
+        first, *others = (
+            dkdv_call(
+                rows, keys, own, landed, where, truth.score, own_first=check.late, kernel=kernel
+            )
+            for kernel in table.of_keys(truth.q.shape[-1])
         )
-        enqueue(call, kept, arrival)
+        enqueue(first, kept, arrival)
+        for call in others:
+            enqueue(call, kept)
         return joined(own, landed), beside(*pairs)
 
     return run
@@ -220,12 +227,15 @@ def not_told(check: Check, results: Results) -> Iterator[str]:
             yield f"{name} does not tell that a piece is lost"
 
 
-def builds() -> Iterator[table.Build]:
-    """All that is launched here."""
-    yield from ahead.gathered_builds()
-    of_keys, of_rows = (table.BACKWARD[name, 128] for name in ("backward_dkdv", "backward_dq"))
+def builds(dims: Sequence[int] | None = None) -> Iterator[table.Build]:
+    """All that is launched here of these head dims, or of the table's."""
+    wanted = table.TABLE if dims is None else dims
+    yield from (build for build in ahead.gathered_builds() if build.config.width in wanted)
+    if DIM not in wanted:
+        return
+    of_keys, of_rows = (table.BACKWARD[name, DIM] for name in ("backward_dkdv", "backward_dq"))
     for config in table.serving():
-        if config.width == 128:
+        if config.width == DIM:
             yield table.Build(config, "bfloat16", "bfloat16")
     yield table.Build(of_keys, "bfloat16", "bfloat16", kernel="backward_dkdv")
     yield table.Build(of_rows, "bfloat16", "bfloat16", kernel="backward_dq")
@@ -237,14 +247,15 @@ def runs(check: Check, truth: Truth, dim: int, kept: Path | None) -> Iterator[tu
     for config in table.serving():
         if config.width == dim:
             yield f"forward {config}", forward(check, truth, config, kept)
-    yield f"dk, dv {table.BACKWARD['backward_dkdv', dim]}", dkdv(check, truth, kept)
+    of_keys = ", ".join(str(table.BACKWARD[kernel, dim]) for kernel in table.of_keys(dim))
+    yield f"dk, dv {of_keys}", dkdv(check, truth, kept)
     yield f"dq {table.BACKWARD['backward_dq', dim]}", dq(check, truth, kept)
     if dim in table.ADDS:
         yield f"{ADDING} {table.ADDS[dim]}", adding(check, truth, kept)
 
 
 def run_all(dims: list[int], kept: Path | None) -> None:
-    """Prints a line for each launch of each check, then the times unless one was wrong."""
+    """Prints a line for each launch of each check, then times of 128 unless one was wrong."""
     right = True
     for dim in dims:
         for check in CHECKS:
@@ -254,5 +265,5 @@ def run_all(dims: list[int], kept: Path | None) -> None:
                 said = fault(check, truth, run, adds=name.startswith(ADDING))
                 print(said or "right", flush=True)
                 right = right and not said
-    if right:
+    if right and DIM in dims:
         print_times(kept)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ring_attn_backends.cute import table
 
 from tests.carried_out import carried_out as carried_out_alone
 from tests.carried_out_gathered import carried_out
@@ -78,6 +79,17 @@ def test_what_is_right_is_found_right_whether_it_had_landed_or_not(scripts):
         assert set(faults(scripts, check).values()) == {""}, check.name
 
 
+@pytest.mark.parametrize("dim", [192, 256])
+def test_head_dims_that_are_proposed_are_asked_too_and_built_ahead(scripts, monkeypatch, dim):
+    for has, proposed in zip((table.TABLE, table.BACKWARD), table.proposed([dim]), strict=True):
+        for key, config in proposed.items():
+            monkeypatch.setitem(has, key, config)
+    (check,) = (x for x in scripts.cute_landing.CHECKS if x.name == "all landed, causal")
+
+    assert set(faults(scripts, check, dim).values()) == {""}
+    assert set(scripts.launched) <= set(scripts.cute_gathered.builds([dim]))
+
+
 @pytest.mark.parametrize("name", ["forward", "dk, dv", "dq"])
 @pytest.mark.parametrize(
     ("change", "said"),
@@ -120,11 +132,11 @@ def test_all_that_is_launched_is_built_ahead(scripts, monkeypatch, capsys):
         scripts.cute_gathered_times, "in_turns", lambda calls, rounds: dict.fromkeys(calls, 1.0)
     )
     scripts.cute_gathered_times.print_times(None)
-    table = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for dim in (64, 128):
         for check in scripts.cute_landing.CHECKS:
             if check.tokens < 300 and not check.late:
                 faults(scripts, check, dim)
 
     assert set(scripts.launched) <= set(scripts.cute_gathered.builds())
-    assert table.count("forward") == table.count("dk, dv") == 2
+    assert printed.count("forward") == printed.count("dk, dv") == 2

@@ -253,11 +253,13 @@ def _backward_calls(
 ) -> Iterator[Call]:
     from ring_attn_backends.cute.arguments import dkdv_call, dq_call
     from ring_attn_backends.cute.serves import readable_backward, unreadable_backward
+    from ring_attn_backends.cute.table import of_keys
 
     rows, keys = readable_backward(rows, keys)
     _check(unreadable_backward(rows, keys, sums, first=first, first_keys=first_keys))
     yield dq_call(rows, keys, sums.dq, block, score, first=first)
-    yield dkdv_call(rows, keys, sums.dk, sums.dv, block, score, first=first_keys)
+    for kernel in of_keys(rows.q.shape[-1]):
+        yield dkdv_call(rows, keys, sums.dk, sums.dv, block, score, first=first_keys, kernel=kernel)
 
 
 def _check(why: str | None) -> None:

@@ -13,6 +13,7 @@ from ring_attn_backends.cute import build
 from ring_attn_backends.cute.table import (
     ADDS,
     BACKWARD,
+    GATHERED,
     PACKED,
     Build,
     Config,
@@ -57,13 +58,9 @@ def gathered_builds() -> Iterator[Build]:
             if kernel == "backward_dq":
                 yield Build(config, dtype, dtype, capped, kernel="gathered.backward_dq")
                 continue
-            gathered: Kernel = (
-                "gathered.backward_dkdv" if kernel == "backward_dkdv"
-                else "gathered.backward_adding"
-            )  # fmt: skip
             aways: tuple[Dtype, ...] = dtype, "float32"
             for away in aways:
-                yield Build(config, dtype, "float32", capped, kernel=gathered, away=away)
+                yield Build(config, dtype, "float32", capped, kernel=GATHERED[kernel], away=away)
 
 
 def packed_builds(forwards: Iterable[Config] | None = None) -> Iterator[Build]:

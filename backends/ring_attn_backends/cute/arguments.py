@@ -85,11 +85,11 @@ def forward_call(
 
 def dkdv_call(
     rows: Rows, keys: Keys, dk: Tensor, dv: Tensor, block: Block, score: Score,
-    *, first: bool, config: Config | None = None,
+    *, first: bool, kernel: Kernel = "backward_dkdv", config: Config | None = None,
 ) -> Call:  # fmt: skip
-    """The part of `backward_into` that is dk and dv."""
-    config = config or BACKWARD["backward_dkdv", rows.q.shape[-1]]
-    return _called("backward_dkdv", (*_read(rows, keys), dk, dv), block, score, first, config)
+    """The part of `backward_into` that is dk and dv, or that of them which the kernel is of."""
+    config = config or BACKWARD[kernel, rows.q.shape[-1]]
+    return _called(kernel, (*_read(rows, keys), dk, dv), block, score, first, config)
 
 
 def dq_call(
@@ -133,7 +133,7 @@ def _told(
     block: Block, softmax_scale: float, softcap: float, first: bool, config: Config,
 ) -> tuple[Build, tuple[tuple[int, ...], ...], Numbers]:  # fmt: skip
     """All of a call but where its tensors are. lying: their dtypes, shapes and strides."""
-    (dtype, (batch, rows, heads, width), _), (_, (_, tokens, key_heads, _), _), *_ = lying
+    (dtype, (batch, rows, heads, width), _), (_, (_, tokens, key_heads, _), _), values, *_ = lying
     result = lying[SIGNATURES[kernel].tensors.index("out")][0]
     build = Build(config, name_of(dtype), name_of(result), softcap > 0, not first, kernel)
     group = heads // key_heads
@@ -141,7 +141,8 @@ def _told(
         all_heads, passed, together = key_heads * batch, rows * group, 1
     else:
         all_heads, passed, together = heads * batch, tokens, group
-    together *= max(1, L2_SHARE // max(1, 2 * width * passed * dtype.itemsize))
+    both = width + values[1][-1]
+    together *= max(1, L2_SHARE // max(1, both * passed * dtype.itemsize))
     sizes = (batch, rows, tokens, heads, key_heads, max(1, min(together, all_heads)))
     assert block.index_band is not None  # the form would be GENERAL
     told = factors(softmax_scale, softcap) + (() if kernel == "forward" else (softmax_scale,))

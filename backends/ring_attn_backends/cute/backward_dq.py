@@ -39,25 +39,29 @@ def backward_dq(
     """Launches `program` for every row tile and head, as `arguments.dq_call` tells it."""
     batch, M, N, heads, key_heads, section = sizes
     config = build.config
-    own, block, width, stages = config.own, config.block, config.width, config.stages
+    own, block, stages = config.own, config.block, config.stages
+    width, width_v = config.width, config.width_v
     q = tokens(q_ptr, (M, width, heads, batch), q_strides, 8)
     k = tokens(k_ptr, (N, width, key_heads, batch), k_strides, 8)
-    v = tokens(v_ptr, (N, width, key_heads, batch), v_strides, 8)
-    dout = tokens(dout_ptr, (M, width, heads, batch), dout_strides, 8)
+    v = tokens(v_ptr, (N, width_v, key_heads, batch), v_strides, 8)
+    dout = tokens(dout_ptr, (M, width_v, heads, batch), dout_strides, 8)
     lse = numbers(lse_ptr, (M, heads, batch), lse_strides)
     delta = numbers(delta_ptr, (M, heads, batch), delta_strides)
     dq = tokens(dq_ptr, (M, width, heads, batch), dq_strides, 2)
     dtype = q.element_type
     row_layout = swizzled(dtype, own, width, 1)
+    dout_layout = swizzled(dtype, own, width_v, 1)
     key_layout = swizzled(dtype, block, width, stages)
+    value_layout = swizzled(dtype, block, width_v, stages)
     q_atom, q_tiles = by_tma(q, row_layout, own)
-    dout_atom, dout_tiles = by_tma(dout, row_layout, own)
+    dout_atom, dout_tiles = by_tma(dout, dout_layout, own)
     k_atom, k_tiles = by_tma(k, key_layout, block)
-    v_atom, v_tiles = by_tma(v, key_layout, block)
+    v_atom, v_tiles = by_tma(v, value_layout, block)
     tiles = (M + own - 1) // own
     program(
         (q_atom, dout_atom, k_atom, v_atom), (q_tiles, dout_tiles, k_tiles, v_tiles),
-        lse, delta, dq, tiles, section, band, scale, cap, gradient, row_layout, key_layout,
+        lse, delta, dq, tiles, section, band, scale, cap, gradient,
+        row_layout, dout_layout, key_layout, value_layout,
         product(dtype, config.groups, block, K_MAJOR, SMEM),
         product(dtype, config.groups, width, MN_MAJOR, RMEM),
         build,
@@ -71,7 +75,8 @@ def backward_dq(
 def program(
     atoms, matrices, lse: cute.Tensor, delta: cute.Tensor, dq: cute.Tensor,
     tiles, section, band, scale, cap, gradient,
-    row_layout: cute.ComposedLayout, key_layout: cute.ComposedLayout,
+    row_layout: cute.ComposedLayout, dout_layout: cute.ComposedLayout,
+    key_layout: cute.ComposedLayout, value_layout: cute.ComposedLayout,
     scores_mma: cute.TiledMma, sums_mma: cute.TiledMma, build: cutlass.Constexpr,
 ):  # fmt: skip
     """dq (M, D, H, B) of 64 * groups rows of one head; band and order as in `forward.program`.
@@ -94,9 +99,9 @@ def program(
 
     memory = SmemAllocator()
     queries = new_pipe(memory, dtype, row_layout)
-    douts = new_pipe(memory, dtype, row_layout)
+    douts = new_pipe(memory, dtype, dout_layout)
     keys = new_pipe(memory, dtype, key_layout)
-    values = new_pipe(memory, dtype, key_layout)
+    values = new_pipe(memory, dtype, value_layout)
     pipes = (queries, douts, keys, values)
     if warp == 0:
         for atom in atoms:

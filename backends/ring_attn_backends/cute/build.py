@@ -99,8 +99,8 @@ def compiled(build: Build, options: str = "") -> Any:  # noqa: ANN401
 
     signature = SIGNATURES[build.kernel]
     # each has a module of its own, in which the launch has the same name
-    module = import_module(f"{__package__}.{build.kernel}")
-    launch = getattr(module, build.kernel.rpartition(".")[2])
+    module = import_module(f"{__package__}.{build.source}")
+    launch = getattr(module, build.source.rpartition(".")[2])
     strides = [tuple(map(cutlass.Int64, (0,) * n)) for n in signature.strides if n]
     counts = [tuple(map(cutlass.Int32, (0,) * n)) for n in signature.integers]
     factors = [cutlass.Float32(0.0)] * signature.factors

@@ -85,11 +85,11 @@ def at_work(pipes, products, first_row, factors, build):
         values_mma.make_fragment_B(o_slice.partition_B(transposed(values.slots))),
         keys, values, scores_mma, values_mma, factors, build,
     )  # fmt: skip
-    own, block, width = config.own, config.block, config.width
+    own, block = config.own, config.block
     held = Held(
         cute.make_rmem_tensor(s_slice.partition_shape_C((own, block)), Float32),
         cute.make_rmem_tensor(o_slice.partition_shape_A((own, block)), queries.slots.element_type),
-        cute.make_rmem_tensor(o_slice.partition_shape_C((own, width)), Float32),
+        cute.make_rmem_tensor(o_slice.partition_shape_C((own, config.width_v)), Float32),
         cute.make_rmem_tensor(2, Float32),
         cute.make_rmem_tensor(2, Float32),
     )

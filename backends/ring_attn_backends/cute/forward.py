@@ -43,25 +43,27 @@ def forward(
     """
     batch, M, N, heads, key_heads, section = sizes
     config = build.config
-    own, block, width, stages = config.own, config.block, config.width, config.stages
+    own, block, stages = config.own, config.block, config.stages
+    width, width_v = config.width, config.width_v
     q = tokens(q_ptr, (M, width, heads, batch), q_strides, 8)
     k = tokens(k_ptr, (N, width, key_heads, batch), k_strides, 8)
-    v = tokens(v_ptr, (N, width, key_heads, batch), v_strides, 8)
-    acc = tokens(acc_ptr, (M, width, heads, batch), acc_strides, 2)
-    out = tokens(out_ptr, (M, width, heads, batch), out_strides, 2)
+    v = tokens(v_ptr, (N, width_v, key_heads, batch), v_strides, 8)
+    acc = tokens(acc_ptr, (M, width_v, heads, batch), acc_strides, 2)
+    out = tokens(out_ptr, (M, width_v, heads, batch), out_strides, 2)
     lse = numbers(lse_ptr, (M, heads, batch), lse_strides)
     dtype = q.element_type
     q_layout = swizzled(dtype, own, width, 1)
     key_layout = swizzled(dtype, block, width, stages)
+    value_layout = swizzled(dtype, block, width_v, stages)
     q_atom, q_tiles = by_tma(q, q_layout, own)
     k_atom, k_tiles = by_tma(k, key_layout, block)
-    v_atom, v_tiles = by_tma(v, key_layout, block)
+    v_atom, v_tiles = by_tma(v, value_layout, block)
     tiles = (M + own - 1) // own
     program(
         q_atom, k_atom, v_atom, q_tiles, k_tiles, v_tiles, acc, out, lse,
-        tiles, section, band, scale, cap, q_layout, key_layout,
+        tiles, section, band, scale, cap, q_layout, key_layout, value_layout,
         product(dtype, config.groups, block, K_MAJOR, SMEM),
-        product(dtype, config.groups, width, MN_MAJOR, RMEM),
+        product(dtype, config.groups, width_v, MN_MAJOR, RMEM),
         build,
     ).launch(
         grid=(tiles * heads * batch, 1, 1), block=(config.threads, 1, 1), stream=stream,
@@ -76,6 +78,7 @@ def program(
     acc: cute.Tensor, out: cute.Tensor, lse: cute.Tensor,
     tiles, section, band, scale, cap,
     q_layout: cute.ComposedLayout, key_layout: cute.ComposedLayout,
+    value_layout: cute.ComposedLayout,
     scores_mma: cute.TiledMma, values_mma: cute.TiledMma, build: cutlass.Constexpr,
 ):  # fmt: skip
     """out (M, E, H, B) and lse (M, H, B) of 64 * groups rows of one head.
@@ -100,7 +103,7 @@ def program(
     memory = SmemAllocator()
     queries = new_pipe(memory, dtype, q_layout)
     keys = new_pipe(memory, dtype, key_layout)
-    values = new_pipe(memory, dtype, key_layout)
+    values = new_pipe(memory, dtype, value_layout)
     if warp == 0:
         for atom in (q_atom, k_atom, v_atom):
             cpasync.prefetch_descriptor(atom)

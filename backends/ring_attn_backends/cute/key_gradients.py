@@ -14,7 +14,7 @@ from cutlass.cute import arch
 from cutlass.cute.nvgpu import warpgroup
 
 from ring_attn_backends.cute import lanes, online, slopes
-from ring_attn_backends.cute.operands import multiply, transposed
+from ring_attn_backends.cute.operands import MN_MAJOR, RMEM, multiply, product, transposed
 from ring_attn_backends.cute.pipes import receive, release, release_loaded
 from ring_attn_backends.cute.programs import column_of, nth_of_heads, row_of
 from ring_attn_backends.cute.registers import deliver, flat, pair_of, read, rounded
@@ -37,6 +37,7 @@ class Given(NamedTuple):
     """What a thread works with: where it is, what is multiplied, and the launch's factors.
 
     q, dout: of a slot, rows x columns; q_columns, dout_columns: the same, columns x rows.
+    sums_mma, values_mma: of dk and of dv.
     """
 
     lane: Any
@@ -52,6 +53,7 @@ class Given(NamedTuple):
     vectors: Any
     scores_mma: Any
     sums_mma: Any
+    values_mma: Any
     factors: Any
     build: Any
 
@@ -76,30 +78,34 @@ def at_work(pipes, products, first_key, factors, build):
     config = build.config
     lane, warp = arch.lane_idx(), arch.make_warp_uniform(arch.warp_idx())
     part = warp // 4
-    s_slice, o_slice = (mma.get_slice(part * WARPGROUP) for mma in (scores_mma, sums_mma))
+    dtype = queries.slots.element_type
+    values_mma = product(dtype, config.groups, config.width_v, MN_MAJOR, RMEM)
+    s_slice, o_slice, v_slice = (
+        mma.get_slice(part * WARPGROUP) for mma in (scores_mma, sums_mma, values_mma)
+    )
     k, v = (
         scores_mma.make_fragment_A(s_slice.partition_A(x.slots))[None, None, None, 0]
         for x in (keys, values)
     )
     q, dout = (scores_mma.make_fragment_B(s_slice.partition_B(x.slots)) for x in (queries, douts))
     q_columns, dout_columns = (
-        sums_mma.make_fragment_B(o_slice.partition_B(transposed(x.slots))) for x in (queries, douts)
+        mma.make_fragment_B(of_sums.partition_B(transposed(x.slots)))
+        for mma, of_sums, x in ((sums_mma, o_slice, queries), (values_mma, v_slice, douts))
     )
     given = Given(
         lane, [first_key + 64 * part + row_of(lane, warp % 4, half) for half in (0, 1)],
         k, v, q, dout, q_columns, dout_columns, queries, douts, vectors,
-        scores_mma, sums_mma, factors, build,
+        scores_mma, sums_mma, values_mma, factors, build,
     )  # fmt: skip
-    own, block, width = config.own, config.block, config.width
+    own, block = config.own, config.block
     tile, weights = s_slice.partition_shape_C((own, block)), o_slice.partition_shape_A((own, block))
-    sums, dtype = o_slice.partition_shape_C((own, width)), queries.slots.element_type
     held = Held(
         cute.make_rmem_tensor(tile, Float32),
         cute.make_rmem_tensor(tile, Float32),
         cute.make_rmem_tensor(weights, dtype),
         cute.make_rmem_tensor(weights, dtype),
-        cute.make_rmem_tensor(sums, Float32),
-        cute.make_rmem_tensor(sums, Float32),
+        cute.make_rmem_tensor(o_slice.partition_shape_C((own, config.width)), Float32),
+        cute.make_rmem_tensor(v_slice.partition_shape_C((own, config.width_v)), Float32),
     )
     held.dk.fill(0.0)
     held.dv.fill(0.0)
@@ -169,7 +175,7 @@ def differentiate(i, held, given, tile, visit, *, edge):
     weights, factors = _weigh(held, given, tile, visit, vector, edge=edge)
     rounded(held.p, weights)
     multiply(
-        given.sums_mma, held.dv, held.p, given.dout_columns[None, None, None, d_slot], fresh=False
+        given.values_mma, held.dv, held.p, given.dout_columns[None, None, None, d_slot], fresh=False
     )
     warpgroup.wait_group(1)
     release_loaded(given.vectors, i, given.lane)

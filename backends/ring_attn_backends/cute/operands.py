@@ -46,14 +46,21 @@ def numbers(pointer, shape, strides):
     return cute.make_tensor(pointer, cute.make_layout(shape, stride=(1, head, batch)))
 
 
-def swizzled(dtype, count, columns, stages, part=64):
+def swizzled(dtype, count, columns, stages, part=None):
     """How TMA lays tiles out, and the tensor cores read them without bank conflicts.
 
-    part: so many columns, or a multiple of them, a product reads along; 32 or 64 of 16 bits.
+    part: so many columns, or a multiple of them, a product reads along, 32 or 64 of 16 bits, and
+    TMA brings at once; by itself as many as divide the columns.
     """
+    part = part or part_of(columns)
     kinds = warpgroup.SmemLayoutAtomKind
     atom = warpgroup.make_smem_layout_atom(kinds.K_SW128 if part == 64 else kinds.K_SW64, dtype)
     return cute.tile_to_shape(atom, (count, columns, stages), (0, 1, 2))
+
+
+def part_of(columns):
+    """Of so many columns of 16 bits, how many a swizzle takes: 96 are three times 32."""
+    return 64 if columns % 64 == 0 else 32
 
 
 def by_tma(matrix, layout, count):

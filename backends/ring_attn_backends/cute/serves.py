@@ -9,7 +9,7 @@ import torch
 
 from ring_attn_backends.cute.arguments import FAR
 from ring_attn_backends.cute.build import COMPILER, TESTED
-from ring_attn_backends.cute.table import PACKED, TABLE
+from ring_attn_backends.cute.table import PACKED, head_dims
 from ring_attn_bench.contract.install import COMMANDS
 from ring_attn_bench.contract.tensors import Keys, Rows
 
@@ -70,8 +70,9 @@ def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
     if problem.packed and not PACKED:
         return "it has no packed documents; triton has"
     dims = problem.head_dim, problem.head_dim_v
-    if dims[0] != dims[1] or dims[0] not in TABLE:
-        has = f"it has head dims {' and '.join(map(str, TABLE))}, the same in v"
+    served = head_dims(backward=problem.backward)
+    if dims not in served.items():
+        has = f"it has {named(served)}"
         return f"{has} (got {dims}); triton has all up to 256, reference any"
     if problem.packed and dims[0] not in PACKED:
         return f"it has no packed documents of head dim {dims[0]}; triton has"
@@ -81,6 +82,15 @@ def refused(problem: Problem, capability: tuple[int, int] | None) -> str | None:
     if max(problem.seqlen, problem.queries or 0) >= FAR:
         return f"it counts tokens below {FAR} (got {problem.seqlen})"
     return None
+
+
+def named(served: dict[int, int]) -> str:
+    """Head dims of `table.head_dims`, as a sentence has them."""
+    others = {width: width_v for width, width_v in served.items() if width != width_v}
+    *most, last = (f"{x} ({others[x]} in v)" if x in others else str(x) for x in sorted(served))
+    # of gradients where others have none
+    of = "gradients of head dims" if served != head_dims(backward=False) else "head dims"
+    return f"{of} {', '.join(most)} and {last}, {'else ' * bool(others)}the same in v"
 
 
 def readable(tensor: Tensor) -> Tensor:

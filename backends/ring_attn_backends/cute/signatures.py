@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from struct import Struct, calcsize
 from typing import TYPE_CHECKING, Literal
 
+from ring_attn_backends.cute.table import GATHERED, OF_KEYS
+
 if TYPE_CHECKING:
     from ring_attn_backends.cute.table import Build, Dtype, Kernel
 
@@ -52,7 +54,9 @@ class Signature:
 
 SIGNATURES: dict[Kernel, Signature] = {
     "forward": Signature(("in", "in", "in", "wide", "out", "line"), factors=2),
-    "backward_dkdv": Signature(("in",) * 4 + ("line", "line", "out", "out"), factors=3),
+    **dict.fromkeys(
+        OF_KEYS, Signature(("in",) * 4 + ("line", "line", "out", "out"), factors=3)
+    ),
     "backward_adding": Signature(
         ("in",) * 4 + ("line", "line", "wide", "out", "out"), factors=3
     ),
@@ -60,9 +64,12 @@ SIGNATURES: dict[Kernel, Signature] = {
     "gathered.forward": Signature(
         ("in",) * 5 + ("out", "line") + ("table",) * 3, factors=2, integers=(7,)
     ),
-    "gathered.backward_dkdv": Signature(
-        ("in",) * 6 + ("line",) * 2 + ("out",) * 2 + ("away",) * 2 + ("table",) * 3,
-        factors=3, integers=(7,),
+    **dict.fromkeys(
+        (GATHERED[kernel] for kernel in OF_KEYS),
+        Signature(
+            ("in",) * 6 + ("line",) * 2 + ("out",) * 2 + ("away",) * 2 + ("table",) * 3,
+            factors=3, integers=(7,),
+        ),
     ),
     "gathered.backward_adding": Signature(
         ("in",) * 6 + ("line",) * 2 + ("wide",) + ("out",) * 2 + ("away",) * 2 + ("table",) * 3,
@@ -85,8 +92,9 @@ SIGNATURES: dict[Kernel, Signature] = {
 scale, cap and what dq and dk are multiplied by at last; q, own k and v, landed k and v, out, lse,
 tiles, entries and words with scale and cap; q, dout, own k and v, landed k and v, lse, delta, the
 gradients (of own keys, then of landed ones, where they are dk and dv), tiles, entries and words
-with scale, cap and what dq and dk are multiplied by at last. Over packed documents as without them,
-but for acc, and with the starts of their rows and of their keys."""
+with scale, cap and what dq and dk are multiplied by at last. A kernel of dk alone, or of dv alone,
+is told of both. Over packed documents as without them, but for acc, and with the starts of their
+rows and of their keys."""
 
 
 def dtype_of(kind: Kind, build: Build) -> Dtype:

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Dtype = Literal["float16", "bfloat16", "float32", "int32"]
 Kernel = Literal[
-    "forward", "backward_dkdv", "backward_dq", "backward_adding",
-    "gathered.forward", "gathered.backward_dkdv", "gathered.backward_dq",
-    "gathered.backward_adding",
+    "forward", "backward_dkdv", "backward_dk", "backward_dv", "backward_dq", "backward_adding",
+    "gathered.forward", "gathered.backward_dkdv", "gathered.backward_dk", "gathered.backward_dv",
+    "gathered.backward_dq", "gathered.backward_adding",
     "packed.forward", "packed.backward_dkdv", "packed.backward_dq",
 ]  # fmt: skip
+OF_KEYS: tuple[Kernel, ...] = "backward_dkdv", "backward_dk", "backward_dv"
+"""Those of keys' gradients: of both, and where registers do not hold that, of each."""
+GATHERED: dict[Kernel, Kernel] = {
+    "forward": "gathered.forward", "backward_dq": "gathered.backward_dq",
+    "backward_dkdv": "gathered.backward_dkdv", "backward_dk": "gathered.backward_dk",
+    "backward_dv": "gathered.backward_dv", "backward_adding": "gathered.backward_adding",
+}  # fmt: skip
+"""By the kernel of one block, that over gathered keys."""
 WARPGROUP = 128
 """Threads that multiply together."""
 
@@ -25,13 +36,13 @@ WARPGROUP = 128
 class Config:
     """What a program takes: 64 * groups rows, `block` keys at a time; for dk and dv keys and rows.
 
-    width: head dim of q, k and v. groups: warpgroups that multiply; one more brings tiles.
+    width: head dim of q and k. groups: warpgroups that multiply; one more brings tiles.
     stages: how many tiles of keys, and of values, are on their way or in use. lazy: whether a warp
         leaves sums alone in a tile where none of its 16 rows has a new peak: fewer the longer it
         goes on, and the same numbers to the last bit; of the forward only. ahead: whether a tile's
         first products are asked for while the last one of the tile before it runs; of the backward
         only. shown: how many tiles of gradients of scores lie in shared memory, where dq is added
-        to.
+        to. width_v: head dim of v; 0 is told for the same.
     """
 
     width: int
@@ -41,6 +52,10 @@ class Config:
     lazy: bool = True
     ahead: bool = True
     shown: int = 0
+    width_v: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width_v", self.width_v or self.width)
 
     @property
     def own(self) -> int:
@@ -65,7 +80,9 @@ class Config:
 
     def __str__(self) -> str:
         return (
-            f"{self.own}x{self.block} d{self.width} s{self.stages}"
+            f"{self.own}x{self.block} d{self.width}"
+            + f"-{self.width_v}" * (self.width_v != self.width)
+            + f" s{self.stages}"
             + " eager" * (not self.lazy)
             + " apart" * (not self.ahead)
             + f" {self.shown} shown" * (self.shown > 0)
@@ -90,16 +107,33 @@ class Build:
     away: Dtype | None = None
 
     @property
+    def source(self) -> str:
+        """The module that has the kernel: dk alone, and dv alone, are in that of both."""
+        return self.kernel[:-2] + "dkdv" if self.kernel[-3:] in ("_dk", "_dv") else self.kernel
+
+    @property
+    def has_dk(self) -> bool:
+        """Whether a kernel of keys' gradients adds dk up."""
+        return not self.kernel.endswith("_dv")
+
+    @property
+    def has_dv(self) -> bool:
+        """Whether it adds dv up."""
+        return not self.kernel.endswith("_dk")
+
+    @property
     def tile_bytes(self) -> int:
         """Of shared memory, for tiles; barriers take a little more."""
         config, is_forward = self.config, self.kernel.endswith("forward")
-        own = config.own * (1 if is_forward else 2)  # q; q and dout; k and v
-        tiles = 2 * config.width * (own + 2 * config.stages * config.block)
+        both = config.width + config.width_v
+        keeps_one = is_forward or not self.has_dk
+        own = config.own * (config.width if keeps_one else both)  # q or k; q and dout, k and v
+        tiles = 2 * (own + both * config.stages * config.block)
         vectors = 2 * 4 * config.stages * config.block  # of lse and delta
         if self.kernel.endswith("backward_adding"):
             shown = 2 * config.shown * config.own * config.block
             return tiles + vectors + shown + 4 * config.block * config.width
-        return tiles + (vectors if self.kernel.endswith("backward_dkdv") else 0)
+        return tiles + (vectors if self.source.endswith("backward_dkdv") else 0)
 
     def __str__(self) -> str:
         marks = " capped" * self.capped + " carried" * self.carried
@@ -152,6 +186,19 @@ CANDIDATES: dict[int, tuple[Config, ...]] = {
         Config(128, 144, 2, 2),
         MORE_ROWS[128][0],
     ),
+    96: (
+        Config(96, 128, 2, 2),
+        Config(96, 144, 2, 2),
+        Config(96, 160, 2, 2),
+        Config(96, 96, 2, 3),
+        Config(96, 80, 2, 3),
+    ),
+    192: (
+        Config(192, 128, 2, 2, width_v=128),
+        Config(192, 112, 2, 2, width_v=128),
+        Config(192, 80, 2, 3, width_v=128),
+    ),
+    256: (Config(256, 80, 2, 2), Config(256, 64, 2, 2)),
 }
 """What is to be timed."""
 
@@ -165,6 +212,41 @@ BACKWARD: dict[tuple[Kernel, int], Config] = {
     ("backward_dq", 128): Config(width=128, block=128, stages=2, groups=2, ahead=False),
 }
 """By kernel and head dim."""
+
+
+def proposed(
+    widths: Iterable[int],
+) -> tuple[dict[int, Config], dict[tuple[Kernel, int], Config]]:
+    """What `TABLE` and `BACKWARD` would have of head dims that they lack: of candidates the first.
+
+    For tests, and for checks that come before anything is in those tables.
+    """
+    more = [width for width in widths if width not in TABLE]
+    backward = {
+        (kernel, width): configs[0]
+        for (kernel, width), configs in BACKWARD_CANDIDATES.items()
+        if width in more
+        and (kernel not in OF_KEYS[1:] or (OF_KEYS[0], width) not in BACKWARD_CANDIDATES)
+    }
+    return {width: CANDIDATES[width][0] for width in more}, backward
+
+
+def of_keys(width: int) -> tuple[Kernel, ...]:
+    """The launches that make dk and dv, as `BACKWARD` has them; none if it has not."""
+    both, *each = OF_KEYS
+    if (both, width) in BACKWARD:
+        return (both,)
+    return tuple(each) if all((kernel, width) in BACKWARD for kernel in each) else ()
+
+
+def head_dims(*, backward: bool) -> dict[int, int]:
+    """What is served, of v by that of q and k; backward: with gradients."""
+    return {
+        width: config.width_v
+        for width, config in TABLE.items()
+        if not backward or (("backward_dq", width) in BACKWARD and of_keys(width))
+    }
+
 
 BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
     ("backward_dkdv", 64): (
@@ -189,6 +271,38 @@ BACKWARD_CANDIDATES: dict[tuple[Kernel, int], tuple[Config, ...]] = {
         Config(128, 96, 2, 2),
         Config(128, 64, 3, 2),
     ),
+    ("backward_dkdv", 96): (
+        Config(96, 64, 3, 2),
+        Config(96, 64, 3, 2, ahead=False),
+        Config(96, 80, 2, 2),
+        Config(96, 80, 2, 2, ahead=False),
+    ),
+    ("backward_dq", 96): (
+        Config(96, 128, 2, 2, ahead=False),
+        Config(96, 128, 2, 2),
+        Config(96, 64, 2, 3, ahead=False),
+        Config(96, 80, 2, 3, ahead=False),
+    ),
+    ("backward_dkdv", 192): (
+        Config(192, 32, 3, 2, width_v=128),
+        Config(192, 48, 2, 2, ahead=False, width_v=128),
+    ),
+    ("backward_dk", 192): (
+        Config(192, 80, 2, 2, width_v=128),
+        Config(192, 64, 2, 2, ahead=False, width_v=128),
+    ),
+    ("backward_dv", 192): (
+        Config(192, 64, 3, 2, width_v=128),
+        Config(192, 128, 2, 2, width_v=128),
+    ),
+    ("backward_dq", 192): (
+        Config(192, 64, 2, 2, width_v=128),
+        Config(192, 80, 2, 2, width_v=128),
+        Config(192, 96, 2, 2, ahead=False, width_v=128),
+    ),
+    ("backward_dk", 256): (Config(256, 32, 2, 2), Config(256, 64, 1, 2, ahead=False)),
+    ("backward_dv", 256): (Config(256, 64, 2, 2), Config(256, 64, 2, 2, ahead=False)),
+    ("backward_dq", 256): (Config(256, 64, 1, 2, ahead=False), Config(256, 32, 2, 2)),
 }
 """What is to be timed."""
 
@@ -238,48 +352,3 @@ tile where a document ends. Their backward has the configurations of `BACKWARD`.
 
 PACKED: dict[int, Config] = {64: PACKED_CANDIDATES[64][0], 128: PACKED_CANDIDATES[128][1]}
 """By head dim, the forward's; packed documents of others are refused. README.md, What it takes."""
-
-
-def _of_gathered_keys(
-    kernel: Literal["backward_dkdv", "backward_adding"], width: int, dtype: Dtype, away: Dtype,
-    *, capped: bool = False,
-) -> Build:  # fmt: skip
-    config = ADDS[width] if kernel == "backward_adding" else BACKWARD[kernel, width]
-    gathered: Kernel = (
-        "gathered.backward_adding" if kernel == "backward_adding" else "gathered.backward_dkdv"
-    )
-    return Build(config, dtype, "float32", capped, kernel=gathered, away=away)
-
-
-REPRESENTATIVE: tuple[Build, ...] = (
-    Build(TABLE[128], "bfloat16", "bfloat16"),
-    Build(TABLE[128], "bfloat16", "float32", carried=True),
-    Build(TABLE[128], "float16", "float16", capped=True, carried=True),
-    Build(MORE_ROWS[128][0], "bfloat16", "float32", carried=True),
-    Build(TABLE[64], "bfloat16", "bfloat16"),
-    Build(TABLE[64], "float16", "float32"),
-    Build(TABLE[64], "bfloat16", "bfloat16", capped=True, carried=True),
-    *(
-        Build(config, "bfloat16", "float32", width == 64, carried=True, kernel=kernel)
-        for (kernel, width), config in BACKWARD.items()
-    ),
-    Build(TABLE[128], "bfloat16", "bfloat16", kernel="gathered.forward"),
-    Build(MORE_ROWS[128][0], "bfloat16", "bfloat16", kernel="gathered.forward"),
-    Build(TABLE[64], "float16", "float16", capped=True, kernel="gathered.forward"),
-    Build(ADDS_CANDIDATES[128][0], "bfloat16", "float32", False, True, "backward_adding"),
-    Build(ADDS_CANDIDATES[64][0], "float16", "float16", True, False, "backward_adding"),
-    _of_gathered_keys("backward_dkdv", 128, "bfloat16", "bfloat16"),
-    _of_gathered_keys("backward_dkdv", 64, "float16", "float32", capped=True),
-    _of_gathered_keys("backward_adding", 128, "bfloat16", "bfloat16"),
-    _of_gathered_keys("backward_adding", 64, "float16", "float32"),
-    Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="gathered.backward_dq"),
-    Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="gathered.backward_dq"),
-    Build(TABLE[128], "bfloat16", "bfloat16", kernel="packed.forward"),
-    Build(MORE_ROWS[128][0], "bfloat16", "bfloat16", kernel="packed.forward"),
-    Build(TABLE[64], "float16", "float16", capped=True, kernel="packed.forward"),
-    Build(BACKWARD["backward_dkdv", 128], "bfloat16", "bfloat16", kernel="packed.backward_dkdv"),
-    Build(BACKWARD["backward_dkdv", 64], "float16", "float16", True, kernel="packed.backward_dkdv"),
-    Build(BACKWARD["backward_dq", 128], "bfloat16", "bfloat16", kernel="packed.backward_dq"),
-    Build(BACKWARD["backward_dq", 64], "float16", "float16", True, kernel="packed.backward_dq"),
-)
-"""What tests compile: each switch with each head dim."""

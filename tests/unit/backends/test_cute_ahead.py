@@ -20,22 +20,36 @@ from ring_attn_bench.plan.positions import Band, Range, Span
 from ring_attn_bench.plan.problem import Score
 
 
+def tensors(dim, dtype, rows, keys):
+    """q, dout, k and v, of as many columns as the table says."""
+    return (
+        torch.empty(1, tokens, heads, width, dtype=dtype)
+        for tokens, heads in ((rows, 16), (keys, 4))
+        for width in (dim, table.TABLE[dim].width_v)
+    )
+
+
 def calls(dim, dtype, softcap, first, rows):
     """A forward and a backward, in which what is not given in q's dtype is float32."""
-    q, k = torch.empty(1, rows, 16, dim, dtype=dtype), torch.empty(1, 64, 4, dim, dtype=dtype)
+    q, out_like, k, v = tensors(dim, dtype, rows, 64)
     lse, score = torch.empty(1, 16, rows), Score(0.1, softcap)
     block = Block((Span(0, rows),), (Span(0, 64),), Band())
     wide = torch.float32
     for out in (dtype, wide):
-        running = Running(q.to(wide), lse, None if out is wide else q)
-        yield forward_call(q, Keys(k, k), running, block, score, first=first)
+        running = Running(out_like.to(wide), lse, None if out is wide else out_like)
+        yield forward_call(q, Keys(k, v), running, block, score, first=first)
         if not first and out is not wide:
             continue
-        read, sums = Rows(q, q, q, lse, lse), (q.to(out), k.to(out))
-        yield dq_call(read, Keys(k, k), sums[0], block, score, first=first)
-        yield dkdv_call(read, Keys(k, k), sums[1], sums[1], block, score, first=first)
-        added = Sums(q.to(wide), sums[1], sums[1])
-        yield adding_call(read, Keys(k, k), added, block, score, first=first)
+        read, keys = Rows(q, out_like, out_like, lse, lse), Keys(k, v)
+        sums = Sums(*(x.to(out) for x in (q, k, v)))
+        yield dq_call(read, keys, sums.dq, block, score, first=first)
+        for kernel in table.of_keys(dim):
+            yield dkdv_call(
+                read, keys, sums.dk, sums.dv, block, score, first=first, kernel=kernel
+            )  # fmt: skip
+        if dim in table.ADDS:
+            added = sums._replace(dq=q.to(wide))
+            yield adding_call(read, keys, added, block, score, first=first)
 
 
 def test_every_kernel_that_a_call_asks_for_is_among_them():
@@ -128,21 +142,25 @@ def test_what_the_compiler_said_of_one_is_raised(monkeypatch, compiled, tmp_path
 
 def gathered_calls(dim, dtype, softcap, rows):
     """As rings make them: own gradients in float32, others' in the dtype in which they travel."""
-    q, k = torch.empty(1, rows, 16, dim, dtype=dtype), torch.empty(1, rows, 4, dim, dtype=dtype)
+    q, dout, k, v = tensors(dim, dtype, rows, rows)
     lse, score = torch.empty(1, 16, rows), Score(0.1, softcap)
     spans = Span(0, rows), Span(rows, rows)
     parts = [(piece, Chunk(Range(0, rows), span)) for piece, span in enumerate(spans)]
     where = gathered([parts[0][1]], parts, Band(), join=True)
-    keys, read = Gathering(Keys(k, k), Keys(k, k)), Rows(q, q, q, lse, lse)
-    yield gathered_launch.forward_call(q, keys, q, lse, where, score)
+    keys, read = Gathering(Keys(k, v), Keys(k, v)), Rows(q, dout, dout, lse, lse)
+    yield gathered_launch.forward_call(q, keys, dout, lse, where, score)
     yield gradients.dq_call(read, keys, q, where, score)
     for away in (dtype, torch.float32):
-        own, landed = (Keys(x, x) for x in (k.float(), k.to(away)))
-        yield gradients.dkdv_call(read, keys, own, landed, where, score, own_first=True)
-        dq = torch.empty(q.shape)
-        yield gradients.adding_call(
-            read, keys, dq, own, landed, where, score, own_first=True, part=0
-        )  # fmt: skip
+        own, landed = (Keys(k.to(x), v.to(x)) for x in (torch.float32, away))
+        for kernel in table.of_keys(dim):
+            yield gradients.dkdv_call(
+                read, keys, own, landed, where, score, own_first=True, kernel=kernel
+            )  # fmt: skip
+        if dim in table.ADDS:
+            dq = torch.empty(q.shape)
+            yield gradients.adding_call(
+                read, keys, dq, own, landed, where, score, own_first=True, part=0
+            )  # fmt: skip
 
 
 def test_kernels_over_gathered_keys_are_among_them():

@@ -115,7 +115,7 @@ def test_rows_without_keys_get_zeros_and_minus_infinity_and_keep_what_they_have(
         ({"dtype": "float32"}, "float32"),
         ({"alibi": True}, "ALiBi"),
         ({"dropout_p": 0.1}, "dropout_p is 0.1"),
-        ({"head_dim": 96, "head_dim_v": 96}, r"\(96, 96\)"),
+        ({"head_dim": 80, "head_dim_v": 80}, r"\(80, 80\)"),
         ({"head_dim_v": 64}, r"\(128, 64\)"),
         ({"softcap": 1e6}, "above 1024"),
         ({"seqlen": FAR}, f"below {FAR}"),
@@ -148,7 +148,7 @@ def test_other_gpus_are_told_what_serves_them(capability, others):
     [
         ({"alibi": True}, "triton"),
         ({"dropout_p": 0.1}, "triton"),
-        ({"head_dim": 96, "head_dim_v": 96}, "triton"),
+        ({"head_dim": 80, "head_dim_v": 80}, "triton"),
         ({"softcap": 1e6}, "triton"),
         ({"dtype": "float32"}, "triton"),
         ({"dtype": "float64"}, "reference"),
@@ -170,7 +170,8 @@ def test_what_a_refusal_names_does_serve_the_problem(change, other):
 @pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(window_left=9)], ids=str)
 @pytest.mark.parametrize("backward", [False, True])
 def test_hopper_is_served(dtype, dim, mask, backward):
-    asked = replace(PROBLEM, dtype=dtype, head_dim=dim, head_dim_v=dim, mask=mask, softcap=30.0)
+    dims = {"head_dim": dim, "head_dim_v": table.TABLE[dim].width_v}
+    asked = replace(PROBLEM, dtype=dtype, mask=mask, softcap=30.0, **dims)
     problem = replace(asked, backward=backward)
 
     assert serves.refused(problem, HOPPER) is None

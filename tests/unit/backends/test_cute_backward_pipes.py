@@ -16,6 +16,7 @@ from tests.played_backward import (
     PlayedBackward,
     key_gradients,
     of_keys,
+    one_gradient,
     own_pipes,
     row_gradients,
     row_tiles,
@@ -30,21 +31,23 @@ def visit_of(edges, whole):
     return Visit(None, None, None, (0, edges, whole, edges))
 
 
+@pytest.mark.parametrize("of", ["dkdv", "dk", "dv"])
 @settings(phases=[Phase.generate], max_examples=30)
 @given(
     groups=st.integers(1, 3), stages=st.integers(1, 3), edges=counts, whole=counts,
     each=st.integers(1, 3), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_every_row_tile_of_every_head_is_multiplied_four_times_and_nobody_waits_for_ever(
-    groups, stages, edges, whole, each, seed
+def test_every_row_tile_of_every_head_is_multiplied_by_all_and_nobody_waits_for_ever(
+    of, groups, stages, edges, whole, each, seed
 ):
+    module = key_gradients if of == "dkdv" else one_gradient
     model, ahead = Model(groups, stages, seed), stages > 1 and seed % 2 == 0
     visit, heads = visit_of(edges, whole), (FIRST_HEAD, each)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run = PlayedBackward(monkeypatch, model, key_gradients, stages, ahead=ahead)
+        run = PlayedBackward(monkeypatch, model, module, stages, ahead=ahead, of=of)
 
         def consume(part):
-            plain(key_gradients.walk)(*run.begin(part), visit, each)
+            plain(module.walk)(*run.begin(part), visit, each)
 
         def produce():
             plain(row_tiles.bring_rows)(("q", "dout"), model.pipes, heads, visit.where, 0)
@@ -56,7 +59,7 @@ def test_every_row_tile_of_every_head_is_multiplied_four_times_and_nobody_waits_
 
     tiles = [nth_of_heads(i, each, visit.where) for i in range((edges + whole) * each)]
     tiles = [(FIRST_HEAD + head, tile) for head, tile in tiles]
-    assert model.log == dict.fromkeys(range(groups), of_keys(("q", "dout"), 0, tiles))
+    assert model.log == dict.fromkeys(range(groups), of_keys(("q", "dout"), 0, tiles, of))
 
 
 @settings(phases=[Phase.generate], max_examples=30)

@@ -14,6 +14,7 @@ import torch
 from ring_attn_backends.cute import ahead, build, launch, signatures, table
 from ring_attn_backends.cute.arguments import Call, Numbers
 
+from tests.cute_builds import REPRESENTATIVE
 from tests.launched_on_host import descriptors
 from tests.patience import limit
 
@@ -26,7 +27,19 @@ SHARED_MEMORY = 227 * 1024
 BARRIERS = 1024
 """Bytes of shared memory for barriers, and for what aligns the tiles behind them, at most: of each
 pipe of tiles, which begins at a multiple of 1024."""
-PIPES = {"forward": 3, "backward_dkdv": 4, "backward_dq": 4, "backward_adding": 6}
+PIPES = {
+    "forward": 3, "backward_dkdv": 4, "backward_dk": 4, "backward_dv": 3, "backward_dq": 4,
+    "backward_adding": 6,
+}  # fmt: skip
+
+
+def proposed(width):
+    """Kernels and configurations of a head dim that is not in the table yet."""
+    forward, backward = table.proposed([width])
+    yield from (("forward", config) for config in forward.values())
+    yield from ((kernel, config) for (kernel, _), config in backward.items())
+
+
 CANDIDATES = (
     [
         table.Build(config, "bfloat16", "bfloat16", carried=carried)
@@ -47,6 +60,18 @@ CANDIDATES = (
         for config in configs
     ]
     + list(ahead.gathered_builds())
+    + [
+        table.Build(
+            config,
+            "bfloat16",
+            "bfloat16",
+            capped=True,
+            kernel=table.GATHERED[kernel],
+            away="float32" if kernel in table.OF_KEYS else None,
+        )
+        for width in table.CANDIDATES
+        for kernel, config in proposed(width)
+    ]
     + list(ahead.packed_builds(x for configs in table.PACKED_CANDIDATES.values() for x in configs))
 )
 ENTRY = {2: 168, 3: 128}
@@ -103,24 +128,46 @@ def registers_by_part(instructions):
 
 
 def asked(one):
-    """Instructions for products, the groups that they are, and tiles that TMA copies, in the code.
+    """Instructions for products, and the groups that they are, in the code.
 
     A product of scores has a head dim of parts, one that adds to sums as many as tokens of a tile.
     """
-    scores, sums = one.config.width // 16, one.config.block // 16
-    gathers = one.kernel.startswith("gathered")
+    scores, scores_v, sums = (
+        x // 16 for x in (one.config.width, one.config.width_v, one.config.block)
+    )
     if one.kernel.endswith("forward"):
-        # of the first, of an edge and of a whole tile; q, and of each area k of the first tile, k
-        # and v of others, v of the last
-        return 3 * (scores + sums), 6, 9 if gathers else 5
-    # of an edge and of a whole tile; q and dout, and of each area k and v
-    copies = 6 if gathers else 4
-    if one.kernel.endswith("backward_dq"):
-        return 2 * (2 * scores + sums), 6, copies
+        return 3 * (scores + sums), 6  # of the first, of an edge and of a whole tile
+    # of an edge and of a whole tile
+    if one.kernel.endswith(("backward_dq", "backward_dk")):
+        return 2 * (scores + scores_v + sums), 6
+    if one.kernel.endswith("backward_dv"):
+        return 2 * (scores + sums), 4
     if one.kernel.endswith("backward_adding"):
         # of the first, of an edge and of a whole tile; dq's one tile later, of the last then
-        return 3 * (2 * scores + 2 * sums + one.config.own // 16), 15, copies
-    return 2 * (2 * scores + 2 * sums), 8, copies
+        return 3 * (2 * scores + 2 * sums + one.config.own // 16), 15
+    return 2 * (scores + scores_v + 2 * sums), 8
+
+
+def tiles(one):
+    """Of all tiles that TMA copies: tokens, columns, and in how many places of the code."""
+    config, areas = one.config, 1 + one.kernel.startswith("gathered")
+    own, block, width, width_v = config.own, config.block, config.width, config.width_v
+    if one.kernel.endswith("forward"):  # k of the first tile, k and v of others, v of the last
+        return [(own, width, 1), (block, width, 2 * areas), (block, width_v, 2 * areas)]
+    if one.kernel.endswith("backward_dq"):
+        of_rows, of_keys = own, block
+    else:
+        of_rows, of_keys = block, own
+    values = [(of_keys, width_v, areas)] * one.has_dk
+    return [(of_rows, width, 1), (of_rows, width_v, 1), (of_keys, width, areas), *values]
+
+
+def copied(one):
+    """Instructions for them: 64 columns at a time, or 32 of what 64 do not divide."""
+    narrow = one.config.shown > 0 and one.config.width // one.config.split[1] < 64  # of k, for dq
+    return narrow + sum(
+        places * width // (32 if width % 64 else 64) for _, width, places in tiles(one)
+    )
 
 
 def checked(one, folder):
@@ -134,11 +181,10 @@ def checked(one, folder):
     # the tile before is let go only after the next has come
     assert config.stages > 1 or not config.ahead
     # each product as one group: where the compiler serialises them, each part of one is a group
-    expected, groups, copies = asked(one)
+    expected, groups = asked(one)
     assert len(products) == expected
     assert sum("gsb0" in rest for rest in products) == groups
-    narrow = config.shown > 0 and config.width // config.split[1] < 64  # 32 of k, for dq
-    assert names["UTMALDG"] == copies * config.width // 64 + narrow  # 64 columns at a time
+    assert names["UTMALDG"] == copied(one)
     adds = one.kernel.endswith("backward_adding")
     assert names["UTMAREDG"] == adds * config.width // 32  # in float32
     # what a warpgroup shows of the first, of an edge and of a whole tile, and stages of the last
@@ -153,10 +199,10 @@ def checked(one, folder):
     assert one.tile_bytes + pipes * BARRIERS <= SHARED_MEMORY
     # a tile's bytes are announced as they are, even where it is cut off by the end of the tokens
     announced = set(re.findall(r"mov.b32 \s*%r\d+, (\d+);", ptx))
-    assert {str(2 * config.width * n) for n in (config.own, config.block)} <= announced
+    assert {str(2 * width * n) for n, width, _ in tiles(one)} <= announced
 
 
-@pytest.mark.parametrize("one", table.REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("one", REPRESENTATIVE, ids=str)
 def test_a_kernel_spills_nothing_and_keeps_the_tensor_cores_fed(one, tmp_path):
     checked(one, tmp_path)
 
@@ -170,7 +216,7 @@ def test_every_candidate_spills_nothing(one, tmp_path):
 def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_changes(
     tmp_path, monkeypatch
 ):
-    one = table.REPRESENTATIVE[3]
+    one = REPRESENTATIVE[3]
     (path,) = build.build_all([one], tmp_path)
     written = path.stat().st_mtime_ns
 
@@ -180,13 +226,13 @@ def test_a_kept_object_is_found_again_and_replaced_when_anything_it_depends_on_c
     assert callable(build.function(one, tmp_path))
     monkeypatch.setattr(build, "_sources", lambda: "others")
     assert build.name_of(one) != path.name
-    every = {build.name_of(other) for other in table.REPRESENTATIVE}
-    assert len(every) == len(table.REPRESENTATIVE)
+    every = {build.name_of(other) for other in REPRESENTATIVE}
+    assert len(every) == len(REPRESENTATIVE)
 
 
 @pytest.mark.parametrize(
     "one",
-    [table.REPRESENTATIVE[3], *SMALL_BACKWARD, *SMALL_GATHERED, *SMALL_PACKED],
+    [REPRESENTATIVE[3], *SMALL_BACKWARD, *SMALL_GATHERED, *SMALL_PACKED],
     ids=str,
 )
 def test_arguments_lie_where_the_compiler_would_have_put_them(one, tmp_path):
@@ -238,6 +284,31 @@ def test_tma_adds_float32_rows_by_row_and_none_behind_the_last(tmp_path):
     assert (line[13] >> 24, line[14]) == (32 - 1, 64 - 1)
     swizzle = 3 << 13
     assert line[2] & swizzle == told[addresses[0]][2] & swizzle  # as q's, which is of 128 bytes
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc to link a runtime of our own with")
+def test_tma_brings_96_columns_in_three_swizzles_of_64_bytes_and_v_by_its_own_head_dim(tmp_path):
+    """The launch's own stores: 100 rows of 8 heads, 200 keys of 4, tiles of 64."""
+    one = table.Build(table.Config(96, 64, 2, 1, width_v=128), "bfloat16", "bfloat16")
+    q, k, v, out = [80000, 800, 96], [90000, 400, 96], [99200, 496, 120], [102400, 1024, 128]
+    strides = [q, k, v, out, out, [800, 100]]
+    addresses = [0x10000 * (i + 1) for i in range(len(strides))]
+    numbers = [*addresses, *(x for each in strides for x in each), 1, 100, 200, 8, 4, 1, -5, 9]
+    told = descriptors(one, [*numbers, 1.0, 0.0, 0], range(3), tmp_path)
+
+    assert list(told) == addresses[:3]
+    narrow, wide = 2 << 13, 3 << 13  # swizzles of 64 and of 128 bytes
+    for address, each, dims, part, swizzle in (
+        (addresses[0], q, [96, 100, 8, 1], 32, narrow),
+        (addresses[1], k, [96, 200, 4, 1], 32, narrow),
+        (addresses[2], v, [128, 200, 4, 1], 64, wide),
+    ):
+        line = told[address]
+        batch, token, head = each
+        assert line[3:7] == [x * 2 // 16 for x in (token, head, batch)] + [0]
+        assert [n + 1 for n in line[8:12]] == dims
+        assert (line[13] >> 24, line[14]) == (part - 1, 64 - 1)
+        assert line[2] & 3 << 13 == swizzle
 
 
 def test_what_two_compile_ahead_at_once_is_whole_and_a_call_finds_it(tmp_path, monkeypatch):

@@ -136,7 +136,8 @@ def test_both_parts_add_up_to_all_gradients_and_the_second_has_own_keys_alone(
 ):
     with np.errstate(divide="ignore"):
         problem = Problem(ring, band, join, softcap, seed)
-    build, made = SimpleNamespace(config=config, capped=softcap > 0), Gradients(problem)
+    build = SimpleNamespace(config=config, capped=softcap > 0, has_dk=True, has_dv=True)
+    made = Gradients(problem)
     both = parts.parts(problem.where, config.own, config.block, CPU, own_first)
     with as_python():
         for work in both:

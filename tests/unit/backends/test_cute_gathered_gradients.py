@@ -28,6 +28,7 @@ from tests.backward_on_numpy import (
     key_gradients,
     keys_at_work,
     on_numpy,
+    one_gradient,
     pipes,
     row_gradients,
     row_tiles,
@@ -109,9 +110,14 @@ def as_python():
         patch.setattr(sending, "await_piece", lambda *_: None)
         for name in ("bring_rows", "tell_rows"):
             patch.setattr(sending, name, plain(getattr(row_tiles, name)))
-        patch.setattr(backward_dkdv, "key_gradients", key_gradients)
+        patch.setattr(backward_dkdv, "gradients_of", module_of)
         patch.setattr(backward_dq, "row_gradients", row_gradients)
         yield
+
+
+def module_of(build):
+    """As `backward_dkdv.gradients_of`, of modules on numpy."""
+    return key_gradients if build.has_dk and build.has_dv else one_gradient
 
 
 def dkdv_of(problem, table, entries, number, block, build):
@@ -144,31 +150,39 @@ def dkdv_of(problem, table, entries, number, block, build):
         )  # fmt: skip
         cores = TensorCores()
         on_numpy(patch, key_gradients, cores)
+        on_numpy(patch, one_gradient, cores)
         patch.setattr(backward_dkdv, "warpgroup", cores)
         held, given = keys_at_work(k, v, first, slots, vectors, problem.factors, build)
         plain(backward_dkdv.walk)(held, given, entries, span, EACH)
     assert not cores.asked, "somebody read sums that were not done"
-    return 0.3 * tile_held(held.dk), tile_held(held.dv)
+    factors = 0.3, 1.0
+    return [
+        None if x is None else factor * tile_held(x)
+        for x, factor in zip((held.dk, held.dv), factors, strict=True)
+    ]
 
 
+@pytest.mark.parametrize("of", ["dkdv", "dk", "dv"])
 @settings(max_examples=40)
 @asked
 def test_every_key_of_every_piece_sums_over_the_rows_that_see_it(
-    ring, band, block, join, own_first, softcap, seed
+    of, ring, band, block, join, own_first, softcap, seed
 ):
     with np.errstate(divide="ignore"):
         problem = Problem(ring, band, join, softcap, seed)
     work = worklist(problem.where, "keys", 64, block, CPU, own_first)
     table, entries = (x.flatten().tolist() for x in (work.tiles, work.entries))
-    build, done = build_of(block, ahead=seed % 2 == 0, capped=softcap > 0), []
+    build, done = build_of(block, ahead=seed % 2 == 0, capped=softcap > 0, of=of), []
     for number in range(work.count):
-        dk, dv = dkdv_of(problem, table, entries, number, block, build)
+        sums = dkdv_of(problem, table, entries, number, block, build)
+        assert [x is not None for x in sums] == [of != "dv", of != "dk"]
         (first, stop), _ = visits.tile_of(table, number)
         piece = visits.piece_of(table, number)
         for key in range(first, min(stop, first + 64)):
             place = problem.place(piece, key)
-            np.testing.assert_allclose(dk[key - first], problem.dk[place], rtol=0, atol=1e-12)
-            np.testing.assert_allclose(dv[key - first], problem.dv[place], rtol=0, atol=1e-12)
+            for got, exact in zip(sums, (problem.dk, problem.dv), strict=True):
+                if got is not None:
+                    np.testing.assert_allclose(got[key - first], exact[place], rtol=0, atol=1e-12)
             done.append(place)
 
     assert sorted(done) == sorted(problem.keys)

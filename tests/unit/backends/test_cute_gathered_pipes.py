@@ -22,6 +22,7 @@ from tests.played_backward import (
     PlayedBackward,
     key_gradients,
     of_keys,
+    one_gradient,
     own_pipes,
     row_gradients,
     row_tiles,
@@ -78,7 +79,9 @@ class Landing:
         monkeypatch.setattr(waiting, "arch", arch)
         monkeypatch.setattr(waiting, "word_of", lambda told, number: told[number])
         monkeypatch.setattr(sending, "await_piece", await_piece)
-        monkeypatch.setattr(sending, "loads_of", lambda area, head, side, _: ((area, side),) * 2)
+        monkeypatch.setattr(
+            sending, "loads_of", lambda area, head, side, pipes: ((area, side),) * len(pipes)
+        )
 
     def check(self, area, piece):
         """Whether TMA may be asked for a tile of the piece."""
@@ -141,7 +144,10 @@ def backward_at_play(monkeypatch, run, module, other):
         monkeypatch.setattr(part, "Int32", int)
     waiting_for = SimpleNamespace(wait_group=run.model.wait_group)
     monkeypatch.setattr(module, "warpgroup", waiting_for, raising=False)
-    monkeypatch.setattr(module, other.__name__.rpartition(".")[2], other)
+    if module is backward_dkdv:
+        monkeypatch.setattr(module, "gradients_of", lambda _: other)
+    else:
+        monkeypatch.setattr(module, other.__name__.rpartition(".")[2], other)
     for name in ("bring_rows", "tell_rows"):
         monkeypatch.setattr(sending, name, plain(getattr(row_tiles, name)))
     monkeypatch.setattr(sending, "load_of", lambda atom, matrix, pipe: matrix)
@@ -149,14 +155,18 @@ def backward_at_play(monkeypatch, run, module, other):
     monkeypatch.setattr(sending, "cute", moved)
 
 
-def dkdv_played(monkeypatch, groups, stages, piece, visits, each, seed, *, lost_from=None):
+def dkdv_played(
+    monkeypatch, groups, stages, piece, visits, each, seed, *, lost_from=None, of="dkdv"
+):
     """A program of keys of a piece, which rows visit; the same of it."""
     model, side, heads = Model(groups, stages, seed), (50, 100), (6, each)
-    run = PlayedBackward(monkeypatch, model, key_gradients, stages, ahead=stages > 1)
+    module = key_gradients if of == "dkdv" else one_gradient
+    run = PlayedBackward(monkeypatch, model, module, stages, ahead=stages > 1, of=of)
     landing = Landing(monkeypatch, 3, seed, lost_from)
     table, span = table_of(visits), (0, len(visits))
-    backward_at_play(monkeypatch, run, backward_dkdv, key_gradients)
-    keys = [model.pipe(1, 4 * groups) for _ in "kv"]
+    backward_at_play(monkeypatch, run, backward_dkdv, module)
+    kinds = "k" if of == "dv" else "kv"
+    keys = [model.pipe(1, 4 * groups) for _ in kinds]
 
     def order(load, tile, pipe, slot):
         landing.check(load[0], piece)
@@ -166,8 +176,8 @@ def dkdv_played(monkeypatch, groups, stages, piece, visits, each, seed, *, lost_
 
     def consume(part):
         held, told = run.begin(part)
-        key_gradients.await_keys(keys)
-        for kind, pipe in zip("kv", keys, strict=True):
+        module.await_keys((*keys, None)[:2])
+        for kind, pipe in zip(kinds, keys, strict=True):
             model.read(pipe, 0, kind, part)
         plain(backward_dkdv.walk)(held, told, table, span, each)
 
@@ -182,14 +192,14 @@ def dkdv_played(monkeypatch, groups, stages, piece, visits, each, seed, *, lost_
 
     consumers = [partial(consume, part) for part in range(groups)]
     at_once([*consumers, produce, tell, landing.land])
-    expected = [(kind, (("landed" if piece else "own", side), 0)) for kind in "kv"]
+    expected = [(kind, (("landed" if piece else "own", side), 0)) for kind in kinds]
     for i, (_, edges, whole) in enumerate(visits):
         tiles = [
             nth_of_heads(number, each, (0, edges, whole, edges))
             for number in range(each * (edges + whole))
         ]
         tiles = [(heads[0] + head, tile) for head, tile in tiles]
-        expected += of_keys((("q", 1000 * i), ("dout", 1000 * i)), 1000 * i, tiles)
+        expected += of_keys((("q", 1000 * i), ("dout", 1000 * i)), 1000 * i, tiles, of)
     assert model.log == dict.fromkeys(range(groups), expected)
     return landing
 
@@ -276,16 +286,17 @@ def test_a_kernel_that_gives_up_still_goes_through_all_tiles_and_writes_nan(
 pieces = st.lists(st.tuples(st.just(0), st.integers(0, 2), st.integers(0, 2)), max_size=3)
 
 
+@pytest.mark.parametrize("of", ["dkdv", "dk", "dv"])
 @settings(phases=[Phase.generate], max_examples=25)
 @given(
     groups=st.integers(1, 3), stages=st.integers(1, 3), piece=st.integers(0, 3), drawn=pieces,
     each=st.integers(1, 3), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_keys_are_read_when_their_piece_has_landed_and_visited_by_rows_of_all_heads(
-    groups, stages, piece, drawn, each, seed
+    of, groups, stages, piece, drawn, each, seed
 ):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        landing = dkdv_played(monkeypatch, groups, stages, piece, drawn, each, seed)
+        landing = dkdv_played(monkeypatch, groups, stages, piece, drawn, each, seed, of=of)
 
     assert landing.fences == [piece] * (piece > 0)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ring_attn_backends.cute import ahead, build, table
+from ring_attn_backends.cute import ahead, build
 
 from ring_attn_bench.errors import BackendUnavailable
+from tests.cute_builds import REPRESENTATIVE
 
-ONE, OTHER = table.REPRESENTATIVE[:2]
+ONE, OTHER = REPRESENTATIVE[:2]
 
 
 class Launch(SimpleNamespace):

@@ -23,9 +23,11 @@ def gradients(q, dout, k, v, lines, band, score, config):
     """dq (rows, heads, width), dk and dv (keys, width) of one key head, program after program."""
     (rows, heads, _), keys = q.shape, len(k)
     dq = np.zeros(q.shape)
-    found = [np.full(k.shape, np.nan) for _ in range(2)]
+    found = [np.full(x.shape, np.nan) for x in (k, v)]
     scale, cap = score
-    build = SimpleNamespace(config=config, capped=cap > 0, carried=False)
+    build = SimpleNamespace(
+        config=config, capped=cap > 0, carried=False, has_dk=True, has_dv=True
+    )  # fmt: skip
     low, high = band
     lse, delta = lines
     for first_key in range(0, keys, config.own):

@@ -14,7 +14,7 @@ from cutlass.cute import arch
 from cutlass.cute.nvgpu import cpasync, warpgroup
 from cutlass.memory import SmemAllocator
 
-from ring_attn_backends.cute import key_gradients
+from ring_attn_backends.cute.backward_dkdv import gradients_of, there
 from ring_attn_backends.cute.gathered.sending import send_keys, send_rows, send_vectors
 from ring_attn_backends.cute.gathered.visits import piece_of, tile_of, visit_of
 from ring_attn_backends.cute.gathered.waiting import lost
@@ -56,36 +56,41 @@ def backward_dkdv(
     """
     batch, M, heads, key_heads, section, tiles, head_groups = sizes
     config = build.config
-    own, block, width, stages = config.own, config.block, config.width, config.stages
+    own, block, stages = config.own, config.block, config.stages
+    width, width_v = config.width, config.width_v
     q = tokens(q_ptr, (M, width, heads, batch), q_strides, 8)
-    dout = tokens(dout_ptr, (M, width, heads, batch), dout_strides, 8)
+    dout = tokens(dout_ptr, (M, width_v, heads, batch), dout_strides, 8)
     lse = numbers(lse_ptr, (M, heads, batch), lse_strides)
     delta = numbers(delta_ptr, (M, heads, batch), delta_strides)
     results = [
-        tokens(pointer, (FAR, width, key_heads, batch), strides, 2)
-        for pointer, strides in (
-            (own_dk_ptr, own_dk_strides), (own_dv_ptr, own_dv_strides),
-            (landed_dk_ptr, landed_dk_strides), (landed_dv_ptr, landed_dv_strides),
+        tokens(pointer, (FAR, columns, key_heads, batch), strides, 2)
+        for pointer, strides, columns in (
+            (own_dk_ptr, own_dk_strides, width), (own_dv_ptr, own_dv_strides, width_v),
+            (landed_dk_ptr, landed_dk_strides, width), (landed_dv_ptr, landed_dv_strides, width_v),
         )
     ]  # fmt: skip
     dtype = q.element_type
     key_layout = swizzled(dtype, own, width, 1)
+    value_layout = swizzled(dtype, own, width_v, 1)
     row_layout = swizzled(dtype, block, width, stages)
+    dout_layout = swizzled(dtype, block, width_v, stages)
+    of_k, of_v = (width, key_layout), (width_v, value_layout)
     areas = (
-        (own_k_ptr, own_k_strides), (own_v_ptr, own_v_strides),
-        (landed_k_ptr, landed_k_strides), (landed_v_ptr, landed_v_strides),
+        (own_k_ptr, own_k_strides, of_k), (own_v_ptr, own_v_strides, of_v),
+        (landed_k_ptr, landed_k_strides, of_k), (landed_v_ptr, landed_v_strides, of_v),
     )  # fmt: skip
     of_keys = [
-        by_tma(ragged(pointer, (width, key_heads * batch), strides), key_layout, own)
-        for pointer, strides in areas
+        by_tma(ragged(pointer, (columns, key_heads * batch), strides), layout, own)
+        for pointer, strides, (columns, layout) in areas
     ]
-    of_rows = [by_tma(x, row_layout, block) for x in (q, dout)]
+    of_rows = [by_tma(q, row_layout, block), by_tma(dout, dout_layout, block)]
     program(
         [atom for atom, _ in (*of_rows, *of_keys)], [matrix for _, matrix in (*of_rows, *of_keys)],
         lse, delta, results, (table(tiles_ptr), table(entries_ptr), table(words_ptr)),
-        tiles, section, head_groups, scale, cap, gradient, key_layout, row_layout,
+        tiles, section, head_groups, scale, cap, gradient,
+        key_layout, value_layout, row_layout, dout_layout,
         product(dtype, config.groups, block, K_MAJOR, SMEM),
-        product(dtype, config.groups, width, MN_MAJOR, RMEM),
+        product(dtype, config.groups, width if build.has_dk else width_v, MN_MAJOR, RMEM),
         build,
     ).launch(
         grid=(tiles * key_heads * batch, 1, 1), block=(config.threads, 1, 1), stream=stream,
@@ -97,13 +102,15 @@ def backward_dkdv(
 def program(
     atoms, matrices, lse: cute.Tensor, delta: cute.Tensor, results, tables,
     tiles, section, head_groups, scale, cap, gradient,
-    key_layout: cute.ComposedLayout, row_layout: cute.ComposedLayout,
+    key_layout: cute.ComposedLayout, value_layout: cute.ComposedLayout,
+    row_layout: cute.ComposedLayout, dout_layout: cute.ComposedLayout,
     scores_mma: cute.TiledMma, sums_mma: cute.TiledMma, build: cutlass.Constexpr,
 ):  # fmt: skip
     """dk and dv of 64 * groups keys of one key head, as far as their line goes.
 
-    results: of own keys dk and dv, then of landed ones, (tokens, D, G, B). tables: tiles, entries
-    and words, the last as in `tensors.Gathering`. Keys that no row sees get zeros.
+    results: of own keys dk and dv, then of landed ones, (tokens, D, G, B) and (tokens, E, G, B).
+    tables: tiles, entries and words, the last as in `tensors.Gathering`. Keys that no row sees get
+    zeros.
     """
     config, dtype = build.config, scores_mma.op.a_dtype
     tile_table, entries, words = tables
@@ -121,15 +128,15 @@ def program(
 
     memory = SmemAllocator()
     keys = new_pipe(memory, dtype, key_layout)
-    values = new_pipe(memory, dtype, key_layout)
+    values = new_pipe(memory, dtype, value_layout) if cutlass.const_expr(build.has_dk) else None
     queries = new_pipe(memory, dtype, row_layout)
-    douts = new_pipe(memory, dtype, row_layout)
+    douts = new_pipe(memory, dtype, dout_layout)
     vectors = new_vectors(memory, 2, lines(config.block), config.stages)
     if warp == 0:
         for atom in atoms:
             cpasync.prefetch_descriptor(atom)
         with arch.elect_one():
-            for pipe in (keys, values, queries, douts):
+            for pipe in there(keys, values, queries, douts):
                 begin(pipe, 4 * config.groups)
             begin(vectors, 4 * config.groups, writers=arch.WARP_SIZE)
     arch.mbarrier_init_fence()
@@ -140,8 +147,9 @@ def program(
         arch.setmaxregister_decrease(fewer)
         if warp == 4 * config.groups:
             named = list(zip(atoms, matrices, strict=True))
+            kept = there(keys, values)
             send_keys(
-                named[2:4], named[4:6], (keys, values), words, piece,
+                named[2 : 2 + len(kept)], named[4 : 4 + len(kept)], kept, words, piece,
                 (own_keys[0], own_keys[1] - own_keys[0]), (packed_head, head_group, head_groups),
             )  # fmt: skip
             rows = [(atom, matrix[None, None, None, entry]) for atom, matrix in named[:2]]
@@ -166,15 +174,15 @@ def _gather(
 ):  # fmt: skip
     """dk and dv of a warpgroup's 64 keys, to the place of the piece that they are of."""
     entries, words = tables
-    held, given = key_gradients.at_work(pipes, products, keys[0], factors, build)
-    key_gradients.await_keys(pipes)
+    held, given = gradients_of(build).at_work(pipes, products, keys[0], factors, build)
+    gradients_of(build).await_keys(pipes)
     walk(held, given, entries, span, each)
     never = lost(words)
     multiples = factors[2] + never, Float32(1.0) + never
     if piece == 0:
-        key_gradients.hand_over(held, given, results[:2], keys[1], multiples, False)
+        gradients_of(build).hand_over(held, given, results[:2], keys[1], multiples, False)
     else:
-        key_gradients.hand_over(held, given, results[2:], keys[1], multiples, False)
+        gradients_of(build).hand_over(held, given, results[2:], keys[1], multiples, False)
 
 
 @cute.jit
@@ -183,6 +191,6 @@ def walk(held, given, entries, span, each):
     before = Int32(0)
     for entry in cutlass.range(span[0], span[1], unroll=1):
         visit = visit_of(entries, entry)
-        key_gradients.steps(held, given, visit, before, each)
+        gradients_of(given.build).steps(held, given, visit, before, each)
         before += each * (visit.where[2] + visit.where[3])
     warpgroup.wait_group(0)

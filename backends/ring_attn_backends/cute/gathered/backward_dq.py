@@ -47,28 +47,33 @@ def backward_dq(
     """
     batch, M, heads, key_heads, section, tiles, head_groups = sizes
     config = build.config
-    own, block, width, stages = config.own, config.block, config.width, config.stages
+    own, block, stages = config.own, config.block, config.stages
+    width, width_v = config.width, config.width_v
     q = tokens(q_ptr, (M, width, heads, batch), q_strides, 8)
-    dout = tokens(dout_ptr, (M, width, heads, batch), dout_strides, 8)
+    dout = tokens(dout_ptr, (M, width_v, heads, batch), dout_strides, 8)
     lse = numbers(lse_ptr, (M, heads, batch), lse_strides)
     delta = numbers(delta_ptr, (M, heads, batch), delta_strides)
     dq = tokens(dq_ptr, (M, width, heads, batch), dq_strides, 2)
     dtype = q.element_type
     row_layout = swizzled(dtype, own, width, 1)
+    dout_layout = swizzled(dtype, own, width_v, 1)
     key_layout = swizzled(dtype, block, width, stages)
+    value_layout = swizzled(dtype, block, width_v, stages)
+    keys, values = (width, key_layout), (width_v, value_layout)
     areas = (
-        (own_k_ptr, own_k_strides), (own_v_ptr, own_v_strides),
-        (landed_k_ptr, landed_k_strides), (landed_v_ptr, landed_v_strides),
+        (own_k_ptr, own_k_strides, keys), (own_v_ptr, own_v_strides, values),
+        (landed_k_ptr, landed_k_strides, keys), (landed_v_ptr, landed_v_strides, values),
     )  # fmt: skip
     of_keys = [
-        by_tma(ragged(pointer, (width, key_heads * batch), strides), key_layout, block)
-        for pointer, strides in areas
+        by_tma(ragged(pointer, (columns, key_heads * batch), strides), layout, block)
+        for pointer, strides, (columns, layout) in areas
     ]
-    of_rows = [by_tma(x, row_layout, own) for x in (q, dout)]
+    of_rows = [by_tma(q, row_layout, own), by_tma(dout, dout_layout, own)]
     program(
         [atom for atom, _ in (*of_rows, *of_keys)], [matrix for _, matrix in (*of_rows, *of_keys)],
         lse, delta, dq, (table(tiles_ptr), table(entries_ptr), table(words_ptr)),
-        tiles, section, key_heads, head_groups, scale, cap, gradient, row_layout, key_layout,
+        tiles, section, key_heads, head_groups, scale, cap, gradient,
+        row_layout, dout_layout, key_layout, value_layout,
         product(dtype, config.groups, block, K_MAJOR, SMEM),
         product(dtype, config.groups, width, MN_MAJOR, RMEM),
         build,
@@ -82,7 +87,8 @@ def backward_dq(
 def program(
     atoms, matrices, lse: cute.Tensor, delta: cute.Tensor, dq: cute.Tensor, tables,
     tiles, section, key_heads, head_groups, scale, cap, gradient,
-    row_layout: cute.ComposedLayout, key_layout: cute.ComposedLayout,
+    row_layout: cute.ComposedLayout, dout_layout: cute.ComposedLayout,
+    key_layout: cute.ComposedLayout, value_layout: cute.ComposedLayout,
     scores_mma: cute.TiledMma, sums_mma: cute.TiledMma, build: cutlass.Constexpr,
 ):  # fmt: skip
     """dq (M, D, H, B) of 64 * groups rows of one head, as far as their line goes.
@@ -102,9 +108,9 @@ def program(
 
     memory = SmemAllocator()
     queries = new_pipe(memory, dtype, row_layout)
-    douts = new_pipe(memory, dtype, row_layout)
+    douts = new_pipe(memory, dtype, dout_layout)
     keys = new_pipe(memory, dtype, key_layout)
-    values = new_pipe(memory, dtype, key_layout)
+    values = new_pipe(memory, dtype, value_layout)
     pipes = (queries, douts, keys, values)
     if warp == 0:
         for atom in atoms:

@@ -13,6 +13,7 @@ from ring_attn_backends.cute.gathered.abreast import abreast
 from ring_attn_backends.cute.gathered.gradients import adding_call, dkdv_call, dq_call
 from ring_attn_backends.cute.gathered.launch import forward_call
 from ring_attn_backends.cute.kept import enqueue
+from ring_attn_backends.cute.table import of_keys
 from ring_attn_backends.shared.gpus import multiprocessors
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def forward(q: Tensor, keys: Gathering, where: Gathered, score: Score) -> tuple[
     lse = q.new_empty(batch, heads, rows, dtype=torch.float32)
     _enqueue(
         "gathered forward", (q, out, lse), keys, where, score,
-        lambda: forward_call(q, keys, out, lse, where, score),
+        lambda: [forward_call(q, keys, out, lse, where, score)],
     )  # fmt: skip
     return out, lse
 
@@ -43,7 +44,10 @@ def dkdv(
     """The contract's `gathered_dkdv`."""
     _enqueue(
         ("gathered dkdv", own_first), (*_read(rows), *own, *landed), keys, where, score,
-        lambda: dkdv_call(rows, keys, own, landed, where, score, own_first=own_first),
+        lambda: [
+            dkdv_call(rows, keys, own, landed, where, score, own_first=own_first, kernel=kernel)
+            for kernel in of_keys(rows.q.shape[-1])
+        ],
     )  # fmt: skip
 
 
@@ -52,7 +56,7 @@ def dq(rows: Rows, keys: Gathering, where: Gathered, score: Score) -> Tensor:
     made = rows.q.new_empty(rows.q.shape)
     _enqueue(
         "gathered dq", (*_read(rows), made), keys, where, score,
-        lambda: dq_call(rows, keys, made, where, score),
+        lambda: [dq_call(rows, keys, made, where, score)],
     )  # fmt: skip
     return made
 
@@ -87,9 +91,11 @@ def _add(
     _enqueue(
         ("gathered adding", part, own_first), (*_read(rows), wide, *own, *landed), keys, where,
         score,
-        lambda: adding_call(
-            rows, keys, wide, own, landed, where, score, own_first=own_first, part=part
-        ),
+        lambda: [
+            adding_call(
+                rows, keys, wide, own, landed, where, score, own_first=own_first, part=part
+            )
+        ],
     )  # fmt: skip
 
 
@@ -100,11 +106,11 @@ def _read(rows: Rows) -> tuple[Tensor, ...]:
 
 def _enqueue(
     name: Hashable, given: tuple[Tensor, ...], keys: Gathering, where: Gathered, score: Score,
-    call: Callable[[], Call],
+    calls: Callable[[], list[Call]],
 ) -> None:  # fmt: skip
     waits = keys.arrived is not None
     asked = name, id(where), waits, keys.head_groups  # to hash `where` takes longer than a launch
     given = (*given, *keys.own, *keys.landed)
     if keys.arrived is not None:
         given = (*given, keys.arrived)
-    enqueue(asked, score, given, lambda: [call()], where, of_batch=where.of_batch)
+    enqueue(asked, score, given, calls, where, of_batch=where.of_batch)

@@ -51,27 +51,31 @@ def forward(
     """
     batch, M, heads, key_heads, section, tiles, head_groups = sizes
     config = build.config
-    own, block, width, stages = config.own, config.block, config.width, config.stages
+    own, block, stages = config.own, config.block, config.stages
+    width, width_v = config.width, config.width_v
     q = tokens(q_ptr, (M, width, heads, batch), q_strides, 8)
-    out = tokens(out_ptr, (M, width, heads, batch), out_strides, 2)
+    out = tokens(out_ptr, (M, width_v, heads, batch), out_strides, 2)
     lse = numbers(lse_ptr, (M, heads, batch), lse_strides)
     dtype = q.element_type
     q_layout = swizzled(dtype, own, width, 1)
     key_layout = swizzled(dtype, block, width, stages)
+    value_layout = swizzled(dtype, block, width_v, stages)
+    keys, values = (width, key_layout), (width_v, value_layout)
     areas = (
-        (own_k_ptr, own_k_strides), (own_v_ptr, own_v_strides),
-        (landed_k_ptr, landed_k_strides), (landed_v_ptr, landed_v_strides),
+        (own_k_ptr, own_k_strides, keys), (own_v_ptr, own_v_strides, values),
+        (landed_k_ptr, landed_k_strides, keys), (landed_v_ptr, landed_v_strides, values),
     )  # fmt: skip
     own_k, own_v, landed_k, landed_v = (
-        by_tma(ragged(pointer, (width, key_heads * batch), strides), key_layout, block)
-        for pointer, strides in areas
+        by_tma(ragged(pointer, (columns, key_heads * batch), strides), layout, block)
+        for pointer, strides, (columns, layout) in areas
     )
     program(
         *by_tma(q, q_layout, own), *own_k, *own_v, *landed_k, *landed_v, out, lse,
         table(tiles_ptr), table(entries_ptr), table(words_ptr),
         tiles, section, key_heads, head_groups, scale, cap, q_layout, key_layout,
+        value_layout,
         product(dtype, config.groups, block, K_MAJOR, SMEM),
-        product(dtype, config.groups, width, MN_MAJOR, RMEM),
+        product(dtype, config.groups, width_v, MN_MAJOR, RMEM),
         build,
     ).launch(
         grid=(tiles * heads * batch, 1, 1), block=(config.threads, 1, 1), stream=stream,
@@ -89,6 +93,7 @@ def program(
     tile_table: cute.Tensor, entries: cute.Tensor, words: cute.Tensor,
     tiles, section, key_heads, head_groups, scale, cap,
     q_layout: cute.ComposedLayout, key_layout: cute.ComposedLayout,
+    value_layout: cute.ComposedLayout,
     scores_mma: cute.TiledMma, values_mma: cute.TiledMma, build: cutlass.Constexpr,
 ):  # fmt: skip
     """out (M, E, H, B) and lse (M, H, B) of 64 * groups rows of one head, as far as its line goes.
@@ -108,7 +113,7 @@ def program(
     memory = SmemAllocator()
     queries = new_pipe(memory, dtype, q_layout)
     keys = new_pipe(memory, dtype, key_layout)
-    values = new_pipe(memory, dtype, key_layout)
+    values = new_pipe(memory, dtype, value_layout)
     if warp == 0:
         for atom in (q_atom, own_k_atom, own_v_atom, landed_k_atom, landed_v_atom):
             cpasync.prefetch_descriptor(atom)

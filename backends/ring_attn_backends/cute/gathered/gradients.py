@@ -10,7 +10,7 @@ from ring_attn_backends.cute.arguments import name_of
 from ring_attn_backends.cute.gathered.launch import called, check
 from ring_attn_backends.cute.gathered.parts import parts
 from ring_attn_backends.cute.serves import readable_rows
-from ring_attn_backends.cute.table import ADDS, BACKWARD, Build, Config, Kernel
+from ring_attn_backends.cute.table import ADDS, BACKWARD, GATHERED, Build, Config, Kernel
 from ring_attn_backends.shared.once import once
 from ring_attn_backends.shared.worklist import worklist
 from ring_attn_bench.errors import Unsupported
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 
 def dkdv_call(
     rows: Rows, keys: Gathering, own: Keys, landed: Keys, where: Gathered, score: Score,
-    *, own_first: bool,
+    *, own_first: bool, kernel: Kernel = "backward_dkdv",
 ) -> Call:  # fmt: skip
     """The contract's `gathered_dkdv` as a launch; Unsupported as `launch.forward_call` raises it.
 
-    The dtypes of own and of landed gradients need not be the same.
+    The dtypes of own and of landed gradients need not be the same. kernel: as the plain one is
+    called, of both gradients or of one.
     """
-    config = BACKWARD["backward_dkdv", rows.q.shape[-1]]
+    config = BACKWARD[kernel, rows.q.shape[-1]]
     work = once(where, worklist, "keys", config.own, config.block, rows.q.device, own_first)
     away = _checked(own, landed)
-    build = _build("gathered.backward_dkdv", config, rows, own, landed, score)
+    build = _build(kernel, config, rows, own, landed, score)
     return called(build, *_read(rows, (*own, *away)), keys, where, work, score)
 
 
@@ -51,7 +52,7 @@ def adding_call(
     work = once(where, parts, config.own, config.block, rows.q.device, own_first)[part]
     away = _checked(own, landed)
     check([("dq", dq, torch.float32)])
-    build = _build("gathered.backward_adding", config, rows, own, landed, score)
+    build = _build("backward_adding", config, rows, own, landed, score)
     return called(build, *_read(rows, (dq, *own, *away)), keys, where, work, score)
 
 
@@ -68,8 +69,8 @@ def _build(
     kernel: Kernel, config: Config, rows: Rows, own: Keys, landed: Keys, score: Score
 ) -> Build:
     return Build(
-        config, name_of(rows.q.dtype), name_of(own.k.dtype), score.softcap > 0, kernel=kernel,
-        away=name_of(landed.k.dtype),
+        config, name_of(rows.q.dtype), name_of(own.k.dtype), score.softcap > 0,
+        kernel=GATHERED[kernel], away=name_of(landed.k.dtype),
     )  # fmt: skip
 
 

@@ -80,15 +80,14 @@ def _sizes(build: Build, q: Tensor, keys: Gathering, work: Worklist) -> tuple[in
     batch, rows, heads, width = q.shape
     key_heads = keys.own.k.shape[2]
     group = heads // key_heads
-    if build.kernel in (
-        "gathered.backward_dkdv",
-        "gathered.backward_adding",
-    ):  # a program goes through a group's rows
+    # a program goes through a group's rows
+    if build.source in ("gathered.backward_dkdv", "gathered.backward_adding"):
         all_heads, passed, together = key_heads * batch, rows * group, 1
     else:
         tokens = keys.own.k.shape[1] + keys.landed.k.shape[1]
         all_heads, passed, together = heads * batch, tokens, group
-    together *= max(1, L2_SHARE // max(1, 2 * width * passed * q.element_size()))
+    both = width + keys.own.v.shape[-1]
+    together *= max(1, L2_SHARE // max(1, both * passed * q.element_size()))
     groups = 1 if keys.arrived is None else keys.head_groups
     # programs go by groups of heads, as keys arrive
     section = max(1, min(together, all_heads // groups))
