@@ -148,8 +148,9 @@ def unreadable_backward(
     rows: Rows, keys: Keys, sums: Sums, *, first: bool, first_keys: bool
 ) -> str | None:
     """Why a backward cannot read, or write, one of its tensors, or None."""
-    if rows.delta is None:
-        return "delta is missing, which the kernel reads"
+    why = unreadable_lines(rows)
+    if why is not None:
+        return why
     dtype, wide = rows.q.dtype, torch.float32
     key_dtype = sums.dk.dtype if first_keys else wide
     named = (
@@ -157,7 +158,14 @@ def unreadable_backward(
         ("dq", sums.dq, None if first else wide),
         ("dk", sums.dk, key_dtype), ("dv", sums.dv, key_dtype),
     )  # fmt: skip
-    for name, line in (("lse", rows.lse), ("delta", rows.delta)):
-        if line.dtype is not wide:
-            return f"{name} is {line.dtype}, not {wide}"
     return next((why for x in named if (why := unreadable(*x)) is not None), None)
+
+
+def unreadable_lines(rows: Rows) -> str | None:
+    """Why a backward cannot read lse or delta, or None."""
+    if rows.delta is None:
+        return "delta is missing, which the kernel reads"
+    for name, line in (("lse", rows.lse), ("delta", rows.delta)):
+        if line.dtype is not torch.float32:
+            return f"{name} is {line.dtype}, not {torch.float32}"
+    return None

@@ -1,11 +1,12 @@
 """Calls over gathered keys that look like one before are launched by their addresses alone."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from ring_attn_backends import cute
-from ring_attn_backends.cute import kept, serves, table
+from ring_attn_backends.cute import adding, kept, serves, table
 from ring_attn_backends.cute.gathered import calls
 
 from ring_attn_bench.contract.tensors import Gathering, Keys, Rows
@@ -13,7 +14,7 @@ from ring_attn_bench.plan.gathered import gathered
 from ring_attn_bench.plan.lower import chunks
 from ring_attn_bench.plan.partition import PARTITIONS
 from ring_attn_bench.plan.positions import Band
-from ring_attn_bench.plan.problem import Score
+from ring_attn_bench.plan.problem import Problem, Score
 from tests.unit.backends.test_cute_again import addresses, seen
 
 __all__ = ["seen"]  # a fixture
@@ -133,6 +134,21 @@ def test_of_few_tiles_the_two_kernels_make_gradients_and_the_others_leave_betwee
 
     assert left == [["dkdv_call"]]
     assert looked == ["dkdv_call", "dq_call"]
+
+
+def test_a_backward_that_adds_takes_its_sums_of_dq_and_what_they_are_rounded_to(monkeypatch):
+    problem = Problem(1, WORLD * TOKENS, 4, 2, 64, 64, "float16", "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    gpu = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    where = where_of()
+
+    assert adding.scratch_bytes(problem, where) == 0
+    monkeypatch.setattr(table, "GATHERED_TURNS", 0)
+    assert adding.scratch_bytes(problem, where) == TOKENS * 4 * 64 * (4 + 2)
+    assert adding.scratch_bytes(replace(problem, deterministic=True), where) == 0
+    assert adding.scratch_bytes(problem, replace(where, place=object())) == 0
 
 
 def test_tables_with_room_for_other_batches_are_not_cut_in_two(monkeypatch):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from torch import device as Device  # noqa: N812 - a type
-
 
 def abreast(
-    device: Device, first: Callable[[], None], between: Callable[[], None],
+    device: torch.device, first: Callable[[], None], between: Callable[[], None],
     second: Callable[[], None],
 ) -> None:  # fmt: skip
     """Enqueues `first` and `between` on the current stream, and `second` on another, beside them.
@@ -37,5 +33,5 @@ def abreast(
 
 
 @cache
-def _stream(device: Device) -> torch.cuda.Stream:
+def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)

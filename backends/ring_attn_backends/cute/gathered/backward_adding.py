@@ -1,7 +1,7 @@
 """The backward kernel for dk, dv and dq over the keys of many ranks, for which it waits.
 
-As `gathered.backward_dkdv`, whose lines it has, and as `backward_adding`, who adds to dq. A tile of
-keys that is cut off has edges alone (`parts`): keys behind the end must not have weights.
+As `gathered.backward_dkdv`, whose lines it has, and as `backward_adding`, which adds to dq. A tile
+of keys that is cut off has edges alone (`parts`): keys behind the end must not have weights.
 """
 # ruff: noqa: ANN001, ANN201, ANN202 - cutlass infers what registers hold
 
@@ -50,7 +50,7 @@ def backward_adding(
     landed_dv_strides, sizes, scale: Float32, cap: Float32, gradient: Float32,
     stream: driver.CUstream, build: cutlass.Constexpr,
 ):  # fmt: skip
-    """Launches `program` for every key tile and key head, as `gradients.adding_calls` tell it.
+    """Launches `program` for every key tile and key head, as `gradients.adding_call` tells it.
 
     Keys and values have all heads of all batch entries in one, their gradients have not.
     """

@@ -9,7 +9,7 @@ import torch
 from ring_attn_backends.cute.arguments import name_of
 from ring_attn_backends.cute.gathered.launch import called, check
 from ring_attn_backends.cute.gathered.parts import parts
-from ring_attn_backends.cute.serves import readable_rows
+from ring_attn_backends.cute.serves import readable_rows, unreadable_lines
 from ring_attn_backends.cute.table import ADDS, BACKWARD, GATHERED, Build, Config, Kernel
 from ring_attn_backends.shared.once import once
 from ring_attn_backends.shared.worklist import worklist
@@ -89,10 +89,9 @@ def dq_call(rows: Rows, keys: Gathering, dq: Tensor, where: Gathered, score: Sco
 def _read(rows: Rows, results: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """What a backward's signature has before the keys and behind them, but for tables."""
     q, dout, _, lse, delta = readable_rows(rows)
-    if delta is None:
-        raise Unsupported("cute", "delta is missing, which the kernel reads")
+    why = unreadable_lines(rows)
+    if why is not None:
+        raise Unsupported("cute", why)
+    assert delta is not None  # or that would be why
     check([("dout", dout, q.dtype)])
-    for name, line in (("lse", lse), ("delta", delta)):
-        if line.dtype is not torch.float32:
-            raise Unsupported("cute", f"{name} is {line.dtype}, not {torch.float32}")
     return (q, dout), (lse, delta, *results)

@@ -16,7 +16,13 @@ from ring_attn_backends.cute.arguments import (
     of_band,
     strides_of,
 )
-from ring_attn_backends.cute.serves import readable, readable_backward, readable_line, unreadable
+from ring_attn_backends.cute.serves import (
+    readable,
+    readable_backward,
+    readable_line,
+    unreadable,
+    unreadable_lines,
+)
 from ring_attn_backends.cute.table import BACKWARD, PACKED, Build, Config, Kernel
 from ring_attn_bench.contract.tensors import Keys, Rows
 from ring_attn_bench.errors import Unsupported
@@ -67,13 +73,12 @@ def _read(rows: Rows, keys: Keys) -> tuple[Tensor, ...]:
     """What a backward's signature begins with."""
     rows, keys = readable_backward(rows, keys)
     q, dout, _, lse, delta = rows
-    if delta is None:
-        raise Unsupported("cute", "delta is missing, which the kernel reads")
+    why = unreadable_lines(rows)
+    if why is not None:
+        raise Unsupported("cute", why)
+    assert delta is not None  # or that would be why
     named = ("q", q), ("k", keys.k), ("v", keys.v), ("dout", dout)
     _check([(name, x, q.dtype) for name, x in named])
-    for name, line in (("lse", lse), ("delta", delta)):
-        if line.dtype is not torch.float32:
-            raise Unsupported("cute", f"{name} is {line.dtype}, not {torch.float32}")
     return q, *keys, dout, lse, delta
 
 
